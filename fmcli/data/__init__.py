@@ -1,0 +1,25 @@
+"""Images: where they come from (`sources`), how they are split, and how they reach the device (`loader`)."""
+
+from fmcli.data.image_set import ImageSet
+from fmcli.data.loader import DeviceLoader, Transform
+from fmcli.data.normalization import Normalization, resolve_normalization
+from fmcli.data.pictures import Picture, PictureReader, find_pictures
+from fmcli.data.sources import DATASETS, Source, load_images
+from fmcli.data.splits import SPLITS, Splits, split_images
+
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "DeviceLoader",
+    "ImageSet",
+    "Normalization",
+    "Picture",
+    "PictureReader",
+    "Source",
+    "Splits",
+    "Transform",
+    "find_pictures",
+    "load_images",
+    "resolve_normalization",
+    "split_images",
+]

@@ -1,0 +1,107 @@
+"""Batches of uint8 images on the device."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmcli.data.image_set import ImageSet
+
+# Augments uint8 (N, H, W, C) on the host; the same seed gives the same pictures.
+Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
+_WORKERS = 2
+_BATCHES_AHEAD = 4  # for each worker
+
+
+class DeviceLoader:
+    """Images that live on the device as uint8 and leave it in shuffled batches.
+
+    With a `transform`, batches are made by worker processes instead, which keep ahead of the trainer.
+
+    Args:
+        images: What to load.
+        batch_size: The last batch of an epoch is smaller where the count does not divide.
+        device: Where the batches are wanted.
+        drop_last: Leave that last batch out.
+        transform: Host-side augmentation of a batch, given a seed.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        batch_size: int,
+        device: torch.device,
+        drop_last: bool = False,
+        transform: Transform | None = None,
+    ) -> None:
+        self.batch_size = min(batch_size, len(images))
+        self.n_images = len(images) // self.batch_size * self.batch_size if drop_last else len(images)
+        self.device = device
+        self._total = len(images)
+        self._labels = torch.tensor(images.labels, device=device)
+        self._transform = transform
+        self._host_images = images.images
+        self._workers: torch.utils.data.DataLoader[Tensor] | None = None
+        self._plan: list[tuple[int, NDArray[np.int64]]] = []
+        if transform is None:
+            self._images = torch.tensor(images.images, device=device)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-self.n_images // self.batch_size)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield all images in their own order: uint8 (N, C, H, W)."""
+        yield from self._images.split(self.batch_size)
+
+    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield an epoch of shuffled batches.
+
+        Args:
+            generator: On the CPU; draws the order, and with a transform each batch's seed.
+
+        Yields:
+            uint8 (N, C, H, W) and int64 (N,), on the device.
+        """
+        order = torch.randperm(self._total, generator=generator)[: self.n_images]
+        if self._transform is None:
+            for indices in order.to(self.device).split(self.batch_size):
+                yield self._images[indices], self._labels[indices]
+            return
+        seeds = torch.randint(2**31, (len(self),), generator=generator).tolist()
+        batches = order.split(self.batch_size)
+        plan = [(seed, batch.numpy()) for seed, batch in zip(seeds, batches, strict=True)]
+        for images, indices in zip(self._host_batches(plan), batches, strict=True):
+            yield images.to(self.device, non_blocking=True), self._labels[indices.to(self.device)]
+
+    def _host_batches(self, plan: list[tuple[int, NDArray[np.int64]]]) -> Iterator[Tensor]:
+        if self._workers is None:
+            assert self._transform is not None
+            self._workers = torch.utils.data.DataLoader(
+                _HostBatches(self._host_images, self._transform),
+                batch_size=None,
+                sampler=self._plan,  # type: ignore[arg-type]  # the list is refilled for each epoch
+                num_workers=_WORKERS,
+                prefetch_factor=_BATCHES_AHEAD,
+                persistent_workers=True,
+                pin_memory=self.device.type == "cuda",
+            )
+        self._plan[:] = plan
+        yield from self._workers
+
+
+class _HostBatches(torch.utils.data.Dataset[Tensor]):
+    """Augmented batches, each from its own seed: the same whichever worker makes it."""
+
+    def __init__(self, images: NDArray[np.uint8], transform: Transform) -> None:
+        self.images = images
+        self.transform = transform
+
+    def __getitem__(self, task: Any) -> Tensor:
+        seed, indices = task
+        pictures = self.images[indices].transpose(0, 2, 3, 1)  # (N, H, W, C)
+        return torch.from_numpy(self.transform(pictures, seed).transpose(0, 3, 1, 2).copy())

@@ -1,0 +1,56 @@
+"""From pixels to network input."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fmcli.data.image_set import ImageSet
+from fmcli.recipe.specs import PixelScale
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Network input is (pixel - mean) / std, channel by channel; both in pixel units, 0 to 255.
+
+    Args:
+        mean: One number a channel.
+        std: One number a channel, above 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return float32 network input, channels last in memory.
+
+        Args:
+            images: (N, C, H, W), uint8 or float, 0 to 255.
+        """
+        mean = images.new_tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
+        scale = 1 / images.new_tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
+        return ((images.float() - mean) * scale).contiguous(memory_format=torch.channels_last)
+
+
+def resolve_normalization(
+    spec: Literal["standard", "unit", "symmetric"] | PixelScale, train: ImageSet
+) -> Normalization:
+    """Return the numbers that a recipe's `data.normalize` stands for.
+
+    Args:
+        spec: The recipe's word.
+        train: The training images, which `standard` takes mean and spread from.
+    """
+    channels = train.input_shape[0]
+    if isinstance(spec, PixelScale):
+        return Normalization((spec.mean * spec.divide_by,) * channels, (spec.std * spec.divide_by,) * channels)
+    if spec == "unit":
+        return Normalization((0.0,) * channels, (255.0,) * channels)
+    if spec == "symmetric":
+        return Normalization((127.5,) * channels, (127.5,) * channels)
+    mean = train.images.mean(axis=(0, 2, 3))
+    std = train.images.std(axis=(0, 2, 3))
+    return Normalization(
+        tuple(float(value) for value in mean), tuple(float(value) if value > 0 else 1.0 for value in std)
+    )

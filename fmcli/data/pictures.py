@@ -1,0 +1,216 @@
+"""Foreign pictures: found, read, and turned into what a network was trained on."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fmcli.data.idx import read_idx, to_images
+from fmcli.errors import DataError, printable
+from fmcli.libraries import import_albumentations
+
+LARGEST_PICTURE = 64_000_000  # pixels; more is a bomb, not a small image
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_DARK, _LIGHT = 64, 191
+
+Background = Literal["dark", "light", "any"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture ready for the network, or what was wrong with it.
+
+    Args:
+        name: Its path as the user gave it.
+        index: Its place in an array file, else None.
+        pixels: uint8 (C, H, W), or None where it could not be read.
+        error: Why not.
+    """
+
+    name: str
+    index: int | None
+    pixels: NDArray[np.uint8] | None
+    error: str | None = None
+
+
+def find_background(images: NDArray[np.uint8]) -> Background:
+    """Return what most training images have at their border: `dark`, `light`, or `any` for photographs.
+
+    Args:
+        images: (N, C, H, W).
+    """
+    medians = np.median(_border(images), axis=1)
+    if (medians <= _DARK).mean() >= 0.75:
+        return "dark"
+    return "light" if (medians >= _LIGHT).mean() >= 0.75 else "any"
+
+
+def _border(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the outermost pixels of each image, (N, -1)."""
+    edges = (images[:, :, 0, :], images[:, :, -1, :], images[:, :, :, 0], images[:, :, :, -1])
+    return np.concatenate([edge.reshape(len(images), -1) for edge in edges], axis=1)
+
+
+class PictureReader:
+    """Reads pictures of any size and colour into a network's input.
+
+    A picture of the network's own size passes unchanged but for its background: what was trained on white
+    clothes over black must not be shown black over white.
+
+    Args:
+        input_shape: (C, H, W) of the network's input, C of 1 or 3.
+        background: What the network was trained on.
+        invert: `auto` inverts a picture whose border is light where training had dark, and the other way
+            round; or `never`, `always`.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        background: Background,
+        invert: Literal["auto", "never", "always"] = "auto",
+    ) -> None:
+        self.input_shape = input_shape
+        self.background = background
+        self.invert = invert
+        self._resize: Any = None
+
+    def read(self, inputs: Iterable[str]) -> Iterator[Picture]:
+        """Yield every picture of every input, in order, reading as it goes.
+
+        Args:
+            inputs: Paths of pictures, folders, `.npy` and IDX files.
+        """
+        for name in inputs:
+            try:
+                yield from self._read_input(name)
+            except DataError as error:
+                yield Picture(name, None, None, error.message)
+
+    def _read_input(self, name: str) -> Iterator[Picture]:
+        path = Path(name)
+        kind = _kind_of_file(path)
+        if stat.S_ISDIR(kind):
+            found = False
+            for inner in find_pictures(path):
+                found = True
+                yield self._picture(inner)
+            if not found:
+                raise DataError(f"no pictures in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")
+        elif not stat.S_ISREG(kind):
+            raise DataError("not a file or a folder")
+        elif is_array_file(path):
+            for index, image in enumerate(read_array(path)):
+                yield Picture(name, index, self._fit(image.transpose(1, 2, 0)))
+        else:
+            yield self._picture(path)
+
+    def _picture(self, path: Path) -> Picture:
+        try:
+            return Picture(str(path), None, self._fit(self._decode(path)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DataError) as error:
+            if isinstance(error, UnidentifiedImageError):
+                return Picture(str(path), None, None, "not a picture of a known format")
+            return Picture(str(path), None, None, printable(getattr(error, "strerror", None) or error))
+
+    def _decode(self, path: Path) -> NDArray[np.uint8]:
+        """Return uint8 (H, W, C) with the network's channels."""
+        with Image.open(path, formats=_FORMATS) as file:
+            if file.width * file.height > LARGEST_PICTURE:
+                raise DataError(f"{file.width}×{file.height} pixels; the limit is {LARGEST_PICTURE}")
+            image = ImageOps.exif_transpose(file)
+        if image.mode.startswith(("I", "F")):  # 16 bits a pixel
+            deep = np.asarray(image, dtype=np.float64)
+            image = Image.fromarray((deep / (257 if deep.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            paper = Image.new("RGBA", image.size, "white" if self.background == "light" else "black")
+            image = Image.alpha_composite(paper, image.convert("RGBA"))
+        return _channels_last(np.asarray(image.convert("L" if self.input_shape[0] == 1 else "RGB")))
+
+    def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return uint8 (C, H, W) of the network's size from (H, W, C) of any."""
+        channels, height, width = self.input_shape
+        if image.shape[2] != channels:
+            image = _recolour(image, channels)
+        if self._must_invert(image):
+            image = 255 - image
+        if image.shape[:2] != (height, width):
+            image = _channels_last(self._resizer()(image=image)["image"])
+        return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+    def _must_invert(self, image: NDArray[np.uint8]) -> bool:
+        if self.invert != "auto" or self.background == "any":
+            return self.invert == "always"
+        middle = np.median(_border(image.transpose(2, 0, 1)[None]))
+        return bool(middle > 127) if self.background == "dark" else bool(middle < 128)
+
+    def _resizer(self) -> Any:
+        """Return the albumentations pipeline that fits a picture into the input, keeping its proportions."""
+        if self._resize is None:
+            library = import_albumentations()
+            _, height, width = self.input_shape
+            self._resize = library.Compose(
+                [
+                    library.LongestMaxSize(max_size_hw=(height, width), area_for_downscale="image"),
+                    library.PadIfNeeded(height, width, fill=255 if self.background == "light" else 0),
+                ]
+            )
+        return self._resize
+
+
+def find_pictures(folder: Path) -> Iterator[Path]:
+    """Yield the pictures below a folder, by their endings, in the order of their names."""
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES:
+                yield Path(here, name)
+
+
+def is_array_file(path: Path) -> bool:
+    """Tell whether a file's name says that it holds an array of pictures."""
+    name = path.name.removesuffix(".gz")
+    return name.endswith((".npy", "-ubyte", ".idx"))
+
+
+def read_array(path: Path) -> NDArray[np.uint8]:
+    """Return the pictures of a `.npy` or IDX file: uint8 (N, C, H, W); `.npy` stays on the disk until used.
+
+    Raises:
+        DataError: It is not such a file, or does not hold pictures.
+    """
+    if path.suffix != ".npy":
+        return to_images(read_idx(path)[0], where=path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read this array: {printable(error)}") from error
+    if array.ndim == 2:
+        array = array[None]
+    return to_images(array, where="this array")
+
+
+def _kind_of_file(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(printable(getattr(error, "strerror", None) or error)) from error
+
+
+def _channels_last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W, C) from (H, W) or (H, W, C)."""
+    return image[:, :, None] if image.ndim == 2 else image
+
+
+def _recolour(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Return a picture with as many channels as the network takes."""
+    if image.shape[2] == 1:
+        return np.repeat(image, channels, axis=2)
+    return np.asarray(Image.fromarray(image, "RGB").convert("L"))[:, :, None]

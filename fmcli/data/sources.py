@@ -1,0 +1,199 @@
+"""Image sources by name: `fashion-mnist`, `idx:DIR`."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from fmcli.data.idx import read_idx, to_images
+from fmcli.data.image_set import ImageSet, check_image_set
+from fmcli.errors import DataError, printable
+from fmcli.recipe.known import KNOWN_SOURCES
+from fmcli.recipe.specs import DataSpec
+
+# The current files, of 31 August 2017 and later, unpacked: SHA-256. Distributors compress them each their own way.
+FASHION_MNIST_FILES = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+SYSTEM_FOLDER = Path("/usr/share/datasets")
+_SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source's images as they were published, before any splitting of ours.
+
+    Args:
+        name: As in the recipe.
+        place: The folder that was read.
+        train: The training images.
+        test: The test images.
+        validation: A validation set of its own, where the source has one.
+    """
+
+    name: str
+    place: Path
+    train: ImageSet
+    test: ImageSet
+    validation: ImageSet | None = None
+
+
+def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
+    """Read and check the images that a recipe names.
+
+    Args:
+        spec: The recipe's `[data]` table.
+        data_root: Where to look first for built-in sources; by default the environment's `FMCLI_DATA`.
+
+    Returns:
+        The source.
+
+    Raises:
+        DataError: It cannot be found, or is not what it should be.
+    """
+    if spec.source in DATASETS:
+        return DATASETS[spec.source](spec, data_root)
+    _, _, place = spec.source.partition(":")
+    return _load_idx_folder(spec, Path(place).expanduser())
+
+
+def cache_folder() -> Path:
+    """Return where `fmcli data fetch` puts what it gets."""
+    return platformdirs.user_cache_path("fmcli")
+
+
+def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
+    """Yield the folders where Fashion-MNIST may lie, the likeliest first."""
+    root = data_root or (Path(os.environ["FMCLI_DATA"]) if os.environ.get("FMCLI_DATA") else None)
+    if root is not None:
+        yield from (root / "fashion-mnist", root / "FashionMNIST" / "raw", root)
+    yield cache_folder() / "fashion-mnist"
+    yield SYSTEM_FOLDER / "fashion-mnist"
+
+
+def find_fashion_mnist(data_root: Path | None) -> Path | None:
+    """Return the first folder that holds all four files, or None."""
+    for folder in fashion_mnist_folders(data_root):
+        if all(_existing(folder / name) for name in FASHION_MNIST_FILES):
+            return folder
+    return None
+
+
+def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
+    """Read the four files and compare each with its published content.
+
+    Returns:
+        The arrays by file name.
+
+    Raises:
+        DataError: A file is missing, damaged or altered.
+    """
+    arrays = {}
+    for name, digest in FASHION_MNIST_FILES.items():
+        path = _existing(folder / name)
+        if path is None:
+            raise DataError(f"{printable(folder)} has no {name} or {name}.gz", hint="fmcli data fetch fashion-mnist")
+        arrays[name], content = read_idx(path)
+        found = hashlib.sha256(content).hexdigest()
+        if found != digest:
+            raise DataError(
+                f"{printable(path)} is not the published file: its content has SHA-256 {found[:16]}…, "
+                f"expected {digest[:16]}… (the files before 31 August 2017 differ, too)",
+                hint="remove it, then: fmcli data fetch fashion-mnist",
+            )
+    return arrays
+
+
+def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
+    folder = find_fashion_mnist(data_root)
+    if folder is None:
+        looked = ", ".join(printable(place) for place in fashion_mnist_folders(data_root))
+        raise DataError(f"Fashion-MNIST is not here; looked in {looked}", hint="fmcli data fetch fashion-mnist")
+    arrays = verify_fashion_mnist(folder)
+    names = _class_names(spec, KNOWN_SOURCES["fashion-mnist"].class_names)
+    sets = {
+        split: check_image_set(
+            arrays[f"{prefix}-images-idx3-ubyte"][:, None], arrays[f"{prefix}-labels-idx1-ubyte"], names, where=split
+        )
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    }
+    return Source(spec.source, folder, sets["train"], sets["test"])
+
+
+def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
+    if not folder.is_dir():
+        raise DataError(f"{printable(folder)} is not a folder", hint="data.source = 'idx:DIR' names a folder of IDX files")
+    pairs = {split: _read_pair(folder, split) for split in _SPLIT_PREFIXES}
+    for split in ("train", "test"):
+        if pairs[split] is None:
+            prefix = _SPLIT_PREFIXES[split][0]
+            raise DataError(
+                f"{printable(folder)} has no {split} images",
+                hint=f"expected {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, gzipped or not",
+            )
+    present = {split: pair for split, pair in pairs.items() if pair is not None}
+    n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in present.values())
+    names = _class_names(spec, _names_in(folder) or tuple(str(label) for label in range(n_classes)))
+    sets = {
+        split: check_image_set(images, labels, names, where=f"{folder} ({split})")
+        for split, (images, labels) in present.items()
+    }
+    for split, images in sets.items():
+        if images.input_shape != sets["train"].input_shape:
+            raise DataError(
+                f"{printable(folder)}: {split} images are {images.input_shape} (C, H, W), "
+                f"train images {sets['train'].input_shape}; all must be of one size"
+            )
+    return Source(spec.source, folder, sets["train"], sets["test"], sets.get("validation"))
+
+
+def _class_names(spec: DataSpec, default: tuple[str, ...]) -> tuple[str, ...]:
+    names = spec.classes or default
+    if len(set(names)) != len(names):
+        raise DataError("two classes have the same name", hint="check data.classes or classes.txt")
+    return names
+
+
+def _names_in(folder: Path) -> tuple[str, ...]:
+    path = folder / "classes.txt"
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {printable(path)}: {error}") from error
+
+
+def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:
+    """Return the images and labels of a split, or None where the folder has neither."""
+    for prefix in _SPLIT_PREFIXES[split]:
+        images = next(
+            (path for rank in (3, 4) if (path := _existing(folder / f"{prefix}-images-idx{rank}-ubyte"))), None
+        )
+        labels = _existing(folder / f"{prefix}-labels-idx1-ubyte")
+        if images is None and labels is None:
+            continue
+        if images is None or labels is None:
+            raise DataError(f"{printable(folder)} has {prefix} {'labels' if labels else 'images'} alone")
+        array = read_idx(labels)[0]
+        if array.ndim != 1 or array.dtype.kind != "u":
+            raise DataError(f"{printable(labels)} does not hold labels: {array.dtype} of shape {array.shape}")
+        return to_images(read_idx(images)[0], where=images), array
+    return None
+
+
+def _existing(path: Path) -> Path | None:
+    """Return the file or its gzipped form, whichever is there."""
+    return next((candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()), None)
+
+
+DATASETS: Mapping[str, Callable[[DataSpec, Path | None], Source]] = {"fashion-mnist": _load_fashion_mnist}

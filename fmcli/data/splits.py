@@ -1,0 +1,105 @@
+"""From a source to the images to train on, to choose on, and to be judged by."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from fmcli.data.image_set import ImageSet
+from fmcli.data.sources import Source
+from fmcli.errors import DataError, UsageError, did_you_mean
+from fmcli.recipe.specs import DataSpec, FirstImages, RandomFraction, Resplit
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The images of a run.
+
+    Args:
+        train: To fit weights on.
+        validation: To choose on; None where the recipe sets nothing aside.
+        test: To be judged by, once.
+    """
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+
+    def named(self, name: str) -> ImageSet:
+        """Return a split by its name.
+
+        Raises:
+            UsageError: There is no such name.
+            DataError: The recipe sets no validation images aside.
+        """
+        if name not in SPLITS:
+            raise UsageError(f"unknown split {name!r}; {did_you_mean(name, SPLITS)}")
+        images: ImageSet | None = getattr(self, name)
+        if images is None:
+            raise DataError(
+                "this recipe sets no validation images aside", hint="add validation = { first = 5000 } to its [data]"
+            )
+        return images
+
+
+def split_images(source: Source, spec: DataSpec) -> Splits:
+    """Split a source as a recipe says.
+
+    Args:
+        source: What was read.
+        spec: The recipe's `[data]` table.
+
+    Returns:
+        The splits; the same source and spec give the same ones.
+
+    Raises:
+        DataError: There are too few images for it.
+    """
+    if spec.resplit is not None:
+        return _resplit(source, spec.resplit)
+    match spec.validation:
+        case None:
+            return Splits(source.train, None, source.test)
+        case FirstImages(first=first):
+            if first >= len(source.train):
+                raise DataError(f"data.validation.first = {first} leaves none of {len(source.train)} training images")
+            return Splits(source.train.subset(slice(first, None)), source.train.subset(slice(first)), source.test)
+        case RandomFraction(fraction=fraction, seed=seed, stratify=stratify):
+            labels = source.train.labels if stratify else None
+            kept, aside = _divide(np.arange(len(source.train)), fraction, seed, labels)
+            return Splits(source.train.subset(kept), source.train.subset(aside), source.test)
+    if source.validation is None:
+        raise DataError(
+            f"{source.name} has no validation images of its own",
+            hint="use validation = { first = 5000 } or { fraction = 0.1 }",
+        )
+    return Splits(source.train, source.validation, source.test)
+
+
+def _resplit(source: Source, spec: Resplit) -> Splits:
+    images = np.concatenate([source.train.images, source.test.images])
+    labels = np.concatenate([source.train.labels, source.test.labels])
+    everything = ImageSet(images, labels, source.train.class_names)
+    order = np.random.default_rng(spec.seed).permutation(len(everything))
+    n_train = round(spec.train * len(order))
+    n_validation = round(spec.validation * len(order))
+    parts = np.split(order, [n_train, n_train + n_validation])
+    if len(parts[0]) == 0 or len(parts[2]) == 0:
+        raise DataError(f"data.resplit leaves a part of {len(order)} images empty")
+    train, validation, test = (everything.subset(part) for part in parts)
+    return Splits(train, validation if len(validation) else None, test)
+
+
+def _divide(
+    indices: NDArray[np.int64], fraction: float, seed: int, labels: NDArray[np.int64] | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return (kept, set aside), as scikit-learn divides them: the reports used it."""
+    try:
+        kept, aside = train_test_split(indices, test_size=fraction, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise DataError(f"cannot set {fraction} of {len(indices)} images aside: {error}") from error
+    return kept, aside

@@ -1,0 +1,49 @@
+"""Where the work is done, and how exactly."""
+
+from typing import Literal
+
+import torch
+
+from fmcli.errors import DeviceError, did_you_mean
+
+_KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `--device` means.
+
+    Args:
+        name: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        DeviceError: It is not there.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in _KINDS or (index and not (kind == "cuda" and index.isdecimal())):
+        raise DeviceError(f"unknown device {name!r}; {did_you_mean(kind, _KINDS)}", hint="for instance --device cuda:0")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            found = f"there are {count}" if count else "torch finds no NVIDIA GPU here"
+            raise DeviceError(f"no device {name}: {found}", hint="--device auto takes what is there; --device cpu always is")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("no device mps: torch finds no Apple GPU here", hint="--device auto takes what is there")
+    return torch.device(kind, int(index)) if index else torch.device(kind)
+
+
+def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
+    """Tell whether to multiply in bfloat16: as asked, or where the device does it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
+
+
+def name_of(device: torch.device) -> str:
+    """Return a device's name for people and for headers."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

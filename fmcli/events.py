@@ -1,0 +1,68 @@
+"""What a run announces while it goes. The library emits these; `report` shows them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStarted:
+    """A member is about to train its first epoch of this process."""
+
+    member: str
+    epochs: int
+    steps_per_epoch: int
+    first_epoch: int
+    parameters: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A training step was issued (on a GPU: queued, not necessarily done)."""
+
+    member: str
+    step: int  # in this epoch, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFinished:
+    """The figures of one epoch; accuracies in [0, 1], losses in nats, None without validation data.
+
+    The training figures are the mean over the epoch's own steps: augmented images, weights on the move.
+    """
+
+    member: str
+    epoch: int  # from 1
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """A file of a run is whole and in its place."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFinished:
+    """A member is trained; `already` when an earlier process had done it."""
+
+    member: str
+    path: Path
+    already: bool = False
+
+
+Event = MemberStarted | StepFinished | EpochFinished | CheckpointSaved | MemberFinished
+Reporter = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Take an event and say nothing: the reporter of those who do not listen."""

@@ -1,0 +1,44 @@
+"""Files that appear whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from fmcli.errors import FmcliError, printable
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file beside its place, flush it to the disk and rename it into place.
+
+    Args:
+        path: Where the file is to stand. Its folder is made if missing.
+        content: The bytes.
+
+    Raises:
+        FmcliError: The folder cannot be written, or the disk is full; a file that stood there before is intact.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise FmcliError(
+            f"cannot write {printable(path)}: {error.strerror or error}",
+            hint="choose a folder that can be written and has room, e.g. with --output",
+        ) from error
+
+
+def _umask() -> int:
+    """Return the process's file mode mask (there is no way to read it without setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

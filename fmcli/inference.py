@@ -1,0 +1,210 @@
+"""From checkpoints and images to predictions: a split for evaluation, or pictures from anywhere."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmcli.checkpoint import Checkpoint, load_checkpoint
+from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
+from fmcli.ensemble import combine
+from fmcli.errors import CheckpointError, DataError, printable
+from fmcli.models import predict_logits
+from fmcli.predictions import Predictions
+from fmcli.recipe.specs import DataSpec, EnsembleSpec
+from fmcli.voting import Vote
+
+_BATCH = 500  # images
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProbability:
+    """A class and how likely it is, in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A picture's label, or why there is none.
+
+    Args:
+        name: The picture's path.
+        index: Its place in an array file, else None.
+        label: The class that won.
+        probability: The mean of the members' probabilities for it, in [0, 1].
+        votes: How many members chose it.
+        top: The likeliest classes by votes, then by probability.
+        error: What was wrong with the picture; then all else is None or empty.
+    """
+
+    name: str
+    index: int | None
+    label: str | None = None
+    probability: float | None = None
+    votes: int | None = None
+    top: tuple[ClassProbability, ...] = ()
+    error: str | None = None
+
+
+def load_members(paths: Sequence[Path], *, device: torch.device) -> list[Checkpoint]:
+    """Load checkpoints that are to answer together, refusing those that do not match.
+
+    Raises:
+        CheckpointError: One is broken, or has other classes or another input than the first, by name.
+    """
+    members = [load_checkpoint(path, device=device) for path in paths]
+    first = members[0]
+    for other in members[1:]:
+        for what, mine, theirs in (
+            ("classes", first.header.class_names, other.header.class_names),
+            ("input (C, H, W)", first.header.input_shape, other.header.input_shape),
+        ):
+            if mine != theirs:
+                raise CheckpointError(
+                    f"{printable(other.path)} has the {what} {theirs}; {printable(first.path)} has {mine}",
+                    hint="combine members that were trained on the same classes and image size",
+                )
+    return members
+
+
+def predict_splits(
+    members: Sequence[Checkpoint], split: str, *, device: torch.device, data_root: Path | None = None
+) -> list[Predictions]:
+    """Predict a split with each member, on the images that its own recipe names.
+
+    Args:
+        members: Loaded checkpoints.
+        split: `train`, `validation` or `test`.
+        device: Where the networks are.
+        data_root: Where to look first for built-in sources.
+
+    Returns:
+        One entry a member.
+
+    Raises:
+        DataError: The images are missing or broken.
+        CheckpointError: They are not what the member was trained on.
+    """
+    seen: dict[str, Splits] = {}
+    predictions = []
+    for member in members:
+        spec = member.header.data
+        key = spec.model_dump_json()
+        if key not in seen:
+            seen[key] = _load_splits(spec, data_root)
+        predictions.append(_predict_split(member, split, seen[key].named(split), device))
+    return predictions
+
+
+def _load_splits(spec: DataSpec, data_root: Path | None) -> Splits:
+    return split_images(load_images(spec, data_root=data_root), spec)
+
+
+def _predict_split(member: Checkpoint, split: str, images: ImageSet, device: torch.device) -> Predictions:
+    header = member.header
+    if images.class_names != header.class_names or images.input_shape != header.input_shape:
+        raise CheckpointError(
+            f"{printable(member.path)} was trained on {len(header.class_names)} classes of "
+            f"{header.input_shape} images; {header.data.source} now has {len(images.class_names)} of {images.input_shape}"
+        )
+    digest = images.digest()
+    if digest != header.data_digests.get(split, digest):
+        raise CheckpointError(
+            f"the {split} images of {printable(header.data.source)} are not those that "
+            f"{printable(member.path)} was trained with (SHA-256 {digest[:12]}, was {header.data_digests[split][:12]})",
+            hint="bring the data back, or train again",
+        )
+    loader = DeviceLoader(images, batch_size=_BATCH, device=device)
+    logits = predict_logits(member.model, loader.batches(), header.normalization)
+    return Predictions(
+        logits=logits.cpu().numpy(),
+        labels=images.labels,
+        class_names=header.class_names,
+        member=name_members([member])[0],
+        split=split,
+        data_digest=digest,
+        recipe_digest=header.recipe_digest,
+    )
+
+
+def name_members(members: Sequence[Checkpoint]) -> list[str]:
+    """Return a name for each member: its own, with its run's where two have the same."""
+    own = [member.header.member.name for member in members]
+    return [
+        f"{member.path.absolute().parent.parent.name}/{name}" if own.count(name) > 1 else name
+        for member, name in zip(members, own, strict=True)
+    ]
+
+
+def label_pictures(
+    members: Sequence[Checkpoint],
+    pictures: Iterable[Picture],
+    spec: EnsembleSpec,
+    *,
+    device: torch.device,
+    top: int = 1,
+    batch_size: int = 64,
+) -> Iterator[Labelled]:
+    """Label pictures by the vote of all members, in their order, reading only a batch ahead.
+
+    Args:
+        members: Loaded checkpoints that match; one is an ensemble of one.
+        pictures: From a `PictureReader` made for these members.
+        spec: How to vote.
+        device: Where the networks are.
+        top: How many classes to name for each picture.
+        batch_size: How many pictures go through the networks at once.
+
+    Yields:
+        One entry a picture; unreadable ones carry their error.
+    """
+    stream = iter(pictures)
+    while batch := list(islice(stream, batch_size)):
+        pixels = [picture.pixels for picture in batch if picture.pixels is not None]
+        vote = _vote(members, np.stack(pixels), spec, device) if pixels else None
+        place = 0
+        for picture in batch:
+            if picture.pixels is None or vote is None:
+                yield Labelled(picture.name, picture.index, error=picture.error)
+                continue
+            yield _label(picture, vote, place, members[0].header.class_names, top)
+            place += 1
+
+
+def _vote(
+    members: Sequence[Checkpoint], pixels: NDArray[np.uint8], spec: EnsembleSpec, device: torch.device
+) -> Vote:
+    images = torch.from_numpy(pixels).to(device)
+    logits = [predict_logits(member.model, [images], member.header.normalization).cpu() for member in members]
+    return combine(torch.stack(logits).numpy(), spec)
+
+
+def _label(picture: Picture, vote: Vote, place: int, class_names: tuple[str, ...], top: int) -> Labelled:
+    probabilities, votes, winner = vote.probabilities[place], vote.votes[place], int(vote.labels[place])
+    order = sorted(range(len(class_names)), key=lambda k: (k != winner, -votes[k], -probabilities[k]))
+    return Labelled(
+        picture.name,
+        picture.index,
+        label=class_names[winner],
+        probability=float(probabilities[winner]),
+        votes=int(votes[winner]),
+        top=tuple(ClassProbability(class_names[k], float(probabilities[k])) for k in order[:top]),
+    )
+
+
+def picture_reader(members: Sequence[Checkpoint], invert: str) -> PictureReader:
+    """Return a reader that fits pictures to these members' input.
+
+    Raises:
+        DataError: The members take neither grey nor colour pictures.
+    """
+    header = members[0].header
+    if header.input_shape[0] not in (1, 3):
+        raise DataError(f"these members take images of {header.input_shape[0]} channels; pictures have 1 or 3")
+    return PictureReader(header.input_shape, header.background, invert)  # type: ignore[arg-type]

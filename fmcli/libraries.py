@@ -1,0 +1,32 @@
+"""Libraries that need a word before they are imported, or while they run."""
+
+import ctypes
+import os
+from typing import Any
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_KEEP_UP_TO = 1 << 30  # bytes
+
+
+def import_albumentations() -> Any:
+    """Return the albumentations module, with its check for newer versions switched off."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    import albumentations
+    import cv2
+
+    cv2.setNumThreads(0)  # its threads and ours would fight over the same cores
+    return albumentations
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large blocks that are freed, where it is glibc.
+
+    A training step on the CPU frees and asks for the same blocks each time; giving them back to the system in
+    between doubles the time of small networks.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _KEEP_UP_TO)
+    mallopt(_M_TRIM_THRESHOLD, _KEEP_UP_TO)

@@ -1,0 +1,185 @@
+"""From a list of layers to a network."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmcli.recipe.layers import LayerTrace, pair, same_padding, trace_layers
+from fmcli.recipe.specs import (
+    Activate,
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout as DropoutSpec,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    Initialization,
+    LayerSpec,
+    MaxPool,
+)
+
+_ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def build_model(
+    layers: Sequence[LayerSpec],
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    *,
+    init: Initialization = "torch",
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """Return a network with fresh weights.
+
+    Args:
+        layers: From `layers.expand_layers`.
+        input_shape: (C, H, W).
+        n_classes: How many logits must come out.
+        init: How kernels are drawn.
+        generator: On the CPU; draws the weights, the same for the same seed. Without one they are not set,
+            for a network whose weights are about to be loaded.
+
+    Returns:
+        A module from float (N, C, H, W) to logits (N, n_classes), channels last in memory.
+
+    Raises:
+        RecipeError: The network is impossible.
+    """
+    traces = trace_layers(layers, input_shape, n_classes)
+    modules = [module for trace in traces for module in _build_layer(trace)]
+    model = nn.Sequential(*modules)
+    if generator is not None:
+        for module in model:
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                _initialize(module, init, generator)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
+    layer = trace.layer
+    match layer:
+        case Conv():
+            yield from _build_conv(layer, trace.input_shape)
+        case Dense():
+            dense = nn.utils.skip_init(nn.Linear, trace.input_shape[0], layer.units, bias=layer.bias)
+            dense.l2 = layer.l2
+            yield dense
+        case MaxPool():
+            yield nn.MaxPool2d(pair(layer.size), pair(layer.stride or layer.size))
+        case AvgPool():
+            yield nn.AvgPool2d(pair(layer.size), pair(layer.stride or layer.size))
+        case GlobalMaxPool():
+            yield from (nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        case GlobalAvgPool():
+            yield from (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        case BatchNorm():
+            kind = nn.BatchNorm2d if len(trace.input_shape) == 3 else nn.BatchNorm1d
+            yield kind(trace.input_shape[0], eps=layer.eps, momentum=layer.momentum)
+        case DropoutSpec():
+            yield Dropout(layer.rate)
+        case Flatten():
+            yield nn.Flatten()
+        case Activate():
+            yield _ACTIVATIONS[layer.function]()
+    if isinstance(layer, Conv | Dense | BatchNorm) and layer.activation is not None:
+        yield _ACTIVATIONS[layer.activation]()
+
+
+def _build_conv(layer: Conv, input_shape: tuple[int, ...]) -> Iterator[nn.Module]:
+    channels, *sides = input_shape
+    kernel, stride = pair(layer.kernel_size), pair(layer.stride)
+    padding = (0, 0)
+    if layer.padding == "same":
+        (top, bottom), (left, right) = (same_padding(*axis) for axis in zip(sides, kernel, stride, strict=True))
+        if top == bottom and left == right:
+            padding = (top, left)
+        else:
+            yield SamePad(left, right, top, bottom)
+    conv = nn.utils.skip_init(
+        nn.Conv2d, channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias
+    )
+    conv.l2 = layer.l2
+    yield conv
+
+
+class SamePad(nn.Module):
+    """Zeros around an image, more on one side than on the other, which a convolution cannot pad itself."""
+
+    def __init__(self, left: int, right: int, top: int, bottom: int) -> None:
+        super().__init__()
+        self.sides = (left, right, top, bottom)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pad (N, C, H, W) by the four sides."""
+        return F.pad(images, self.sides)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout that draws from a generator of its own, so that a run can be resumed exactly.
+
+    References:
+        Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, JMLR 2014.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.generator: torch.Generator | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Zero a part of the inputs while training, and scale up the rest."""
+        if not self.training or self.rate == 0:
+            return inputs
+        keep = torch.empty_like(inputs).bernoulli_(1 - self.rate, generator=self.generator)
+        return inputs * keep.mul_(1 / (1 - self.rate))
+
+
+def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
+    """Let every dropout of a network draw from one generator, on the network's device."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.generator = generator
+
+
+def l2_penalty(model: nn.Module) -> Tensor | None:
+    """Return the sum over layers of l2 times the sum of squared kernel weights, or None without any.
+
+    Biases are not penalised, and there is no factor of one half: the gradient is 2 · l2 · w, as in Keras.
+    """
+    terms = [
+        module.l2 * module.weight.square().sum()
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.l2
+    ]
+    return torch.stack(terms).sum() if terms else None
+
+
+def _initialize(module: nn.Conv2d | nn.Linear, init: Initialization, generator: torch.Generator) -> None:
+    """Draw a layer's kernel; see Glorot and Bengio 2010, He, Zhang, Ren and Sun 2015."""
+    weight, bias = module.weight, module.bias
+    match init:
+        case "torch":  # what nn.Linear and nn.Conv2d do by themselves, from our own generator
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            if bias is not None:
+                bound = 1 / math.sqrt(weight[0].numel())
+                nn.init.uniform_(bias, -bound, bound, generator=generator)
+                return
+        case "glorot-uniform":
+            nn.init.xavier_uniform_(weight, generator=generator)
+        case "he-uniform":
+            nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
+        case "he-normal":
+            nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    if bias is not None:
+        nn.init.zeros_(bias)

@@ -1,0 +1,141 @@
+"""Predictions: the logits of a member on a split, with labels and provenance; and their files."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fmcli.errors import CheckpointError, printable
+from fmcli.files import write_atomic
+
+FORMAT = "fmcli-predictions-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a member says of every image of a split.
+
+    Args:
+        logits: float32 (n_samples, n_classes).
+        labels: int64 (n_samples,), the true classes.
+        class_names: In label order.
+        member: Who predicted.
+        split: `train`, `validation` or `test`.
+        data_digest: SHA-256 of the split's images and labels.
+        recipe_digest: SHA-256 of the recipe that the member was trained by.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    member: str
+    split: str
+    data_digest: str
+    recipe_digest: str
+
+    @property
+    def choices(self) -> NDArray[np.int64]:
+        """int64 (n_samples,): the likeliest class of each image, the lowest label where several are."""
+        return np.asarray(self.logits.argmax(axis=1))
+
+
+def save_predictions(path: Path, predictions: Predictions) -> None:
+    """Write predictions as one safetensors file.
+
+    Raises:
+        FmcliError: The file cannot be written.
+    """
+    header = {
+        "format": FORMAT,
+        "classes": "\n".join(predictions.class_names),
+        "member": predictions.member,
+        "split": predictions.split,
+        "data_digest": predictions.data_digest,
+        "recipe_digest": predictions.recipe_digest,
+    }
+    tensors = {"logits": predictions.logits, "labels": predictions.labels}
+    write_atomic(path, save(tensors, metadata=header))
+
+
+def load_predictions(path: Path) -> Predictions:
+    """Read a file of `save_predictions`.
+
+    Raises:
+        CheckpointError: It is not there, not whole or not such a file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise CheckpointError(f"{printable(path)} is not a predictions file of fmcli")
+            logits, labels = file.get_tensor("logits"), file.get_tensor("labels")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read predictions {printable(path)}: {printable(error)}") from error
+    class_names = tuple(header["classes"].split("\n"))
+    if logits.ndim != 2 or logits.shape != (len(labels), len(class_names)):
+        raise CheckpointError(f"{printable(path)}: logits of shape {logits.shape} do not fit its labels and classes")
+    return Predictions(
+        logits=logits,
+        labels=labels,
+        class_names=class_names,
+        member=header["member"],
+        split=header["split"],
+        data_digest=header["data_digest"],
+        recipe_digest=header["recipe_digest"],
+    )
+
+
+def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
+    """Return members' logits as one array, refusing what does not match.
+
+    Args:
+        predictions: One or more members on the same images.
+
+    Returns:
+        float32 (n_members, n_samples, n_classes).
+
+    Raises:
+        CheckpointError: There are none, or one has other classes or other images than the first, by name.
+    """
+    if not predictions:
+        raise CheckpointError("an ensemble needs one member or more")
+    first, *others = predictions
+    for other in others:
+        if other.class_names != first.class_names:
+            raise CheckpointError(
+                f"{other.member} knows the classes {_listing(other.class_names)}; "
+                f"{first.member} knows {_listing(first.class_names)}",
+                hint="combine members that were trained on the same classes",
+            )
+        if other.data_digest != first.data_digest:
+            raise CheckpointError(
+                f"{other.member} was evaluated on other images than {first.member} "
+                f"({other.split} {other.data_digest[:12]}, {first.split} {first.data_digest[:12]})",
+                hint="combine members whose recipes split the same data in the same way",
+            )
+    return np.stack([member.logits for member in predictions])
+
+
+def _listing(names: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(printable(name) for name in names[:most])
+    return f"{shown}, … ({len(names)})" if len(names) > most else f"{shown} ({len(names)})"
+
+
+def digest_arrays(*arrays: NDArray[Any]) -> str:
+    """Return a SHA-256 over arrays: their shapes, dtypes and bytes.
+
+    Example:
+        >>> digest_arrays(np.zeros(3)) == digest_arrays(np.zeros(4))
+        False
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

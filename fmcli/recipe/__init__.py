@@ -1,0 +1,56 @@
+"""Recipes: TOML to frozen values and back. `specs` holds the values, `load` reads, `problems` words errors."""
+
+from fmcli.recipe.known import KNOWN_SOURCES, KnownSource
+from fmcli.recipe.load import (
+    apply_overrides,
+    check_network,
+    describe,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    read_text,
+    recipe_digest,
+    recipe_schema,
+    resolve_recipe,
+    shipped_recipes,
+)
+from fmcli.recipe.specs import (
+    AlbumentationsSpec,
+    AugmentSpec,
+    DataSpec,
+    EnsembleSpec,
+    MemberSpec,
+    ModelSpec,
+    OptimizerSpec,
+    Recipe,
+    ReferenceSpec,
+    ScheduleSpec,
+    TrainerSpec,
+)
+
+__all__ = [
+    "KNOWN_SOURCES",
+    "AlbumentationsSpec",
+    "AugmentSpec",
+    "DataSpec",
+    "EnsembleSpec",
+    "KnownSource",
+    "MemberSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "Recipe",
+    "ReferenceSpec",
+    "ScheduleSpec",
+    "TrainerSpec",
+    "apply_overrides",
+    "check_network",
+    "describe",
+    "dump_recipe",
+    "find_recipe",
+    "load_recipe",
+    "read_text",
+    "recipe_digest",
+    "recipe_schema",
+    "resolve_recipe",
+    "shipped_recipes",
+]

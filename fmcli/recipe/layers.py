@@ -1,0 +1,210 @@
+"""Networks as lists of layers, and what each layer makes of its input: arithmetic only, no torch.
+
+A recipe's `[model]` table, whatever its family, becomes one list of layers here; `models` builds it, and the
+summary and the check for impossible networks read the same list.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fmcli.errors import RecipeError
+from fmcli.recipe.specs import (
+    Activate,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    KernelCnnSpec,
+    LayerSpec,
+    MaxPool,
+    ModelSpec,
+)
+
+Shape = tuple[int, ...]  # (C, H, W), or (features,) once flat
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTrace:
+    """A layer, what goes in and what comes out.
+
+    Args:
+        layer: The layer.
+        input_shape: Without the batch axis.
+        output_shape: Without the batch axis.
+        parameters: How many numbers it learns.
+    """
+
+    layer: LayerSpec
+    input_shape: Shape
+    output_shape: Shape
+    parameters: int
+
+
+def expand_layers(model: ModelSpec, n_classes: int) -> tuple[LayerSpec, ...]:
+    """Return a model's layers, the last giving one logit for each class.
+
+    Args:
+        model: Any family.
+        n_classes: How many classes the data has.
+
+    Returns:
+        The layers in order.
+    """
+    if not isinstance(model, KernelCnnSpec):
+        return model.layers
+    return tuple(_plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes))
+
+
+def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
+    """Yield the layers of An et al. 2020 (arXiv 2008.10400): M3, M5 and M7 are three sets of arguments."""
+    for width in model.widths:
+        yield Conv(filters=width, kernel_size=model.kernel_size, bias=False)
+        yield BatchNorm(activation="relu")
+    yield Flatten()
+    yield Dense(units=n_classes, bias=False)
+    yield BatchNorm()
+
+
+def _pooled(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
+    """Yield stages that halve the image, pooled before normalising: a quarter of the work, the same maximum."""
+    for stage, width in enumerate(model.widths):
+        last = stage == len(model.widths) - 1
+        for position in range(1 if stage == 0 else model.depth):
+            yield Conv(filters=width, kernel_size=model.kernel_size, padding="same", bias=False)
+            if position == 0 and not last:
+                yield MaxPool(size=2)
+            yield BatchNorm(activation="relu")
+    yield GlobalMaxPool()
+    yield Dense(units=n_classes)
+
+
+def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int) -> tuple[LayerTrace, ...]:
+    """Follow an image's shape through a network.
+
+    Args:
+        layers: The network.
+        input_shape: (C, H, W).
+        n_classes: How many logits must come out.
+
+    Returns:
+        One entry a layer.
+
+    Raises:
+        RecipeError: A layer cannot take what reaches it, or the last gives no logit for each class; every
+            problem is a line `layers[i]: …`.
+
+    Example:
+        >>> [trace.output_shape for trace in trace_layers([Flatten(), Dense(units=10)], (1, 28, 28), 10)]
+        [(784,), (10,)]
+    """
+    traces: list[LayerTrace] = []
+    shape = input_shape
+    for index, layer in enumerate(layers):
+        try:
+            output, parameters = _apply(layer, shape)
+        except ValueError as error:
+            raise RecipeError("impossible network", problems=[f"layers[{index}]: {error}"]) from None
+        traces.append(LayerTrace(layer, shape, output, parameters))
+        shape = output
+    if shape != (n_classes,):
+        problem = f"layers: the last gives {show_shape(shape)}; expected one logit for each of {n_classes} classes"
+        raise RecipeError("impossible network", problems=[problem])
+    return tuple(traces)
+
+
+def _apply(layer: LayerSpec, shape: Shape) -> tuple[Shape, int]:
+    """Return a layer's output shape and parameter count.
+
+    Raises:
+        ValueError: The layer cannot take this shape.
+    """
+    match layer:
+        case Conv():
+            channels, *_ = image = _image(shape, layer.type)
+            kernel = pair(layer.kernel_size)
+            sides = _windows(image, kernel, pair(layer.stride), layer.padding == "same", "kernel")
+            weights = channels * kernel[0] * kernel[1] * layer.filters
+            return (layer.filters, *sides), weights + layer.filters * layer.bias
+        case MaxPool() | AvgPool():
+            image = _image(shape, layer.type)
+            window = pair(layer.size)
+            return (image[0], *_windows(image, window, pair(layer.stride or layer.size), False, "window")), 0
+        case GlobalMaxPool() | GlobalAvgPool():
+            return (_image(shape, layer.type)[0],), 0
+        case Dense():
+            if len(shape) != 1:
+                raise ValueError(f"dense takes flat input, not {show_shape(shape)}; put a flatten before it")
+            return (layer.units,), shape[0] * layer.units + layer.units * layer.bias
+        case BatchNorm():
+            return shape, 2 * shape[0]
+        case Flatten():
+            size = 1
+            for side in shape:
+                size *= side
+            return (size,), 0
+        case Dropout() | Activate():
+            return shape, 0
+
+
+def _image(shape: Shape, kind: str) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise ValueError(f"{kind} takes an image, not {show_shape(shape)}; it must come before the flatten")
+    return shape
+
+
+def _windows(
+    image: tuple[int, int, int], window: tuple[int, int], stride: tuple[int, int], same: bool, what: str
+) -> tuple[int, int]:
+    """Return how many windows fit each way."""
+    _, *sides = image
+    if same:
+        return (-(-sides[0] // stride[0]), -(-sides[1] // stride[1]))
+    if window[0] > sides[0] or window[1] > sides[1]:
+        raise ValueError(
+            f"a {window[0]}×{window[1]} {what} is larger than its {sides[0]}×{sides[1]} feature map; "
+            "use fewer or smaller ones, or padding = 'same'"
+        )
+    return ((sides[0] - window[0]) // stride[0] + 1, (sides[1] - window[1]) // stride[1] + 1)
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return a size as (height, width).
+
+    Example:
+        >>> pair(3), pair((3, 5))
+        ((3, 3), (3, 5))
+    """
+    return (size, size) if isinstance(size, int) else size
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return the padding (before, after) that gives ceil(side / stride) windows; the odd pixel goes after.
+
+    References:
+        TensorFlow's "SAME", which the reference systems were trained with.
+
+    Example:
+        >>> same_padding(28, 4, 1), same_padding(28, 3, 2)
+        ((1, 2), (0, 1))
+    """
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+def count_parameters(traces: Sequence[LayerTrace]) -> int:
+    """Return how many numbers a traced network learns."""
+    return sum(trace.parameters for trace in traces)
+
+
+def show_shape(shape: Shape) -> str:
+    """Return a shape as people write it.
+
+    Example:
+        >>> show_shape((1, 28, 28))
+        '1×28×28'
+    """
+    return "×".join(str(side) for side in shape)

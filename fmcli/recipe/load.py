@@ -1,0 +1,383 @@
+"""From TOML to a `Recipe` and back, reporting every problem at once."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from fmcli.errors import RecipeError, did_you_mean, printable
+from fmcli.recipe.known import KNOWN_SOURCES
+from fmcli.recipe.layers import expand_layers, trace_layers
+from fmcli.recipe.problems import describe_problems, show_path
+from fmcli.recipe.specs import SHARED_TABLES, DataSpec, EnsembleSpec, MemberSpec, Recipe, ReferenceSpec
+
+Table = dict[str, Any]
+SomeSpec = TypeVar("SomeSpec", bound=BaseModel)
+LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page of text
+_TOP_LEVEL = ("name", "data", *SHARED_TABLES, "ensemble", "members", "reference")
+_DEFAULT_MEMBER = "m1"
+
+
+# --- finding and reading --------------------------------------------------------------------------------
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that came with fmcli, by name."""
+    package = Path(str(resources.files("fmcli")))
+    # Inside the package once installed; beside it in a source checkout.
+    folder = next((place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))} if folder else {}
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file that `--recipe` means: a path, or the name of a shipped recipe.
+
+    Raises:
+        RecipeError: There is neither.
+    """
+    if name.endswith(".toml") or "/" in name or Path(name).is_file():
+        path = Path(name)
+        if path.is_dir():
+            path = path / "recipe.toml"
+        if not path.is_file():
+            raise RecipeError(f"no recipe at {printable(name)}", hint="fmcli recipe list shows what is shipped")
+        return path
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise RecipeError(
+            f"no recipe named {printable(name)!r}; {did_you_mean(name, list(shipped))}",
+            hint="fmcli recipe list; or give a path that ends in .toml",
+        )
+    return shipped[name]
+
+
+def read_text(path: Path) -> str:
+    """Return a recipe's text.
+
+    Raises:
+        RecipeError: It cannot be read, is not UTF-8, or is far too long for a recipe.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_RECIPE + 1)
+        if len(content) > LARGEST_RECIPE:
+            raise RecipeError(f"{printable(path)} is larger than {LARGEST_RECIPE} bytes: not a recipe")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise RecipeError(f"cannot read {printable(path)}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{printable(path)} is not UTF-8 text: byte {error.start}") from error
+
+
+def describe(text: str) -> str:
+    """Return a recipe's first comment line, which says what it is for.
+
+    Example:
+        >>> describe("# Three kernel sizes, one vote.\\n[data]")
+        'Three kernel sizes, one vote.'
+    """
+    first = text.lstrip().split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override, resolve and check a recipe.
+
+    Args:
+        name: A path, or the name of a shipped recipe.
+        overrides: `key=value` strings, see `apply_overrides`.
+
+    Returns:
+        The recipe with every default filled in.
+
+    Raises:
+        RecipeError: With every problem found.
+    """
+    path = find_recipe(name)
+    text = read_text(path)
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(
+            f"{printable(path)} is not valid TOML: {error}", hint="strings take quotes: name = \"adam\""
+        ) from error
+    return resolve_recipe(apply_overrides(table, overrides), name=path.stem, description=describe(text))
+
+
+# --- overriding -----------------------------------------------------------------------------------------
+
+
+def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
+    """Return a recipe's table with `key=value` strings laid over it.
+
+    A value is read as TOML and, where that fails, as text. A shared key (`optimizer.lr`) also replaces what
+    members say of it; `members.NAME.optimizer.lr` reaches one member alone.
+
+    Args:
+        table: As parsed from TOML.
+        overrides: For instance `["optimizer.lr=3e-4", "members.m5.model.kernel_size=7"]`.
+
+    Returns:
+        A new table.
+
+    Raises:
+        RecipeError: An override has no `=`, or names a member or a table that is not there.
+
+    Example:
+        >>> apply_overrides({"trainer": {"epochs": 3}}, ["trainer.epochs=5", "optimizer.name=sgd"])
+        {'trainer': {'epochs': 5}, 'optimizer': {'name': 'sgd'}}
+    """
+    result: Table = _copy(table)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise RecipeError(
+                f"--set {printable(override)}: expected key=value", hint="for instance --set optimizer.lr=3e-4"
+            )
+        value = _parse_value(text.strip())
+        if path[0] == "members":
+            member = _find_member(result, path, override)
+            _set_key(member, path[2:], value, override)
+            continue
+        _set_key(result, path, value, override)
+        for member in result.get("members", []):
+            if isinstance(member, dict) and _has_key(member, path):
+                _set_key(member, path, value, override)
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+
+
+def _find_member(table: Table, path: Sequence[str], override: str) -> Table:
+    members = [member for member in table.get("members", []) if isinstance(member, dict)]
+    names = [str(member.get("name")) for member in members]
+    if len(path) < 3 or path[1] not in names:
+        wrong = path[1] if len(path) > 1 else ""
+        raise RecipeError(f"--set {printable(override)}: no such member; {did_you_mean(wrong, names)}")
+    return members[names.index(path[1])]
+
+
+def _set_key(table: Table, path: Sequence[str], value: Any, override: str) -> None:
+    *tables, last = path
+    for step in tables:
+        table = table.setdefault(step, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {printable(override)}: {step} is a value, not a table")
+    table[last] = value
+
+
+def _has_key(table: Any, path: Sequence[str]) -> bool:
+    for step in path:
+        if not isinstance(table, dict) or step not in table:
+            return False
+        table = table[step]
+    return True
+
+
+# --- resolving ------------------------------------------------------------------------------------------
+
+
+def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
+    """Return the recipe that a table stands for, every default filled in.
+
+    Args:
+        table: As parsed from TOML.
+        name: What the run is called, unless the table says so itself.
+        description: One line.
+
+    Raises:
+        RecipeError: With every problem found, each as `path: problem`.
+    """
+    problems = [
+        f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in table if key not in _TOP_LEVEL
+    ]
+    data = _validate(DataSpec, table, "data", problems, required=True)
+    ensemble = _validate(EnsembleSpec, table, "ensemble", problems) or EnsembleSpec()
+    reference = _validate(ReferenceSpec, table, "reference", problems)
+    members = _resolve_members(table, problems)
+    for member in members:
+        problems += check_network(member, data)
+    unique = list(dict.fromkeys(problems))
+    if unique or data is None:
+        count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
+        raise RecipeError(
+            f"recipe {printable(name)} has {count}:",
+            problems=unique,
+            hint="fmcli recipe schema prints all keys; fmcli recipe show quick is a recipe to compare with",
+        )
+    return Recipe(
+        name=str(table.get("name", name)),
+        description=description,
+        data=data,
+        members=tuple(members),
+        ensemble=ensemble,
+        reference=reference,
+    )
+
+
+def _validate(
+    spec: type[SomeSpec], table: Table, key: str, problems: list[str], *, required: bool = False
+) -> SomeSpec | None:
+    """Validate one table of the recipe, adding its problems to the list."""
+    if key not in table:
+        if required:
+            problems.append(f"{key}: missing table")
+        return None
+    try:
+        return spec.model_validate(table[key])
+    except ValidationError as error:
+        for path, problem in _merged(describe_problems(error, spec)):
+            problems.append(f"{show_path((key, *path))}: {problem}")
+        return None
+
+
+def _resolve_members(table: Table, problems: list[str]) -> list[MemberSpec]:
+    own_tables = table.get("members", [{"name": _DEFAULT_MEMBER}])
+    if not isinstance(own_tables, list) or not own_tables or not all(isinstance(own, dict) for own in own_tables):
+        problems.append("members: expected one or more [[members]] tables, each with a name")
+        return []
+    names = [own.get("name") for own in own_tables]
+    problems += [
+        f"members: two are named {printable(name)!r}" for name in dict.fromkeys(names) if names.count(name) > 1
+    ]
+    if "model" not in table and not any("model" in own for own in own_tables):
+        problems.append("model: missing table")
+        return []
+    resolved = (_resolve_member(table, own, index, problems) for index, own in enumerate(own_tables))
+    return [member for member in resolved if member is not None]
+
+
+def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -> MemberSpec | None:
+    label = f"members.{own['name']}" if isinstance(own.get("name"), str) else f"members[{index}]"
+    merged = {key: value for key, value in own.items() if key not in SHARED_TABLES}
+    for key in SHARED_TABLES:
+        if key in table or key in own:
+            merged[key] = _overlay(key, table.get(key, {}), own.get(key, {}))
+    try:
+        return MemberSpec.model_validate(merged)
+    except ValidationError as error:
+        for path, problem in _merged(describe_problems(error, MemberSpec)):
+            # Said once for all where the shared table says it; under the member's name where it does.
+            shared = path[0] in SHARED_TABLES and not _has_key(own, [step.split("[")[0] for step in path])
+            problems.append(f"{show_path(path if shared else (label, *path))}: {problem}")
+        return None
+
+
+def _overlay(key: str, shared: Any, own: Any) -> Any:
+    """Lay a member's table over the shared one, key by key; another family or name starts afresh."""
+    if not isinstance(shared, dict) or not isinstance(own, dict):
+        return own or shared
+    default = MemberSpec.model_fields[key].default
+    for tag in ("family", "name"):
+        if tag in own and own[tag] != shared.get(tag, own[tag]):
+            return own
+        if hasattr(default, tag):  # [optimizer] without a name is the default one
+            shared = {tag: getattr(default, tag)} | shared
+    return shared | own
+
+
+def _merged(problems: Any) -> list[tuple[tuple[str, ...], str]]:
+    """Join what pydantic says of one place once for each kind of value that would fit there."""
+    by_path: dict[tuple[str, ...], list[str]] = {}
+    for path, problem in problems:
+        by_path.setdefault(path, []).append(problem)
+    return [
+        (path, " or ".join([texts[0], *(text.split("; ", 1)[-1].removeprefix("expected ") for text in texts[1:])]))
+        for path, texts in by_path.items()
+    ]
+
+
+def check_network(member: MemberSpec, data: DataSpec | None) -> list[str]:
+    """Return what is impossible about a member's network, where the source's image size is known beforehand."""
+    known = KNOWN_SOURCES.get(data.source) if data else None
+    if known is None:
+        return []
+    n_classes = len(known.class_names)
+    try:
+        trace_layers(expand_layers(member.model, n_classes), known.input_shape, n_classes)
+    except RecipeError as error:
+        return [f"members.{member.name}.model.{problem}" for problem in error.problems]
+    return []
+
+
+# --- writing --------------------------------------------------------------------------------------------
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return a resolved recipe as TOML that `load_recipe` reads back to the same value."""
+    table = recipe.model_dump(exclude_none=True, exclude={"description"})
+    return f"# {recipe.description}\n" + tomli_w.dumps(table)
+
+
+def recipe_digest(*specs: BaseModel) -> str:
+    """Return a SHA-256 over specs, whatever the order and spacing of the TOML they came from."""
+    content = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def recipe_schema() -> Table:
+    """Return a JSON Schema for recipe files, for completion and checking in editors."""
+    definitions: Table = {}
+
+    def schema_of(kind: Any, *, partial: bool) -> Table:
+        schema = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
+        definitions.update({key: _for_editors(value) for key, value in schema.pop("$defs", {}).items()})
+        return _for_editors(schema, partial=partial)
+
+    shared = {
+        # A shared table may leave to the members what each of them gives.
+        key: schema_of(MemberSpec.model_fields[key].annotation, partial=True) for key in SHARED_TABLES
+    }
+    member = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["name"],
+        "properties": {"name": {"type": "string"}} | shared,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fmcli recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["data"],
+        "properties": {
+            "name": {"type": "string"},
+            "data": schema_of(DataSpec, partial=False),
+            **shared,
+            "ensemble": schema_of(EnsembleSpec, partial=False),
+            "members": {"type": "array", "minItems": 1, "items": member},
+            "reference": schema_of(ReferenceSpec, partial=False),
+        },
+        "$defs": definitions,
+    }
+
+
+def _for_editors(schema: Any, *, partial: bool = False) -> Any:
+    """Return a schema in which tables of a union may share keys, and partial tables need none."""
+    if isinstance(schema, Mapping):
+        result = {key: _for_editors(value, partial=partial) for key, value in schema.items()}
+        if "oneOf" in result:
+            result["anyOf"] = result.pop("oneOf")
+            result.pop("discriminator", None)
+        if partial:
+            result.pop("required", None)
+        return result
+    return [_for_editors(item, partial=partial) for item in schema] if isinstance(schema, list) else schema

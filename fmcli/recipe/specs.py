@@ -1,0 +1,447 @@
+"""The values that a recipe holds. Every default is written here, once.
+
+Each class is one TOML table: frozen, strictly typed, and closed to unknown keys.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from fmcli.errors import did_you_mean
+from fmcli.recipe.known import KNOWN_SOURCES, SOURCE_PREFIXES
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
+Initialization = Literal["torch", "glorot-uniform", "he-uniform", "he-normal"]
+# One number for both sides, or [height, width].
+Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
+
+
+class Spec(BaseModel):
+    """A table of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+# --- [data] ---------------------------------------------------------------------------------------------
+
+
+class FirstImages(Spec):
+    """Validate on the first n training images."""
+
+    first: Positive
+    """How many of the first training images are set aside for validation."""
+
+
+class RandomFraction(Spec):
+    """Validate on a seeded random part of the training images."""
+
+    fraction: Fraction
+    """The part of the training images that is set aside for validation."""
+    seed: int = 0
+    stratify: bool = False
+    """Take the same part of every class."""
+
+
+class OwnValidation(Spec):
+    """Validate on a set that the source brings along (`validation-images-…` beside `train-images-…`)."""
+
+    own: Literal[True]
+
+
+def _validation_kind(value: Any) -> str | None:
+    for key in ("first", "fraction", "own"):
+        if key in value if isinstance(value, dict) else hasattr(value, key):
+            return key
+    return None
+
+
+Validation = Annotated[
+    Annotated[FirstImages, Tag("first")]
+    | Annotated[RandomFraction, Tag("fraction")]
+    | Annotated[OwnValidation, Tag("own")],
+    Discriminator(_validation_kind),
+]
+
+
+class Resplit(Spec):
+    """Shuffle training and test images together and split them afresh; the rest becomes the test set."""
+
+    train: Fraction
+    """The part of all images to train on."""
+    validation: Probability
+    """The part of all images to validate on."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _leave_a_test_set(self) -> "Resplit":
+        if self.train + self.validation >= 1:
+            raise ValueError("train and validation together must leave a part for the test set (below 1)")
+        return self
+
+
+class PixelScale(Spec):
+    """Network input is (pixel / divide_by - mean) / std."""
+
+    divide_by: Annotated[float, Field(gt=0)] = 255.0
+    mean: float = 0.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+
+
+class DataSpec(Spec):
+    """Where the images come from and how they are split."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """`fashion-mnist`, or `idx:DIR` for a folder of IDX files."""
+    validation: Validation | None = None
+    """What to validate on; without it nothing is set aside."""
+    resplit: Resplit | None = None
+    """Mix training and test images and split them afresh, instead of `validation`."""
+    classes: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """Class names in label order; by default the source's own."""
+    normalize: Literal["standard", "unit", "symmetric"] | PixelScale = "standard"
+    """`standard`: zero mean, unit variance over the training images; `unit`: [0, 1]; `symmetric`: [-1, 1]."""
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_known(cls, source: str) -> str:
+        kind, colon, place = source.partition(":")
+        if source not in KNOWN_SOURCES and not (colon and place and kind in SOURCE_PREFIXES):
+            choices = [*KNOWN_SOURCES, *(f"{prefix}:DIR" for prefix in SOURCE_PREFIXES)]
+            raise ValueError(f"got {source!r}; {did_you_mean(source, choices)}")
+        return source
+
+    @model_validator(mode="after")
+    def _split_once(self) -> "DataSpec":
+        if self.validation is not None and self.resplit is not None:
+            raise ValueError("give either validation or resplit, not both")
+        return self
+
+
+# --- [augment] ------------------------------------------------------------------------------------------
+
+
+class AlbumentationsSpec(Spec):
+    """One albumentations transform by its class name, with its arguments."""
+
+    name: str
+    """A transform of albumentations, e.g. `ElasticTransform`, or `OneOf`, `SomeOf`, `Sequential`."""
+    args: dict[str, Any] = {}
+    """Its keyword arguments, `p` among them."""
+    transforms: Annotated[tuple["AlbumentationsSpec", ...], Field(strict=False)] = ()
+    """For `OneOf` and its like: the transforms to choose from."""
+
+
+class AugmentSpec(Spec):
+    """What is done to training images: a fresh draw for each image, each time it is seen."""
+
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation in degrees, uniform in ± this."""
+    translate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest translation as a fraction of each side, uniform in ± this."""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Largest shift in whole pixels, uniform in ± this, each way."""
+    flip: Probability = 0.0
+    """Probability of a horizontal flip."""
+    erase: Probability = 0.0
+    """Probability that a random rectangle is filled with noise."""
+    erase_area: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.02, 0.33)
+    """Smallest and largest part of the image to erase."""
+    albumentations: Annotated[tuple[AlbumentationsSpec, ...], Field(strict=False)] = ()
+    """A pipeline for worker processes on the host, before everything else here."""
+
+    @model_validator(mode="after")
+    def _area_in_order(self) -> "AugmentSpec":
+        if self.erase_area[0] > self.erase_area[1]:
+            raise ValueError("erase_area must be [smallest, largest]")
+        return self
+
+
+# --- [model] --------------------------------------------------------------------------------------------
+
+
+class Layer(Spec):
+    """One entry of a network's `layers`."""
+
+
+class Conv(Layer):
+    """Convolution. "same" pads by (kernel - 1) x, the odd pixel at the bottom and right."""
+
+    type: Literal["conv"] = "conv"
+    filters: Positive
+    kernel_size: Size
+    stride: Size = 1
+    padding: Literal["valid", "same"] = "valid"
+    activation: Activation | None = None
+    bias: bool = True
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    """Adds l2 times the sum of the squared kernel weights to the loss."""
+
+
+class Dense(Layer):
+    """Fully connected layer on flat input."""
+
+    type: Literal["dense"] = "dense"
+    units: Positive
+    activation: Activation | None = None
+    bias: bool = True
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    """Adds l2 times the sum of the squared kernel weights to the loss."""
+
+
+class MaxPool(Layer):
+    """The largest value of each window; what does not fill a window is dropped."""
+
+    type: Literal["max-pool"] = "max-pool"
+    size: Size = 2
+    stride: Size | None = None
+    """By default the size."""
+
+
+class AvgPool(Layer):
+    """The mean of each window; what does not fill a window is dropped."""
+
+    type: Literal["avg-pool"] = "avg-pool"
+    size: Size = 2
+    stride: Size | None = None
+    """By default the size."""
+
+
+class GlobalMaxPool(Layer):
+    """The largest value of each channel, flat."""
+
+    type: Literal["global-max-pool"] = "global-max-pool"
+
+
+class GlobalAvgPool(Layer):
+    """The mean of each channel, flat."""
+
+    type: Literal["global-avg-pool"] = "global-avg-pool"
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over channels, or over features after `flatten`."""
+
+    type: Literal["batch-norm"] = "batch-norm"
+    momentum: Probability = 0.1
+    eps: Annotated[float, Field(gt=0)] = 1e-5
+    activation: Activation | None = None
+
+
+class Dropout(Layer):
+    """Inverted dropout."""
+
+    type: Literal["dropout"] = "dropout"
+    rate: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Flatten(Layer):
+    """Channels, rows and columns in one row."""
+
+    type: Literal["flatten"] = "flatten"
+
+
+class Activate(Layer):
+    """An activation on its own."""
+
+    type: Literal["activation"] = "activation"
+    function: Activation
+
+
+LayerSpec = Annotated[
+    Conv
+    | Dense
+    | MaxPool
+    | AvgPool
+    | GlobalMaxPool
+    | GlobalAvgPool
+    | BatchNorm
+    | Dropout
+    | Flatten
+    | Activate,
+    Field(discriminator="type"),
+]
+
+
+class KernelCnnSpec(Spec):
+    """A convolutional network whose kernel size is an argument.
+
+    `plain`: one unpadded convolution for each width, each with batch normalisation and ReLU, then a dense
+    layer with batch normalisation: the networks of An et al. 2020, arXiv 2008.10400.
+    `pooled`: one stage for each width, "same" padding, each stage halving the image, then global pooling: for
+    any image size, and quick on a CPU.
+    """
+
+    family: Literal["kernel-cnn"] = "kernel-cnn"
+    kernel_size: Positive
+    """Side of every convolution's kernel, in pixels."""
+    widths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+    """Channels of each convolution (plain) or of each stage (pooled)."""
+    form: Literal["plain", "pooled"] = "plain"
+    depth: Positive = 2
+    """Convolutions in each stage after the first, which has one (pooled only)."""
+    init: Initialization = "torch"
+
+
+class SequentialSpec(Spec):
+    """A network spelled out layer by layer."""
+
+    family: Literal["sequential"] = "sequential"
+    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1)]
+    init: Initialization = "torch"
+    """How kernels are drawn: PyTorch's own way, or by name; biases are zero unless `torch`."""
+
+
+ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="family")]
+
+
+# --- [optimizer], [schedule], [trainer] -----------------------------------------------------------------
+
+Betas = Annotated[tuple[Probability, Probability], Field(strict=False)]
+LearningRate = Annotated[float, Field(gt=0)]
+WeightDecay = Annotated[float, Field(ge=0)]
+
+
+class AdamSpec(Spec):
+    """Adam (Kingma and Ba 2015)."""
+
+    name: Literal["adam"] = "adam"
+    lr: LearningRate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+
+
+class AdamWSpec(Spec):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on kernels only."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: LearningRate = 1e-3
+    betas: Betas = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: WeightDecay = 0.01
+
+
+class SgdSpec(Spec):
+    """Stochastic gradient descent; weight decay on kernels only."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: LearningRate = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+    weight_decay: WeightDecay = 0.0
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "SgdSpec":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+OptimizerSpec = Annotated[AdamSpec | AdamWSpec | SgdSpec, Field(discriminator="name")]
+
+
+class ConstantSchedule(Spec):
+    """The same learning rate throughout."""
+
+    name: Literal["constant"] = "constant"
+
+
+class ExponentialSchedule(Spec):
+    """The learning rate times gamma after every epoch."""
+
+    name: Literal["exponential"] = "exponential"
+    gamma: Annotated[float, Field(gt=0, le=1)]
+
+
+class CosineSchedule(Spec):
+    """Linear warm-up, then half a cosine down, step by step."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The part of all steps that the warm-up takes."""
+    final: Probability = 0.0
+    """The learning rate at the end, as a part of the highest."""
+
+
+class LinearSchedule(Spec):
+    """Linear warm-up, then a straight line down, step by step."""
+
+    name: Literal["linear"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The part of all steps that the warm-up takes."""
+    final: Probability = 0.0
+    """The learning rate at the end, as a part of the highest."""
+
+
+ScheduleSpec = Annotated[
+    ConstantSchedule | ExponentialSchedule | CosineSchedule | LinearSchedule, Field(discriminator="name")
+]
+
+
+class TrainerSpec(Spec):
+    """The loop."""
+
+    epochs: Positive = 10
+    batch_size: Positive = 128
+    full_batch: bool = False
+    """Take all training images as one batch (plain gradient descent) instead of `batch_size`."""
+    drop_last: bool = False
+    """Leave out the last, smaller batch of an epoch."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Initial weights, order and augmentation come from this seed and the member's place in the recipe."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights, which is then what is evaluated and saved."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 where the device multiplies it natively, fp32 elsewhere."""
+
+
+# --- [ensemble], [[members]], [reference] ---------------------------------------------------------------
+
+
+class EnsembleSpec(Spec):
+    """How the members' answers become one."""
+
+    vote: Literal["majority", "soft"] = "majority"
+    tie: Literal["probability", "lowest", "first"] = "probability"
+    """Which tied class wins: the highest mean probability, the lowest label, or the first member's choice."""
+
+
+class ReferenceSpec(Spec):
+    """Published figures, in [0, 1], shown beside what was measured."""
+
+    source: str
+    train_accuracy: Probability | None = None
+    validation_accuracy: Probability | None = None
+    test_accuracy: Probability | None = None
+    test_recall: Annotated[tuple[Probability, ...], Field(strict=False)] | None = None
+    """Of each class, in label order."""
+
+
+class MemberSpec(Spec):
+    """Everything about one member: the shared tables with its own laid over them."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Letters, digits, `_`, `.`, `-`: it names the member's folder."""
+    model: ModelSpec
+    augment: AugmentSpec = AugmentSpec()
+    optimizer: OptimizerSpec = AdamSpec()
+    schedule: ScheduleSpec = ConstantSchedule()
+    trainer: TrainerSpec = TrainerSpec()
+
+
+class Recipe(Spec):
+    """Everything about a run, resolved: one `MemberSpec` for each network."""
+
+    name: str
+    description: str
+    data: DataSpec
+    members: tuple[MemberSpec, ...]
+    ensemble: EnsembleSpec = EnsembleSpec()
+    reference: ReferenceSpec | None = None
+
+
+SHARED_TABLES = ("model", "augment", "optimizer", "schedule", "trainer")
+"""The tables that every member starts from and may override."""

@@ -1,0 +1,383 @@
+"""The training loop: one member, from its recipe and images to a checkpoint."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmcli.augment import AlbumentationsAugment, augment
+from fmcli.checkpoint import (
+    MODEL_FILE,
+    Header,
+    flatten_state,
+    load_tensors,
+    read_header,
+    save_checkpoint,
+    save_tensors,
+    unflatten_state,
+    versions,
+)
+from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, resolve_normalization
+from fmcli.data.pictures import find_background
+from fmcli.device import name_of, use_bf16
+from fmcli.errors import CheckpointError, DeviceError, FmcliError, printable
+from fmcli.events import CheckpointSaved, EpochFinished, MemberFinished, MemberStarted, Reporter, StepFinished, ignore
+from fmcli.files import write_atomic
+from fmcli.recipe.layers import expand_layers
+from fmcli.libraries import keep_freed_memory
+from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
+from fmcli.optim import Schedule, WeightAverage, build_optimizer, build_schedule, set_learning_rate
+from fmcli.predictions import Predictions, save_predictions
+from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe, recipe_digest
+
+STATE_FILE = "state.safetensors"
+HISTORY_FILE = "history.jsonl"
+VALIDATION_FILE = "validation.safetensors"
+STATE_FORMAT = "fmcli-state-1"
+_EVALUATION_BATCH = 500  # images; more gains nothing on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Generators:
+    """The four streams of random numbers of a member, each from the recipe's seed and the member's place.
+
+    Args:
+        weights: On the CPU.
+        order: On the CPU.
+        augment: On the device.
+        dropout: On the device.
+    """
+
+    weights: torch.Generator
+    order: torch.Generator
+    augment: torch.Generator
+    dropout: torch.Generator
+
+    @classmethod
+    def seeded(cls, seed: int, place: int, device: torch.device) -> "Generators":
+        """Return fresh generators; members of one recipe differ by their place in it."""
+        seeds = np.random.SeedSequence([seed, place]).generate_state(4, np.uint64)
+        devices = (torch.device("cpu"), torch.device("cpu"), device, device)
+        return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the states of those that go on drawing."""
+        return {f"generator.{name}": getattr(self, name).get_state() for name in ("order", "augment", "dropout")}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take over states."""
+        for name in ("order", "augment", "dropout"):
+            getattr(self, name).set_state(tensors[f"generator.{name}"])
+
+
+def train_member(
+    recipe: Recipe,
+    name: str,
+    splits: Splits,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    reporter: Reporter = ignore,
+) -> list[EpochFinished]:
+    """Train one member of a recipe and leave its checkpoint.
+
+    Args:
+        recipe: The recipe.
+        name: Which member.
+        splits: The images.
+        folder: Where its files go.
+        device: Where to train.
+        resume: Go on from the state that an earlier process left; a finished member is not trained again.
+        reporter: Told of what happens.
+
+    Returns:
+        The history, an entry an epoch.
+
+    Raises:
+        RecipeError: The network or the augmentation cannot be built for these images.
+        CheckpointError: The state to resume from is of another recipe or other images, or is damaged.
+        DeviceError: The device has too little memory.
+        FmcliError: The loss is no longer finite, or a file cannot be written.
+    """
+    training = _Training(recipe, name, splits, folder, device, reporter)
+    if resume and (folder / MODEL_FILE).is_file():
+        training.check_same(read_header(folder).recipe_digest)
+        reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
+        return read_history(folder)
+    try:
+        training.prepare()
+        if resume and (folder / STATE_FILE).is_file():
+            training.restore()
+        training.run()
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{name_of(device)} has too little memory for member {name}",
+            hint="a smaller --set trainer.batch_size=… needs less",
+        ) from error
+    return training.history
+
+
+class _Training:
+    """A member on its way: what `train_member` sets up once and each epoch moves on."""
+
+    def __init__(
+        self, recipe: Recipe, name: str, splits: Splits, folder: Path, device: torch.device, reporter: Reporter
+    ) -> None:
+        names = [member.name for member in recipe.members]
+        self.spec: MemberSpec = recipe.members[names.index(name)]
+        self.data: DataSpec = recipe.data
+        self.ensemble: EnsembleSpec = recipe.ensemble
+        self.splits, self.folder, self.device, self.reporter = splits, folder, device, reporter
+        self.digest = recipe_digest(self.spec, self.data)
+        self.generators = Generators.seeded(self.spec.trainer.seed, names.index(name), device)
+        self.bf16 = use_bf16(self.spec.trainer.precision, device)
+        self.history: list[EpochFinished] = []
+
+    def prepare(self) -> None:
+        """Build everything that the loop needs, in the order in which it can fail."""
+        keep_freed_memory()
+        spec, train = self.spec, self.splits.train
+        n_classes = len(train.class_names)
+        layers = expand_layers(spec.model, n_classes)
+        model = build_model(
+            layers, train.input_shape, n_classes, init=spec.model.init, generator=self.generators.weights
+        )
+        self.model: nn.Sequential = model.to(self.device)
+        set_dropout_generator(self.model, self.generators.dropout)
+        pipeline = spec.augment.albumentations
+        self.loader = DeviceLoader(
+            train,
+            batch_size=len(train) if spec.trainer.full_batch else spec.trainer.batch_size,
+            device=self.device,
+            drop_last=spec.trainer.drop_last,
+            transform=AlbumentationsAugment(pipeline, train.input_shape) if pipeline else None,
+        )
+        self.validation = self._evaluation_loader(self.splits.validation)
+        self.normalization: Normalization = resolve_normalization(self.data.normalize, train)
+        self.optimizer = build_optimizer(spec.optimizer, self.model)
+        self.schedule: Schedule = build_schedule(
+            spec.schedule, lr=spec.optimizer.lr, epochs=spec.trainer.epochs, steps_per_epoch=len(self.loader)
+        )
+        decay = spec.trainer.weight_average
+        self.average = WeightAverage(self.model, decay) if decay is not None else None
+
+    def _evaluation_loader(self, images: ImageSet | None) -> DeviceLoader | None:
+        return DeviceLoader(images, batch_size=_EVALUATION_BATCH, device=self.device) if images else None
+
+    def run(self) -> None:
+        """Train the epochs that are left, then leave checkpoint and validation predictions."""
+        spec = self.spec
+        self.reporter(
+            MemberStarted(
+                member=spec.name,
+                epochs=spec.trainer.epochs,
+                steps_per_epoch=len(self.loader),
+                first_epoch=len(self.history) + 1,
+                parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+                device=name_of(self.device),
+                precision="bf16" if self.bf16 else "fp32",
+            )
+        )
+        for epoch in range(len(self.history), spec.trainer.epochs):
+            finished = self._epoch(epoch)
+            self.history.append(finished)
+            write_history(self.folder, self.history)
+            if epoch + 1 < spec.trainer.epochs:
+                self._save_state()
+            self.reporter(finished)
+        self._finish()
+
+    def _epoch(self, epoch: int) -> EpochFinished:
+        """Train and validate one epoch. The device is waited for once, at its end."""
+        started = time.perf_counter()
+        self.model.train()
+        step = epoch * len(self.loader)
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for place, (images, labels) in enumerate(self.loader.epoch(self.generators.order), start=1):
+            set_learning_rate(self.optimizer, self.schedule(step))
+            loss, logits = self._step(images, labels)
+            loss_sum += loss * len(labels)
+            correct += (logits.argmax(dim=1) == labels).sum()
+            step += 1
+            self.reporter(StepFinished(self.spec.name, place))
+        mean_loss = float(loss_sum) / self.loader.n_images  # waits for the device
+        trained_for = time.perf_counter() - started
+        lr = self.schedule(step - 1)
+        if not np.isfinite(mean_loss):
+            raise FmcliError(
+                f"member {self.spec.name}: the loss is {mean_loss} in epoch {epoch + 1} at learning rate {lr:.3g}",
+                hint="a lower learning rate may hold: --set optimizer.lr=…",
+            )
+        validation_loss, validation_accuracy = self._validate()
+        return EpochFinished(
+            member=self.spec.name,
+            epoch=epoch + 1,
+            lr=lr,
+            train_loss=mean_loss,
+            train_accuracy=int(correct) / self.loader.n_images,
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
+            seconds=time.perf_counter() - started,
+            images_per_second=self.loader.n_images / trained_for,
+        )
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one optimizer step; return the mean cross-entropy and the logits, both without gradient."""
+        inputs = self.normalization(augment(images, self.spec.augment, self.generators.augment))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            logits = self.model(inputs)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.trainer.label_smoothing)
+        penalty = l2_penalty(self.model)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss if penalty is None else loss + penalty).backward()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        return loss.detach(), logits.detach()
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        """Return loss and accuracy on the validation images, of the averaged weights where there are any."""
+        images = self.splits.validation
+        if images is None or self.validation is None:
+            return None, None
+        if self.average is not None:
+            self.average.swap()
+        logits = predict_logits(self.model, self.validation.batches(), self.normalization, bf16=self.bf16).cpu()
+        if self.average is not None:
+            self.average.swap()
+        labels = torch.from_numpy(images.labels)
+        return float(F.cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).double().mean())
+
+    def _finish(self) -> None:
+        if self.average is not None:
+            self.average.swap()
+        header = self._header()
+        self._save_validation_predictions()
+        path = self.folder / MODEL_FILE
+        save_checkpoint(path, self.model, header)
+        (self.folder / STATE_FILE).unlink(missing_ok=True)  # only what is unfinished needs it
+        self.reporter(CheckpointSaved(path))
+        self.reporter(MemberFinished(self.spec.name, path))
+
+    def _save_validation_predictions(self) -> None:
+        images = self.splits.validation
+        if images is None or self.validation is None:
+            return
+        logits = predict_logits(self.model, self.validation.batches(), self.normalization).cpu()
+        predictions = Predictions(
+            logits=logits.numpy(),
+            labels=images.labels,
+            class_names=images.class_names,
+            member=self.spec.name,
+            split="validation",
+            data_digest=images.digest(),
+            recipe_digest=self.digest,
+        )
+        save_predictions(self.folder / VALIDATION_FILE, predictions)
+
+    def _header(self) -> Header:
+        train = self.splits.train
+        splits = {"train": train, "validation": self.splits.validation, "test": self.splits.test}
+        return Header(
+            member=self.spec,
+            data=self.data,
+            ensemble=self.ensemble,
+            input_shape=train.input_shape,
+            class_names=train.class_names,
+            mean=self.normalization.mean,
+            std=self.normalization.std,
+            background=find_background(train.images),
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            epochs=len(self.history),
+            data_digests={name: images.digest() for name, images in splits.items() if images is not None},
+            recipe_digest=self.digest,
+            versions=versions(),
+            trained_on={
+                "device": name_of(self.device),
+                "precision": "bf16" if self.bf16 else "fp32",
+                "threads": str(torch.get_num_threads()),
+            },
+        )
+
+    # --- resuming -----------------------------------------------------------------------------------------
+
+    def _save_state(self) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= flatten_state(self.optimizer.state_dict()["state"], "optimizer") | self.generators.state()
+        updates = 0
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+            updates = self.average.updates
+        metadata = {
+            "format": STATE_FORMAT,
+            "recipe_digest": self.digest,
+            "data_digest": self.splits.train.digest(),
+            "updates": str(updates),
+            "history": json.dumps([asdict(epoch) for epoch in self.history]),
+        }
+        path = self.folder / STATE_FILE
+        save_tensors(path, tensors, metadata)
+        self.reporter(CheckpointSaved(path))
+
+    def restore(self) -> None:
+        """Take over the state that an earlier process left after an epoch."""
+        path = self.folder / STATE_FILE
+        metadata, tensors = load_tensors(path)
+        if metadata.get("format") != STATE_FORMAT:
+            raise CheckpointError(f"{printable(path)} is not a training state of this fmcli")
+        self.check_same(metadata["recipe_digest"])
+        if metadata["data_digest"] != self.splits.train.digest():
+            raise CheckpointError(
+                f"member {self.spec.name} was begun on other training images",
+                hint="bring the data back, or train afresh with --overwrite",
+            )
+        self.model.load_state_dict(_strip(tensors, "model."))
+        state = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**state, "state": unflatten_state(tensors, "optimizer")})
+        self.generators.load(tensors)
+        if self.average is not None:
+            self.average.load_state_dict(_strip(tensors, "average."), int(metadata["updates"]))
+        self.history = [EpochFinished(**entry) for entry in json.loads(metadata["history"])]
+
+    def check_same(self, digest: str) -> None:
+        """Refuse a state or checkpoint of another recipe.
+
+        Raises:
+            CheckpointError: It is.
+        """
+        if digest != self.digest:
+            raise CheckpointError(
+                f"member {self.spec.name} in {printable(self.folder)} was begun with another recipe",
+                hint="resume with the recipe.toml of the run, or train afresh with --overwrite",
+            )
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def write_history(folder: Path, history: list[EpochFinished]) -> None:
+    """Write a member's history, a JSON object an epoch."""
+    lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
+    write_atomic(folder / HISTORY_FILE, lines.encode())
+
+
+def read_history(folder: Path) -> list[EpochFinished]:
+    """Read a member's history.
+
+    Raises:
+        CheckpointError: It is not there, or damaged.
+    """
+    path = folder / HISTORY_FILE
+    try:
+        return [EpochFinished(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
