@@ -229,7 +229,7 @@ class AlbumentationsAugment:
 
     def _one(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         changed = self._compose(image=np.ascontiguousarray(picture))["image"]
-        return changed if changed.ndim == 3 else changed[:, :, None]
+        return np.asarray(changed if changed.ndim == 3 else changed[:, :, None])
 
 
 def _build_transform(library: Any, spec: AlbumentationsSpec, path: str, problems: list[str]) -> Any:

@@ -19,9 +19,9 @@ from fmcli.data import Normalization
 from fmcli.data.pictures import Background
 from fmcli.errors import CheckpointError, printable
 from fmcli.files import write_atomic
-from fmcli.recipe.layers import expand_layers
 from fmcli.models import build_model
-from fmcli.recipe.specs import DataSpec, EnsembleSpec, MemberSpec
+from fmcli.recipe.layers import expand_layers
+from fmcli.recipe.specs import DataSpec, EnsembleSpec, MemberSpec, ReferenceSpec
 
 FORMAT = "fmcli-checkpoint-1"
 MODEL_FILE = "model.safetensors"
@@ -35,6 +35,7 @@ class Header(BaseModel):
         member: The whole of the member's recipe, network included.
         data: The recipe's `[data]` table.
         ensemble: The recipe's voting rule.
+        reference: Its published figures, if any.
         input_shape: (C, H, W).
         class_names: In label order.
         mean: Of each channel, in pixel units.
@@ -53,6 +54,7 @@ class Header(BaseModel):
     member: MemberSpec
     data: DataSpec
     ensemble: EnsembleSpec
+    reference: ReferenceSpec | None
     input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
@@ -178,7 +180,8 @@ def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     digest = metadata.pop("digest", "")
     if digest != _digest(tensors, metadata):
         raise CheckpointError(
-            f"{printable(path)} is damaged: its content does not match its digest", hint="train it again, or copy it again"
+            f"{printable(path)} is damaged: its content does not match its digest",
+            hint="train it again, or copy it again",
         )
     return metadata, tensors
 
@@ -203,7 +206,7 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -225,7 +228,9 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
             found.append(place / MODEL_FILE if place.is_dir() else place)
             continue
         if not place.is_dir():
-            raise CheckpointError(f"there is nothing at {printable(place)}", hint="fmcli train --recipe quick makes a run")
+            raise CheckpointError(
+                f"there is nothing at {printable(place)}", hint="fmcli train --recipe quick makes a run"
+            )
         members = _members_of(place)
         if not members:
             raise CheckpointError(

@@ -27,7 +27,9 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
             found = f"there are {count}" if count else "torch finds no NVIDIA GPU here"
-            raise DeviceError(f"no device {name}: {found}", hint="--device auto takes what is there; --device cpu always is")
+            raise DeviceError(
+                f"no device {name}: {found}", hint="--device auto takes what is there; --device cpu always is"
+            )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("no device mps: torch finds no Apple GPU here", hint="--device auto takes what is there")
     return torch.device(kind, int(index)) if index else torch.device(kind)
@@ -38,7 +40,7 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False

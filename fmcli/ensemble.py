@@ -76,6 +76,28 @@ def combine(logits: np.typing.NDArray[np.floating], spec: EnsembleSpec) -> Vote:
     return VOTING_RULES[spec.vote](logits, tie=spec.tie)
 
 
+def choose_rules(recipes: Sequence[EnsembleSpec], *, vote: str | None = None, tie: str | None = None) -> EnsembleSpec:
+    """Return how to vote: as the members' recipes agree, or as asked for.
+
+    Args:
+        recipes: The rules of each member's recipe.
+        vote: A rule that takes their place.
+        tie: A tie rule that takes its place.
+
+    Raises:
+        UsageError: The recipes differ and nothing was asked for.
+    """
+    first = recipes[0]
+    for what, asked in (("vote", vote), ("tie", tie)):
+        named = sorted({str(getattr(recipe, what)) for recipe in recipes})
+        if asked is None and len(named) > 1:
+            raise UsageError(
+                f"the members' recipes have different {what} rules: {', '.join(named)}",
+                hint=f"choose one with --{what}",
+            )
+    return EnsembleSpec.model_validate({"vote": str(vote or first.vote), "tie": str(tie or first.tie)})
+
+
 def evaluate_member(predictions: Predictions) -> Evaluation:
     """Score one member's predictions."""
     return Evaluation(

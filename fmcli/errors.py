@@ -90,7 +90,7 @@ class InterruptedRun(FmcliError):
 
     def __init__(self, message: str, *, exit_status: ExitStatus, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.exit_status = exit_status  # type: ignore[misc]
+        self.exit_status = exit_status
 
 
 class OutputClosed(FmcliError):

@@ -111,7 +111,8 @@ def _predict_split(member: Checkpoint, split: str, images: ImageSet, device: tor
     if images.class_names != header.class_names or images.input_shape != header.input_shape:
         raise CheckpointError(
             f"{printable(member.path)} was trained on {len(header.class_names)} classes of "
-            f"{header.input_shape} images; {header.data.source} now has {len(images.class_names)} of {images.input_shape}"
+            f"{header.input_shape} images; {header.data.source} now has {len(images.class_names)} "
+            f"of {images.input_shape}"
         )
     digest = images.digest()
     if digest != header.data_digests.get(split, digest):
@@ -177,9 +178,7 @@ def label_pictures(
             place += 1
 
 
-def _vote(
-    members: Sequence[Checkpoint], pixels: NDArray[np.uint8], spec: EnsembleSpec, device: torch.device
-) -> Vote:
+def _vote(members: Sequence[Checkpoint], pixels: NDArray[np.uint8], spec: EnsembleSpec, device: torch.device) -> Vote:
     images = torch.from_numpy(pixels).to(device)
     logits = [predict_logits(member.model, [images], member.header.normalization).cpu() for member in members]
     return combine(torch.stack(logits).numpy(), spec)

@@ -237,9 +237,7 @@ def pairwise_disagreement(choices: Labels) -> float:
         0.3333333333333333
     """
     n_members = len(choices)
-    differences = [
-        float((choices[i] != choices[j]).mean()) for i in range(n_members) for j in range(i + 1, n_members)
-    ]
+    differences = [float((choices[i] != choices[j]).mean()) for i in range(n_members) for j in range(i + 1, n_members)]
     return float(np.mean(differences)) if differences else 0.0
 
 

@@ -59,7 +59,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         "data_digest": predictions.data_digest,
         "recipe_digest": predictions.recipe_digest,
     }
-    tensors = {"logits": predictions.logits, "labels": predictions.labels}
+    tensors: dict[str, NDArray[Any]] = {"logits": predictions.logits, "labels": predictions.labels}
     write_atomic(path, save(tensors, metadata=header))
 
 

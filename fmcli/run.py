@@ -9,12 +9,12 @@ import torch
 
 from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE
-from fmcli.data import Splits, load_images, split_images
-from fmcli.errors import RecipeError, UsageError, did_you_mean, printable
+from fmcli.data import load_images, split_images
+from fmcli.errors import UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
 from fmcli.files import write_atomic
-from fmcli.recipe.layers import expand_layers, trace_layers
-from fmcli.recipe import Recipe, dump_recipe, load_recipe
+from fmcli.recipe import KnownSource, Recipe, dump_recipe, load_recipe
+from fmcli.recipe.layers import trace_recipe
 from fmcli.trainer import HISTORY_FILE, STATE_FILE, VALIDATION_FILE, train_member
 
 
@@ -67,14 +67,13 @@ def train_run(
     names = _choose_members(recipe, members)
     _check_folder(folder, recipe, resume=resume, overwrite=overwrite)
     splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
-    _check_networks(recipe, splits)
+    trace_recipe(recipe, KnownSource(splits.train.input_shape, splits.train.class_names))
+    check_augmentation(recipe, splits.train.input_shape)
     if overwrite:
         _remove_run(folder)
     write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
     histories = {
-        name: train_member(
-            recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter
-        )
+        name: train_member(recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter)
         for name in names
     }
     return RunResult(folder, histories)
@@ -95,7 +94,8 @@ def _check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool
         return
     if not (folder / RECIPE_FILE).is_file():
         raise UsageError(
-            f"{printable(folder)} exists and is not a run of fmcli", hint="choose another folder with --output"
+            f"{printable(folder)} exists and is not a run of fmcli",
+            hint="choose another folder with --output",
         )
     if not resume and not overwrite:
         raise UsageError(
@@ -109,8 +109,14 @@ def _check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool
 def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
     """Refuse to resume with another recipe, saying where the two differ; names, votes and references may."""
     differences = _differences(
-        {"data": old.data.model_dump(), "members": {member.name: member.model_dump() for member in old.members}},
-        {"data": new.data.model_dump(), "members": {member.name: member.model_dump() for member in new.members}},
+        {
+            "data": old.data.model_dump(),
+            "members": {member.name: member.model_dump() for member in old.members},
+        },
+        {
+            "data": new.data.model_dump(),
+            "members": {member.name: member.model_dump() for member in new.members},
+        },
     )
     if differences:
         raise UsageError(
@@ -129,19 +135,15 @@ def _differences(old: object, new: object, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: was {printable(old)}, now {printable(new)}"]
 
 
-def _check_networks(recipe: Recipe, splits: Splits) -> None:
-    """Refuse a recipe that cannot be built for these images, before any of its members is trained."""
-    shape, n_classes = splits.train.input_shape, len(splits.train.class_names)
-    problems = []
+def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
+    """Build every albumentations pipeline of a recipe once, and try it on a blank picture.
+
+    Raises:
+        RecipeError: One cannot be built, or changes a picture's size.
+    """
     for member in recipe.members:
-        try:
-            trace_layers(expand_layers(member.model, n_classes), shape, n_classes)
-        except RecipeError as error:
-            problems += [f"members.{member.name}.model.{problem}" for problem in error.problems]
         if member.augment.albumentations:
-            AlbumentationsAugment(member.augment.albumentations, shape)
-    if problems:
-        raise RecipeError(f"recipe {recipe.name} does not fit {recipe.data.source}:", problems=problems)
+            AlbumentationsAugment(member.augment.albumentations, input_shape)
 
 
 def _remove_run(folder: Path) -> None:

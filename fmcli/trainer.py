@@ -26,14 +26,22 @@ from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, resolve_no
 from fmcli.data.pictures import find_background
 from fmcli.device import name_of, use_bf16
 from fmcli.errors import CheckpointError, DeviceError, FmcliError, printable
-from fmcli.events import CheckpointSaved, EpochFinished, MemberFinished, MemberStarted, Reporter, StepFinished, ignore
+from fmcli.events import (
+    CheckpointSaved,
+    EpochFinished,
+    MemberFinished,
+    MemberStarted,
+    Reporter,
+    StepFinished,
+    ignore,
+)
 from fmcli.files import write_atomic
-from fmcli.recipe.layers import expand_layers
 from fmcli.libraries import keep_freed_memory
 from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
 from fmcli.optim import Schedule, WeightAverage, build_optimizer, build_schedule, set_learning_rate
 from fmcli.predictions import Predictions, save_predictions
-from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe, recipe_digest
+from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe, ReferenceSpec, recipe_digest
+from fmcli.recipe.layers import expand_layers
 
 STATE_FILE = "state.safetensors"
 HISTORY_FILE = "history.jsonl"
@@ -127,12 +135,19 @@ class _Training:
     """A member on its way: what `train_member` sets up once and each epoch moves on."""
 
     def __init__(
-        self, recipe: Recipe, name: str, splits: Splits, folder: Path, device: torch.device, reporter: Reporter
+        self,
+        recipe: Recipe,
+        name: str,
+        splits: Splits,
+        folder: Path,
+        device: torch.device,
+        reporter: Reporter,
     ) -> None:
         names = [member.name for member in recipe.members]
         self.spec: MemberSpec = recipe.members[names.index(name)]
         self.data: DataSpec = recipe.data
         self.ensemble: EnsembleSpec = recipe.ensemble
+        self.reference: ReferenceSpec | None = recipe.reference
         self.splits, self.folder, self.device, self.reporter = splits, folder, device, reporter
         self.digest = recipe_digest(self.spec, self.data)
         self.generators = Generators.seeded(self.spec.trainer.seed, names.index(name), device)
@@ -285,11 +300,11 @@ class _Training:
 
     def _header(self) -> Header:
         train = self.splits.train
-        splits = {"train": train, "validation": self.splits.validation, "test": self.splits.test}
         return Header(
             member=self.spec,
             data=self.data,
             ensemble=self.ensemble,
+            reference=self.reference,
             input_shape=train.input_shape,
             class_names=train.class_names,
             mean=self.normalization.mean,
@@ -297,7 +312,7 @@ class _Training:
             background=find_background(train.images),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             epochs=len(self.history),
-            data_digests={name: images.digest() for name, images in splits.items() if images is not None},
+            data_digests={name: images.digest() for name, images in self.splits.present().items()},
             recipe_digest=self.digest,
             versions=versions(),
             trained_on={

@@ -44,7 +44,8 @@ def read_idx(path: Path) -> tuple[NDArray[Any], bytes]:
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(
-            f"cannot read {printable(path)}: {printable(reason)}", hint="the file is missing or damaged: get it again"
+            f"cannot read {printable(path)}: {printable(reason)}",
+            hint="the file is missing or damaged: get it again",
         ) from error
     if len(content) != size:
         found = "more" if len(content) > size else str(len(content))
@@ -91,6 +92,4 @@ def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
         return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
     if array.ndim == 4 and array.shape[1] in (1, 3):
         return array
-    raise DataError(
-        f"{printable(where)} has shape {array.shape}; expected (N, height, width), or with 1 or 3 channels"
-    )
+    raise DataError(f"{printable(where)} has shape {array.shape}; expected (N, height, width), or with 1 or 3 channels")

@@ -1,5 +1,6 @@
 """Batches of uint8 images on the device."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,7 +53,7 @@ class DeviceLoader:
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-self.n_images // self.batch_size)
+        return math.ceil(self.n_images / self.batch_size)
 
     def batches(self) -> Iterator[Tensor]:
         """Yield all images in their own order: uint8 (N, C, H, W)."""
@@ -84,7 +85,7 @@ class DeviceLoader:
             self._workers = torch.utils.data.DataLoader(
                 _HostBatches(self._host_images, self._transform),
                 batch_size=None,
-                sampler=self._plan,  # type: ignore[arg-type]  # the list is refilled for each epoch
+                sampler=self._plan,  # the list is refilled for each epoch
                 num_workers=_WORKERS,
                 prefetch_factor=_BATCHES_AHEAD,
                 persistent_workers=True,

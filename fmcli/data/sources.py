@@ -122,7 +122,10 @@ def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
     names = _class_names(spec, KNOWN_SOURCES["fashion-mnist"].class_names)
     sets = {
         split: check_image_set(
-            arrays[f"{prefix}-images-idx3-ubyte"][:, None], arrays[f"{prefix}-labels-idx1-ubyte"], names, where=split
+            arrays[f"{prefix}-images-idx3-ubyte"][:, None],
+            arrays[f"{prefix}-labels-idx1-ubyte"],
+            names,
+            where=split,
         )
         for split, prefix in (("train", "train"), ("test", "t10k"))
     }
@@ -131,7 +134,9 @@ def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
 
 def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
     if not folder.is_dir():
-        raise DataError(f"{printable(folder)} is not a folder", hint="data.source = 'idx:DIR' names a folder of IDX files")
+        raise DataError(
+            f"{printable(folder)} is not a folder", hint="data.source = 'idx:DIR' names a folder of IDX files"
+        )
     pairs = {split: _read_pair(folder, split) for split in _SPLIT_PREFIXES}
     for split in ("train", "test"):
         if pairs[split] is None:
@@ -177,7 +182,8 @@ def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any
     """Return the images and labels of a split, or None where the folder has neither."""
     for prefix in _SPLIT_PREFIXES[split]:
         images = next(
-            (path for rank in (3, 4) if (path := _existing(folder / f"{prefix}-images-idx{rank}-ubyte"))), None
+            (path for rank in (3, 4) if (path := _existing(folder / f"{prefix}-images-idx{rank}-ubyte"))),
+            None,
         )
         labels = _existing(folder / f"{prefix}-labels-idx1-ubyte")
         if images is None and labels is None:

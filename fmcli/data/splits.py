@@ -29,6 +29,10 @@ class Splits:
     validation: ImageSet | None
     test: ImageSet
 
+    def present(self) -> dict[str, ImageSet]:
+        """Return the splits that there are, by name."""
+        return {name: images for name in SPLITS if (images := getattr(self, name)) is not None}
+
     def named(self, name: str) -> ImageSet:
         """Return a split by its name.
 
@@ -41,7 +45,8 @@ class Splits:
         images: ImageSet | None = getattr(self, name)
         if images is None:
             raise DataError(
-                "this recipe sets no validation images aside", hint="add validation = { first = 5000 } to its [data]"
+                "this recipe sets no validation images aside",
+                hint="add validation = { first = 5000 } to its [data]",
             )
         return images
 

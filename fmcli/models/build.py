@@ -15,13 +15,15 @@ from fmcli.recipe.specs import (
     BatchNorm,
     Conv,
     Dense,
-    Dropout as DropoutSpec,
     Flatten,
     GlobalAvgPool,
     GlobalMaxPool,
     Initialization,
     LayerSpec,
     MaxPool,
+)
+from fmcli.recipe.specs import (
+    Dropout as DropoutSpec,
 )
 
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -63,7 +65,7 @@ def build_model(
         for module in model:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 _initialize(module, init, generator)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
@@ -158,9 +160,9 @@ def l2_penalty(model: nn.Module) -> Tensor | None:
     Biases are not penalised, and there is no factor of one half: the gradient is 2 · l2 · w, as in Keras.
     """
     terms = [
-        module.l2 * module.weight.square().sum()
+        float(vars(module)["l2"]) * module.weight.square().sum()
         for module in model.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.l2
+        if isinstance(module, nn.Conv2d | nn.Linear) and vars(module).get("l2")  # set by build_model
     ]
     return torch.stack(terms).sum() if terms else None
 

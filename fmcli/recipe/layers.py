@@ -7,7 +7,8 @@ summary and the check for impossible networks read the same list.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fmcli.errors import RecipeError
+from fmcli.errors import RecipeError, printable
+from fmcli.recipe.known import KnownSource
 from fmcli.recipe.specs import (
     Activate,
     AvgPool,
@@ -22,6 +23,7 @@ from fmcli.recipe.specs import (
     LayerSpec,
     MaxPool,
     ModelSpec,
+    Recipe,
 )
 
 Shape = tuple[int, ...]  # (C, H, W), or (features,) once flat
@@ -114,6 +116,35 @@ def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int
         problem = f"layers: the last gives {show_shape(shape)}; expected one logit for each of {n_classes} classes"
         raise RecipeError("impossible network", problems=[problem])
     return tuple(traces)
+
+
+def trace_recipe(recipe: Recipe, source: KnownSource) -> dict[str, tuple[LayerTrace, ...]]:
+    """Trace the network of every member of a recipe.
+
+    Args:
+        recipe: The recipe.
+        source: Image size and classes of its data.
+
+    Returns:
+        For each member, one entry a layer.
+
+    Raises:
+        RecipeError: Networks are impossible; every problem of every member is named.
+    """
+    n_classes = len(source.class_names)
+    traces, problems = {}, []
+    for member in recipe.members:
+        try:
+            layers = expand_layers(member.model, n_classes)
+            traces[member.name] = trace_layers(layers, source.input_shape, n_classes)
+        except RecipeError as error:
+            problems += [f"members.{member.name}.model.{problem}" for problem in error.problems]
+    if problems:
+        raise RecipeError(
+            f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
+            problems=problems,
+        )
+    return traces
 
 
 def _apply(layer: LayerSpec, shape: Shape) -> tuple[Shape, int]:

@@ -76,10 +76,10 @@ def read_text(path: Path) -> str:
 
 
 def describe(text: str) -> str:
-    """Return a recipe's first comment line, which says what it is for.
+    r"""Return a recipe's first comment line, which says what it is for.
 
     Example:
-        >>> describe("# Three kernel sizes, one vote.\\n[data]")
+        >>> describe("# Three kernel sizes, one vote.\n[data]")
         'Three kernel sizes, one vote.'
     """
     first = text.lstrip().split("\n", 1)[0]
@@ -105,7 +105,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(
-            f"{printable(path)} is not valid TOML: {error}", hint="strings take quotes: name = \"adam\""
+            f"{printable(path)} is not valid TOML: {error}", hint='strings take quotes: name = "adam"'
         ) from error
     return resolve_recipe(apply_overrides(table, overrides), name=path.stem, description=describe(text))
 
@@ -139,7 +139,8 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
         path = key.strip().split(".")
         if not equals or not all(path):
             raise RecipeError(
-                f"--set {printable(override)}: expected key=value", hint="for instance --set optimizer.lr=3e-4"
+                f"--set {printable(override)}: expected key=value",
+                hint="for instance --set optimizer.lr=3e-4",
             )
         value = _parse_value(text.strip())
         if path[0] == "members":
@@ -300,7 +301,10 @@ def _merged(problems: Any) -> list[tuple[tuple[str, ...], str]]:
     for path, problem in problems:
         by_path.setdefault(path, []).append(problem)
     return [
-        (path, " or ".join([texts[0], *(text.split("; ", 1)[-1].removeprefix("expected ") for text in texts[1:])]))
+        (
+            path,
+            " or ".join([texts[0], *(text.split("; ", 1)[-1].removeprefix("expected ") for text in texts[1:])]),
+        )
         for path, texts in by_path.items()
     ]
 
@@ -340,11 +344,12 @@ def recipe_schema() -> Table:
     def schema_of(kind: Any, *, partial: bool) -> Table:
         schema = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
         definitions.update({key: _for_editors(value) for key, value in schema.pop("$defs", {}).items()})
-        return _for_editors(schema, partial=partial)
+        return dict(_for_editors(schema, partial=partial))
 
     shared = {
         # A shared table may leave to the members what each of them gives.
-        key: schema_of(MemberSpec.model_fields[key].annotation, partial=True) for key in SHARED_TABLES
+        key: schema_of(MemberSpec.model_fields[key].annotation, partial=True)
+        for key in SHARED_TABLES
     }
     member = {
         "type": "object",

@@ -251,16 +251,7 @@ class Activate(Layer):
 
 
 LayerSpec = Annotated[
-    Conv
-    | Dense
-    | MaxPool
-    | AvgPool
-    | GlobalMaxPool
-    | GlobalAvgPool
-    | BatchNorm
-    | Dropout
-    | Flatten
-    | Activate,
+    Conv | Dense | MaxPool | AvgPool | GlobalMaxPool | GlobalAvgPool | BatchNorm | Dropout | Flatten | Activate,
     Field(discriminator="type"),
 ]
 

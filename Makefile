@@ -1,0 +1,36 @@
+# Two commands: `make demo` trains and evaluates the quick ensemble; `make test` checks everything.
+# Both build .venv once and may be repeated.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := checkpoints/quick
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/fmcli data fetch fashion-mnist
+	$(BIN)/fmcli train --recipe quick --output $(RUN) --resume
+	$(BIN)/fmcli ensemble evaluate $(RUN)
+
+test: $(VENV)/.installed-dev lint
+	$(BIN)/fmcli data fetch fashion-mnist
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fmcli needs Python 3.11 or newer: make PYTHON=python3.12 …"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

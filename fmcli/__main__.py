@@ -1,0 +1,5 @@
+"""`python -m fmcli`."""
+
+from fmcli.cli import main
+
+main()

@@ -1,0 +1,40 @@
+"""The tree of commands."""
+
+from typing import Annotated
+
+import typer
+
+import fmcli
+from fmcli.cli import data, ensemble, evaluate, predict, recipe, train
+
+app = typer.Typer(
+    help="Train, combine and read ensembles of small-image classifiers.",
+    epilog="Start with: fmcli train --recipe quick, then: fmcli ensemble evaluate checkpoints/quick",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fmcli {fmcli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(ensemble.app, name="ensemble")
+app.command("predict")(predict.predict)
+app.add_typer(recipe.app, name="recipe")
+app.add_typer(data.app, name="data")

@@ -1,0 +1,92 @@
+"""`fmcli data …`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.cli.options import DataRoot, FormatOption, OutputFormat, Quiet, Verbose
+from fmcli.errors import RecipeError
+
+app = typer.Typer(help="Get, verify and look at datasets.", no_args_is_help=True)
+
+
+@app.command("fetch")
+def fetch_data(
+    source: Annotated[str, typer.Argument(help="Which built-in dataset.")] = "fashion-mnist",
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Get a built-in dataset and verify it; nothing is done where it is there already.
+
+    Looks in --data-root, the user's cache and the system's folder; then downloads it from its mirrors, and where
+    those cannot be reached takes Debian's package, without root.
+
+    Example: fmcli data fetch fashion-mnist
+    """
+    from fmcli.data.fetch import fetch
+    from fmcli.report.console import Terminal
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    terminal.write(f"{fetch(source, data_root=data_root, say=terminal.note)}\n")
+
+
+@app.command("info")
+def show_data(
+    source: Annotated[
+        str, typer.Argument(help="fashion-mnist, idx:DIR, or a recipe whose splits to count.")
+    ] = "fashion-mnist",
+    grid: Annotated[
+        Path | None, typer.Option(help="Save a grid of samples as .png, .pdf or .svg.", show_default=False)
+    ] = None,
+    samples: Annotated[bool, typer.Option(help="Show a sample of each class in the terminal.")] = True,
+    data_root: DataRoot = None,
+    format_: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Show the images of each class and split, their size, digests and samples.
+
+    Example: fmcli data info quick --grid samples.png
+    """
+    spec = _data_spec(source)
+
+    from fmcli.data import load_images, split_images
+    from fmcli.report.console import Terminal
+    from fmcli.report.datasets import data_document, save_grid, terminal_grid
+    from fmcli.report.document import Format, emit
+
+    terminal = Terminal()
+    found = load_images(spec, data_root=data_root)
+    splits = split_images(found, spec)
+    train = splits.train
+    present = splits.present()
+    document = data_document(
+        spec.source,
+        str(found.place),
+        train.input_shape,
+        {name: images.counts().tolist() for name, images in present.items()},
+        train.class_names,
+        {name: images.digest() for name, images in present.items()},
+    )
+    emit(document, Format(format_), terminal)
+    if samples and format_ == OutputFormat.TABLE and terminal.out.is_terminal:
+        terminal.print(terminal_grid(train.images, train.labels, train.class_names, terminal.out.width))
+    if grid is not None:
+        save_grid(grid, train.images, train.labels, train.class_names)
+        terminal.note(f"wrote {grid}")
+
+
+def _data_spec(source: str):  # type: ignore[no-untyped-def]
+    """Return the `[data]` table that a source or a recipe stands for."""
+    from pydantic import ValidationError
+
+    from fmcli.recipe import DataSpec, load_recipe, shipped_recipes
+
+    if source in shipped_recipes() or source.endswith(".toml"):
+        return load_recipe(source).data
+    try:
+        return DataSpec(source=source)
+    except ValidationError as error:
+        raise RecipeError(
+            f"no such source or recipe: {source}", hint="fashion-mnist, idx:DIR, or a recipe's name or path"
+        ) from error

@@ -1,0 +1,69 @@
+"""Options that several commands share, each written once."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.recipe import shipped_recipes
+
+
+class OutputFormat(StrEnum):
+    """`--format` where the result is a table."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class SplitName(StrEnum):
+    """`--split`."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is read and written.")]
+FormatOption = Annotated[OutputFormat, typer.Option("--format", "-f", help="How to write the result.")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one.")
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", envvar="FMCLI_DATA", help="Where to look first for the built-in datasets."),
+]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="A shipped recipe's name, or a path.",
+        autocompletion=_complete_recipe,
+        show_default=False,
+    ),
+]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="A shipped recipe's name, or a path.", autocompletion=_complete_recipe, show_default=False),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Override the recipe, e.g. --set optimizer.lr=3e-4; may be repeated.",
+        metavar="KEY=VALUE",
+    ),
+]
+Checkpoints = Annotated[
+    list[Path],
+    typer.Argument(help="Run folders, member folders or model.safetensors files.", show_default=False),
+]
+Split = Annotated[SplitName, typer.Option("--split", help="Which images to score on.")]

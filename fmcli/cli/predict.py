@@ -1,0 +1,102 @@
+"""`fmcli predict`."""
+
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from fmcli.cli.ensemble import Tie, Vote
+from fmcli.cli.options import Device, FormatOption, OutputFormat, Quiet, Verbose
+from fmcli.errors import DataError, UsageError
+
+
+class Invert(StrEnum):
+    """`--invert`."""
+
+    AUTO = "auto"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(help="A run folder, a member's folder or a model.safetensors.", show_default=False),
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Pictures, folders, .npy or IDX files; - reads paths from standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as from find -print0.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each picture.")] = 1,
+    invert: Annotated[
+        Invert, typer.Option(help="Swap dark and light; auto does where the background asks for it.")
+    ] = Invert.AUTO,
+    vote: Vote = None,
+    tie: Tie = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the networks at once.")] = 64,
+    device: Device = "auto",
+    format_: FormatOption = OutputFormat.TABLE,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Label pictures with one member or a whole run's vote, in their order, as they are read.
+
+    Example: fmcli predict checkpoints/quick photos/ --format jsonl | jq -r .label
+    """
+    names = _input_names(inputs or (["-"] if null else []), null)
+
+    from fmcli.checkpoint import find_checkpoints
+    from fmcli.device import resolve_device
+    from fmcli.ensemble import choose_rules
+    from fmcli.inference import label_pictures, load_members, picture_reader
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import Format
+    from fmcli.report.predictions import PredictionWriter
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    where = resolve_device(device)
+    members = load_members(find_checkpoints([model]), device=where)
+    rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
+    pictures = picture_reader(members, invert).read(names)
+    with PredictionWriter(Format(format_), terminal, top=top) as writer:
+        for labelled in label_pictures(members, pictures, rules, device=where, top=top, batch_size=batch_size):
+            writer.write(labelled)
+    if writer.n_errors:
+        raise DataError(
+            f"{writer.n_errors} of {writer.n_records} pictures could not be read; the others are labelled",
+            hint="the record of each says why",
+        )
+
+
+def _input_names(inputs: list[str], null: bool) -> Iterable[str]:
+    if not inputs:
+        raise UsageError(
+            "nothing to label",
+            hint="give pictures, folders or arrays, or - to read paths from standard input",
+        )
+    for name in inputs:
+        if name == "-" and len(inputs) > 1:
+            raise UsageError("- stands alone: paths come from standard input or from the command line")
+    return _names_from_stdin("\0" if null else "\n") if inputs == ["-"] else inputs
+
+
+def _names_from_stdin(separator: str, chunk: int = 1 << 16) -> Iterator[str]:
+    """Yield paths as they arrive, whatever bytes they are made of."""
+    stream = cast(io.BufferedReader, sys.stdin.buffer)
+    rest = b""
+    end = separator.encode()
+    while block := stream.read1(chunk):
+        *names, rest = (rest + block).split(end)
+        yield from (name.decode(errors="surrogateescape") for name in names if name)
+    if rest:
+        yield rest.decode(errors="surrogateescape")

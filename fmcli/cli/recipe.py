@@ -1,0 +1,133 @@
+"""`fmcli recipe …`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.cli.options import (
+    DataRoot,
+    FormatOption,
+    OutputFormat,
+    Overrides,
+    RecipeArgument,
+)
+from fmcli.errors import UsageError, printable
+from fmcli.files import write_atomic
+from fmcli.recipe import (
+    describe,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    read_text,
+    recipe_schema,
+    shipped_recipes,
+)
+
+app = typer.Typer(help="Find, read, copy and check recipes.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_recipes(format_: FormatOption = OutputFormat.TABLE) -> None:
+    """List the recipes that come with fmcli.
+
+    Example: fmcli recipe list
+    """
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import Format, emit
+    from fmcli.report.recipes import recipes_document
+
+    rows = [(name, describe(read_text(path))) for name, path in shipped_recipes().items()]
+    emit(recipes_document(rows), Format(format_), Terminal())
+
+
+@app.command("show")
+def show_recipe(
+    recipe: RecipeArgument,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With every default filled in, member by member.")
+    ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Each network, layer by layer, with shapes and parameters.")
+    ] = False,
+    set_: Overrides = None,
+    data_root: DataRoot = None,
+    format_: FormatOption = OutputFormat.TABLE,
+) -> None:
+    """Print a recipe, or what it stands for.
+
+    Example: fmcli recipe show quick --summary
+    """
+    from fmcli.report.console import Terminal
+
+    terminal = Terminal()
+    if not (summary or resolved or set_):
+        terminal.write(read_text(find_recipe(recipe)))
+        return
+    values = load_recipe(recipe, set_ or ())
+    if not summary:
+        terminal.write(dump_recipe(values))
+        return
+    from fmcli.recipe import KNOWN_SOURCES, KnownSource
+    from fmcli.recipe.layers import trace_recipe
+    from fmcli.report.document import Format, emit
+    from fmcli.report.recipes import summary_document
+
+    known = KNOWN_SOURCES.get(values.data.source)
+    if known is None:  # only the images themselves say how large they are
+        from fmcli.data import load_images
+
+        images = load_images(values.data, data_root=data_root).train
+        known = KnownSource(images.input_shape, images.class_names)
+    emit(summary_document(values, trace_recipe(values, known)), Format(format_), terminal)
+
+
+@app.command("copy")
+def copy_recipe(
+    recipe: RecipeArgument,
+    target: Annotated[Path, typer.Argument(help="Where to; a folder or a new file.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Copy a recipe, to change it.
+
+    Example: fmcli recipe copy quick my.toml
+    """
+    from fmcli.report.console import Terminal
+
+    source = find_recipe(recipe)
+    target = target / source.name if target.is_dir() else target
+    if target.exists() and not overwrite:
+        raise UsageError(f"{printable(target)} exists", hint="--overwrite replaces it")
+    write_atomic(target, read_text(source).encode())
+    Terminal().write(f"{target}\n")
+
+
+@app.command("validate")
+def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
+    """Check a recipe and report every problem at once.
+
+    Networks are checked where the image size is known without reading data.
+
+    Example: fmcli recipe validate my.toml
+    """
+    from fmcli.report.console import Terminal
+
+    values = load_recipe(recipe, set_ or ())
+    if any(member.augment.albumentations for member in values.members):
+        from fmcli.run import check_augmentation
+
+        check_augmentation(values)
+    count = f"{len(values.members)} member{'s' if len(values.members) > 1 else ''}"
+    Terminal().write(f"{printable(recipe)}: valid, {count}\n")
+
+
+@app.command("schema")
+def print_schema() -> None:
+    """Print a JSON Schema of recipes, for completion in an editor.
+
+    Example: fmcli recipe schema > recipe.schema.json, then begin recipes with #:schema ./recipe.schema.json
+    """
+    from fmcli.report.console import Terminal
+
+    Terminal().write(json.dumps(recipe_schema(), indent=2) + "\n")

@@ -1,0 +1,102 @@
+"""`fmcli train`."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.cli.options import (
+    DataRoot,
+    Device,
+    FormatOption,
+    OutputFormat,
+    Overrides,
+    Quiet,
+    RecipeName,
+    Verbose,
+)
+from fmcli.errors import ExitStatus, InterruptedRun
+from fmcli.recipe import load_recipe
+
+CHECKPOINTS = Path("checkpoints")
+
+
+def train(
+    recipe: RecipeName,
+    set_: Overrides = None,
+    member: Annotated[list[str] | None, typer.Option(help="Train only this member; may be repeated.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The run's folder; by default checkpoints/RECIPE.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run that is there.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Short for --set trainer.seed=N.")] = None,
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one a core.")] = None,
+    data_root: DataRoot = None,
+    format_: FormatOption = OutputFormat.TABLE,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train every member of a recipe into a run folder.
+
+    Example: fmcli train --recipe quick --set trainer.epochs=4 --output checkpoints/short
+    """
+    overrides = [*(set_ or []), *([f"trainer.seed={seed}"] if seed is not None else [])]
+    values = load_recipe(recipe, overrides)
+    folder = output or CHECKPOINTS / values.name
+
+    import torch
+
+    from fmcli.device import resolve_device
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import Format, emit
+    from fmcli.report.evaluations import history_document
+    from fmcli.report.progress import TrainingProgress
+    from fmcli.run import train_run
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = resolve_device(device)
+    with (
+        _interruptible(f"fmcli train --recipe {folder}/recipe.toml --output {folder} --resume"),
+        TrainingProgress(terminal) as progress,
+    ):
+        result = train_run(
+            values,
+            folder,
+            device=where,
+            members=member or (),
+            resume=resume,
+            overwrite=overwrite,
+            data_root=data_root,
+            reporter=progress,
+        )
+    emit(history_document(str(result.folder), result.histories), Format(format_), terminal)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextmanager
+def _interruptible(command: str) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an error that names the command that goes on."""
+
+    def stop(*_: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    hint = f"what is finished is kept; go on with: {command}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRun("interrupted", exit_status=ExitStatus.INTERRUPTED, hint=hint) from None
+    except _TerminatedError:
+        raise InterruptedRun("terminated", exit_status=ExitStatus.TERMINATED, hint=hint) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

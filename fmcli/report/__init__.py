@@ -1,0 +1,1 @@
+"""What people and scripts see: the only floor that knows rich and matplotlib."""

@@ -1,0 +1,98 @@
+"""The process's streams: results to standard output, everything else to standard error."""
+
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from fmcli.errors import FmcliError, OutputClosed, printable
+
+UNBOUNDED = 100_000  # columns: a table that goes into a file or a pipe is never cut
+
+
+class Terminal:
+    """Standard output and standard error, as tables, lines and progress need them.
+
+    Args:
+        quiet: Say nothing on standard error but errors.
+        verbose: Say more there.
+        out: By default the process's own.
+        err: By default the process's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+    ) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self.out = make_console(out or sys.stdout)
+        self.err = make_console(err or sys.stderr)
+
+    def print(self, *results: object) -> None:
+        """Write results to standard output.
+
+        Raises:
+            OutputClosed: Nobody reads it any more.
+        """
+        try:
+            self.out.print(*results, soft_wrap=False)
+            self.out.file.flush()
+        except BrokenPipeError as error:
+            raise OutputClosed("standard output is closed") from error
+
+    def write(self, text: str) -> None:
+        """Write text to standard output as it is, not wrapped and not coloured.
+
+        Raises:
+            OutputClosed: Nobody reads it any more.
+        """
+        try:
+            self.out.file.write(text)
+            self.out.file.flush()
+        except BrokenPipeError as error:
+            raise OutputClosed("standard output is closed") from error
+
+    def note(self, text: str) -> None:
+        """Tell the user something that is no result."""
+        if not self.quiet:
+            self.err.print(Text(text), soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """Tell the user something that only --verbose wants."""
+        if self.verbose and not self.quiet:
+            self.err.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def make_console(file: TextIO) -> Console:
+    """Return a console for a stream: as wide and colourful as its terminal, or plain and unbounded."""
+    interactive = file.isatty() and os.environ.get("TERM") != "dumb"
+    return Console(
+        file=file,
+        width=None if interactive else UNBOUNDED,
+        color_system="auto" if interactive else None,
+        force_terminal=interactive,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
+
+
+def show_error(error: FmcliError, *, file: TextIO | None = None) -> None:
+    """Print an error and its hint on standard error; nothing for a closed pipe."""
+    if isinstance(error, OutputClosed):
+        return
+    console = make_console(file or sys.stderr)
+    first, *rest = error.message.split("\n")
+    lines = [f"[bold red]error:[/] {escape(printable(first))}", *(escape(printable(line)) for line in rest)]
+    if error.hint:
+        lines.append(f"[cyan]hint:[/]  {escape(printable(error.hint))}")
+    for line in lines:
+        console.print(Text.from_markup(line), soft_wrap=True)

@@ -1,0 +1,148 @@
+"""Datasets as documents; sample images as blocks of colour in a terminal, or as a picture file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.color import Color
+from rich.console import Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from fmcli.errors import FmcliError, printable
+from fmcli.recipe.layers import show_shape
+from fmcli.report.document import Document, Sheet
+
+_THUMBNAIL = 14  # columns of a sample in the terminal; a row of text holds two rows of pixels
+_UPPER_HALF = "▀"
+
+
+def choose_samples(labels: NDArray[np.int64], n_classes: int, each: int) -> list[NDArray[np.int64]]:
+    """Return, for each class, the positions of its first images."""
+    return [np.flatnonzero(labels == label)[:each] for label in range(n_classes)]
+
+
+def terminal_grid(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...], width: int
+) -> RenderableType:
+    """Return one sample of each class, as many beside each other as fit.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: (N,).
+        class_names: In label order.
+        width: Of the terminal, in columns.
+    """
+    chosen = [(label, rows[0]) for label, rows in enumerate(choose_samples(labels, len(class_names), 1)) if len(rows)]
+    across = max(1, width // (_THUMBNAIL + 2))
+    grid = Table.grid(padding=(0, 2, 1, 0))
+    for _ in range(across):
+        grid.add_column(width=_THUMBNAIL)
+    cells = [Group(Text(printable(class_names[label])[:_THUMBNAIL]), _blocks(images[index])) for label, index in chosen]
+    for start in range(0, len(cells), across):
+        grid.add_row(*cells[start : start + across])
+    return grid
+
+
+def _blocks(image: NDArray[np.uint8]) -> Text:
+    """Return an image as half blocks, two pixels to a character."""
+    rgb = Image.fromarray(_to_rgb(image))
+    height = max(2, round(_THUMBNAIL * rgb.height / rgb.width / 2) * 2)
+    pixels = np.asarray(rgb.resize((_THUMBNAIL, height), Image.Resampling.BOX))
+    text = Text()
+    for upper, lower in zip(pixels[0::2], pixels[1::2], strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            text.append(_UPPER_HALF, Style(color=_color(above), bgcolor=_color(below)))
+        text.append("\n")
+    return text
+
+
+def _color(pixel: NDArray[np.uint8]) -> Color:
+    return Color.from_rgb(*(int(value) for value in pixel))
+
+
+def _to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W, 3) from (C, H, W)."""
+    return np.ascontiguousarray(
+        np.repeat(image[:1], 3, axis=0).transpose(1, 2, 0) if len(image) != 3 else image.transpose(1, 2, 0)
+    )
+
+
+def save_grid(
+    path: Path,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    *,
+    each: int = 12,
+) -> None:
+    """Save a grid of samples, a row a class, as PNG, PDF or SVG by the file's ending.
+
+    Raises:
+        FmcliError: The file cannot be written, or its ending is none of these.
+    """
+    from matplotlib.figure import Figure
+
+    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
+        raise FmcliError(f"cannot write a picture to {printable(path)}", hint="end its name in .png, .pdf or .svg")
+    n_classes = len(class_names)
+    figure = Figure(figsize=(1.6 + 0.6 * each, 0.6 * n_classes), dpi=150)
+    figure.subplots_adjust(
+        left=1.6 / (1.6 + 0.6 * each), right=0.995, top=0.995, bottom=0.005, wspace=0.05, hspace=0.05
+    )
+    axes: Any = figure.subplots(n_classes, each, squeeze=False)
+    for label, (row, chosen) in enumerate(zip(axes, choose_samples(labels, n_classes, each), strict=True)):
+        for place, axis in enumerate(row):
+            axis.set_axis_off()
+            if place < len(chosen):
+                axis.imshow(_to_rgb(images[chosen[place]]), interpolation="nearest")
+        row[0].text(-0.15, 0.5, class_names[label], transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise FmcliError(f"cannot write {printable(path)}: {error.strerror}") from error
+
+
+def data_document(
+    source: str, place: str, input_shape: tuple[int, ...], counts: Mapping[str, Sequence[int]],
+    class_names: Sequence[str], digests: Mapping[str, str],
+) -> Document:  # fmt: skip
+    """Return how many images each class and split has.
+
+    Args:
+        source: As in the recipe.
+        place: The folder that was read.
+        input_shape: (C, H, W).
+        counts: For each split, images of each class in label order.
+        class_names: In label order.
+        digests: SHA-256 of each split.
+    """
+    splits = list(counts)
+    records = [
+        {"label": label, "class": name, **{split: int(counts[split][label]) for split in splits}}
+        for label, name in enumerate(class_names)
+    ]
+    totals = {split: int(sum(counts[split])) for split in splits}
+    sheet = Sheet(
+        title=f"{source}: {show_shape(input_shape)} (channels×height×width), {len(class_names)} classes, in {place}",
+        columns=[">Label", "Class", *(f">{split}" for split in splits)],
+        rows=[
+            *([str(row["label"]), str(row["class"]), *(f"{row[split]:,}" for split in splits)] for row in records),
+            ["", "all", *(f"{totals[split]:,}" for split in splits)],
+        ],
+        summary=1,
+        notes=[f"SHA-256 of {split}: {digest}" for split, digest in digests.items()],
+    )
+    payload = {
+        "source": source,
+        "place": place,
+        "input_shape": list(input_shape),
+        "classes": records,
+        "images": totals,
+        "digests": dict(digests),
+    }
+    return Document([sheet], payload, records)

@@ -1,0 +1,159 @@
+"""Results as values: a document is the same thing as tables for people and as JSON or CSV for scripts."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fmcli.errors import printable
+from fmcli.report.console import Terminal
+
+Record = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How a result is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One table for people.
+
+    Args:
+        columns: Headings; those of numbers begin with `>` and are set to the right.
+        rows: Cells, formatted.
+        title: What stands above it.
+        summary: How many of the last rows are averages, set apart from the rest.
+        notes: Lines below it.
+        emphasis: The row to stress, by position.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    summary: int = 0
+    notes: Sequence[str] = ()
+    emphasis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A result.
+
+    Args:
+        sheets: For `table`.
+        payload: For `json`: everything.
+        records: For `jsonl` and `csv`: one object a row, all with the same keys.
+    """
+
+    sheets: Sequence[Sheet]
+    payload: Mapping[str, Any]
+    records: Sequence[Record] = field(default=())
+
+
+def emit(document: Document, format_: Format, terminal: Terminal) -> None:
+    """Write a document to standard output.
+
+    Raises:
+        OutputClosed: Nobody reads it any more.
+    """
+    match format_:
+        case Format.TABLE:
+            for place, sheet in enumerate(document.sheets):
+                if place:
+                    terminal.print()
+                print_sheet(sheet, terminal)
+        case Format.JSON:
+            terminal.write(json.dumps(document.payload, indent=2, ensure_ascii=False) + "\n")
+        case _:
+            write = record_writer(format_, terminal)
+            for record in document.records:
+                write(record)
+
+
+def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
+    """Write one table with its title above and its notes below."""
+    if sheet.title:
+        terminal.print(bold(sheet.title))
+    if sheet.rows:
+        table = build_table(sheet)
+        needed = terminal.out.measure(table).minimum
+        if needed > terminal.out.width:
+            terminal.print(f"(this table needs {needed} columns; --format csv and json have it)")
+        else:
+            terminal.print(table)
+    for note in sheet.notes:
+        terminal.print(printable(note))
+
+
+def build_table(sheet: Sheet) -> Table:
+    """Return the rich table of a sheet."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    for column in sheet.columns:
+        number = column.startswith(">")
+        table.add_column(
+            printable(column.removeprefix(">")),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+            min_width=None if number else 8,
+        )
+    first_summary = len(sheet.rows) - sheet.summary
+    for place, row in enumerate(sheet.rows):
+        if sheet.summary and place == first_summary:
+            table.add_section()
+        table.add_row(*map(printable, row), style="bold" if place == sheet.emphasis else None)
+    return table
+
+
+def record_writer(format_: Format, terminal: Terminal) -> Callable[[Record], None]:
+    """Return a function that writes records one by one, as JSON Lines or as CSV with a heading."""
+    if format_ is not Format.CSV:
+        return lambda record: terminal.write(json.dumps(record, ensure_ascii=False) + "\n")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    begun = False
+
+    def write(record: Record) -> None:
+        nonlocal begun
+        if not begun:
+            writer.writerow(record)
+            begun = True
+        writer.writerow(_cell(value) for value in record.values())
+        terminal.write(buffer.getvalue())
+        buffer.seek(0)
+        buffer.truncate()
+
+    return write
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def bold(text: str) -> Any:
+    """Return text in bold, safe to print."""
+    from rich.text import Text
+
+    return Text(printable(text), style="bold")
+
+
+def percent(value: float | None) -> str:
+    """Return a part of 1 as a percentage.
+
+    Example:
+        >>> percent(0.93456), percent(None)
+        ('93.46', '')
+    """
+    return "" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,93 @@
+"""Labels of pictures, written as they come."""
+
+from types import TracebackType
+from typing import Any
+
+from fmcli.inference import Labelled
+from fmcli.report.console import Terminal
+from fmcli.report.document import Format, Sheet, print_sheet, record_writer
+
+_ROWS_AT_ONCE = 1000  # of a table; more than that would have to be held in memory
+
+
+class PredictionWriter:
+    """Writes labelled pictures in their order; use it as a context manager.
+
+    Args:
+        format_: How.
+        terminal: Where to.
+        top: How many classes each record names.
+    """
+
+    def __init__(self, format_: Format, terminal: Terminal, *, top: int) -> None:
+        self.n_records = 0
+        self.n_errors = 0
+        self._format = format_
+        self._terminal = terminal
+        self._top = top
+        self._rows: list[list[str]] = []
+        self._write = record_writer(format_, terminal)
+
+    def __enter__(self) -> "PredictionWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._close()
+
+    def write(self, labelled: Labelled) -> None:
+        """Write one picture's label, or its error.
+
+        Raises:
+            OutputClosed: Nobody reads standard output any more.
+        """
+        self.n_records += 1
+        self.n_errors += labelled.error is not None
+        match self._format:
+            case Format.TABLE:
+                self._rows.append(self._row(labelled))
+                if len(self._rows) >= _ROWS_AT_ONCE:
+                    self._print_rows()
+            case Format.JSON:  # an array, an element a line
+                self._terminal.write("[\n" if self.n_records == 1 else ",\n")
+                self._terminal.write(to_json(self._record(labelled)))
+            case _:
+                self._write(self._record(labelled))
+
+    def _close(self) -> None:
+        if self._format is Format.TABLE and self._rows:
+            self._print_rows()
+        if self._format is Format.JSON:
+            self._terminal.write("\n]\n" if self.n_records else "[]\n")
+
+    def _print_rows(self) -> None:
+        columns = ["Input", "Label", ">Probability", ">Votes"]
+        extra = ["Next"] if self._top > 1 else []
+        print_sheet(Sheet(columns=[*columns, *extra], rows=self._rows), self._terminal)
+        self._rows = []
+
+    def _row(self, labelled: Labelled) -> list[str]:
+        name = labelled.name if labelled.index is None else f"{labelled.name}[{labelled.index}]"
+        if labelled.error is not None:
+            return [name, f"error: {labelled.error}", "", "", *([""] if self._top > 1 else [])]
+        others = ", ".join(f"{one.label} {one.probability:.4f}" for one in labelled.top[1:])
+        row = [name, str(labelled.label), f"{labelled.probability:.4f}", str(labelled.votes)]
+        return [*row, others] if self._top > 1 else row
+
+    def _record(self, labelled: Labelled) -> dict[str, Any]:
+        record: dict[str, Any] = {"input": labelled.name, "index": labelled.index}
+        if labelled.error is not None and self._format is not Format.CSV:
+            return {**record, "error": labelled.error}
+        record |= {"label": labelled.label, "probability": labelled.probability, "votes": labelled.votes}
+        if self._top > 1:
+            record["top"] = [{"label": one.label, "probability": one.probability} for one in labelled.top]
+        return {**record, "error": labelled.error} if self._format is Format.CSV else record
+
+
+def to_json(record: dict[str, Any]) -> str:
+    """Return a record as one line of JSON; bytes of a path that are no text are escaped."""
+    import json
+
+    return json.dumps(record, ensure_ascii=False)

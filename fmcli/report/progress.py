@@ -1,0 +1,91 @@
+"""A training on standard error: a bar on a terminal, a line an epoch in a log."""
+
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from fmcli.events import CheckpointSaved, EpochFinished, Event, MemberFinished, MemberStarted, StepFinished
+from fmcli.report.console import Terminal
+from fmcli.report.document import percent
+
+_NARROW = 70  # columns
+
+
+class TrainingProgress:
+    """A `Reporter` that shows events as they come; use it as a context manager.
+
+    Args:
+        terminal: Where to.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self._epochs: dict[str, int] = {}
+        self._task: TaskID | None = None
+        self._bar: Progress | None = None
+        if terminal.err.is_terminal and not terminal.quiet:
+            wide = terminal.err.width >= _NARROW
+            columns = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
+            extra = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)] if wide else []
+            self._bar = Progress(*columns, *extra, console=terminal.err, transient=True, expand=wide)
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case StepFinished():
+                if self._bar is not None and self._task is not None:
+                    self._bar.advance(self._task)
+            case MemberStarted():
+                self._start(event)
+            case EpochFinished():
+                self._epoch(event)
+            case MemberFinished():
+                if event.already:
+                    self.terminal.note(f"{event.member} is trained already")
+                self._drop_task()
+            case CheckpointSaved():
+                self.terminal.detail(f"wrote {event.path}")
+
+    def _start(self, event: MemberStarted) -> None:
+        self._epochs[event.member] = event.epochs
+        left = event.epochs - event.first_epoch + 1
+        again = f", going on with epoch {event.first_epoch}" if event.first_epoch > 1 else ""
+        self.terminal.note(
+            f"{event.member}: {event.parameters:,} parameters, {event.epochs} epochs of {event.steps_per_epoch} "
+            f"steps on {event.device} in {event.precision}{again}"
+        )
+        if self._bar is not None:
+            self._task = self._bar.add_task(event.member, total=left * event.steps_per_epoch)
+
+    def _epoch(self, event: EpochFinished) -> None:
+        total = self._epochs.get(event.member, event.epoch)
+        accuracy = event.train_accuracy if event.validation_accuracy is None else event.validation_accuracy
+        if self._bar is not None and self._task is not None:
+            text = f"{event.member} {event.epoch}/{total} {percent(accuracy)} %"
+            self._bar.update(self._task, description=text)
+            return
+        validation = (
+            f"; validation {percent(event.validation_accuracy)} %, loss {event.validation_loss:.4f}"
+            if event.validation_loss is not None
+            else ""
+        )
+        self.terminal.note(
+            f"{event.member} {event.epoch}/{total}: train {percent(event.train_accuracy)} %, "
+            f"loss {event.train_loss:.4f}{validation}; {event.seconds:.1f} s, {event.images_per_second:,.0f} images/s"
+        )
+
+    def _drop_task(self) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None

@@ -1,0 +1,63 @@
+"""Recipes and their networks as documents."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fmcli.recipe import Recipe
+from fmcli.recipe.layers import LayerTrace, count_parameters, show_shape
+from fmcli.recipe.specs import Conv, Dense, Layer
+from fmcli.report.document import Document, Sheet
+
+
+def recipes_document(rows: Sequence[tuple[str, str]]) -> Document:
+    """Return the shipped recipes, (name, description)."""
+    records = [{"name": name, "description": description} for name, description in rows]
+    return Document([Sheet(columns=["Recipe", "What it is"], rows=rows)], {"recipes": records}, records)
+
+
+def summary_document(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]]) -> Document:
+    """Return each member's network, layer by layer."""
+    sheets, records = [], []
+    for member, layers in traces.items():
+        rows = [
+            {
+                "member": member,
+                "layer": place,
+                "type": trace.layer.type,
+                "detail": _detail(trace.layer),
+                "output_shape": list(trace.output_shape),
+                "parameters": trace.parameters,
+            }
+            for place, trace in enumerate(layers)
+        ]
+        records += rows
+        sheets.append(
+            Sheet(
+                title=f"{member}: {count_parameters(layers):,} parameters",
+                columns=[">#", "Layer", "Detail", ">Output", ">Parameters"],
+                rows=[
+                    [
+                        str(row["layer"]),
+                        str(row["type"]),
+                        str(row["detail"]),
+                        show_shape(trace.output_shape),
+                        f"{trace.parameters:,}",
+                    ]
+                    for row, trace in zip(rows, layers, strict=True)
+                ],
+            )
+        )
+    totals = {member: count_parameters(layers) for member, layers in traces.items()}
+    return Document(sheets, {"recipe": recipe.name, "parameters": totals, "layers": records}, records)
+
+
+def _detail(layer: Layer) -> str:
+    given = layer.model_dump(exclude_defaults=True, exclude={"type"})
+    if isinstance(layer, Conv | Dense):
+        given.pop("bias", None)
+    words = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in given.items()]
+    return ", ".join(words) + (", no bias" if getattr(layer, "bias", True) is False else "")
+
+
+def _value(value: Any) -> str:
+    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
