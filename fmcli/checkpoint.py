@@ -54,7 +54,7 @@ class Header(BaseModel):
     member: MemberSpec
     data: DataSpec
     ensemble: EnsembleSpec
-    reference: ReferenceSpec | None
+    reference: ReferenceSpec | None = None
     input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     mean: tuple[float, ...]

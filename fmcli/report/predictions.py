@@ -1,5 +1,6 @@
 """Labels of pictures, written as they come."""
 
+import json
 from types import TracebackType
 from typing import Any
 
@@ -52,7 +53,7 @@ class PredictionWriter:
                     self._print_rows()
             case Format.JSON:  # an array, an element a line
                 self._terminal.write("[\n" if self.n_records == 1 else ",\n")
-                self._terminal.write(to_json(self._record(labelled)))
+                self._terminal.write(json.dumps(self._record(labelled), ensure_ascii=False))
             case _:
                 self._write(self._record(labelled))
 
@@ -77,17 +78,18 @@ class PredictionWriter:
         return [*row, others] if self._top > 1 else row
 
     def _record(self, labelled: Labelled) -> dict[str, Any]:
+        """Return a picture as an object; for CSV flat, and with the same keys whatever became of it."""
         record: dict[str, Any] = {"input": labelled.name, "index": labelled.index}
-        if labelled.error is not None and self._format is not Format.CSV:
+        answer: dict[str, Any] = {"label": labelled.label, "probability": labelled.probability, "votes": labelled.votes}
+        if self._format is Format.CSV:
+            others: dict[str, Any] = {
+                f"{key}_{place}": None for place in range(2, self._top + 1) for key in ("label", "probability")
+            }
+            for place, one in enumerate(labelled.top[1:], start=2):
+                others |= {f"label_{place}": one.label, f"probability_{place}": one.probability}
+            return record | answer | others | {"error": labelled.error}
+        if labelled.error is not None:
             return {**record, "error": labelled.error}
-        record |= {"label": labelled.label, "probability": labelled.probability, "votes": labelled.votes}
         if self._top > 1:
-            record["top"] = [{"label": one.label, "probability": one.probability} for one in labelled.top]
-        return {**record, "error": labelled.error} if self._format is Format.CSV else record
-
-
-def to_json(record: dict[str, Any]) -> str:
-    """Return a record as one line of JSON; bytes of a path that are no text are escaped."""
-    import json
-
-    return json.dumps(record, ensure_ascii=False)
+            answer["top"] = [{"label": one.label, "probability": one.probability} for one in labelled.top]
+        return record | answer
