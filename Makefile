@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := checkpoints/quick
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fmcli data fetch fashion-mnist
@@ -21,6 +21,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/fmcli data fetch fashion-mnist
+	$(BIN)/python benchmarks/quick.py --seeds 3
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fmcli needs Python 3.11 or newer: make PYTHON=python3.12 …"'

@@ -5,6 +5,7 @@ device, and then applies a pure function to the whole batch.
 """
 
 import math
+import random
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from fmcli.libraries import import_albumentations
 from fmcli.recipe.specs import AlbumentationsSpec, AugmentSpec
 
 _ERASE_ASPECT = 3.3  # longest side over shortest, as in Zhong et al.
+_TRIALS = 32  # pictures that a pipeline is tried on: some of its transforms may act only now and then
 
 
 def augment(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Tensor:
@@ -208,12 +210,13 @@ class AlbumentationsAugment:
             raise RecipeError("the albumentations pipeline cannot be built:", problems=problems)
         self._compose = library.Compose(transforms)
         channels, height, width = input_shape
-        blank = np.zeros((1, height, width, channels), dtype=np.uint8)
+        blank = np.zeros((_TRIALS, height, width, channels), dtype=np.uint8)
         try:
             changed = self(blank, seed=0)
         except Exception as error:  # whatever a foreign transform raises is a fault of the recipe
             raise RecipeError(
-                f"augment.albumentations fails on a {height}×{width} picture of {channels} channels: {error}"
+                f"augment.albumentations fails on a {height}×{width} picture of {channels} channels: "
+                f"{_first_lines(error)}"
             ) from error
         if changed.shape != blank.shape or changed.dtype != np.uint8:
             raise RecipeError(
@@ -224,7 +227,8 @@ class AlbumentationsAugment:
 
     def __call__(self, pictures: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Augment uint8 (N, H, W, C); the same seed gives the same pictures."""
-        self._compose.set_random_seed(seed)
+        # One stream for all: `set_random_seed` would give every transform the same draws.
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return np.stack([self._one(picture) for picture in pictures])
 
     def _one(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -239,16 +243,23 @@ def _build_transform(library: Any, spec: AlbumentationsSpec, path: str, problems
         problems.append(f"{path}.name: got {spec.name!r}; {did_you_mean(spec.name, names)}")
         return None
     arguments = {key: _tuples(value) for key, value in spec.args.items()}
-    if issubclass(kind, library.BaseCompose):
+    combines = issubclass(kind, library.BaseCompose)
+    if combines != bool(spec.transforms):
+        expected = "needs one or more, beside its args" if combines else "takes none; expected OneOf or its like"
+        problems.append(f"{path}.transforms: {spec.name} {expected}")
+        return None
+    if combines:
         arguments["transforms"] = [
             _build_transform(library, inner, f"{path}.transforms[{place}]", problems)
             for place, inner in enumerate(spec.transforms)
         ]
+        if None in arguments["transforms"]:  # already among the problems
+            return None
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # "Argument(s) … are not valid"
         try:
             return kind(**arguments)
-        except (TypeError, ValueError, UserWarning) as error:
+        except Exception as error:  # as for a pipeline that fails on a picture
             problems.append(f"{path}.args: {_first_lines(error)}")
             return None
 
@@ -259,4 +270,4 @@ def _tuples(value: Any) -> Any:
 
 def _first_lines(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "further information" not in line]
-    return "; ".join(lines[:4])
+    return "; ".join(lines[:4]) or type(error).__name__

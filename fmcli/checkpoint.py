@@ -6,10 +6,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fmcli
 from fmcli.data import Normalization
 from fmcli.data.pictures import Background
-from fmcli.errors import CheckpointError, printable
+from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.files import write_atomic
 from fmcli.models import build_model
 from fmcli.recipe.layers import expand_layers
@@ -55,10 +55,10 @@ class Header(BaseModel):
     data: DataSpec
     ensemble: EnsembleSpec
     reference: ReferenceSpec | None = None
-    input_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    class_names: Annotated[tuple[str, ...], Field(min_length=1)]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
     background: Background
     parameters: int
     epochs: int
@@ -66,6 +66,12 @@ class Header(BaseModel):
     recipe_digest: str
     versions: dict[str, str]
     trained_on: dict[str, str]
+
+    @model_validator(mode="after")
+    def _one_number_a_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.input_shape[0]:
+            raise ValueError("mean and std must have a number for each channel")
+        return self
 
     @property
     def normalization(self) -> Normalization:
@@ -114,7 +120,11 @@ def load_checkpoint(path: Path, *, device: torch.device) -> Checkpoint:
     """
     header, tensors = _read(path)
     layers = expand_layers(header.member.model, len(header.class_names))
-    model = build_model(layers, header.input_shape, len(header.class_names))
+    try:
+        model = build_model(layers, header.input_shape, len(header.class_names))
+    except RecipeError as error:
+        problems = "; ".join(error.problems)
+        raise CheckpointError(f"{printable(path)}: its header is damaged: {printable(problems)}") from error
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         wanted, found = expected.get(name), tensors.get(name)
@@ -235,7 +245,7 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
         if not members:
             raise CheckpointError(
                 f"{printable(place)} holds no trained member",
-                hint=f"fmcli train --recipe {printable(place / RECIPE_FILE)} --resume"
+                hint=f"fmcli train --recipe {printable(place / RECIPE_FILE)} --output {printable(place)} --resume"
                 if (place / RECIPE_FILE).is_file()
                 else "give a run folder, a member's folder or its model.safetensors",
             )

@@ -93,12 +93,12 @@ def predict_splits(
     """
     seen: dict[str, Splits] = {}
     predictions = []
-    for member in members:
+    for member, name in zip(members, name_members(members), strict=True):
         spec = member.header.data
         key = spec.model_dump_json()
         if key not in seen:
             seen[key] = _load_splits(spec, data_root)
-        predictions.append(_predict_split(member, split, seen[key].named(split), device))
+        predictions.append(_predict_split(member, name, split, seen[key].named(split), device))
     return predictions
 
 
@@ -106,7 +106,7 @@ def _load_splits(spec: DataSpec, data_root: Path | None) -> Splits:
     return split_images(load_images(spec, data_root=data_root), spec)
 
 
-def _predict_split(member: Checkpoint, split: str, images: ImageSet, device: torch.device) -> Predictions:
+def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, device: torch.device) -> Predictions:
     header = member.header
     if images.class_names != header.class_names or images.input_shape != header.input_shape:
         raise CheckpointError(
@@ -127,7 +127,7 @@ def _predict_split(member: Checkpoint, split: str, images: ImageSet, device: tor
         logits=logits.cpu().numpy(),
         labels=images.labels,
         class_names=header.class_names,
-        member=name_members([member])[0],
+        member=name,
         split=split,
         data_digest=digest,
         recipe_digest=header.recipe_digest,

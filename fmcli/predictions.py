@@ -1,6 +1,7 @@
 """Predictions: the logits of a member on a split, with labels and provenance; and their files."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +54,16 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     """
     header = {
         "format": FORMAT,
-        "classes": "\n".join(predictions.class_names),
+        "classes": json.dumps(predictions.class_names),
         "member": predictions.member,
         "split": predictions.split,
         "data_digest": predictions.data_digest,
         "recipe_digest": predictions.recipe_digest,
     }
-    tensors: dict[str, NDArray[Any]] = {"logits": predictions.logits, "labels": predictions.labels}
-    write_atomic(path, save(tensors, metadata=header))
+    arrays: dict[str, NDArray[Any]] = {"logits": predictions.logits, "labels": predictions.labels}
+    # safetensors copies memory as it lies, whatever the strides.
+    dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomic(path, save(dense, metadata=header))
 
 
 def load_predictions(path: Path) -> Predictions:
@@ -74,21 +77,36 @@ def load_predictions(path: Path) -> Predictions:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise CheckpointError(f"{printable(path)} is not a predictions file of fmcli")
-            logits, labels = file.get_tensor("logits"), file.get_tensor("labels")
-    except (OSError, SafetensorError) as error:
+            predictions = Predictions(
+                logits=file.get_tensor("logits"),
+                labels=file.get_tensor("labels"),
+                class_names=tuple(json.loads(header["classes"])),
+                member=header["member"],
+                split=header["split"],
+                data_digest=header["data_digest"],
+                recipe_digest=header["recipe_digest"],
+            )
+    except KeyError as error:
+        raise CheckpointError(f"the header of predictions {printable(path)} lacks {printable(error)}") from error
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot read predictions {printable(path)}: {printable(error)}") from error
-    class_names = tuple(header["classes"].split("\n"))
-    if logits.ndim != 2 or logits.shape != (len(labels), len(class_names)):
-        raise CheckpointError(f"{printable(path)}: logits of shape {logits.shape} do not fit its labels and classes")
-    return Predictions(
-        logits=logits,
-        labels=labels,
-        class_names=class_names,
-        member=header["member"],
-        split=header["split"],
-        data_digest=header["data_digest"],
-        recipe_digest=header["recipe_digest"],
-    )
+    _check(predictions, path)
+    return predictions
+
+
+def _check(predictions: Predictions, path: Path) -> None:
+    logits, labels, n_classes = predictions.logits, predictions.labels, len(predictions.class_names)
+    if labels.ndim != 1 or logits.shape != (len(labels), n_classes):
+        raise CheckpointError(
+            f"{printable(path)}: logits of shape {logits.shape} do not fit "
+            f"labels of shape {labels.shape} and {n_classes} classes"
+        )
+    if logits.dtype != np.float32 or labels.dtype != np.int64:
+        raise CheckpointError(
+            f"{printable(path)}: logits must be float32 and labels int64, not {logits.dtype} and {labels.dtype}"
+        )
+    if labels.size and not (labels.min() >= 0 and labels.max() < n_classes):
+        raise CheckpointError(f"{printable(path)}: its labels go beyond its {n_classes} classes")
 
 
 def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:

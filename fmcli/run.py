@@ -1,7 +1,7 @@
 """A run: every member of a recipe trained into one folder."""
 
-import shutil
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import torch
 from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE
 from fmcli.data import load_images, split_images
-from fmcli.errors import UsageError, did_you_mean, printable
+from fmcli.errors import RecipeError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
 from fmcli.files import write_atomic
 from fmcli.recipe import KnownSource, Recipe, dump_recipe, load_recipe
-from fmcli.recipe.layers import trace_recipe
+from fmcli.recipe.layers import LayerTrace, trace_recipe
+from fmcli.recipe.specs import BatchNorm
 from fmcli.trainer import HISTORY_FILE, STATE_FILE, VALIDATION_FILE, train_member
 
 
@@ -67,10 +68,11 @@ def train_run(
     names = _choose_members(recipe, members)
     _check_folder(folder, recipe, resume=resume, overwrite=overwrite)
     splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
-    trace_recipe(recipe, KnownSource(splits.train.input_shape, splits.train.class_names))
+    traces = trace_recipe(recipe, KnownSource(splits.train.input_shape, splits.train.class_names))
+    _check_last_batch(recipe, traces, len(splits.train))
     check_augmentation(recipe, splits.train.input_shape)
     if overwrite:
-        _remove_run(folder)
+        _remove_run(folder, recipe)
     write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
     histories = {
         name: train_member(recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter)
@@ -83,14 +85,17 @@ def _choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
     names = [member.name for member in recipe.members]
     for name in wanted:
         if name not in names:
-            raise UsageError(f"recipe {recipe.name} has no member {printable(name)!r}; {did_you_mean(name, names)}")
+            raise UsageError(
+                f"recipe {printable(recipe.name)} has no member {printable(name)!r}; {did_you_mean(name, names)}",
+                hint=f"its members: {', '.join(names)}",
+            )
     return [name for name in names if not wanted or name in wanted]
 
 
 def _check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise UsageError("--resume keeps a run and --overwrite removes it: give one of them")
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not _holds_anything(folder):
         return
     if not (folder / RECIPE_FILE).is_file():
         raise UsageError(
@@ -104,6 +109,20 @@ def _check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool
         )
     if resume:
         _check_same_recipe(load_recipe(str(folder / RECIPE_FILE)), recipe, folder)
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Tell whether there is a file, or a folder that is not empty.
+
+    Raises:
+        UsageError: That cannot be told.
+    """
+    try:
+        return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise UsageError(
+            f"cannot use {printable(folder)}: {error.strerror}", hint="choose another folder with --output"
+        ) from error
 
 
 def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
@@ -135,6 +154,30 @@ def _differences(old: object, new: object, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: was {printable(old)}, now {printable(new)}"]
 
 
+def _check_last_batch(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_images: int) -> None:
+    """Refuse a batch of one image where that leaves batch normalisation one value, which has no spread."""
+    problems = []
+    for member in recipe.members:
+        trainer = member.trainer
+        size = n_images if trainer.full_batch else min(trainer.batch_size, n_images)
+        last = size if trainer.drop_last else n_images % size or size
+        of_one_value = any(
+            isinstance(trace.layer, BatchNorm) and math.prod(trace.input_shape[1:]) == 1
+            for trace in traces[member.name]
+        )
+        if last == 1 and of_one_value:
+            problems.append(
+                f"members.{member.name}.trainer.batch_size: the last batch of {n_images} images by {size} has one, "
+                "and batch normalisation needs more"
+            )
+    if problems:
+        raise RecipeError(
+            f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
+            problems=problems,
+            hint="another trainer.batch_size, or --set trainer.drop_last=true, which leaves that image out",
+        )
+
+
 def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
     """Build every albumentations pipeline of a recipe once, and try it on a blank picture.
 
@@ -146,12 +189,23 @@ def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] = (1, 2
             AlbumentationsAugment(member.augment.albumentations, input_shape)
 
 
-def _remove_run(folder: Path) -> None:
-    """Remove the files of a run, and nothing that is not ours."""
-    for place in folder.iterdir() if folder.is_dir() else ():
-        if place.is_dir() and not place.is_symlink():
-            for name in (MODEL_FILE, STATE_FILE, HISTORY_FILE, VALIDATION_FILE):
-                (place / name).unlink(missing_ok=True)
-            if not any(place.iterdir()):
-                shutil.rmtree(place)
+def _remove_run(folder: Path, recipe: Recipe) -> None:
+    """Remove the files of a run's members, of the old recipe and the new, and nothing that is not ours."""
+    for name in _names_in(folder / RECIPE_FILE) | {member.name for member in recipe.members}:
+        place = folder / name
+        if not place.is_dir() or place.is_symlink():
+            continue
+        for file in (MODEL_FILE, STATE_FILE, HISTORY_FILE, VALIDATION_FILE):
+            for path in (place / file, *place.glob(f".{file}.*.part")):  # what a killed process left, too
+                path.unlink(missing_ok=True)
+        if not any(place.iterdir()):
+            place.rmdir()
     (folder / RECIPE_FILE).unlink(missing_ok=True)
+
+
+def _names_in(path: Path) -> set[str]:
+    """Return the members of a run's recipe; none where it is damaged or not there."""
+    try:
+        return {member.name for member in load_recipe(str(path)).members}
+    except RecipeError:
+        return set()

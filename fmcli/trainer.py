@@ -123,12 +123,21 @@ def train_member(
         if resume and (folder / STATE_FILE).is_file():
             training.restore()
         training.run()
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         raise DeviceError(
             f"{name_of(device)} has too little memory for member {name}",
             hint="a smaller --set trainer.batch_size=… needs less",
         ) from error
     return training.history
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell a lack of memory from a bug: only CUDA has an exception of its own for it."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    words = ("can't allocate memory", "out of memory")  # of the CPU's allocator, of Apple's
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
 class _Training:
@@ -153,6 +162,7 @@ class _Training:
         self.generators = Generators.seeded(self.spec.trainer.seed, names.index(name), device)
         self.bf16 = use_bf16(self.spec.trainer.precision, device)
         self.history: list[EpochFinished] = []
+        self.train_digest = splits.train.digest()
 
     def prepare(self) -> None:
         """Build everything that the loop needs, in the order in which it can fail."""
@@ -225,12 +235,10 @@ class _Training:
         mean_loss = float(loss_sum) / self.loader.n_images  # waits for the device
         trained_for = time.perf_counter() - started
         lr = self.schedule(step - 1)
-        if not np.isfinite(mean_loss):
-            raise FmcliError(
-                f"member {self.spec.name}: the loss is {mean_loss} in epoch {epoch + 1} at learning rate {lr:.3g}",
-                hint="a lower learning rate may hold: --set optimizer.lr=…",
-            )
+        self._check_finite("loss", mean_loss, epoch, lr)
         validation_loss, validation_accuracy = self._validate()
+        if validation_loss is not None:
+            self._check_finite("validation loss", validation_loss, epoch, lr)
         return EpochFinished(
             member=self.spec.name,
             epoch=epoch + 1,
@@ -242,6 +250,13 @@ class _Training:
             seconds=time.perf_counter() - started,
             images_per_second=self.loader.n_images / trained_for,
         )
+
+    def _check_finite(self, what: str, value: float, epoch: int, lr: float) -> None:
+        if not np.isfinite(value):
+            raise FmcliError(
+                f"member {self.spec.name}: the {what} is {value} in epoch {epoch + 1} at learning rate {lr:.3g}",
+                hint="a lower learning rate may hold: --set optimizer.lr=…",
+            )
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take one optimizer step; return the mean cross-entropy and the logits, both without gradient."""
@@ -274,6 +289,8 @@ class _Training:
     def _finish(self) -> None:
         if self.average is not None:
             self.average.swap()
+        largest = torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max()
+        self._check_finite("largest weight", float(largest), len(self.history) - 1, self.history[-1].lr)
         header = self._header()
         self._save_validation_predictions()
         path = self.folder / MODEL_FILE
@@ -334,7 +351,7 @@ class _Training:
         metadata = {
             "format": STATE_FORMAT,
             "recipe_digest": self.digest,
-            "data_digest": self.splits.train.digest(),
+            "data_digest": self.train_digest,
             "updates": str(updates),
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
         }
@@ -349,18 +366,31 @@ class _Training:
         if metadata.get("format") != STATE_FORMAT:
             raise CheckpointError(f"{printable(path)} is not a training state of this fmcli")
         self.check_same(metadata["recipe_digest"])
-        if metadata["data_digest"] != self.splits.train.digest():
+        if metadata["data_digest"] != self.train_digest:
             raise CheckpointError(
                 f"member {self.spec.name} was begun on other training images",
                 hint="bring the data back, or train afresh with --overwrite",
             )
         self.model.load_state_dict(_strip(tensors, "model."))
         state = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**state, "state": unflatten_state(tensors, "optimizer")})
+        self.optimizer.load_state_dict({**state, "state": self._laid_out(unflatten_state(tensors, "optimizer"))})
         self.generators.load(tensors)
         if self.average is not None:
             self.average.load_state_dict(_strip(tensors, "average."), int(metadata["updates"]))
         self.history = [EpochFinished(**entry) for entry in json.loads(metadata["history"])]
+
+    def _laid_out(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """Give moments the memory layout of their weights: fused optimizers walk through both side by side."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return {
+            place: {
+                name: torch.empty_like(parameters[place]).copy_(tensor)
+                if tensor.shape == parameters[place].shape
+                else tensor
+                for name, tensor in table.items()
+            }
+            for place, table in state.items()
+        }
 
     def check_same(self, digest: str) -> None:
         """Refuse a state or checkpoint of another recipe.

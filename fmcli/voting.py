@@ -15,6 +15,7 @@ from fmcli.errors import UsageError, did_you_mean
 
 Logits = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
+_SAME = 1e-12  # sums that differ by less do so by rounding, which depends on the order of members and classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def soft_vote(logits: Logits, *, tie: str = "probability") -> Vote:
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        tie: Ignored: probabilities tie only where members agree to the last bit.
+        tie: Ignored: where probabilities are equal, to within rounding, the lowest label wins.
 
     Returns:
         The vote; its `ties` are all False.
@@ -87,12 +88,12 @@ def soft_vote(logits: Logits, *, tie: str = "probability") -> Vote:
     """
     _check(logits)
     probabilities = _mean_probability(logits)
-    labels = probabilities.argmax(axis=1).astype(np.int64)
+    labels = _likeliest(probabilities).astype(np.int64)
     return Vote(labels, _count_votes(logits), probabilities, np.zeros(len(labels), dtype=np.bool_))
 
 
 def _highest_probability(leading: NDArray[np.bool_], probabilities: NDArray[np.float64], _: Logits) -> Labels:
-    return np.asarray(np.where(leading, probabilities, -1.0).argmax(axis=1))
+    return _likeliest(np.where(leading, probabilities, -1.0))
 
 
 def _lowest_label(leading: NDArray[np.bool_], _: NDArray[np.float64], __: Logits) -> Labels:
@@ -128,6 +129,11 @@ def _mean_probability(logits: Logits) -> NDArray[np.float64]:
     for member in logits:  # one at a time: memory for one member, however many there are
         total += softmax(member.astype(np.float64), axis=1)
     return np.asarray(total / len(logits))
+
+
+def _likeliest(probabilities: NDArray[np.float64]) -> Labels:
+    """Return the class of the highest probability, the lowest label where several are."""
+    return np.asarray((probabilities > probabilities.max(axis=1, keepdims=True) - _SAME).argmax(axis=1))
 
 
 def _check(logits: Logits) -> None:

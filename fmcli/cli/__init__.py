@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fmcli.errors import ExitStatus, FmcliError
+from fmcli.errors import ExitStatus, FmcliError, OutputClosed
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -29,16 +29,31 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     try:
         app(args=arguments, prog_name="fmcli")
-    except SystemExit as leaving:  # typer's own: help, wrong use
+    except SystemExit as leaving:  # typer's own: help, wrong use; typer's and rich's: a closed pipe
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return _fail(OutputClosed("standard output is closed"))
         return leaving.code if isinstance(leaving.code, int) else ExitStatus.FAILED
     except FmcliError as error:
-        from fmcli.report.console import show_error
-
-        show_error(error)
-        if error.exit_status == ExitStatus.PIPE_CLOSED:
-            # What is still buffered has nowhere to go; without this, Python complains at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return error.exit_status
+        return _fail(error)
+    except OSError as error:  # what no room could say more of: a name that is too long, a folder that is locked
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(FmcliError(f"{where}{error.strerror or error}", hint="check that path, its rights and the disk"))
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     return ExitStatus.DONE
+
+
+def _fail(error: FmcliError) -> ExitStatus:
+    """Show an error and return its exit status; a closed pipe is none, and gets no word."""
+    if isinstance(error, OutputClosed):
+        # What is still buffered has nowhere to go; without this, Python complains at exit.
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error.exit_status
+    from fmcli.report.console import show_error
+
+    show_error(error)
+    return error.exit_status

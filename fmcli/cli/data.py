@@ -68,12 +68,12 @@ def show_data(
         train.class_names,
         {name: images.digest() for name, images in present.items()},
     )
-    emit(document, Format(format_), terminal)
-    if samples and format_ == OutputFormat.TABLE and terminal.out.is_terminal:
-        terminal.print(terminal_grid(train.images, train.labels, train.class_names, terminal.out.width))
     if grid is not None:
         save_grid(grid, train.images, train.labels, train.class_names)
         terminal.note(f"wrote {grid}")
+    emit(document, Format(format_), terminal)
+    if samples and format_ == OutputFormat.TABLE and terminal.out.is_terminal:
+        terminal.print(terminal_grid(train.images, train.labels, train.class_names, terminal.out))
 
 
 def _data_spec(source: str):  # type: ignore[no-untyped-def]

@@ -43,7 +43,9 @@ def predict(
     ] = Invert.AUTO,
     vote: Vote = None,
     tie: Tie = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that go through the networks at once.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Pictures that go through the networks at once; 1 answers as each path arrives.")
+    ] = 64,
     device: Device = "auto",
     format_: FormatOption = OutputFormat.TABLE,
     quiet: Quiet = False,

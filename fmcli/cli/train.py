@@ -1,5 +1,6 @@
 """`fmcli train`."""
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def train(
         torch.set_num_threads(threads)
     where = resolve_device(device)
     with (
-        _interruptible(f"fmcli train --recipe {folder}/recipe.toml --output {folder} --resume"),
+        _interruptible(_command_to_resume(folder, member or [], data_root)),
         TrainingProgress(terminal) as progress,
     ):
         result = train_run(
@@ -77,6 +78,13 @@ def train(
             reporter=progress,
         )
     emit(history_document(str(result.folder), result.histories), Format(format_), terminal)
+
+
+def _command_to_resume(folder: Path, members: list[str], data_root: Path | None) -> str:
+    words = ["fmcli", "train", "--recipe", f"{folder}/recipe.toml", "--output", f"{folder}", "--resume"]
+    words += [word for name in members for word in ("--member", name)]
+    words += ["--data-root", str(data_root)] if data_root is not None else []
+    return shlex.join(words)
 
 
 class _TerminatedError(BaseException):

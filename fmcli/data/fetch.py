@@ -1,9 +1,9 @@
 """Getting datasets: from their mirrors, or from Debian's package, always verified by content."""
 
+import http.client
 import shutil
 import subprocess
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -47,10 +47,7 @@ def fetch(name: str, *, data_root: Path | None = None, say: Callable[[str], None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=target.parent) as work:
-            folder = _get(Path(work), say)
-            verify_fashion_mnist(folder)
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(folder, target)
+            _move(_get(Path(work), say), target)
     except OSError as error:
         raise DataError(
             f"cannot write {printable(target)}: {error.strerror or error}",
@@ -60,8 +57,19 @@ def fetch(name: str, *, data_root: Path | None = None, say: Callable[[str], None
     return target
 
 
+def _move(folder: Path, target: Path) -> None:
+    """Rename the four files into place, each whole; whatever else is there stays."""
+    target.mkdir(exist_ok=True)
+    for name in FASHION_MNIST_FILES:
+        for form in (name, f"{name}.gz"):
+            if (folder / form).is_file():
+                (folder / form).replace(target / form)
+            else:  # an older one would be found first
+                (target / form).unlink(missing_ok=True)
+
+
 def _get(work: Path, say: Callable[[str], None]) -> Path:
-    """Return a folder below `work` that holds the four files, from the first place that has them."""
+    """Return a folder below `work` that holds the four files, verified, from the first place that has them."""
     reasons = []
     for way in (_download, _unpack_debian):
         try:
@@ -88,8 +96,9 @@ def _download(work: Path, say: Callable[[str], None]) -> Path:
         try:
             for name in FASHION_MNIST_FILES:
                 _download_file(f"{mirror}{name}.gz", folder / f"{name}.gz")
+            verify_fashion_mnist(folder)
             return folder
-        except (OSError, urllib.error.URLError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, DataError) as error:
             reason = f"{mirror}: {printable(error)}"
     raise DataError(f"no mirror answered ({reason})")
 
@@ -127,7 +136,9 @@ def _unpack_debian(work: Path, say: Callable[[str], None]) -> Path:
     packages = sorted(folder.glob(f"{DEBIAN_PACKAGE}_*.deb"))
     if not packages or not _runs(["dpkg-deb", "-x", str(packages[-1]), str(folder / "unpacked")], folder):
         raise DataError(f"apt cannot get {DEBIAN_PACKAGE}")
-    return folder / "unpacked" / "usr" / "share" / "datasets" / "fashion-mnist"
+    unpacked = folder / "unpacked" / "usr" / "share" / "datasets" / "fashion-mnist"
+    verify_fashion_mnist(unpacked)
+    return unpacked
 
 
 def _runs(command: list[str], folder: Path) -> bool:

@@ -86,6 +86,8 @@ def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
     """
     if array.dtype != np.uint8:
         raise DataError(f"{printable(where)} holds {array.dtype} values; pictures are uint8, 0 to 255")
+    if array.size == 0:
+        raise DataError(f"{printable(where)} has no images: its shape is {array.shape}")
     if array.ndim == 3:
         return array[:, None]
     if array.ndim == 4 and array.shape[3] in (1, 3):

@@ -1,6 +1,7 @@
 """Batches of uint8 images on the device."""
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -90,9 +91,16 @@ class DeviceLoader:
                 prefetch_factor=_BATCHES_AHEAD,
                 persistent_workers=True,
                 pin_memory=self.device.type == "cuda",
+                worker_init_fn=_leave_signals_to_the_trainer,
             )
         self._plan[:] = plan
         yield from self._workers
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Let Ctrl-C reach the trainer alone, which then ends its workers; SIGTERM ends a worker without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _HostBatches(torch.utils.data.Dataset[Tensor]):

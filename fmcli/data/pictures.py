@@ -2,6 +2,7 @@
 
 import os
 import stat
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +97,12 @@ class PictureReader:
 
     def _read_input(self, name: str) -> Iterator[Picture]:
         path = Path(name)
-        kind = _kind_of_file(path)
+        kind = _kind_of_file(name)
         if stat.S_ISDIR(kind):
             found = False
             for inner in find_pictures(path):
                 found = True
-                yield self._picture(inner)
+                yield self._picture(inner, str(inner))
             if not found:
                 raise DataError(f"no pictures in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")
         elif not stat.S_ISREG(kind):
@@ -110,20 +111,25 @@ class PictureReader:
             for index, image in enumerate(read_array(path)):
                 yield Picture(name, index, self._fit(image.transpose(1, 2, 0)))
         else:
-            yield self._picture(path)
+            yield self._picture(path, name)
 
-    def _picture(self, path: Path) -> Picture:
+    def _picture(self, path: Path, name: str) -> Picture:
         try:
-            return Picture(str(path), None, self._fit(self._decode(path)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DataError) as error:
-            if isinstance(error, UnidentifiedImageError):
-                return Picture(str(path), None, None, "not a picture of a known format")
-            return Picture(str(path), None, None, printable(getattr(error, "strerror", None) or error))
+            if not stat.S_ISREG(_kind_of_file(path)):  # a pipe in a folder would block
+                raise DataError("not a file or a folder")
+            with warnings.catch_warnings(action="ignore"):  # of odd metadata
+                image = self._decode(path)
+        except UnidentifiedImageError:
+            return Picture(name, None, None, "not a picture of a known format")
+        except Exception as error:  # whatever a decoder raises is the picture's fault
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return Picture(name, None, None, printable(reason))
+        return Picture(name, None, self._fit(image))
 
     def _decode(self, path: Path) -> NDArray[np.uint8]:
         """Return uint8 (H, W, C) with the network's channels."""
         with Image.open(path, formats=_FORMATS) as file:
-            if file.width * file.height > LARGEST_PICTURE:
+            if not 0 < file.width * file.height <= LARGEST_PICTURE:
                 raise DataError(f"{file.width}×{file.height} pixels; the limit is {LARGEST_PICTURE}")
             image = ImageOps.exif_transpose(file)
         if image.mode.startswith(("I", "F")):  # 16 bits a pixel
@@ -189,17 +195,17 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     if path.suffix != ".npy":
         return to_images(read_idx(path)[0], where=path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # its header is parsed as Python and fails in as many ways
         raise DataError(f"cannot read this array: {printable(error)}") from error
     if array.ndim == 2:
         array = array[None]
     return to_images(array, where="this array")
 
 
-def _kind_of_file(path: Path) -> int:
+def _kind_of_file(path: str | Path) -> int:
     try:
-        return path.stat().st_mode
+        return os.stat(path).st_mode
     except (OSError, ValueError) as error:
         raise DataError(printable(getattr(error, "strerror", None) or error)) from error
 
@@ -213,4 +219,4 @@ def _recolour(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     """Return a picture with as many channels as the network takes."""
     if image.shape[2] == 1:
         return np.repeat(image, channels, axis=2)
-    return np.asarray(Image.fromarray(image, "RGB").convert("L"))[:, :, None]
+    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]

@@ -72,12 +72,13 @@ def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
 
 
 def _pooled(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
-    """Yield stages that halve the image, pooled before normalising: a quarter of the work, the same maximum."""
+    """Yield stages that each halve the image at their end; pooled before normalising, which is less work."""
     for stage, width in enumerate(model.widths):
-        last = stage == len(model.widths) - 1
-        for position in range(1 if stage == 0 else model.depth):
+        last_stage = stage == len(model.widths) - 1
+        depth = 1 if stage == 0 else model.depth
+        for position in range(depth):
             yield Conv(filters=width, kernel_size=model.kernel_size, padding="same", bias=False)
-            if position == 0 and not last:
+            if position == depth - 1 and not last_stage:
                 yield MaxPool(size=2)
             yield BatchNorm(activation="relu")
     yield GlobalMaxPool()

@@ -76,14 +76,15 @@ def read_text(path: Path) -> str:
 
 
 def describe(text: str) -> str:
-    r"""Return a recipe's first comment line, which says what it is for.
+    r"""Return a recipe's first comment line, which says what it is for (`#:schema` is for editors).
 
     Example:
         >>> describe("# Three kernel sizes, one vote.\n[data]")
         'Three kernel sizes, one vote.'
     """
-    first = text.lstrip().split("\n", 1)[0]
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
+    lines = (line.strip() for line in text.splitlines())
+    first = next((line for line in lines if line and not line.startswith("#:")), "")
+    return first.lstrip("# ") if first.startswith("#") else ""
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -144,12 +145,12 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
             )
         value = _parse_value(text.strip())
         if path[0] == "members":
-            member = _find_member(result, path, override)
-            _set_key(member, path[2:], value, override)
+            member, path = _find_member(result, path, override)
+            _set_key(member, path, value, override)
             continue
         _set_key(result, path, value, override)
-        for member in result.get("members", []):
-            if isinstance(member, dict) and _has_key(member, path):
+        for member in _member_tables(result):
+            if _has_key(member, path):
                 _set_key(member, path, value, override)
     return result
 
@@ -167,13 +168,20 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _find_member(table: Table, path: Sequence[str], override: str) -> Table:
-    members = [member for member in table.get("members", []) if isinstance(member, dict)]
-    names = [str(member.get("name")) for member in members]
-    if len(path) < 3 or path[1] not in names:
-        wrong = path[1] if len(path) > 1 else ""
-        raise RecipeError(f"--set {printable(override)}: no such member; {did_you_mean(wrong, names)}")
-    return members[names.index(path[1])]
+def _member_tables(table: Table) -> list[Table]:
+    members = table.get("members")
+    return [member for member in members if isinstance(member, dict)] if isinstance(members, list) else []
+
+
+def _find_member(table: Table, path: Sequence[str], override: str) -> tuple[Table, list[str]]:
+    """Return the member that `members.NAME.key` names (a name may hold dots), and the rest of the path."""
+    table.setdefault("members", [{"name": _DEFAULT_MEMBER}])
+    members = {str(member.get("name")): member for member in _member_tables(table)}
+    for end in range(len(path) - 1, 1, -1):
+        if (name := ".".join(path[1:end])) in members:
+            return members[name], list(path[end:])
+    wrong = path[1] if len(path) > 1 else ""
+    raise RecipeError(f"--set {printable(override)}: no such member; {did_you_mean(wrong, list(members))}")
 
 
 def _set_key(table: Table, path: Sequence[str], value: Any, override: str) -> None:
@@ -210,6 +218,9 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     problems = [
         f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in table if key not in _TOP_LEVEL
     ]
+    title = table.get("name", name)
+    if not isinstance(title, str) or title in ("", ".", "..") or "/" in title:
+        problems.append(f"name: got {printable(repr(title))}; expected text that can name a folder")
     data = _validate(DataSpec, table, "data", problems, required=True)
     ensemble = _validate(EnsembleSpec, table, "ensemble", problems) or EnsembleSpec()
     reference = _validate(ReferenceSpec, table, "reference", problems)
@@ -225,7 +236,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
             hint="fmcli recipe schema prints all keys; fmcli recipe show quick is a recipe to compare with",
         )
     return Recipe(
-        name=str(table.get("name", name)),
+        name=str(title),
         description=description,
         data=data,
         members=tuple(members),
@@ -255,13 +266,10 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberSpec]:
     if not isinstance(own_tables, list) or not own_tables or not all(isinstance(own, dict) for own in own_tables):
         problems.append("members: expected one or more [[members]] tables, each with a name")
         return []
-    names = [own.get("name") for own in own_tables]
+    names = [own["name"] for own in own_tables if isinstance(own.get("name"), str)]
     problems += [
         f"members: two are named {printable(name)!r}" for name in dict.fromkeys(names) if names.count(name) > 1
     ]
-    if "model" not in table and not any("model" in own for own in own_tables):
-        problems.append("model: missing table")
-        return []
     resolved = (_resolve_member(table, own, index, problems) for index, own in enumerate(own_tables))
     return [member for member in resolved if member is not None]
 
@@ -277,21 +285,34 @@ def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -
     except ValidationError as error:
         for path, problem in _merged(describe_problems(error, MemberSpec)):
             # Said once for all where the shared table says it; under the member's name where it does.
-            shared = path[0] in SHARED_TABLES and not _has_key(own, [step.split("[")[0] for step in path])
+            shared = _is_shared(path, table, own, merged)
             problems.append(f"{show_path(path if shared else (label, *path))}: {problem}")
         return None
+
+
+def _is_shared(path: Sequence[str], table: Table, own: Table, merged: Table) -> bool:
+    """Tell whether what is wrong at a path is said by, or missing from, a shared table."""
+    key = path[0]
+    if key not in SHARED_TABLES:
+        return False
+    if key not in own or merged[key] is table.get(key):
+        return True
+    if key not in table or merged[key] is own[key]:
+        return False
+    first_list = next((place for place, step in enumerate(path) if "[" in step), len(path) - 1)
+    return not _has_key(own, [step.split("[")[0] for step in path[: first_list + 1]])  # a list is taken whole
 
 
 def _overlay(key: str, shared: Any, own: Any) -> Any:
     """Lay a member's table over the shared one, key by key; another family or name starts afresh."""
     if not isinstance(shared, dict) or not isinstance(own, dict):
-        return own or shared
-    default = MemberSpec.model_fields[key].default
+        return own if isinstance(shared, dict) else shared  # the one that is wrong
+    default = MemberSpec.model_fields[key].get_default(call_default_factory=True)
     for tag in ("family", "name"):
-        if tag in own and own[tag] != shared.get(tag, own[tag]):
-            return own
         if hasattr(default, tag):  # [optimizer] without a name is the default one
             shared = {tag: getattr(default, tag)} | shared
+        if tag in own and own[tag] != shared.get(tag, own[tag]):
+            return own
     return shared | own
 
 
@@ -343,7 +364,9 @@ def recipe_schema() -> Table:
 
     def schema_of(kind: Any, *, partial: bool) -> Table:
         schema = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
-        definitions.update({key: _for_editors(value) for key, value in schema.pop("$defs", {}).items()})
+        inner = schema.pop("$defs", {})
+        tables = {choice["$ref"].rpartition("/")[2] for choice in schema.get("anyOf", ())} if partial else set()
+        definitions.update({key: _for_editors(value, partial=key in tables) for key, value in inner.items()})
         return dict(_for_editors(schema, partial=partial))
 
     shared = {

@@ -43,13 +43,11 @@ def describe_problems(error: ValidationError, root: type[BaseModel]) -> Iterator
         The path, without the tags that pydantic puts in for unions, and the problem, e.g.
         `unknown key; did you mean 'lr'?`.
     """
-    errors = error.errors(include_url=False)
-    for details in errors:
-        place = details["loc"]
-        inside = any(other["loc"][: len(place)] == place != other["loc"] for other in errors)
-        if details["type"] == "too_short" and inside:  # only because what is in there did not pass
-            continue
-        path, table = _locate(root, place)
+    errors = [(*_locate(root, details["loc"]), details) for details in error.errors(include_url=False)]
+    shown = [show_path(path) for path, _, _ in errors]
+    for (path, table, details), place in zip(errors, shown, strict=True):
+        if any(other.startswith((f"{place}.", f"{place}[")) for other in shown):
+            continue  # the whole fails only because of what is in there
         yield path, _describe(details, table)
 
 

@@ -13,6 +13,7 @@ from fmcli.recipe.known import KNOWN_SOURCES, SOURCE_PREFIXES
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+SplitSeed = Annotated[int, Field(ge=0, lt=2**32)]
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
 Initialization = Literal["torch", "glorot-uniform", "he-uniform", "he-normal"]
 # One number for both sides, or [height, width].
@@ -22,7 +23,14 @@ Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
 class Spec(BaseModel):
     """A table of a recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,  # at first use: a command that reads no recipe, such as --help, does not pay for it
+    )
 
 
 # --- [data] ---------------------------------------------------------------------------------------------
@@ -40,7 +48,7 @@ class RandomFraction(Spec):
 
     fraction: Fraction
     """The part of the training images that is set aside for validation."""
-    seed: int = 0
+    seed: SplitSeed = 0
     stratify: bool = False
     """Take the same part of every class."""
 
@@ -73,7 +81,7 @@ class Resplit(Spec):
     """The part of all images to train on."""
     validation: Probability
     """The part of all images to validate on."""
-    seed: int = 0
+    seed: SplitSeed = 0
 
     @model_validator(mode="after")
     def _leave_a_test_set(self) -> "Resplit":
@@ -417,10 +425,10 @@ class MemberSpec(Spec):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     """Letters, digits, `_`, `.`, `-`: it names the member's folder."""
     model: ModelSpec
-    augment: AugmentSpec = AugmentSpec()
-    optimizer: OptimizerSpec = AdamSpec()
-    schedule: ScheduleSpec = ConstantSchedule()
-    trainer: TrainerSpec = TrainerSpec()
+    augment: AugmentSpec = Field(default_factory=AugmentSpec)
+    optimizer: OptimizerSpec = Field(default_factory=AdamSpec)
+    schedule: ScheduleSpec = Field(default_factory=ConstantSchedule)
+    trainer: TrainerSpec = Field(default_factory=TrainerSpec)
 
 
 class Recipe(Spec):
@@ -430,7 +438,7 @@ class Recipe(Spec):
     description: str
     data: DataSpec
     members: tuple[MemberSpec, ...]
-    ensemble: EnsembleSpec = EnsembleSpec()
+    ensemble: EnsembleSpec = Field(default_factory=EnsembleSpec)
     reference: ReferenceSpec | None = None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.color import Color
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from fmcli.report.document import Document, Sheet
 
 _THUMBNAIL = 14  # columns of a sample in the terminal; a row of text holds two rows of pixels
 _UPPER_HALF = "▀"
+_RAMP = " .:-=+*#%@"  # from dark to light, where there is no colour
 
 
 def choose_samples(labels: NDArray[np.int64], n_classes: int, each: int) -> list[NDArray[np.int64]]:
@@ -27,7 +28,7 @@ def choose_samples(labels: NDArray[np.int64], n_classes: int, each: int) -> list
 
 
 def terminal_grid(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...], width: int
+    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...], console: Console
 ) -> RenderableType:
     """Return one sample of each class, as many beside each other as fit.
 
@@ -35,28 +36,36 @@ def terminal_grid(
         images: uint8 (N, C, H, W).
         labels: (N,).
         class_names: In label order.
-        width: Of the terminal, in columns.
+        console: As wide and colourful as the terminal is.
     """
     chosen = [(label, rows[0]) for label, rows in enumerate(choose_samples(labels, len(class_names), 1)) if len(rows)]
-    across = max(1, width // (_THUMBNAIL + 2))
+    coloured = console.color_system is not None and not console.no_color
+    across = max(1, console.width // (_THUMBNAIL + 2))
     grid = Table.grid(padding=(0, 2, 1, 0))
     for _ in range(across):
         grid.add_column(width=_THUMBNAIL)
-    cells = [Group(Text(printable(class_names[label])[:_THUMBNAIL]), _blocks(images[index])) for label, index in chosen]
+    cells = [
+        Group(Text(printable(class_names[label])[:_THUMBNAIL]), _thumbnail(images[index], coloured))
+        for label, index in chosen
+    ]
     for start in range(0, len(cells), across):
         grid.add_row(*cells[start : start + across])
     return grid
 
 
-def _blocks(image: NDArray[np.uint8]) -> Text:
-    """Return an image as half blocks, two pixels to a character."""
+def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
+    """Return an image as half blocks, two pixels to a character; without colour, as characters of its brightness."""
     rgb = Image.fromarray(_to_rgb(image))
     height = max(2, round(_THUMBNAIL * rgb.height / rgb.width / 2) * 2)
     pixels = np.asarray(rgb.resize((_THUMBNAIL, height), Image.Resampling.BOX))
     text = Text()
     for upper, lower in zip(pixels[0::2], pixels[1::2], strict=True):
         for above, below in zip(upper, lower, strict=True):
-            text.append(_UPPER_HALF, Style(color=_color(above), bgcolor=_color(below)))
+            if coloured:
+                text.append(_UPPER_HALF, Style(color=_color(above), bgcolor=_color(below)))
+            else:
+                brightness = (above.mean() + below.mean()) / 2
+                text.append(_RAMP[int(brightness * len(_RAMP) / 256)])
         text.append("\n")
     return text
 

@@ -9,12 +9,15 @@ from enum import StrEnum
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 from fmcli.errors import printable
 from fmcli.report.console import Terminal
 
 Record = Mapping[str, Any]
+_NARROWEST_TEXT = 10  # columns; text is folded below its full width, numbers are not
+_GAP = 3  # columns between two of a table
 
 
 class Format(StrEnum):
@@ -37,6 +40,7 @@ class Sheet:
         summary: How many of the last rows are averages, set apart from the rest.
         notes: Lines below it.
         emphasis: The row to stress, by position.
+        wide: It only makes sense side by side, as a matrix does.
     """
 
     columns: Sequence[str]
@@ -45,6 +49,7 @@ class Sheet:
     summary: int = 0
     notes: Sequence[str] = ()
     emphasis: int | None = None
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +88,15 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
 
 
 def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
-    """Write one table with its title above and its notes below."""
+    """Write one table with its title above and its notes below; on a narrow terminal as a list, never cut."""
     if sheet.title:
         terminal.print(bold(sheet.title))
-    if sheet.rows:
-        table = build_table(sheet)
-        needed = terminal.out.measure(table).minimum
-        if needed > terminal.out.width:
-            terminal.print(f"(this table needs {needed} columns; --format csv and json have it)")
-        else:
-            terminal.print(table)
+    if sheet.rows and _narrowest(sheet) <= terminal.out.width:
+        terminal.print(build_table(sheet))
+    elif sheet.rows and sheet.wide:
+        terminal.print(f"(needs {_narrowest(sheet)} columns here; --format json has it, too)")
+    elif sheet.rows:
+        terminal.print(_as_list(sheet))
     for note in sheet.notes:
         terminal.print(printable(note))
 
@@ -100,14 +104,14 @@ def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
 def build_table(sheet: Sheet) -> Table:
     """Return the rich table of a sheet."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for column in sheet.columns:
+    for column, width in zip(sheet.columns, _widths(sheet), strict=True):
         number = column.startswith(">")
         table.add_column(
             printable(column.removeprefix(">")),
             justify="right" if number else "left",
             no_wrap=number,
             overflow="fold",
-            min_width=None if number else 8,
+            min_width=width if number else min(width, _NARROWEST_TEXT),
         )
     first_summary = len(sheet.rows) - sheet.summary
     for place, row in enumerate(sheet.rows):
@@ -115,6 +119,32 @@ def build_table(sheet: Sheet) -> Table:
             table.add_section()
         table.add_row(*map(printable, row), style="bold" if place == sheet.emphasis else None)
     return table
+
+
+def _widths(sheet: Sheet) -> list[int]:
+    """Return how wide each column would like to be."""
+    headings = [len(column.removeprefix(">")) for column in sheet.columns]
+    return [max(heading, *(cell_len(row[place]) for row in sheet.rows)) for place, heading in enumerate(headings)]
+
+
+def _narrowest(sheet: Sheet) -> int:
+    """Return how many columns a sheet needs at least: numbers whole, text folded."""
+    widths = [
+        width if column.startswith(">") else min(width, _NARROWEST_TEXT)
+        for column, width in zip(sheet.columns, _widths(sheet), strict=True)
+    ]
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _as_list(sheet: Sheet) -> str:
+    """Return the rows one below the other, each value on a line of its own beside its heading."""
+    headings = [column.removeprefix(">") for column in sheet.columns]
+    name = next((place for place, column in enumerate(sheet.columns) if not column.startswith(">")), 0)
+    blocks = []
+    for row in sheet.rows:
+        values = [f"  {headings[place]}: {printable(cell)}" for place, cell in enumerate(row) if place != name and cell]
+        blocks.append("\n".join([f"{headings[name]} {printable(row[name])}", *values]))
+    return "\n".join(blocks)
 
 
 def record_writer(format_: Format, terminal: Terminal) -> Callable[[Record], None]:

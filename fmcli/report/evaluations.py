@@ -125,6 +125,7 @@ def _confusion_sheets(report: ClassificationReport) -> list[Sheet]:
             [f"{label} {names[label]}", *(f"{count}" if count else "·" for count in row)]
             for label, row in enumerate(report.confusion.tolist())
         ],
+        wide=True,
     )
     return [matrix, Sheet(columns=(), rows=(), notes=notes)]
 
@@ -196,7 +197,7 @@ def _gain_in_words(evaluation: EnsembleEvaluation) -> str:
     if gain.only_first == gain.only_second:
         return f"The vote is as accurate as its best member, {best}."
     way = "above" if gain.difference > 0 else "below"
-    verdict = "a real difference" if gain.p_value < 0.05 else "which chance alone could explain"
+    verdict = "a real difference" if gain.p_value < 0.05 else "chance alone could explain it"
     return (
         f"The vote is {abs(100 * gain.difference):.2f} points {way} its best member, {best} "
         f"(p = {gain.p_value:.2g}, McNemar's exact test): {verdict}."

@@ -62,8 +62,8 @@ class TrainingProgress:
         left = event.epochs - event.first_epoch + 1
         again = f", going on with epoch {event.first_epoch}" if event.first_epoch > 1 else ""
         self.terminal.note(
-            f"{event.member}: {event.parameters:,} parameters, {event.epochs} epochs of {event.steps_per_epoch} "
-            f"steps on {event.device} in {event.precision}{again}"
+            f"{event.member}: {event.parameters:,} parameters, {event.epochs} × {event.steps_per_epoch} steps "
+            f"on {event.device} in {event.precision}{again}"
         )
         if self._bar is not None:
             self._task = self._bar.add_task(event.member, total=left * event.steps_per_epoch)

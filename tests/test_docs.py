@@ -1,0 +1,123 @@
+"""README and --help say what is true: every command is there, and the shell lines run as written."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from fmcli.cli.app import app
+from fmcli.errors import ExitStatus
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+SHELL_LINES = re.search(r"```sh\n(.*?)```", README, re.DOTALL).group(1).splitlines()
+
+
+def command_paths(group, prefix=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from command_paths(command, (*prefix, name))
+        else:
+            yield (*prefix, name), command
+
+
+COMMANDS = list(command_paths(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[" ".join(path) for path, _ in COMMANDS])
+def test_every_command_is_in_the_readme_and_its_help_has_an_example(path, command):
+    assert f"fmcli {' '.join(path)}" in README
+    assert f"Example: fmcli {' '.join(path)}" in command.help
+
+
+def test_every_exit_status_is_in_the_readme():
+    for status in ExitStatus:
+        assert re.search(rf"^\|[ \d,]*\b{status.value}\b[ \d,]*\|", README, re.MULTILINE), status
+
+
+def test_every_option_is_explained():
+    for path, command in COMMANDS:
+        for parameter in command.params:
+            assert getattr(parameter, "help", None) or parameter.name == "help", (path, parameter.name)
+
+
+def test_the_readme_shows_the_quick_recipe_as_it_is():
+    recipe = (Path(__file__).parent.parent / "recipes" / "quick.toml").read_text("utf-8")
+    assert f"```toml\n{recipe}```" in README
+
+
+def test_the_readme_has_five_shell_lines():
+    assert len(SHELL_LINES) == 5
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder as the README's reader has it: a trained run in checkpoints/quick, and photos."""
+    folder = tmp_path_factory.mktemp("reader")
+    data = folder / "drawn"
+    data.mkdir()
+    generator = np.random.default_rng(0)
+    for prefix, n in (("train", 256), ("t10k", 64)):
+        labels = generator.integers(0, 4, n).astype(np.uint8)
+        images = generator.integers(0, 40, (n, 12, 12)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            row, column = divmod(int(label), 2)
+            image[row * 6 + 1 : row * 6 + 5, column * 6 + 1 : column * 6 + 5] += 200
+        header = bytes([0, 0, 8, 3]) + b"".join(side.to_bytes(4, "big") for side in images.shape)
+        (data / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (data / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            bytes([0, 0, 8, 1]) + n.to_bytes(4, "big") + labels.tobytes()
+        )
+    (folder / "photos").mkdir()
+    for index in range(6):
+        Image.fromarray(images[index]).resize((40, 30)).save(folder / "photos" / f"picture {index}.png")
+    (folder / "tiny.toml").write_text(
+        f"""
+        data = {{ source = "idx:{data}", validation = {{ first = 64 }} }}
+        model = {{ family = "kernel-cnn", form = "pooled", widths = [8, 8] }}
+        trainer = {{ epochs = 2, batch_size = 32 }}
+        members = [{{ name = "k3", model.kernel_size = 3 }}, {{ name = "k5", model.kernel_size = 5 }}]
+        """
+    )
+    run_shell(folder, "fmcli train --recipe tiny.toml --output checkpoints/quick")
+    return folder
+
+
+def run_shell(folder, line):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", *([] if "head" in line else ["-o", "pipefail"]), "-c", line],  # head leaves early: that is no fault
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("line", SHELL_LINES)
+def test_the_shell_lines_of_the_readme_run_as_written(place, line):
+    if "jq" in line and not shutil.which("jq"):
+        if "CI" in os.environ:
+            pytest.fail("CI must have jq")
+        pytest.skip("needs jq")
+    output = run_shell(place, line)
+    if line.endswith("uniq -c"):
+        assert sum(int(row.split()[0]) for row in output.splitlines()) == 6
+    elif "labels.csv" in line:
+        assert len((place / "labels.csv").read_text().splitlines()) == 7
+    elif "head -n 3" in line:
+        assert all("label" in json.loads(row) for row in output.splitlines())
+        assert len(output.splitlines()) == 3
+    elif "accuracy" in line:
+        assert 0 <= float(output) <= 1

@@ -1,0 +1,98 @@
+"""What must hold on an NVIDIA GPU: run with `pytest -m gpu`. Skipped where there is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from fmcli.augment import affine, erase, shift
+from fmcli.checkpoint import MODEL_FILE, load_checkpoint
+from fmcli.data import ImageSet, Splits
+from fmcli.errors import DeviceError
+from fmcli.models import predict_logits
+from fmcli.recipe import Recipe, resolve_recipe
+from fmcli.trainer import train_member
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def drawn_splits(n: int = 1024) -> Splits:
+    """Four classes: which quarter of the picture is bright."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, n)
+    images = generator.integers(0, 80, (n, 1, 16, 16)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[:, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] += 100
+    names = ("a", "b", "c", "d")
+    everything = ImageSet(images, labels.astype(np.int64), names)
+    return Splits(everything.subset(slice(256, None)), everything.subset(slice(256)), everything.subset(slice(256)))
+
+
+def recipe(precision: str, **trainer: object) -> Recipe:
+    return resolve_recipe(
+        {
+            "data": {"source": "idx:drawn"},
+            "augment": {"flip": 0.0},
+            "model": {"family": "kernel-cnn", "form": "pooled", "kernel_size": 3, "widths": [16, 32]},
+            "trainer": {"epochs": 3, "batch_size": 64, "precision": precision, **trainer},
+        },
+        name="drawn",
+    )
+
+
+def test_loss_trajectories_of_cpu_and_gpu_agree_in_fp32(tmp_path):
+    histories = [
+        train_member(recipe("fp32"), "m1", drawn_splits(), tmp_path / device.type, device=device)
+        for device in (CPU, GPU)
+    ]
+    on_cpu, on_gpu = ([epoch.train_loss for epoch in history] for history in histories)
+    np.testing.assert_allclose(on_cpu, on_gpu, rtol=0.02)
+
+
+def test_bf16_is_as_accurate_as_fp32(tmp_path):
+    accuracies = {
+        precision: train_member(recipe(precision), "m1", drawn_splits(), tmp_path / precision, device=GPU)[-1]
+        for precision in ("fp32", "bf16")
+    }
+    assert abs(accuracies["fp32"].validation_accuracy - accuracies["bf16"].validation_accuracy) <= 0.02
+
+
+def test_augmentation_is_the_same_for_the_same_draws():
+    images = torch.randint(0, 256, (8, 1, 20, 14)).float()
+    degrees, right, down = torch.linspace(-20, 20, 8), torch.linspace(-3, 3, 8), torch.linspace(2, -2, 8)
+    expected = affine(images, degrees, right, down)
+    found = affine(images.to(GPU), degrees.to(GPU), right.to(GPU), down.to(GPU))
+    torch.testing.assert_close(found.cpu(), expected, atol=0.02, rtol=0)
+    steps = torch.arange(8) - 4
+    assert torch.equal(shift(images.to(GPU), steps.to(GPU), steps.to(GPU)).cpu(), shift(images, steps, steps))
+    box = [torch.full((8,), side) for side in (1.0, 2.0, 5.0, 6.0)]
+    noise = torch.zeros_like(images, dtype=torch.uint8)
+    on_gpu = erase(images.to(GPU), *(side.to(GPU) for side in box), noise.to(GPU))
+    assert torch.equal(on_gpu.cpu(), erase(images, *box, noise))
+
+
+@pytest.mark.parametrize(("trained_on", "used_on"), [(CPU, GPU), (GPU, CPU)])
+def test_checkpoints_move_between_devices(tmp_path, trained_on, used_on):
+    splits = drawn_splits()
+    train_member(recipe("fp32"), "m1", splits, tmp_path, device=trained_on)
+    images = torch.tensor(splits.test.images)
+    logits = []
+    for device in (trained_on, used_on):
+        member = load_checkpoint(tmp_path / MODEL_FILE, device=device)
+        logits.append(predict_logits(member.model, [images.to(device)], member.header.normalization).cpu())
+    torch.testing.assert_close(logits[0], logits[1], atol=0.02, rtol=0.01)
+
+
+def test_too_little_memory_is_a_clear_error(tmp_path):
+    free = torch.cuda.mem_get_info()[0]
+    held = torch.empty(int(free * 0.98), dtype=torch.uint8, device=GPU)
+    try:
+        with pytest.raises(DeviceError, match="too little memory"):
+            train_member(recipe("fp32", full_batch=True), "m1", drawn_splits(1 << 18), tmp_path, device=GPU)
+    finally:
+        del held
+        torch.cuda.empty_cache()

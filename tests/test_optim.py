@@ -1,0 +1,255 @@
+"""Schedules by hand, the weight average against a slow loop, and what optimizers do to which parameters."""
+
+import math
+from itertools import pairwise
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fmcli.optim import WeightAverage, build_optimizer, build_schedule, set_learning_rate
+from fmcli.recipe.specs import (
+    AdamSpec,
+    AdamWSpec,
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    LinearSchedule,
+    OptimizerSpec,
+    SgdSpec,
+)
+
+
+def small_network(seed=0, bias=True):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, bias=bias), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2, bias=bias))
+
+
+# --- schedules -------------------------------------------------------------------------------------------
+
+
+def rates(spec, lr=2.0, epochs=2, steps_per_epoch=5):
+    """The rate at every step of ten, and where an eleventh would be."""
+    schedule = build_schedule(spec, lr=lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    return [schedule(step) for step in range(epochs * steps_per_epoch + 1)]
+
+
+def test_constant_schedule():
+    assert rates(ConstantSchedule()) == [2.0] * 11
+
+
+def test_exponential_schedule_falls_after_each_epoch():
+    assert rates(ExponentialSchedule(gamma=0.5), epochs=3, steps_per_epoch=2) == [2, 2, 1, 1, 0.5, 0.5, 0.25]
+
+
+def test_linear_schedule_by_hand():
+    # Two steps of warm-up, then eight down from 2 to 0.5 at the end.
+    expected = [2 / 3, 4 / 3, *(2 - 1.5 * done / 8 for done in range(9))]
+    assert rates(LinearSchedule(warmup=0.2, final=0.25)) == pytest.approx(expected)
+
+
+def test_cosine_schedule_by_hand():
+    # Half-way down between step 2 and step 10 is step 6; a quarter is step 4.
+    by_hand = rates(CosineSchedule(warmup=0.2, final=0.25))
+    assert by_hand[:3] == pytest.approx([2 / 3, 4 / 3, 2])
+    assert by_hand[4] == pytest.approx(0.5 + 1.5 * (1 + math.sqrt(0.5)) / 2)
+    assert by_hand[6] == pytest.approx(0.5 + 1.5 / 2)
+    assert by_hand[8] == pytest.approx(0.5 + 1.5 * (1 - math.sqrt(0.5)) / 2)
+    assert by_hand[10] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", [LinearSchedule, CosineSchedule])
+def test_without_warmup_the_first_step_has_the_highest_rate(kind):
+    assert rates(kind())[0] == 2
+    assert rates(kind())[-1] == pytest.approx(0, abs=1e-12)
+
+
+@given(
+    kind=st.sampled_from([LinearSchedule, CosineSchedule]),
+    warmup=st.floats(0, 0.9),
+    final=st.floats(0, 1),
+    epochs=st.integers(1, 6),
+    steps_per_epoch=st.integers(1, 7),
+)
+def test_the_rate_rises_while_warming_up_and_then_falls_to_its_end(kind, warmup, final, epochs, steps_per_epoch):
+    lr = 0.1
+    by_step = rates(kind(warmup=warmup, final=final), lr, epochs, steps_per_epoch)
+    total = epochs * steps_per_epoch
+    top = math.ceil(warmup * total)  # the first step after the warm-up
+    slack = 1e-12
+    assert all(0 < rate <= lr + slack for rate in by_step[:top])
+    assert all(after > before for before, after in pairwise(by_step[:top]))
+    assert all(after <= before + slack for before, after in pairwise(by_step[top:]))
+    assert all(final * lr - slack <= rate <= lr + slack for rate in by_step[top:])
+    if total * (1 - warmup) >= 1:
+        assert by_step[total] == pytest.approx(final * lr, abs=slack)
+
+
+# --- the weight average ----------------------------------------------------------------------------------
+
+
+def train_a_little(model, generator):
+    """Change weights and statistics as training would."""
+    model.train()(torch.rand(4, 1, 4, 4, generator=generator)).sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+
+
+def floats_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_weight_average_equals_its_slow_twin(decay):
+    model, generator = small_network(), torch.Generator().manual_seed(0)
+    average = WeightAverage(model, decay)
+    expected = {name: tensor.double() for name, tensor in floats_of(model).items()}
+    for update in range(1, 21):
+        train_a_little(model, generator)
+        average.update()
+        keep = min(decay, update / (update + 9))  # 0.1, 0.18, … as in TensorFlow: (1 + n) / (10 + n), n from 0
+        current = floats_of(model)
+        expected = {name: keep * old + (1 - keep) * current[name].double() for name, old in expected.items()}
+    trained = floats_of(model)
+    average.swap()
+    for name, tensor in floats_of(model).items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
+        assert not torch.equal(tensor, trained[name])
+    assert {"1.running_mean", "1.running_var"} <= expected.keys()
+    average.swap()
+    for name, tensor in floats_of(model).items():
+        assert torch.equal(tensor, trained[name])
+
+
+def test_swapping_back_and_forth_does_not_disturb_the_average():
+    model, twin = small_network(), small_network()
+    averages = [WeightAverage(network, 0.9) for network in (model, twin)]
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    for _ in range(5):
+        for network, average, generator in zip((model, twin), averages, generators, strict=True):
+            train_a_little(network, generator)
+            average.update()
+        averages[0].swap()  # as an evaluation does
+        averages[0].swap()
+    for ours, theirs in zip(averages[0].state_dict().values(), averages[1].state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_average_starts_at_the_weights_and_stays_while_they_do():
+    model = small_network()
+    before = floats_of(model)
+    average = WeightAverage(model, 0.9)
+    for _ in range(3):
+        average.update()
+    average.swap()
+    for name, tensor in floats_of(model).items():
+        torch.testing.assert_close(tensor, before[name])
+
+
+def test_an_average_goes_on_from_its_saved_state():
+    model, generator = small_network(), torch.Generator().manual_seed(0)
+    whole = WeightAverage(model, 0.9)
+    for _ in range(3):
+        train_a_little(model, generator)
+        whole.update()
+    resumed = WeightAverage(model, 0.9)
+    resumed.load_state_dict({name: tensor.clone() for name, tensor in whole.state_dict().items()}, updates=3)
+    for _ in range(3):
+        train_a_little(model, generator)
+        whole.update()
+        resumed.update()
+    for ours, theirs in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+# --- optimizers ------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {"adam": AdamSpec(), "adamw": AdamWSpec(lr=0.1, weight_decay=0.5), "sgd": SgdSpec(weight_decay=0.5)}
+
+
+def test_every_optimizer_is_tested():
+    assert {type(spec) for spec in OPTIMIZERS.values()} == set(get_args(get_args(OptimizerSpec)[0]))
+
+
+def step_with(optimizer, model, gradient):
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("bias", [True, False])
+def test_weight_decay_reaches_kernels_only(name, bias):
+    model = small_network(bias=bias)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(2.0)
+    spec = OPTIMIZERS[name]
+    step_with(build_optimizer(spec, model), model, gradient=0.0)
+    decayed = 2.0 * (1 - spec.lr * getattr(spec, "weight_decay", 0.0))
+    for parameter in model.parameters():
+        expected = decayed if parameter.ndim > 1 else 2.0
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
+    assert name == "adam" or decayed < 1.95
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_parameter_is_trained(name):
+    model = small_network()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step_with(build_optimizer(OPTIMIZERS[name], model), model, gradient=1.0)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert (parameter != old).all()
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_network_of_kernels_alone_is_trained(name):
+    model = nn.Linear(3, 2, bias=False)
+    before = model.weight.detach().clone()
+    step_with(build_optimizer(OPTIMIZERS[name], model), model, gradient=1.0)
+    assert (model.weight != before).all()
+
+
+@pytest.mark.parametrize("kind", [AdamSpec, AdamWSpec])
+def test_adam_by_hand(kind):
+    arguments = {"weight_decay": 0.0} if kind is AdamWSpec else {}
+    spec = kind(lr=0.1, betas=(0.8, 0.6), eps=0.5, **arguments)
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    optimizer = build_optimizer(spec, model)
+    weight, mean, square = 1.0, 0.0, 0.0
+    for step, gradient in enumerate([1.0, -3.0, 0.5], start=1):
+        step_with(optimizer, model, gradient)
+        mean, square = 0.8 * mean + 0.2 * gradient, 0.6 * square + 0.4 * gradient**2
+        weight -= 0.1 * (mean / (1 - 0.8**step)) / (math.sqrt(square / (1 - 0.6**step)) + 0.5)
+        assert model.weight.detach().item() == pytest.approx(weight, rel=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_by_hand(nesterov):
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    optimizer = build_optimizer(SgdSpec(lr=0.1, momentum=0.9, nesterov=nesterov), model)
+    weight, velocity = 1.0, 0.0
+    for gradient in [1.0, -3.0, 0.5]:
+        step_with(optimizer, model, gradient)
+        velocity = 0.9 * velocity + gradient
+        weight -= 0.1 * (gradient + 0.9 * velocity if nesterov else velocity)
+        assert model.weight.detach().item() == pytest.approx(weight, rel=1e-5)
+
+
+def test_the_learning_rate_is_set_for_every_group():
+    model = small_network()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    optimizer = build_optimizer(SgdSpec(weight_decay=0.5), model)
+    set_learning_rate(optimizer, 0.25)
+    step_with(optimizer, model, gradient=1.0)
+    assert all((parameter == -0.25).all() for parameter in model.parameters())

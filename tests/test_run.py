@@ -1,0 +1,344 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
+from safetensors.torch import load_file
+
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints
+from fmcli.errors import DataError, FmcliError, RecipeError, UsageError
+from fmcli.events import EpochFinished, MemberFinished, MemberStarted
+from fmcli.recipe import Recipe, load_recipe
+from fmcli.run import RunResult, check_augmentation, train_run
+from fmcli.trainer import HISTORY_FILE, STATE_FILE, VALIDATION_FILE
+
+CPU = torch.device("cpu")
+OF_A_RUN = {
+    RECIPE_FILE,
+    *(f"{member}/{name}" for member in ("k3", "k5") for name in (MODEL_FILE, HISTORY_FILE, VALIDATION_FILE)),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Two would wait for each other wherever the machine has other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(tiny_recipe: Path, *overrides: str) -> Recipe:
+    return load_recipe(str(tiny_recipe), ["trainer.epochs=1", *overrides])
+
+
+def train(recipe: Recipe, folder: Path, **options: object) -> RunResult:
+    return train_run(recipe, folder, device=CPU, **options)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(drawn_images, tmp_path_factory) -> Path:
+    """A finished run; not to be written to."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
+    return train(tiny(path), tmp_path_factory.mktemp("runs") / "run").folder
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path) -> Path:
+    """A finished run to do anything with."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def stop_at(kind: type, count: int = 1):
+    """Return a reporter that raises KeyboardInterrupt when an event of a kind comes for the n-th time."""
+    seen = []
+
+    def reporter(event: object) -> None:
+        seen.extend([event] if isinstance(event, kind) else [])
+        if len(seen) == count:
+            raise KeyboardInterrupt
+
+    return reporter
+
+
+# --- a whole run ------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_its_recipe_and_every_member(finished, tiny_recipe):
+    assert set(files_in(finished)) == OF_A_RUN
+    assert load_recipe(str(finished / RECIPE_FILE)) == tiny(tiny_recipe)
+    assert [path.parent.name for path in find_checkpoints([finished])] == ["k3", "k5"]
+
+
+def test_result_holds_the_history_of_each_member_that_was_asked_for(tiny_recipe, tmp_path):
+    result = train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
+    assert result.folder == tmp_path / "run"
+    assert [(name, [epoch.epoch for epoch in history]) for name, history in result.histories.items()] == [("k5", [1])]
+
+
+def test_recipe_in_the_run_trains_the_same_run_again(finished, tmp_path):
+    train(load_recipe(str(finished / RECIPE_FILE)), tmp_path / "again")
+    for name in ("k3", "k5"):
+        first, second = (load_file(folder / name / MODEL_FILE) for folder in (finished, tmp_path / "again"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_member_trained_alone_is_the_same_as_in_the_whole_run(finished, tiny_recipe, tmp_path):
+    train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
+    first, second = (load_file(folder / "k5" / MODEL_FILE) for folder in (finished, tmp_path / "run"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_members_come_in_the_order_of_the_recipe_however_they_are_asked_for(tiny_recipe, tmp_path):
+    result = train(tiny(tiny_recipe), tmp_path / "run", members=["k5", "k3", "k5"])
+    assert list(result.histories) == ["k3", "k5"]
+
+
+# --- a folder that is there already -----------------------------------------------------------------------
+
+
+def test_finished_run_is_refused_and_untouched(run_folder, tiny_recipe):
+    before = files_in(run_folder)
+    with pytest.raises(UsageError, match="already holds a run") as caught:
+        train(tiny(tiny_recipe), run_folder)
+    assert all(option in caught.value.hint for option in ("--resume", "--overwrite", "--output"))
+    assert files_in(run_folder) == before
+
+
+def test_resume_and_overwrite_together_are_refused(run_folder, tiny_recipe):
+    before = files_in(run_folder)
+    with pytest.raises(UsageError, match="give one of them"):
+        train(tiny(tiny_recipe), run_folder, resume=True, overwrite=True)
+    assert files_in(run_folder) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_folder_that_is_no_run_is_refused_and_untouched(tiny_recipe, tmp_path, options):
+    folder = tmp_path / "photos"
+    (folder / "k3").mkdir(parents=True)
+    (folder / "k3" / MODEL_FILE).write_bytes(b"somebody's own")
+    (folder / "holiday.jpg").write_bytes(b"jpg")
+    before = files_in(folder)
+    with pytest.raises(UsageError, match="is not a run of fmcli") as caught:
+        train(tiny(tiny_recipe), folder, **options)
+    assert "--output" in caught.value.hint
+    assert files_in(folder) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_file_in_the_place_of_the_folder_is_refused_and_untouched(tiny_recipe, tmp_path, options):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UsageError, match="is not a run of fmcli"):
+        train(tiny(tiny_recipe), tmp_path / "run", **options)
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_empty_folder_is_as_good_as_none(tiny_recipe, tmp_path, options):
+    (tmp_path / "run").mkdir()
+    train(tiny(tiny_recipe), tmp_path / "run", **options)
+    assert set(files_in(tmp_path / "run")) == OF_A_RUN
+
+
+def test_overwriting_trains_afresh(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe, "trainer.seed=7")
+    result = train(recipe, run_folder, overwrite=True, members=["k3"])
+    assert list(result.histories) == ["k3"]
+    assert load_recipe(str(run_folder / RECIPE_FILE)) == recipe
+    assert set(files_in(run_folder)) == {name for name in OF_A_RUN if not name.startswith("k5/")}
+    assert not (run_folder / "k5").exists()
+
+
+def test_overwriting_removes_nothing_that_is_not_of_fmcli(run_folder, tiny_recipe, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / MODEL_FILE).write_bytes(b"elsewhere")
+    foreign = {"notes.txt": b"mine", "k5/notes.txt": b"mine", "figures/one.png": b"mine", "own/weights.bin": b"mine"}
+    for name, content in foreign.items():
+        (run_folder / name).parent.mkdir(exist_ok=True)
+        (run_folder / name).write_bytes(content)
+    os.symlink(outside, run_folder / "linked")
+    (run_folder / "kept").mkdir()
+    train(tiny(tiny_recipe), run_folder, overwrite=True, members=["k3"])
+    after = files_in(run_folder)
+    assert {name: after[name] for name in foreign} == foreign
+    assert (outside / MODEL_FILE).read_bytes() == b"elsewhere"
+    assert (run_folder / "kept").is_dir()
+    assert "k5/" + MODEL_FILE not in after
+
+
+def test_model_of_somebody_else_in_a_run_folder_survives_overwriting(run_folder, tiny_recipe):
+    (run_folder / "downloaded").mkdir()
+    (run_folder / "downloaded" / MODEL_FILE).write_bytes(b"of no member of this run")
+    train(tiny(tiny_recipe), run_folder, overwrite=True)
+    assert (run_folder / "downloaded" / MODEL_FILE).read_bytes() == b"of no member of this run"
+
+
+def test_what_a_killed_process_left_is_overwritten_too(run_folder, tiny_recipe):
+    (run_folder / "k5" / f".{MODEL_FILE}.abc.part").write_bytes(b"half a model")
+    (run_folder / "k5" / STATE_FILE).write_bytes(b"a state")
+    train(tiny(tiny_recipe), run_folder, overwrite=True, members=["k3"])
+    assert not (run_folder / "k5").exists()
+
+
+@pytest.mark.parametrize("failing", ["recipe", "data"])
+def test_run_is_not_removed_for_one_that_cannot_start(run_folder, tiny_recipe, failing):
+    before = files_in(run_folder)
+    override = {"recipe": "data.validation.first=9999", "data": "data.source=idx:/nowhere"}[failing]
+    with pytest.raises(FmcliError):
+        train(tiny(tiny_recipe, override), run_folder, overwrite=True)
+    assert files_in(run_folder) == before
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+
+def test_resuming_a_finished_run_trains_nothing(run_folder, tiny_recipe):
+    before, events = files_in(run_folder), []
+    result = train(tiny(tiny_recipe), run_folder, resume=True, reporter=events.append)
+    assert [(type(event), event.already) for event in events] == [(MemberFinished, True)] * 2
+    assert [len(history) for history in result.histories.values()] == [1, 1]
+    assert files_in(run_folder) == before
+
+
+def test_resuming_where_nothing_is_there_starts(tiny_recipe, tmp_path):
+    train(tiny(tiny_recipe), tmp_path / "new" / "run", resume=True)
+    assert set(files_in(tmp_path / "new" / "run")) == OF_A_RUN
+
+
+def test_resuming_trains_the_members_that_are_left(finished, tiny_recipe, tmp_path):
+    train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
+    content = files_in(tmp_path / "run")
+    events = []
+    train(tiny(tiny_recipe), tmp_path / "run", resume=True, reporter=events.append)
+    assert [event.member for event in events if isinstance(event, MemberStarted)] == ["k3"]
+    after = files_in(tmp_path / "run")
+    assert {name: after[name] for name in content} == content
+    assert set(after) == OF_A_RUN
+    for name in ("k3", "k5"):
+        first, second = (load_file(folder / name / MODEL_FILE) for folder in (finished, tmp_path / "run"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_run_stopped_in_its_second_member_goes_on_there(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "trainer.epochs=2")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", reporter=stop_at(EpochFinished, 3))
+    assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
+    events = []
+    train(recipe, tmp_path / "run", resume=True, reporter=events.append)
+    assert [event.member for event in events if isinstance(event, MemberFinished) and event.already] == ["k3"]
+    assert [(event.member, event.first_epoch) for event in events if isinstance(event, MemberStarted)] == [("k5", 2)]
+    train(recipe, tmp_path / "whole")
+    first, second = (load_file(tmp_path / folder / "k5" / MODEL_FILE) for folder in ("run", "whole"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.batch_size=16", "members.k3.trainer.batch_size: was 32, now 16"),
+        ("members.k5.model.kernel_size=7", "members.k5.model.kernel_size: was 5, now 7"),
+        ("data.validation.first=50", "data.validation.first: was 40, now 50"),
+    ],
+)
+def test_resuming_with_another_recipe_says_what_differs(run_folder, tiny_recipe, override, said):
+    before = files_in(run_folder)
+    with pytest.raises(UsageError, match="another recipe") as caught:
+        train(tiny(tiny_recipe, override), run_folder, resume=True)
+    assert f"\n  {said}" in caught.value.message
+    assert "--overwrite" in caught.value.hint
+    assert files_in(run_folder) == before
+
+
+def test_resuming_with_another_member_says_so(run_folder, tiny_recipe):
+    tiny_recipe.write_text(tiny_recipe.read_text() + '\n[[members]]\nname = "k7"\nmodel.kernel_size = 7\n')
+    with pytest.raises(UsageError, match=r"members\.k7: was"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+def test_voting_rule_and_reference_may_change_between_resumptions(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe, "ensemble.vote=soft", "reference.source=a paper")
+    train(recipe, run_folder, resume=True)
+    assert load_recipe(str(run_folder / RECIPE_FILE)) == recipe
+
+
+def test_run_whose_recipe_is_damaged_does_not_resume(run_folder, tiny_recipe):
+    (run_folder / RECIPE_FILE).write_text("[data\n")
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+# --- nothing half-written ---------------------------------------------------------------------------------
+
+
+def test_unknown_member_is_refused_with_the_nearest(tiny_recipe, tmp_path):
+    with pytest.raises(UsageError, match=r"no member 'k33'; did you mean 'k3'"):
+        train(tiny(tiny_recipe), tmp_path / "run", members=["k3", "k33"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "said"),
+    [
+        (["data.source=idx:/nowhere"], DataError, "/nowhere is not a folder"),
+        (["data.validation.first=240"], DataError, "leaves none of 240"),
+        (["model.form=plain"], RecipeError, r"members\.k3\.model\.layers"),
+        (["data.classes=['a', 'b']"], DataError, "2 classes"),
+    ],
+)
+def test_nothing_is_written_for_a_run_that_cannot_start(tiny_recipe, tmp_path, overrides, error, said):
+    widths = [f"model.widths={[4] * 7}"] if "model.form=plain" in overrides else []
+    with pytest.raises(error, match=said):
+        train(tiny(tiny_recipe, *overrides, *widths), tmp_path / "deep" / "run")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_every_impossible_network_is_named_at_once(tiny_recipe, tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        train(tiny(tiny_recipe, "model.form=plain", f"model.widths={[4] * 7}"), tmp_path / "run")
+    assert [problem.split(".model")[0] for problem in caught.value.problems] == ["members.k3", "members.k5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("GausNoise", {}, "did you mean 'GaussNoise'"),
+        ("GaussNoise", {"st_range": 3}, "st_range"),
+        ("RandomCrop", {"height": 5, "width": 5}, "must keep size"),
+        ("RandomCrop", {"height": 50, "width": 50}, "fails on a 12×12 picture"),
+    ],
+)
+def test_bad_augmentation_is_found_before_anything_is_written(tiny_recipe, tmp_path, name, arguments, said):
+    table = ", ".join(f"{key} = {value}" for key, value in arguments.items())
+    override = f"members.k5.augment.albumentations=[{{ name = '{name}', args = {{ {table} }} }}]"
+    with pytest.raises(RecipeError, match=said):
+        train(tiny(tiny_recipe, override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=r"augment\.albumentations"):
+        check_augmentation(tiny(tiny_recipe, override), (1, 12, 12))
+
+
+def test_last_batch_of_one_image_is_found_before_anything_is_written(tiny_recipe, tmp_path):
+    """Batch normalisation over one value has no spread; torch would stop at the end of the first epoch."""
+    write_idx_folder(tmp_path / "odd", *draw_quadrants(73), test=draw_quadrants(20))
+    overrides = [f"data.source=idx:{tmp_path}/odd", "model.form=plain", "model.widths=[4]", "data.validation.first=40"]
+    with pytest.raises(RecipeError, match="last batch") as caught:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "run")
+    assert "drop_last" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+    train(tiny(tiny_recipe, *overrides, "trainer.drop_last=true"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["f/run", "f/deeper/run", "x" * 300])
+def test_folder_that_cannot_be_made_is_an_error(tiny_recipe, tmp_path, place):
+    (tmp_path / "f").write_text("a file in the way")
+    with pytest.raises(FmcliError):
+        train(tiny(tiny_recipe), tmp_path / place)

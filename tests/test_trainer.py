@@ -1,0 +1,465 @@
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fmcli.checkpoint import MODEL_FILE, load_checkpoint
+from fmcli.data import ImageSet, Splits
+from fmcli.errors import CheckpointError, DeviceError, FmcliError
+from fmcli.events import CheckpointSaved, EpochFinished, MemberFinished, MemberStarted, StepFinished
+from fmcli.models import predict_logits
+from fmcli.predictions import load_predictions
+from fmcli.recipe import Recipe, resolve_recipe
+from fmcli.trainer import HISTORY_FILE, STATE_FILE, VALIDATION_FILE, read_history, train_member
+
+CPU = torch.device("cpu")
+CLASSES = ("top", "middle", "bottom")
+N_TRAIN, N_VALIDATION = 96, 24
+
+SEQUENTIAL = {
+    "family": "sequential",
+    "layers": [
+        {"type": "conv", "filters": 4, "kernel_size": 3, "padding": "same", "activation": "relu", "l2": 1e-3},
+        {"type": "max-pool", "size": 3},
+        {"type": "dropout", "rate": 0.3},
+        {"type": "flatten"},
+        {"type": "dense", "units": 3, "l2": 1e-3},
+    ],
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The pinned figures are those of one; two would wait for each other wherever the machine has other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def draw_thirds(n_images: int, seed: int, *, side: int = 9) -> ImageSet:
+    """Which third of the rows is bright; RandomState draws the same for good."""
+    draw = np.random.RandomState(seed)
+    labels = draw.randint(0, len(CLASSES), n_images).astype(np.int64)
+    images = draw.randint(0, 90, (n_images, 1, side, side)).astype(np.uint8)
+    third = side // len(CLASSES)
+    for image, label in zip(images, labels, strict=True):
+        image[:, label * third : (label + 1) * third] += 110
+    return ImageSet(images, labels, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return Splits(draw_thirds(N_TRAIN, 0), draw_thirds(N_VALIDATION, 1), draw_thirds(N_VALIDATION, 2))
+
+
+def small_recipe(n_members: int = 1, **tables: dict[str, object]) -> Recipe:
+    table = {
+        "data": {"source": "idx:drawn"},
+        "model": {"family": "kernel-cnn", "form": "pooled", "kernel_size": 3, "widths": [4, 8], "depth": 1},
+        "members": [{"name": f"m{place}"} for place in range(1, n_members + 1)],
+        **tables,
+    }
+    table["trainer"] = {"epochs": 3, "batch_size": 32, "precision": "fp32", **tables.get("trainer", {})}
+    return resolve_recipe(table, name="drawn")
+
+
+def train(recipe, splits, folder, *, name="m1", **options) -> list[EpochFinished]:
+    return train_member(recipe, name, splits, folder, device=CPU, **options)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / MODEL_FILE)
+
+
+def same_tensors(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def timeless(history: list[EpochFinished]) -> list[EpochFinished]:
+    return [replace(epoch, seconds=0, images_per_second=0) for epoch in history]
+
+
+# --- what is learnt ---------------------------------------------------------------------------------------
+
+
+def test_loss_trajectory_is_pinned(splits, tmp_path):
+    recipe = small_recipe(
+        optimizer={"name": "adamw", "lr": 0.01},
+        schedule={"name": "linear", "warmup": 0.25},
+        augment={"flip": 0.5, "shift": 1},
+        trainer={"label_smoothing": 0.1, "weight_average": 0.9},
+    )
+    history = train(recipe, splits, tmp_path)
+    # Measured with torch 2.15 on an x86 CPU; other CPUs and versions add in another order.
+    assert [epoch.train_loss for epoch in history] == pytest.approx([2.226075, 1.542658, 1.205730], rel=1e-3)
+    assert [epoch.validation_loss for epoch in history] == pytest.approx([1.135952, 1.121259, 1.109767], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_drawn_images_are_learnt(splits, tmp_path, precision):
+    recipe = small_recipe(optimizer={"lr": 0.02}, trainer={"epochs": 6, "batch_size": 16, "precision": precision})
+    history = train(recipe, splits, tmp_path)
+    assert history[-1].validation_accuracy > 0.95
+    assert history[-1].train_loss < history[0].train_loss
+    assert load_checkpoint(tmp_path, device=CPU).header.trained_on["precision"] == precision
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(tmp_path).values())
+
+
+def test_same_seed_gives_the_same_weights_bit_for_bit(splits, tmp_path):
+    recipe = small_recipe(augment={"flip": 0.5, "rotate": 10, "erase": 0.5}, model=SEQUENTIAL)
+    histories = [timeless(train(recipe, splits, tmp_path / name)) for name in ("one", "two")]
+    assert histories[0] == histories[1]
+    assert same_tensors(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+def test_another_seed_gives_other_weights(splits, tmp_path):
+    for seed in (0, 1):
+        train(small_recipe(trainer={"seed": seed, "epochs": 1}), splits, tmp_path / str(seed))
+    assert not same_tensors(weights(tmp_path / "0"), weights(tmp_path / "1"))
+
+
+def test_members_of_one_recipe_differ_by_their_place(splits, tmp_path):
+    recipe = small_recipe(n_members=2, trainer={"epochs": 1})
+    for name in ("m1", "m2"):
+        train(recipe, splits, tmp_path / name, name=name)
+    assert not same_tensors(weights(tmp_path / "m1"), weights(tmp_path / "m2"))
+
+
+def test_global_random_state_is_neither_used_nor_moved(splits, tmp_path):
+    recipe = small_recipe(model=SEQUENTIAL, augment={"shift": 1}, trainer={"epochs": 1})
+    torch.manual_seed(1)
+    train(recipe, splits, tmp_path / "one")
+    before = torch.get_rng_state()
+    train(recipe, splits, tmp_path / "two")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same_tensors(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+def test_full_batch_takes_one_step_an_epoch_whatever_the_order(splits, tmp_path):
+    recipe = small_recipe(model=SEQUENTIAL_WITHOUT_NOISE, trainer={"full_batch": True, "batch_size": 7, "epochs": 2})
+    steps = []
+    history = train(recipe, splits, tmp_path, reporter=steps.append)
+    assert [event.step for event in steps if isinstance(event, StepFinished)] == [1, 1]
+    assert len(history) == 2
+
+
+def test_full_batch_equals_a_batch_of_all_images(splits, tmp_path):
+    for name, trainer in (("full", {"full_batch": True}), ("large", {"batch_size": N_TRAIN})):
+        train(small_recipe(trainer={"epochs": 1, **trainer}), splits, tmp_path / name)
+    assert same_tensors(weights(tmp_path / "full"), weights(tmp_path / "large"))
+
+
+SEQUENTIAL_WITHOUT_NOISE = {
+    "family": "sequential",
+    "layers": [{"type": "flatten"}, {"type": "dense", "units": 3}],
+}
+
+
+@pytest.mark.parametrize(("drop_last", "steps"), [(False, 3), (True, 2)])
+def test_drop_last_leaves_out_the_smaller_batch(splits, tmp_path, drop_last, steps):
+    recipe = small_recipe(trainer={"epochs": 1, "batch_size": 40, "drop_last": drop_last})
+    events = []
+    train(recipe, splits, tmp_path, reporter=events.append)
+    assert sum(isinstance(event, StepFinished) for event in events) == steps
+
+
+def test_loss_without_learning_is_the_cross_entropy_of_the_first_weights(splits, tmp_path):
+    recipe = small_recipe(model=SEQUENTIAL_WITHOUT_NOISE, optimizer={"name": "sgd", "lr": 1e-30})
+    history = train(recipe, splits, tmp_path)
+    logits = logits_of(tmp_path, splits.train)
+    picked = logits.log_softmax(dim=1)[torch.arange(N_TRAIN), torch.from_numpy(splits.train.labels)]
+    assert [epoch.train_loss for epoch in history] == pytest.approx([-picked.mean().item()] * 3, rel=1e-5)
+
+
+def test_label_smoothing_mixes_in_the_uniform_distribution(splits, tmp_path):
+    recipe = small_recipe(
+        model=SEQUENTIAL_WITHOUT_NOISE,
+        optimizer={"name": "sgd", "lr": 1e-30},
+        trainer={"epochs": 1, "label_smoothing": 0.3},
+    )
+    history = train(recipe, splits, tmp_path)
+    log_probabilities = logits_of(tmp_path, splits.train).log_softmax(dim=1)
+    picked = log_probabilities[torch.arange(N_TRAIN), torch.from_numpy(splits.train.labels)]
+    smoothed = -(0.7 * picked + 0.3 * log_probabilities.mean(dim=1)).mean().item()
+    assert history[0].train_loss == pytest.approx(smoothed, rel=1e-5)
+    assert history[0].validation_loss != pytest.approx(smoothed, rel=1e-5)
+
+
+def test_learning_rate_follows_the_schedule(splits, tmp_path):
+    recipe = small_recipe(optimizer={"lr": 0.1}, schedule={"name": "exponential", "gamma": 0.5})
+    assert [epoch.lr for epoch in train(recipe, splits, tmp_path)] == pytest.approx([0.1, 0.05, 0.025])
+
+
+def test_l2_pulls_the_kernels_towards_zero(splits, tmp_path):
+    norms = []
+    for l2 in (0.0, 1.0):
+        layers = [{"type": "flatten"}, {"type": "dense", "units": 3, "l2": l2}]
+        recipe = small_recipe(model={"family": "sequential", "layers": layers}, optimizer={"lr": 0.01})
+        train(recipe, splits, tmp_path / str(l2))
+        norms.append(weights(tmp_path / str(l2))["1.weight"].norm())
+    assert norms[1] < 0.9 * norms[0]
+
+
+def logits_of(folder, images: ImageSet) -> torch.Tensor:
+    member = load_checkpoint(folder, device=CPU)
+    return predict_logits(member.model, [torch.from_numpy(images.images)], member.header.normalization)
+
+
+# --- what is left behind ----------------------------------------------------------------------------------
+
+
+def test_files_of_a_finished_member(splits, tmp_path):
+    history = train(small_recipe(), splits, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([MODEL_FILE, HISTORY_FILE, VALIDATION_FILE])
+    assert read_history(tmp_path) == history
+    lines = (tmp_path / HISTORY_FILE).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [asdict(epoch) for epoch in history]
+
+
+def test_saved_predictions_are_those_of_the_saved_weights(splits, tmp_path):
+    history = train(small_recipe(trainer={"weight_average": 0.9}), splits, tmp_path)
+    predictions = load_predictions(tmp_path / VALIDATION_FILE)
+    assert np.array_equal(predictions.logits, logits_of(tmp_path, splits.validation).numpy())
+    assert np.array_equal(predictions.labels, splits.validation.labels)
+    assert (predictions.member, predictions.split) == ("m1", "validation")
+    assert predictions.data_digest == splits.validation.digest()
+    accuracy = (predictions.choices == predictions.labels).mean()
+    assert accuracy == pytest.approx(history[-1].validation_accuracy)
+
+
+def test_averaged_weights_are_what_is_saved(splits, tmp_path):
+    """With one step an epoch, runs of 1, 2 and 3 epochs end with the weights that the average takes in."""
+    steps = []
+    for epochs in (1, 2, 3):
+        train(small_recipe(trainer={"full_batch": True, "epochs": epochs}), splits, tmp_path / str(epochs))
+        steps.append(weights(tmp_path / str(epochs)))
+    train(small_recipe(trainer={"full_batch": True, "weight_average": 0.15}), splits, tmp_path / "average")
+    averaged = weights(tmp_path / "average")
+    # The decay is min(0.15, n / (n + 9)) after step n; 0.1 x 0.15 x 0.15 of the initial weights is left.
+    shares = (0.9 * 0.15 * 0.15, 0.85 * 0.15, 0.85)
+    for name in ("0.weight", "2.running_mean", "9.bias"):
+        expected = sum(share * step[name] for share, step in zip(shares, steps, strict=True))
+        torch.testing.assert_close(averaged[name], expected, atol=0.1 * 0.15 * 0.15, rtol=0)
+        assert (averaged[name] - steps[-1][name]).abs().max() > 1e-4
+
+
+def test_member_without_validation_images_leaves_no_validation_figures(splits, tmp_path):
+    history = train(small_recipe(), replace(splits, validation=None), tmp_path)
+    assert {(epoch.validation_loss, epoch.validation_accuracy) for epoch in history} == {(None, None)}
+    assert not (tmp_path / VALIDATION_FILE).exists()
+    assert set(load_checkpoint(tmp_path, device=CPU).header.data_digests) == {"train", "test"}
+
+
+def test_events_tell_the_whole_story_in_order(splits, tmp_path):
+    events = []
+    train(small_recipe(trainer={"epochs": 2}), splits, tmp_path, reporter=events.append)
+    start, *rest = events
+    assert start == MemberStarted("m1", 2, 3, 1, start.parameters, "cpu", "fp32")
+    assert [type(event) for event in rest] == [
+        *([StepFinished] * 3), CheckpointSaved, EpochFinished,
+        *([StepFinished] * 3), EpochFinished,
+        CheckpointSaved, MemberFinished,
+    ]  # fmt: skip
+    assert rest[-1] == MemberFinished("m1", tmp_path / MODEL_FILE)
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+RESUMABLE = {
+    "adam": {"optimizer": {"name": "adam", "lr": 0.01}},
+    "adamw": {"optimizer": {"name": "adamw", "lr": 0.01}, "schedule": {"name": "cosine", "warmup": 0.3}},
+    "sgd": {"optimizer": {"name": "sgd", "lr": 0.05}},
+    "sgd-momentum": {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}},
+    "weight-average": {"trainer": {"weight_average": 0.9}},
+    "dropout-l2": {"model": SEQUENTIAL},
+    "augment": {"augment": {"flip": 0.5, "shift": 1, "rotate": 15, "erase": 0.5}},
+    "full-batch": {"trainer": {"full_batch": True}},
+    "drop-last": {"trainer": {"batch_size": 40, "drop_last": True}},
+}
+
+
+class Stop:
+    """Raises KeyboardInterrupt when an event of a kind comes for the n-th time, as Ctrl-C would."""
+
+    def __init__(self, kind: type, count: int) -> None:
+        self.kind, self.left = kind, count
+
+    def __call__(self, event: object) -> None:
+        self.left -= isinstance(event, self.kind)
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def assert_resumes_exactly(recipe, splits, tmp_path, *stops: Stop) -> None:
+    whole = train(recipe, splits, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, splits, broken, resume=True, reporter=stop)
+        assert not (broken / MODEL_FILE).exists()
+    events = []
+    history = train(recipe, splits, broken, resume=True, reporter=events.append)
+    assert events[0].first_epoch > 1
+    assert timeless(history) == timeless(whole)
+    assert timeless(read_history(broken)) == timeless(whole)
+    assert same_tensors(weights(broken), weights(tmp_path / "whole"))
+    logits = [load_predictions(folder / VALIDATION_FILE).logits for folder in (broken, tmp_path / "whole")]
+    assert np.array_equal(*logits)
+    assert not (broken / STATE_FILE).exists()
+
+
+@pytest.mark.parametrize("kind", RESUMABLE)
+def test_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(splits, tmp_path, kind):
+    assert_resumes_exactly(small_recipe(**RESUMABLE[kind]), splits, tmp_path, Stop(EpochFinished, 1))
+
+
+@pytest.mark.parametrize("steps", [4, 6, 9])
+def test_run_stopped_within_an_epoch_resumes_from_the_last_whole_one(splits, tmp_path, steps):
+    recipe = small_recipe(optimizer={"name": "sgd", "lr": 0.05, "momentum": 0.9}, trainer={"weight_average": 0.9})
+    assert_resumes_exactly(recipe, splits, tmp_path, Stop(StepFinished, steps))
+
+
+def test_run_may_be_stopped_again_and_again(splits, tmp_path):
+    recipe = small_recipe(augment={"shift": 1}, trainer={"weight_average": 0.9})
+    stops = [Stop(EpochFinished, 1), Stop(StepFinished, 2), Stop(EpochFinished, 1), Stop(EpochFinished, 1)]
+    assert_resumes_exactly(recipe, splits, tmp_path, *stops)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
+def test_resumption_with_worker_processes(splits, tmp_path):
+    pipeline = [{"name": "Affine", "args": {"rotate": (-20, 20), "p": 1.0}}, {"name": "GaussNoise"}]
+    recipe = small_recipe(augment={"albumentations": pipeline}, trainer={"epochs": 2, "batch_size": 48})
+    assert_resumes_exactly(recipe, splits, tmp_path, Stop(EpochFinished, 1))
+
+
+def test_resuming_where_nothing_is_there_starts(splits, tmp_path):
+    train(small_recipe(), splits, tmp_path / "fresh")
+    train(small_recipe(), splits, tmp_path / "resumed", resume=True)
+    assert same_tensors(weights(tmp_path / "fresh"), weights(tmp_path / "resumed"))
+
+
+def test_finished_member_is_not_trained_again(splits, tmp_path):
+    history = train(small_recipe(), splits, tmp_path)
+    content = (tmp_path / MODEL_FILE).read_bytes()
+    events = []
+    assert train(small_recipe(), splits, tmp_path, resume=True, reporter=events.append) == history
+    assert events == [MemberFinished("m1", tmp_path / MODEL_FILE, already=True)]
+    assert (tmp_path / MODEL_FILE).read_bytes() == content
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_recipe_does_not_resume(splits, tmp_path, finished):
+    if finished:
+        train(small_recipe(), splits, tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+    with pytest.raises(CheckpointError, match="another recipe") as caught:
+        train(small_recipe(optimizer={"lr": 0.5}), splits, tmp_path, resume=True)
+    assert "--overwrite" in caught.value.hint
+
+
+def test_other_images_do_not_resume(splits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+    with pytest.raises(CheckpointError, match="other training images"):
+        train(small_recipe(), replace(splits, train=draw_thirds(N_TRAIN, 9)), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
+def test_damaged_state_does_not_resume(splits, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+    path = tmp_path / STATE_FILE
+    content = path.read_bytes()
+    if damage == "another":
+        train(small_recipe(), splits, tmp_path / "other")
+        content = (tmp_path / "other" / MODEL_FILE).read_bytes()
+    elif damage == "flipped":
+        content = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    else:
+        content = content[: len(content) // 2] if damage == "cut" else b""
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        train(small_recipe(), splits, tmp_path, resume=True)
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------
+
+
+def test_loss_that_is_not_finite_is_an_error_with_a_hint(splits, tmp_path):
+    recipe = small_recipe(model=SEQUENTIAL_WITHOUT_NOISE, optimizer={"name": "sgd", "lr": 1e38})
+    with pytest.raises(FmcliError, match=r"m1: .*loss is (nan|inf) in epoch 1") as caught:
+        train(recipe, splits, tmp_path)
+    assert "optimizer.lr" in caught.value.hint
+    assert not (tmp_path / MODEL_FILE).exists()
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_weights_that_are_not_finite_are_never_saved(splits, tmp_path, validated):
+    """The loss of the one step is finite; what the step makes of the weights is not."""
+    recipe = small_recipe(
+        model=SEQUENTIAL_WITHOUT_NOISE,
+        optimizer={"name": "sgd", "lr": 1e39},
+        trainer={"epochs": 1, "full_batch": True},
+    )
+    with pytest.raises(FmcliError) as caught:
+        train(recipe, splits if validated else replace(splits, validation=None), tmp_path)
+    assert "optimizer.lr" in caught.value.hint
+    assert not (tmp_path / MODEL_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["cuda", "python", "cpu"],
+)
+def test_too_little_memory_is_a_device_error(splits, tmp_path, monkeypatch, error):
+    def backward(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    with pytest.raises(DeviceError, match="too little memory for member m1") as caught:
+        train(small_recipe(), splits, tmp_path)
+    assert "trainer.batch_size" in caught.value.hint
+
+
+def test_other_runtime_errors_are_bugs_and_stay_what_they_are(splits, tmp_path, monkeypatch):
+    def backward(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(small_recipe(), splits, tmp_path)
+
+
+def test_folder_that_cannot_be_written_is_an_error(splits, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FmcliError, match="cannot write"):
+        train(small_recipe(), splits, tmp_path / "file" / "m1")
+
+
+@pytest.mark.parametrize("content", [None, "not json\n", '{"member": "m1"}\n', "[]\n", "\xff"])
+def test_damaged_history_is_a_checkpoint_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / HISTORY_FILE).write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=HISTORY_FILE):
+        read_history(tmp_path)
+
+
+def test_figures_of_an_epoch_are_plausible(splits, tmp_path):
+    for epoch in train(small_recipe(), splits, tmp_path):
+        assert 0 <= epoch.train_accuracy <= 1
+        assert 0 <= epoch.validation_accuracy <= 1
+        assert epoch.seconds > 0
+        assert epoch.images_per_second > 0
+        assert math.isfinite(epoch.validation_loss)
