@@ -49,3 +49,10 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
 def name_of(device: torch.device) -> str:
     """Return a device's name for people and for headers."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell a lack of memory from a bug: only CUDA has an exception of its own for it."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    words = ("can't allocate memory", "out of memory")  # of the CPU's allocator, of Apple's
+    return isinstance(error, kinds) or any(word in str(error) for word in words)

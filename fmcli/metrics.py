@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -125,8 +125,14 @@ def classification_report(y_true: Labels, y_pred: Labels, *, class_names: Sequen
         weighted=_average(y_true, y_pred, labels, "weighted"),
         accuracy=correct / len(y_true),
         interval=wilson_interval(correct, len(y_true)),
-        confusion=confusion_matrix(y_true, y_pred, labels=labels).astype(np.int64),
+        confusion=_confusion_matrix(y_true, y_pred, len(labels)),
     )
+
+
+def _confusion_matrix(y_true: Labels, y_pred: Labels, n_classes: int) -> NDArray[np.int64]:
+    """Count (true, predicted) pairs; scikit-learn's own warns of a data set with one class."""
+    pairs = np.bincount(y_true * n_classes + y_pred, minlength=n_classes**2)
+    return pairs.reshape(n_classes, n_classes).astype(np.int64)
 
 
 def _average(y_true: Labels, y_pred: Labels, labels: NDArray[Any], kind: str) -> ClassScores:

@@ -24,7 +24,7 @@ from fmcli.checkpoint import (
 )
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, resolve_normalization
 from fmcli.data.pictures import find_background
-from fmcli.device import name_of, use_bf16
+from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import CheckpointError, DeviceError, FmcliError, printable
 from fmcli.events import (
     CheckpointSaved,
@@ -124,20 +124,13 @@ def train_member(
             training.restore()
         training.run()
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise DeviceError(
             f"{name_of(device)} has too little memory for member {name}",
             hint="a smaller --set trainer.batch_size=… needs less",
         ) from error
     return training.history
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell a lack of memory from a bug: only CUDA has an exception of its own for it."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    words = ("can't allocate memory", "out of memory")  # of the CPU's allocator, of Apple's
-    return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
 class _Training:

@@ -701,6 +701,37 @@ def test_control_characters_in_names_do_not_reach_the_terminal(cli, run_folder):
         assert "\x1b" not in result.out + result.err
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("command", ["evaluate", "ensemble evaluate", "predict"])
+def test_too_little_memory_is_no_traceback(cli, run_folder, test_file, monkeypatch, command, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fmcli.inference.predict_logits", fail)
+    arguments = [*command.split(), run_folder, *([test_file] if command == "predict" else [])]
+    assert_error(cli(*arguments), ExitStatus.DEVICE, "too little memory")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ensemble evaluate"])
+def test_interrupted_evaluation_is_no_traceback(cli, run_folder, monkeypatch, command):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fmcli.inference.predict_logits", stop)
+    result = cli(*command.split(), run_folder)
+    assert (result.status, result.out) == (ExitStatus.INTERRUPTED, "")
+    assert "Traceback" not in result.err
+
+
+def test_bugs_keep_their_traceback(cli, run_folder, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("fmcli.inference.predict_logits", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli("evaluate", run_folder)
+
+
 def test_version(cli):
     assert cli("--version").out == f"fmcli {fmcli.__version__}\n"
 
@@ -876,6 +907,7 @@ def stop_in_third_epoch(process: subprocess.Popen, stop: Callable[[], None]) -> 
         process.kill()
 
 
+@pytest.mark.slow
 def test_interrupted_training_says_how_to_go_on_and_goes_on(cli, drawn_images, tmp_path):
     """Ctrl-C reaches the whole process group, worker processes among them; SIGTERM the one process."""
     recipe = tmp_path / "one.toml"

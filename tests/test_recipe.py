@@ -707,7 +707,7 @@ RECIPES = build(
             source=TEXT,
         ),
     },
-    name=TEXT,
+    name=TEXT.filter(lambda text: text not in (".", "..") and "/" not in text),
     description=st.from_regex(r"\A([A-Za-z0-9é×]([ -~]{0,20}[!-~])?)?\Z"),
     data=DATA,
     members=st.lists(MEMBERS, min_size=1, max_size=3, unique_by=lambda member: member.name).map(tuple),

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fmcli.errors import ExitStatus, FmcliError, OutputClosed
+from fmcli.errors import DeviceError, ExitStatus, FmcliError, OutputClosed
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -38,6 +38,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # what no room could say more of: a name that is too long, a folder that is locked
         where = f"{error.filename}: " if error.filename else ""
         return _fail(FmcliError(f"{where}{error.strerror or error}", hint="check that path, its rights and the disk"))
+    except (MemoryError, RuntimeError) as error:
+        from fmcli.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail(DeviceError("the device has too little memory", hint="a smaller batch needs less; see --device"))
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     return ExitStatus.DONE
