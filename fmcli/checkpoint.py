@@ -21,6 +21,7 @@ from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.files import write_atomic
 from fmcli.models import build_model
 from fmcli.recipe.layers import expand_layers
+from fmcli.recipe.load import load_recipe
 from fmcli.recipe.specs import DataSpec, EnsembleSpec, MemberSpec, ReferenceSpec
 
 FORMAT = "fmcli-checkpoint-1"
@@ -255,13 +256,21 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
 
 def _members_of(run: Path) -> list[Path]:
     """Return the checkpoints of a run's members, in the order of its recipe where it has one."""
-    from fmcli.recipe.load import load_recipe
-
     paths = {path.parent.name: path for path in sorted(run.glob(f"*/{MODEL_FILE}"))}
     if not (run / RECIPE_FILE).is_file():
         return list(paths.values())
-    order = [member.name for member in load_recipe(str(run / RECIPE_FILE)).members]
-    return [paths[name] for name in order if name in paths]
+    return [paths[name] for name in _names_in(run) if name in paths]
+
+
+def _names_in(run: Path) -> list[str]:
+    return [member.name for member in load_recipe(str(run / RECIPE_FILE)).members]
+
+
+def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:
+    """Return, for each run folder that lacks some, the members of its recipe that have no checkpoint yet."""
+    runs = [place for place in places if (place / RECIPE_FILE).is_file()]
+    missing = {run: [name for name in _names_in(run) if not (run / name / MODEL_FILE).is_file()] for run in runs}
+    return {run: names for run, names in missing.items() if names}
 
 
 def flatten_state(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:

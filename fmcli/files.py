@@ -28,7 +28,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:
-            os.unlink(name)
+            Path(name).unlink(missing_ok=True)  # a signal may come between renaming and here
             raise
     except OSError as error:
         raise FmcliError(

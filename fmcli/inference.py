@@ -1,7 +1,6 @@
 """From checkpoints and images to predictions: a split for evaluation, or pictures from anywhere."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -10,46 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from fmcli.checkpoint import Checkpoint, load_checkpoint
+from fmcli.choices import Invert
 from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
 from fmcli.ensemble import combine
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.models import predict_logits
-from fmcli.predictions import Predictions
+from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.specs import DataSpec, EnsembleSpec
 from fmcli.voting import Vote
 
 _BATCH = 500  # images
-
-
-@dataclass(frozen=True, slots=True)
-class ClassProbability:
-    """A class and how likely it is, in [0, 1]."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A picture's label, or why there is none.
-
-    Args:
-        name: The picture's path.
-        index: Its place in an array file, else None.
-        label: The class that won.
-        probability: The mean of the members' probabilities for it, in [0, 1].
-        votes: How many members chose it.
-        top: The likeliest classes by votes, then by probability.
-        error: What was wrong with the picture; then all else is None or empty.
-    """
-
-    name: str
-    index: int | None
-    label: str | None = None
-    probability: float | None = None
-    votes: int | None = None
-    top: tuple[ClassProbability, ...] = ()
-    error: str | None = None
 
 
 def load_members(paths: Sequence[Path], *, device: torch.device) -> list[Checkpoint]:
@@ -197,7 +166,7 @@ def _label(picture: Picture, vote: Vote, place: int, class_names: tuple[str, ...
     )
 
 
-def picture_reader(members: Sequence[Checkpoint], invert: str) -> PictureReader:
+def picture_reader(members: Sequence[Checkpoint], invert: Invert) -> PictureReader:
     """Return a reader that fits pictures to these members' input.
 
     Raises:
@@ -206,4 +175,4 @@ def picture_reader(members: Sequence[Checkpoint], invert: str) -> PictureReader:
     header = members[0].header
     if header.input_shape[0] not in (1, 3):
         raise DataError(f"these members take images of {header.input_shape[0]} channels; pictures have 1 or 3")
-    return PictureReader(header.input_shape, header.background, invert)  # type: ignore[arg-type]
+    return PictureReader(header.input_shape, header.background, invert)

@@ -1,4 +1,4 @@
-"""Predictions: the logits of a member on a split, with labels and provenance; and their files."""
+"""Predictions: the logits of a member on a split with labels and provenance, and their files; labels of pictures."""
 
 import hashlib
 import json
@@ -44,6 +44,37 @@ class Predictions:
     def choices(self) -> NDArray[np.int64]:
         """int64 (n_samples,): the likeliest class of each image, the lowest label where several are."""
         return np.asarray(self.logits.argmax(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProbability:
+    """A class and how likely it is, in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A picture's label, or why there is none.
+
+    Args:
+        name: The picture's path.
+        index: Its place in an array file, else None.
+        label: The class that won.
+        probability: The mean of the members' probabilities for it, in [0, 1].
+        votes: How many members chose it.
+        top: The likeliest classes by votes, then by probability.
+        error: What was wrong with the picture; then all else is None or empty.
+    """
+
+    name: str
+    index: int | None
+    label: str | None = None
+    probability: float | None = None
+    votes: int | None = None
+    top: tuple[ClassProbability, ...] = ()
+    error: str | None = None
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:

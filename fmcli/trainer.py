@@ -116,6 +116,7 @@ def train_member(
     training = _Training(recipe, name, splits, folder, device, reporter)
     if resume and (folder / MODEL_FILE).is_file():
         training.check_same(read_header(folder).recipe_digest)
+        (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
         reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
         return read_history(folder)
     try:

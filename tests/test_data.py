@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import draw_quadrants, idx_bytes, write_idx, write_idx_folder
 
-from fmcli.data import SPLITS, ImageSet, Source, Splits, load_images, resolve_normalization, sources, split_images
+from fmcli.choices import SPLITS
+from fmcli.data import ImageSet, Source, Splits, load_images, resolve_normalization, sources, split_images
 from fmcli.data.idx import read_idx, to_images
 from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
 from fmcli.errors import DataError, ExitStatus, UsageError

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.options import DataRoot, FormatOption, OutputFormat, Quiet, Verbose
+from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose
 from fmcli.errors import RecipeError
 
 app = typer.Typer(help="Get, verify and look at datasets.", no_args_is_help=True)
@@ -42,7 +42,7 @@ def show_data(
     ] = None,
     samples: Annotated[bool, typer.Option(help="Show a sample of each class in the terminal.")] = True,
     data_root: DataRoot = None,
-    format_: FormatOption = OutputFormat.TABLE,
+    format_: FormatOption = "table",
 ) -> None:
     """Show the images of each class and split, their size, digests and samples.
 
@@ -53,7 +53,7 @@ def show_data(
     from fmcli.data import load_images, split_images
     from fmcli.report.console import Terminal
     from fmcli.report.datasets import data_document, save_grid, terminal_grid
-    from fmcli.report.document import Format, emit
+    from fmcli.report.document import emit
 
     terminal = Terminal()
     found = load_images(spec, data_root=data_root)
@@ -71,8 +71,8 @@ def show_data(
     if grid is not None:
         save_grid(grid, train.images, train.labels, train.class_names)
         terminal.note(f"wrote {grid}")
-    emit(document, Format(format_), terminal)
-    if samples and format_ == OutputFormat.TABLE and terminal.out.is_terminal:
+    emit(document, format_, terminal)
+    if samples and format_ == "table" and terminal.out.is_terminal:
         terminal.print(terminal_grid(train.images, train.labels, train.class_names, terminal.out))
 
 

@@ -1,29 +1,12 @@
 """Options that several commands share, each written once."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fmcli.choices import Format, SplitName
 from fmcli.recipe import shipped_recipes
-
-
-class OutputFormat(StrEnum):
-    """`--format` where the result is a table."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-
-
-class SplitName(StrEnum):
-    """`--split`."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -32,7 +15,7 @@ def _complete_recipe(incomplete: str) -> list[str]:
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is read and written.")]
-FormatOption = Annotated[OutputFormat, typer.Option("--format", "-f", help="How to write the result.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to write the result.")]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one.")
 ]

@@ -3,23 +3,16 @@
 import io
 import sys
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
+from fmcli.choices import Invert
 from fmcli.cli.ensemble import Tie, Vote
-from fmcli.cli.options import Device, FormatOption, OutputFormat, Quiet, Verbose
+from fmcli.cli.members import open_members
+from fmcli.cli.options import Device, FormatOption, Quiet, Verbose
 from fmcli.errors import DataError, UsageError
-
-
-class Invert(StrEnum):
-    """`--invert`."""
-
-    AUTO = "auto"
-    NEVER = "never"
-    ALWAYS = "always"
 
 
 def predict(
@@ -40,14 +33,14 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each picture.")] = 1,
     invert: Annotated[
         Invert, typer.Option(help="Swap dark and light; auto does where the background asks for it.")
-    ] = Invert.AUTO,
+    ] = "auto",
     vote: Vote = None,
     tie: Tie = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures that go through the networks at once; 1 answers as each path arrives.")
     ] = 64,
     device: Device = "auto",
-    format_: FormatOption = OutputFormat.TABLE,
+    format_: FormatOption = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -57,26 +50,24 @@ def predict(
     """
     names = _input_names(inputs or (["-"] if null else []), null)
 
-    from fmcli.checkpoint import find_checkpoints
     from fmcli.device import resolve_device
     from fmcli.ensemble import choose_rules
-    from fmcli.inference import label_pictures, load_members, picture_reader
+    from fmcli.inference import label_pictures, picture_reader
     from fmcli.report.console import Terminal
-    from fmcli.report.document import Format
     from fmcli.report.predictions import PredictionWriter
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    members = load_members(find_checkpoints([model]), device=where)
+    members = open_members([model], where, terminal)
     rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
     pictures = picture_reader(members, invert).read(names)
-    with PredictionWriter(Format(format_), terminal, top=top) as writer:
+    with PredictionWriter(format_, terminal, top=top) as writer:
         for labelled in label_pictures(members, pictures, rules, device=where, top=top, batch_size=batch_size):
             writer.write(labelled)
     if writer.n_errors:
         raise DataError(
-            f"{writer.n_errors} of {writer.n_records} pictures could not be read; the others are labelled",
-            hint="the record of each says why",
+            f"{writer.n_errors} of {writer.n_records} pictures could not be read",
+            hint="the record of each says why; all others are labelled",
         )
 
 

@@ -9,7 +9,6 @@ import typer
 from fmcli.cli.options import (
     DataRoot,
     FormatOption,
-    OutputFormat,
     Overrides,
     RecipeArgument,
 )
@@ -29,17 +28,17 @@ app = typer.Typer(help="Find, read, copy and check recipes.", no_args_is_help=Tr
 
 
 @app.command("list")
-def list_recipes(format_: FormatOption = OutputFormat.TABLE) -> None:
+def list_recipes(format_: FormatOption = "table") -> None:
     """List the recipes that come with fmcli.
 
     Example: fmcli recipe list
     """
     from fmcli.report.console import Terminal
-    from fmcli.report.document import Format, emit
+    from fmcli.report.document import emit
     from fmcli.report.recipes import recipes_document
 
     rows = [(name, describe(read_text(path))) for name, path in shipped_recipes().items()]
-    emit(recipes_document(rows), Format(format_), Terminal())
+    emit(recipes_document(rows), format_, Terminal())
 
 
 @app.command("show")
@@ -53,7 +52,7 @@ def show_recipe(
     ] = False,
     set_: Overrides = None,
     data_root: DataRoot = None,
-    format_: FormatOption = OutputFormat.TABLE,
+    format_: FormatOption = "table",
 ) -> None:
     """Print a recipe, or what it stands for.
 
@@ -71,7 +70,7 @@ def show_recipe(
         return
     from fmcli.recipe import KNOWN_SOURCES, KnownSource
     from fmcli.recipe.layers import trace_recipe
-    from fmcli.report.document import Format, emit
+    from fmcli.report.document import emit
     from fmcli.report.recipes import summary_document
 
     known = KNOWN_SOURCES.get(values.data.source)
@@ -80,7 +79,7 @@ def show_recipe(
 
         images = load_images(values.data, data_root=data_root).train
         known = KnownSource(images.input_shape, images.class_names)
-    emit(summary_document(values, trace_recipe(values, known)), Format(format_), terminal)
+    emit(summary_document(values, trace_recipe(values, known)), format_, terminal)
 
 
 @app.command("copy")

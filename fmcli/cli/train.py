@@ -13,7 +13,6 @@ from fmcli.cli.options import (
     DataRoot,
     Device,
     FormatOption,
-    OutputFormat,
     Overrides,
     Quiet,
     RecipeName,
@@ -38,7 +37,7 @@ def train(
     device: Device = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one a core.")] = None,
     data_root: DataRoot = None,
-    format_: FormatOption = OutputFormat.TABLE,
+    format_: FormatOption = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -54,7 +53,7 @@ def train(
 
     from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
-    from fmcli.report.document import Format, emit
+    from fmcli.report.document import emit
     from fmcli.report.evaluations import history_document
     from fmcli.report.progress import TrainingProgress
     from fmcli.run import train_run
@@ -77,7 +76,7 @@ def train(
             data_root=data_root,
             reporter=progress,
         )
-    emit(history_document(str(result.folder), result.histories), Format(format_), terminal)
+    emit(history_document(str(result.folder), result.histories), format_, terminal)
 
 
 def _command_to_resume(folder: Path, members: list[str], data_root: Path | None) -> str:

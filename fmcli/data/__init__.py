@@ -5,11 +5,10 @@ from fmcli.data.loader import DeviceLoader, Transform
 from fmcli.data.normalization import Normalization, resolve_normalization
 from fmcli.data.pictures import Picture, PictureReader, find_pictures
 from fmcli.data.sources import DATASETS, Source, load_images
-from fmcli.data.splits import SPLITS, Splits, split_images
+from fmcli.data.splits import Splits, split_images
 
 __all__ = [
     "DATASETS",
-    "SPLITS",
     "DeviceLoader",
     "ImageSet",
     "Normalization",

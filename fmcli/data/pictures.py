@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fmcli.choices import Invert
 from fmcli.data.idx import read_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.libraries import import_albumentations
@@ -76,7 +77,7 @@ class PictureReader:
         self,
         input_shape: tuple[int, int, int],
         background: Background,
-        invert: Literal["auto", "never", "always"] = "auto",
+        invert: Invert = "auto",
     ) -> None:
         self.input_shape = input_shape
         self.background = background

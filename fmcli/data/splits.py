@@ -7,12 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
+from fmcli.choices import SPLITS
 from fmcli.data.image_set import ImageSet
 from fmcli.data.sources import Source
 from fmcli.errors import DataError, UsageError, did_you_mean
 from fmcli.recipe.specs import DataSpec, FirstImages, RandomFraction, Resplit
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from fmcli.choices import TieRule, VotingRule
 from fmcli.errors import did_you_mean
 from fmcli.recipe.known import KNOWN_SOURCES, SOURCE_PREFIXES
 
@@ -403,8 +404,8 @@ class TrainerSpec(Spec):
 class EnsembleSpec(Spec):
     """How the members' answers become one."""
 
-    vote: Literal["majority", "soft"] = "majority"
-    tie: Literal["probability", "lowest", "first"] = "probability"
+    vote: VotingRule = "majority"
+    tie: TieRule = "probability"
     """Which tied class wins: the highest mean probability, the lowest label, or the first member's choice."""
 
 

@@ -5,28 +5,19 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 
+from fmcli.choices import Format
 from fmcli.errors import printable
 from fmcli.report.console import Terminal
 
 Record = Mapping[str, Any]
 _NARROWEST_TEXT = 10  # columns; text is folded below its full width, numbers are not
 _GAP = 3  # columns between two of a table
-
-
-class Format(StrEnum):
-    """How a result is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +65,12 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
         OutputClosed: Nobody reads it any more.
     """
     match format_:
-        case Format.TABLE:
+        case "table":
             for place, sheet in enumerate(document.sheets):
                 if place:
                     terminal.print()
                 print_sheet(sheet, terminal)
-        case Format.JSON:
+        case "json":
             terminal.write(json.dumps(document.payload, indent=2, ensure_ascii=False) + "\n")
         case _:
             write = record_writer(format_, terminal)
@@ -149,7 +140,7 @@ def _as_list(sheet: Sheet) -> str:
 
 def record_writer(format_: Format, terminal: Terminal) -> Callable[[Record], None]:
     """Return a function that writes records one by one, as JSON Lines or as CSV with a heading."""
-    if format_ is not Format.CSV:
+    if format_ != "csv":
         return lambda record: terminal.write(json.dumps(record, ensure_ascii=False) + "\n")
     buffer = io.StringIO()
     writer = csv.writer(buffer)

@@ -4,9 +4,10 @@ import json
 from types import TracebackType
 from typing import Any
 
-from fmcli.inference import Labelled
+from fmcli.choices import Format
+from fmcli.predictions import Labelled
 from fmcli.report.console import Terminal
-from fmcli.report.document import Format, Sheet, print_sheet, record_writer
+from fmcli.report.document import Sheet, print_sheet, record_writer
 
 _ROWS_AT_ONCE = 1000  # of a table; more than that would have to be held in memory
 
@@ -47,20 +48,20 @@ class PredictionWriter:
         self.n_records += 1
         self.n_errors += labelled.error is not None
         match self._format:
-            case Format.TABLE:
+            case "table":
                 self._rows.append(self._row(labelled))
                 if len(self._rows) >= _ROWS_AT_ONCE:
                     self._print_rows()
-            case Format.JSON:  # an array, an element a line
+            case "json":  # an array, an element a line
                 self._terminal.write("[\n" if self.n_records == 1 else ",\n")
                 self._terminal.write(json.dumps(self._record(labelled), ensure_ascii=False))
             case _:
                 self._write(self._record(labelled))
 
     def _close(self) -> None:
-        if self._format is Format.TABLE and self._rows:
+        if self._format == "table" and self._rows:
             self._print_rows()
-        if self._format is Format.JSON:
+        if self._format == "json":
             self._terminal.write("\n]\n" if self.n_records else "[]\n")
 
     def _print_rows(self) -> None:
@@ -81,7 +82,7 @@ class PredictionWriter:
         """Return a picture as an object; for CSV flat, and with the same keys whatever became of it."""
         record: dict[str, Any] = {"input": labelled.name, "index": labelled.index}
         answer: dict[str, Any] = {"label": labelled.label, "probability": labelled.probability, "votes": labelled.votes}
-        if self._format is Format.CSV:
+        if self._format == "csv":
             others: dict[str, Any] = {
                 f"{key}_{place}": None for place in range(2, self._top + 1) for key in ("label", "probability")
             }

@@ -1,0 +1,12 @@
+"""Words that a user chooses from, in recipes and on the command line alike."""
+
+from typing import Literal, get_args
+
+Format = Literal["table", "json", "jsonl", "csv"]
+"""How a result is written."""
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+VotingRule = Literal["majority", "soft"]
+TieRule = Literal["probability", "lowest", "first"]
+Invert = Literal["auto", "never", "always"]
+"""Whether to swap the dark and the light of a foreign picture."""
