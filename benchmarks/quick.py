@@ -37,9 +37,10 @@ def run(*arguments: str) -> tuple[str, float]:
 def measure_seed(seed: int, folder: Path) -> dict[str, Any]:
     """Train quick with a seed, unless that is done, and evaluate it on the test images."""
     trained, _ = run(
-        "train", "--recipe", "quick", "--seed", str(seed), "--output", str(folder), "--resume", "--format", "json"
+        *("train", "--recipe", "quick", "--seed", str(seed), "--output", str(folder), "--resume"),
+        *("--device", "cpu", "--format", "json"),
     )
-    answer, evaluate_seconds = run("ensemble", "evaluate", str(folder), "--format", "json")
+    answer, evaluate_seconds = run("ensemble", "evaluate", str(folder), "--device", "cpu", "--format", "json")
     evaluation = json.loads(answer)
     return {
         "seed": seed,

@@ -193,13 +193,13 @@ class AlbumentationsAugment:
 
     Args:
         specs: The recipe's `[[augment.albumentations]]` tables.
-        input_shape: (C, H, W) of the pictures, to try the pipeline on before any training.
+        input_shape: (C, H, W) of the pictures, to try the pipeline on before any training; or None.
 
     Raises:
         RecipeError: A transform or an argument does not exist, or the pipeline changes shape or dtype.
     """
 
-    def __init__(self, specs: Sequence[AlbumentationsSpec], input_shape: tuple[int, int, int]) -> None:
+    def __init__(self, specs: Sequence[AlbumentationsSpec], input_shape: tuple[int, int, int] | None) -> None:
         library = import_albumentations()
         problems: list[str] = []
         transforms = [
@@ -207,8 +207,16 @@ class AlbumentationsAugment:
             for place, spec in enumerate(specs)
         ]
         if problems:
-            raise RecipeError("the albumentations pipeline cannot be built:", problems=problems)
+            raise RecipeError(
+                "the albumentations pipeline cannot be built:",
+                problems=problems,
+                hint="https://explore.albumentations.ai lists the transforms and their arguments",
+            )
         self._compose = library.Compose(transforms)
+        if input_shape is not None:
+            self._try_on(input_shape)
+
+    def _try_on(self, input_shape: tuple[int, int, int]) -> None:
         channels, height, width = input_shape
         blank = np.zeros((_TRIALS, height, width, channels), dtype=np.uint8)
         try:
@@ -216,7 +224,8 @@ class AlbumentationsAugment:
         except Exception as error:  # whatever a foreign transform raises is a fault of the recipe
             raise RecipeError(
                 f"augment.albumentations fails on a {height}×{width} picture of {channels} channels: "
-                f"{_first_lines(error)}"
+                f"{_first_lines(error)}",
+                hint="albumentations' own page of the transform says what pictures it takes",
             ) from error
         if changed.shape != blank.shape or changed.dtype != np.uint8:
             raise RecipeError(

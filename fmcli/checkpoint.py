@@ -1,28 +1,24 @@
 """Checkpoints: safetensors with a header that says all that is needed to use them. No pickle, in or out."""
 
-import hashlib
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 import fmcli
 from fmcli.data import Normalization
 from fmcli.data.pictures import Background
 from fmcli.errors import CheckpointError, RecipeError, printable
-from fmcli.files import write_atomic
 from fmcli.models import build_model
 from fmcli.recipe.layers import expand_layers
 from fmcli.recipe.load import load_recipe
 from fmcli.recipe.specs import DataSpec, EnsembleSpec, MemberSpec, ReferenceSpec
+from fmcli.tensors import load_tensors, read_metadata, save_tensors
 
 FORMAT = "fmcli-checkpoint-1"
 MODEL_FILE = "model.safetensors"
@@ -43,7 +39,7 @@ class Header(BaseModel):
         std: Of each channel, in pixel units.
         background: Of the training images.
         parameters: How many numbers the network learnt.
-        epochs: How many it was trained for.
+        epochs: How many these weights were trained for; with `keep = "best"`, up to the best epoch.
         data_digests: SHA-256 of each split it saw, by name.
         recipe_digest: SHA-256 of `member` and `data`.
         versions: Of fmcli, torch and Python.
@@ -120,7 +116,7 @@ def load_checkpoint(path: Path, *, device: torch.device) -> Checkpoint:
         CheckpointError: It is not there, cut short, altered, or not one of fmcli's.
     """
     header, tensors = _read(path)
-    layers = expand_layers(header.member.model, len(header.class_names))
+    layers = expand_layers(header.member.model, len(header.class_names), header.input_shape)
     try:
         model = build_model(layers, header.input_shape, len(header.class_names))
     except RecipeError as error:
@@ -144,14 +140,18 @@ def read_header(path: Path) -> Header:
     Raises:
         CheckpointError: It is not there, or not one of fmcli's.
     """
-    metadata = _open(path)[0]
-    return _parse_header(path, metadata)
+    path = _file_of(path)
+    return _parse_header(path, read_metadata(path))
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    path = path / MODEL_FILE if path.is_dir() else path
+    path = _file_of(path)
     metadata, tensors = load_tensors(path)
     return _parse_header(path, metadata), tensors
+
+
+def _file_of(place: Path) -> Path:
+    return place / MODEL_FILE if place.is_dir() else place
 
 
 def _parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
@@ -171,56 +171,6 @@ def _show(tensor: Tensor | None) -> str:
     return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-# --- tensors with a digest -------------------------------------------------------------------------------
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text with a digest over both, whole or not at all."""
-    on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    digest = _digest(on_host, metadata)
-    write_atomic(path, save(on_host, metadata={**metadata, "digest": digest}))
-
-
-def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read what `save_tensors` wrote: the text and the tensors, on the CPU.
-
-    Raises:
-        CheckpointError: It is not there, cut short or altered.
-    """
-    metadata, tensors = _open(path, with_tensors=True)
-    digest = metadata.pop("digest", "")
-    if digest != _digest(tensors, metadata):
-        raise CheckpointError(
-            f"{printable(path)} is damaged: its content does not match its digest",
-            hint="train it again, or copy it again",
-        )
-    return metadata, tensors
-
-
-def _open(path: Path, *, with_tensors: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
-    path = path / MODEL_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {printable(path)}", hint="fmcli train --recipe quick makes one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
-            return dict(file.metadata() or {}), tensors
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{printable(path)} is not a whole safetensors file: {printable(error)}",
-            hint="it was cut short or is of another format; train it again, or copy it again",
-        ) from error
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 # --- runs -------------------------------------------------------------------------------------------------
 
 
@@ -231,12 +181,12 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
         places: Each a run folder, a member's folder or a file.
 
     Raises:
-        CheckpointError: One holds no checkpoint.
+        CheckpointError: One holds no checkpoint, or two stand for the same.
     """
     found: list[Path] = []
     for place in places:
         if (place / MODEL_FILE).is_file() or place.is_file():
-            found.append(place / MODEL_FILE if place.is_dir() else place)
+            found.append(_file_of(place))
             continue
         if not place.is_dir():
             raise CheckpointError(
@@ -251,7 +201,14 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
                 else "give a run folder, a member's folder or its model.safetensors",
             )
         found += members
+    twice = next((path for place, path in enumerate(found) if path.resolve() in _resolved(found[:place])), None)
+    if twice is not None:
+        raise CheckpointError(f"{printable(twice)} is named twice", hint="each member has one vote: name it once")
     return found
+
+
+def _resolved(paths: Sequence[Path]) -> set[Path]:
+    return {path.resolve() for path in paths}
 
 
 def _members_of(run: Path) -> list[Path]:
@@ -271,24 +228,3 @@ def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:
     runs = [place for place in places if (place / RECIPE_FILE).is_file()]
     missing = {run: [name for name in _names_in(run) if not (run / name / MODEL_FILE).is_file()] for run in runs}
     return {run: names for run, names in missing.items() if names}
-
-
-def flatten_state(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
-    """Return an optimizer's nested state as tensors by dotted name; what is None is left out."""
-    return {
-        f"{prefix}.{outer}.{inner}": tensor
-        for outer, table in state.items()
-        for inner, tensor in table.items()
-        if tensor is not None
-    }
-
-
-def unflatten_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
-    """Return what `flatten_state` flattened."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        first, _, rest = name.partition(".")
-        if first == prefix:
-            outer, _, inner = rest.partition(".")
-            state.setdefault(int(outer), {})[inner] = tensor
-    return state

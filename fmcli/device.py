@@ -36,13 +36,18 @@ def resolve_device(name: str) -> torch.device:
 
 
 def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
-    """Tell whether to multiply in bfloat16: as asked, or where the device does it natively."""
+    """Tell whether to multiply in bfloat16: as asked, or where the device has units for it.
+
+    Those are NVIDIA GPUs from sm80, and CPUs with AMX or AVX-512 BF16.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # Where there are no such units oneDNN emulates, which is slower than fp32. torch has no public word for it.
+        checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+        return any(check() for check in checks if check is not None)
     return False
 
 

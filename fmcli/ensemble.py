@@ -18,7 +18,7 @@ from fmcli.metrics import (
 )
 from fmcli.predictions import Predictions, stack_logits
 from fmcli.recipe.specs import EnsembleSpec
-from fmcli.voting import VOTING_RULES, Vote
+from fmcli.voting import VOTING_RULES, Logits, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class EnsembleEvaluation:
     gain: PairedTest
 
 
-def combine(logits: np.typing.NDArray[np.floating], spec: EnsembleSpec) -> Vote:
+def combine(logits: Logits, spec: EnsembleSpec) -> Vote:
     """Apply a recipe's voting rule.
 
     Args:

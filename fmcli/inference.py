@@ -104,11 +104,13 @@ def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, 
 
 
 def name_members(members: Sequence[Checkpoint]) -> list[str]:
-    """Return a name for each member: its own, with its run's where two have the same."""
+    """Return a name for each member: its own, with its run's or its whole path where several have the same."""
+    paths = [member.path.absolute() for member in members]
     own = [member.header.member.name for member in members]
+    with_run = [f"{path.parent.parent.name}/{name}" for path, name in zip(paths, own, strict=True)]
     return [
-        f"{member.path.absolute().parent.parent.name}/{name}" if own.count(name) > 1 else name
-        for member, name in zip(members, own, strict=True)
+        name if own.count(name) == 1 else longer if with_run.count(longer) == 1 else str(path)
+        for name, longer, path in zip(own, with_run, paths, strict=True)
     ]
 
 
@@ -143,7 +145,7 @@ def label_pictures(
             if picture.pixels is None or vote is None:
                 yield Labelled(picture.name, picture.index, error=picture.error)
                 continue
-            yield _label(picture, vote, place, members[0].header.class_names, top)
+            yield _label(picture, vote, place, members[0].header.class_names, top, by_votes=spec.vote == "majority")
             place += 1
 
 
@@ -153,9 +155,12 @@ def _vote(members: Sequence[Checkpoint], pixels: NDArray[np.uint8], spec: Ensemb
     return combine(torch.stack(logits).numpy(), spec)
 
 
-def _label(picture: Picture, vote: Vote, place: int, class_names: tuple[str, ...], top: int) -> Labelled:
+def _label(
+    picture: Picture, vote: Vote, place: int, class_names: tuple[str, ...], top: int, *, by_votes: bool
+) -> Labelled:
     probabilities, votes, winner = vote.probabilities[place], vote.votes[place], int(vote.labels[place])
-    order = sorted(range(len(class_names)), key=lambda k: (k != winner, -votes[k], -probabilities[k]))
+    counts = votes if by_votes else np.zeros_like(votes)
+    order = sorted(range(len(class_names)), key=lambda k: (k != winner, -counts[k], -probabilities[k]))
     return Labelled(
         picture.name,
         picture.index,

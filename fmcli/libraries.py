@@ -6,6 +6,7 @@ from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _KEEP_UP_TO = 1 << 30  # bytes
+_KEEP_UP_TO_IN_OLD_GLIBC = 1 << 25  # bytes; more is refused there
 
 
 def import_albumentations() -> Any:
@@ -28,5 +29,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, _KEEP_UP_TO)
-    mallopt(_M_TRIM_THRESHOLD, _KEEP_UP_TO)
+    if mallopt(_M_MMAP_THRESHOLD, _KEEP_UP_TO) or mallopt(_M_MMAP_THRESHOLD, _KEEP_UP_TO_IN_OLD_GLIBC):
+        mallopt(_M_TRIM_THRESHOLD, _KEEP_UP_TO)

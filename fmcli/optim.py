@@ -14,9 +14,11 @@ from fmcli.recipe.specs import (
     CosineSchedule,
     ExponentialSchedule,
     LinearSchedule,
+    OneCycleSchedule,
     OptimizerSpec,
     ScheduleSpec,
     SgdSpec,
+    StepSchedule,
 )
 
 Schedule = Callable[[int], float]
@@ -62,23 +64,46 @@ def build_schedule(spec: ScheduleSpec, *, lr: float, epochs: int, steps_per_epoc
         [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
     total = epochs * steps_per_epoch
+    rising = spec.warmup * total  # steps
 
-    def ramp(step: int, warmup: float, final: float, shape: Callable[[float], float]) -> float:
-        rising = warmup * total
+    def schedule(step: int) -> float:
+        if step < rising and isinstance(spec, OneCycleSchedule):
+            return lr * _between(spec.start, 1.0, 1 - _half_cosine(step / rising))
         if step < rising:
             return lr * (step + 1) / (rising + 1)
-        done = (step - rising) / max(total - rising, 1)
-        return lr * (final + (1 - final) * shape(done))
+        return lr * _share(spec, (step - rising) / max(total - rising, 1), step // steps_per_epoch)
 
+    return schedule
+
+
+def _share(spec: ScheduleSpec, done: float, epoch: int) -> float:
+    """Return the learning rate as a part of the highest, after the warm-up.
+
+    Args:
+        spec: The schedule.
+        done: How much of the steps after the warm-up is over, in [0, 1).
+        epoch: From 0.
+    """
     match spec:
         case ConstantSchedule():
-            return lambda step: lr
+            return 1.0
         case ExponentialSchedule(gamma=gamma):
-            return lambda step: lr * gamma ** (step // steps_per_epoch)
-        case CosineSchedule(warmup=warmup, final=final):
-            return lambda step: ramp(step, warmup, final, lambda done: (1 + math.cos(math.pi * done)) / 2)
-        case LinearSchedule(warmup=warmup, final=final):
-            return lambda step: ramp(step, warmup, final, lambda done: 1 - done)
+            return gamma**epoch
+        case StepSchedule(every=every, gamma=gamma):
+            return gamma ** (epoch // every)
+        case LinearSchedule(final=final):
+            return _between(final, 1.0, 1 - done)
+        case CosineSchedule(final=final) | OneCycleSchedule(final=final):
+            return _between(final, 1.0, _half_cosine(done))
+
+
+def _half_cosine(done: float) -> float:
+    """Return the way from 1 to 0 along half a cosine."""
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -64,7 +64,7 @@ class Labelled:
         label: The class that won.
         probability: The mean of the members' probabilities for it, in [0, 1].
         votes: How many members chose it.
-        top: The likeliest classes by votes, then by probability.
+        top: The winner, then the likeliest others: by votes where votes decide, and by probability.
         error: What was wrong with the picture; then all else is None or empty.
     """
 

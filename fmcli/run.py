@@ -13,10 +13,11 @@ from fmcli.data import load_images, split_images
 from fmcli.errors import RecipeError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
 from fmcli.files import write_atomic
-from fmcli.recipe import KnownSource, Recipe, dump_recipe, load_recipe
+from fmcli.history import HISTORY_FILE
+from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
 from fmcli.recipe.layers import LayerTrace, trace_recipe
 from fmcli.recipe.specs import BatchNorm
-from fmcli.trainer import HISTORY_FILE, STATE_FILE, VALIDATION_FILE, train_member
+from fmcli.trainer import STATE_FILE, VALIDATION_FILE, train_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def train_run(
     names = _choose_members(recipe, members)
     _check_folder(folder, recipe, resume=resume, overwrite=overwrite)
     splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
-    traces = trace_recipe(recipe, KnownSource(splits.train.input_shape, splits.train.class_names))
+    traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
     _check_last_batch(recipe, traces, len(splits.train))
     check_augmentation(recipe, splits.train.input_shape)
     if overwrite:
@@ -126,22 +127,23 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse to resume with another recipe, saying where the two differ; names, votes and references may."""
-    differences = _differences(
-        {
-            "data": old.data.model_dump(),
-            "members": {member.name: member.model_dump() for member in old.members},
-        },
-        {
-            "data": new.data.model_dump(),
-            "members": {member.name: member.model_dump() for member in new.members},
-        },
-    )
+    """Refuse to resume with another recipe, saying where the two differ; its name and reference may."""
+    differences = _differences(_what_counts(old), _what_counts(new))
     if differences:
         raise UsageError(
             f"{printable(folder)} was begun with another recipe:\n  " + "\n  ".join(differences[:10]),
             hint="drop the change to resume; --overwrite starts afresh; --output trains elsewhere",
         )
+
+
+def _what_counts(recipe: Recipe) -> dict[str, object]:
+    """Return what makes a run: a member's seed comes from its place, so the order counts, too."""
+    return {
+        "data": recipe.data.model_dump(),
+        "ensemble": recipe.ensemble.model_dump(),
+        "order of members": [member.name for member in recipe.members],
+        "members": {member.name: member.model_dump() for member in recipe.members},
+    }
 
 
 def _differences(old: object, new: object, path: str = "") -> list[str]:
@@ -178,8 +180,12 @@ def _check_last_batch(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]]
         )
 
 
-def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
-    """Build every albumentations pipeline of a recipe once, and try it on a blank picture.
+def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] | None) -> None:
+    """Build every albumentations pipeline of a recipe once, and try it on blank pictures.
+
+    Args:
+        recipe: The recipe.
+        input_shape: (C, H, W) of its images; None where it is not known yet: then nothing is tried.
 
     Raises:
         RecipeError: One cannot be built, or changes a picture's size.

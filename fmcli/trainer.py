@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmcli.augment import AlbumentationsAugment, augment
-from fmcli.checkpoint import (
-    MODEL_FILE,
-    Header,
-    flatten_state,
-    load_tensors,
-    read_header,
-    save_checkpoint,
-    save_tensors,
-    unflatten_state,
-    versions,
-)
+from fmcli.checkpoint import MODEL_FILE, Header, read_header, save_checkpoint, versions
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, resolve_normalization
 from fmcli.data.pictures import find_background
 from fmcli.device import is_out_of_memory, name_of, use_bf16
@@ -35,52 +25,27 @@ from fmcli.events import (
     StepFinished,
     ignore,
 )
-from fmcli.files import write_atomic
+from fmcli.generators import Generators
+from fmcli.history import best_epoch, read_history, write_history
 from fmcli.libraries import keep_freed_memory
 from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
 from fmcli.optim import Schedule, WeightAverage, build_optimizer, build_schedule, set_learning_rate
 from fmcli.predictions import Predictions, save_predictions
 from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe, ReferenceSpec, recipe_digest
 from fmcli.recipe.layers import expand_layers
+from fmcli.tensors import (
+    flatten_state,
+    load_tensors,
+    save_tensors,
+    unflatten_state,
+    with_prefix,
+    without_prefix,
+)
 
 STATE_FILE = "state.safetensors"
-HISTORY_FILE = "history.jsonl"
 VALIDATION_FILE = "validation.safetensors"
 STATE_FORMAT = "fmcli-state-1"
 _EVALUATION_BATCH = 500  # images; more gains nothing on a CPU
-
-
-@dataclass(frozen=True, slots=True)
-class Generators:
-    """The four streams of random numbers of a member, each from the recipe's seed and the member's place.
-
-    Args:
-        weights: On the CPU.
-        order: On the CPU.
-        augment: On the device.
-        dropout: On the device.
-    """
-
-    weights: torch.Generator
-    order: torch.Generator
-    augment: torch.Generator
-    dropout: torch.Generator
-
-    @classmethod
-    def seeded(cls, seed: int, place: int, device: torch.device) -> "Generators":
-        """Return fresh generators; members of one recipe differ by their place in it."""
-        seeds = np.random.SeedSequence([seed, place]).generate_state(4, np.uint64)
-        devices = (torch.device("cpu"), torch.device("cpu"), device, device)
-        return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the states of those that go on drawing."""
-        return {f"generator.{name}": getattr(self, name).get_state() for name in ("order", "augment", "dropout")}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over states."""
-        for name in ("order", "augment", "dropout"):
-            getattr(self, name).set_state(tensors[f"generator.{name}"])
 
 
 def train_member(
@@ -115,7 +80,8 @@ def train_member(
     """
     training = _Training(recipe, name, splits, folder, device, reporter)
     if resume and (folder / MODEL_FILE).is_file():
-        training.check_same(read_header(folder).recipe_digest)
+        header = read_header(folder)
+        training.check_same(header.recipe_digest, header.data_digests["train"])
         (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
         reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
         return read_history(folder)
@@ -163,7 +129,7 @@ class _Training:
         keep_freed_memory()
         spec, train = self.spec, self.splits.train
         n_classes = len(train.class_names)
-        layers = expand_layers(spec.model, n_classes)
+        layers = expand_layers(spec.model, n_classes, train.input_shape)
         model = build_model(
             layers, train.input_shape, n_classes, init=spec.model.init, generator=self.generators.weights
         )
@@ -185,6 +151,7 @@ class _Training:
         )
         decay = spec.trainer.weight_average
         self.average = WeightAverage(self.model, decay) if decay is not None else None
+        self.best: dict[str, Tensor] = {}  # what `keep = "best"` would save, by name
 
     def _evaluation_loader(self, images: ImageSet | None) -> DeviceLoader | None:
         return DeviceLoader(images, batch_size=_EVALUATION_BATCH, device=self.device) if images else None
@@ -206,6 +173,8 @@ class _Training:
         for epoch in range(len(self.history), spec.trainer.epochs):
             finished = self._epoch(epoch)
             self.history.append(finished)
+            if spec.trainer.keep == "best" and best_epoch(self.history) == epoch:
+                self.best = self._evaluated_weights()
             write_history(self.folder, self.history)
             if epoch + 1 < spec.trainer.epochs:
                 self._save_state()
@@ -262,6 +231,8 @@ class _Training:
         penalty = l2_penalty(self.model)
         self.optimizer.zero_grad(set_to_none=True)
         (loss if penalty is None else loss + penalty).backward()
+        if self.spec.trainer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.trainer.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
@@ -280,9 +251,17 @@ class _Training:
         labels = torch.from_numpy(images.labels)
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).double().mean())
 
-    def _finish(self) -> None:
+    def _evaluated_weights(self) -> dict[str, Tensor]:
+        """Return a copy of the weights that validation was done with: averaged where there is an average."""
         if self.average is not None:
             self.average.swap()
+        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            self.average.swap()
+        return weights
+
+    def _finish(self) -> None:
+        self.model.load_state_dict(self.best or self._evaluated_weights())
         largest = torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max()
         self._check_finite("largest weight", float(largest), len(self.history) - 1, self.history[-1].lr)
         header = self._header()
@@ -322,7 +301,7 @@ class _Training:
             std=self.normalization.std,
             background=find_background(train.images),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            epochs=len(self.history),
+            epochs=best_epoch(self.history) + 1 if self.best else len(self.history),
             data_digests={name: images.digest() for name, images in self.splits.present().items()},
             recipe_digest=self.digest,
             versions=versions(),
@@ -336,17 +315,19 @@ class _Training:
     # --- resuming -----------------------------------------------------------------------------------------
 
     def _save_state(self) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors = with_prefix("model", self.model.state_dict()) | with_prefix("best", self.best)
         tensors |= flatten_state(self.optimizer.state_dict()["state"], "optimizer") | self.generators.state()
         updates = 0
         if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+            tensors |= with_prefix("average", self.average.state_dict())
             updates = self.average.updates
         metadata = {
             "format": STATE_FORMAT,
             "recipe_digest": self.digest,
             "data_digest": self.train_digest,
             "updates": str(updates),
+            "device": self.device.type,
+            "threads": str(torch.get_num_threads()),
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
         }
         path = self.folder / STATE_FILE
@@ -359,18 +340,20 @@ class _Training:
         metadata, tensors = load_tensors(path)
         if metadata.get("format") != STATE_FORMAT:
             raise CheckpointError(f"{printable(path)} is not a training state of this fmcli")
-        self.check_same(metadata["recipe_digest"])
-        if metadata["data_digest"] != self.train_digest:
+        self.check_same(metadata["recipe_digest"], metadata["data_digest"])
+        if metadata["device"] != self.device.type:
             raise CheckpointError(
-                f"member {self.spec.name} was begun on other training images",
-                hint="bring the data back, or train afresh with --overwrite",
+                f"member {self.spec.name} was begun on {metadata['device']}; its random numbers cannot go on "
+                f"on {self.device.type}",
+                hint=f"--device {metadata['device']}, or train afresh with --overwrite",
             )
-        self.model.load_state_dict(_strip(tensors, "model."))
+        self.model.load_state_dict(without_prefix("model", tensors))
+        self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", tensors).items()}
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": self._laid_out(unflatten_state(tensors, "optimizer"))})
         self.generators.load(tensors)
         if self.average is not None:
-            self.average.load_state_dict(_strip(tensors, "average."), int(metadata["updates"]))
+            self.average.load_state_dict(without_prefix("average", tensors), int(metadata["updates"]))
         self.history = [EpochFinished(**entry) for entry in json.loads(metadata["history"])]
 
     def _laid_out(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
@@ -386,37 +369,19 @@ class _Training:
             for place, table in state.items()
         }
 
-    def check_same(self, digest: str) -> None:
-        """Refuse a state or checkpoint of another recipe.
+    def check_same(self, recipe_digest: str, data_digest: str) -> None:
+        """Refuse a state or checkpoint of another recipe or other training images.
 
         Raises:
             CheckpointError: It is.
         """
-        if digest != self.digest:
+        if data_digest != self.train_digest:
+            raise CheckpointError(
+                f"member {self.spec.name} in {printable(self.folder)} was begun on other training images",
+                hint="bring the data back, or train afresh with --overwrite",
+            )
+        if recipe_digest != self.digest:
             raise CheckpointError(
                 f"member {self.spec.name} in {printable(self.folder)} was begun with another recipe",
                 hint="resume with the recipe.toml of the run, or train afresh with --overwrite",
             )
-
-
-def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def write_history(folder: Path, history: list[EpochFinished]) -> None:
-    """Write a member's history, a JSON object an epoch."""
-    lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
-    write_atomic(folder / HISTORY_FILE, lines.encode())
-
-
-def read_history(folder: Path) -> list[EpochFinished]:
-    """Read a member's history.
-
-    Raises:
-        CheckpointError: It is not there, or damaged.
-    """
-    path = folder / HISTORY_FILE
-    try:
-        return [EpochFinished(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error

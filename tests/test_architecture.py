@@ -18,8 +18,8 @@ ROOT = "fmcli"
 FLOORS = (
     ("errors", "choices"),
     ("files", "events", "libraries", "recipe"),
-    ("voting", "metrics", "predictions"),
-    ("data", "augment", "models", "optim", "device", "ensemble"),
+    ("voting", "metrics", "predictions", "history"),
+    ("data", "augment", "models", "optim", "device", "generators", "tensors", "ensemble"),
     ("checkpoint",),
     ("trainer", "inference"),
     ("run", "report"),

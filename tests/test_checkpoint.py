@@ -16,13 +16,9 @@ from fmcli.checkpoint import (
     RECIPE_FILE,
     Header,
     find_checkpoints,
-    flatten_state,
     load_checkpoint,
-    load_tensors,
     read_header,
     save_checkpoint,
-    save_tensors,
-    unflatten_state,
 )
 from fmcli.data import load_images, split_images
 from fmcli.errors import CheckpointError, FmcliError
@@ -31,6 +27,7 @@ from fmcli.models import predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, load_recipe, recipe_digest
 from fmcli.run import train_run
+from fmcli.tensors import flatten_state, load_tensors, save_tensors, unflatten_state
 from fmcli.trainer import VALIDATION_FILE
 
 CPU = torch.device("cpu")
@@ -272,7 +269,7 @@ def test_file_that_may_not_be_read_is_refused(model_file, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fmcli.checkpoint.safe_open", refuse)
+    monkeypatch.setattr("fmcli.tensors.safe_open", refuse)
     assert "Permission denied" in assert_refused(model_file)
 
 
@@ -398,8 +395,13 @@ def test_members_come_by_name_where_the_recipe_is_gone(run_folder, tmp_path):
 
 
 def test_runs_folders_and_files_are_found_in_the_order_they_are_given(run_folder):
-    places = [run_folder / "first" / MODEL_FILE, run_folder, run_folder / "second"]
-    assert names_of(find_checkpoints(places)) == ["first", "second", "first", "second"]
+    assert names_of(find_checkpoints([run_folder])) == ["second", "first"]
+    assert names_of(find_checkpoints([run_folder / "first" / MODEL_FILE, run_folder / "second"])) == ["first", "second"]
+
+
+def test_a_member_that_is_named_twice_is_refused(run_folder):
+    with pytest.raises(CheckpointError, match="named twice"):
+        find_checkpoints([run_folder, run_folder / "first"])
 
 
 def test_members_that_are_not_trained_yet_are_left_out(run_folder, tmp_path):

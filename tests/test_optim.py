@@ -18,8 +18,10 @@ from fmcli.recipe.specs import (
     CosineSchedule,
     ExponentialSchedule,
     LinearSchedule,
+    OneCycleSchedule,
     OptimizerSpec,
     SgdSpec,
+    StepSchedule,
 )
 
 
@@ -86,6 +88,29 @@ def test_the_rate_rises_while_warming_up_and_then_falls_to_its_end(kind, warmup,
     assert all(final * lr - slack <= rate <= lr + slack for rate in by_step[top:])
     if total * (1 - warmup) >= 1:
         assert by_step[total] == pytest.approx(final * lr, abs=slack)
+
+
+def test_step_schedule_falls_every_so_many_epochs():
+    by_step = rates(StepSchedule(every=2, gamma=0.5), lr=2.0, epochs=5, steps_per_epoch=1)
+    assert by_step[:5] == [2, 2, 1, 1, 0.5]
+
+
+def test_one_cycle_by_hand():
+    by_step = rates(OneCycleSchedule(warmup=0.4, start=0.5, final=0.25), lr=2.0, epochs=1, steps_per_epoch=10)
+    assert by_step[0] == pytest.approx(1.0)
+    assert by_step[2] == pytest.approx(1.5)
+    assert by_step[4] == pytest.approx(2.0)
+    assert by_step[7] == pytest.approx(0.5 + 1.5 / 2)
+    assert by_step[10] == pytest.approx(0.5)
+
+
+def test_every_schedule_can_warm_up():
+    for kind in (
+        ConstantSchedule(warmup=0.5),
+        ExponentialSchedule(gamma=1, warmup=0.5),
+        StepSchedule(every=9, warmup=0.5),
+    ):
+        assert rates(kind, lr=3.0, epochs=2, steps_per_epoch=2)[:4] == [1.0, 2.0, 3.0, 3.0]
 
 
 # --- the weight average ----------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from fmcli.recipe import (
     AugmentSpec,
     DataSpec,
     EnsembleSpec,
-    KnownSource,
     MemberSpec,
     Recipe,
     ReferenceSpec,
+    SourceFacts,
     TrainerSpec,
     apply_overrides,
     describe,
@@ -570,9 +570,9 @@ def test_impossible_layers_are_named(layers, problem):
 
 def test_size_of_images_in_a_folder_decides_when_it_is_known():
     recipe = load_text(MINIMAL.replace("fashion-mnist", "idx:here").replace('form = "pooled"', 'form = "plain"'))
-    assert set(trace_recipe(recipe, KnownSource((1, 3, 3), ("a", "b")))) == {"m1"}
+    assert set(trace_recipe(recipe, SourceFacts((1, 3, 3), ("a", "b")))) == {"m1"}
     with pytest.raises(RecipeError, match=r"members\.m1\.model\.layers\[0\]: a 3×3 kernel is larger than its 2×3"):
-        trace_recipe(recipe, KnownSource((1, 2, 3), ("a", "b")))
+        trace_recipe(recipe, SourceFacts((1, 2, 3), ("a", "b")))
 
 
 # --- writing ------------------------------------------------------------------------------------------------

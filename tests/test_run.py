@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.errors import DataError, FmcliError, RecipeError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, MemberStarted
+from fmcli.history import HISTORY_FILE
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import RunResult, check_augmentation, train_run
-from fmcli.trainer import HISTORY_FILE, STATE_FILE, VALIDATION_FILE
+from fmcli.trainer import STATE_FILE, VALIDATION_FILE
 
 CPU = torch.device("cpu")
 OF_A_RUN = {
@@ -264,10 +265,22 @@ def test_resuming_with_another_member_says_so(run_folder, tiny_recipe):
         train(tiny(tiny_recipe), run_folder, resume=True)
 
 
-def test_voting_rule_and_reference_may_change_between_resumptions(run_folder, tiny_recipe):
-    recipe = tiny(tiny_recipe, "ensemble.vote=soft", "reference.source=a paper")
+def test_a_reference_may_come_between_resumptions(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe, "reference.source=a paper")
     train(recipe, run_folder, resume=True)
     assert load_recipe(str(run_folder / RECIPE_FILE)) == recipe
+
+
+def test_another_voting_rule_does_not_resume_since_checkpoints_carry_it(run_folder, tiny_recipe):
+    with pytest.raises(UsageError, match=r"ensemble\.vote: was majority, now soft"):
+        train(tiny(tiny_recipe, "ensemble.vote=soft"), run_folder, resume=True)
+
+
+def test_another_order_of_members_does_not_resume_since_seeds_come_from_the_place(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe)
+    turned = recipe.model_copy(update={"members": recipe.members[::-1]})
+    with pytest.raises(UsageError, match="order of members"):
+        train(turned, run_folder, resume=True)
 
 
 def test_run_whose_recipe_is_damaged_does_not_resume(run_folder, tiny_recipe):

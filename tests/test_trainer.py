@@ -7,14 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import MODEL_FILE, load_checkpoint
+from fmcli.checkpoint import MODEL_FILE, load_checkpoint, read_header
 from fmcli.data import ImageSet, Splits
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
 from fmcli.events import CheckpointSaved, EpochFinished, MemberFinished, MemberStarted, StepFinished
+from fmcli.history import HISTORY_FILE, best_epoch, read_history
 from fmcli.models import predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
-from fmcli.trainer import HISTORY_FILE, STATE_FILE, VALIDATION_FILE, read_history, train_member
+from fmcli.tensors import load_tensors, save_tensors
+from fmcli.trainer import STATE_FILE, VALIDATION_FILE, train_member
 
 CPU = torch.device("cpu")
 CLASSES = ("top", "middle", "bottom")
@@ -55,6 +57,9 @@ def draw_thirds(n_images: int, seed: int, *, side: int = 9) -> ImageSet:
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     return Splits(draw_thirds(N_TRAIN, 0), draw_thirds(N_VALIDATION, 1), draw_thirds(N_VALIDATION, 2))
+
+
+VALIDATED = {"source": "idx:drawn", "validation": {"first": 1}}  # what is asked for; `splits` are drawn all the same
 
 
 def small_recipe(n_members: int = 1, **tables: dict[str, object]) -> Recipe:
@@ -195,6 +200,49 @@ def test_learning_rate_follows_the_schedule(splits, tmp_path):
     assert [epoch.lr for epoch in train(recipe, splits, tmp_path)] == pytest.approx([0.1, 0.05, 0.025])
 
 
+def test_clipping_bounds_every_step(splits, tmp_path):
+    tables = {"optimizer": {"name": "sgd", "lr": 1.0}}
+    recipe = small_recipe(trainer={"epochs": 1, "full_batch": True, "clip_norm": 1e-3, "precision": "fp32"}, **tables)
+    still = small_recipe(
+        trainer={"epochs": 1, "full_batch": True, "precision": "fp32"}, optimizer={"name": "sgd", "lr": 1e-30}
+    )
+    train(recipe, splits, tmp_path / "clipped")
+    train(still, splits, tmp_path / "still")
+    moved, before = weights(tmp_path / "clipped"), weights(tmp_path / "still")
+    learnt = [name for name in moved if "running" not in name and "batches" not in name]
+    distance = sum((moved[name] - before[name]).square().sum() for name in learnt).sqrt()
+    assert float(distance) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_best_epoch_is_what_is_kept(splits, tmp_path):
+    # A rate that grows past what holds: the last epochs are worse than the best.
+    tables = {"optimizer": {"name": "sgd", "lr": 5.0}, "schedule": {"name": "constant", "warmup": 0.9}}
+    recipe = small_recipe(trainer={"epochs": 6, "batch_size": 32, "keep": "best"}, data=VALIDATED, **tables)
+    history = train(recipe, splits, tmp_path)
+    best = best_epoch(history)
+    header = read_header(tmp_path)
+    assert header.epochs == best + 1
+    accuracy = float((load_predictions(tmp_path / VALIDATION_FILE).choices == splits.validation.labels).mean())
+    assert accuracy == pytest.approx(history[best].validation_accuracy, abs=0.02)
+    assert history[best].validation_accuracy == max(epoch.validation_accuracy for epoch in history)
+
+
+def test_the_best_epoch_is_the_earliest_of_equals_by_accuracy_then_loss():
+    def epoch(accuracy, loss):
+        return EpochFinished("m", 1, 0.1, 1.0, 0.5, loss, accuracy, 1.0, 1.0)
+
+    assert best_epoch([epoch(0.5, 1.0), epoch(0.7, 0.9), epoch(0.7, 0.8), epoch(0.7, 0.8), epoch(0.6, 0.1)]) == 2
+
+
+def test_another_kind_of_device_does_not_resume(splits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+    metadata, tensors = load_tensors(tmp_path / STATE_FILE)
+    save_tensors(tmp_path / STATE_FILE, tensors, metadata | {"device": "cuda"})
+    with pytest.raises(CheckpointError, match="begun on cuda"):
+        train(small_recipe(), splits, tmp_path, resume=True)
+
+
 def test_l2_pulls_the_kernels_towards_zero(splits, tmp_path):
     norms = []
     for l2 in (0.0, 1.0):
@@ -279,6 +327,7 @@ RESUMABLE = {
     "dropout-l2": {"model": SEQUENTIAL},
     "augment": {"augment": {"flip": 0.5, "shift": 1, "rotate": 15, "erase": 0.5}},
     "full-batch": {"trainer": {"full_batch": True}},
+    "keep-best": {"trainer": {"keep": "best", "weight_average": 0.9}, "data": VALIDATED},
     "drop-last": {"trainer": {"batch_size": 40, "drop_last": True}},
 }
 

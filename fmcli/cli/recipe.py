@@ -18,6 +18,7 @@ from fmcli.recipe import (
     describe,
     dump_recipe,
     find_recipe,
+    known_facts,
     load_recipe,
     read_text,
     recipe_schema,
@@ -54,7 +55,7 @@ def show_recipe(
     data_root: DataRoot = None,
     format_: FormatOption = "table",
 ) -> None:
-    """Print a recipe, or what it stands for.
+    """Print a recipe, or what it stands for; --format is for --summary, a recipe itself is TOML.
 
     Example: fmcli recipe show quick --summary
     """
@@ -68,18 +69,18 @@ def show_recipe(
     if not summary:
         terminal.write(dump_recipe(values))
         return
-    from fmcli.recipe import KNOWN_SOURCES, KnownSource
+    from fmcli.recipe import SourceFacts
     from fmcli.recipe.layers import trace_recipe
     from fmcli.report.document import emit
     from fmcli.report.recipes import summary_document
 
-    known = KNOWN_SOURCES.get(values.data.source)
-    if known is None:  # only the images themselves say how large they are
+    facts = known_facts(values.data)
+    if facts is None:  # only the images themselves say how large they are
         from fmcli.data import load_images
 
         images = load_images(values.data, data_root=data_root).train
-        known = KnownSource(images.input_shape, images.class_names)
-    emit(summary_document(values, trace_recipe(values, known)), format_, terminal)
+        facts = SourceFacts(images.input_shape, images.class_names)
+    emit(summary_document(values, trace_recipe(values, facts)), format_, terminal)
 
 
 @app.command("copy")
@@ -116,7 +117,8 @@ def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
     if any(member.augment.albumentations for member in values.members):
         from fmcli.run import check_augmentation
 
-        check_augmentation(values)
+        facts = known_facts(values.data)
+        check_augmentation(values, facts.input_shape if facts else None)
     count = f"{len(values.members)} member{'s' if len(values.members) > 1 else ''}"
     Terminal().write(f"{printable(recipe)}: valid, {count}\n")
 

@@ -63,7 +63,7 @@ def train(
         torch.set_num_threads(threads)
     where = resolve_device(device)
     with (
-        _interruptible(_command_to_resume(folder, member or [], data_root)),
+        _interruptible(_command_to_resume(recipe, overrides, folder, member or [], device, threads, data_root)),
         TrainingProgress(terminal) as progress,
     ):
         result = train_run(
@@ -79,9 +79,20 @@ def train(
     emit(history_document(str(result.folder), result.histories), format_, terminal)
 
 
-def _command_to_resume(folder: Path, members: list[str], data_root: Path | None) -> str:
-    words = ["fmcli", "train", "--recipe", f"{folder}/recipe.toml", "--output", f"{folder}", "--resume"]
-    words += [word for name in members for word in ("--member", name)]
+def _command_to_resume(
+    recipe: str,
+    overrides: list[str],
+    folder: Path,
+    members: list[str],
+    device: str,
+    threads: int | None,
+    data_root: Path | None,
+) -> str:
+    """Return the same command again, with --resume: it holds however far the run came."""
+    words = ["fmcli", "train", "--recipe", recipe, *(word for override in overrides for word in ("--set", override))]
+    words += ["--output", str(folder), "--resume", *(word for name in members for word in ("--member", name))]
+    words += ["--device", device] if device != "auto" else []
+    words += ["--threads", str(threads)] if threads is not None else []
     words += ["--data-root", str(data_root)] if data_root is not None else []
     return shlex.join(words)
 

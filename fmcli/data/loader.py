@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmcli.data.image_set import ImageSet
+from fmcli.errors import DataError
 
 # Augments uint8 (N, H, W, C) on the host; the same seed gives the same pictures.
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
@@ -47,7 +48,7 @@ class DeviceLoader:
         self._labels = torch.tensor(images.labels, device=device)
         self._transform = transform
         self._host_images = images.images
-        self._workers: torch.utils.data.DataLoader[Tensor] | None = None
+        self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
         if transform is None:
             self._images = torch.tensor(images.images, device=device)
@@ -94,7 +95,13 @@ class DeviceLoader:
                 worker_init_fn=_leave_signals_to_the_trainer,
             )
         self._plan[:] = plan
-        yield from self._workers
+        for batch in self._workers:
+            if isinstance(batch, str):
+                raise DataError(
+                    f"host-side augmentation fails on a training image: {batch.splitlines()[0]}",
+                    hint="check [[augment.albumentations]]",
+                )
+            yield batch
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
@@ -103,14 +110,17 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-class _HostBatches(torch.utils.data.Dataset[Tensor]):
+class _HostBatches(torch.utils.data.Dataset[Tensor | str]):
     """Augmented batches, each from its own seed: the same whichever worker makes it."""
 
     def __init__(self, images: NDArray[np.uint8], transform: Transform) -> None:
         self.images = images
         self.transform = transform
 
-    def __getitem__(self, task: Any) -> Tensor:
+    def __getitem__(self, task: Any) -> Tensor | str:
         seed, indices = task
         pictures = self.images[indices].transpose(0, 2, 3, 1)  # (N, H, W, C)
-        return torch.from_numpy(self.transform(pictures, seed).transpose(0, 3, 1, 2).copy())
+        try:
+            return torch.from_numpy(self.transform(pictures, seed).transpose(0, 3, 1, 2).copy())
+        except Exception as error:  # whatever a foreign transform raises; told to the trainer, not printed here
+            return f"{type(error).__name__}: {error}"

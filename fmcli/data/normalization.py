@@ -1,6 +1,7 @@
 """From pixels to network input."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -28,9 +29,16 @@ class Normalization:
         Args:
             images: (N, C, H, W), uint8 or float, 0 to 255.
         """
-        mean = images.new_tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
-        scale = 1 / images.new_tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
+        mean, scale = _constants(self, images.device)
         return ((images.float() - mean) * scale).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and 1 / std, (1, C, 1, 1), made once: a GPU would be waited for each time."""
+    mean = torch.tensor(normalization.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(normalization.std, device=device).view(1, -1, 1, 1)
+    return mean, 1 / std
 
 
 def resolve_normalization(

@@ -173,8 +173,16 @@ class PictureReader:
 
 
 def find_pictures(folder: Path) -> Iterator[Path]:
-    """Yield the pictures below a folder, by their endings, in the order of their names."""
-    for here, folders, names in os.walk(folder):
+    """Yield the pictures below a folder, by their endings, in the order of their names.
+
+    Raises:
+        DataError: A folder in it cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {printable(error.filename)}: {error.strerror}")
+
+    for here, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
         for name in sorted(names):
             if Path(name).suffix.lower() in PICTURE_SUFFIXES:
@@ -199,7 +207,7 @@ def read_array(path: Path) -> NDArray[np.uint8]:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # its header is parsed as Python and fails in as many ways
         raise DataError(f"cannot read this array: {printable(error)}") from error
-    if array.ndim == 2:
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3):  # one picture, grey or colour
         array = array[None]
     return to_images(array, where="this array")
 

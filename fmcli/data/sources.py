@@ -52,7 +52,8 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
 
     Args:
         spec: The recipe's `[data]` table.
-        data_root: Where to look first for built-in sources; by default the environment's `FMCLI_DATA`.
+        data_root: Where to look first for built-in sources, by default the environment's `FMCLI_DATA`; and what
+            a relative `idx:DIR` is relative to where it is not there from the current folder.
 
     Returns:
         The source.
@@ -62,8 +63,10 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     """
     if spec.source in DATASETS:
         return DATASETS[spec.source](spec, data_root)
-    _, _, place = spec.source.partition(":")
-    return _load_idx_folder(spec, Path(place).expanduser())
+    folder = Path(spec.source.partition(":")[2]).expanduser()
+    if data_root is not None and not folder.is_dir():
+        folder = data_root / folder
+    return _load_idx_folder(spec, folder)
 
 
 def cache_folder() -> Path:
@@ -191,7 +194,7 @@ def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any
         if images is None or labels is None:
             raise DataError(f"{printable(folder)} has {prefix} {'labels' if labels else 'images'} alone")
         array = read_idx(labels)[0]
-        if array.ndim != 1 or array.dtype.kind != "u":
+        if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
             raise DataError(f"{printable(labels)} does not hold labels: {array.dtype} of shape {array.shape}")
         return to_images(read_idx(images)[0], where=images), array
     return None

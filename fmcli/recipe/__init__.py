@@ -1,12 +1,12 @@
 """Recipes: TOML to frozen values and back. `specs` holds the values, `load` reads, `problems` words errors."""
 
-from fmcli.recipe.known import KNOWN_SOURCES, KnownSource
+from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.load import (
     apply_overrides,
-    check_network,
     describe,
     dump_recipe,
     find_recipe,
+    known_facts,
     load_recipe,
     read_text,
     recipe_digest,
@@ -34,19 +34,19 @@ __all__ = [
     "AugmentSpec",
     "DataSpec",
     "EnsembleSpec",
-    "KnownSource",
     "MemberSpec",
     "ModelSpec",
     "OptimizerSpec",
     "Recipe",
     "ReferenceSpec",
     "ScheduleSpec",
+    "SourceFacts",
     "TrainerSpec",
     "apply_overrides",
-    "check_network",
     "describe",
     "dump_recipe",
     "find_recipe",
+    "known_facts",
     "load_recipe",
     "read_text",
     "recipe_digest",

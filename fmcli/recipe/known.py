@@ -1,23 +1,25 @@
-"""What is known of the built-in sources before a byte is read."""
+"""What is known of images before a byte is read."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class KnownSource:
-    """Shape and classes of a source that is named in recipes.
+class SourceFacts:
+    """Shape and classes of a recipe's images.
 
     Args:
         input_shape: (C, H, W) of one image.
         class_names: In label order.
+        n_train: How many training images, where that is known.
     """
 
     input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    n_train: int | None = None
 
 
 KNOWN_SOURCES = {
-    "fashion-mnist": KnownSource(
+    "fashion-mnist": SourceFacts(
         input_shape=(1, 28, 28),
         class_names=(
             "T-shirt/top",
@@ -31,6 +33,7 @@ KNOWN_SOURCES = {
             "Bag",
             "Ankle boot",
         ),
+        n_train=60_000,
     ),
 }
 SOURCE_PREFIXES = ("idx",)

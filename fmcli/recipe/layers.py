@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fmcli.errors import RecipeError, printable
-from fmcli.recipe.known import KnownSource
+from fmcli.recipe.known import SourceFacts
 from fmcli.recipe.specs import (
     Activate,
     AvgPool,
@@ -22,6 +22,7 @@ from fmcli.recipe.specs import (
     KernelCnnSpec,
     LayerSpec,
     MaxPool,
+    MemberSpec,
     ModelSpec,
     Recipe,
 )
@@ -46,19 +47,20 @@ class LayerTrace:
     parameters: int
 
 
-def expand_layers(model: ModelSpec, n_classes: int) -> tuple[LayerSpec, ...]:
+def expand_layers(model: ModelSpec, n_classes: int, input_shape: Shape) -> tuple[LayerSpec, ...]:
     """Return a model's layers, the last giving one logit for each class.
 
     Args:
         model: Any family.
         n_classes: How many classes the data has.
+        input_shape: (C, H, W).
 
     Returns:
         The layers in order.
     """
     if not isinstance(model, KernelCnnSpec):
         return model.layers
-    return tuple(_plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes))
+    return tuple(_plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes, input_shape))
 
 
 def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
@@ -71,15 +73,20 @@ def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
     yield BatchNorm()
 
 
-def _pooled(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
-    """Yield stages that each halve the image at their end; pooled before normalising, which is less work."""
+def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: Shape) -> Iterator[LayerSpec]:
+    """Yield stages that each halve the image at their end; pooled before normalising, which is less work.
+
+    Where nothing is left to halve, a stage leaves the image as it is: any size will do.
+    """
+    side = min(input_shape[1:])
     for stage, width in enumerate(model.widths):
         last_stage = stage == len(model.widths) - 1
         depth = 1 if stage == 0 else model.depth
         for position in range(depth):
             yield Conv(filters=width, kernel_size=model.kernel_size, padding="same", bias=False)
-            if position == depth - 1 and not last_stage:
+            if position == depth - 1 and not last_stage and side >= 2:
                 yield MaxPool(size=2)
+                side //= 2
             yield BatchNorm(activation="relu")
     yield GlobalMaxPool()
     yield Dense(units=n_classes)
@@ -119,31 +126,41 @@ def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int
     return tuple(traces)
 
 
-def trace_recipe(recipe: Recipe, source: KnownSource) -> dict[str, tuple[LayerTrace, ...]]:
-    """Trace the network of every member of a recipe.
+def trace_members(
+    members: Sequence[MemberSpec], source: SourceFacts
+) -> tuple[dict[str, tuple[LayerTrace, ...]], list[str]]:
+    """Trace the network of every member.
 
     Args:
-        recipe: The recipe.
+        members: Of a recipe.
         source: Image size and classes of its data.
 
     Returns:
-        For each member, one entry a layer.
+        For each member whose network is possible, one entry a layer; and a line for each that is not.
+    """
+    n_classes = len(source.class_names)
+    traces, problems = {}, []
+    for member in members:
+        try:
+            layers = expand_layers(member.model, n_classes, source.input_shape)
+            traces[member.name] = trace_layers(layers, source.input_shape, n_classes)
+        except RecipeError as error:
+            problems += [f"members.{member.name}.model.{problem}" for problem in error.problems]
+    return traces, problems
+
+
+def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTrace, ...]]:
+    """Trace the network of every member of a recipe.
 
     Raises:
         RecipeError: Networks are impossible; every problem of every member is named.
     """
-    n_classes = len(source.class_names)
-    traces, problems = {}, []
-    for member in recipe.members:
-        try:
-            layers = expand_layers(member.model, n_classes)
-            traces[member.name] = trace_layers(layers, source.input_shape, n_classes)
-        except RecipeError as error:
-            problems += [f"members.{member.name}.model.{problem}" for problem in error.problems]
+    traces, problems = trace_members(recipe.members, source)
     if problems:
         raise RecipeError(
             f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
             problems=problems,
+            hint="fmcli recipe show RECIPE --summary follows an image through a network that fits",
         )
     return traces
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,8 @@ import tomli_w
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fmcli.errors import RecipeError, did_you_mean, printable
-from fmcli.recipe.known import KNOWN_SOURCES
-from fmcli.recipe.layers import expand_layers, trace_layers
+from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
+from fmcli.recipe.layers import trace_members
 from fmcli.recipe.problems import describe_problems, show_path
 from fmcli.recipe.specs import SHARED_TABLES, DataSpec, EnsembleSpec, MemberSpec, Recipe, ReferenceSpec
 
@@ -149,7 +150,7 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
             _set_key(member, path, value, override)
             continue
         _set_key(result, path, value, override)
-        for member in _member_tables(result):
+        for member in _member_tables(result) if path[0] in SHARED_TABLES else ():
             if _has_key(member, path):
                 _set_key(member, path, value, override)
     return result
@@ -225,8 +226,8 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     ensemble = _validate(EnsembleSpec, table, "ensemble", problems) or EnsembleSpec()
     reference = _validate(ReferenceSpec, table, "reference", problems)
     members = _resolve_members(table, problems)
-    for member in members:
-        problems += check_network(member, data)
+    if data is not None:
+        problems += _check_members(members, data)
     unique = list(dict.fromkeys(problems))
     if unique or data is None:
         count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
@@ -267,8 +268,11 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberSpec]:
         problems.append("members: expected one or more [[members]] tables, each with a name")
         return []
     names = [own["name"] for own in own_tables if isinstance(own.get("name"), str)]
+    folded = [name.casefold() for name in names]  # some file systems do not tell K3 from k3
     problems += [
-        f"members: two are named {printable(name)!r}" for name in dict.fromkeys(names) if names.count(name) > 1
+        f"members: two are named {printable(name)!r}"
+        for name in dict.fromkeys(names)
+        if folded.count(name.casefold()) > 1
     ]
     resolved = (_resolve_member(table, own, index, problems) for index, own in enumerate(own_tables))
     return [member for member in resolved if member is not None]
@@ -330,17 +334,26 @@ def _merged(problems: Any) -> list[tuple[tuple[str, ...], str]]:
     ]
 
 
-def check_network(member: MemberSpec, data: DataSpec | None) -> list[str]:
-    """Return what is impossible about a member's network, where the source's image size is known beforehand."""
-    known = KNOWN_SOURCES.get(data.source) if data else None
-    if known is None:
-        return []
-    n_classes = len(known.class_names)
-    try:
-        trace_layers(expand_layers(member.model, n_classes), known.input_shape, n_classes)
-    except RecipeError as error:
-        return [f"members.{member.name}.model.{problem}" for problem in error.problems]
-    return []
+def known_facts(data: DataSpec) -> SourceFacts | None:
+    """Return image size and classes of a recipe's data, where the source's name alone tells them."""
+    facts = KNOWN_SOURCES.get(data.source)
+    return replace(facts, class_names=data.classes or facts.class_names) if facts else None
+
+
+def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
+    """Return what members ask of the data that it cannot give."""
+    facts = known_facts(data)
+    problems = trace_members(members, facts)[1] if facts else []
+    first = getattr(data.validation, "first", 0)
+    if facts and facts.n_train is not None and first >= facts.n_train:
+        problems.append(f"data.validation.first: got {first}; expected fewer than the {facts.n_train} training images")
+    without_validation = data.validation is None and (data.resplit is None or data.resplit.validation == 0)
+    return problems + [
+        f"members.{member.name}.trainer.keep: got 'best', which needs validation images; "
+        "add validation = { first = 5000 } to [data]"
+        for member in members
+        if member.trainer.keep == "best" and without_validation
+    ]
 
 
 # --- writing --------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """From pydantic's errors to lines that say where, what, and what would be right."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -149,11 +149,3 @@ def show_path(path: tuple[str, ...]) -> str:
         'model.layers[2].filters'
     """
     return ".".join(printable(step) for step in path)
-
-
-def flatten_keys(table: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the path of every key of nested tables."""
-    for key, value in table.items():
-        yield (*prefix, key)
-        if isinstance(value, Mapping):
-            yield from flatten_keys(value, (*prefix, key))

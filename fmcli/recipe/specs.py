@@ -299,7 +299,8 @@ ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="famil
 
 # --- [optimizer], [schedule], [trainer] -----------------------------------------------------------------
 
-Betas = Annotated[tuple[Probability, Probability], Field(strict=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Beta, Beta], Field(strict=False)]
 LearningRate = Annotated[float, Field(gt=0)]
 WeightDecay = Annotated[float, Field(ge=0)]
 
@@ -342,41 +343,66 @@ class SgdSpec(Spec):
 OptimizerSpec = Annotated[AdamSpec | AdamWSpec | SgdSpec, Field(discriminator="name")]
 
 
-class ConstantSchedule(Spec):
+class Schedule(Spec):
+    """A learning rate over the steps of a training: a linear warm-up, then the shape that the name says."""
+
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The part of all steps that the warm-up takes."""
+
+
+class ConstantSchedule(Schedule):
     """The same learning rate throughout."""
 
     name: Literal["constant"] = "constant"
 
 
-class ExponentialSchedule(Spec):
+class ExponentialSchedule(Schedule):
     """The learning rate times gamma after every epoch."""
 
     name: Literal["exponential"] = "exponential"
     gamma: Annotated[float, Field(gt=0, le=1)]
 
 
-class CosineSchedule(Spec):
-    """Linear warm-up, then half a cosine down, step by step."""
+class StepSchedule(Schedule):
+    """The learning rate times gamma after every so many epochs."""
+
+    name: Literal["step"] = "step"
+    every: Positive
+    """Epochs between two drops."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class CosineSchedule(Schedule):
+    """Half a cosine down, step by step (Loshchilov and Hutter 2017)."""
 
     name: Literal["cosine"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The part of all steps that the warm-up takes."""
     final: Probability = 0.0
     """The learning rate at the end, as a part of the highest."""
 
 
-class LinearSchedule(Spec):
-    """Linear warm-up, then a straight line down, step by step."""
+class LinearSchedule(Schedule):
+    """A straight line down, step by step."""
 
     name: Literal["linear"] = "linear"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The part of all steps that the warm-up takes."""
     final: Probability = 0.0
+    """The learning rate at the end, as a part of the highest."""
+
+
+class OneCycleSchedule(Schedule):
+    """Half a cosine up from a part of the learning rate, then half a cosine down (Smith and Topin 2019)."""
+
+    name: Literal["one-cycle"] = "one-cycle"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """The part of all steps that the way up takes."""
+    start: Probability = 0.04
+    """The learning rate at the beginning, as a part of the highest."""
+    final: Probability = 4e-6
     """The learning rate at the end, as a part of the highest."""
 
 
 ScheduleSpec = Annotated[
-    ConstantSchedule | ExponentialSchedule | CosineSchedule | LinearSchedule, Field(discriminator="name")
+    ConstantSchedule | ExponentialSchedule | StepSchedule | CosineSchedule | LinearSchedule | OneCycleSchedule,
+    Field(discriminator="name"),
 ]
 
 
@@ -392,10 +418,14 @@ class TrainerSpec(Spec):
     seed: Annotated[int, Field(ge=0)] = 0
     """Initial weights, order and augmentation come from this seed and the member's place in the recipe."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of all gradients together; longer ones are scaled down to it."""
+    keep: Literal["last", "best"] = "last"
+    """Which epoch's weights become the checkpoint: the last, or the most accurate on the validation images."""
     weight_average: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights, which is then what is evaluated and saved."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the device multiplies it natively, fp32 elsewhere."""
+    """`auto`: bf16 where the device has units that multiply it, fp32 elsewhere."""
 
 
 # --- [ensemble], [[members]], [reference] ---------------------------------------------------------------
@@ -430,6 +460,13 @@ class MemberSpec(Spec):
     optimizer: OptimizerSpec = Field(default_factory=AdamSpec)
     schedule: ScheduleSpec = Field(default_factory=ConstantSchedule)
     trainer: TrainerSpec = Field(default_factory=TrainerSpec)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name == "vote":
+            raise ValueError("got 'vote', which is what the members' vote is called; choose another name")
+        return name
 
 
 class Recipe(Spec):

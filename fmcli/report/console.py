@@ -1,5 +1,6 @@
 """The process's streams: results to standard output, everything else to standard error."""
 
+import json
 import os
 import sys
 from typing import TextIO
@@ -59,6 +60,11 @@ class Terminal:
             self.out.file.flush()
         except BrokenPipeError as error:
             raise OutputClosed("standard output is closed") from error
+
+    def to_json(self, value: object, *, indent: int | None = None) -> str:
+        """Return JSON that standard output can take: escaped where it is not UTF-8."""
+        utf8 = (self.out.encoding or "").replace("-", "").startswith("utf8")
+        return json.dumps(value, indent=indent, ensure_ascii=not utf8)
 
     def note(self, text: str) -> None:
         """Tell the user something that is no result."""

@@ -71,7 +71,7 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
                     terminal.print()
                 print_sheet(sheet, terminal)
         case "json":
-            terminal.write(json.dumps(document.payload, indent=2, ensure_ascii=False) + "\n")
+            terminal.write(terminal.to_json(document.payload, indent=2) + "\n")
         case _:
             write = record_writer(format_, terminal)
             for record in document.records:
@@ -141,9 +141,9 @@ def _as_list(sheet: Sheet) -> str:
 def record_writer(format_: Format, terminal: Terminal) -> Callable[[Record], None]:
     """Return a function that writes records one by one, as JSON Lines or as CSV with a heading."""
     if format_ != "csv":
-        return lambda record: terminal.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return lambda record: terminal.write(terminal.to_json(record) + "\n")
     buffer = io.StringIO()
-    writer = csv.writer(buffer)
+    writer = csv.writer(buffer, lineterminator="\n")
     begun = False
 
     def write(record: Record) -> None:

@@ -1,5 +1,6 @@
 """Trainings and evaluations as documents."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -35,7 +36,7 @@ def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished
         )
         for member, history in histories.items()
     ]
-    last = Sheet(columns=(), rows=(), notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {folder}"])
+    last = Sheet(columns=(), rows=(), notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"])
     records = [asdict(epoch) for history in histories.values() for epoch in history]
     return Document([*sheets, last], {"run": folder, "epochs": records}, records)
 
@@ -66,7 +67,13 @@ def evaluation_document(
         for evaluation, reference in zip(evaluations, references, strict=True)
         for sheet in _evaluation_sheets(evaluation, split, reference)
     ]
-    payload = {"split": split, "members": [_evaluation_payload(evaluation) for evaluation in evaluations]}
+    payload = {
+        "split": split,
+        "members": [
+            {**_evaluation_payload(evaluation), "published_accuracy": _published(reference, split)}
+            for evaluation, reference in zip(evaluations, references, strict=True)
+        ],
+    }
     records = [
         {"member": evaluation.name, **row} for evaluation in evaluations for row in _class_records(evaluation.report)
     ]
@@ -81,7 +88,7 @@ def _evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceS
         f"(95 % interval {percent(low)} to {percent(high)}) of {report.macro.support:,} images"
     )
     notes = [f"Loss {trust.loss:.4f}, Brier score {trust.brier:.4f}, calibration error {percent(trust.ece)} %"]
-    published = getattr(reference, f"{split}_accuracy", None)
+    published = _published(reference, split)
     if reference is not None and published is not None:
         difference = 100 * (report.accuracy - published)
         notes.append(f"Published: {percent(published)} % ({difference:+.2f} here); {reference.source}")
@@ -95,6 +102,10 @@ def _evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceS
         ),
         *_confusion_sheets(report),
     ]
+
+
+def _published(reference: ReferenceSpec | None, split: str) -> float | None:
+    return getattr(reference, f"{split}_accuracy", None)
 
 
 def _score_row(row: Record) -> list[str]:
@@ -148,8 +159,13 @@ def _evaluation_payload(evaluation: Evaluation) -> dict[str, Any]:
 # --- ensemble evaluate ------------------------------------------------------------------------------------
 
 
-def ensemble_document(evaluation: EnsembleEvaluation) -> Document:
-    """Return the vote beside each member, then the vote class by class."""
+def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) -> Document:
+    """Return the vote beside each member, then the vote class by class.
+
+    Args:
+        evaluation: The vote and its members.
+        reference: Published figures of the whole, if any.
+    """
     everyone = [*evaluation.members, evaluation.vote]
     rule = evaluation.spec.vote
     table = Sheet(
@@ -162,9 +178,10 @@ def ensemble_document(evaluation: EnsembleEvaluation) -> Document:
             _gain_in_words(evaluation),
             f"Ties: {evaluation.n_ties:,} (decided by {evaluation.spec.tie}). "
             f"Two members disagree on {percent(evaluation.disagreement)} % of the images, on average.",
+            "Loss and calibration error of the vote are those of its members' mean probability.",
         ],
     )
-    sheets = [table, *_evaluation_sheets(evaluation.vote, evaluation.split)]
+    sheets = [table, *_evaluation_sheets(evaluation.vote, evaluation.split, reference)]
     payload = {
         "split": evaluation.split,
         "vote": rule,
@@ -173,6 +190,7 @@ def ensemble_document(evaluation: EnsembleEvaluation) -> Document:
         "pairwise_disagreement": evaluation.disagreement,
         "best_member": evaluation.best_member,
         "gain_over_best_member": asdict(evaluation.gain),
+        "published_accuracy": _published(reference, evaluation.split),
         "ensemble": _evaluation_payload(evaluation.vote),
         "members": [_evaluation_payload(member) for member in evaluation.members],
     }

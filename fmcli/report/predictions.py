@@ -1,6 +1,5 @@
 """Labels of pictures, written as they come."""
 
-import json
 from types import TracebackType
 from typing import Any
 
@@ -54,7 +53,7 @@ class PredictionWriter:
                     self._print_rows()
             case "json":  # an array, an element a line
                 self._terminal.write("[\n" if self.n_records == 1 else ",\n")
-                self._terminal.write(json.dumps(self._record(labelled), ensure_ascii=False))
+                self._terminal.write(self._terminal.to_json(self._record(labelled)))
             case _:
                 self._write(self._record(labelled))
 

@@ -2,7 +2,7 @@
 
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from fmcli.events import CheckpointSaved, EpochFinished, Event, MemberFinished, MemberStarted, StepFinished
 from fmcli.report.console import Terminal
@@ -25,9 +25,11 @@ class TrainingProgress:
         self._bar: Progress | None = None
         if terminal.err.is_terminal and not terminal.quiet:
             wide = terminal.err.width >= _NARROW
-            columns = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
-            extra = [MofNCompleteColumn(), TimeRemainingColumn(compact=True)] if wide else []
-            self._bar = Progress(*columns, *extra, console=terminal.err, transient=True, expand=wide)
+            columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
+            columns += [TextColumn("{task.fields[figures]}")] if wide else []
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(compact=True), console=terminal.err, transient=True, expand=wide
+            )
 
     def __enter__(self) -> "TrainingProgress":
         if self._bar is not None:
@@ -66,14 +68,19 @@ class TrainingProgress:
             f"on {event.device} in {event.precision}{again}"
         )
         if self._bar is not None:
-            self._task = self._bar.add_task(event.member, total=left * event.steps_per_epoch)
+            name = f"{event.member} {event.first_epoch}/{event.epochs}"
+            self._task = self._bar.add_task(name, total=left * event.steps_per_epoch, figures="")
 
     def _epoch(self, event: EpochFinished) -> None:
         total = self._epochs.get(event.member, event.epoch)
         accuracy = event.train_accuracy if event.validation_accuracy is None else event.validation_accuracy
         if self._bar is not None and self._task is not None:
-            text = f"{event.member} {event.epoch}/{total} {percent(accuracy)} %"
-            self._bar.update(self._task, description=text)
+            loss = event.train_loss if event.validation_loss is None else event.validation_loss
+            self._bar.update(
+                self._task,
+                description=f"{event.member} {min(event.epoch + 1, total)}/{total}",
+                figures=f"loss {loss:.3f}  {percent(accuracy)} %  {event.images_per_second:,.0f}/s",
+            )
             return
         validation = (
             f"; validation {percent(event.validation_accuracy)} %, loss {event.validation_loss:.4f}"

@@ -1,0 +1,43 @@
+"""The streams of random numbers that a training draws from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_GO_ON = ("order", "augment", "dropout")  # the weights are drawn once, before the first step
+
+
+@dataclass(frozen=True, slots=True)
+class Generators:
+    """The four streams of random numbers of a member, each from the recipe's seed and the member's place.
+
+    Args:
+        weights: On the CPU.
+        order: On the CPU.
+        augment: On the device.
+        dropout: On the device.
+    """
+
+    weights: torch.Generator
+    order: torch.Generator
+    augment: torch.Generator
+    dropout: torch.Generator
+
+    @classmethod
+    def seeded(cls, seed: int, place: int, device: torch.device) -> "Generators":
+        """Return fresh generators; members of one recipe differ by their place in it."""
+        seeds = np.random.SeedSequence([seed, place]).generate_state(4, np.uint64)
+        devices = (torch.device("cpu"), torch.device("cpu"), device, device)
+        return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the states of those that go on drawing."""
+        return {f"generator.{name}": getattr(self, name).get_state() for name in _GO_ON}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over states."""
+        for name in _GO_ON:
+            getattr(self, name).set_state(tensors[f"generator.{name}"])
