@@ -970,3 +970,39 @@ def test_quick_recipe_on_real_images(cli, fashion_mnist, tmp_path):
     for one in (*payload["members"], payload["ensemble"]):
         assert_complete_evaluation(one, n_images=2000, class_names=names)
     assert payload["ensemble"]["accuracy"] > 0.75
+
+
+# --- what scripts rely on ---------------------------------------------------------------------------------
+
+
+def test_csv_lines_end_in_a_newline_alone(cli, run_folder, test_file):
+    result = cli("predict", run_folder, test_file, "--format", "csv")
+    assert "\r" not in result.out
+
+
+def test_json_is_valid_where_standard_output_is_not_utf8(recipe_file, run_folder, tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "é ☃.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "fmcli", "predict", str(run_folder), str(tmp_path), "--format", "jsonl"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        check=True,
+    )
+    assert json.loads(done.stdout)["input"].endswith("é ☃.png")
+
+
+def test_a_run_that_is_not_finished_names_what_it_lacks(cli, run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    shutil.rmtree(copy / "k5")
+    result = cli("ensemble", "evaluate", copy)
+    assert result.status == 0
+    assert "not trained yet, so left out: k5" in result.err
+
+
+def test_published_figures_stand_beside_the_measured_ones(cli, recipe_file, tmp_path):
+    published = ("--set", "reference.source=a paper", "--set", "reference.test_accuracy=0.5")
+    folder = tmp_path / "run"
+    assert cli("train", "--recipe", recipe_file, *published, "--output", folder).status == 0
+    for command in (["evaluate"], ["ensemble", "evaluate"]):
+        assert "Published: 50.00 %" in cli(*command, folder).out
+    assert json.loads(cli("evaluate", folder, "--format", "json").out)["members"][0]["published_accuracy"] == 0.5

@@ -232,7 +232,7 @@ COLOUR = np.zeros((40, 12, 12, 3), np.uint8)
 MISFITS = {
     "a label too few": (write_train("labels-idx1", np.zeros(39, "u1")), r"\(train\) has 40 images but 39 labels"),
     "labels in columns": (write_train("labels-idx1", np.zeros((40, 1), "u1")), "does not hold labels: uint8 of shape"),
-    "signed labels": (write_train("labels-idx1", np.zeros(40, "i1")), "does not hold labels: int8 of shape"),
+    "negative labels": (write_train("labels-idx1", np.full(40, -1, "i1")), "does not hold labels: int8 of shape"),
     "no training labels": (remove("train-labels*"), "has train images alone"),
     "no training images": (remove("train-images*"), "has train labels alone"),
     "no test labels": (remove("t10k-labels*"), "has t10k images alone"),
@@ -251,6 +251,16 @@ MISFITS = {
     "two channels": (write_train("images-idx3", np.zeros((40, 12, 12, 2), "u1")), "with 1 or 3 channels"),
     "no images": (write_train("images-idx3", np.zeros((0, 12, 12), "u1")), "has no images"),
 }
+
+
+def test_more_classes_than_a_byte_counts(tmp_path):
+    labels = np.arange(300).astype(">i2")
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", np.zeros((300, 4, 4), np.uint8))
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", labels)
+    source = load_images(DataSpec(source=f"idx:{tmp_path}"))
+    assert len(source.train.class_names) == 300
+    assert source.train.labels.tolist() == list(range(300))
 
 
 @pytest.mark.parametrize(("damage", "problem"), MISFITS.values(), ids=MISFITS)

@@ -630,3 +630,9 @@ def test_name_of_undecodable_bytes_is_kept(read):
     [picture] = read(".")
     assert os.fsencode(picture.name) == b"\xff\xe9t\xe9.png"
     assert read(os.fsdecode(b"\xff.missing"))[0].error == "No such file or directory"
+
+
+def test_a_colour_array_is_one_picture(read, tmp_path):
+    np.save(tmp_path / "colour.npy", np.full((40, 30, 3), 200, np.uint8))
+    [picture] = read("colour.npy")
+    assert (picture.index, picture.error) == (0, None)

@@ -841,3 +841,40 @@ def test_known_sources_say_their_classes():
     known = KNOWN_SOURCES["fashion-mnist"]
     assert known.input_shape == (1, 28, 28)
     assert len(set(known.class_names)) == 10
+
+
+# --- what only the whole recipe tells -----------------------------------------------------------------------
+
+
+def test_setting_the_name_names_the_run_and_not_its_members():
+    recipe = load_text(MINIMAL, "name=other")
+    assert (recipe.name, [member.name for member in recipe.members]) == ("other", ["m1"])
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "a/b", ""])
+def test_a_name_that_leaves_the_folder_of_runs_is_refused(name):
+    assert any("can name a folder" in problem for problem in problems_of(MINIMAL, f'name="{name}"'))
+
+
+def test_members_whose_names_differ_in_case_alone_are_refused():
+    members = '\n[[members]]\nname = "k3"\n[[members]]\nname = "K3"\n'
+    assert problems_of(MINIMAL + members) == {"members: two are named 'k3'", "members: two are named 'K3'"}
+
+
+def test_no_member_is_called_vote():
+    assert any("choose another name" in problem for problem in problems_of(MINIMAL + '\n[[members]]\nname = "vote"\n'))
+
+
+def test_keeping_the_best_epoch_needs_validation_images():
+    assert any("needs validation images" in problem for problem in problems_of(MINIMAL, "trainer.keep=best"))
+    assert load_text(MINIMAL, "trainer.keep=best", "data.validation.first=5000").members[0].trainer.keep == "best"
+
+
+def test_a_validation_set_of_all_training_images_is_refused_before_they_are_read():
+    assert any("fewer than the 60000" in problem for problem in problems_of(MINIMAL, "data.validation.first=60000"))
+
+
+def test_class_names_of_the_recipe_count_in_the_network_check():
+    layers = '[model]\nfamily = "sequential"\nlayers = [{ type = "flatten" }, { type = "dense", units = 12 }]\n'
+    text = layers + '[data]\nsource = "fashion-mnist"\nclasses = ["a","b","c","d","e","f","g","h","i","j","k","l"]\n'
+    assert len(load_text(text).data.classes) == 12
