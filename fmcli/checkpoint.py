@@ -214,13 +214,15 @@ def _resolved(paths: Sequence[Path]) -> set[Path]:
 def _members_of(run: Path) -> list[Path]:
     """Return the checkpoints of a run's members, in the order of its recipe where it has one."""
     paths = {path.parent.name: path for path in sorted(run.glob(f"*/{MODEL_FILE}"))}
-    if not (run / RECIPE_FILE).is_file():
-        return list(paths.values())
-    return [paths[name] for name in _names_in(run) if name in paths]
+    return [paths[name] for name in _names_in(run) or paths if name in paths]
 
 
 def _names_in(run: Path) -> list[str]:
-    return [member.name for member in load_recipe(str(run / RECIPE_FILE)).members]
+    """Return a run's members by its recipe; none where that is missing or damaged, for checkpoints do without."""
+    try:
+        return [member.name for member in load_recipe(str(run / RECIPE_FILE)).members]
+    except RecipeError:
+        return []
 
 
 def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:

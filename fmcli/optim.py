@@ -1,7 +1,8 @@
 """Optimizers, learning-rate schedules, and the average of the weights."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -137,6 +138,15 @@ class WeightAverage:
         decay = min(self.decay, self.updates / (self.updates + _DECAY_WARMUP - 1))
         with torch.no_grad():
             torch._foreach_lerp_(self._averages, self._current, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the network have the averages, and put its own weights back afterwards."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     def swap(self) -> None:
         """Exchange the network's weights and their average; once more puts them back."""

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -243,22 +244,19 @@ class _Training:
         images = self.splits.validation
         if images is None or self.validation is None:
             return None, None
-        if self.average is not None:
-            self.average.swap()
-        logits = predict_logits(self.model, self.validation.batches(), self.normalization, bf16=self.bf16).cpu()
-        if self.average is not None:
-            self.average.swap()
+        with self._averaged():
+            logits = predict_logits(self.model, self.validation.batches(), self.normalization, bf16=self.bf16).cpu()
         labels = torch.from_numpy(images.labels)
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).double().mean())
 
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Let the network have the averaged weights for a while, where there is an average."""
+        return nullcontext() if self.average is None else self.average.applied()
+
     def _evaluated_weights(self) -> dict[str, Tensor]:
-        """Return a copy of the weights that validation was done with: averaged where there is an average."""
-        if self.average is not None:
-            self.average.swap()
-        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        if self.average is not None:
-            self.average.swap()
-        return weights
+        """Return a copy of the weights that validation was done with."""
+        with self._averaged():
+            return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def _finish(self) -> None:
         self.model.load_state_dict(self.best or self._evaluated_weights())
@@ -327,7 +325,6 @@ class _Training:
             "data_digest": self.train_digest,
             "updates": str(updates),
             "device": self.device.type,
-            "threads": str(torch.get_num_threads()),
             "history": json.dumps([asdict(epoch) for epoch in self.history]),
         }
         path = self.folder / STATE_FILE
