@@ -661,7 +661,7 @@ MODELS = build(
     kernel_size=COUNTS,
     widths=st.lists(COUNTS, min_size=1, max_size=4).map(tuple),
 ) | build(s.SequentialSpec, {"init": INITS}, layers=st.lists(LAYERS, min_size=1, max_size=4).map(tuple))
-BETAS = st.tuples(PROBABILITY, PROBABILITY)
+BETAS = st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2)
 OPTIMIZERS = st.one_of(
     build(s.AdamSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO}),
     build(s.AdamWSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO, "weight_decay": L2}),
@@ -710,7 +710,7 @@ RECIPES = build(
     name=TEXT.filter(lambda text: text not in (".", "..") and "/" not in text),
     description=st.from_regex(r"\A([A-Za-z0-9é×]([ -~]{0,20}[!-~])?)?\Z"),
     data=DATA,
-    members=st.lists(MEMBERS, min_size=1, max_size=3, unique_by=lambda member: member.name).map(tuple),
+    members=st.lists(MEMBERS, min_size=1, max_size=3, unique_by=lambda member: member.name.casefold()).map(tuple),
 )
 
 

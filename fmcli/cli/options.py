@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Format, SplitName
-from fmcli.recipe import shipped_recipes
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
+    from fmcli.recipe import shipped_recipes
+
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
 

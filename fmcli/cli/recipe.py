@@ -14,16 +14,6 @@ from fmcli.cli.options import (
 )
 from fmcli.errors import UsageError, printable
 from fmcli.files import write_atomic
-from fmcli.recipe import (
-    describe,
-    dump_recipe,
-    find_recipe,
-    known_facts,
-    load_recipe,
-    read_text,
-    recipe_schema,
-    shipped_recipes,
-)
 
 app = typer.Typer(help="Find, read, copy and check recipes.", no_args_is_help=True)
 
@@ -34,6 +24,7 @@ def list_recipes(format_: FormatOption = "table") -> None:
 
     Example: fmcli recipe list
     """
+    from fmcli.recipe import describe, read_text, shipped_recipes
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.recipes import recipes_document
@@ -59,6 +50,7 @@ def show_recipe(
 
     Example: fmcli recipe show quick --summary
     """
+    from fmcli.recipe import dump_recipe, find_recipe, known_facts, load_recipe, read_text
     from fmcli.report.console import Terminal
 
     terminal = Terminal()
@@ -93,6 +85,7 @@ def copy_recipe(
 
     Example: fmcli recipe copy quick my.toml
     """
+    from fmcli.recipe import find_recipe, read_text
     from fmcli.report.console import Terminal
 
     source = find_recipe(recipe)
@@ -111,6 +104,7 @@ def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
 
     Example: fmcli recipe validate my.toml
     """
+    from fmcli.recipe import known_facts, load_recipe
     from fmcli.report.console import Terminal
 
     values = load_recipe(recipe, set_ or ())
@@ -129,6 +123,7 @@ def print_schema() -> None:
 
     Example: fmcli recipe schema > recipe.schema.json, then begin recipes with #:schema ./recipe.schema.json
     """
+    from fmcli.recipe import recipe_schema
     from fmcli.report.console import Terminal
 
     Terminal().write(json.dumps(recipe_schema(), indent=2) + "\n")

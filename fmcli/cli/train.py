@@ -19,7 +19,6 @@ from fmcli.cli.options import (
     Verbose,
 )
 from fmcli.errors import ExitStatus, InterruptedRun
-from fmcli.recipe import load_recipe
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -45,6 +44,8 @@ def train(
 
     Example: fmcli train --recipe quick --set trainer.epochs=4 --output checkpoints/short
     """
+    from fmcli.recipe import load_recipe
+
     overrides = [*(set_ or []), *([f"trainer.seed={seed}"] if seed is not None else [])]
     values = load_recipe(recipe, overrides)
     folder = output or CHECKPOINTS / values.name

@@ -10,10 +10,10 @@ from fmcli.recipe.load import (
     load_recipe,
     read_text,
     recipe_digest,
-    recipe_schema,
     resolve_recipe,
     shipped_recipes,
 )
+from fmcli.recipe.schema import recipe_schema
 from fmcli.recipe.specs import (
     AlbumentationsSpec,
     AugmentSpec,

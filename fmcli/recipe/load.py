@@ -3,14 +3,14 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
@@ -369,56 +369,3 @@ def recipe_digest(*specs: BaseModel) -> str:
     """Return a SHA-256 over specs, whatever the order and spacing of the TOML they came from."""
     content = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def recipe_schema() -> Table:
-    """Return a JSON Schema for recipe files, for completion and checking in editors."""
-    definitions: Table = {}
-
-    def schema_of(kind: Any, *, partial: bool) -> Table:
-        schema = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
-        inner = schema.pop("$defs", {})
-        tables = {choice["$ref"].rpartition("/")[2] for choice in schema.get("anyOf", ())} if partial else set()
-        definitions.update({key: _for_editors(value, partial=key in tables) for key, value in inner.items()})
-        return dict(_for_editors(schema, partial=partial))
-
-    shared = {
-        # A shared table may leave to the members what each of them gives.
-        key: schema_of(MemberSpec.model_fields[key].annotation, partial=True)
-        for key in SHARED_TABLES
-    }
-    member = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["name"],
-        "properties": {"name": {"type": "string"}} | shared,
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "fmcli recipe",
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["data"],
-        "properties": {
-            "name": {"type": "string"},
-            "data": schema_of(DataSpec, partial=False),
-            **shared,
-            "ensemble": schema_of(EnsembleSpec, partial=False),
-            "members": {"type": "array", "minItems": 1, "items": member},
-            "reference": schema_of(ReferenceSpec, partial=False),
-        },
-        "$defs": definitions,
-    }
-
-
-def _for_editors(schema: Any, *, partial: bool = False) -> Any:
-    """Return a schema in which tables of a union may share keys, and partial tables need none."""
-    if isinstance(schema, Mapping):
-        result = {key: _for_editors(value, partial=partial) for key, value in schema.items()}
-        if "oneOf" in result:
-            result["anyOf"] = result.pop("oneOf")
-            result.pop("discriminator", None)
-        if partial:
-            result.pop("required", None)
-        return result
-    return [_for_editors(item, partial=partial) for item in schema] if isinstance(schema, list) else schema

@@ -29,7 +29,6 @@ class Spec(BaseModel):
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         defer_build=True,  # at first use: a command that reads no recipe, such as --help, does not pay for it
     )
 
