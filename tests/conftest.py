@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import torch
 
 # The database would be one more folder in the checkout, and deadlines fail on a busy machine.
 hypothesis.settings.register_profile("fmcli", deadline=None, database=None)
@@ -110,6 +111,15 @@ def write_idx_folder(
     if classes:
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Two would wait for each other wherever the machine has other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -33,15 +33,6 @@ from fmcli.trainer import VALIDATION_FILE
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Two would wait for each other wherever the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def recipe(drawn_images, tmp_path_factory) -> Recipe:
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"

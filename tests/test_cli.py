@@ -56,15 +56,6 @@ class Result:
         return list(csv.DictReader(io.StringIO(self.out)))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Two would wait for each other wherever the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def cli(capfd):
     """Call fmcli in this process; returns its exit status and both streams."""

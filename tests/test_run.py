@@ -22,15 +22,6 @@ OF_A_RUN = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Two would wait for each other wherever the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(tiny_recipe: Path, *overrides: str) -> Recipe:
     return load_recipe(str(tiny_recipe), ["trainer.epochs=1", *overrides])
 

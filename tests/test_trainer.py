@@ -34,15 +34,6 @@ SEQUENTIAL = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The pinned figures are those of one; two would wait for each other wherever the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def draw_thirds(n_images: int, seed: int, *, side: int = 9) -> ImageSet:
     """Which third of the rows is bright; RandomState draws the same for good."""
     draw = np.random.RandomState(seed)
