@@ -201,23 +201,21 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
                 else "give a run folder, a member's folder or its model.safetensors",
             )
         found += members
-    twice = next((path for place, path in enumerate(found) if path.resolve() in _resolved(found[:place])), None)
-    if twice is not None:
-        raise CheckpointError(f"{printable(twice)} is named twice", hint="each member has one vote: name it once")
+    seen: set[Path] = set()
+    for path in found:
+        if path.resolve() in seen:
+            raise CheckpointError(f"{printable(path)} is named twice", hint="each member has one vote: name it once")
+        seen.add(path.resolve())
     return found
-
-
-def _resolved(paths: Sequence[Path]) -> set[Path]:
-    return {path.resolve() for path in paths}
 
 
 def _members_of(run: Path) -> list[Path]:
     """Return the checkpoints of a run's members, in the order of its recipe where it has one."""
     paths = {path.parent.name: path for path in sorted(run.glob(f"*/{MODEL_FILE}"))}
-    return [paths[name] for name in _names_in(run) or paths if name in paths]
+    return [paths[name] for name in members_of_run(run) or paths if name in paths]
 
 
-def _names_in(run: Path) -> list[str]:
+def members_of_run(run: Path) -> list[str]:
     """Return a run's members by its recipe; none where that is missing or damaged, for checkpoints do without."""
     try:
         return [member.name for member in load_recipe(str(run / RECIPE_FILE)).members]
@@ -228,5 +226,5 @@ def _names_in(run: Path) -> list[str]:
 def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:
     """Return, for each run folder that lacks some, the members of its recipe that have no checkpoint yet."""
     runs = [place for place in places if (place / RECIPE_FILE).is_file()]
-    missing = {run: [name for name in _names_in(run) if not (run / name / MODEL_FILE).is_file()] for run in runs}
+    missing = {run: [name for name in members_of_run(run) if not (run / name / MODEL_FILE).is_file()] for run in runs}
     return {run: names for run, names in missing.items() if names}

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run
 from fmcli.data import load_images, split_images
 from fmcli.errors import RecipeError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
@@ -197,7 +197,7 @@ def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] | None)
 
 def _remove_run(folder: Path, recipe: Recipe) -> None:
     """Remove the files of a run's members, of the old recipe and the new, and nothing that is not ours."""
-    for name in _names_in(folder / RECIPE_FILE) | {member.name for member in recipe.members}:
+    for name in {*members_of_run(folder), *(member.name for member in recipe.members)}:
         place = folder / name
         if not place.is_dir() or place.is_symlink():
             continue
@@ -207,11 +207,3 @@ def _remove_run(folder: Path, recipe: Recipe) -> None:
         if not any(place.iterdir()):
             place.rmdir()
     (folder / RECIPE_FILE).unlink(missing_ok=True)
-
-
-def _names_in(path: Path) -> set[str]:
-    """Return the members of a run's recipe; none where it is damaged or not there."""
-    try:
-        return {member.name for member in load_recipe(str(path)).members}
-    except RecipeError:
-        return set()

@@ -1,12 +1,17 @@
 """`fmcli data …`."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose
 from fmcli.errors import RecipeError
+
+if TYPE_CHECKING:
+    from fmcli.recipe import DataSpec
 
 app = typer.Typer(help="Get, verify and look at datasets.", no_args_is_help=True)
 
@@ -76,7 +81,7 @@ def show_data(
         terminal.print(terminal_grid(train.images, train.labels, train.class_names, terminal.out))
 
 
-def _data_spec(source: str):  # type: ignore[no-untyped-def]
+def _data_spec(source: str) -> DataSpec:
     """Return the `[data]` table that a source or a recipe stands for."""
     from pydantic import ValidationError
 

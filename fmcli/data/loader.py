@@ -22,7 +22,7 @@ _BATCHES_AHEAD = 4  # for each worker
 class DeviceLoader:
     """Images that live on the device as uint8 and leave it in shuffled batches.
 
-    With a `transform`, batches are made by worker processes instead, which keep ahead of the trainer.
+    With a `transform`, batches are made by worker processes instead, which work ahead of the trainer.
 
     Args:
         images: What to load.

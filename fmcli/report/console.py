@@ -92,9 +92,7 @@ def make_console(file: TextIO) -> Console:
 
 
 def show_error(error: FmcliError, *, file: TextIO | None = None) -> None:
-    """Print an error and its hint on standard error; nothing for a closed pipe."""
-    if isinstance(error, OutputClosed):
-        return
+    """Print an error and its hint on standard error."""
     console = make_console(file or sys.stderr)
     first, *rest = error.message.split("\n")
     lines = [f"[bold red]error:[/] {escape(printable(first))}", *(escape(printable(line)) for line in rest)]

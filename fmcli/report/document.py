@@ -95,14 +95,14 @@ def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
 def build_table(sheet: Sheet) -> Table:
     """Return the rich table of a sheet."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for column, width in zip(sheet.columns, _widths(sheet), strict=True):
+    for column, width in zip(sheet.columns, _least_widths(sheet), strict=True):
         number = column.startswith(">")
         table.add_column(
             printable(column.removeprefix(">")),
             justify="right" if number else "left",
             no_wrap=number,
             overflow="fold",
-            min_width=width if number else min(width, _NARROWEST_TEXT),
+            min_width=width,
         )
     first_summary = len(sheet.rows) - sheet.summary
     for place, row in enumerate(sheet.rows):
@@ -112,18 +112,18 @@ def build_table(sheet: Sheet) -> Table:
     return table
 
 
-def _widths(sheet: Sheet) -> list[int]:
-    """Return how wide each column would like to be."""
-    headings = [len(column.removeprefix(">")) for column in sheet.columns]
-    return [max(heading, *(cell_len(row[place]) for row in sheet.rows)) for place, heading in enumerate(headings)]
+def _least_widths(sheet: Sheet) -> list[int]:
+    """Return how narrow each column of the sheet may become: numbers stay whole, text is folded."""
+    widths = []
+    for place, column in enumerate(sheet.columns):
+        whole = max(len(column.removeprefix(">")), *(cell_len(row[place]) for row in sheet.rows))
+        widths.append(whole if column.startswith(">") else min(whole, _NARROWEST_TEXT))
+    return widths
 
 
 def _narrowest(sheet: Sheet) -> int:
-    """Return how many columns a sheet needs at least: numbers whole, text folded."""
-    widths = [
-        width if column.startswith(">") else min(width, _NARROWEST_TEXT)
-        for column, width in zip(sheet.columns, _widths(sheet), strict=True)
-    ]
+    """Return how many columns of the terminal a sheet needs at least."""
+    widths = _least_widths(sheet)
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
