@@ -11,6 +11,7 @@ app = typer.Typer(
     help="Train, combine and read ensembles of small-image classifiers.",
     epilog="Start with: fmcli train --recipe quick, then: fmcli ensemble evaluate checkpoints/quick",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose
+from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose, command_group
 from fmcli.errors import RecipeError
 
 if TYPE_CHECKING:
     from fmcli.recipe import DataSpec
 
-app = typer.Typer(help="Get, verify and look at datasets.", no_args_is_help=True)
+app = command_group("Get, verify and look at datasets.")
 
 
 @app.command("fetch")

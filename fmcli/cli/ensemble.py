@@ -14,9 +14,10 @@ from fmcli.cli.options import (
     Quiet,
     Split,
     Verbose,
+    command_group,
 )
 
-app = typer.Typer(help="Combine trained members, of whatever networks, by vote.", no_args_is_help=True)
+app = command_group("Combine trained members, of whatever networks, by vote.")
 
 
 Vote = Annotated[VotingRule | None, typer.Option(help="Voting rule; by default the recipe's.")]

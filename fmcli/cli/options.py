@@ -1,4 +1,4 @@
-"""Options that several commands share, each written once."""
+"""What several commands share: options, each written once, and the way a group of commands is set up."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,11 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Format, SplitName
+
+
+def command_group(help_: str) -> typer.Typer:
+    """Return a group of commands. Help is plain text: typer's panels would double the time to show it."""
+    return typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
 
 
 def _complete_recipe(incomplete: str) -> list[str]:

@@ -11,11 +11,12 @@ from fmcli.cli.options import (
     FormatOption,
     Overrides,
     RecipeArgument,
+    command_group,
 )
 from fmcli.errors import UsageError, printable
 from fmcli.files import write_atomic
 
-app = typer.Typer(help="Find, read, copy and check recipes.", no_args_is_help=True)
+app = command_group("Find, read, copy and check recipes.")
 
 
 @app.command("list")
