@@ -18,7 +18,10 @@ from torch import Tensor
 
 from fmcli.errors import RecipeError, did_you_mean
 from fmcli.libraries import import_albumentations
-from fmcli.recipe.specs import AlbumentationsSpec, AugmentSpec
+from fmcli.recipe.specs import (
+    AlbumentationsSpec,
+    AugmentSpec,
+)
 
 _ERASE_ASPECT = 3.3  # longest side over shortest, as in Zhong et al.
 _TRIALS = 32  # pictures that a pipeline is tried on: some of its transforms may act only now and then

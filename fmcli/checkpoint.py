@@ -12,12 +12,18 @@ from torch import Tensor, nn
 
 import fmcli
 from fmcli.data import Normalization
+from fmcli.data.normalization import scale_pixels
 from fmcli.data.pictures import Background
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.models import build_model
 from fmcli.recipe.layers import expand_layers
 from fmcli.recipe.load import load_recipe
-from fmcli.recipe.specs import DataSpec, EnsembleSpec, MemberSpec, ReferenceSpec
+from fmcli.recipe.specs import (
+    DataSpec,
+    EnsembleSpec,
+    MemberSpec,
+    ReferenceSpec,
+)
 from fmcli.tensors import load_tensors, read_metadata, save_tensors
 
 FORMAT = "fmcli-checkpoint-1"
@@ -74,6 +80,11 @@ class Header(BaseModel):
     def normalization(self) -> Normalization:
         """From pixels to this network's input."""
         return Normalization(self.mean, self.std)
+
+    def normalization_of(self, split: str) -> Normalization:
+        """From a split's pixels to this network's input, in the way that the recipe evaluates that split."""
+        scale = self.data.normalize_test
+        return scale_pixels(scale, self.input_shape[0]) if scale is not None and split == "test" else self.normalization
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from fmcli.metrics import (
     pairwise_disagreement,
 )
 from fmcli.predictions import Predictions, stack_logits
-from fmcli.recipe.specs import EnsembleSpec
+from fmcli.recipe.specs import (
+    EnsembleSpec,
+)
 from fmcli.voting import VOTING_RULES, Logits, Vote
 
 

@@ -6,6 +6,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
+class RunStarted:
+    """One of several trainings of a recipe is about to begin, or to be looked up."""
+
+    name: str
+    seed: int
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemberStarted:
     """A member is about to train its first epoch of this process."""
 
@@ -16,6 +25,7 @@ class MemberStarted:
     parameters: int
     device: str
     precision: str
+    afresh: bool = False  # once more, for as many epochs as were best
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ class EpochFinished:
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
+    afresh: bool = False  # of the training that was begun afresh, for as many epochs as were best
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class MemberFinished:
     already: bool = False
 
 
-Event = MemberStarted | StepFinished | EpochFinished | CheckpointSaved | MemberFinished
+Event = RunStarted | MemberStarted | StepFinished | EpochFinished | CheckpointSaved | MemberFinished
 Reporter = Callable[[Event], None]
 
 

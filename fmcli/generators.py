@@ -27,9 +27,9 @@ class Generators:
     dropout: torch.Generator
 
     @classmethod
-    def seeded(cls, seed: int, place: int, device: torch.device) -> "Generators":
-        """Return fresh generators; members of one recipe differ by their place in it."""
-        seeds = np.random.SeedSequence([seed, place]).generate_state(4, np.uint64)
+    def seeded(cls, seed: int, place: int, device: torch.device, *, afresh: bool = False) -> "Generators":
+        """Return new generators: members differ by their place in the recipe, a training afresh from the first."""
+        seeds = np.random.SeedSequence([seed, place], spawn_key=(1,) if afresh else ()).generate_state(4, np.uint64)
         devices = (torch.device("cpu"), torch.device("cpu"), device, device)
         return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
 from fmcli.files import write_atomic
+from fmcli.recipe.specs import Monitor
 
 HISTORY_FILE = "history.jsonl"
 
@@ -35,15 +36,27 @@ def read_history(folder: Path) -> list[EpochFinished]:
         raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
 
 
-def best_epoch(history: Sequence[EpochFinished]) -> int:
-    """Return the place of the epoch with the highest validation accuracy, the lower loss where several have it.
+def best_epoch(history: Sequence[EpochFinished], monitor: Monitor) -> int:
+    """Return the place of the epoch that validated best, the first if several did equally.
 
     Args:
         history: Of a training with validation images, one entry or more.
+        monitor: `accuracy`: the highest, and of several that have it the lowest loss; `loss`: the lowest.
     """
 
     def rank(place: int) -> tuple[float, float, int]:
-        epoch = history[place]
-        return (epoch.validation_accuracy or 0.0, -(epoch.validation_loss or 0.0), -place)
+        accuracy, loss = history[place].validation_accuracy or 0.0, history[place].validation_loss or 0.0
+        return (accuracy, -loss, -place) if monitor == "accuracy" else (-loss, 0.0, -place)
 
     return max(range(len(history)), key=rank)
+
+
+def is_stalled(history: Sequence[EpochFinished], monitor: Monitor, patience: int) -> bool:
+    """Tell whether so many epochs in a row were no better than the best before them (0 does as 1).
+
+    Args:
+        history: One entry or more.
+        monitor: See `best_epoch`.
+        patience: In epochs, as Keras counts it.
+    """
+    return len(history) - 1 - best_epoch(history, monitor) >= max(patience, 1)

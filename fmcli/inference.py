@@ -15,7 +15,10 @@ from fmcli.ensemble import combine
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.models import predict_logits
 from fmcli.predictions import ClassProbability, Labelled, Predictions
-from fmcli.recipe.specs import DataSpec, EnsembleSpec
+from fmcli.recipe.specs import (
+    DataSpec,
+    EnsembleSpec,
+)
 from fmcli.voting import Vote
 
 _BATCH = 500  # images
@@ -91,7 +94,7 @@ def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, 
             hint="bring the data back, or train again",
         )
     loader = DeviceLoader(images, batch_size=_BATCH, device=device)
-    logits = predict_logits(member.model, loader.batches(), header.normalization)
+    logits = predict_logits(member.model, loader.batches(), header.normalization_of(split))
     return Predictions(
         logits=logits.cpu().numpy(),
         labels=images.labels,

@@ -3,14 +3,16 @@
 What scikit-learn and scipy have is taken from there.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from sklearn.metrics import precision_recall_fscore_support
 
 Labels = NDArray[np.int64]
@@ -161,6 +163,25 @@ def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[
     """
     interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval that the mean of repeated measurements lies in.
+
+    Args:
+        values: Two or more, such as accuracies over seeds.
+        confidence: In (0, 1).
+
+    References:
+        "Student" (W. S. Gosset), "The probable error of a mean", Biometrika 1908.
+
+    Example:
+        >>> low, high = mean_interval([0.93, 0.94, 0.95])
+        >>> round(low, 4), round(high, 4)
+        (0.9152, 0.9648)
+    """
+    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
 def most_frequent_confusions(report: ClassificationReport, *, most: int = 5) -> tuple[Confusion, ...]:

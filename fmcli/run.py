@@ -15,8 +15,11 @@ from fmcli.events import EpochFinished, Reporter, ignore
 from fmcli.files import write_atomic
 from fmcli.history import HISTORY_FILE
 from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
+from fmcli.recipe.differences import recipe_differences
 from fmcli.recipe.layers import LayerTrace, trace_recipe
-from fmcli.recipe.specs import BatchNorm
+from fmcli.recipe.networks import (
+    BatchNorm,
+)
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE, train_member
 
 
@@ -128,32 +131,12 @@ def _holds_anything(folder: Path) -> bool:
 
 def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
     """Refuse to resume with another recipe, saying where the two differ; its name and reference may."""
-    differences = _differences(_what_counts(old), _what_counts(new))
+    differences = recipe_differences(old, new)
     if differences:
         raise UsageError(
             f"{printable(folder)} was begun with another recipe:\n  " + "\n  ".join(differences[:10]),
             hint="drop the change to resume; --overwrite starts afresh; --output trains elsewhere",
         )
-
-
-def _what_counts(recipe: Recipe) -> dict[str, object]:
-    """Return what makes a run: a member's seed comes from its place, so the order counts, too."""
-    return {
-        "data": recipe.data.model_dump(),
-        "ensemble": recipe.ensemble.model_dump(),
-        "order of members": [member.name for member in recipe.members],
-        "members": {member.name: member.model_dump() for member in recipe.members},
-    }
-
-
-def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in (*old, *(key for key in new if key not in old))
-            for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        ]
-    return [] if old == new else [f"{path}: was {printable(old)}, now {printable(new)}"]
 
 
 def _check_last_batch(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_images: int) -> None:

@@ -27,7 +27,7 @@ from fmcli.events import (
     ignore,
 )
 from fmcli.generators import Generators
-from fmcli.history import best_epoch, read_history, write_history
+from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
 from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
 from fmcli.optim import Schedule, WeightAverage, build_optimizer, build_schedule, set_learning_rate
@@ -71,7 +71,7 @@ def train_member(
         reporter: Told of what happens.
 
     Returns:
-        The history, an entry an epoch.
+        The history, an entry an epoch; with `keep = "retrained"`, of both trainings.
 
     Raises:
         RecipeError: The network or the augmentation cannot be built for these images.
@@ -98,7 +98,7 @@ def train_member(
             f"{name_of(device)} has too little memory for member {name}",
             hint="a smaller --set trainer.batch_size=… needs less",
         ) from error
-    return training.history
+    return [*training.before, *training.history]
 
 
 class _Training:
@@ -118,24 +118,18 @@ class _Training:
         self.data: DataSpec = recipe.data
         self.ensemble: EnsembleSpec = recipe.ensemble
         self.reference: ReferenceSpec | None = recipe.reference
+        self.place = names.index(name)
         self.splits, self.folder, self.device, self.reporter = splits, folder, device, reporter
         self.digest = recipe_digest(self.spec, self.data)
-        self.generators = Generators.seeded(self.spec.trainer.seed, names.index(name), device)
         self.bf16 = use_bf16(self.spec.trainer.precision, device)
         self.history: list[EpochFinished] = []
+        self.before: list[EpochFinished] = []  # of the first training, once a network is trained afresh
         self.train_digest = splits.train.digest()
 
     def prepare(self) -> None:
-        """Build everything that the loop needs, in the order in which it can fail."""
+        """Build everything that the loop needs."""
         keep_freed_memory()
         spec, train = self.spec, self.splits.train
-        n_classes = len(train.class_names)
-        layers = expand_layers(spec.model, n_classes, train.input_shape)
-        model = build_model(
-            layers, train.input_shape, n_classes, init=spec.model.init, generator=self.generators.weights
-        )
-        self.model: nn.Sequential = model.to(self.device)
-        set_dropout_generator(self.model, self.generators.dropout)
         pipeline = spec.augment.albumentations
         self.loader = DeviceLoader(
             train,
@@ -146,10 +140,26 @@ class _Training:
         )
         self.validation = self._evaluation_loader(self.splits.validation)
         self.normalization: Normalization = resolve_normalization(self.data.normalize, train)
-        self.optimizer = build_optimizer(spec.optimizer, self.model)
         self.schedule: Schedule = build_schedule(
             spec.schedule, lr=spec.optimizer.lr, epochs=spec.trainer.epochs, steps_per_epoch=len(self.loader)
         )
+        self._start(afresh=False)
+
+    def _start(self, *, afresh: bool) -> None:
+        """Set a new network and its optimizer at their beginning."""
+        spec, train = self.spec, self.splits.train
+        self.generators = Generators.seeded(spec.trainer.seed, self.place, self.device, afresh=afresh)
+        n_classes = len(train.class_names)
+        model = build_model(
+            expand_layers(spec.model, n_classes, train.input_shape),
+            train.input_shape,
+            n_classes,
+            init=spec.model.init,
+            generator=self.generators.weights,
+        )
+        self.model: nn.Sequential = model.to(self.device)
+        set_dropout_generator(self.model, self.generators.dropout)
+        self.optimizer = build_optimizer(spec.optimizer, self.model)
         decay = spec.trainer.weight_average
         self.average = WeightAverage(self.model, decay) if decay is not None else None
         self.best: dict[str, Tensor] = {}  # what `keep = "best"` would save, by name
@@ -157,30 +167,52 @@ class _Training:
     def _evaluation_loader(self, images: ImageSet | None) -> DeviceLoader | None:
         return DeviceLoader(images, batch_size=_EVALUATION_BATCH, device=self.device) if images else None
 
+    @property
+    def n_epochs(self) -> int:
+        """For how many epochs to train, at most: afresh, for as many as were best before."""
+        trainer = self.spec.trainer
+        return best_epoch(self.before, trainer.monitor) + 1 if self.before else trainer.epochs
+
     def run(self) -> None:
         """Train the epochs that are left, then leave checkpoint and validation predictions."""
+        self._train()
+        if self.spec.trainer.keep == "retrained" and not self.before:
+            self.before, self.history = self.history, []
+            self._start(afresh=True)
+            self._save_state()
+            self._train()
+        self._finish()
+
+    def _train(self) -> None:
         spec = self.spec
         self.reporter(
             MemberStarted(
                 member=spec.name,
-                epochs=spec.trainer.epochs,
+                epochs=self.n_epochs,
                 steps_per_epoch=len(self.loader),
                 first_epoch=len(self.history) + 1,
                 parameters=sum(parameter.numel() for parameter in self.model.parameters()),
                 device=name_of(self.device),
                 precision="bf16" if self.bf16 else "fp32",
+                afresh=bool(self.before),
             )
         )
-        for epoch in range(len(self.history), spec.trainer.epochs):
-            finished = self._epoch(epoch)
+        while not self._is_done():
+            finished = self._epoch(len(self.history))
             self.history.append(finished)
-            if spec.trainer.keep == "best" and best_epoch(self.history) == epoch:
+            if spec.trainer.keep == "best" and best_epoch(self.history, spec.trainer.monitor) + 1 == finished.epoch:
                 self.best = self._evaluated_weights()
-            write_history(self.folder, self.history)
-            if epoch + 1 < spec.trainer.epochs:
+            write_history(self.folder, [*self.before, *self.history])
+            if not self._is_done():
                 self._save_state()
             self.reporter(finished)
-        self._finish()
+
+    def _is_done(self) -> bool:
+        trainer = self.spec.trainer
+        if len(self.history) >= self.n_epochs:
+            return True
+        may_stop_early = trainer.patience is not None and self.history and not self.before
+        return bool(may_stop_early and is_stalled(self.history, trainer.monitor, trainer.patience or 0))
 
     def _epoch(self, epoch: int) -> EpochFinished:
         """Train and validate one epoch. The device is waited for once, at its end."""
@@ -213,6 +245,7 @@ class _Training:
             validation_accuracy=validation_accuracy,
             seconds=time.perf_counter() - started,
             images_per_second=self.loader.n_images / trained_for,
+            afresh=bool(self.before),
         )
 
     def _check_finite(self, what: str, value: float, epoch: int, lr: float) -> None:
@@ -299,7 +332,7 @@ class _Training:
             std=self.normalization.std,
             background=find_background(train.images),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            epochs=best_epoch(self.history) + 1 if self.best else len(self.history),
+            epochs=best_epoch(self.history, self.spec.trainer.monitor) + 1 if self.best else len(self.history),
             data_digests={name: images.digest() for name, images in self.splits.present().items()},
             recipe_digest=self.digest,
             versions=versions(),
@@ -324,8 +357,9 @@ class _Training:
             "recipe_digest": self.digest,
             "data_digest": self.train_digest,
             "updates": str(updates),
+            "afresh": "true" if self.before else "false",
             "device": self.device.type,
-            "history": json.dumps([asdict(epoch) for epoch in self.history]),
+            "history": json.dumps([asdict(epoch) for epoch in [*self.before, *self.history]]),
         }
         path = self.folder / STATE_FILE
         save_tensors(path, tensors, metadata)
@@ -344,6 +378,12 @@ class _Training:
                 f"on {self.device.type}",
                 hint=f"--device {metadata['device']}, or train afresh with --overwrite",
             )
+        epochs = [EpochFinished(**entry) for entry in json.loads(metadata["history"])]
+        afresh = metadata["afresh"] == "true"
+        if afresh:
+            self._start(afresh=True)
+            self.before = [epoch for epoch in epochs if not epoch.afresh]
+        self.history = [epoch for epoch in epochs if epoch.afresh == afresh]
         self.model.load_state_dict(without_prefix("model", tensors))
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", tensors).items()}
         state = self.optimizer.state_dict()
@@ -351,7 +391,6 @@ class _Training:
         self.generators.load(tensors)
         if self.average is not None:
             self.average.load_state_dict(without_prefix("average", tensors), int(metadata["updates"]))
-        self.history = [EpochFinished(**entry) for entry in json.loads(metadata["history"])]
 
     def _laid_out(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
         """Give moments the memory layout of their weights: fused optimizers walk through both side by side."""

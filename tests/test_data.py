@@ -14,7 +14,13 @@ from fmcli.data.idx import read_idx, to_images
 from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
 from fmcli.errors import DataError, ExitStatus, UsageError
 from fmcli.recipe import KNOWN_SOURCES, DataSpec
-from fmcli.recipe.specs import FirstImages, OwnValidation, PixelScale, RandomFraction, Resplit
+from fmcli.recipe.specs import (
+    FirstImages,
+    OwnValidation,
+    PixelScale,
+    RandomFraction,
+    Resplit,
+)
 
 FASHION = DataSpec(source="fashion-mnist")
 

@@ -17,7 +17,9 @@ from fmcli.ensemble import choose_rules, combine, evaluate_ensemble, evaluate_me
 from fmcli.errors import CheckpointError, FmcliError, UsageError
 from fmcli.metrics import classification_report, mcnemar_test
 from fmcli.predictions import FORMAT, Predictions, digest_arrays, load_predictions, save_predictions, stack_logits
-from fmcli.recipe.specs import EnsembleSpec
+from fmcli.recipe.specs import (
+    EnsembleSpec,
+)
 from fmcli.voting import TIE_RULES, VOTING_RULES
 
 CLASSES = ("coat", "bag", "shirt")

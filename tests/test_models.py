@@ -15,7 +15,7 @@ from fmcli.errors import RecipeError
 from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
 from fmcli.models.build import Dropout
 from fmcli.recipe.layers import count_parameters, expand_layers, same_padding, trace_layers
-from fmcli.recipe.specs import (
+from fmcli.recipe.networks import (
     Activate,
     Activation,
     AvgPool,
@@ -31,7 +31,9 @@ from fmcli.recipe.specs import (
     MaxPool,
     SequentialSpec,
 )
-from fmcli.recipe.specs import Dropout as DropoutSpec
+from fmcli.recipe.networks import (
+    Dropout as DropoutSpec,
+)
 
 
 def seeded(seed=0):

@@ -31,6 +31,7 @@ from fmcli.recipe import (
     resolve_recipe,
     shipped_recipes,
 )
+from fmcli.recipe import networks as n
 from fmcli.recipe import specs as s
 from fmcli.recipe.layers import trace_recipe
 
@@ -196,7 +197,7 @@ def test_another_family_starts_afresh():
         model = { family = "sequential", layers = [{ type = "flatten" }, { type = "dense", units = 10 }] }
         """
     )
-    assert recipe.members[0].model == s.SequentialSpec(layers=(s.Flatten(), s.Dense(units=10)))
+    assert recipe.members[0].model == n.SequentialSpec(layers=(n.Flatten(), n.Dense(units=10)))
 
 
 def test_another_optimizer_starts_afresh():
@@ -637,7 +638,7 @@ AUGMENT = build(
 L2 = st.floats(0, 1e3)
 LAYERS = st.one_of(
     build(
-        s.Conv,
+        n.Conv,
         {
             "stride": SIZES,
             "padding": st.sampled_from(["valid", "same"]),
@@ -648,19 +649,19 @@ LAYERS = st.one_of(
         filters=COUNTS,
         kernel_size=SIZES,
     ),
-    build(s.Dense, {"activation": ACTIVATIONS, "bias": BOOL, "l2": L2}, units=COUNTS),
-    build(s.MaxPool, {"size": SIZES, "stride": SIZES | st.none()}),
-    build(s.AvgPool, {"size": SIZES, "stride": SIZES | st.none()}),
-    st.sampled_from([s.GlobalMaxPool(), s.GlobalAvgPool(), s.Flatten(), s.Activate(function="tanh")]),
-    build(s.BatchNorm, {"momentum": PROBABILITY, "eps": ABOVE_ZERO, "activation": ACTIVATIONS}),
-    build(s.Dropout, rate=BELOW_ONE),
+    build(n.Dense, {"activation": ACTIVATIONS, "bias": BOOL, "l2": L2}, units=COUNTS),
+    build(n.MaxPool, {"size": SIZES, "stride": SIZES | st.none()}),
+    build(n.AvgPool, {"size": SIZES, "stride": SIZES | st.none()}),
+    st.sampled_from([n.GlobalMaxPool(), n.GlobalAvgPool(), n.Flatten(), n.Activate(function="tanh")]),
+    build(n.BatchNorm, {"momentum": PROBABILITY, "eps": ABOVE_ZERO, "activation": ACTIVATIONS}),
+    build(n.Dropout, rate=BELOW_ONE),
 )
 MODELS = build(
-    s.KernelCnnSpec,
+    n.KernelCnnSpec,
     {"form": st.sampled_from(["plain", "pooled"]), "depth": COUNTS, "init": INITS},
     kernel_size=COUNTS,
     widths=st.lists(COUNTS, min_size=1, max_size=4).map(tuple),
-) | build(s.SequentialSpec, {"init": INITS}, layers=st.lists(LAYERS, min_size=1, max_size=4).map(tuple))
+) | build(n.SequentialSpec, {"init": INITS}, layers=st.lists(LAYERS, min_size=1, max_size=4).map(tuple))
 BETAS = st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2)
 OPTIMIZERS = st.one_of(
     build(s.AdamSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO}),
@@ -703,7 +704,10 @@ RECIPES = build(
         "reference": st.none()
         | build(
             ReferenceSpec,
-            {"test_accuracy": PROBABILITY, "test_recall": st.lists(PROBABILITY, max_size=3).map(tuple)},
+            {
+                "test_accuracy": PROBABILITY,
+                "test_recall": st.dictionaries(st.text(max_size=5), PROBABILITY, max_size=3),
+            },
             source=TEXT,
         ),
     },

@@ -11,7 +11,7 @@ from fmcli.checkpoint import MODEL_FILE, load_checkpoint, read_header
 from fmcli.data import ImageSet, Splits
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
 from fmcli.events import CheckpointSaved, EpochFinished, MemberFinished, MemberStarted, StepFinished
-from fmcli.history import HISTORY_FILE, best_epoch, read_history
+from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
 from fmcli.models import predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
@@ -206,11 +206,9 @@ def test_clipping_bounds_every_step(splits, tmp_path):
 
 
 def test_the_best_epoch_is_what_is_kept(splits, tmp_path):
-    # A rate that grows past what holds: the last epochs are worse than the best.
-    tables = {"optimizer": {"name": "sgd", "lr": 5.0}, "schedule": {"name": "constant", "warmup": 0.9}}
-    recipe = small_recipe(trainer={"epochs": 6, "batch_size": 32, "keep": "best"}, data=VALIDATED, **tables)
+    recipe = small_recipe(trainer={"epochs": 6, "batch_size": 32, "keep": "best"}, **SPOILT)
     history = train(recipe, splits, tmp_path)
-    best = best_epoch(history)
+    best = best_epoch(history, "accuracy")
     header = read_header(tmp_path)
     assert header.epochs == best + 1
     accuracy = float((load_predictions(tmp_path / VALIDATION_FILE).choices == splits.validation.labels).mean())
@@ -218,11 +216,74 @@ def test_the_best_epoch_is_what_is_kept(splits, tmp_path):
     assert history[best].validation_accuracy == max(epoch.validation_accuracy for epoch in history)
 
 
-def test_the_best_epoch_is_the_earliest_of_equals_by_accuracy_then_loss():
-    def epoch(accuracy, loss):
-        return EpochFinished("m", 1, 0.1, 1.0, 0.5, loss, accuracy, 1.0, 1.0)
+def epoch_of(accuracy: float, loss: float) -> EpochFinished:
+    return EpochFinished("m", 1, 0.1, 1.0, 0.5, loss, accuracy, 1.0, 1.0)
 
-    assert best_epoch([epoch(0.5, 1.0), epoch(0.7, 0.9), epoch(0.7, 0.8), epoch(0.7, 0.8), epoch(0.6, 0.1)]) == 2
+
+SOME_EPOCHS = [
+    epoch_of(*figures) for figures in ((0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.8), (0.6, 0.1), (0.6, 0.1))
+]
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("accuracy", 2), ("loss", 4)])
+def test_the_best_epoch_is_the_earliest_of_equals(monitor, best):
+    assert best_epoch(SOME_EPOCHS, monitor) == best
+
+
+@pytest.mark.parametrize(
+    ("monitor", "patience", "stops_after"),
+    [("accuracy", 0, 4), ("accuracy", 1, 4), ("accuracy", 2, 5), ("accuracy", 3, 6), ("loss", 0, 4), ("loss", 2, None)],
+)
+def test_training_is_stalled_after_so_many_epochs_without_a_better_one(monitor, patience, stops_after):
+    stalled = [n for n in range(1, len(SOME_EPOCHS) + 1) if is_stalled(SOME_EPOCHS[:n], monitor, patience)]
+    assert (stalled[0] if stalled else None) == stops_after
+
+
+# A rate that grows past what holds: the last epochs are worse than the best.
+SPOILT = {"optimizer": {"name": "sgd", "lr": 5.0}, "schedule": {"name": "constant", "warmup": 0.9}, "data": VALIDATED}
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_training_stops_early(splits, tmp_path, keep):
+    whole = train(small_recipe(trainer={"epochs": 9, "keep": keep}, **SPOILT), splits, tmp_path / "whole")
+    early = train(
+        small_recipe(trainer={"epochs": 9, "keep": keep, "patience": 2}, **SPOILT), splits, tmp_path / "early"
+    )
+    best = best_epoch(early, "accuracy")
+    assert len(early) == best + 3 < len(whole)
+    assert timeless(early) == timeless(whole[: len(early)])
+    header = read_header(tmp_path / "early")
+    assert header.epochs == (best + 1 if keep == "best" else len(early))
+    assert not (tmp_path / "early" / STATE_FILE).exists()
+
+
+RETRAINED = {"trainer": {"epochs": 5, "keep": "retrained"}, **SPOILT}
+
+
+def test_a_network_is_trained_afresh_for_as_many_epochs_as_were_best(splits, tmp_path):
+    events = []
+    history = train(small_recipe(**RETRAINED), splits, tmp_path, reporter=events.append)
+    first = [epoch for epoch in history if not epoch.afresh]
+    again = [epoch for epoch in history if epoch.afresh]
+    assert len(first) == 5
+    assert [epoch.epoch for epoch in again] == list(range(1, best_epoch(first, "accuracy") + 2))
+    assert len(again) < 5
+    assert [epoch.lr for epoch in again] == [epoch.lr for epoch in first[: len(again)]]
+    assert again[0].train_loss != first[0].train_loss  # other weights, another order
+    assert [(event.epochs, event.afresh) for event in events if isinstance(event, MemberStarted)] == [
+        (5, False),
+        (len(again), True),
+    ]
+    assert read_header(tmp_path).epochs == len(again)
+    accuracy = float((load_predictions(tmp_path / VALIDATION_FILE).choices == splits.validation.labels).mean())
+    assert accuracy == pytest.approx(again[-1].validation_accuracy, abs=0.02)
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 5, 6])
+def test_training_afresh_resumes_exactly(splits, tmp_path, epochs):
+    recipe = small_recipe(augment={"shift": 1}, **RETRAINED)
+    n_epochs = len(train(recipe, splits, tmp_path / "probe"))
+    assert_resumes_exactly(recipe, splits, tmp_path, Stop(EpochFinished, min(epochs, n_epochs - 1)))
 
 
 def test_another_kind_of_device_does_not_resume(splits, tmp_path):
@@ -320,6 +381,7 @@ RESUMABLE = {
     "full-batch": {"trainer": {"full_batch": True}},
     "keep-best": {"trainer": {"keep": "best", "weight_average": 0.9}, "data": VALIDATED},
     "drop-last": {"trainer": {"batch_size": 40, "drop_last": True}},
+    "patience": {"trainer": {"patience": 9}, "data": VALIDATED},
 }
 
 
@@ -344,7 +406,7 @@ def assert_resumes_exactly(recipe, splits, tmp_path, *stops: Stop) -> None:
         assert not (broken / MODEL_FILE).exists()
     events = []
     history = train(recipe, splits, broken, resume=True, reporter=events.append)
-    assert events[0].first_epoch > 1
+    assert events[0].first_epoch > 1 or events[0].afresh
     assert timeless(history) == timeless(whole)
     assert timeless(read_history(broken)) == timeless(whole)
     assert same_tensors(weights(broken), weights(tmp_path / "whole"))

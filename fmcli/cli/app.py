@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import fmcli
-from fmcli.cli import data, ensemble, evaluate, predict, recipe, train
+from fmcli.cli import data, ensemble, evaluate, predict, recipe, reproduce, train
 
 app = typer.Typer(
     help="Train, combine and read ensembles of small-image classifiers.",
@@ -37,5 +37,6 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(ensemble.app, name="ensemble")
 app.command("predict")(predict.predict)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")

@@ -52,6 +52,6 @@ def evaluate_ensemble(
     members = open_members(checkpoints, where, terminal)
     rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
     predictions = predict_splits(members, split, device=where, data_root=data_root)
-    references = {member.header.reference for member in members}
-    reference = references.pop() if len(references) == 1 else None
+    references = [member.header.reference for member in members]
+    reference = references[0] if all(other == references[0] for other in references) else None
     emit(ensemble_document(evaluate_ensemble(predictions, rules), reference), format_, terminal)

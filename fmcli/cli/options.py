@@ -13,7 +13,8 @@ def command_group(help_: str) -> typer.Typer:
     return typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
 
 
-def _complete_recipe(incomplete: str) -> list[str]:
+def complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes that begin so."""
     from fmcli.recipe import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
@@ -25,6 +26,7 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to wri
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one.")
 ]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default one a core.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", envvar="FMCLI_DATA", help="Where to look first for the built-in datasets."),
@@ -35,13 +37,13 @@ RecipeName = Annotated[
         "--recipe",
         "-r",
         help="A shipped recipe's name, or a path.",
-        autocompletion=_complete_recipe,
+        autocompletion=complete_recipe,
         show_default=False,
     ),
 ]
 RecipeArgument = Annotated[
     str,
-    typer.Argument(help="A shipped recipe's name, or a path.", autocompletion=_complete_recipe, show_default=False),
+    typer.Argument(help="A shipped recipe's name, or a path.", autocompletion=complete_recipe, show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,

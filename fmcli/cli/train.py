@@ -1,14 +1,12 @@
 """`fmcli train`."""
 
 import shlex
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fmcli.cli.interrupts import interruptible
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -16,9 +14,9 @@ from fmcli.cli.options import (
     Overrides,
     Quiet,
     RecipeName,
+    Threads,
     Verbose,
 )
-from fmcli.errors import ExitStatus, InterruptedRun
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -34,7 +32,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run that is there.")] = False,
     seed: Annotated[int | None, typer.Option(help="Short for --set trainer.seed=N.")] = None,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one a core.")] = None,
+    threads: Threads = None,
     data_root: DataRoot = None,
     format_: FormatOption = "table",
     quiet: Quiet = False,
@@ -64,7 +62,7 @@ def train(
         torch.set_num_threads(threads)
     where = resolve_device(device)
     with (
-        _interruptible(_command_to_resume(recipe, overrides, folder, member or [], device, threads, data_root)),
+        interruptible(_command_to_resume(recipe, overrides, folder, member or [], device, threads, data_root)),
         TrainingProgress(terminal) as progress,
     ):
         result = train_run(
@@ -96,26 +94,3 @@ def _command_to_resume(
     words += ["--threads", str(threads)] if threads is not None else []
     words += ["--data-root", str(data_root)] if data_root is not None else []
     return shlex.join(words)
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM arrived."""
-
-
-@contextmanager
-def _interruptible(command: str) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an error that names the command that goes on."""
-
-    def stop(*_: object) -> None:
-        raise _TerminatedError
-
-    before = signal.signal(signal.SIGTERM, stop)
-    hint = f"what is finished is kept; go on with: {command}"
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise InterruptedRun("interrupted", exit_status=ExitStatus.INTERRUPTED, hint=hint) from None
-    except _TerminatedError:
-        raise InterruptedRun("terminated", exit_status=ExitStatus.TERMINATED, hint=hint) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

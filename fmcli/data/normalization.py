@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from fmcli.data.image_set import ImageSet
-from fmcli.recipe.specs import PixelScale
+from fmcli.recipe.specs import (
+    PixelScale,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def resolve_normalization(
     """
     channels = train.input_shape[0]
     if isinstance(spec, PixelScale):
-        return Normalization((spec.mean * spec.divide_by,) * channels, (spec.std * spec.divide_by,) * channels)
+        return scale_pixels(spec, channels)
     if spec == "unit":
         return Normalization((0.0,) * channels, (255.0,) * channels)
     if spec == "symmetric":
@@ -62,3 +64,8 @@ def resolve_normalization(
     return Normalization(
         tuple(float(value) for value in mean), tuple(float(value) if value > 0 else 1.0 for value in std)
     )
+
+
+def scale_pixels(spec: PixelScale, channels: int) -> Normalization:
+    """Return what a recipe's own numbers stand for, the same for every channel."""
+    return Normalization((spec.mean * spec.divide_by,) * channels, (spec.std * spec.divide_by,) * channels)

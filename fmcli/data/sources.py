@@ -15,7 +15,9 @@ from fmcli.data.idx import read_idx, to_images
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.errors import DataError, printable
 from fmcli.recipe.known import KNOWN_SOURCES
-from fmcli.recipe.specs import DataSpec
+from fmcli.recipe.specs import (
+    DataSpec,
+)
 
 # The current files, of 31 August 2017 and later, unpacked: SHA-256. Distributors compress them each their own way.
 FASHION_MNIST_FILES = {

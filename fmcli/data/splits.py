@@ -11,7 +11,12 @@ from fmcli.choices import SPLITS
 from fmcli.data.image_set import ImageSet
 from fmcli.data.sources import Source
 from fmcli.errors import DataError, UsageError, did_you_mean
-from fmcli.recipe.specs import DataSpec, FirstImages, RandomFraction, Resplit
+from fmcli.recipe.specs import (
+    DataSpec,
+    FirstImages,
+    RandomFraction,
+    Resplit,
+)
 
 
 @dataclass(frozen=True, slots=True)

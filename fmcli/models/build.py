@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmcli.recipe.layers import LayerTrace, pair, same_padding, trace_layers
-from fmcli.recipe.specs import (
+from fmcli.recipe.networks import (
     Activate,
     Activation,
     AvgPool,
@@ -22,7 +22,7 @@ from fmcli.recipe.specs import (
     LayerSpec,
     MaxPool,
 )
-from fmcli.recipe.specs import (
+from fmcli.recipe.networks import (
     Dropout as DropoutSpec,
 )
 

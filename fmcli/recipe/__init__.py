@@ -13,6 +13,9 @@ from fmcli.recipe.load import (
     resolve_recipe,
     shipped_recipes,
 )
+from fmcli.recipe.networks import (
+    ModelSpec,
+)
 from fmcli.recipe.schema import recipe_schema
 from fmcli.recipe.specs import (
     AlbumentationsSpec,
@@ -20,7 +23,6 @@ from fmcli.recipe.specs import (
     DataSpec,
     EnsembleSpec,
     MemberSpec,
-    ModelSpec,
     OptimizerSpec,
     Recipe,
     ReferenceSpec,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fmcli.errors import RecipeError, printable
 from fmcli.recipe.known import SourceFacts
-from fmcli.recipe.specs import (
+from fmcli.recipe.networks import (
     Activate,
     AvgPool,
     BatchNorm,
@@ -22,8 +22,10 @@ from fmcli.recipe.specs import (
     KernelCnnSpec,
     LayerSpec,
     MaxPool,
-    MemberSpec,
     ModelSpec,
+)
+from fmcli.recipe.specs import (
+    MemberSpec,
     Recipe,
 )
 

@@ -16,7 +16,14 @@ from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.layers import trace_members
 from fmcli.recipe.problems import describe_problems, show_path
-from fmcli.recipe.specs import SHARED_TABLES, DataSpec, EnsembleSpec, MemberSpec, Recipe, ReferenceSpec
+from fmcli.recipe.specs import (
+    SHARED_TABLES,
+    DataSpec,
+    EnsembleSpec,
+    MemberSpec,
+    Recipe,
+    ReferenceSpec,
+)
 
 Table = dict[str, Any]
 SomeSpec = TypeVar("SomeSpec", bound=BaseModel)
@@ -33,7 +40,7 @@ def shipped_recipes() -> dict[str, Path]:
     package = Path(str(resources.files("fmcli")))
     # Inside the package once installed; beside it in a source checkout.
     folder = next((place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))} if folder else {}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)} if folder else {}
 
 
 def find_recipe(name: str) -> Path:
@@ -228,6 +235,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     members = _resolve_members(table, problems)
     if data is not None:
         problems += _check_members(members, data)
+        problems += _check_reference(reference, data)
     unique = list(dict.fromkeys(problems))
     if unique or data is None:
         count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
@@ -349,10 +357,22 @@ def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
         problems.append(f"data.validation.first: got {first}; expected fewer than the {facts.n_train} training images")
     without_validation = data.validation is None and (data.resplit is None or data.resplit.validation == 0)
     return problems + [
-        f"members.{member.name}.trainer.keep: got 'best', which needs validation images; "
+        f"members.{member.name}.trainer.{key}: got {value!r}, which needs validation images; "
         "add validation = { first = 5000 } to [data]"
         for member in members
-        if member.trainer.keep == "best" and without_validation
+        for key, value in (("keep", member.trainer.keep), ("patience", member.trainer.patience))
+        if value not in ("last", None) and without_validation
+    ]
+
+
+def _check_reference(reference: ReferenceSpec | None, data: DataSpec) -> list[str]:
+    """Return the classes of published figures that the data does not have."""
+    facts = known_facts(data)
+    named = reference.test_recall if reference is not None and facts is not None else {}
+    return [
+        f"reference.test_recall.{show_path((name,))}: no such class; {did_you_mean(name, facts.class_names)}"
+        for name in named
+        if facts is not None and name not in facts.class_names
     ]
 
 

@@ -100,6 +100,9 @@ def _locate(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[tup
             path.append(step)
             holder = here
             here = here.model_fields[step].annotation if step in here.model_fields else None
+        elif get_origin(here) is dict:
+            path.append(step)
+            here = get_args(here)[1]
         elif (chosen := _choose(here, step)) is not None:
             here = holder = chosen
         elif not _is_type_name(step):

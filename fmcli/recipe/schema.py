@@ -9,10 +9,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fmcli.recipe import specs
-from fmcli.recipe.specs import SHARED_TABLES, DataSpec, EnsembleSpec, MemberSpec, ReferenceSpec
+from fmcli.recipe import networks, specs
+from fmcli.recipe.specs import (
+    SHARED_TABLES,
+    DataSpec,
+    EnsembleSpec,
+    MemberSpec,
+    ReferenceSpec,
+)
 
 Table = dict[str, Any]
+_MODULES = (networks, specs)  # where the tables' classes stand
 
 
 def recipe_schema() -> Table:
@@ -71,12 +78,12 @@ def _for_editors(schema: Any, *, partial: bool = False) -> Any:
 
 @cache
 def _texts() -> dict[tuple[str, str], str]:
-    """Return what `specs` says below each key of each class, by (class, key).
+    """Return what is said below each key of each class, by (class, key).
 
     pydantic can find this as it builds the classes, which would cost every command 30 ms.
     """
     texts = {}
-    for node in ast.parse(inspect.getsource(specs)).body:
+    for node in (node for module in _MODULES for node in ast.parse(inspect.getsource(module)).body):
         if isinstance(node, ast.ClassDef):
             for statement, below in pairwise(node.body):
                 match statement, below:
@@ -88,8 +95,12 @@ def _texts() -> dict[tuple[str, str], str]:
 def _describe(tables: Mapping[str, Table]) -> None:
     """Add those texts to the schemas of classes, by name; a class without one for a key has its base's."""
     for name, table in tables.items():
-        bases = [base.__name__ for base in getattr(specs, name, object).__mro__]
+        bases = [base.__name__ for base in _class_named(name).__mro__]
         for key, schema in table.get("properties", {}).items():
             text = next((_texts()[base, key] for base in bases if (base, key) in _texts()), None)
             if text is not None:
                 schema.setdefault("description", text)
+
+
+def _class_named(name: str) -> type:
+    return next((vars(module)[name] for module in _MODULES if name in vars(module)), object)

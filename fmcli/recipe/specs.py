@@ -1,37 +1,17 @@
-"""The values that a recipe holds. Every default is written here, once.
+"""The values that a recipe holds, but for its networks. Every default is written here, once.
 
 Each class is one TOML table: frozen, strictly typed, and closed to unknown keys.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from fmcli.choices import TieRule, VotingRule
 from fmcli.errors import did_you_mean
 from fmcli.recipe.known import KNOWN_SOURCES, SOURCE_PREFIXES
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-SplitSeed = Annotated[int, Field(ge=0, lt=2**32)]
-Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
-Initialization = Literal["torch", "glorot-uniform", "he-uniform", "he-normal"]
-# One number for both sides, or [height, width].
-Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
-
-
-class Spec(BaseModel):
-    """A table of a recipe."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        defer_build=True,  # at first use: a command that reads no recipe, such as --help, does not pay for it
-    )
-
+from fmcli.recipe.networks import ModelSpec
+from fmcli.recipe.spec import Fraction, Positive, Probability, Seed, Spec
 
 # --- [data] ---------------------------------------------------------------------------------------------
 
@@ -48,7 +28,7 @@ class RandomFraction(Spec):
 
     fraction: Fraction
     """The part of the training images that is set aside for validation."""
-    seed: SplitSeed = 0
+    seed: Seed = 0
     stratify: bool = False
     """Take the same part of every class."""
 
@@ -81,7 +61,7 @@ class Resplit(Spec):
     """The part of all images to train on."""
     validation: Probability
     """The part of all images to validate on."""
-    seed: SplitSeed = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _leave_a_test_set(self) -> "Resplit":
@@ -111,6 +91,8 @@ class DataSpec(Spec):
     """Class names in label order; by default the source's own."""
     normalize: Literal["standard", "unit", "symmetric"] | PixelScale = "standard"
     """`standard`: zero mean, unit variance over the training images; `unit`: [0, 1]; `symmetric`: [-1, 1]."""
+    normalize_test: PixelScale | None = None
+    """Scale test images in another way than the network was trained with: only to repeat a report that did."""
 
     @field_validator("source")
     @classmethod
@@ -136,7 +118,7 @@ class AlbumentationsSpec(Spec):
 
     name: str
     """A transform of albumentations, e.g. `ElasticTransform`, or `OneOf`, `SomeOf`, `Sequential`."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Its keyword arguments, `p` among them."""
     transforms: Annotated[tuple["AlbumentationsSpec", ...], Field(strict=False)] = ()
     """For `OneOf` and its like: the transforms to choose from."""
@@ -165,135 +147,6 @@ class AugmentSpec(Spec):
         if self.erase_area[0] > self.erase_area[1]:
             raise ValueError("erase_area must be [smallest, largest]")
         return self
-
-
-# --- [model] --------------------------------------------------------------------------------------------
-
-
-class Layer(Spec):
-    """One entry of a network's `layers`."""
-
-
-class Conv(Layer):
-    """Convolution. "same" pads by (kernel - 1) x, the odd pixel at the bottom and right."""
-
-    type: Literal["conv"] = "conv"
-    filters: Positive
-    kernel_size: Size
-    stride: Size = 1
-    padding: Literal["valid", "same"] = "valid"
-    activation: Activation | None = None
-    bias: bool = True
-    l2: Annotated[float, Field(ge=0)] = 0.0
-    """Adds l2 times the sum of the squared kernel weights to the loss."""
-
-
-class Dense(Layer):
-    """Fully connected layer on flat input."""
-
-    type: Literal["dense"] = "dense"
-    units: Positive
-    activation: Activation | None = None
-    bias: bool = True
-    l2: Annotated[float, Field(ge=0)] = 0.0
-    """Adds l2 times the sum of the squared kernel weights to the loss."""
-
-
-class MaxPool(Layer):
-    """The largest value of each window; what does not fill a window is dropped."""
-
-    type: Literal["max-pool"] = "max-pool"
-    size: Size = 2
-    stride: Size | None = None
-    """By default the size."""
-
-
-class AvgPool(Layer):
-    """The mean of each window; what does not fill a window is dropped."""
-
-    type: Literal["avg-pool"] = "avg-pool"
-    size: Size = 2
-    stride: Size | None = None
-    """By default the size."""
-
-
-class GlobalMaxPool(Layer):
-    """The largest value of each channel, flat."""
-
-    type: Literal["global-max-pool"] = "global-max-pool"
-
-
-class GlobalAvgPool(Layer):
-    """The mean of each channel, flat."""
-
-    type: Literal["global-avg-pool"] = "global-avg-pool"
-
-
-class BatchNorm(Layer):
-    """Batch normalisation over channels, or over features after `flatten`."""
-
-    type: Literal["batch-norm"] = "batch-norm"
-    momentum: Probability = 0.1
-    eps: Annotated[float, Field(gt=0)] = 1e-5
-    activation: Activation | None = None
-
-
-class Dropout(Layer):
-    """Inverted dropout."""
-
-    type: Literal["dropout"] = "dropout"
-    rate: Annotated[float, Field(ge=0, lt=1)]
-
-
-class Flatten(Layer):
-    """Channels, rows and columns in one row."""
-
-    type: Literal["flatten"] = "flatten"
-
-
-class Activate(Layer):
-    """An activation on its own."""
-
-    type: Literal["activation"] = "activation"
-    function: Activation
-
-
-LayerSpec = Annotated[
-    Conv | Dense | MaxPool | AvgPool | GlobalMaxPool | GlobalAvgPool | BatchNorm | Dropout | Flatten | Activate,
-    Field(discriminator="type"),
-]
-
-
-class KernelCnnSpec(Spec):
-    """A convolutional network whose kernel size is an argument.
-
-    `plain`: one unpadded convolution for each width, each with batch normalisation and ReLU, then a dense
-    layer with batch normalisation: the networks of An et al. 2020, arXiv 2008.10400.
-    `pooled`: one stage for each width, "same" padding, each stage halving the image, then global pooling: for
-    any image size, and quick on a CPU.
-    """
-
-    family: Literal["kernel-cnn"] = "kernel-cnn"
-    kernel_size: Positive
-    """Side of every convolution's kernel, in pixels."""
-    widths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
-    """Channels of each convolution (plain) or of each stage (pooled)."""
-    form: Literal["plain", "pooled"] = "plain"
-    depth: Positive = 2
-    """Convolutions in each stage after the first, which has one (pooled only)."""
-    init: Initialization = "torch"
-
-
-class SequentialSpec(Spec):
-    """A network spelled out layer by layer."""
-
-    family: Literal["sequential"] = "sequential"
-    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1)]
-    init: Initialization = "torch"
-    """How kernels are drawn: PyTorch's own way, or by name; biases are zero unless `torch`."""
-
-
-ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="family")]
 
 
 # --- [optimizer], [schedule], [trainer] -----------------------------------------------------------------
@@ -405,6 +258,9 @@ ScheduleSpec = Annotated[
 ]
 
 
+Monitor = Literal["accuracy", "loss"]
+
+
 class TrainerSpec(Spec):
     """The loop."""
 
@@ -419,8 +275,13 @@ class TrainerSpec(Spec):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of all gradients together; longer ones are scaled down to it."""
-    keep: Literal["last", "best"] = "last"
-    """Which epoch's weights become the checkpoint: the last, or the most accurate on the validation images."""
+    monitor: Monitor = "accuracy"
+    """What makes an epoch better than another, on the validation images: a higher accuracy, or a lower loss."""
+    patience: Annotated[int, Field(ge=0)] | None = None
+    """Stop early, when so many epochs in a row were no better than the best before them (0 does as 1)."""
+    keep: Literal["last", "best", "retrained"] = "last"
+    """Whose weights become the checkpoint: the last epoch's, the best epoch's, or those of a network that is
+    trained afresh, for as many epochs as the best one took."""
     weight_average: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the exponential moving average of the weights, which is then what is evaluated and saved."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -445,8 +306,8 @@ class ReferenceSpec(Spec):
     train_accuracy: Probability | None = None
     validation_accuracy: Probability | None = None
     test_accuracy: Probability | None = None
-    test_recall: Annotated[tuple[Probability, ...], Field(strict=False)] | None = None
-    """Of each class, in label order."""
+    test_recall: dict[str, Probability] = Field(default_factory=dict)
+    """Of single classes, by name."""
 
 
 class MemberSpec(Spec):

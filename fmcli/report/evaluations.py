@@ -21,7 +21,7 @@ def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished
     """Return every epoch of every member, and where the run is."""
     sheets = [
         Sheet(
-            title=member,
+            title=f"{member}, trained afresh for as many epochs as were best" if afresh else member,
             columns=[
                 ">Epoch",
                 ">Rate",
@@ -32,9 +32,10 @@ def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished
                 ">Seconds",
                 ">Images/s",
             ],
-            rows=[_epoch_row(epoch) for epoch in history],
+            rows=[_epoch_row(epoch) for epoch in history if epoch.afresh == afresh],
         )
         for member, history in histories.items()
+        for afresh in dict.fromkeys(epoch.afresh for epoch in history)
     ]
     last = Sheet(columns=(), rows=(), notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"])
     records = [asdict(epoch) for history in histories.values() for epoch in history]

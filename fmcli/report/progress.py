@@ -4,7 +4,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from fmcli.events import CheckpointSaved, EpochFinished, Event, MemberFinished, MemberStarted, StepFinished
+from fmcli.events import CheckpointSaved, EpochFinished, Event, MemberFinished, MemberStarted, RunStarted, StepFinished
 from fmcli.report.console import Terminal
 from fmcli.report.document import percent
 
@@ -48,6 +48,8 @@ class TrainingProgress:
             case StepFinished():
                 if self._bar is not None and self._task is not None:
                     self._bar.advance(self._task)
+            case RunStarted():
+                self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
             case MemberStarted():
                 self._start(event)
             case EpochFinished():
@@ -60,11 +62,13 @@ class TrainingProgress:
                 self.terminal.detail(f"wrote {event.path}")
 
     def _start(self, event: MemberStarted) -> None:
+        self._drop_task()
         self._epochs[event.member] = event.epochs
         left = event.epochs - event.first_epoch + 1
         again = f", going on with epoch {event.first_epoch}" if event.first_epoch > 1 else ""
+        what = "afresh, for as many epochs as were best" if event.afresh else f"{event.parameters:,} parameters"
         self.terminal.note(
-            f"{event.member}: {event.parameters:,} parameters, {event.epochs} × {event.steps_per_epoch} steps "
+            f"{event.member}: {what}, {event.epochs} × {event.steps_per_epoch} steps "
             f"on {event.device} in {event.precision}{again}"
         )
         if self._bar is not None:

@@ -5,7 +5,11 @@ from typing import Any
 
 from fmcli.recipe import Recipe
 from fmcli.recipe.layers import LayerTrace, count_parameters, show_shape
-from fmcli.recipe.specs import Conv, Dense, Layer
+from fmcli.recipe.networks import (
+    Conv,
+    Dense,
+    Layer,
+)
 from fmcli.report.document import Document, Sheet
 
 

@@ -1,0 +1,81 @@
+"""`fmcli reproduce`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.cli.interrupts import interruptible
+from fmcli.cli.options import (
+    DataRoot,
+    Device,
+    FormatOption,
+    Overrides,
+    Quiet,
+    Threads,
+    Verbose,
+    complete_recipe,
+)
+
+
+def reproduce(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recipes with a [reference] table; by default all that are shipped.",
+            autocompletion=complete_recipe,
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each, with seeds 0, 1, …")] = 1,
+    set_: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the runs go, as NAME/seed-N.")] = Path(
+        "checkpoints/reproduce"
+    ),
+    skip_done: Annotated[
+        bool, typer.Option("--skip-done", help="Take finished runs as they are, and go on with begun ones.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train afresh what is there.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    data_root: DataRoot = None,
+    format_: FormatOption = "table",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train published systems from their recipes, and set our figures beside theirs.
+
+    Example: fmcli reproduce roy-1 becker-cnn --seeds 3
+    """
+    import torch
+
+    from fmcli.device import resolve_device
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import emit
+    from fmcli.report.progress import TrainingProgress
+    from fmcli.report.systems import systems_document
+    from fmcli.reproduce import published_systems
+    from fmcli.reproduce import reproduce as run_systems
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    names = systems or published_systems()
+    again = [word for word in sys.argv[1:] if word not in ("--overwrite", "--skip-done")]
+    with interruptible(shlex.join(["fmcli", *again, "--skip-done"])), TrainingProgress(terminal) as progress:
+        results = list(
+            run_systems(
+                names,
+                output,
+                seeds=seeds,
+                device=resolve_device(device),
+                overrides=set_ or (),
+                skip_done=skip_done,
+                overwrite=overwrite,
+                data_root=data_root,
+                reporter=progress,
+            )
+        )
+    emit(systems_document(results), format_, terminal)

@@ -1,0 +1,171 @@
+"""Training published systems, seed by seed, and scoring what comes out as they were scored."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, find_checkpoints
+from fmcli.choices import SplitName
+from fmcli.ensemble import EnsembleEvaluation, evaluate_ensemble
+from fmcli.errors import UsageError, printable
+from fmcli.events import EpochFinished, Reporter, RunStarted, ignore
+from fmcli.history import best_epoch, read_history
+from fmcli.inference import load_members, predict_splits
+from fmcli.predictions import Predictions, load_predictions, save_predictions
+from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
+from fmcli.recipe.differences import recipe_differences
+from fmcli.run import train_run
+from fmcli.systems import SeedResult, SystemResult
+
+_SCORED: tuple[SplitName, ...] = ("validation", "test")
+
+
+def published_systems() -> list[str]:
+    """Return the shipped recipes of published systems; those that claim no figure, the largest, come last."""
+    recipes = {name: load_recipe(name) for name in shipped_recipes()}
+    systems = {name: recipe.reference for name, recipe in recipes.items() if recipe.reference is not None}
+    return sorted(systems, key=lambda name: not _has_figure(systems[name]))
+
+
+def _has_figure(reference: ReferenceSpec) -> bool:
+    return reference.test_accuracy is not None or reference.validation_accuracy is not None
+
+
+def reproduce(
+    names: Sequence[str],
+    folder: Path,
+    *,
+    seeds: int,
+    device: torch.device,
+    overrides: Sequence[str] = (),
+    skip_done: bool = False,
+    overwrite: bool = False,
+    data_root: Path | None = None,
+    reporter: Reporter = ignore,
+) -> Iterator[SystemResult]:
+    """Train systems, each with several seeds, and set them beside their published figures.
+
+    Args:
+        names: Recipes with a `[reference]` table, by name or path.
+        folder: Each training becomes the run `folder/NAME/seed-N`.
+        seeds: How many trainings of each, with the seeds 0, 1, …
+        device: Where to train.
+        overrides: `key=value` strings for every recipe; the results say so.
+        skip_done: Take finished runs as they are, and go on with begun ones.
+        overwrite: Train what is there afresh.
+        data_root: Where to look first for built-in sources.
+        reporter: Told of what happens.
+
+    Yields:
+        A system as soon as its last seed is scored.
+
+    Raises:
+        UsageError: A recipe has no `[reference]`, two have the same name, or a run is there already.
+        RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `run.train_run`.
+    """
+    recipes = {name: load_recipe(name, overrides) for name in names}
+    references = {name: _reference_of(recipe) for name, recipe in recipes.items()}
+    folders = {name: folder / recipe.name for name, recipe in recipes.items()}
+    _check_folders(folders, seeds, again=skip_done or overwrite)
+    for name, recipe in recipes.items():
+        results, changes = [], []
+        for seed in range(seeds):
+            run = folders[name] / f"seed-{seed}"
+            reporter(RunStarted(recipe.name, seed, seeds))
+            if not (skip_done and _is_finished(run)):
+                train_run(
+                    load_recipe(name, [*overrides, f"trainer.seed={seed}"]),
+                    run,
+                    device=device,
+                    resume=skip_done,
+                    overwrite=overwrite and (run / RECIPE_FILE).is_file(),
+                    data_root=data_root,
+                    reporter=reporter,
+                )
+            results.append(_score(run, seed, device, data_root))
+            trained = load_recipe(str(run / RECIPE_FILE))
+            changes += recipe_differences(load_recipe(name, [f"trainer.seed={seed}"]), trained)
+        yield SystemResult(recipe.name, references[name], results, tuple(dict.fromkeys(changes)))
+
+
+def _reference_of(recipe: Recipe) -> ReferenceSpec:
+    if recipe.reference is None:
+        raise UsageError(
+            f"recipe {printable(recipe.name)} has no [reference] table, so there is nothing to set beside it",
+            hint="fmcli train trains any recipe; [reference] with a source makes it a system to reproduce",
+        )
+    return recipe.reference
+
+
+def _check_folders(folders: dict[str, Path], seeds: int, *, again: bool) -> None:
+    """Find two systems in one folder, or runs that are there already, before any training."""
+    if len(set(folders.values())) < len(folders):
+        raise UsageError(f"two of {', '.join(map(printable, folders))} are the same recipe: name each once")
+    runs = [folder / f"seed-{seed}" for folder in folders.values() for seed in range(seeds)]
+    there = [run for run in runs if (run / RECIPE_FILE).is_file()]
+    if there and not again:
+        raise UsageError(
+            f"{printable(there[0])} already holds a run" + (f", and {len(there) - 1} more do" if there[1:] else ""),
+            hint="--skip-done goes on with what is there; --overwrite trains afresh; --output trains elsewhere",
+        )
+
+
+def _is_finished(run: Path) -> bool:
+    if not (run / RECIPE_FILE).is_file():
+        return False
+    return all((run / member.name / MODEL_FILE).is_file() for member in load_recipe(str(run / RECIPE_FILE)).members)
+
+
+def _score(run: Path, seed: int, device: torch.device, data_root: Path | None) -> SeedResult:
+    members = load_members(find_checkpoints([run]), device=device)
+    evaluations = {
+        split: _evaluate(members, split, device, data_root) for split in _SCORED if split in _splits_of(members)
+    }
+    histories = [read_history(member.path.parent) for member in members]
+    kept = [_kept_epoch(history, member.header.member) for history, member in zip(histories, members, strict=True)]
+    test = evaluations["test"]
+    accuracy: dict[str, float] = {split: one.vote.report.accuracy for split, one in evaluations.items()}
+    scores = zip(test.vote.report.class_names, test.vote.report.classes, strict=True)
+    return SeedResult(
+        seed=seed,
+        accuracy=accuracy | {"train": fmean(epoch.train_accuracy for epoch in kept)},
+        n_images={split: one.vote.report.macro.support for split, one in evaluations.items()},
+        members={member.name: member.report.accuracy for member in test.members},
+        recall={name: score.recall for name, score in scores},
+        epochs=fmean(epoch.epoch for epoch in kept),
+        seconds=sum(epoch.seconds for history in histories for epoch in history),
+        trained_on=members[0].header.trained_on,
+    )
+
+
+def _splits_of(members: Sequence[Checkpoint]) -> set[str]:
+    """Return the splits that the members saw, and `test`, which every source has."""
+    return {"test", *members[0].header.data_digests}
+
+
+def _kept_epoch(history: Sequence[EpochFinished], member: MemberSpec) -> EpochFinished:
+    trainer = member.trainer
+    return history[best_epoch(history, trainer.monitor)] if trainer.keep == "best" else history[-1]
+
+
+def _evaluate(
+    members: Sequence[Checkpoint], split: SplitName, device: torch.device, data_root: Path | None
+) -> EnsembleEvaluation:
+    """Evaluate members on a split, from the predictions that lie beside them or anew."""
+    predictions = []
+    for member in members:
+        path = member.path.parent / f"{split}.safetensors"
+        stored = load_predictions(path) if path.is_file() else None
+        if stored is None or not _is_of(stored, member, split):
+            [stored] = predict_splits([member], split, device=device, data_root=data_root)
+            save_predictions(path, stored)
+        predictions.append(stored)
+    return evaluate_ensemble(predictions, members[0].header.ensemble)
+
+
+def _is_of(predictions: Predictions, member: Checkpoint, split: SplitName) -> bool:
+    header = member.header
+    same_images = predictions.data_digest == header.data_digests.get(split)
+    return same_images and predictions.recipe_digest == header.recipe_digest
