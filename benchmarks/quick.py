@@ -34,16 +34,17 @@ def run(*arguments: str) -> tuple[str, float]:
     return done.stdout, time.perf_counter() - started
 
 
-def measure_seed(seed: int, folder: Path) -> dict[str, Any]:
+def measure_seed(seed: int, folder: Path, threads: int) -> dict[str, Any]:
     """Train quick with a seed, unless that is done, and evaluate it on the test images."""
     trained, _ = run(
         *("train", "--recipe", "quick", "--seed", str(seed), "--output", str(folder), "--resume"),
-        *("--device", "cpu", "--format", "json"),
+        *("--device", "cpu", "--threads", str(threads), "--format", "json"),
     )
     answer, evaluate_seconds = run("ensemble", "evaluate", str(folder), "--device", "cpu", "--format", "json")
     evaluation = json.loads(answer)
     return {
         "seed": seed,
+        "threads": threads,
         "members": {member["name"]: member["accuracy"] for member in evaluation["members"]},
         "vote": evaluation["ensemble"]["accuracy"],
         "train_seconds": sum(epoch["seconds"] for epoch in json.loads(trained)["epochs"]),
@@ -105,11 +106,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     result = {
         "machine": machine(),
         "startup_seconds": {name: measure_startup(command) for name, command in STARTUP.items()},
-        "seeds": [measure_seed(seed, arguments.runs / f"quick-seed-{seed}") for seed in range(arguments.seeds)],
+        "seeds": [
+            measure_seed(seed, arguments.runs / f"quick-seed-{seed}", arguments.threads)
+            for seed in range(arguments.seeds)
+        ],
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "quick.json").write_text(json.dumps(result, indent=2) + "\n")

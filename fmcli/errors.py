@@ -39,6 +39,10 @@ class FmcliError(Exception):
         self.hint = hint
 
 
+class DivergedError(FmcliError):
+    """A training's loss or weights are no longer finite."""
+
+
 class UsageError(FmcliError):
     """A command was called with arguments that do not fit together."""
 

@@ -1,6 +1,6 @@
 """What a run announces while it goes. The library emits these; `report` shows them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,23 @@ class RunStarted:
     name: str
     seed: int
     seeds: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """A set of values of a search is about to be trained, or goes on."""
+
+    number: int
+    trials: int
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFinished:
+    """A set of values has its score, or None: it was stopped early, or gives nothing that can be scored."""
+
+    number: int
+    score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +88,16 @@ class MemberFinished:
     already: bool = False
 
 
-Event = RunStarted | MemberStarted | StepFinished | EpochFinished | CheckpointSaved | MemberFinished
+Event = (
+    RunStarted
+    | TrialStarted
+    | TrialFinished
+    | MemberStarted
+    | StepFinished
+    | EpochFinished
+    | CheckpointSaved
+    | MemberFinished
+)
 Reporter = Callable[[Event], None]
 
 

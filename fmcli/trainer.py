@@ -16,7 +16,7 @@ from fmcli.checkpoint import MODEL_FILE, Header, read_header, save_checkpoint, v
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, resolve_normalization
 from fmcli.data.pictures import find_background
 from fmcli.device import is_out_of_memory, name_of, use_bf16
-from fmcli.errors import CheckpointError, DeviceError, FmcliError, printable
+from fmcli.errors import CheckpointError, DeviceError, DivergedError, printable
 from fmcli.events import (
     CheckpointSaved,
     EpochFinished,
@@ -77,7 +77,8 @@ def train_member(
         RecipeError: The network or the augmentation cannot be built for these images.
         CheckpointError: The state to resume from is of another recipe or other images, or is damaged.
         DeviceError: The device has too little memory.
-        FmcliError: The loss is no longer finite, or a file cannot be written.
+        DivergedError: The loss is no longer finite.
+        FmcliError: A file cannot be written.
     """
     training = _Training(recipe, name, splits, folder, device, reporter)
     if resume and (folder / MODEL_FILE).is_file():
@@ -250,7 +251,7 @@ class _Training:
 
     def _check_finite(self, what: str, value: float, epoch: int, lr: float) -> None:
         if not np.isfinite(value):
-            raise FmcliError(
+            raise DivergedError(
                 f"member {self.spec.name}: the {what} is {value} in epoch {epoch + 1} at learning rate {lr:.3g}",
                 hint="a lower learning rate may hold: --set optimizer.lr=…",
             )

@@ -19,11 +19,11 @@ FLOORS = (
     ("errors", "choices"),
     ("files", "events", "libraries", "recipe"),
     ("voting", "metrics", "predictions", "history"),
-    ("data", "augment", "models", "optim", "device", "generators", "tensors", "ensemble", "systems"),
+    ("data", "augment", "models", "optim", "device", "generators", "tensors", "ensemble", "systems", "trials"),
     ("checkpoint",),
     ("trainer", "inference"),
     ("run", "report"),
-    ("reproduce",),
+    ("reproduce", "search"),
     ("cli",),
     ("__main__",),
 )
@@ -31,7 +31,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 CLI_MAY_IMPORT_AT_TOP = {"typer", "fmcli.choices", "fmcli.errors", "fmcli.files", "fmcli.recipe", "fmcli.cli"}
 ENSEMBLE_MAY_SEE = {room for rooms in FLOORS[:3] for room in rooms}
-REPORT_MAY_SEE = ENSEMBLE_MAY_SEE | {"ensemble", "systems"}
+REPORT_MAY_SEE = ENSEMBLE_MAY_SEE | {"ensemble", "systems", "trials"}
 
 
 @dataclass(frozen=True)

@@ -386,7 +386,7 @@ test_accuracy = 93.4
 def test_every_problem_is_reported_at_once():
     assert problems_of(BAD) == {
         "colour: unknown key; choose from: name, data, model, augment, optimizer, schedule, trainer, ensemble, "
-        "members, reference",
+        "members, reference, search",
         "name: got 7; expected text that can name a folder",
         "data.source: got 'fashion-mnits'; did you mean 'fashion-mnist'?",
         "data.validation: got {'frist': 5000}; expected one of the keys first, fraction, own",

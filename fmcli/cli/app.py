@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import fmcli
-from fmcli.cli import data, ensemble, evaluate, predict, recipe, reproduce, train
+from fmcli.cli import data, ensemble, evaluate, predict, recipe, reproduce, search, train
 
 app = typer.Typer(
     help="Train, combine and read ensembles of small-image classifiers.",
@@ -38,5 +38,6 @@ app.command("evaluate")(evaluate.evaluate)
 app.add_typer(ensemble.app, name="ensemble")
 app.command("predict")(predict.predict)
 app.command("reproduce")(reproduce.reproduce)
+app.command("search")(search.search)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")

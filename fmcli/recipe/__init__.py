@@ -1,21 +1,23 @@
-"""Recipes: TOML to frozen values and back. `specs` holds the values, `load` reads, `problems` words errors."""
+"""Recipes: TOML to frozen values and back. `specs` and `networks` hold the values, `load` reads, `resolve` checks."""
 
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.load import (
-    apply_overrides,
+    RecipeText,
     describe,
     dump_recipe,
+    dump_table,
     find_recipe,
-    known_facts,
     load_recipe,
+    read_recipe,
     read_text,
     recipe_digest,
-    resolve_recipe,
     shipped_recipes,
 )
 from fmcli.recipe.networks import (
     ModelSpec,
 )
+from fmcli.recipe.overrides import apply_overrides, set_values, value_at
+from fmcli.recipe.resolve import known_facts, resolve_recipe, trial_table
 from fmcli.recipe.schema import recipe_schema
 from fmcli.recipe.specs import (
     AlbumentationsSpec,
@@ -27,6 +29,7 @@ from fmcli.recipe.specs import (
     Recipe,
     ReferenceSpec,
     ScheduleSpec,
+    SearchSpec,
     TrainerSpec,
 )
 
@@ -40,19 +43,26 @@ __all__ = [
     "ModelSpec",
     "OptimizerSpec",
     "Recipe",
+    "RecipeText",
     "ReferenceSpec",
     "ScheduleSpec",
+    "SearchSpec",
     "SourceFacts",
     "TrainerSpec",
     "apply_overrides",
     "describe",
     "dump_recipe",
+    "dump_table",
     "find_recipe",
     "known_facts",
     "load_recipe",
+    "read_recipe",
     "read_text",
     "recipe_digest",
     "recipe_schema",
     "resolve_recipe",
+    "set_values",
     "shipped_recipes",
+    "trial_table",
+    "value_at",
 ]

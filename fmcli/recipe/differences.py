@@ -11,7 +11,7 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
         old: Shown as `was`.
         new: Shown as `now`.
     """
-    return _differences(_what_counts(old), _what_counts(new))
+    return show_differences(_what_counts(old), _what_counts(new))
 
 
 def _what_counts(recipe: Recipe) -> dict[str, object]:
@@ -24,11 +24,17 @@ def _what_counts(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _differences(old: object, new: object, path: str = "") -> list[str]:
+def show_differences(old: object, new: object, path: str = "") -> list[str]:
+    """Return a line for each place at which two values, tables in tables, differ.
+
+    Example:
+        >>> show_differences({"lr": 0.1, "name": "sgd"}, {"lr": 0.2, "name": "sgd"}, "optimizer")
+        ['optimizer.lr: was 0.1, now 0.2']
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for key in (*old, *(key for key in new if key not in old))
-            for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            for line in show_differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
     return [] if old == new else [f"{path}: was {printable(old)}, now {printable(new)}"]

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from fmcli.errors import did_you_mean, printable
 
+_KEYS_THAT_DECIDE = {"_validation_kind": "first, fraction, own", "_space_kind": "choice, low"}
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -61,7 +62,8 @@ def _describe(details: ErrorDetails, table: type[BaseModel] | None) -> str:
     if kind == "union_tag_not_found":
         key = str(context["discriminator"])
         if "(" in key:  # a function decides, by the keys that are there
-            return f"got {_show(value)}; expected one of the keys first, fraction, own"
+            keys = _KEYS_THAT_DECIDE[key.strip("()'")]
+            return f"got {_show(value)}; expected one of the keys {keys}"
         return f"missing key {key}"
     if kind == "union_tag_invalid":
         choices = [choice.strip(" '") for choice in str(context["expected_tags"]).split(",")]

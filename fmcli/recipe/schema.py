@@ -16,6 +16,7 @@ from fmcli.recipe.specs import (
     EnsembleSpec,
     MemberSpec,
     ReferenceSpec,
+    SearchSpec,
 )
 
 Table = dict[str, Any]
@@ -58,6 +59,7 @@ def recipe_schema() -> Table:
             "ensemble": schema_of(EnsembleSpec, partial=False),
             "members": {"type": "array", "minItems": 1, "items": member},
             "reference": schema_of(ReferenceSpec, partial=False),
+            "search": schema_of(SearchSpec, partial=False),
         },
         "$defs": definitions,
     }

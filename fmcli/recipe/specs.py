@@ -288,7 +288,7 @@ class TrainerSpec(Spec):
     """`auto`: bf16 where the device has units that multiply it, fp32 elsewhere."""
 
 
-# --- [ensemble], [[members]], [reference] ---------------------------------------------------------------
+# --- [ensemble], [reference], [search], [[members]] ---------------------------------------------------------------
 
 
 class EnsembleSpec(Spec):
@@ -308,6 +308,71 @@ class ReferenceSpec(Spec):
     test_accuracy: Probability | None = None
     test_recall: dict[str, Probability] = Field(default_factory=dict)
     """Of single classes, by name."""
+
+
+class ChoiceSpace(Spec):
+    """One of some values."""
+
+    choice: Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
+    """What to choose from, equally likely."""
+
+
+class RangeSpace(Spec):
+    """A number between two: whole where both ends are, as in `{ low = 16, high = 128, step = 16 }`."""
+
+    low: int | float
+    high: int | float
+    """Included."""
+    step: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)] | None = None
+    """By default 1 between whole numbers, and none between others."""
+    log: bool = False
+    """Draw the logarithm uniformly instead of the number."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @model_validator(mode="after")
+    def _can_be_drawn_from(self) -> "RangeSpace":
+        if self.low > self.high:
+            raise ValueError(f"the range is empty: low is {self.low:g}, above high, {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs a low above 0, got {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("give either log or step, not both")
+        if self.is_whole and isinstance(self.step, float):
+            raise ValueError(f"step is {self.step:g} between whole numbers; write low = {self.low}.0 for others")
+        return self
+
+
+def _space_kind(value: Any) -> str | None:
+    for key in ("choice", "low"):
+        if key in value if isinstance(value, dict) else hasattr(value, key):
+            return key
+    return None
+
+
+Space = Annotated[Annotated[ChoiceSpace, Tag("choice")] | Annotated[RangeSpace, Tag("low")], Discriminator(_space_kind)]
+
+
+class SearchSpec(Spec):
+    """What `fmcli search` varies. Each training keeps its best epoch, whatever `trainer.keep` is, without patience."""
+
+    trials: Positive = 20
+    """How many sets of values are tried."""
+    trainings: Positive = 1
+    """How often each set is trained, with seeds of its own; its score is the mean."""
+    epochs: Positive | None = None
+    """Of each training; by default the trainer's."""
+    sampler: Literal["random", "tpe"] = "random"
+    """`tpe`: tree-structured Parzen estimator (Bergstra et al. 2011), which learns from the trials before."""
+    pruner: Literal["none", "median", "halving"] = "none"
+    """Stop a trial early that is worse than the median of the others, or by successive halving (Li et al. 2018)."""
+    seed: Seed = 0
+    """What is drawn comes from this seed and the trial's number."""
+    space: Annotated[dict[str, Space], Field(min_length=1)]
+    """Values of the recipe, such as "optimizer.lr" or "model.layers[0].filters", and what to draw for each."""
 
 
 class MemberSpec(Spec):
@@ -338,6 +403,7 @@ class Recipe(Spec):
     members: tuple[MemberSpec, ...]
     ensemble: EnsembleSpec = Field(default_factory=EnsembleSpec)
     reference: ReferenceSpec | None = None
+    search: SearchSpec | None = None
 
 
 SHARED_TABLES = ("model", "augment", "optimizer", "schedule", "trainer")

@@ -178,3 +178,13 @@ def percent(value: float | None) -> str:
         ('93.46', '')
     """
     return "" if value is None else f"{100 * value:.2f}"
+
+
+def show_value(value: object) -> str:
+    """Return a recipe's value as a person reads it.
+
+    Example:
+        >>> show_value(0.0023117), show_value(None), show_value([16, 32])
+        ('0.002312', '', '[16, 32]')
+    """
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -4,9 +4,19 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from fmcli.events import CheckpointSaved, EpochFinished, Event, MemberFinished, MemberStarted, RunStarted, StepFinished
+from fmcli.events import (
+    CheckpointSaved,
+    EpochFinished,
+    Event,
+    MemberFinished,
+    MemberStarted,
+    RunStarted,
+    StepFinished,
+    TrialFinished,
+    TrialStarted,
+)
 from fmcli.report.console import Terminal
-from fmcli.report.document import percent
+from fmcli.report.document import percent, show_value
 
 _NARROW = 70  # columns
 
@@ -50,6 +60,13 @@ class TrainingProgress:
                     self._bar.advance(self._task)
             case RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
+            case TrialStarted():
+                values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
+                self.terminal.note(f"trial {event.number} of 0 to {event.trials - 1}: {values}")
+            case TrialFinished():
+                result = "no score" if event.score is None else f"{percent(event.score)} % on validation"
+                self._drop_task()
+                self.terminal.note(f"trial {event.number}: {result}")
             case MemberStarted():
                 self._start(event)
             case EpochFinished():

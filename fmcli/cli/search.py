@@ -1,0 +1,79 @@
+"""`fmcli search`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.cli.interrupts import interruptible
+from fmcli.cli.options import (
+    DataRoot,
+    Device,
+    FormatOption,
+    Overrides,
+    Quiet,
+    RecipeName,
+    Threads,
+    Verbose,
+)
+
+
+def search(
+    recipe: RecipeName,
+    set_: Overrides = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many trials in all; by default the recipe's number.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The search's folder; by default checkpoints/search/RECIPE.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="The file that keeps the trials: SQLite if it ends in .db, else a journal.", metavar="FILE"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search that is there, or join it from another process.")
+    ] = False,
+    write_recipe: Annotated[
+        Path | None, typer.Option(help="Write the recipe with the best values here.", metavar="FILE")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    data_root: DataRoot = None,
+    format_: FormatOption = "table",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search for better values of a recipe, by its [search] table, on the validation images alone.
+
+    Example: fmcli search --recipe ams-search --write-recipe tuned.toml
+    """
+    import torch
+
+    from fmcli.device import resolve_device
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import emit
+    from fmcli.report.progress import TrainingProgress
+    from fmcli.report.trials import search_document
+    from fmcli.search import open_search, run_search, write_winner
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
+    again = [word for word in sys.argv[1:] if word != "--resume"]
+    with interruptible(shlex.join(["fmcli", *again, "--resume"])), TrainingProgress(terminal) as progress:
+        result = run_search(
+            chosen,
+            device=resolve_device(device),
+            storage=storage,
+            resume=resume,
+            data_root=data_root,
+            reporter=progress,
+        )
+    if write_recipe is not None:
+        write_winner(chosen, result, write_recipe)
+        terminal.note(f"wrote {write_recipe}; next: fmcli train --recipe {shlex.quote(str(write_recipe))}")
+    emit(search_document(result), format_, terminal)

@@ -1,0 +1,48 @@
+"""A hyperparameter search as a document."""
+
+from dataclasses import asdict
+
+from fmcli.report.document import Document, Sheet, percent, show_value
+from fmcli.trials import SearchResult
+
+_BEST = 5  # trials to show beside the untuned values
+
+
+def search_document(result: SearchResult) -> Document:
+    """Return the best trials beside the untuned values, and which values mattered."""
+    best = result.best(_BEST)
+    columns = ["Value", ">Untuned", *(f">Trial {trial.number}" for trial in best)]
+    rows = [
+        [key, show_value(untuned), *(show_value(trial.values[key]) for trial in best)]
+        for key, untuned in result.untuned.items()
+    ]
+    main = Sheet(
+        title=f"{result.recipe}: the best of {len(result.trials)} trials",
+        columns=columns,
+        rows=[*rows, ["Validation accuracy", "", *(percent(trial.score) for trial in best)]],
+        summary=1,
+        notes=_notes(result),
+    )
+    order = sorted(result.importance.items(), key=lambda item: -item[1])
+    importance = Sheet(
+        title="Which values mattered (part of the variance between trials, by fANOVA)",
+        columns=["Value", ">Importance"],
+        rows=[[key, percent(part)] for key, part in order],
+    )
+    payload = asdict(result) | {"best": [asdict(trial) for trial in best]}
+    records = [
+        {"trial": trial.number, "state": trial.state, "score": trial.score, **trial.values} for trial in result.trials
+    ]
+    return Document([main, importance] if order else [main], payload, records)
+
+
+def _notes(result: SearchResult) -> list[str]:
+    states = {
+        "pruned": "stopped early",
+        "failed": "gave nothing that can be scored",
+        "running": "are still running elsewhere",
+    }
+    counts = [f"{result.count(state)} {words}" for state, words in states.items() if result.count(state)]  # type: ignore[arg-type]
+    left = result.asked - len(result.trials)
+    unfinished = [f"{left} of {result.asked} trials are still to come."] if left > 0 else []
+    return [f"Of {len(result.trials)} trials, {', '.join(counts)}."] * bool(counts) + unfinished

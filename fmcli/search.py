@@ -1,0 +1,414 @@
+"""Hyperparameter search over any recipe, by Optuna: resumable, and shared by any number of processes."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+import torch
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from fmcli.checkpoint import find_checkpoints
+from fmcli.ensemble import evaluate_ensemble
+from fmcli.errors import DivergedError, FmcliError, RecipeError, UsageError, printable
+from fmcli.events import EpochFinished, Event, Reporter, TrialFinished, TrialStarted, ignore
+from fmcli.files import write_atomic
+from fmcli.predictions import load_predictions
+from fmcli.recipe import Recipe, RecipeText, dump_table, read_recipe, resolve_recipe, trial_table, value_at
+from fmcli.recipe.differences import recipe_differences, show_differences
+from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
+from fmcli.run import train_run
+from fmcli.trainer import VALIDATION_FILE
+from fmcli.trials import SearchResult, TrialResult
+
+SEARCHES = Path("checkpoints/search")
+JOURNAL_FILE = "trials.journal"
+LOCK_FILE = "lock"
+_STUDY = "fmcli-search"
+_RECIPE = "fmcli recipe"  # a study's attribute
+_SEARCH = "fmcli search"
+_REASON = "reason"  # a failed trial's attribute
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search is about.
+
+    Args:
+        text: The recipe, as read.
+        recipe: The same, resolved.
+        spec: Its `[search]` table.
+        folder: Where each trial's trainings go.
+    """
+
+    text: RecipeText
+    recipe: Recipe
+    spec: SearchSpec
+    folder: Path
+
+    def resolve_trial(self, values: Mapping[str, Any], training: int) -> Recipe:
+        """Return the recipe of one training of a trial.
+
+        Raises:
+            RecipeError: The values make an impossible network together.
+        """
+        seeds = {member.trainer.seed for member in self.recipe.members}
+        during: dict[str, Any] = {"trainer.keep": "best", "trainer.seed": min(seeds) + training}
+        if self.spec.epochs is not None:
+            during["trainer.epochs"] = self.spec.epochs
+        recipe = resolve_recipe(trial_table(self.text.table, {**values, **during}), name=self.text.name)
+        members = [
+            member.model_copy(update={"trainer": member.trainer.model_copy(update={"patience": None})})
+            for member in recipe.members
+        ]
+        return recipe.model_copy(update={"members": tuple(members)})
+
+    def untuned(self) -> dict[str, Any]:
+        """Return the recipe's own value for each path of the space."""
+        return {key: value_at(self.recipe, key) for key in self.spec.space}
+
+
+def open_search(
+    name: str, folder: Path | None = None, *, overrides: Sequence[str] = (), trials: int | None = None
+) -> Search:
+    """Read a recipe that is to be searched.
+
+    Args:
+        name: A recipe's name or path.
+        folder: Where the search goes; by default `checkpoints/search/RECIPE`.
+        overrides: `key=value` strings.
+        trials: How many sets of values to try, instead of the recipe's number.
+
+    Raises:
+        RecipeError: It has a problem, or no `[search]` table, or no validation images to score on.
+    """
+    text = read_recipe(name, overrides)
+    recipe = resolve_recipe(text.table, name=text.name, description=text.description)
+    if recipe.search is None:
+        raise RecipeError(
+            f"recipe {printable(name)} has no [search] table",
+            hint="fmcli recipe show ams-search has one to start from",
+        )
+    without = recipe.data.validation is None and (recipe.data.resplit is None or not recipe.data.resplit.validation)
+    if without:
+        raise RecipeError(
+            f"recipe {printable(name)} sets no validation images aside, and a search is scored on them",
+            hint="add validation = { first = 5000 } to [data]",
+        )
+    if recipe.search.pruner != "none" and len(recipe.members) > 1:
+        raise RecipeError(
+            f"search.pruner: got {recipe.search.pruner!r}, which needs a recipe of one member",
+            hint='pruner = "none", or a recipe of one member',
+        )
+    spec = recipe.search if trials is None else recipe.search.model_copy(update={"trials": trials})
+    return Search(text, recipe, spec, folder or SEARCHES / recipe.name)
+
+
+def run_search(
+    search: Search,
+    *,
+    device: torch.device,
+    storage: str | None = None,
+    resume: bool = False,
+    data_root: Path | None = None,
+    reporter: Reporter = ignore,
+) -> SearchResult:
+    """Try sets of values until there are as many as asked for; what a killed process began goes on.
+
+    Args:
+        search: What to try.
+        device: Where to train.
+        storage: A file that keeps the trials: SQLite where it ends in .db, else Optuna's journal; by default a
+            journal in the search's folder. Several processes may share it.
+        resume: Go on with, or join, the search that is there.
+        data_root: Where to look first for built-in sources.
+        reporter: Told of what happens.
+
+    Returns:
+        All trials so far; those that another process is still at have the state `running`.
+
+    Raises:
+        UsageError: There is a search and `resume` is not set, or it is of another recipe.
+        RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
+    """
+    study = _open_study(search, storage, resume=resume)
+    while (trial := _claim(study, search)) is not None:
+        with trial.lock:
+            reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
+            score = _run_trial(study, trial, search, device=device, data_root=data_root, reporter=reporter)
+            reporter(TrialFinished(trial.number, score))
+    return _result_of(study, search)
+
+
+def read_search(search: Search, *, storage: str | None = None) -> SearchResult:
+    """Return what there is of a search, without going on.
+
+    Raises:
+        UsageError: There is none, or it is of another recipe.
+    """
+    return _result_of(_open_study(search, storage, resume=True, create=False), search)
+
+
+# --- the study --------------------------------------------------------------------------------------------
+
+
+def _open_study(search: Search, storage: str | None, *, resume: bool, create: bool = True) -> optuna.Study:
+    place = Path(storage) if storage is not None else search.folder / JOURNAL_FILE
+    if place.exists() and not resume:
+        raise UsageError(
+            f"{printable(place)} already holds a search",
+            hint="--resume goes on with it or joins it; --output searches elsewhere",
+        )
+    if not place.exists() and not create:
+        raise UsageError(f"there is no search at {printable(place)}", hint="fmcli search --recipe … makes one")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            storage=_storage_of(place), study_name=_STUDY, direction="maximize", load_if_exists=True
+        )
+        return _check_study(study, search, place)
+    except FmcliError:
+        raise
+    except OSError as error:
+        raise FmcliError(f"cannot use {printable(place)}: {error.strerror or error}") from error
+    except Exception as error:  # whatever Optuna and SQLAlchemy raise on a file that is not theirs
+        raise UsageError(
+            f"{printable(place)} holds no search of fmcli: {printable(error).splitlines()[0]}",
+            hint="give another file with --storage, or another folder with --output",
+        ) from error
+
+
+def _storage_of(place: Path) -> BaseStorage:
+    if place.suffix in (".db", ".sqlite", ".sqlite3"):
+        return RDBStorage(f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return JournalStorage(JournalFileBackend(str(place)))
+
+
+def _check_study(study: optuna.Study, search: Search, place: Path) -> optuna.Study:
+    """Note in a new study what it searches; refuse one that searches something else."""
+    recipe = search.recipe.model_copy(update={"search": None})
+    spec = search.spec.model_dump(mode="json", exclude={"trials"})
+    known = study.user_attrs
+    if _RECIPE not in known:
+        if study.trials:
+            raise UsageError(f"{printable(place)} holds trials that are not fmcli's", hint="give another --storage")
+        study.set_user_attr(_SEARCH, json.dumps(spec))
+        study.set_user_attr(_RECIPE, recipe.model_dump_json())
+        return study
+    old = Recipe.model_validate_json(known[_RECIPE])
+    differences = recipe_differences(old, recipe) + show_differences(json.loads(known[_SEARCH]), spec, "search")
+    if differences:
+        raise UsageError(
+            f"{printable(place)} is a search over another recipe:\n  " + "\n  ".join(differences[:10]),
+            hint="drop the change to resume; --output searches elsewhere",
+        )
+    return study
+
+
+# --- a trial ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """A trial that is this process's to do, as long as it holds the lock."""
+
+    handle: Trial
+    number: int
+    values: dict[str, Any]
+    folder: Path
+    lock: FileLock
+
+
+def _claim(study: optuna.Study, search: Search) -> _Claimed | None:
+    """Return a trial that a process left when it died, or else a new one; None if there are enough."""
+    with _guarded(search.folder / LOCK_FILE):
+        trials = study.get_trials(deepcopy=False)
+        for frozen in trials:
+            if frozen.state == TrialState.RUNNING and (lock := _try_lock(_folder_of(search, frozen.number))):
+                return _claimed(search, Trial(study, frozen._trial_id), lock)
+        if len(trials) >= search.spec.trials:
+            return None
+        lock = _try_lock(_folder_of(search, len(trials)))
+        if lock is None:
+            raise FmcliError(f"{printable(_folder_of(search, len(trials)))} is in use by another process")
+        study.sampler = _sampler_of(search.spec, len(trials))
+        return _claimed(search, study.ask(), lock)
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Let one process at a time choose its trial."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
+def _folder_of(search: Search, number: int) -> Path:
+    return search.folder / f"trial-{number:04d}"
+
+
+def _try_lock(folder: Path) -> FileLock | None:
+    """Return a trial's lock, held, or None where a living process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def _claimed(search: Search, handle: Trial, lock: FileLock) -> _Claimed:
+    values = {key: _suggest(handle, key, space) for key, space in search.spec.space.items()}
+    return _Claimed(handle, handle.number, values, _folder_of(search, handle.number), lock)
+
+
+def _sampler_of(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
+    """Return a sampler whose draws depend on seed and trial alone, not on which process asks, or when."""
+    seed = (spec.seed * 1_000_003 + number) % 2**32
+    if spec.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _suggest(trial: Trial, key: str, space: Space) -> Any:
+    """Return what a trial draws for a key, or drew before."""
+    if isinstance(space, ChoiceSpace):
+        # Optuna's choices are plain values; lists and tables go by their JSON.
+        labels = {_label(choice): choice for choice in space.choice}
+        return labels[trial.suggest_categorical(key, list(labels))]
+    if space.is_whole:
+        return trial.suggest_int(key, int(space.low), int(space.high), step=int(space.step or 1), log=space.log)
+    return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
+
+
+def _label(choice: Any) -> Any:
+    return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice)
+
+
+def _run_trial(
+    study: optuna.Study,
+    trial: _Claimed,
+    search: Search,
+    *,
+    device: torch.device,
+    data_root: Path | None,
+    reporter: Reporter,
+) -> float | None:
+    """Train and score a trial, and tell the study; None where it was pruned or its network is impossible."""
+    scores = []
+    try:
+        for training in range(search.spec.trainings):
+            recipe = search.resolve_trial(trial.values, training)
+            folder = trial.folder / f"training-{training}"
+            watch = _pruning(trial.handle, reporter) if search.spec.pruner != "none" and training == 0 else reporter
+            study.pruner = _pruner_of(search.spec)
+            train_run(recipe, folder, device=device, resume=True, data_root=data_root, reporter=watch)
+            scores.append(_score(folder, recipe))
+    except (RecipeError, DivergedError) as error:  # together, these values give nothing that can be scored
+        trial.handle.set_user_attr(_REASON, printable(error.message))
+        study.tell(trial.handle, state=TrialState.FAIL)
+        return None
+    except optuna.TrialPruned:
+        study.tell(trial.handle, state=TrialState.PRUNED)
+        return None
+    study.tell(trial.handle, fmean(scores))
+    return fmean(scores)
+
+
+def _score(folder: Path, recipe: Recipe) -> float:
+    """Return the validation accuracy of a run: of its member, or of its members' vote."""
+    paths = [path.parent / VALIDATION_FILE for path in find_checkpoints([folder])]
+    return evaluate_ensemble([load_predictions(path) for path in paths], recipe.ensemble).vote.report.accuracy
+
+
+def _pruner_of(spec: SearchSpec) -> optuna.pruners.BasePruner:
+    if spec.pruner == "median":
+        return optuna.pruners.MedianPruner()
+    return optuna.pruners.SuccessiveHalvingPruner() if spec.pruner == "halving" else optuna.pruners.NopPruner()
+
+
+def _pruning(trial: Trial, reporter: Reporter) -> Callable[[Event], None]:
+    """Return a reporter that also tells the study of each epoch, and stops a trial that is not worth going on."""
+
+    def watch(event: Event) -> None:
+        reporter(event)
+        if isinstance(event, EpochFinished) and event.validation_accuracy is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a resumed trial repeats its last epoch
+                trial.report(event.validation_accuracy, event.epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    return watch
+
+
+# --- the result -------------------------------------------------------------------------------------------
+
+
+def _result_of(study: optuna.Study, search: Search) -> SearchResult:
+    trials = study.get_trials(deepcopy=False)
+    return SearchResult(
+        recipe=search.recipe.name,
+        folder=str(search.folder),
+        asked=search.spec.trials,
+        untuned=search.untuned(),
+        trials=[_trial_result(trial, search) for trial in trials],
+        importance=_importance(study, trials),
+    )
+
+
+def _trial_result(trial: FrozenTrial, search: Search) -> TrialResult:
+    values = {}
+    for key, value in trial.params.items():
+        space = search.spec.space[key]
+        labels = {_label(choice): choice for choice in space.choice} if isinstance(space, ChoiceSpace) else {}
+        values[key] = labels.get(value, value)
+    return TrialResult(trial.number, _STATES[trial.state], values, trial.value)  # type: ignore[arg-type]
+
+
+def _importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    scores = {trial.value for trial in trials if trial.state == TrialState.COMPLETE}
+    if len(scores) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    try:
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    except (ValueError, RuntimeError):  # too few trials for some value to vary
+        return {}
+
+
+def write_winner(search: Search, result: SearchResult, path: Path) -> None:
+    """Write the recipe with the best trial's values in their places.
+
+    Raises:
+        UsageError: No trial is complete.
+        FmcliError: The file cannot be written.
+    """
+    best = result.best(1)
+    if not best:
+        raise UsageError("no trial is complete, so there is no winner to write", hint="go on with --resume")
+    [trial] = best
+    first_line = (
+        f"{search.recipe.name} with the values of trial {trial.number}, the best of {result.count('complete')}: "
+        f"{100 * (trial.score or 0.0):.2f} % on the validation images."
+    )
+    write_atomic(path, dump_table(trial_table(search.text.table, trial.values), first_line).encode())
