@@ -10,3 +10,12 @@ VotingRule = Literal["majority", "soft"]
 TieRule = Literal["probability", "lowest", "first"]
 Invert = Literal["auto", "never", "always"]
 """Whether to swap the dark and the light of a foreign picture."""
+FigureName = Literal[
+    "samples", "class-counts", "curves", "confusion", "precision-recall", "reliability", "predictions", "mistakes"
+]
+FIGURES: tuple[FigureName, ...] = get_args(FigureName)
+FigureChoice = Literal[FigureName, "all"]
+FileFormat = Literal["png", "svg", "pdf"]
+"""How a figure is written."""
+Storage = Literal["journal", "sqlite"]
+"""What keeps the trials of a search."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest, t
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, precision_recall_curve, precision_recall_fscore_support
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -56,12 +56,49 @@ class ClassificationReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PrecisionRecallCurve:
+    """Precision against recall of one class, as the probability that is asked for falls.
+
+    Args:
+        precision: float64 (n_points,), in [0, 1].
+        recall: float64 (n_points,), falling from 1 to 0.
+        average_precision: The area below the curve, in [0, 1].
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    average_precision: float
+
+
+@dataclass(frozen=True, slots=True)
 class Confusion:
     """A true class taken for another, and how often."""
 
     actual: str
     predicted: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBins:
+    """How often the likeliest class is right, by how likely it was said to be.
+
+    Args:
+        edges: float64 (n_bins + 1,), of the bins (low, high] of confidence.
+        counts: int64 (n_bins,), how many images each bin has.
+        confidence: float64 (n_bins,), the mean probability of the likeliest class; NaN in an empty bin.
+        accuracy: float64 (n_bins,), how often that class is the true one; NaN in an empty bin.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error: the mean over the images of their bin's gap, in [0, 1]."""
+        return float(np.nansum(self.counts * np.abs(self.accuracy - self.confidence)) / self.counts.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +276,59 @@ def expected_calibration_error(probabilities: Floats, y_true: Labels, *, bins: i
         >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
         0.30000000000000004
     """
+    return reliability_bins(probabilities, y_true, bins=bins).ece
+
+
+def reliability_bins(probabilities: Floats, y_true: Labels, *, bins: int = 15) -> ReliabilityBins:
+    """Sort images into bins of equal width by the probability of their likeliest class.
+
+    Args:
+        probabilities: (n_samples, n_classes).
+        y_true: (n_samples,).
+        bins: How many.
+
+    References:
+        Niculescu-Mizil and Caruana, "Predicting good probabilities with supervised learning", ICML 2005; the bins
+        are those of Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
+
+    Example:
+        >>> result = reliability_bins(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]), bins=2)
+        >>> result.counts, result.confidence, result.accuracy
+        (array([0, 2]), array([nan, 0.8]), array([nan, 0.5]))
+    """
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == y_true).astype(np.float64)
     # Bins are (low, high], as in the reference.
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights=confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(y_true))
+    counts = np.bincount(index, minlength=bins).astype(np.int64)
+    filled = np.where(counts, counts, np.nan)
+    sums = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, right))
+    return ReliabilityBins(np.linspace(0, 1, bins + 1), counts, *(total / filled for total in sums))
+
+
+def precision_recall_curves(probabilities: Floats, y_true: Labels) -> tuple[PrecisionRecallCurve, ...]:
+    """Return the curve of every class against all others, in label order.
+
+    Args:
+        probabilities: (n_samples, n_classes).
+        y_true: (n_samples,); each class has an image at least: without one, a curve is not defined.
+
+    References:
+        Davis and Goadrich, "The relationship between precision-recall and ROC curves", ICML 2006. The area is the
+        sum over steps in recall, each times the precision there, without interpolation.
+
+    Example:
+        >>> likely = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2], [0.3, 0.7]])
+        >>> [round(curve.average_precision, 4) for curve in precision_recall_curves(likely, np.array([0, 0, 1, 1]))]
+        [0.8333, 0.8333]
+    """
+    curves = []
+    for label in range(probabilities.shape[1]):
+        is_class, likelihood = y_true == label, probabilities[:, label]
+        precision, recall, _ = precision_recall_curve(is_class, likelihood, drop_intermediate=True)
+        area = float(average_precision_score(is_class, likelihood))
+        curves.append(PrecisionRecallCurve(precision, recall, area))
+    return tuple(curves)
 
 
 def pairwise_disagreement(choices: Labels) -> float:

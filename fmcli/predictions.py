@@ -77,6 +77,11 @@ class Labelled:
     error: str | None = None
 
 
+def predictions_file(split: str) -> str:
+    """Return the name, in a member's folder, of the file of its predictions on a split."""
+    return f"{split}.safetensors"
+
+
 def save_predictions(path: Path, predictions: Predictions) -> None:
     """Write predictions as one safetensors file.
 

@@ -13,7 +13,7 @@ from fmcli.errors import UsageError, printable
 from fmcli.events import EpochFinished, Reporter, RunStarted, ignore
 from fmcli.history import best_epoch, read_history
 from fmcli.inference import load_members, predict_splits
-from fmcli.predictions import Predictions, load_predictions, save_predictions
+from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
 from fmcli.run import train_run
@@ -136,7 +136,7 @@ def _score(run: Path, seed: int, device: torch.device, data_root: Path | None) -
         recall={name: score.recall for name, score in scores},
         epochs=fmean(epoch.epoch for epoch in kept),
         seconds=sum(epoch.seconds for history in histories for epoch in history),
-        trained_on=members[0].header.trained_on,
+        trained_on=members[0].header.trained_on | members[0].header.versions,
     )
 
 
@@ -156,7 +156,7 @@ def _evaluate(
     """Evaluate members on a split, from the predictions that lie beside them or anew."""
     predictions = []
     for member in members:
-        path = member.path.parent / f"{split}.safetensors"
+        path = member.path.parent / predictions_file(split)
         stored = load_predictions(path) if path.is_file() else None
         if stored is None or not _is_of(stored, member, split):
             [stored] = predict_splits([member], split, device=device, data_root=data_root)

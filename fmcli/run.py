@@ -9,18 +9,20 @@ import torch
 
 from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run
+from fmcli.choices import SPLITS
 from fmcli.data import load_images, split_images
 from fmcli.errors import RecipeError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
 from fmcli.files import write_atomic
 from fmcli.history import HISTORY_FILE
+from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
 from fmcli.recipe.layers import LayerTrace, trace_recipe
 from fmcli.recipe.networks import (
     BatchNorm,
 )
-from fmcli.trainer import STATE_FILE, VALIDATION_FILE, train_member
+from fmcli.trainer import STATE_FILE, train_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ def _remove_run(folder: Path, recipe: Recipe) -> None:
         place = folder / name
         if not place.is_dir() or place.is_symlink():
             continue
-        for file in (MODEL_FILE, STATE_FILE, HISTORY_FILE, VALIDATION_FILE):
+        for file in (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLITS)):
             for path in (place / file, *place.glob(f".{file}.*.part")):  # what a killed process left, too
                 path.unlink(missing_ok=True)
         if not any(place.iterdir()):

@@ -15,8 +15,10 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL
 
 from fmcli.checkpoint import find_checkpoints
+from fmcli.choices import Storage
 from fmcli.ensemble import evaluate_ensemble
 from fmcli.errors import DivergedError, FmcliError, RecipeError, UsageError, printable
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished, TrialStarted, ignore
@@ -27,16 +29,16 @@ from fmcli.recipe.differences import recipe_differences, show_differences
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
 from fmcli.run import train_run
 from fmcli.trainer import VALIDATION_FILE
-from fmcli.trials import SearchResult, TrialResult
+from fmcli.trials import SearchResult, State, TrialResult
 
 SEARCHES = Path("checkpoints/search")
-JOURNAL_FILE = "trials.journal"
+STORAGE_FILES: dict[Storage, str] = {"journal": "trials.journal", "sqlite": "trials.db"}
 LOCK_FILE = "lock"
 _STUDY = "fmcli-search"
 _RECIPE = "fmcli recipe"  # a study's attribute
 _SEARCH = "fmcli search"
 _REASON = "reason"  # a failed trial's attribute
-_STATES = {
+_STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -67,15 +69,17 @@ class Search:
         Raises:
             RecipeError: The values make an impossible network together.
         """
-        seeds = {member.trainer.seed for member in self.recipe.members}
-        during: dict[str, Any] = {"trainer.keep": "best", "trainer.seed": min(seeds) + training}
-        if self.spec.epochs is not None:
-            during["trainer.epochs"] = self.spec.epochs
-        recipe = resolve_recipe(trial_table(self.text.table, {**values, **during}), name=self.text.name)
-        members = [
-            member.model_copy(update={"trainer": member.trainer.model_copy(update={"patience": None})})
-            for member in recipe.members
-        ]
+        recipe = resolve_recipe(trial_table(self.text.table, values), name=self.text.name)
+        members = []
+        for member in recipe.members:
+            trainer = member.trainer
+            during = {
+                "epochs": self.spec.epochs or trainer.epochs,
+                "seed": trainer.seed + training,
+                "keep": "best",
+                "patience": None,
+            }
+            members.append(member.model_copy(update={"trainer": trainer.model_copy(update=during)}))
         return recipe.model_copy(update={"members": tuple(members)})
 
     def untuned(self) -> dict[str, Any]:
@@ -104,8 +108,7 @@ def open_search(
             f"recipe {printable(name)} has no [search] table",
             hint="fmcli recipe show ams-search has one to start from",
         )
-    without = recipe.data.validation is None and (recipe.data.resplit is None or not recipe.data.resplit.validation)
-    if without:
+    if not recipe.data.validates:
         raise RecipeError(
             f"recipe {printable(name)} sets no validation images aside, and a search is scored on them",
             hint="add validation = { first = 5000 } to [data]",
@@ -123,7 +126,7 @@ def run_search(
     search: Search,
     *,
     device: torch.device,
-    storage: str | None = None,
+    storage: Storage | None = None,
     resume: bool = False,
     data_root: Path | None = None,
     reporter: Reporter = ignore,
@@ -133,8 +136,8 @@ def run_search(
     Args:
         search: What to try.
         device: Where to train.
-        storage: A file that keeps the trials: SQLite where it ends in .db, else Optuna's journal; by default a
-            journal in the search's folder. Several processes may share it.
+        storage: What kind of file keeps the trials, in the search's folder; by default the kind that is there, or
+            a journal. Several processes may share either.
         resume: Go on with, or join, the search that is there.
         data_root: Where to look first for built-in sources.
         reporter: Told of what happens.
@@ -148,37 +151,43 @@ def run_search(
     """
     study = _open_study(search, storage, resume=resume)
     while (trial := _claim(study, search)) is not None:
-        with trial.lock:
+        try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
             score = _run_trial(study, trial, search, device=device, data_root=data_root, reporter=reporter)
             reporter(TrialFinished(trial.number, score))
+        finally:
+            trial.lock.release()
     return _result_of(study, search)
 
 
-def read_search(search: Search, *, storage: str | None = None) -> SearchResult:
+def read_search(search: Search) -> SearchResult:
     """Return what there is of a search, without going on.
 
     Raises:
         UsageError: There is none, or it is of another recipe.
     """
-    return _result_of(_open_study(search, storage, resume=True, create=False), search)
+    return _result_of(_open_study(search, None, resume=True, create=False), search)
 
 
 # --- the study --------------------------------------------------------------------------------------------
 
 
-def _open_study(search: Search, storage: str | None, *, resume: bool, create: bool = True) -> optuna.Study:
-    place = Path(storage) if storage is not None else search.folder / JOURNAL_FILE
-    if place.exists() and not resume:
+def _open_study(search: Search, storage: Storage | None, *, resume: bool, create: bool = True) -> optuna.Study:
+    kinds: dict[Storage, Path] = {kind: search.folder / name for kind, name in STORAGE_FILES.items()}
+    there = [kind for kind, path in kinds.items() if path.exists()]
+    place = kinds[storage or (there[0] if there else "journal")]
+    if there and not resume:
         raise UsageError(
-            f"{printable(place)} already holds a search",
+            f"{printable(search.folder)} already holds a search",
             hint="--resume goes on with it or joins it; --output searches elsewhere",
         )
-    if not place.exists() and not create:
-        raise UsageError(f"there is no search at {printable(place)}", hint="fmcli search --recipe … makes one")
+    if there and not place.exists():
+        raise UsageError(f"{printable(search.folder)} keeps its trials as {there[0]}", hint="leave out --storage")
+    if not there and not create:
+        raise UsageError(f"there is no search in {printable(search.folder)}", hint="fmcli search --recipe … makes one")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        search.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             storage=_storage_of(place), study_name=_STUDY, direction="maximize", load_if_exists=True
         )
@@ -190,13 +199,14 @@ def _open_study(search: Search, storage: str | None, *, resume: bool, create: bo
     except Exception as error:  # whatever Optuna and SQLAlchemy raise on a file that is not theirs
         raise UsageError(
             f"{printable(place)} holds no search of fmcli: {printable(error).splitlines()[0]}",
-            hint="give another file with --storage, or another folder with --output",
+            hint="give another folder with --output",
         ) from error
 
 
 def _storage_of(place: Path) -> BaseStorage:
-    if place.suffix in (".db", ".sqlite", ".sqlite3"):
-        return RDBStorage(f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60}})
+    if place.name == STORAGE_FILES["sqlite"]:
+        url = URL.create("sqlite", database=str(place))
+        return RDBStorage(url.render_as_string(), engine_kwargs={"connect_args": {"timeout": 60}})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return JournalStorage(JournalFileBackend(str(place)))
@@ -209,7 +219,9 @@ def _check_study(study: optuna.Study, search: Search, place: Path) -> optuna.Stu
     known = study.user_attrs
     if _RECIPE not in known:
         if study.trials:
-            raise UsageError(f"{printable(place)} holds trials that are not fmcli's", hint="give another --storage")
+            raise UsageError(
+                f"{printable(place)} holds trials that are not fmcli's", hint="give another folder with --output"
+            )
         study.set_user_attr(_SEARCH, json.dumps(spec))
         study.set_user_attr(_RECIPE, recipe.model_dump_json())
         return study
@@ -243,6 +255,7 @@ def _claim(study: optuna.Study, search: Search) -> _Claimed | None:
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING and (lock := _try_lock(_folder_of(search, frozen.number))):
+                study.sampler = _sampler_of(search.spec, frozen.number)
                 return _claimed(search, Trial(study, frozen._trial_id), lock)
         if len(trials) >= search.spec.trials:
             return None
@@ -382,7 +395,8 @@ def _trial_result(trial: FrozenTrial, search: Search) -> TrialResult:
         space = search.spec.space[key]
         labels = {_label(choice): choice for choice in space.choice} if isinstance(space, ChoiceSpace) else {}
         values[key] = labels.get(value, value)
-    return TrialResult(trial.number, _STATES[trial.state], values, trial.value)  # type: ignore[arg-type]
+    score = trial.value if trial.state == TrialState.COMPLETE else None  # Optuna gives pruned ones their last epoch's
+    return TrialResult(trial.number, _STATES[trial.state], values, score)
 
 
 def _importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:

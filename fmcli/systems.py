@@ -22,7 +22,7 @@ class SeedResult:
         recall: On the test images, of each class.
         epochs: That the weights were trained for, on the mean of the members.
         seconds: That the training took, all members and epochs.
-        trained_on: Device, precision and number of threads.
+        trained_on: Device, precision, number of threads, versions.
     """
 
     seed: int
@@ -104,6 +104,10 @@ class SystemResult:
     def reached(self) -> bool | None:
         """Whether ours is at or above the published accuracy, or cannot be told from it."""
         return None if self.published is None else self.published <= max(self.mean, self.interval[1])
+
+    def member_means(self) -> dict[str, float]:
+        """Return each member's mean test accuracy over the seeds."""
+        return {name: mean(seed.members[name] for seed in self.seeds) for name in self.seeds[0].members}
 
     def recall(self, class_name: str) -> float:
         """Return our mean recall of a class on the test images."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fmcli.augment import AlbumentationsAugment, augment
 from fmcli.checkpoint import MODEL_FILE, Header, read_header, save_checkpoint, versions
+from fmcli.choices import SPLITS
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, resolve_normalization
 from fmcli.data.pictures import find_background
 from fmcli.device import is_out_of_memory, name_of, use_bf16
@@ -31,7 +32,7 @@ from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
 from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
 from fmcli.optim import Schedule, WeightAverage, build_optimizer, build_schedule, set_learning_rate
-from fmcli.predictions import Predictions, save_predictions
+from fmcli.predictions import Predictions, predictions_file, save_predictions
 from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe, ReferenceSpec, recipe_digest
 from fmcli.recipe.layers import expand_layers
 from fmcli.tensors import (
@@ -44,7 +45,7 @@ from fmcli.tensors import (
 )
 
 STATE_FILE = "state.safetensors"
-VALIDATION_FILE = "validation.safetensors"
+VALIDATION_FILE = predictions_file("validation")
 STATE_FORMAT = "fmcli-state-1"
 _EVALUATION_BATCH = 500  # images; more gains nothing on a CPU
 
@@ -297,6 +298,8 @@ class _Training:
         largest = torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max()
         self._check_finite("largest weight", float(largest), len(self.history) - 1, self.history[-1].lr)
         header = self._header()
+        for split in SPLITS:  # those of earlier weights
+            (self.folder / predictions_file(split)).unlink(missing_ok=True)
         self._save_validation_predictions()
         path = self.folder / MODEL_FILE
         save_checkpoint(path, self.model, header)

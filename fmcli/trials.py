@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-TrialState = Literal["complete", "pruned", "failed", "running"]
+State = Literal["complete", "pruned", "failed", "running"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class TrialResult:
     """
 
     number: int
-    state: TrialState
+    state: State
     values: Mapping[str, Any]
     score: float | None
 
@@ -45,7 +45,7 @@ class SearchResult:
     trials: Sequence[TrialResult]
     importance: Mapping[str, float]
 
-    def count(self, state: TrialState) -> int:
+    def count(self, state: State) -> int:
         """Return how many trials are in a state."""
         return sum(trial.state == state for trial in self.trials)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import fmcli
-from fmcli.cli import data, ensemble, evaluate, predict, recipe, reproduce, search, train
+from fmcli.cli import data, ensemble, evaluate, plot, predict, recipe, reproduce, search, train
 
 app = typer.Typer(
     help="Train, combine and read ensembles of small-image classifiers.",
@@ -37,6 +37,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(ensemble.app, name="ensemble")
 app.command("predict")(predict.predict)
+app.command("plot")(plot.plot)
 app.command("reproduce")(reproduce.reproduce)
 app.command("search")(search.search)
 app.add_typer(recipe.app, name="recipe")

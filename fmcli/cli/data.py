@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose, command_group
-from fmcli.errors import RecipeError
-
-if TYPE_CHECKING:
-    from fmcli.recipe import DataSpec
+from fmcli.cli.places import data_spec
 
 app = command_group("Get, verify and look at datasets.")
 
@@ -40,7 +37,7 @@ def fetch_data(
 @app.command("info")
 def show_data(
     source: Annotated[
-        str, typer.Argument(help="fashion-mnist, idx:DIR, or a recipe whose splits to count.")
+        str, typer.Argument(help="fashion-mnist, idx:DIR, or a recipe or run whose splits to count.")
     ] = "fashion-mnist",
     grid: Annotated[
         Path | None, typer.Option(help="Save a grid of samples as .png, .pdf or .svg.", show_default=False)
@@ -53,11 +50,11 @@ def show_data(
 
     Example: fmcli data info quick --grid samples.png
     """
-    spec = _data_spec(source)
+    spec = data_spec(source)
 
     from fmcli.data import load_images, split_images
     from fmcli.report.console import Terminal
-    from fmcli.report.datasets import data_document, save_grid, terminal_grid
+    from fmcli.report.datasets import data_document, terminal_grid
     from fmcli.report.document import emit
 
     terminal = Terminal()
@@ -74,24 +71,11 @@ def show_data(
         {name: images.digest() for name, images in present.items()},
     )
     if grid is not None:
-        save_grid(grid, train.images, train.labels, train.class_names)
+        from fmcli.report.plots import sample_figure, save_figure
+
+        name = f"{spec.source}, train"
+        save_figure(sample_figure(train.images, train.labels, train.class_names, source=name), grid)
         terminal.note(f"wrote {grid}")
     emit(document, format_, terminal)
     if samples and format_ == "table" and terminal.out.is_terminal:
         terminal.print(terminal_grid(train.images, train.labels, train.class_names, terminal.out))
-
-
-def _data_spec(source: str) -> DataSpec:
-    """Return the `[data]` table that a source or a recipe stands for."""
-    from pydantic import ValidationError
-
-    from fmcli.recipe import DataSpec, load_recipe, shipped_recipes
-
-    if source in shipped_recipes() or source.endswith(".toml"):
-        return load_recipe(source).data
-    try:
-        return DataSpec(source=source)
-    except ValidationError as error:
-        raise RecipeError(
-            f"no such source or recipe: {source}", hint="fashion-mnist, idx:DIR, or a recipe's name or path"
-        ) from error

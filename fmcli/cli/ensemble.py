@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import TieRule, VotingRule
+from fmcli.cli.figures import evaluation_drawers, write_plots
 from fmcli.cli.members import open_members
 from fmcli.cli.options import (
     Checkpoints,
     DataRoot,
     Device,
     FormatOption,
+    Plots,
     Quiet,
     Split,
     Verbose,
@@ -32,6 +34,7 @@ def evaluate_ensemble(
     split: Split = "test",
     device: Device = "auto",
     data_root: DataRoot = None,
+    plots: Plots = None,
     format_: FormatOption = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -52,6 +55,8 @@ def evaluate_ensemble(
     members = open_members(checkpoints, where, terminal)
     rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
     predictions = predict_splits(members, split, device=where, data_root=data_root)
+    if plots is not None:
+        write_plots(plots, evaluation_drawers(predictions, rules, members[0].header.data, data_root), terminal)
     references = [member.header.reference for member in members]
     reference = references[0] if all(other == references[0] for other in references) else None
     emit(ensemble_document(evaluate_ensemble(predictions, rules), reference), format_, terminal)

@@ -1,11 +1,13 @@
 """`fmcli evaluate`."""
 
+from fmcli.cli.figures import write_member_plots
 from fmcli.cli.members import open_members
 from fmcli.cli.options import (
     Checkpoints,
     DataRoot,
     Device,
     FormatOption,
+    Plots,
     Quiet,
     Split,
     Verbose,
@@ -17,6 +19,7 @@ def evaluate(
     split: Split = "test",
     device: Device = "auto",
     data_root: DataRoot = None,
+    plots: Plots = None,
     format_: FormatOption = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -38,4 +41,6 @@ def evaluate(
     predictions = predict_splits(members, split, device=where, data_root=data_root)
     evaluations = [evaluate_member(one) for one in predictions]
     references = [member.header.reference for member in members]
+    if plots is not None:
+        write_member_plots(plots, members, predictions, data_root, terminal)
     emit(evaluation_document(evaluations, split, references), format_, terminal)

@@ -58,3 +58,7 @@ Checkpoints = Annotated[
     typer.Argument(help="Run folders, member folders or model.safetensors files.", show_default=False),
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Which images to score on.")]
+Plots = Annotated[
+    Path | None,
+    typer.Option("--plots", file_okay=False, help="Also draw figures into this folder, as PNG.", show_default=False),
+]

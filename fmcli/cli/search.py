@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fmcli.choices import Storage
 from fmcli.cli.interrupts import interruptible
 from fmcli.cli.options import (
     DataRoot,
@@ -30,8 +31,7 @@ def search(
         Path | None, typer.Option("--output", "-o", help="The search's folder; by default checkpoints/search/RECIPE.")
     ] = None,
     storage: Annotated[
-        str | None,
-        typer.Option(help="The file that keeps the trials: SQLite if it ends in .db, else a journal.", metavar="FILE"),
+        Storage | None, typer.Option(help="What keeps the trials; by default a journal.", show_default=False)
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that is there, or join it from another process.")

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from fmcli.cli.figures import curve_drawers, data_drawers, write_plots
 from fmcli.cli.interrupts import interruptible
 from fmcli.cli.options import (
     DataRoot,
     Device,
     FormatOption,
     Overrides,
+    Plots,
     Quiet,
     RecipeName,
     Threads,
@@ -34,6 +36,7 @@ def train(
     device: Device = "auto",
     threads: Threads = None,
     data_root: DataRoot = None,
+    plots: Plots = None,
     format_: FormatOption = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -62,7 +65,7 @@ def train(
         torch.set_num_threads(threads)
     where = resolve_device(device)
     with (
-        interruptible(_command_to_resume(recipe, overrides, folder, member or [], device, threads, data_root)),
+        interruptible(_command_to_resume(recipe, overrides, folder, member or [], device, threads, data_root, plots)),
         TrainingProgress(terminal) as progress,
     ):
         result = train_run(
@@ -75,6 +78,10 @@ def train(
             data_root=data_root,
             reporter=progress,
         )
+    if plots is not None:
+        trainers = {one.name: one.trainer for one in values.members}
+        curves = curve_drawers(result.histories, trainers, of=folder.resolve().name)
+        write_plots(plots, {**data_drawers(values.data, data_root), **curves}, terminal)
     emit(history_document(str(result.folder), result.histories), format_, terminal)
 
 
@@ -86,6 +93,7 @@ def _command_to_resume(
     device: str,
     threads: int | None,
     data_root: Path | None,
+    plots: Path | None,
 ) -> str:
     """Return the same command again, with --resume: it holds however far the run came."""
     words = ["fmcli", "train", "--recipe", recipe, *(word for override in overrides for word in ("--set", override))]
@@ -93,4 +101,5 @@ def _command_to_resume(
     words += ["--device", device] if device != "auto" else []
     words += ["--threads", str(threads)] if threads is not None else []
     words += ["--data-root", str(data_root)] if data_root is not None else []
+    words += ["--plots", str(plots)] if plots is not None else []
     return shlex.join(words)

@@ -65,6 +65,7 @@ def set_values(table: Table, values: Mapping[str, Any]) -> Table:
         path = _parse_path(key)
         if path[0] == "members":
             member, path = _find_member(result, path, key)
+            _take_over_list(member, result, path)
             _set_key(member, path, value, key)
             continue
         members = _member_tables(result) if path[0] in SHARED_TABLES else []
@@ -140,6 +141,16 @@ def _find_member(table: Table, path: Sequence[str | int], key: str) -> tuple[Tab
             return members[name], list(path[end:])
     wrong = str(path[1]) if len(path) > 1 else ""
     raise KeyError(f"{printable(key)}: no such member; {did_you_mean(wrong, list(members))}")
+
+
+def _take_over_list(member: Table, shared: Table, path: Sequence[str | int]) -> None:
+    """Give a member its own copy of the shared list that a path leads into."""
+    to_list = path[: next((place for place, step in enumerate(path) if isinstance(step, int)), 0)]
+    if to_list and not has_key(member, to_list) and has_key(shared, to_list):
+        value: Any = shared
+        for step in to_list:
+            value = value[step]
+        _set_key(member, to_list, _copy(value), "")
 
 
 def _set_key(table: Any, path: Sequence[str | int], value: Any, key: str) -> None:

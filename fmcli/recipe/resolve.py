@@ -207,13 +207,12 @@ def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
     first = getattr(data.validation, "first", 0)
     if facts and facts.n_train is not None and first >= facts.n_train:
         problems.append(f"data.validation.first: got {first}; expected fewer than the {facts.n_train} training images")
-    without_validation = data.validation is None and (data.resplit is None or data.resplit.validation == 0)
     return problems + [
         f"members.{member.name}.trainer.{key}: got {value!r}, which needs validation images; "
         "add validation = { first = 5000 } to [data]"
         for member in members
         for key, value in (("keep", member.trainer.keep), ("patience", member.trainer.patience))
-        if value not in ("last", None) and without_validation
+        if value not in ("last", None) and not data.validates
     ]
 
 

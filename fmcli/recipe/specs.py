@@ -103,6 +103,11 @@ class DataSpec(Spec):
             raise ValueError(f"got {source!r}; {did_you_mean(source, choices)}")
         return source
 
+    @property
+    def validates(self) -> bool:
+        """Whether images are set aside for validation."""
+        return self.validation is not None or (self.resplit is not None and self.resplit.validation > 0)
+
     @model_validator(mode="after")
     def _split_once(self) -> "DataSpec":
         if self.validation is not None and self.resplit is not None:

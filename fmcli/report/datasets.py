@@ -1,8 +1,6 @@
-"""Datasets as documents; sample images as blocks of colour in a terminal, or as a picture file."""
+"""Datasets as documents; sample images as blocks of colour in a terminal."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from fmcli.errors import FmcliError, printable
+from fmcli.errors import printable
 from fmcli.recipe.layers import show_shape
 from fmcli.report.document import Document, Sheet
 
@@ -55,7 +53,7 @@ def terminal_grid(
 
 def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
     """Return an image as half blocks, two pixels to a character; without colour, as characters of its brightness."""
-    rgb = Image.fromarray(_to_rgb(image))
+    rgb = Image.fromarray(to_rgb(image))
     height = max(2, round(_THUMBNAIL * rgb.height / rgb.width / 2) * 2)
     pixels = np.asarray(rgb.resize((_THUMBNAIL, height), Image.Resampling.BOX))
     text = Text()
@@ -74,46 +72,11 @@ def _color(pixel: NDArray[np.uint8]) -> Color:
     return Color.from_rgb(*(int(value) for value in pixel))
 
 
-def _to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (H, W, 3) from (C, H, W)."""
+def to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return uint8 (H, W, 3) of an image (C, H, W): grey from its first channel, unless it has three."""
     return np.ascontiguousarray(
         np.repeat(image[:1], 3, axis=0).transpose(1, 2, 0) if len(image) != 3 else image.transpose(1, 2, 0)
     )
-
-
-def save_grid(
-    path: Path,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    class_names: tuple[str, ...],
-    *,
-    each: int = 12,
-) -> None:
-    """Save a grid of samples, a row a class, as PNG, PDF or SVG by the file's ending.
-
-    Raises:
-        FmcliError: The file cannot be written, or its ending is none of these.
-    """
-    from matplotlib.figure import Figure
-
-    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
-        raise FmcliError(f"cannot write a picture to {printable(path)}", hint="end its name in .png, .pdf or .svg")
-    n_classes = len(class_names)
-    figure = Figure(figsize=(1.6 + 0.6 * each, 0.6 * n_classes), dpi=150)
-    figure.subplots_adjust(
-        left=1.6 / (1.6 + 0.6 * each), right=0.995, top=0.995, bottom=0.005, wspace=0.05, hspace=0.05
-    )
-    axes: Any = figure.subplots(n_classes, each, squeeze=False)
-    for label, (row, chosen) in enumerate(zip(axes, choose_samples(labels, n_classes, each), strict=True)):
-        for place, axis in enumerate(row):
-            axis.set_axis_off()
-            if place < len(chosen):
-                axis.imshow(_to_rgb(images[chosen[place]]), interpolation="nearest")
-        row[0].text(-0.15, 0.5, class_names[label], transform=row[0].transAxes, ha="right", va="center", fontsize=9)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise FmcliError(f"cannot write {printable(path)}: {error.strerror}") from error
 
 
 def data_document(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from fmcli.choices import SPLITS
@@ -26,9 +27,10 @@ def systems_document(results: Sequence[SystemResult]) -> Document:
             *(f"{result.name} was not trained as shipped: {change}" for result in results for change in result.changes),
         ],
     )  # fmt: skip
+    votes = [result for result in results if len(result.seeds[0].members) > 1]
     by_class = [_class_sheet(result) for result in results if result.reference.test_recall]
     payload = {"systems": [_payload(result, record) for result, record in zip(results, records, strict=True)]}
-    return Document([main, *by_class], payload, records)
+    return Document([main, *([_votes_sheet(votes)] if votes else []), *by_class], payload, records)
 
 
 def _record(result: SystemResult) -> dict[str, Any]:
@@ -65,6 +67,22 @@ def _row(record: Record) -> list[str]:
         f"{record['epochs']:.4g}",
         f"{record['seconds']:,.0f}",
     ]
+
+
+def _votes_sheet(results: Sequence[SystemResult]) -> Sheet:
+    return Sheet(
+        title="Votes beside their members, on test",
+        columns=["System", ">Vote", ">Best member", ">Gain", "Members"],
+        rows=[_votes_row(result) for result in results],
+        notes=["Means over the seeds; the best member is that of each seed."],
+    )
+
+
+def _votes_row(result: SystemResult) -> list[str]:
+    vote = fmean(result.accuracies("test"))
+    best = fmean(max(seed.members.values()) for seed in result.seeds)
+    members = ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.member_means().items())
+    return [result.name, percent(vote), percent(best), f"{100 * (vote - best):+.2f}", members]
 
 
 def _class_sheet(result: SystemResult) -> Sheet:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from fmcli.report.document import Document, Sheet, percent, show_value
-from fmcli.trials import SearchResult
+from fmcli.trials import SearchResult, State
 
 _BEST = 5  # trials to show beside the untuned values
 
@@ -37,12 +37,12 @@ def search_document(result: SearchResult) -> Document:
 
 
 def _notes(result: SearchResult) -> list[str]:
-    states = {
+    states: dict[State, str] = {
         "pruned": "stopped early",
         "failed": "gave nothing that can be scored",
         "running": "are still running elsewhere",
     }
-    counts = [f"{result.count(state)} {words}" for state, words in states.items() if result.count(state)]  # type: ignore[arg-type]
+    counts = [f"{result.count(state)} {words}" for state, words in states.items() if result.count(state)]
     left = result.asked - len(result.trials)
     unfinished = [f"{left} of {result.asked} trials are still to come."] if left > 0 else []
     return [f"Of {len(result.trials)} trials, {', '.join(counts)}."] * bool(counts) + unfinished

@@ -1,0 +1,255 @@
+"""What the commands that draw figures share: from what they are drawn, and how they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmcli.choices import FigureName, SplitName
+from fmcli.errors import CheckpointError, DataError, printable
+
+if TYPE_CHECKING:
+    from fmcli.checkpoint import Checkpoint
+    from fmcli.data import ImageSet
+    from fmcli.events import EpochFinished
+    from fmcli.predictions import Predictions
+    from fmcli.recipe import DataSpec, EnsembleSpec, TrainerSpec
+    from fmcli.report.console import Terminal
+
+Drawers = dict[FigureName, Callable[[], Any]]
+"""For each figure, what draws it."""
+_MOST_NAMES = 4  # members that a title names
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def draw_figures(drawers: Drawers, terminal: Terminal, *, strict: bool = False) -> dict[FigureName, Any]:
+    """Draw figures; where several are asked for, those that there is nothing for are left out with a note.
+
+    Args:
+        drawers: What to draw.
+        terminal: Told what is left out.
+        strict: Nothing may be left out.
+
+    Raises:
+        DataError, CheckpointError: There is nothing to draw one from, and `strict`.
+    """
+    figures: dict[FigureName, Any] = {}
+    for name, draw in drawers.items():
+        try:
+            figures[name] = draw()
+        except (CheckpointError, DataError) as error:
+            if strict:
+                raise
+            terminal.note(f"left out {name}: {printable(error.message)}")
+    return figures
+
+
+def save_figures(figures: Mapping[FigureName, Any], files: Mapping[FigureName, Path], terminal: Terminal) -> list[Path]:
+    """Write figures and return where they are."""
+    from fmcli.report.plots import save_figure
+
+    for name, figure in figures.items():
+        lacking = save_figure(figure, files[name])
+        if lacking:
+            terminal.note(f"no font here has {lacking}: boxes in their place in {printable(files[name])}")
+    return [files[name] for name in figures]
+
+
+def draw_later(names: Sequence[FigureName], prepare: Callable[[], Drawers]) -> Drawers:
+    """Return drawers that are prepared when the first of them is called."""
+    prepared = cache(prepare)
+
+    def drawer(name: FigureName) -> Callable[[], Any]:
+        def draw() -> Any:
+            return prepared()[name]()
+
+        return draw
+
+    return {name: drawer(name) for name in names}
+
+
+def write_plots(folder: Path, drawers: Drawers, terminal: Terminal) -> None:
+    """Draw what `--plots` of a command asks for into its folder."""
+    figures = draw_figures(drawers, terminal)
+    for path in save_figures(figures, {name: folder / f"{name}.png" for name in figures}, terminal):
+        terminal.note(f"wrote {printable(path)}")
+
+
+def folders_by_name(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return a folder in a folder for each name, whatever it is made of."""
+    words = [re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in names]
+    if len(set(words)) < len(words):
+        words = [f"{place}-{word}" for place, word in enumerate(words, start=1)]
+    return [folder / word for word in words]
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+def data_drawers(spec: DataSpec, data_root: Path | None, *, split: SplitName = "train") -> Drawers:
+    """Return what draws images: samples of a split, and class counts of all.
+
+    Raises:
+        DataError: They are missing or broken, or there is no such split.
+    """
+    from fmcli.data import load_images, split_images
+    from fmcli.report.plots import class_count_figure, sample_figure
+
+    splits = split_images(load_images(spec, data_root=data_root), spec)
+    shown, names = splits.named(split), splits.train.class_names
+    counts = {name: images.counts() for name, images in splits.present().items()}
+    source = f"{spec.source}, {split}"
+    return {
+        "samples": lambda: sample_figure(shown.images, shown.labels, names, source=source),
+        "class-counts": lambda: class_count_figure(counts, names, source=spec.source),
+    }
+
+
+# --- histories --------------------------------------------------------------------------------------------
+
+
+def curve_drawers(
+    histories: Mapping[str, Sequence[EpochFinished]], trainers: Mapping[str, TrainerSpec], of: str
+) -> Drawers:
+    """Return what draws learning curves, with the epochs that the recipe keeps, or trains afresh by, marked."""
+    from fmcli.history import best_epoch
+    from fmcli.report.plots import curve_figure
+
+    best = {}
+    for member, history in histories.items():
+        first, trainer = [epoch for epoch in history if not epoch.afresh], trainers.get(member)
+        if trainer is not None and trainer.keep != "last" and first and first[0].validation_loss is not None:
+            best[member] = best_epoch(first, trainer.monitor) + 1
+    return {"curves": lambda: curve_figure(histories, of=of, best=best)}
+
+
+def curve_drawers_of(places: Iterable[Path]) -> Drawers:
+    """Return what draws the learning curves of runs and members, finished or not.
+
+    Raises:
+        CheckpointError: One has no history, or a damaged one.
+    """
+    from fmcli.history import HISTORY_FILE, read_history
+
+    # A member that is named twice, as by its own folder and its run's, still has one curve.
+    folders = list({folder.resolve(): folder for place in places for folder in _trained_folders(place)}.values())
+    read = [read_history(folder) for folder in folders]
+    for folder, history in zip(folders, read, strict=True):
+        if not history:
+            raise CheckpointError(f"{printable(folder / HISTORY_FILE)} is empty", hint="wait for the first epoch's end")
+    names = _tell_apart([history[0].member for history in read], folders)
+    trainers = {name: trainer for name, folder in zip(names, folders, strict=True) if (trainer := _trainer_of(folder))}
+    runs = dict.fromkeys(folder.resolve().parent.name for folder in folders)
+    return curve_drawers(dict(zip(names, read, strict=True)), trainers, of=", ".join(runs))
+
+
+def _trained_folders(place: Path) -> list[Path]:
+    """Return the folders of members, with a history each, that a run, a member or a checkpoint stands for."""
+    from fmcli.checkpoint import MODEL_FILE, members_of_run
+    from fmcli.history import HISTORY_FILE
+
+    if not place.exists():
+        raise CheckpointError(f"there is nothing at {printable(place)}", hint="fmcli train --recipe quick makes a run")
+    own = place.parent if place.is_file() else place
+    of_run = [path.parent for path in sorted(place.glob(f"*/{HISTORY_FILE}"))]
+    if place.is_file() or (place / MODEL_FILE).is_file() or (place / HISTORY_FILE).is_file():
+        folders = [own] if (own / HISTORY_FILE).is_file() else []
+    else:
+        order = members_of_run(place)
+        folders = sorted(of_run, key=lambda path: order.index(path.name) if path.name in order else len(order))
+    if not folders:
+        raise CheckpointError(
+            f"{printable(place)} has no history of its training",
+            hint=f"learning curves need the {HISTORY_FILE} that fmcli train leaves beside {MODEL_FILE}",
+        )
+    return folders
+
+
+def _tell_apart(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Return members' names, with their runs' or whole paths where several have the same."""
+    with_run = [f"{folder.resolve().parent.name}/{name}" for folder, name in zip(folders, names, strict=True)]
+    return [
+        name if names.count(name) == 1 else longer if with_run.count(longer) == 1 else str(folder)
+        for name, longer, folder in zip(names, with_run, folders, strict=True)
+    ]
+
+
+def _trainer_of(folder: Path) -> TrainerSpec | None:
+    """Return how a member was trained, by its checkpoint or its run's recipe; None where neither says."""
+    from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, read_header
+    from fmcli.errors import RecipeError
+    from fmcli.recipe import load_recipe
+
+    if (folder / MODEL_FILE).is_file():
+        return read_header(folder).member.trainer
+    try:
+        members = load_recipe(str(folder.parent / RECIPE_FILE)).members
+    except RecipeError:
+        return None
+    return next((member.trainer for member in members if member.name == folder.name), None)
+
+
+# --- evaluations ------------------------------------------------------------------------------------------
+
+
+def evaluation_drawers(
+    predictions: Sequence[Predictions], rules: EnsembleSpec, spec: DataSpec, data_root: Path | None
+) -> Drawers:
+    """Return what draws the evaluation of a vote, which is a member's own where it is alone.
+
+    Args:
+        predictions: One entry a member, all on the same images.
+        rules: How to vote.
+        spec: Where the images are, which are only read for the figures that show some.
+        data_root: Where to look first for built-in sources.
+
+    Raises:
+        CheckpointError: Members do not match.
+    """
+    from fmcli.ensemble import combine
+    from fmcli.predictions import stack_logits
+    from fmcli.report import plots
+
+    vote, first = combine(stack_logits(predictions), rules), predictions[0]
+    names = [one.member for one in predictions]
+    listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} members"
+    name = names[0] if len(names) == 1 else f"{rules.vote} vote of {listed}"
+    answers = plots.Answers(name, first.split, first.class_names, first.labels, vote.labels, vote.probabilities)
+
+    @cache
+    def images() -> Any:
+        return _load_split(spec, first.split, data_root).images
+
+    return {
+        "confusion": lambda: plots.confusion_figure(answers),
+        "precision-recall": lambda: plots.precision_recall_figure(answers),
+        "reliability": lambda: plots.reliability_figure(answers),
+        "predictions": lambda: plots.prediction_figure(images(), answers),
+        "mistakes": lambda: plots.mistake_figure(images(), answers),
+    }
+
+
+def _load_split(spec: DataSpec, split: str, data_root: Path | None) -> ImageSet:
+    from fmcli.data import load_images, split_images
+
+    return split_images(load_images(spec, data_root=data_root), spec).named(split)
+
+
+def write_member_plots(
+    folder: Path,
+    members: Sequence[Checkpoint],
+    predictions: Sequence[Predictions],
+    data_root: Path | None,
+    terminal: Terminal,
+) -> None:
+    """Draw the evaluation of each member by itself, into a folder of its own where there are several."""
+    names = [one.member for one in predictions]
+    folders = folders_by_name(folder, names) if len(names) > 1 else [folder]
+    for place, member, one in zip(folders, members, predictions, strict=True):
+        header = member.header
+        write_plots(place, evaluation_drawers([one], header.ensemble, header.data, data_root), terminal)

@@ -1,0 +1,442 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fmcli.cli import run
+from fmcli.errors import ExitStatus, FmcliError, RecipeError, UsageError
+from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
+from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
+from fmcli.report.trials import search_document
+from fmcli.search import STORAGE_FILES, open_search, read_search, run_search, write_winner
+from fmcli.trials import SearchResult, TrialResult
+
+CPU = torch.device("cpu")
+TINY_SEARCH = """\
+# A search in seconds.
+[data]
+source = "idx:{folder}"
+validation = {{ first = 80 }}
+
+[model]
+family = "sequential"
+layers = [
+  {{ type = "conv", filters = 2, kernel_size = 3, activation = "relu" }},
+  {{ type = "flatten" }},
+  {{ type = "dense", units = 4 }},
+]
+
+[trainer]
+epochs = 4
+batch_size = 32
+precision = "fp32"
+patience = 2
+keep = "retrained"
+
+[search]
+trials = 4
+trainings = 2
+epochs = 2
+
+[search.space]
+"model.layers[0].filters" = {{ choice = [1, 2, 4] }}
+"model.layers[0].activation" = {{ choice = ["relu", "sigmoid"] }}
+"optimizer.lr" = {{ low = 1e-4, high = 1e-1, log = true }}
+"trainer.batch_size" = {{ low = 16, high = 64, step = 16 }}
+"""
+
+
+@pytest.fixture
+def recipe_file(drawn_images, tmp_path):
+    path = tmp_path / "boxes.toml"
+    path.write_text(TINY_SEARCH.format(folder=drawn_images), "utf-8")
+    return path
+
+
+@pytest.fixture
+def change(recipe_file):
+    """Replace text of the recipe file; returns its path as a string."""
+
+    def do(old: str, new: str) -> str:
+        text = recipe_file.read_text("utf-8")
+        assert old in text
+        recipe_file.write_text(text.replace(old, new), "utf-8")
+        return str(recipe_file)
+
+    return do
+
+
+def search_in(recipe_file, folder, **options) -> SearchResult:
+    return run_search(open_search(str(recipe_file), folder), device=CPU, **options)
+
+
+class StopAt:
+    """Raises KeyboardInterrupt when an event of a kind comes for the n-th time, as Ctrl-C would."""
+
+    def __init__(self, kind: type, count: int) -> None:
+        self.kind, self.left = kind, count
+
+    def __call__(self, event: object) -> None:
+        self.left -= isinstance(event, self.kind)
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+# --- searching --------------------------------------------------------------------------------------------
+
+
+def test_trials_draw_from_the_space_and_are_scored_on_validation_images(recipe_file, tmp_path):
+    result = search_in(recipe_file, tmp_path / "s")
+    assert [trial.number for trial in result.trials] == [0, 1, 2, 3]
+    assert result.count("complete") == 4
+    for trial in result.trials:
+        assert trial.values["model.layers[0].filters"] in (1, 2, 4)
+        assert trial.values["model.layers[0].activation"] in ("relu", "sigmoid")
+        assert 1e-4 <= trial.values["optimizer.lr"] <= 1e-1
+        assert trial.values["trainer.batch_size"] in (16, 32, 48, 64)
+        assert 0 <= trial.score <= 1
+    assert len({trial.values["optimizer.lr"] for trial in result.trials}) == 4
+    assert result.untuned == {
+        "model.layers[0].filters": 2,
+        "model.layers[0].activation": "relu",
+        "optimizer.lr": 1e-3,
+        "trainer.batch_size": 32,
+    }
+    assert sum(result.importance.values()) == pytest.approx(1)
+
+
+def test_a_trial_is_the_mean_of_its_trainings_best_epochs(recipe_file, tmp_path):
+    result = search_in(recipe_file, tmp_path / "s")
+    for trial in result.trials:
+        best = []
+        for training in (0, 1):
+            folder = tmp_path / "s" / f"trial-{trial.number:04d}" / f"training-{training}"
+            [member] = load_recipe(str(folder / "recipe.toml")).members
+            assert (member.trainer.seed, member.trainer.epochs, member.trainer.keep) == (training, 2, "best")
+            assert member.trainer.patience is None
+            assert member.optimizer.lr == trial.values["optimizer.lr"]
+            lines = (folder / "m1" / "history.jsonl").read_text().splitlines()
+            assert len(lines) == 2
+            best.append(max(json.loads(line)["validation_accuracy"] for line in lines))
+        assert trial.score == pytest.approx(sum(best) / 2, abs=1e-9)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_same_seed_same_search(change, tmp_path, sampler):
+    path = change("trials = 4", f'trials = 3\nsampler = "{sampler}"')
+    first, second = (search_in(path, tmp_path / name) for name in "ab")
+    assert first.trials == second.trials
+    other = search_in(change("trainings = 2", "trainings = 2\nseed = 7"), tmp_path / "c")
+    assert other.trials != first.trials
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+@pytest.mark.parametrize(("kind", "count"), [(EpochFinished, 3), (MemberFinished, 3), (TrialFinished, 2)])
+def test_a_stopped_search_goes_on_as_if_it_had_not_been(recipe_file, tmp_path, storage, kind, count):
+    whole = search_in(recipe_file, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        search_in(recipe_file, tmp_path / "broken", storage=storage, reporter=StopAt(kind, count))
+    assert (tmp_path / "broken" / STORAGE_FILES[storage]).is_file()
+    events = []
+    result = search_in(recipe_file, tmp_path / "broken", resume=True, reporter=events.append)
+    assert result.trials == whole.trials
+    started = [event.number for event in events if isinstance(event, TrialStarted)]
+    assert started == list(range(2 if kind is TrialFinished else started[0], 4))
+
+
+def test_more_trials_may_be_asked_for(recipe_file, tmp_path):
+    first = search_in(recipe_file, tmp_path / "s")
+    more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
+    assert more.trials[:4] == first.trials
+    assert len(more.trials) == 5
+
+
+def test_processes_share_a_search(recipe_file, tmp_path):
+    alone = search_in(recipe_file, tmp_path / "alone")
+    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--resume", "--threads", "1"]
+    command += ["--output", str(tmp_path / "shared"), "--device", "cpu", "--format", "json", "--quiet"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    shared = read_search(open_search(str(recipe_file), tmp_path / "shared"))
+    assert shared.trials == alone.trials
+
+
+def test_a_killed_process_leaves_its_trial_to_the_next(recipe_file, tmp_path):
+    alone = search_in(recipe_file, tmp_path / "alone")
+    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
+    command += ["--output", str(tmp_path / "killed"), "--device", "cpu", "--quiet"]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "killed").glob("trial-*/training-*/m1/state.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    result = search_in(recipe_file, tmp_path / "killed", resume=True)
+    assert result.trials == alone.trials
+
+
+def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
+    # 12 pixels: a kernel of 8 leaves 5, which a window of 2 can pool and one of 6 cannot.
+    change('{ type = "flatten" }', '{ type = "max-pool", size = 2 }, { type = "flatten" }')
+    change("trials = 4\ntrainings = 2", "trials = 8\ntrainings = 1")
+    space = '"model.layers[0].kernel_size" = { choice = [3, 8] }\n"model.layers[1].size" = { choice = [2, 6] }\n'
+    result = search_in(change('"trainer.batch_size" =', space + '"trainer.batch_size" ='), tmp_path / "s")
+    assert result.count("failed") > 0
+    for trial in result.trials:
+        impossible = trial.values["model.layers[0].kernel_size"] == 8 and trial.values["model.layers[1].size"] == 6
+        assert trial.state == ("failed" if impossible else "complete")
+
+
+def test_a_training_that_diverges_fails_its_trial_alone(change, tmp_path):
+    path = change("low = 1e-4, high = 1e-1, log = true", "low = 1e30, high = 1e38, log = true")
+    result = search_in(change("[search]", '[optimizer]\nname = "sgd"\n\n[search]'), tmp_path / "s")
+    assert path
+    assert result.count("failed") == 4
+    assert result.best(5) == []
+    with pytest.raises(UsageError, match="no trial is complete"):
+        write_winner(open_search(path, tmp_path / "s"), result, tmp_path / "best.toml")
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_poor_trials_may_be_stopped_early(change, tmp_path, pruner):
+    path = change("trials = 4\ntrainings = 2\nepochs = 2", f'trials = 12\nepochs = 6\npruner = "{pruner}"')
+    result = search_in(path, tmp_path / "s")
+    assert result.count("pruned") > 0
+    assert result.count("pruned") + result.count("complete") == 12
+    assert all(trial.score is None for trial in result.trials if trial.state == "pruned")
+
+
+def test_the_winner_is_a_recipe_that_trains(recipe_file, tmp_path):
+    search = open_search(str(recipe_file), tmp_path / "s")
+    result = run_search(search, device=CPU)
+    write_winner(search, result, tmp_path / "best.toml")
+    [best] = result.best(1)
+    winner = load_recipe(str(tmp_path / "best.toml"))
+    assert winner.search is None
+    assert {key: value_at(winner, key) for key in best.values} == best.values
+    [member] = winner.members
+    assert (member.trainer.keep, member.trainer.patience, member.trainer.epochs) == ("retrained", 2, 4)
+    assert f"trial {best.number}" in winner.description
+    words = ["train", "--recipe", str(tmp_path / "best.toml"), "--output", str(tmp_path / "run"), "--quiet"]
+    assert run(words) == ExitStatus.DONE
+
+
+def test_choices_may_be_lists(drawn_images, tmp_path):
+    path = tmp_path / "widths.toml"
+    path.write_text(
+        f"""
+[data]
+source = "idx:{drawn_images}"
+validation = {{ first = 40 }}
+[model]
+family = "kernel-cnn"
+form = "pooled"
+kernel_size = 3
+widths = [2, 4]
+[trainer]
+epochs = 1
+precision = "fp32"
+[search]
+trials = 3
+[search.space]
+"model.widths" = {{ choice = [[2, 4], [4, 8]] }}
+""",
+        "utf-8",
+    )
+    result = search_in(path, tmp_path / "s")
+    assert all(trial.values["model.widths"] in ([2, 4], [4, 8]) for trial in result.trials)
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"optimizer.lr"', '"optimizer.learning_rate"', r"optimizer\.learning_rate: unknown key"),
+        ('"optimizer.lr"', '"optimiser.lr"', "expected a value of model"),
+        ('"optimizer.lr"', '"data.source"', "or data.normalize"),
+        ("layers[0].filters", "layers[7].filters", "no place 7, since layers has 3 entries"),
+        ("layers[0].filters", "layers[x].filters", "expected a place in a list"),
+        ("layers[0].filters", "layers[0].filtres", "filtres: unknown key; did you mean 'filters'"),
+        ("model.layers[0].filters", "members.k9.model.filters", "no such member"),
+        ("low = 1e-4, high = 1e-1", "low = 1e-1, high = 1e-4", "the range is empty"),
+        ("low = 1e-4, high = 1e-1", "low = 0.0, high = 1e-1", "log needs a low above 0"),
+        ("log = true", "log = true, step = 0.1", "either log or step"),
+        ("low = 16, high = 64, step = 16", "low = 16, high = 64, step = 0.5", "write low = 16.0"),
+        ("choice = [1, 2, 4]", "choice = []", "choice: got ()|choice: got \\[\\]"),
+        ("choice = [1, 2, 4]", "choises = [1, 2, 4]", "expected one of the keys choice, low"),
+        ("choice = [1, 2, 4]", "choice = [1, 0]", r"layers\[0\].filters: got 0"),
+        ("trials = 4", "trials = 0", "search.trials: got 0"),
+        ("trials = 4", 'trials = 4\nsampler = "tpx"', "search.sampler: got 'tpx'"),
+        ("validation = ", "resplit = { train = 0.5, validation = 0.0 }#", "validation images"),
+    ],
+)
+def test_bad_searches_are_refused_before_any_training(change, tmp_path, old, new, said):
+    with pytest.raises(RecipeError, match=said):
+        open_search(change(old, new), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_impossible_network_in_the_space_is_found_at_once(tmp_path):
+    path = tmp_path / "fashion.toml"
+    text = TINY_SEARCH.format(folder="x").replace("idx:x", "fashion-mnist").replace("units = 4", "units = 10")
+    path.write_text(
+        text.replace('"optimizer.lr"', '"model.layers[0].kernel_size" = { choice = [3, 29] }\n"optimizer.lr"')
+    )
+    with pytest.raises(RecipeError, match=r"kernel_size\" = 29: .*kernel"):
+        open_search(str(path), tmp_path / "s")
+
+
+def test_a_recipe_without_a_search_is_refused(tiny_recipe, tmp_path):
+    with pytest.raises(RecipeError, match=r"no \[search\] table"):
+        open_search(str(tiny_recipe), tmp_path / "s")
+
+
+def test_a_search_that_is_there_is_not_begun_again(recipe_file, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
+    with pytest.raises(UsageError, match="already holds a search") as caught:
+        search_in(recipe_file, tmp_path / "s")
+    assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("batch_size = 32", "batch_size = 16", r"members\.m1\.trainer\.batch_size: was 32, now 16"),
+        ("trainings = 2", "trainings = 1", r"search\.trainings: was 2, now 1"),
+        ("choice = [1, 2, 4]", "choice = [1, 2]", r"search\.space\.model"),
+    ],
+)
+def test_another_search_does_not_resume(change, recipe_file, tmp_path, old, new, said):
+    before = search_in(recipe_file, tmp_path / "s")
+    with pytest.raises(UsageError, match=said):
+        search_in(change(old, new), tmp_path / "s", resume=True)
+    assert read_search(open_search(change(new, old), tmp_path / "s")) == before
+
+
+@pytest.mark.parametrize("name", STORAGE_FILES.values())
+def test_a_file_that_is_no_search_is_refused(recipe_file, tmp_path, name):
+    (tmp_path / name).write_bytes(b"not a search\n\x00\n")
+    with pytest.raises(UsageError, match="holds no search of fmcli"):
+        search_in(recipe_file, tmp_path, resume=True)
+    assert (tmp_path / name).read_bytes() == b"not a search\n\x00\n"
+
+
+def test_a_search_keeps_its_kind_of_file(recipe_file, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
+    with pytest.raises(UsageError, match="keeps its trials as journal"):
+        search_in(recipe_file, tmp_path / "s", resume=True, storage="sqlite")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_an_error(recipe_file, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(FmcliError):
+        search_in(recipe_file, tmp_path / "locked" / "s")
+
+
+def test_a_file_where_the_folder_should_be_is_an_error(recipe_file, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FmcliError, match="cannot use"):
+        search_in(recipe_file, tmp_path / "file" / "s")
+
+
+def test_pruning_needs_one_member(tiny_recipe, tmp_path):
+    with tiny_recipe.open("a") as file:
+        file.write('[search]\npruner = "median"\n[search.space]\n"optimizer.lr" = { low = 0.1, high = 0.2 }\n')
+    with pytest.raises(RecipeError, match="needs a recipe of one member"):
+        open_search(str(tiny_recipe), tmp_path / "s")
+
+
+def test_nothing_to_read(recipe_file, tmp_path):
+    with pytest.raises(UsageError, match="there is no search"):
+        read_search(open_search(str(recipe_file), tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+
+
+# --- values of a recipe -----------------------------------------------------------------------------------
+
+
+def test_values_reach_into_lists_and_members(recipe_file, tiny_recipe):
+    table = read_recipe(str(recipe_file)).table
+    recipe = resolve_recipe(set_values(table, {"model.layers[0].filters": 7, "optimizer.lr": 0.5}), name="r")
+    assert value_at(recipe, "model.layers[0].filters") == 7
+    assert value_at(recipe, "optimizer.lr") == 0.5
+    assert value_at(recipe, "optimizer.eps") == 1e-8
+    assert value_at(recipe, "optimizer.momentum") is None
+    recipe = load_recipe(str(tiny_recipe), ["members.k5.model.widths[1]=24", "data.normalize=unit"])
+    assert value_at(recipe, "members.k5.model.widths[1]") == 24
+    assert value_at(recipe, "model.widths[1]") == 16
+    assert value_at(recipe, "data.normalize") == "unit"
+
+
+def test_a_resolved_recipe_takes_the_same_values(recipe_file, tmp_path):
+    search = open_search(str(recipe_file), tmp_path / "s")
+    words = ["train", "--recipe", str(recipe_file), "--output", str(tmp_path / "run"), "--quiet"]
+    assert run([*words, "--set", "trainer.epochs=1", "--set", "trainer.keep=last"]) == ExitStatus.DONE
+    again = open_search(str(tmp_path / "run" / "recipe.toml"), tmp_path / "t")
+    assert search.spec == again.spec
+    assert again.resolve_trial({"model.layers[0].filters": 4}, 0).members[0].model.layers[0].filters == 4
+
+
+# --- what is shown ----------------------------------------------------------------------------------------
+
+
+def trial(number: int, score: float | None, state="complete") -> TrialResult:
+    return TrialResult(number, state, {"optimizer.lr": 0.001 * (number + 1)}, score)
+
+
+def test_the_best_trials_stand_beside_the_untuned_values():
+    trials = [trial(0, 0.5), trial(1, 0.9), trial(2, None, "failed"), trial(3, 0.9), trial(4, None, "running")]
+    result = SearchResult("r", "out", 7, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0})
+    assert [one.number for one in result.best(5)] == [1, 3, 0]
+    main, importance = search_document(result).sheets
+    assert main.columns == ["Value", ">Untuned", ">Trial 1", ">Trial 3", ">Trial 0"]
+    assert main.rows == [
+        ["optimizer.lr", "0.01", "0.002", "0.004", "0.001"],
+        ["Validation accuracy", "", "90.00", "90.00", "50.00"],
+    ]
+    assert main.notes == [
+        "Of 5 trials, 1 gave nothing that can be scored, 1 are still running elsewhere.",
+        "2 of 7 trials are still to come.",
+    ]
+    assert importance.rows == [["optimizer.lr", "100.00"]]
+
+
+def test_the_command(recipe_file, tmp_path, capfd):
+    words = ["search", "--recipe", str(recipe_file), "--output", str(tmp_path / "s"), "--device", "cpu"]
+    assert run([*words, "--trials", "2", "--write-recipe", str(tmp_path / "best.toml")]) == ExitStatus.DONE
+    out, err = capfd.readouterr()
+    assert "Validation accuracy" in out
+    assert "trial 0" in err
+    assert f"next: fmcli train --recipe {tmp_path / 'best.toml'}" in err
+    assert run([*words, "--resume", "--trials", "2", "--format", "json", "--quiet"]) == ExitStatus.DONE
+    told = json.loads(capfd.readouterr().out)
+    assert len(told["trials"]) == 2
+    assert told["best"][0]["score"] >= told["best"][1]["score"]
+    assert run(words) == ExitStatus.USAGE
+    shutil.rmtree(tmp_path / "s")
+
+
+def test_ctrl_c_names_the_command_that_goes_on(recipe_file, tmp_path):
+    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
+    command += ["--output", str(tmp_path / "s"), "--device", "cpu", "--trials", "50"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "s").glob("trial-0001/training-0")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == ExitStatus.INTERRUPTED
+    assert err.rstrip().endswith("--trials 50 --resume")
