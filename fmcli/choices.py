@@ -11,9 +11,18 @@ TieRule = Literal["probability", "lowest", "first"]
 Invert = Literal["auto", "never", "always"]
 """Whether to swap the dark and the light of a foreign picture."""
 FigureName = Literal[
-    "samples", "class-counts", "curves", "confusion", "precision-recall", "reliability", "predictions", "mistakes"
+    "samples",
+    "class-counts",
+    "curves",
+    "confusion",
+    "precision-recall",
+    "reliability",
+    "predictions",
+    "mistakes",
+    "trials",
 ]
-FIGURES: tuple[FigureName, ...] = get_args(FigureName)
+FIGURES: tuple[FigureName, ...] = tuple(name for name in get_args(FigureName) if name != "trials")
+"""Those of a run; `trials` is of a search."""
 FigureChoice = Literal[FigureName, "all"]
 FileFormat = Literal["png", "svg", "pdf"]
 """How a figure is written."""

@@ -82,10 +82,6 @@ class Search:
             members.append(member.model_copy(update={"trainer": trainer.model_copy(update=during)}))
         return recipe.model_copy(update={"members": tuple(members)})
 
-    def untuned(self) -> dict[str, Any]:
-        """Return the recipe's own value for each path of the space."""
-        return {key: value_at(self.recipe, key) for key in self.spec.space}
-
 
 def open_search(
     name: str, folder: Path | None = None, *, overrides: Sequence[str] = (), trials: int | None = None
@@ -157,22 +153,32 @@ def run_search(
             reporter(TrialFinished(trial.number, score))
         finally:
             trial.lock.release()
-    return _result_of(study, search)
+    return _result_of(study, search.recipe, search.spec, search.folder)
 
 
-def read_search(search: Search) -> SearchResult:
+def read_search(folder: Path) -> SearchResult:
     """Return what there is of a search, without going on.
 
+    Args:
+        folder: The search's.
+
     Raises:
-        UsageError: There is none, or it is of another recipe.
+        UsageError: It holds none.
     """
-    return _result_of(_open_study(search, None, resume=True, create=False), search)
+    there = [folder / name for name in STORAGE_FILES.values() if (folder / name).is_file()]
+    if not there:
+        raise UsageError(f"there is no search in {printable(folder)}", hint="fmcli search --recipe … makes one")
+    with _explained(there[0]):
+        study = optuna.load_study(study_name=_STUDY, storage=_storage_of(there[0]))
+        recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
+        spec = SearchSpec.model_validate_json(study.user_attrs[_SEARCH])
+    return _result_of(study, recipe, spec, folder)
 
 
 # --- the study --------------------------------------------------------------------------------------------
 
 
-def _open_study(search: Search, storage: Storage | None, *, resume: bool, create: bool = True) -> optuna.Study:
+def _open_study(search: Search, storage: Storage | None, *, resume: bool) -> optuna.Study:
     kinds: dict[Storage, Path] = {kind: search.folder / name for kind, name in STORAGE_FILES.items()}
     there = [kind for kind, path in kinds.items() if path.exists()]
     place = kinds[storage or (there[0] if there else "journal")]
@@ -183,20 +189,26 @@ def _open_study(search: Search, storage: Storage | None, *, resume: bool, create
         )
     if there and not place.exists():
         raise UsageError(f"{printable(search.folder)} keeps its trials as {there[0]}", hint="leave out --storage")
-    if not there and not create:
-        raise UsageError(f"there is no search in {printable(search.folder)}", hint="fmcli search --recipe … makes one")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
+    with _explained(place):
         search.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             storage=_storage_of(place), study_name=_STUDY, direction="maximize", load_if_exists=True
         )
-        return _check_study(study, search, place)
+        _check_study(study, search, place)
+    return study
+
+
+@contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    """Turn what Optuna, SQLAlchemy and pydantic raise on a file that is not a search into one error."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
     except FmcliError:
         raise
     except OSError as error:
         raise FmcliError(f"cannot use {printable(place)}: {error.strerror or error}") from error
-    except Exception as error:  # whatever Optuna and SQLAlchemy raise on a file that is not theirs
+    except Exception as error:
         raise UsageError(
             f"{printable(place)} holds no search of fmcli: {printable(error).splitlines()[0]}",
             hint="give another folder with --output",
@@ -212,27 +224,28 @@ def _storage_of(place: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(place)))
 
 
-def _check_study(study: optuna.Study, search: Search, place: Path) -> optuna.Study:
+def _check_study(study: optuna.Study, search: Search, place: Path) -> None:
     """Note in a new study what it searches; refuse one that searches something else."""
     recipe = search.recipe.model_copy(update={"search": None})
-    spec = search.spec.model_dump(mode="json", exclude={"trials"})
-    known = study.user_attrs
-    if _RECIPE not in known:
+    if _RECIPE not in study.user_attrs:
         if study.trials:
             raise UsageError(
                 f"{printable(place)} holds trials that are not fmcli's", hint="give another folder with --output"
             )
-        study.set_user_attr(_SEARCH, json.dumps(spec))
+        study.set_user_attr(_SEARCH, search.spec.model_dump_json())
         study.set_user_attr(_RECIPE, recipe.model_dump_json())
-        return study
-    old = Recipe.model_validate_json(known[_RECIPE])
-    differences = recipe_differences(old, recipe) + show_differences(json.loads(known[_SEARCH]), spec, "search")
+        return
+    old_recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
+    old_spec = SearchSpec.model_validate_json(study.user_attrs[_SEARCH])
+    old, new = (spec.model_dump(mode="json", exclude={"trials"}) for spec in (old_spec, search.spec))
+    differences = recipe_differences(old_recipe, recipe) + show_differences(old, new, "search")
     if differences:
         raise UsageError(
             f"{printable(place)} is a search over another recipe:\n  " + "\n  ".join(differences[:10]),
             hint="drop the change to resume; --output searches elsewhere",
         )
-    return study
+    if old_spec.trials != search.spec.trials:
+        study.set_user_attr(_SEARCH, search.spec.model_dump_json())
 
 
 # --- a trial ----------------------------------------------------------------------------------------------
@@ -377,22 +390,22 @@ def _pruning(trial: Trial, reporter: Reporter) -> Callable[[Event], None]:
 # --- the result -------------------------------------------------------------------------------------------
 
 
-def _result_of(study: optuna.Study, search: Search) -> SearchResult:
+def _result_of(study: optuna.Study, recipe: Recipe, spec: SearchSpec, folder: Path) -> SearchResult:
     trials = study.get_trials(deepcopy=False)
     return SearchResult(
-        recipe=search.recipe.name,
-        folder=str(search.folder),
-        asked=search.spec.trials,
-        untuned=search.untuned(),
-        trials=[_trial_result(trial, search) for trial in trials],
+        recipe=recipe.name,
+        folder=str(folder),
+        asked=spec.trials,
+        untuned={key: value_at(recipe, key) for key in spec.space},
+        trials=[_trial_result(trial, spec) for trial in trials],
         importance=_importance(study, trials),
     )
 
 
-def _trial_result(trial: FrozenTrial, search: Search) -> TrialResult:
+def _trial_result(trial: FrozenTrial, spec: SearchSpec) -> TrialResult:
     values = {}
     for key, value in trial.params.items():
-        space = search.spec.space[key]
+        space = spec.space[key]
         labels = {_label(choice): choice for choice in space.choice} if isinstance(space, ChoiceSpace) else {}
         values[key] = labels.get(value, value)
     score = trial.value if trial.state == TrialState.COMPLETE else None  # Optuna gives pruned ones their last epoch's

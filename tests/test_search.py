@@ -13,6 +13,7 @@ from fmcli.cli import run
 from fmcli.errors import ExitStatus, FmcliError, RecipeError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
+from fmcli.report.plots import trial_figure
 from fmcli.report.trials import search_document
 from fmcli.search import STORAGE_FILES, open_search, read_search, run_search, write_winner
 from fmcli.trials import SearchResult, TrialResult
@@ -165,7 +166,7 @@ def test_processes_share_a_search(recipe_file, tmp_path):
     for process in both:
         process.communicate(timeout=120)
         assert process.returncode == 0
-    shared = read_search(open_search(str(recipe_file), tmp_path / "shared"))
+    shared = read_search(tmp_path / "shared")
     assert shared.trials == alone.trials
 
 
@@ -319,9 +320,10 @@ def test_a_search_that_is_there_is_not_begun_again(recipe_file, tmp_path):
 )
 def test_another_search_does_not_resume(change, recipe_file, tmp_path, old, new, said):
     before = search_in(recipe_file, tmp_path / "s")
+    assert read_search(tmp_path / "s") == before
     with pytest.raises(UsageError, match=said):
         search_in(change(old, new), tmp_path / "s", resume=True)
-    assert read_search(open_search(change(new, old), tmp_path / "s")) == before
+    assert read_search(tmp_path / "s") == before
 
 
 @pytest.mark.parametrize("name", STORAGE_FILES.values())
@@ -358,9 +360,9 @@ def test_pruning_needs_one_member(tiny_recipe, tmp_path):
         open_search(str(tiny_recipe), tmp_path / "s")
 
 
-def test_nothing_to_read(recipe_file, tmp_path):
+def test_nothing_to_read(tmp_path):
     with pytest.raises(UsageError, match="there is no search"):
-        read_search(open_search(str(recipe_file), tmp_path / "s"))
+        read_search(tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
@@ -411,6 +413,27 @@ def test_the_best_trials_stand_beside_the_untuned_values():
         "2 of 7 trials are still to come.",
     ]
     assert importance.rows == [["optimizer.lr", "100.00"]]
+
+
+def test_the_trials_are_drawn(recipe_file, tmp_path, capfd):
+    search_in(recipe_file, tmp_path / "s")
+    words = ["plot", "trials", str(tmp_path / "s"), "--output", str(tmp_path / "trials.svg")]
+    assert run(words) == ExitStatus.DONE
+    assert capfd.readouterr().out == f"{tmp_path / 'trials.svg'}\n"
+    assert (tmp_path / "trials.svg").read_bytes().startswith(b"<?xml")
+    assert run(["plot", "trials", str(tmp_path), "--output", str(tmp_path / "none.png")]) == ExitStatus.USAGE
+    assert "there is no search" in capfd.readouterr().err
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_figure_of_trials_shows_scores_and_importance():
+    trials = [trial(0, 0.5), trial(1, 0.9), trial(2, None, "failed"), trial(3, 0.8)]
+    figure = trial_figure(SearchResult("r", "out", 4, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0}))
+    scores, importance = figure.axes
+    assert [list(line.get_ydata()) for line in scores.lines][1] == [0.5, 0.9, 0.8]
+    assert [label.get_text() for label in importance.get_yticklabels()] == ["optimizer.lr"]
+    with pytest.raises(UsageError, match="no trial is complete"):
+        trial_figure(SearchResult("r", "out", 4, {}, [trial(0, None, "failed")], {}))
 
 
 def test_the_command(recipe_file, tmp_path, capfd):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmcli.choices import FigureName, SplitName
-from fmcli.errors import CheckpointError, DataError, printable
+from fmcli.errors import CheckpointError, DataError, UsageError, printable
 
 if TYPE_CHECKING:
     from fmcli.checkpoint import Checkpoint
@@ -192,6 +192,24 @@ def _trainer_of(folder: Path) -> TrainerSpec | None:
     except RecipeError:
         return None
     return next((member.trainer for member in members if member.name == folder.name), None)
+
+
+# --- searches ---------------------------------------------------------------------------------------------
+
+
+def trial_drawers(places: Sequence[str]) -> Drawers:
+    """Return what draws the trials of a search.
+
+    Raises:
+        UsageError: There are several places, or there is no search.
+    """
+    from fmcli.report.plots import trial_figure
+    from fmcli.search import read_search
+
+    if len(places) > 1:
+        raise UsageError("the trials of one search at a time", hint="name one search's folder")
+    result = read_search(Path(places[0]))
+    return {"trials": lambda: trial_figure(result)}
 
 
 # --- evaluations ------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from fmcli.cli.figures import (
     draw_later,
     evaluation_drawers,
     save_figures,
+    trial_drawers,
 )
 from fmcli.cli.members import open_members
 from fmcli.cli.options import DataRoot, Device, Quiet, Verbose
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _OF_DATA: tuple[FigureName, ...] = ("samples", "class-counts")
 _OF_TRAINING: tuple[FigureName, ...] = ("curves",)
+_OF_SEARCH: tuple[FigureName, ...] = ("trials",)
 
 
 def plot(
@@ -38,7 +40,8 @@ def plot(
         list[str],
         typer.Argument(
             metavar="PLACE",
-            help="Run folders, member folders or checkpoints; for samples and class-counts recipes and sources, too.",
+            help="Run folders, member folders or checkpoints; for samples and class-counts recipes and sources, too; "
+            "for trials a search's folder.",
             show_default=False,
         ),
     ],
@@ -76,6 +79,7 @@ def plot(
     drawers = {
         **draw_later(_OF_DATA, lambda: data_drawers(_common_spec(places), data_root, split=split or "train")),
         **draw_later(_OF_TRAINING, lambda: curve_drawers_of([Path(place) for place in places])),
+        **draw_later(_OF_SEARCH, lambda: trial_drawers(places)),
     }
     if not files.keys() <= drawers.keys():
         drawers |= _evaluation(places, split or "test", vote, tie, device, data_root, terminal)

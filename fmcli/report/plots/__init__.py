@@ -5,6 +5,7 @@ from fmcli.report.plots.files import check_ending, save_figure
 from fmcli.report.plots.learning import class_count_figure, curve_figure
 from fmcli.report.plots.pictures import mistake_figure, prediction_figure, sample_figure
 from fmcli.report.plots.scores import confusion_figure, precision_recall_figure, reliability_figure
+from fmcli.report.plots.trials import trial_figure
 
 __all__ = [
     "Answers",
@@ -18,4 +19,5 @@ __all__ = [
     "reliability_figure",
     "sample_figure",
     "save_figure",
+    "trial_figure",
 ]
