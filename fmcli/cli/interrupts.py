@@ -1,6 +1,8 @@
 """What a command that trains does when it is told to stop."""
 
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,12 +14,14 @@ class _TerminatedError(BaseException):
 
 
 @contextmanager
-def interruptible(command: str) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an error that names the command that goes on.
+def interruptible(flag: str) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into an error that names the command that goes on: the same one, with a flag.
 
     Args:
-        command: To type next.
+        flag: What lets the command go on with what is there; it takes the place of `--overwrite`.
     """
+    words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
+    command = shlex.join(["fmcli", *words, flag])
 
     def stop(*_: object) -> None:
         raise _TerminatedError

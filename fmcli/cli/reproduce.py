@@ -1,7 +1,5 @@
 """`fmcli reproduce`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -63,8 +61,7 @@ def reproduce(
     if threads is not None:
         torch.set_num_threads(threads)
     names = systems or published_systems()
-    again = [word for word in sys.argv[1:] if word not in ("--overwrite", "--skip-done")]
-    with interruptible(shlex.join(["fmcli", *again, "--skip-done"])), TrainingProgress(terminal) as progress:
+    with interruptible("--skip-done"), TrainingProgress(terminal) as progress:
         results = list(
             run_systems(
                 names,

@@ -1,7 +1,6 @@
 """`fmcli search`."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -63,8 +62,7 @@ def search(
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
-    again = [word for word in sys.argv[1:] if word != "--resume"]
-    with interruptible(shlex.join(["fmcli", *again, "--resume"])), TrainingProgress(terminal) as progress:
+    with interruptible("--resume"), TrainingProgress(terminal) as progress:
         result = run_search(
             chosen,
             device=resolve_device(device),

@@ -1,6 +1,5 @@
 """`fmcli train`."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -64,10 +63,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     where = resolve_device(device)
-    with (
-        interruptible(_command_to_resume(recipe, overrides, folder, member or [], device, threads, data_root, plots)),
-        TrainingProgress(terminal) as progress,
-    ):
+    with interruptible("--resume"), TrainingProgress(terminal) as progress:
         result = train_run(
             values,
             folder,
@@ -83,23 +79,3 @@ def train(
         curves = curve_drawers(result.histories, trainers, of=folder.resolve().name)
         write_plots(plots, {**data_drawers(values.data, data_root), **curves}, terminal)
     emit(history_document(str(result.folder), result.histories), format_, terminal)
-
-
-def _command_to_resume(
-    recipe: str,
-    overrides: list[str],
-    folder: Path,
-    members: list[str],
-    device: str,
-    threads: int | None,
-    data_root: Path | None,
-    plots: Path | None,
-) -> str:
-    """Return the same command again, with --resume: it holds however far the run came."""
-    words = ["fmcli", "train", "--recipe", recipe, *(word for override in overrides for word in ("--set", override))]
-    words += ["--output", str(folder), "--resume", *(word for name in members for word in ("--member", name))]
-    words += ["--device", device] if device != "auto" else []
-    words += ["--threads", str(threads)] if threads is not None else []
-    words += ["--data-root", str(data_root)] if data_root is not None else []
-    words += ["--plots", str(plots)] if plots is not None else []
-    return shlex.join(words)
