@@ -239,3 +239,18 @@ def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:
     runs = [place for place in places if (place / RECIPE_FILE).is_file()]
     missing = {run: [name for name in members_of_run(run) if not (run / name / MODEL_FILE).is_file()] for run in runs}
     return {run: names for run, names in missing.items() if names}
+
+
+def tell_apart(names: Sequence[str], files: Sequence[Path]) -> list[str]:
+    """Return members' names, with their run's name or their whole path where several have the same.
+
+    Args:
+        names: Of members.
+        files: One in each member's folder.
+    """
+    paths = [file.absolute() for file in files]
+    with_run = [f"{path.parent.parent.name}/{name}" for path, name in zip(paths, names, strict=True)]
+    return [
+        name if names.count(name) == 1 else longer if with_run.count(longer) == 1 else str(path)
+        for name, longer, path in zip(names, with_run, paths, strict=True)
+    ]

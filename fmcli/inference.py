@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fmcli.checkpoint import Checkpoint, load_checkpoint
+from fmcli.checkpoint import Checkpoint, load_checkpoint, tell_apart
 from fmcli.choices import Invert
 from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
 from fmcli.ensemble import combine
@@ -108,13 +108,8 @@ def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, 
 
 def name_members(members: Sequence[Checkpoint]) -> list[str]:
     """Return a name for each member: its own, with its run's or its whole path where several have the same."""
-    paths = [member.path.absolute() for member in members]
     own = [member.header.member.name for member in members]
-    with_run = [f"{path.parent.parent.name}/{name}" for path, name in zip(paths, own, strict=True)]
-    return [
-        name if own.count(name) == 1 else longer if with_run.count(longer) == 1 else str(path)
-        for name, longer, path in zip(own, with_run, paths, strict=True)
-    ]
+    return tell_apart(own, [member.path for member in members])
 
 
 def label_pictures(

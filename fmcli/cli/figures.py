@@ -134,6 +134,7 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
     Raises:
         CheckpointError: One has no history, or a damaged one.
     """
+    from fmcli.checkpoint import tell_apart
     from fmcli.history import HISTORY_FILE, read_history
 
     # A member that is named twice, as by its own folder and its run's, still has one curve.
@@ -142,7 +143,7 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
     for folder, history in zip(folders, read, strict=True):
         if not history:
             raise CheckpointError(f"{printable(folder / HISTORY_FILE)} is empty", hint="wait for the first epoch's end")
-    names = _tell_apart([history[0].member for history in read], folders)
+    names = tell_apart([history[0].member for history in read], [folder / HISTORY_FILE for folder in folders])
     trainers = {name: trainer for name, folder in zip(names, folders, strict=True) if (trainer := _trainer_of(folder))}
     runs = dict.fromkeys(folder.resolve().parent.name for folder in folders)
     return curve_drawers(dict(zip(names, read, strict=True)), trainers, of=", ".join(runs))
@@ -168,15 +169,6 @@ def _trained_folders(place: Path) -> list[Path]:
             hint=f"learning curves need the {HISTORY_FILE} that fmcli train leaves beside {MODEL_FILE}",
         )
     return folders
-
-
-def _tell_apart(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Return members' names, with their runs' or whole paths where several have the same."""
-    with_run = [f"{folder.resolve().parent.name}/{name}" for folder, name in zip(folders, names, strict=True)]
-    return [
-        name if names.count(name) == 1 else longer if with_run.count(longer) == 1 else str(folder)
-        for name, longer, folder in zip(names, with_run, folders, strict=True)
-    ]
 
 
 def _trainer_of(folder: Path) -> TrainerSpec | None:
