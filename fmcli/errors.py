@@ -49,6 +49,10 @@ class UsageError(FmcliError):
     exit_status = ExitStatus.USAGE
 
 
+class RunInUseError(UsageError):
+    """Another process is training the run."""
+
+
 class RecipeError(FmcliError):
     """A recipe cannot be read, or says something that cannot be done.
 

@@ -1,6 +1,8 @@
 """Training published systems, seed by seed, and scoring what comes out as they were scored."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -9,7 +11,7 @@ import torch
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, find_checkpoints
 from fmcli.choices import SplitName
 from fmcli.ensemble import EnsembleEvaluation, evaluate_ensemble
-from fmcli.errors import UsageError, printable
+from fmcli.errors import RunInUseError, UsageError, printable
 from fmcli.events import EpochFinished, Reporter, RunStarted, ignore
 from fmcli.history import best_epoch, read_history
 from fmcli.inference import load_members, predict_splits
@@ -19,6 +21,7 @@ from fmcli.recipe.differences import recipe_differences
 from fmcli.run import train_run
 from fmcli.systems import SeedResult, SystemResult
 
+_PAUSE = 2.0  # seconds
 _SCORED: tuple[SplitName, ...] = ("validation", "test")
 
 
@@ -44,7 +47,7 @@ def reproduce(
     overwrite: bool = False,
     data_root: Path | None = None,
     reporter: Reporter = ignore,
-) -> Iterator[SystemResult]:
+) -> list[SystemResult]:
     """Train systems, each with several seeds, and set them beside their published figures.
 
     Args:
@@ -53,13 +56,14 @@ def reproduce(
         seeds: How many trainings of each, with the seeds 0, 1, …
         device: Where to train.
         overrides: `key=value` strings for every recipe; the results say so.
-        skip_done: Take finished runs as they are, and go on with begun ones.
+        skip_done: Take finished runs as they are, and go on with begun ones. Several processes may do so at once:
+            each trains what no other does, and waits for the others in the end.
         overwrite: Train what is there afresh.
         data_root: Where to look first for built-in sources.
         reporter: Told of what happens.
 
-    Yields:
-        A system as soon as its last seed is scored.
+    Returns:
+        One entry a system, in the order of names.
 
     Raises:
         UsageError: A recipe has no `[reference]`, two have the same name, or a run is there already.
@@ -69,25 +73,58 @@ def reproduce(
     references = {name: _reference_of(recipe) for name, recipe in recipes.items()}
     folders = {name: folder / recipe.name for name, recipe in recipes.items()}
     _check_folders(folders, seeds, again=skip_done or overwrite)
-    for name, recipe in recipes.items():
-        results, changes = [], []
-        for seed in range(seeds):
-            run = folders[name] / f"seed-{seed}"
-            reporter(RunStarted(recipe.name, seed, seeds))
-            if not (skip_done and _is_finished(run)):
+    left = runs = [_Run(name, seed, folders[name] / f"seed-{seed}") for name in recipes for seed in range(seeds)]
+    while left:
+        in_use = []
+        for run in left:
+            reporter(RunStarted(recipes[run.name].name, run.seed, seeds))
+            if skip_done and _is_finished(run.folder):
+                continue
+            try:
                 train_run(
-                    load_recipe(name, [*overrides, f"trainer.seed={seed}"]),
-                    run,
+                    load_recipe(run.name, [*overrides, f"trainer.seed={run.seed}"]),
+                    run.folder,
                     device=device,
                     resume=skip_done,
-                    overwrite=overwrite and (run / RECIPE_FILE).is_file(),
+                    overwrite=overwrite and (run.folder / RECIPE_FILE).is_file(),
                     data_root=data_root,
                     reporter=reporter,
                 )
-            results.append(_score(run, seed, device, data_root))
-            trained = load_recipe(str(run / RECIPE_FILE))
-            changes += recipe_differences(load_recipe(name, [f"trainer.seed={seed}"]), trained)
-        yield SystemResult(recipe.name, references[name], results, tuple(dict.fromkeys(changes)))
+            except RunInUseError:
+                if not skip_done:
+                    raise
+                in_use.append(run)
+        if in_use == left:
+            time.sleep(_PAUSE)  # all that is left is another process's
+        left = in_use
+    results = []
+    for name, recipe in recipes.items():
+        own = [run for run in runs if run.name == name]
+        changes = dict.fromkeys(line for run in own for line in _changes(run))
+        scores = [_score(run, device, data_root) for run in own]
+        results.append(SystemResult(recipe.name, references[name], scores, tuple(changes)))
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A training of a system.
+
+    Args:
+        name: Of its recipe, as the user wrote it.
+        seed: Of the training.
+        folder: Where it goes.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+
+
+def _changes(run: _Run) -> list[str]:
+    """Return where a run differs from what its recipe says."""
+    shipped = load_recipe(run.name, [f"trainer.seed={run.seed}"])
+    return recipe_differences(shipped, load_recipe(str(run.folder / RECIPE_FILE)))
 
 
 def _reference_of(recipe: Recipe) -> ReferenceSpec:
@@ -118,8 +155,8 @@ def _is_finished(run: Path) -> bool:
     return all((run / member.name / MODEL_FILE).is_file() for member in load_recipe(str(run / RECIPE_FILE)).members)
 
 
-def _score(run: Path, seed: int, device: torch.device, data_root: Path | None) -> SeedResult:
-    members = load_members(find_checkpoints([run]), device=device)
+def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResult:
+    members = load_members(find_checkpoints([run.folder]), device=device)
     evaluations = {
         split: _evaluate(members, split, device, data_root) for split in _SCORED if split in _splits_of(members)
     }
@@ -129,7 +166,7 @@ def _score(run: Path, seed: int, device: torch.device, data_root: Path | None) -
     accuracy: dict[str, float] = {split: one.vote.report.accuracy for split, one in evaluations.items()}
     scores = zip(test.vote.report.class_names, test.vote.report.classes, strict=True)
     return SeedResult(
-        seed=seed,
+        seed=run.seed,
         accuracy=accuracy | {"train": fmean(epoch.train_accuracy for epoch in kept)},
         n_images={split: one.vote.report.macro.support for split, one in evaluations.items()},
         members={member.name: member.report.accuracy for member in test.members},

@@ -1,7 +1,8 @@
 """A run: every member of a recipe trained into one folder."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run
 from fmcli.choices import SPLITS
 from fmcli.data import load_images, split_images
-from fmcli.errors import RecipeError, UsageError, did_you_mean, printable
+from fmcli.errors import FmcliError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
 from fmcli.files import write_atomic
 from fmcli.history import HISTORY_FILE
+from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
@@ -69,6 +71,7 @@ def train_run(
     Raises:
         UsageError: The folder holds a run and neither `resume` nor `overwrite` is set, or holds something
             else; or a member is not in the recipe.
+        RunInUseError: Another process is training it.
         RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `trainer.train_member`.
     """
     names = _choose_members(recipe, members)
@@ -77,14 +80,33 @@ def train_run(
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
     _check_last_batch(recipe, traces, len(splits.train))
     check_augmentation(recipe, splits.train.input_shape)
-    if overwrite:
-        _remove_run(folder, recipe)
-    write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
-    histories = {
-        name: train_member(recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter)
-        for name in names
-    }
+    with _locked(folder):
+        if overwrite:
+            _remove_run(folder, recipe)
+        write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
+        histories = {
+            name: train_member(recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter)
+            for name in names
+        }
     return RunResult(folder, histories)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training the same run."""
+    try:
+        lock = try_lock(folder)
+    except OSError as error:
+        raise FmcliError(f"cannot write to {printable(folder)}: {error.strerror}") from error
+    if lock is None:
+        raise RunInUseError(
+            f"another process is training the run in {printable(folder)}",
+            hint="wait for it; --output trains elsewhere",
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
@@ -124,7 +146,9 @@ def _holds_anything(folder: Path) -> bool:
         UsageError: That cannot be told.
     """
     try:
-        return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+        if folder.is_dir():
+            return any(path.name != LOCK_FILE for path in folder.iterdir())
+        return folder.exists()
     except OSError as error:
         raise UsageError(
             f"cannot use {printable(folder)}: {error.strerror}", hint="choose another folder with --output"

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -23,6 +23,7 @@ from fmcli.ensemble import evaluate_ensemble
 from fmcli.errors import DivergedError, FmcliError, RecipeError, UsageError, printable
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished, TrialStarted, ignore
 from fmcli.files import write_atomic
+from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, RecipeText, dump_table, read_recipe, resolve_recipe, trial_table, value_at
 from fmcli.recipe.differences import recipe_differences, show_differences
@@ -33,7 +34,6 @@ from fmcli.trials import SearchResult, State, TrialResult
 
 SEARCHES = Path("checkpoints/search")
 STORAGE_FILES: dict[Storage, str] = {"journal": "trials.journal", "sqlite": "trials.db"}
-LOCK_FILE = "lock"
 _STUDY = "fmcli-search"
 _RECIPE = "fmcli recipe"  # a study's attribute
 _SEARCH = "fmcli search"
@@ -267,12 +267,12 @@ def _claim(study: optuna.Study, search: Search) -> _Claimed | None:
     with _guarded(search.folder / LOCK_FILE):
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
-            if frozen.state == TrialState.RUNNING and (lock := _try_lock(_folder_of(search, frozen.number))):
+            if frozen.state == TrialState.RUNNING and (lock := try_lock(_folder_of(search, frozen.number))):
                 study.sampler = _sampler_of(search.spec, frozen.number)
                 return _claimed(search, Trial(study, frozen._trial_id), lock)
         if len(trials) >= search.spec.trials:
             return None
-        lock = _try_lock(_folder_of(search, len(trials)))
+        lock = try_lock(_folder_of(search, len(trials)))
         if lock is None:
             raise FmcliError(f"{printable(_folder_of(search, len(trials)))} is in use by another process")
         study.sampler = _sampler_of(search.spec, len(trials))
@@ -289,17 +289,6 @@ def _guarded(path: Path) -> Iterator[None]:
 
 def _folder_of(search: Search, number: int) -> Path:
     return search.folder / f"trial-{number:04d}"
-
-
-def _try_lock(folder: Path) -> FileLock | None:
-    """Return a trial's lock, held, or None where a living process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return None
-    return lock
 
 
 def _claimed(search: Search, handle: Trial, lock: FileLock) -> _Claimed:

@@ -17,7 +17,7 @@ ROOT = "fmcli"
 
 FLOORS = (
     ("errors", "choices"),
-    ("files", "events", "libraries", "recipe"),
+    ("files", "locks", "events", "libraries", "recipe"),
     ("voting", "metrics", "predictions", "history"),
     ("data", "augment", "models", "optim", "device", "generators", "tensors", "ensemble", "systems", "trials"),
     ("checkpoint",),

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -146,6 +148,19 @@ def test_a_run_that_was_stopped_goes_on(system, tmp_path):
     [went_on] = reproduce([str(system)], tmp_path / "broken", seeds=1, device=CPU, skip_done=True)
     [whole] = reproduce([str(system)], tmp_path / "whole", seeds=1, device=CPU)
     assert replace(went_on.seeds[0], seconds=0) == replace(whole.seeds[0], seconds=0)
+
+
+def test_processes_share_the_trainings(system, tmp_path):
+    command = [sys.executable, "-m", "fmcli", "reproduce", str(system), "--seeds", "3", "--skip-done", "--threads", "1"]
+    command += ["--output", str(tmp_path / "out"), "--device", "cpu", "--format", "json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    first, second = (json.loads(out) for out, _ in ends)
+    assert first == second
+    assert len(first["systems"][0]["trainings"]) == 3
+    trained = "".join(err for _, err in ends).count("k3: ")
+    assert trained == 3
 
 
 def test_changes_are_told_and_are_not_lost_with_skip_done(system, tmp_path):

@@ -8,15 +8,17 @@ from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints
-from fmcli.errors import DataError, FmcliError, RecipeError, UsageError
+from fmcli.errors import DataError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, MemberStarted
 from fmcli.history import HISTORY_FILE
+from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import RunResult, check_augmentation, train_run
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE
 
 CPU = torch.device("cpu")
 OF_A_RUN = {
+    LOCK_FILE,
     RECIPE_FILE,
     *(f"{member}/{name}" for member in ("k3", "k5") for name in (MODEL_FILE, HISTORY_FILE, VALIDATION_FILE)),
 }
@@ -346,3 +348,13 @@ def test_folder_that_cannot_be_made_is_an_error(tiny_recipe, tmp_path, place):
     (tmp_path / "f").write_text("a file in the way")
     with pytest.raises(FmcliError):
         train(tiny(tiny_recipe), tmp_path / place)
+
+
+def test_a_run_that_another_process_trains_is_refused(tiny_recipe, tmp_path):
+    lock = try_lock(tmp_path / "run")
+    assert lock is not None
+    with pytest.raises(RunInUseError, match="another process is training"):
+        train(tiny(tiny_recipe), tmp_path / "run")
+    assert not (tmp_path / "run" / RECIPE_FILE).exists()
+    lock.release()
+    assert train(tiny(tiny_recipe), tmp_path / "run").histories

@@ -33,7 +33,10 @@ def reproduce(
         "checkpoints/reproduce"
     ),
     skip_done: Annotated[
-        bool, typer.Option("--skip-done", help="Take finished runs as they are, and go on with begun ones.")
+        bool,
+        typer.Option(
+            "--skip-done", help="Take finished runs as they are, go on with begun ones; two processes share the work."
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train afresh what is there.")] = False,
     device: Device = "auto",
@@ -60,19 +63,16 @@ def reproduce(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     if threads is not None:
         torch.set_num_threads(threads)
-    names = systems or published_systems()
     with interruptible("--skip-done"), TrainingProgress(terminal) as progress:
-        results = list(
-            run_systems(
-                names,
-                output,
-                seeds=seeds,
-                device=resolve_device(device),
-                overrides=set_ or (),
-                skip_done=skip_done,
-                overwrite=overwrite,
-                data_root=data_root,
-                reporter=progress,
-            )
+        results = run_systems(
+            systems or published_systems(),
+            output,
+            seeds=seeds,
+            device=resolve_device(device),
+            overrides=set_ or (),
+            skip_done=skip_done,
+            overwrite=overwrite,
+            data_root=data_root,
+            reporter=progress,
         )
     emit(systems_document(results), format_, terminal)
