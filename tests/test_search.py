@@ -185,6 +185,16 @@ def test_a_killed_process_leaves_its_trial_to_the_next(recipe_file, tmp_path):
     assert result.trials == alone.trials
 
 
+def test_a_journal_that_was_torn_is_mended(recipe_file, tmp_path):
+    whole = search_in(recipe_file, tmp_path / "s")
+    with (tmp_path / "s" / STORAGE_FILES["journal"]).open("ab") as file:
+        file.write(b'{"op_code":4,"wor')
+    (tmp_path / "s" / "trials.journal.lock").symlink_to("/nowhere")  # Optuna's own, of a process that was killed
+    more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
+    assert more.trials[:4] == whole.trials
+    assert more.count("complete") == 5
+
+
 def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
     # 12 pixels: a kernel of 8 leaves 5, which a window of 2 can pool and one of 6 cannot.
     change('{ type = "flatten" }', '{ type = "max-pool", size = 2 }, { type = "flatten" }')

@@ -1,0 +1,154 @@
+"""A trial: claimed by one process, drawn, trained, scored."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+import torch
+from filelock import FileLock
+from optuna.trial import Trial, TrialState
+
+from fmcli.checkpoint import find_checkpoints
+from fmcli.ensemble import evaluate_ensemble
+from fmcli.errors import DivergedError, FmcliError, RecipeError, printable
+from fmcli.events import EpochFinished, Event, Reporter
+from fmcli.locks import LOCK_FILE, try_lock
+from fmcli.predictions import load_predictions
+from fmcli.recipe import Recipe
+from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
+from fmcli.run import train_run
+from fmcli.search.plan import Search
+from fmcli.trainer import VALIDATION_FILE
+
+_REASON = "reason"  # a failed trial's attribute
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A trial that is this process's to do, as long as it holds the lock."""
+
+    handle: Trial
+    number: int
+    values: dict[str, Any]
+    folder: Path
+    lock: FileLock
+
+
+def claim(study: optuna.Study, search: Search) -> Claimed | None:
+    """Return a trial that a process left when it died, or else a new one; None if there are enough."""
+    with _guarded(search.folder / LOCK_FILE):
+        trials = study.get_trials(deepcopy=False)
+        for frozen in trials:
+            if frozen.state == TrialState.RUNNING and (lock := try_lock(_folder_of(search, frozen.number))):
+                study.sampler = _sampler_of(search.spec, frozen.number)
+                return _claimed(search, Trial(study, frozen._trial_id), lock)
+        if len(trials) >= search.spec.trials:
+            return None
+        lock = try_lock(_folder_of(search, len(trials)))
+        if lock is None:
+            raise FmcliError(f"{printable(_folder_of(search, len(trials)))} is in use by another process")
+        study.sampler = _sampler_of(search.spec, len(trials))
+        return _claimed(search, study.ask(), lock)
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Let one process at a time choose its trial."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
+def _folder_of(search: Search, number: int) -> Path:
+    return search.folder / f"trial-{number:04d}"
+
+
+def _claimed(search: Search, handle: Trial, lock: FileLock) -> Claimed:
+    values = {key: _suggest(handle, key, space) for key, space in search.spec.space.items()}
+    return Claimed(handle, handle.number, values, _folder_of(search, handle.number), lock)
+
+
+def _sampler_of(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
+    """Return a sampler whose draws depend on seed and trial alone, not on which process asks, or when."""
+    seed = (spec.seed * 1_000_003 + number) % 2**32
+    if spec.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _suggest(trial: Trial, key: str, space: Space) -> Any:
+    """Return what a trial draws for a key, or drew before."""
+    if isinstance(space, ChoiceSpace):
+        labels = {label_of(choice): choice for choice in space.choice}
+        return labels[trial.suggest_categorical(key, list(labels))]
+    if space.is_whole:
+        return trial.suggest_int(key, int(space.low), int(space.high), step=int(space.step or 1), log=space.log)
+    return trial.suggest_float(key, space.low, space.high, step=space.step, log=space.log)
+
+
+def label_of(choice: Any) -> Any:
+    """Return what stands for a choice in a study, which takes plain values: lists and tables go by their JSON."""
+    return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice)
+
+
+def run_trial(
+    study: optuna.Study,
+    trial: Claimed,
+    search: Search,
+    *,
+    device: torch.device,
+    data_root: Path | None,
+    reporter: Reporter,
+) -> float | None:
+    """Train and score a trial, and tell the study; None where it was pruned or its network is impossible."""
+    scores = []
+    try:
+        for training in range(search.spec.trainings):
+            recipe = search.resolve_trial(trial.values, training)
+            folder = trial.folder / f"training-{training}"
+            watch = _pruning(trial.handle, reporter) if search.spec.pruner != "none" and training == 0 else reporter
+            study.pruner = _pruner_of(search.spec)
+            train_run(recipe, folder, device=device, resume=True, data_root=data_root, reporter=watch)
+            scores.append(_score(folder, recipe))
+    except (RecipeError, DivergedError) as error:  # together, these values give nothing that can be scored
+        trial.handle.set_user_attr(_REASON, printable(error.message))
+        study.tell(trial.handle, state=TrialState.FAIL)
+        return None
+    except optuna.TrialPruned:
+        study.tell(trial.handle, state=TrialState.PRUNED)
+        return None
+    study.tell(trial.handle, fmean(scores))
+    return fmean(scores)
+
+
+def _score(folder: Path, recipe: Recipe) -> float:
+    """Return the validation accuracy of a run: of its member, or of its members' vote."""
+    paths = [path.parent / VALIDATION_FILE for path in find_checkpoints([folder])]
+    return evaluate_ensemble([load_predictions(path) for path in paths], recipe.ensemble).vote.report.accuracy
+
+
+def _pruner_of(spec: SearchSpec) -> optuna.pruners.BasePruner:
+    if spec.pruner == "median":
+        return optuna.pruners.MedianPruner()
+    return optuna.pruners.SuccessiveHalvingPruner() if spec.pruner == "halving" else optuna.pruners.NopPruner()
+
+
+def _pruning(trial: Trial, reporter: Reporter) -> Callable[[Event], None]:
+    """Return a reporter that also tells the study of each epoch, and stops a trial that is not worth going on."""
+
+    def watch(event: Event) -> None:
+        reporter(event)
+        if isinstance(event, EpochFinished) and event.validation_accuracy is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a resumed trial repeats its last epoch
+                trial.report(event.validation_accuracy, event.epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    return watch
