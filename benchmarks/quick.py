@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fmcli.checkpoint import read_header
+
 FMCLI = str(Path(sys.executable).with_name("fmcli"))
 RESULTS = Path(__file__).parent / "results"
 STARTUP = {
@@ -44,7 +46,7 @@ def measure_seed(seed: int, folder: Path, threads: int) -> dict[str, Any]:
     evaluation = json.loads(answer)
     return {
         "seed": seed,
-        "threads": threads,
+        "threads": int(read_header(folder / "k3").trained_on["threads"]),
         "members": {member["name"]: member["accuracy"] for member in evaluation["members"]},
         "vote": evaluation["ensemble"]["accuracy"],
         "train_seconds": sum(epoch["seconds"] for epoch in json.loads(trained)["epochs"]),

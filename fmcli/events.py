@@ -15,6 +15,13 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class RunAwaited:
+    """All that is left is being trained by other processes, this run first."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class TrialStarted:
     """A set of values of a search is about to be trained, or goes on."""
 
@@ -25,10 +32,11 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True)
 class TrialFinished:
-    """A set of values has its score, or None: it was stopped early, or gives nothing that can be scored."""
+    """A set of values has its score, or None and the reason."""
 
     number: int
     score: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ class MemberFinished:
 
 Event = (
     RunStarted
+    | RunAwaited
     | TrialStarted
     | TrialFinished
     | MemberStarted

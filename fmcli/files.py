@@ -42,3 +42,21 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def check_place(path: Path) -> None:
+    """Find out before hours of work whether a file could be written.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        FmcliError: A folder stands there, or a file where a folder would have to be, or no right to write.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise FmcliError(f"cannot write {printable(path)}: a folder stands there", hint="give a file's name")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise FmcliError(
+            f"cannot write {printable(path)}: {printable(folder)} takes no files", hint="choose another place"
+        )

@@ -31,7 +31,10 @@ def read_history(folder: Path) -> list[EpochFinished]:
     """
     path = folder / HISTORY_FILE
     try:
-        return [EpochFinished(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+        history = [EpochFinished(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+        if not all(isinstance(epoch.epoch, int) and isinstance(epoch.train_accuracy, float) for epoch in history):
+            raise ValueError("an epoch's figures are not numbers")
+        return history
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
 

@@ -11,14 +11,14 @@ import torch
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, find_checkpoints
 from fmcli.choices import SplitName
 from fmcli.ensemble import EnsembleEvaluation, evaluate_ensemble
-from fmcli.errors import RunInUseError, UsageError, printable
-from fmcli.events import EpochFinished, Reporter, RunStarted, ignore
+from fmcli.errors import CheckpointError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
+from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
 from fmcli.history import best_epoch, read_history
 from fmcli.inference import load_members, predict_splits
 from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
-from fmcli.run import train_run
+from fmcli.run import load_splits, remove_run, train_run
 from fmcli.systems import SeedResult, SystemResult
 
 _PAUSE = 2.0  # seconds
@@ -72,21 +72,29 @@ def reproduce(
     recipes = {name: load_recipe(name, overrides) for name in names}
     references = {name: _reference_of(recipe) for name, recipe in recipes.items()}
     folders = {name: folder / recipe.name for name, recipe in recipes.items()}
+    _check_flags(overrides, skip_done=skip_done, overwrite=overwrite)
     _check_folders(folders, seeds, again=skip_done or overwrite)
+    for name, recipe in recipes.items():
+        _check_classes(recipe, references[name], data_root)
     left = runs = [_Run(name, seed, folders[name] / f"seed-{seed}") for name in recipes for seed in range(seeds)]
+    if overwrite:  # all at once: what is stopped can then go on with --skip-done
+        for run in runs:
+            remove_run(run.folder, recipes[run.name])
+    told: set[_Run] = set()
     while left:
         in_use = []
         for run in left:
-            reporter(RunStarted(recipes[run.name].name, run.seed, seeds))
+            if run not in told:
+                reporter(RunStarted(recipes[run.name].name, run.seed, seeds))
             if skip_done and _is_finished(run.folder):
                 continue
+            told.add(run)
             try:
                 train_run(
                     load_recipe(run.name, [*overrides, f"trainer.seed={run.seed}"]),
                     run.folder,
                     device=device,
                     resume=skip_done,
-                    overwrite=overwrite and (run.folder / RECIPE_FILE).is_file(),
                     data_root=data_root,
                     reporter=reporter,
                 )
@@ -94,8 +102,10 @@ def reproduce(
                 if not skip_done:
                     raise
                 in_use.append(run)
-        if in_use == left:
-            time.sleep(_PAUSE)  # all that is left is another process's
+        if in_use == left:  # all that is left is another process's
+            if len(told) == len(runs) or left[0] in told:
+                reporter(RunAwaited(left[0].folder))
+            time.sleep(_PAUSE)
         left = in_use
     results = []
     for name, recipe in recipes.items():
@@ -136,10 +146,33 @@ def _reference_of(recipe: Recipe) -> ReferenceSpec:
     return recipe.reference
 
 
+def _check_flags(overrides: Sequence[str], *, skip_done: bool, overwrite: bool) -> None:
+    if skip_done and overwrite:
+        raise UsageError("--skip-done keeps runs and --overwrite removes them: give one of them")
+    for override in overrides:
+        if override.partition("=")[0].strip().endswith("trainer.seed"):
+            raise UsageError(f"--set {printable(override)}: each training has a seed of its own", hint="--seeds N")
+
+
+def _check_classes(recipe: Recipe, reference: ReferenceSpec, data_root: Path | None) -> None:
+    """Find images that are missing or do not fit, and recall of classes that there are not, before any training."""
+    names = load_splits(recipe, data_root).train.class_names
+    for name in reference.test_recall:
+        if name not in names:
+            raise RecipeError(
+                f"recipe {printable(recipe.name)}: reference.test_recall.{printable(name)}: no such class; "
+                f"{did_you_mean(name, names)}",
+                hint="its keys are class names, as fmcli data info shows them",
+            )
+
+
 def _check_folders(folders: dict[str, Path], seeds: int, *, again: bool) -> None:
     """Find two systems in one folder, or runs that are there already, before any training."""
     if len(set(folders.values())) < len(folders):
-        raise UsageError(f"two of {', '.join(map(printable, folders))} are the same recipe: name each once")
+        raise UsageError(
+            f"two of {', '.join(map(printable, folders))} have the same name",
+            hint="name each recipe once, or give one another name = … in its file",
+        )
     runs = [folder / f"seed-{seed}" for folder in folders.values() for seed in range(seeds)]
     there = [run for run in runs if (run / RECIPE_FILE).is_file()]
     if there and not again:
@@ -160,7 +193,7 @@ def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResul
     evaluations = {
         split: _evaluate(members, split, device, data_root) for split in _SCORED if split in _splits_of(members)
     }
-    histories = [read_history(member.path.parent) for member in members]
+    histories = [_history_of(member) for member in members]
     kept = [_kept_epoch(history, member.header.member) for history, member in zip(histories, members, strict=True)]
     test = evaluations["test"]
     accuracy: dict[str, float] = {split: one.vote.report.accuracy for split, one in evaluations.items()}
@@ -182,6 +215,15 @@ def _splits_of(members: Sequence[Checkpoint]) -> set[str]:
     return {"test", *members[0].header.data_digests}
 
 
+def _history_of(member: Checkpoint) -> list[EpochFinished]:
+    history = read_history(member.path.parent)
+    if not history:
+        raise CheckpointError(
+            f"{printable(member.path.parent)} has an empty history", hint="train it again: fmcli reproduce --overwrite"
+        )
+    return history
+
+
 def _kept_epoch(history: Sequence[EpochFinished], member: MemberSpec) -> EpochFinished:
     trainer = member.trainer
     return history[best_epoch(history, trainer.monitor)] if trainer.keep == "best" else history[-1]
@@ -194,12 +236,20 @@ def _evaluate(
     predictions = []
     for member in members:
         path = member.path.parent / predictions_file(split)
-        stored = load_predictions(path) if path.is_file() else None
+        stored = _stored_predictions(path)
         if stored is None or not _is_of(stored, member, split):
             [stored] = predict_splits([member], split, device=device, data_root=data_root)
             save_predictions(path, stored)
         predictions.append(stored)
     return evaluate_ensemble(predictions, members[0].header.ensemble)
+
+
+def _stored_predictions(path: Path) -> Predictions | None:
+    """Return what lies there; None where it is missing or damaged, for it can be made again."""
+    try:
+        return load_predictions(path) if path.is_file() else None
+    except CheckpointError:
+        return None
 
 
 def _is_of(predictions: Predictions, member: Checkpoint, split: SplitName) -> bool:

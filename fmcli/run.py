@@ -11,12 +11,12 @@ import torch
 from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run
 from fmcli.choices import SPLITS
-from fmcli.data import load_images, split_images
+from fmcli.data import Splits, load_images, split_images
 from fmcli.errors import FmcliError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
 from fmcli.files import write_atomic
 from fmcli.history import HISTORY_FILE
-from fmcli.locks import LOCK_FILE, try_lock
+from fmcli.locks import try_lock
 from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
@@ -76,19 +76,34 @@ def train_run(
     """
     names = _choose_members(recipe, members)
     _check_folder(folder, recipe, resume=resume, overwrite=overwrite)
-    splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
-    traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
-    _check_last_batch(recipe, traces, len(splits.train))
-    check_augmentation(recipe, splits.train.input_shape)
+    splits = load_splits(recipe, data_root)
     with _locked(folder):
         if overwrite:
-            _remove_run(folder, recipe)
+            remove_run(folder, recipe)
         write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
         histories = {
             name: train_member(recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter)
             for name in names
         }
     return RunResult(folder, histories)
+
+
+def load_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
+    """Return a recipe's images, having found all that is wrong between them and the recipe.
+
+    Args:
+        recipe: The recipe.
+        data_root: Where to look first for built-in sources.
+
+    Raises:
+        DataError: The images are missing or broken.
+        RecipeError: A network or an augmentation does not fit them.
+    """
+    splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
+    traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
+    _check_last_batch(recipe, traces, len(splits.train))
+    check_augmentation(recipe, splits.train.input_shape)
+    return splits
 
 
 @contextmanager
@@ -147,7 +162,7 @@ def _holds_anything(folder: Path) -> bool:
     """
     try:
         if folder.is_dir():
-            return any(path.name != LOCK_FILE for path in folder.iterdir())
+            return any(not path.name.startswith(".") for path in folder.iterdir())  # a lock, a torn file
         return folder.exists()
     except OSError as error:
         raise UsageError(
@@ -204,7 +219,7 @@ def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] | None)
             AlbumentationsAugment(member.augment.albumentations, input_shape)
 
 
-def _remove_run(folder: Path, recipe: Recipe) -> None:
+def remove_run(folder: Path, recipe: Recipe) -> None:
     """Remove the files of a run's members, of the old recipe and the new, and nothing that is not ours."""
     for name in {*members_of_run(folder), *(member.name for member in recipe.members)}:
         place = folder / name

@@ -91,7 +91,8 @@ class SystemResult:
         """The 95 % interval of our accuracy: of its mean over the seeds, or for one seed over such images."""
         accuracies = self.accuracies(self.split)
         if len(accuracies) > 1:
-            return mean_interval(accuracies)
+            low, high = mean_interval(accuracies)
+            return max(low, 0.0), min(high, 1.0)
         n = self.seeds[0].n_images[self.split]
         return wilson_interval(round(accuracies[0] * n), n)
 

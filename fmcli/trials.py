@@ -13,15 +13,17 @@ class TrialResult:
 
     Args:
         number: From 0, in the order of drawing.
-        state: `pruned` trials were stopped early; `failed` ones make an impossible network.
+        state: `pruned` trials were stopped early; `failed` ones make an impossible network, or diverge.
         values: By path in the recipe.
         score: Mean validation accuracy over the trainings, in [0, 1]; None unless complete.
+        reason: Why it failed, if it did.
     """
 
     number: int
     state: State
     values: Mapping[str, Any]
     score: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

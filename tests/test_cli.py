@@ -29,6 +29,7 @@ from fmcli.cli import run
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus
+from fmcli.locks import LOCK_FILE
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
 from fmcli.trainer import STATE_FILE
 
@@ -154,7 +155,7 @@ def test_train_writes_into_checkpoints_by_the_name_of_the_recipe(cli, recipe_fil
     assert result.status == 0
     assert result.json["run"] == "checkpoints/tiny"
     assert [(epoch["member"], epoch["epoch"]) for epoch in result.json["epochs"]] == [("k5", 1)]
-    assert {path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()} == {RECIPE_FILE, "k5"}
+    assert {path.name for path in (tmp_path / "checkpoints" / "tiny").iterdir()} == {RECIPE_FILE, LOCK_FILE, "k5"}
     members = load_recipe(str(tmp_path / "checkpoints" / "tiny" / RECIPE_FILE)).members
     assert [(member.trainer.epochs, member.trainer.seed) for member in members] == [(1, 3), (1, 3)]
 

@@ -10,7 +10,7 @@ from conftest import TINY_RECIPE
 
 from fmcli.checkpoint import MODEL_FILE
 from fmcli.cli import run
-from fmcli.errors import CheckpointError, ExitStatus, RecipeError, UsageError
+from fmcli.errors import CheckpointError, DataError, ExitStatus, RecipeError, UsageError
 from fmcli.events import MemberFinished, RunStarted
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
@@ -192,8 +192,60 @@ def test_a_recipe_without_a_reference_is_refused_before_any_training(tiny_recipe
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "error", "said"),
+    [
+        ('"top left" = 0.99', '"top lft" = 0.99', RecipeError, "did you mean 'top left'"),
+        ("test_accuracy = 0.25", "validation_accuracy = 0.25", RecipeError, "nothing to compare it with"),
+        ("idx:", "idx:/nowhere", DataError, "nowhere"),
+    ],
+)
+def test_a_bad_reference_or_missing_data_is_found_before_any_training(system, tmp_path, old, new, error, said):
+    bad = tmp_path / "bad.toml"
+    text = system.read_text("utf-8").replace(old, new)
+    bad.write_text(text.replace("validation = { first = 40 }\n", "") if "compare" in said else text, "utf-8")
+    with pytest.raises(error, match=said):
+        reproduce([str(system), str(bad)], tmp_path / "out", seeds=1, device=CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_that_make_no_sense_are_refused(system, tmp_path):
+    options = {"seeds": 1, "device": CPU}
+    with pytest.raises(UsageError, match="give one of them"):
+        reproduce([str(system)], tmp_path / "out", skip_done=True, overwrite=True, **options)
+    with pytest.raises(UsageError, match="a seed of its own"):
+        reproduce([str(system)], tmp_path / "out", overrides=["trainer.seed=7"], **options)
+
+
+def test_overwriting_that_was_stopped_goes_on_with_nothing_old(system, tmp_path):
+    options = {"seeds": 2, "device": CPU}
+    reproduce([str(system)], tmp_path / "out", overrides=["trainer.epochs=1"], **options)
+
+    def stop(event):
+        if isinstance(event, MemberFinished):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce([str(system)], tmp_path / "out", overwrite=True, reporter=stop, **options)
+    [result] = reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
+    assert result.changes == ()
+    assert [seed.epochs for seed in result.seeds] == [2, 2]
+
+
+def test_damaged_predictions_are_made_again_and_an_empty_history_is_told(system, tmp_path):
+    options = {"seeds": 1, "device": CPU}
+    [before] = reproduce([str(system)], tmp_path / "out", **options)
+    member = tmp_path / "out" / "pets" / "seed-0" / "k3"
+    (member / "test.safetensors").write_bytes(b"")
+    [after] = reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
+    assert after == before
+    (member / "history.jsonl").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="empty history"):
+        reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
+
+
 def test_one_recipe_twice_is_refused(system, tmp_path):
-    with pytest.raises(UsageError, match="name each once"):
+    with pytest.raises(UsageError, match="have the same name"):
         list(reproduce([str(system), f"{system.parent}/./{system.name}"], tmp_path / "out", seeds=1, device=CPU))
 
 

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import torch
+from optuna.storages.journal import JournalFileBackend
 
 from fmcli.cli import run
 from fmcli.errors import ExitStatus, FmcliError, RecipeError, UsageError
@@ -208,13 +210,81 @@ def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
 
 
 def test_a_training_that_diverges_fails_its_trial_alone(change, tmp_path):
-    path = change("low = 1e-4, high = 1e-1, log = true", "low = 1e30, high = 1e38, log = true")
+    change("low = 1e-4, high = 1e-1, log = true", "low = 1e30, high = 1e38, log = true")
     result = search_in(change("[search]", '[optimizer]\nname = "sgd"\n\n[search]'), tmp_path / "s")
-    assert path
-    assert result.count("failed") == 4
-    assert result.best(5) == []
+    assert result.count("failed") > 0
+    assert result.count("failed") + result.count("complete") == 4
+    for trial in result.trials:
+        assert bool(trial.reason) == (trial.state == "failed")
+        assert "the" in trial.reason or trial.state == "complete"
+
+
+def test_no_winner_without_a_complete_trial(recipe_file, tmp_path):
+    result = SearchResult("r", "out", 1, {}, [TrialResult(0, "failed", {}, None, "it diverged")], {})
     with pytest.raises(UsageError, match="no trial is complete"):
-        write_winner(open_search(path, tmp_path / "s"), result, tmp_path / "best.toml")
+        write_winner(open_search(str(recipe_file), tmp_path / "s"), result, tmp_path / "best.toml")
+    assert "  trial 0: it diverged" in search_document(result).sheets[0].notes
+
+
+def test_tables_and_lists_may_be_choices_beside_what_is_in_them(change, tmp_path):
+    tables = '{ choice = [{ name = "sgd", lr = 0.1 }, { name = "adam", lr = 0.01 }] }'
+    path = change('"optimizer.lr" =', f'"optimizer" = {tables}\n"optimizer.lr" =')
+    first, second = (search_in(path, tmp_path / name) for name in "ab")
+    assert first.trials == second.trials
+    assert {trial.values["optimizer"]["lr"] for trial in first.trials} <= {0.1, 0.01}
+
+
+def test_values_that_take_each_other_away_fail_their_trial(change, tmp_path):
+    layers = '{ choice = [[{ type = "flatten" }, { type = "dense", units = 4 }]] }'
+    path = change('"model.layers[0].filters" =', f'"model.layers" = {layers}\n"model.layers[2].units" =')
+    path = change("choice = [1, 2, 4] }", "choice = [4] }")
+    result = search_in(path, tmp_path / "s")
+    assert result.count("failed") == 4
+    assert "no place 2" in result.trials[0].reason
+
+
+def test_a_recipe_that_does_not_fit_its_data_is_found_before_a_study_is_made(change, tmp_path):
+    with pytest.raises(RecipeError, match="one logit for each of 4 classes"):
+        search_in(change("units = 4", "units = 5"), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("damage", ["state", "part", "other"])
+def test_a_trial_whose_folder_is_of_no_use_begins_afresh(recipe_file, tmp_path, damage):
+    whole = search_in(recipe_file, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
+    folder = tmp_path / "s" / "trial-0000" / "training-0"
+    if damage == "state":
+        (folder / "m1" / "state.safetensors").write_bytes(b"cut")
+    elif damage == "part":
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / ".recipe.toml.x.part").write_text("cut")
+    else:
+        (folder / "recipe.toml").write_text((folder / "recipe.toml").read_text().replace("epochs = 2", "epochs = 3"))
+    result = search_in(recipe_file, tmp_path / "s", resume=True)
+    assert result.trials == whole.trials
+
+
+@pytest.mark.parametrize("writes", range(1, 12))
+def test_a_search_killed_while_it_draws_goes_on_with_the_same_values(recipe_file, tmp_path, monkeypatch, writes):
+    search = open_search(str(recipe_file), tmp_path / "s", trials=1)
+    whole = run_search(open_search(str(recipe_file), tmp_path / "whole", trials=1), device=CPU)
+    append, left = JournalFileBackend.append_logs, writes
+
+    def append_or_die(self, logs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        append(self, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", append_or_die)
+        with suppress(KeyboardInterrupt):
+            run_search(search, device=CPU)
+    assert run_search(search, device=CPU, resume=True).trials == whole.trials
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving"])
@@ -288,6 +358,10 @@ trials = 3
         ("choice = [1, 2, 4]", "choises = [1, 2, 4]", "expected one of the keys choice, low"),
         ("choice = [1, 2, 4]", "choice = [1, 0]", r"layers\[0\].filters: got 0"),
         ("trials = 4", "trials = 0", "search.trials: got 0"),
+        ('"optimizer.lr"', '"trainer.keep"', "a search sets this itself"),
+        ('"trainer.batch_size"', '"trainer.epochs"', "a search sets this itself"),
+        ("low = 1e-4, high = 1e-1, log = true", "low = 1, high = 2", r"whole numbers alone; write low = 1\.0"),
+        ("high = 64, step = 16", "high = 65, step = 16", "steps of 16 from 16 do not reach 65"),
         ("trials = 4", 'trials = 4\nsampler = "tpx"', "search.sampler: got 'tpx'"),
         ("validation = ", "resplit = { train = 0.5, validation = 0.0 }#", "validation images"),
     ],

@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: Without the program's name; by default those of the process.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a class name in any script
+        if stream is not None:  # closed, as by 2>&-
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a class name in any script
     sys.exit(run(arguments))
 
 

@@ -6,7 +6,7 @@ import typer
 
 from fmcli.choices import TieRule, VotingRule
 from fmcli.cli.figures import evaluation_drawers, write_plots
-from fmcli.cli.members import open_members
+from fmcli.cli.members import open_members, tell_scaling
 from fmcli.cli.options import (
     Checkpoints,
     DataRoot,
@@ -54,9 +54,10 @@ def evaluate_ensemble(
     where = resolve_device(device)
     members = open_members(checkpoints, where, terminal)
     rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
+    tell_scaling(members, split, terminal)
     predictions = predict_splits(members, split, device=where, data_root=data_root)
-    if plots is not None:
-        write_plots(plots, evaluation_drawers(predictions, rules, members[0].header.data, data_root), terminal)
     references = [member.header.reference for member in members]
     reference = references[0] if all(other == references[0] for other in references) else None
     emit(ensemble_document(evaluate_ensemble(predictions, rules), reference), format_, terminal)
+    if plots is not None:
+        write_plots(plots, evaluation_drawers(predictions, rules, members[0].header.data, data_root), terminal)

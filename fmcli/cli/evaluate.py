@@ -1,7 +1,7 @@
 """`fmcli evaluate`."""
 
 from fmcli.cli.figures import write_member_plots
-from fmcli.cli.members import open_members
+from fmcli.cli.members import open_members, tell_scaling
 from fmcli.cli.options import (
     Checkpoints,
     DataRoot,
@@ -38,9 +38,10 @@ def evaluate(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     members = open_members(checkpoints, where, terminal, together=False)
+    tell_scaling(members, split, terminal)
     predictions = predict_splits(members, split, device=where, data_root=data_root)
     evaluations = [evaluate_member(one) for one in predictions]
     references = [member.header.reference for member in members]
+    emit(evaluation_document(evaluations, split, references), format_, terminal)
     if plots is not None:
         write_member_plots(plots, members, predictions, data_root, terminal)
-    emit(evaluation_document(evaluations, split, references), format_, terminal)

@@ -21,7 +21,8 @@ def interruptible(flag: str) -> Iterator[None]:
         flag: What lets the command go on with what is there; it takes the place of `--overwrite`.
     """
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
-    command = shlex.join(["fmcli", *words, flag])
+    end = words.index("--") if "--" in words else len(words)
+    command = shlex.join(["fmcli", *words[:end], flag, *words[end:]])
 
     def stop(*_: object) -> None:
         raise _TerminatedError

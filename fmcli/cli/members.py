@@ -40,3 +40,14 @@ def open_members(
     for place, names in unfinished_members(places).items():
         terminal.note(f"not trained yet, so left out: {', '.join(names)} of {printable(place)}")
     return members
+
+
+def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
+    """Say which members' recipes scale these images otherwise than those that they were trained on."""
+    for member in members:
+        header = member.header
+        if header.normalization_of(split) != header.normalization:
+            terminal.note(
+                f"{printable(header.member.name)}: {split} pixels are scaled otherwise than in training, "
+                "as data.normalize_test of its recipe says"
+            )

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Format, SplitName
+from fmcli.files import check_place
 
 
 def command_group(help_: str) -> typer.Typer:
@@ -58,7 +59,22 @@ Checkpoints = Annotated[
     typer.Argument(help="Run folders, member folders or model.safetensors files.", show_default=False),
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Which images to score on.")]
+
+
+def _check_folder(folder: Path | None) -> Path | None:
+    """Refuse before any training a folder that figures could not be written into."""
+    if folder is not None:
+        check_place(folder / "figure.png")
+    return folder
+
+
 Plots = Annotated[
     Path | None,
-    typer.Option("--plots", file_okay=False, help="Also draw figures into this folder, as PNG.", show_default=False),
+    typer.Option(
+        "--plots",
+        file_okay=False,
+        callback=_check_folder,
+        help="Also draw figures into this folder, as PNG.",
+        show_default=False,
+    ),
 ]

@@ -81,8 +81,10 @@ def plot(
         **draw_later(_OF_TRAINING, lambda: curve_drawers_of([Path(place) for place in places])),
         **draw_later(_OF_SEARCH, lambda: trial_drawers(places)),
     }
-    if not files.keys() <= drawers.keys():
-        drawers |= _evaluation(places, split or "test", vote, tie, device, data_root, terminal)
+    drawers |= draw_later(
+        [name for name in files if name not in drawers],
+        lambda: _evaluation(places, split or "test", vote, tie, device, data_root, terminal),
+    )
     wanted: Drawers = {name: drawers[name] for name in files}
     figures = draw_figures(wanted, terminal, strict=kind != "all")
     for path in save_figures(figures, files, terminal):

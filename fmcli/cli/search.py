@@ -18,6 +18,8 @@ from fmcli.cli.options import (
     Threads,
     Verbose,
 )
+from fmcli.errors import UsageError
+from fmcli.files import check_place
 
 
 def search(
@@ -62,6 +64,8 @@ def search(
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
+    if write_recipe is not None:
+        _check_winners_place(recipe, write_recipe)
     with interruptible("--resume"), TrainingProgress(terminal) as progress:
         result = run_search(
             chosen,
@@ -71,7 +75,16 @@ def search(
             data_root=data_root,
             reporter=progress,
         )
+    emit(search_document(result), format_, terminal)
     if write_recipe is not None:
         write_winner(chosen, result, write_recipe)
         terminal.note(f"wrote {write_recipe}; next: fmcli train --recipe {shlex.quote(str(write_recipe))}")
-    emit(search_document(result), format_, terminal)
+
+
+def _check_winners_place(recipe: str, path: Path) -> None:
+    """Refuse, before any training, a place that cannot be written, or the recipe that is searched."""
+    from fmcli.recipe import find_recipe
+
+    check_place(path)
+    if path.exists() and path.samefile(find_recipe(recipe)):
+        raise UsageError(f"{path} is the recipe that is searched", hint="give --write-recipe another name")

@@ -74,8 +74,8 @@ def train(
             data_root=data_root,
             reporter=progress,
         )
+    emit(history_document(str(result.folder), result.histories), format_, terminal)
     if plots is not None:
         trainers = {one.name: one.trainer for one in values.members}
         curves = curve_drawers(result.histories, trainers, of=folder.resolve().name)
         write_plots(plots, {**data_drawers(values.data, data_root), **curves}, terminal)
-    emit(history_document(str(result.folder), result.histories), format_, terminal)

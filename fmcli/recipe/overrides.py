@@ -66,14 +66,14 @@ def set_values(table: Table, values: Mapping[str, Any]) -> Table:
         if path[0] == "members":
             member, path = _find_member(result, path, key)
             _take_over_list(member, result, path)
-            _set_key(member, path, value, key)
+            _set_key(member, path, _copy(value), key)
             continue
         members = _member_tables(result) if path[0] in SHARED_TABLES else []
         having = [member for member in members if has_key(member, path)]
         for member in having:
-            _set_key(member, path, value, key)
-        if path[0] in result or not having or len(having) < len(members):
-            _set_key(result, path, value, key)
+            _set_key(member, path, _copy(value), key)
+        if not members or len(having) < len(members) or has_key(result, path):
+            _set_key(result, path, _copy(value), key)
     return result
 
 

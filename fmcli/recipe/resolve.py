@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.layers import trace_members
-from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, has_key, set_values
+from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, has_key, set_values, value_at
 from fmcli.recipe.problems import describe_problems, show_path
 from fmcli.recipe.specs import (
     SHARED_TABLES,
@@ -17,6 +17,7 @@ from fmcli.recipe.specs import (
     DataSpec,
     EnsembleSpec,
     MemberSpec,
+    RangeSpace,
     Recipe,
     ReferenceSpec,
     SearchSpec,
@@ -42,7 +43,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
         f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in table if key not in _TOP_LEVEL
     ]
     title = table.get("name", name)
-    if not isinstance(title, str) or title in ("", ".", "..") or "/" in title:
+    if not isinstance(title, str) or title in ("", ".", "..") or "/" in title or "\0" in title:
         problems.append(f"name: got {printable(repr(title))}; expected text that can name a folder")
     data = _validate(DataSpec, table, "data", problems, required=True)
     ensemble = _validate(EnsembleSpec, table, "ensemble", problems) or EnsembleSpec()
@@ -78,12 +79,19 @@ def _check_space(table: Table, search: SearchSpec) -> list[str]:
     problems = []
     for key, space in search.space.items():
         path = f'search.space."{printable(key)}"'
+        if key.endswith(("trainer.keep", "trainer.patience")) or (search.epochs and key.endswith("trainer.epochs")):
+            problems.append(f"{path}: a search sets this itself, so that it would be drawn for nothing")
+            continue
         if key.split(".")[0] not in (*SHARED_TABLES, "members") and key != "data.normalize":
             tables = ", ".join((*SHARED_TABLES, "members.NAME"))
             problems.append(f"{path}: expected a value of {tables}, or data.normalize")
             continue
         for value in extremes(space):
             try:
+                untuned = value_at(resolve_recipe(trial_table(table, {}), name="untuned"), key)
+                if isinstance(untuned, float) and isinstance(space, RangeSpace) and space.is_whole:
+                    problems.append(f"{path}: would draw whole numbers alone; write low = {space.low}.0")
+                    break
                 resolve_recipe(trial_table(table, {key: value}), name="trial")
             except KeyError as error:
                 problems.append(f"{path}: {error.args[0]}")
@@ -219,6 +227,12 @@ def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
 def _check_reference(reference: ReferenceSpec | None, data: DataSpec) -> list[str]:
     """Return the classes of published figures that the data does not have."""
     facts = known_facts(data)
+    only_validation = reference is not None and reference.test_accuracy is None
+    if reference is not None and only_validation and reference.validation_accuracy is not None and not data.validates:
+        return [
+            "reference.validation_accuracy: nothing to compare it with, since no validation images are set aside; "
+            "add validation = { first = 5000 } to [data]"
+        ]
     named = reference.test_recall if reference is not None and facts is not None else {}
     return [
         f"reference.test_recall.{show_path((name,))}: no such class; {did_you_mean(name, facts.class_names)}"

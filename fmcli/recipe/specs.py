@@ -315,6 +315,9 @@ class ReferenceSpec(Spec):
     """Of single classes, by name."""
 
 
+_ROUNDING = 1e-6  # 0.05 goes ten times into 0.5, but for floating point
+
+
 class ChoiceSpace(Spec):
     """One of some values."""
 
@@ -348,6 +351,9 @@ class RangeSpace(Spec):
             raise ValueError("give either log or step, not both")
         if self.is_whole and isinstance(self.step, float):
             raise ValueError(f"step is {self.step:g} between whole numbers; write low = {self.low}.0 for others")
+        steps = (self.high - self.low) / (self.step or 1)
+        if self.step is not None and abs(steps - round(steps)) > _ROUNDING:
+            raise ValueError(f"steps of {self.step:g} from {self.low:g} do not reach {self.high:g}")
         return self
 
 

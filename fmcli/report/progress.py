@@ -1,15 +1,18 @@
 """A training on standard error: a bar on a terminal, a line an epoch in a log."""
 
+from pathlib import Path
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from fmcli.errors import printable
 from fmcli.events import (
     CheckpointSaved,
     EpochFinished,
     Event,
     MemberFinished,
     MemberStarted,
+    RunAwaited,
     RunStarted,
     StepFinished,
     TrialFinished,
@@ -33,6 +36,7 @@ class TrainingProgress:
         self._epochs: dict[str, int] = {}
         self._task: TaskID | None = None
         self._bar: Progress | None = None
+        self._awaited: Path | None = None
         if terminal.err.is_terminal and not terminal.quiet:
             wide = terminal.err.width >= _NARROW
             columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
@@ -60,11 +64,17 @@ class TrainingProgress:
                     self._bar.advance(self._task)
             case RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
+            case RunAwaited():
+                if event.folder != self._awaited:
+                    self._awaited = event.folder
+                    self.terminal.note(f"waiting for another process, which trains {printable(event.folder)}")
             case TrialStarted():
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
                 self.terminal.note(f"trial {event.number} of 0 to {event.trials - 1}: {values}")
             case TrialFinished():
-                result = "no score" if event.score is None else f"{percent(event.score)} % on validation"
+                result = (
+                    f"no score, {event.reason}" if event.score is None else f"{percent(event.score)} % on validation"
+                )
                 self._drop_task()
                 self.terminal.note(f"trial {event.number}: {result}")
             case MemberStarted():

@@ -45,4 +45,5 @@ def _notes(result: SearchResult) -> list[str]:
     counts = [f"{result.count(state)} {words}" for state, words in states.items() if result.count(state)]
     left = result.asked - len(result.trials)
     unfinished = [f"{left} of {result.asked} trials are still to come."] if left > 0 else []
-    return [f"Of {len(result.trials)} trials, {', '.join(counts)}."] * bool(counts) + unfinished
+    reasons = [f"  trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason]
+    return [f"Of {len(result.trials)} trials, {', '.join(counts)}."] * bool(counts) + reasons + unfinished

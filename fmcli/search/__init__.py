@@ -9,13 +9,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.choices import Storage
 from fmcli.errors import UsageError
-from fmcli.events import Reporter, TrialFinished, TrialStarted, ignore
+from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.files import write_atomic
 from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec
+from fmcli.run import load_splits
 from fmcli.search.plan import Search, open_search
 from fmcli.search.study import STORAGE_FILES, load_study, open_study
-from fmcli.search.trial import claim, label_of, run_trial
+from fmcli.search.trial import REASON, claim, label_of, run_trial
 from fmcli.trials import SearchResult, State, TrialResult
 
 __all__ = ["STORAGE_FILES", "Search", "open_search", "read_search", "run_search", "write_winner"]
@@ -56,12 +57,12 @@ def run_search(
         UsageError: There is a search and `resume` is not set, or it is of another recipe.
         RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
     """
+    load_splits(search.recipe, data_root)  # what is wrong with data or recipe is found before anything is made
     study = open_study(search, storage, resume=resume)
     while (trial := claim(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
-            score = run_trial(study, trial, search, device=device, data_root=data_root, reporter=reporter)
-            reporter(TrialFinished(trial.number, score))
+            reporter(run_trial(study, trial, search, device=device, data_root=data_root, reporter=reporter))
         finally:
             trial.lock.release()
     return _result_of(study, search.recipe, search.spec, search.folder)
@@ -99,7 +100,7 @@ def _trial_result(trial: FrozenTrial, spec: SearchSpec) -> TrialResult:
         labels = {label_of(choice): choice for choice in space.choice} if isinstance(space, ChoiceSpace) else {}
         values[key] = labels.get(value, value)
     score = trial.value if trial.state == TrialState.COMPLETE else None  # Optuna gives pruned ones their last epoch's
-    return TrialResult(trial.number, _STATES[trial.state], values, score)
+    return TrialResult(trial.number, _STATES[trial.state], values, score, trial.user_attrs.get(REASON, ""))
 
 
 def _importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
@@ -122,7 +123,7 @@ def write_winner(search: Search, result: SearchResult, path: Path) -> None:
     """
     best = result.best(1)
     if not best:
-        raise UsageError("no trial is complete, so there is no winner to write", hint="go on with --resume")
+        raise UsageError("no trial is complete, so there is no winner to write", hint="--resume --trials N tries more")
     [trial] = best
     first_line = (
         f"{search.recipe.name} with the values of trial {trial.number}, the best of {result.count('complete')}: "

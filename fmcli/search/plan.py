@@ -34,7 +34,11 @@ class Search:
         Raises:
             RecipeError: The values make an impossible network together.
         """
-        recipe = resolve_recipe(trial_table(self.text.table, values), name=self.text.name)
+        try:
+            table = trial_table(self.text.table, values)
+        except KeyError as error:  # one value took away what another is for
+            raise RecipeError(str(error.args[0])) from None
+        recipe = resolve_recipe(table, name=self.text.name)
         members = []
         for member in recipe.members:
             trainer = member.trainer

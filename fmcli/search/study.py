@@ -48,7 +48,7 @@ def open_study(search: Search, storage: Storage | None, *, resume: bool) -> optu
     with _explained(place):
         search.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            storage=_storage_of(place), study_name=_STUDY, direction="maximize", load_if_exists=True
+            storage=_storage_of(place, mend=True), study_name=_STUDY, direction="maximize", load_if_exists=True
         )
         _check_study(study, search, place)
     return study
@@ -64,7 +64,7 @@ def load_study(folder: Path) -> tuple[optuna.Study, Recipe, SearchSpec]:
     if not there:
         raise UsageError(f"there is no search in {printable(folder)}", hint="fmcli search --recipe … makes one")
     with _explained(there[0]):
-        study = optuna.load_study(study_name=_STUDY, storage=_storage_of(there[0]))
+        study = optuna.load_study(study_name=_STUDY, storage=_storage_of(there[0], mend=False))
         recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
         spec = SearchSpec.model_validate_json(study.user_attrs[_SEARCH])
     return study, recipe, spec
@@ -80,6 +80,11 @@ def _explained(place: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise FmcliError(f"cannot use {printable(place)}: {error.strerror or error}") from error
+    except optuna.exceptions.StorageInternalError as error:
+        raise FmcliError(
+            f"cannot use {printable(place)}: {printable(error.__cause__ or error).splitlines()[0]}",
+            hint="check that file, its rights and the disk",
+        ) from error
     except Exception as error:
         raise UsageError(
             f"{printable(place)} holds no search of fmcli: {printable(error).splitlines()[0]}",
@@ -87,16 +92,17 @@ def _explained(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _storage_of(place: Path) -> BaseStorage:
+def _storage_of(place: Path, *, mend: bool) -> BaseStorage:
     if place.name == STORAGE_FILES["sqlite"]:
         url = URL.create("sqlite", database=str(place))
         return RDBStorage(url.render_as_string(), engine_kwargs={"connect_args": {"timeout": 60}})
     lock = _JournalLock(place)
-    lock.acquire()
-    try:
-        _cut_torn_line(place)
-    finally:
-        lock.release()
+    if mend:
+        lock.acquire()
+        try:
+            _cut_torn_line(place)
+        finally:
+            lock.release()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return JournalStorage(JournalFileBackend(str(place), lock_obj=lock))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
 from filelock import FileLock
@@ -16,17 +17,17 @@ from optuna.trial import Trial, TrialState
 
 from fmcli.checkpoint import find_checkpoints
 from fmcli.ensemble import evaluate_ensemble
-from fmcli.errors import DivergedError, FmcliError, RecipeError, printable
-from fmcli.events import EpochFinished, Event, Reporter
+from fmcli.errors import CheckpointError, DeviceError, DivergedError, FmcliError, RecipeError, UsageError, printable
+from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
-from fmcli.run import train_run
+from fmcli.run import remove_run, train_run
 from fmcli.search.plan import Search
 from fmcli.trainer import VALIDATION_FILE
 
-_REASON = "reason"  # a failed trial's attribute
+REASON = "reason"  # a failed trial's attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,13 @@ def claim(study: optuna.Study, search: Search) -> Claimed | None:
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING and (lock := try_lock(_folder_of(search, frozen.number))):
-                study.sampler = _sampler_of(search.spec, frozen.number)
-                return _claimed(search, Trial(study, frozen._trial_id), lock)
+                return _claimed(search, study, Trial(study, frozen._trial_id), lock)
         if len(trials) >= search.spec.trials:
             return None
         lock = try_lock(_folder_of(search, len(trials)))
         if lock is None:
             raise FmcliError(f"{printable(_folder_of(search, len(trials)))} is in use by another process")
-        study.sampler = _sampler_of(search.spec, len(trials))
-        return _claimed(search, study.ask(), lock)
+        return _claimed(search, study, study.ask(), lock)
 
 
 @contextmanager
@@ -69,14 +68,17 @@ def _folder_of(search: Search, number: int) -> Path:
     return search.folder / f"trial-{number:04d}"
 
 
-def _claimed(search: Search, handle: Trial, lock: FileLock) -> Claimed:
-    values = {key: _suggest(handle, key, space) for key, space in search.spec.space.items()}
+def _claimed(search: Search, study: optuna.Study, handle: Trial, lock: FileLock) -> Claimed:
+    values = {}
+    for place, (key, space) in enumerate(search.spec.space.items()):
+        study.sampler = _sampler_of(search.spec, handle.number, place)
+        values[key] = _suggest(handle, key, space)
     return Claimed(handle, handle.number, values, _folder_of(search, handle.number), lock)
 
 
-def _sampler_of(spec: SearchSpec, number: int) -> optuna.samplers.BaseSampler:
-    """Return a sampler whose draws depend on seed and trial alone, not on which process asks, or when."""
-    seed = (spec.seed * 1_000_003 + number) % 2**32
+def _sampler_of(spec: SearchSpec, number: int, place: int) -> optuna.samplers.BaseSampler:
+    """Return a sampler whose draw depends on seed, trial and key alone, not on which process asks, or when."""
+    seed = int(np.random.SeedSequence([spec.seed, number, place]).generate_state(1)[0])
     if spec.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed)
@@ -105,8 +107,8 @@ def run_trial(
     device: torch.device,
     data_root: Path | None,
     reporter: Reporter,
-) -> float | None:
-    """Train and score a trial, and tell the study; None where it was pruned or its network is impossible."""
+) -> TrialFinished:
+    """Train and score a trial, and tell the study."""
     scores = []
     try:
         for training in range(search.spec.trainings):
@@ -114,17 +116,27 @@ def run_trial(
             folder = trial.folder / f"training-{training}"
             watch = _pruning(trial.handle, reporter) if search.spec.pruner != "none" and training == 0 else reporter
             study.pruner = _pruner_of(search.spec)
-            train_run(recipe, folder, device=device, resume=True, data_root=data_root, reporter=watch)
+            _train(recipe, folder, device=device, data_root=data_root, reporter=watch)
             scores.append(_score(folder, recipe))
-    except (RecipeError, DivergedError) as error:  # together, these values give nothing that can be scored
-        trial.handle.set_user_attr(_REASON, printable(error.message))
+    except (RecipeError, DivergedError, DeviceError) as error:  # together, these values give nothing to score
+        reason = printable(" ".join(error.message.split()))
+        trial.handle.set_user_attr(REASON, reason)
         study.tell(trial.handle, state=TrialState.FAIL)
-        return None
+        return TrialFinished(trial.number, None, reason)
     except optuna.TrialPruned:
         study.tell(trial.handle, state=TrialState.PRUNED)
-        return None
+        return TrialFinished(trial.number, None, "stopped early")
     study.tell(trial.handle, fmean(scores))
-    return fmean(scores)
+    return TrialFinished(trial.number, fmean(scores))
+
+
+def _train(recipe: Recipe, folder: Path, *, device: torch.device, data_root: Path | None, reporter: Reporter) -> None:
+    """Go on with a training, or begin it afresh where what an earlier process left is of no use."""
+    try:
+        train_run(recipe, folder, device=device, resume=True, data_root=data_root, reporter=reporter)
+    except (CheckpointError, UsageError):
+        remove_run(folder, recipe)
+        train_run(recipe, folder, device=device, data_root=data_root, reporter=reporter)
 
 
 def _score(folder: Path, recipe: Recipe) -> float:

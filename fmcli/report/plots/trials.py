@@ -36,7 +36,9 @@ def trial_figure(result: SearchResult) -> Figure:
         UsageError: No trial is complete.
     """
     if not result.best(1):
-        raise UsageError("no trial is complete, so there is nothing to draw", hint="go on with fmcli search --resume")
+        raise UsageError(
+            "no trial is complete, so there is nothing to draw", hint="fmcli search --resume --trials N tries more"
+        )
     [best] = result.best(1)
     height = HEADING + max(3.2, 0.6 + 0.24 * len(result.importance))
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
