@@ -159,3 +159,75 @@ def test_variants_differ_only_where_they_say():
     ):
         first, second = table(name), table(other)
         assert tuple(place for place in range(4) if first[place] == second[place]) == same
+
+
+# Dropout rates in order.
+DROPOUT = {
+    "mell-fc": [0.1, 0.1],
+    "mell-cnn": [0.3],
+    "roy-1": [],
+    "roy-2": [0.25, 0.25],
+    "roy-3": [0.25, 0.5, 0.25, 0.1],
+    "ams-baseline": [0.5, 0.3, 0.2],
+    "ams-tuned": [0.25, 0.25, 0.15],
+    "becker-fc": [0.1, 0.1],
+    "becker-cnn": [0.2, 0.2],
+    "dalvi-cnn": [],
+}
+
+
+@pytest.mark.parametrize("name", DROPOUT)
+def test_dropout_and_activations_are_as_published(name):
+    layers = load_recipe(name).members[0].model.layers
+    assert [layer.rate for layer in layers if layer.type == "dropout"] == DROPOUT[name]
+    learning = [layer for layer in layers if layer.type in ("conv", "dense")]
+    assert {layer.activation for layer in learning[:-1]} == {"relu"}
+    assert learning[-1].activation is None
+
+
+def test_splits_and_scales_are_as_published():
+    assert {load_recipe(name).data.validation.seed for name in ("roy-1", "roy-2", "roy-3")} == {2020}
+    assert {load_recipe(name).data.normalize.divide_by for name in ("dalvi-1h", "dalvi-mlp", "dalvi-cnn")} == {256}
+    assert load_recipe("becker-fc-unscaled").data.normalize_test.divide_by == 1
+    assert load_recipe("kernel-vote").data.normalize == "symmetric"
+    assert {load_recipe(name).data.normalize for name in ("mell-fc", "roy-1", "ams-tuned", "becker-cnn")} == {"unit"}
+
+
+def test_stopping_is_as_published():
+    [roy] = load_recipe("roy-3").members
+    assert (roy.trainer.monitor, roy.trainer.patience, roy.trainer.keep) == ("loss", 0, "last")
+    [tuned] = load_recipe("ams-tuned").members
+    assert (tuned.trainer.monitor, tuned.trainer.keep) == ("accuracy", "retrained")
+
+
+@pytest.mark.parametrize("name", ["kernel-vote", "same-kernel-3", "same-kernel-5", "same-kernel-7"])
+def test_the_paper_behind_kernel_vote(name):
+    for member in load_recipe(name).members:
+        assert (member.augment.rotate, member.augment.translate) == (20, 0.2)
+        assert (member.schedule.name, member.schedule.gamma) == ("exponential", 0.98)
+        assert member.trainer.weight_average == 0.999
+        assert member.model.form == "plain"
+
+
+def test_the_search_is_the_reports():
+    search = load_recipe("ams-search").search
+    assert (search.trials, search.trainings, search.epochs, search.sampler) == (20, 2, 10, "random")
+    choices = {key: space.choice for key, space in search.space.items() if hasattr(space, "choice")}
+    rest = {key: space for key, space in search.space.items() if key not in choices}
+    ranges = {key: (space.low, space.high, space.step, space.log) for key, space in rest.items()}
+    assert choices == {
+        **{f"model.layers[{place}].filters": (16, 32, 64) for place in (0, 1)},
+        **{f"model.layers[{place}].filters": (32, 64, 128) for place in (4, 5)},
+        **{f"model.layers[{place}].activation": ("relu", "sigmoid") for place in (1, 4, 5)},
+    }
+    assert ranges == {
+        **{f"model.layers[{place}].rate": (0.0, 0.5, 0.05, False) for place in (3, 7, 10)},
+        "model.layers[9].units": (16, 128, 16, False),
+        "optimizer.lr": (1e-4, 1e-2, None, True),
+    }
+    layers = load_recipe("ams-search").members[0].model.layers
+    kinds = {"filters": "conv", "activation": "conv", "rate": "dropout", "units": "dense"}
+    for key in search.space:
+        if key.startswith("model."):
+            place, name = key.removeprefix("model.layers[").split("].")
+            assert layers[int(place)].type == kinds[name]
