@@ -1,7 +1,7 @@
 """Training published systems, seed by seed, and scoring what comes out as they were scored."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -76,37 +76,25 @@ def reproduce(
     _check_folders(folders, seeds, again=skip_done or overwrite)
     for name, recipe in recipes.items():
         _check_classes(recipe, references[name], data_root)
-    left = runs = [_Run(name, seed, folders[name] / f"seed-{seed}") for name in recipes for seed in range(seeds)]
+    runs = [
+        _Run(name, recipe.name, seed, folders[name] / f"seed-{seed}")
+        for name, recipe in recipes.items()
+        for seed in range(seeds)
+    ]
     if overwrite:  # all at once: what is stopped can then go on with --skip-done
         for run in runs:
             remove_run(run.folder, recipes[run.name])
+
     told: set[_Run] = set()
-    while left:
-        in_use = []
-        for run in left:
-            if run not in told:
-                reporter(RunStarted(recipes[run.name].name, run.seed, seeds))
-            if skip_done and _is_finished(run.folder):
-                continue
+
+    def train(run: _Run) -> None:
+        if run not in told:  # a run of another process is tried again and again
             told.add(run)
-            try:
-                train_run(
-                    load_recipe(run.name, [*overrides, f"trainer.seed={run.seed}"]),
-                    run.folder,
-                    device=device,
-                    resume=skip_done,
-                    data_root=data_root,
-                    reporter=reporter,
-                )
-            except RunInUseError:
-                if not skip_done:
-                    raise
-                in_use.append(run)
-        if in_use == left:  # all that is left is another process's
-            if len(told) == len(runs) or left[0] in told:
-                reporter(RunAwaited(left[0].folder))
-            time.sleep(_PAUSE)
-        left = in_use
+            reporter(RunStarted(run.title, run.seed, seeds))
+        recipe = load_recipe(run.name, [*overrides, f"trainer.seed={run.seed}"])
+        train_run(recipe, run.folder, device=device, resume=skip_done, data_root=data_root, reporter=reporter)
+
+    _train_each(runs, train, share=skip_done, reporter=reporter)
     results = []
     for name, recipe in recipes.items():
         own = [run for run in runs if run.name == name]
@@ -122,13 +110,33 @@ class _Run:
 
     Args:
         name: Of its recipe, as the user wrote it.
+        title: Of its recipe, as that calls itself.
         seed: Of the training.
         folder: Where it goes.
     """
 
     name: str
+    title: str
     seed: int
     folder: Path
+
+
+def _train_each(runs: Sequence[_Run], train: Callable[[_Run], None], *, share: bool, reporter: Reporter) -> None:
+    """Train runs; where they are shared with other processes, none twice, and wait until all are done."""
+    left = list(runs)
+    while left := [run for run in left if not (share and _is_finished(run.folder))]:
+        in_use = []
+        for run in left:
+            try:
+                train(run)
+            except RunInUseError:
+                if not share:
+                    raise
+                in_use.append(run)
+        if in_use == left:
+            reporter(RunAwaited(left[0].folder))
+            time.sleep(_PAUSE)
+        left = in_use
 
 
 def _changes(run: _Run) -> list[str]:

@@ -49,6 +49,18 @@ model.kernel_size = 5
 """
 
 
+class StopAt:
+    """A reporter that raises KeyboardInterrupt when an event of a kind comes for the n-th time, as Ctrl-C would."""
+
+    def __init__(self, kind: type, count: int = 1) -> None:
+        self.kind, self.left = kind, count
+
+    def __call__(self, event: object) -> None:
+        self.left -= isinstance(event, self.kind)
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
 def idx_bytes(array: np.ndarray) -> bytes:
     """Return an array as the content of an IDX file."""
     code = _IDX_TYPES[array.dtype.str[1:]]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY_RECIPE
+from conftest import TINY_RECIPE, StopAt
 
 from fmcli.checkpoint import MODEL_FILE
 from fmcli.cli import run
@@ -139,12 +139,8 @@ def test_done_runs_are_taken_as_they_are(system, tmp_path):
 
 
 def test_a_run_that_was_stopped_goes_on(system, tmp_path):
-    def stop(event):
-        if isinstance(event, MemberFinished):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        list(reproduce([str(system)], tmp_path / "broken", seeds=1, device=CPU, reporter=stop))
+        list(reproduce([str(system)], tmp_path / "broken", seeds=1, device=CPU, reporter=StopAt(MemberFinished)))
     [went_on] = reproduce([str(system)], tmp_path / "broken", seeds=1, device=CPU, skip_done=True)
     [whole] = reproduce([str(system)], tmp_path / "whole", seeds=1, device=CPU)
     assert replace(went_on.seeds[0], seconds=0) == replace(whole.seeds[0], seconds=0)
@@ -221,12 +217,8 @@ def test_overwriting_that_was_stopped_goes_on_with_nothing_old(system, tmp_path)
     options = {"seeds": 2, "device": CPU}
     reproduce([str(system)], tmp_path / "out", overrides=["trainer.epochs=1"], **options)
 
-    def stop(event):
-        if isinstance(event, MemberFinished):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        reproduce([str(system)], tmp_path / "out", overwrite=True, reporter=stop, **options)
+        reproduce([str(system)], tmp_path / "out", overwrite=True, reporter=StopAt(MemberFinished), **options)
     [result] = reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
     assert result.changes == ()
     assert [seed.epochs for seed in result.seeds] == [2, 2]

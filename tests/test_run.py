@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
+from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints
@@ -48,18 +48,6 @@ def finished(drawn_images, tmp_path_factory) -> Path:
 def run_folder(finished, tmp_path) -> Path:
     """A finished run to do anything with."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-def stop_at(kind: type, count: int = 1):
-    """Return a reporter that raises KeyboardInterrupt when an event of a kind comes for the n-th time."""
-    seen = []
-
-    def reporter(event: object) -> None:
-        seen.extend([event] if isinstance(event, kind) else [])
-        if len(seen) == count:
-            raise KeyboardInterrupt
-
-    return reporter
 
 
 # --- a whole run ------------------------------------------------------------------------------------------
@@ -224,7 +212,7 @@ def test_resuming_trains_the_members_that_are_left(finished, tiny_recipe, tmp_pa
 def test_run_stopped_in_its_second_member_goes_on_there(tiny_recipe, tmp_path):
     recipe = tiny(tiny_recipe, "trainer.epochs=2")
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "run", reporter=stop_at(EpochFinished, 3))
+        train(recipe, tmp_path / "run", reporter=StopAt(EpochFinished, 3))
     assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
     events = []
     train(recipe, tmp_path / "run", resume=True, reporter=events.append)

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from conftest import StopAt
 from optuna.storages.journal import JournalFileBackend
 
 from fmcli.cli import run
@@ -77,18 +78,6 @@ def change(recipe_file):
 
 def search_in(recipe_file, folder, **options) -> SearchResult:
     return run_search(open_search(str(recipe_file), folder), device=CPU, **options)
-
-
-class StopAt:
-    """Raises KeyboardInterrupt when an event of a kind comes for the n-th time, as Ctrl-C would."""
-
-    def __init__(self, kind: type, count: int) -> None:
-        self.kind, self.left = kind, count
-
-    def __call__(self, event: object) -> None:
-        self.left -= isinstance(event, self.kind)
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 # --- searching --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from conftest import StopAt
 from safetensors.torch import load_file
 
 from fmcli.checkpoint import MODEL_FILE, load_checkpoint, read_header
@@ -283,12 +284,12 @@ def test_a_network_is_trained_afresh_for_as_many_epochs_as_were_best(splits, tmp
 def test_training_afresh_resumes_exactly(splits, tmp_path, epochs):
     recipe = small_recipe(augment={"shift": 1}, **RETRAINED)
     n_epochs = len(train(recipe, splits, tmp_path / "probe"))
-    assert_resumes_exactly(recipe, splits, tmp_path, Stop(EpochFinished, min(epochs, n_epochs - 1)))
+    assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, min(epochs, n_epochs - 1)))
 
 
 def test_another_kind_of_device_does_not_resume(splits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+        train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     metadata, tensors = load_tensors(tmp_path / STATE_FILE)
     save_tensors(tmp_path / STATE_FILE, tensors, metadata | {"device": "cuda"})
     with pytest.raises(CheckpointError, match="begun on cuda"):
@@ -385,19 +386,7 @@ RESUMABLE = {
 }
 
 
-class Stop:
-    """Raises KeyboardInterrupt when an event of a kind comes for the n-th time, as Ctrl-C would."""
-
-    def __init__(self, kind: type, count: int) -> None:
-        self.kind, self.left = kind, count
-
-    def __call__(self, event: object) -> None:
-        self.left -= isinstance(event, self.kind)
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-def assert_resumes_exactly(recipe, splits, tmp_path, *stops: Stop) -> None:
+def assert_resumes_exactly(recipe, splits, tmp_path, *stops: StopAt) -> None:
     whole = train(recipe, splits, tmp_path / "whole")
     broken = tmp_path / "broken"
     for stop in stops:
@@ -417,18 +406,18 @@ def assert_resumes_exactly(recipe, splits, tmp_path, *stops: Stop) -> None:
 
 @pytest.mark.parametrize("kind", RESUMABLE)
 def test_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(splits, tmp_path, kind):
-    assert_resumes_exactly(small_recipe(**RESUMABLE[kind]), splits, tmp_path, Stop(EpochFinished, 1))
+    assert_resumes_exactly(small_recipe(**RESUMABLE[kind]), splits, tmp_path, StopAt(EpochFinished, 1))
 
 
 @pytest.mark.parametrize("steps", [4, 6, 9])
 def test_run_stopped_within_an_epoch_resumes_from_the_last_whole_one(splits, tmp_path, steps):
     recipe = small_recipe(optimizer={"name": "sgd", "lr": 0.05, "momentum": 0.9}, trainer={"weight_average": 0.9})
-    assert_resumes_exactly(recipe, splits, tmp_path, Stop(StepFinished, steps))
+    assert_resumes_exactly(recipe, splits, tmp_path, StopAt(StepFinished, steps))
 
 
 def test_run_may_be_stopped_again_and_again(splits, tmp_path):
     recipe = small_recipe(augment={"shift": 1}, trainer={"weight_average": 0.9})
-    stops = [Stop(EpochFinished, 1), Stop(StepFinished, 2), Stop(EpochFinished, 1), Stop(EpochFinished, 1)]
+    stops = [StopAt(EpochFinished, 1), StopAt(StepFinished, 2), StopAt(EpochFinished, 1), StopAt(EpochFinished, 1)]
     assert_resumes_exactly(recipe, splits, tmp_path, *stops)
 
 
@@ -436,7 +425,7 @@ def test_run_may_be_stopped_again_and_again(splits, tmp_path):
 def test_resumption_with_worker_processes(splits, tmp_path):
     pipeline = [{"name": "Affine", "args": {"rotate": (-20, 20), "p": 1.0}}, {"name": "GaussNoise"}]
     recipe = small_recipe(augment={"albumentations": pipeline}, trainer={"epochs": 2, "batch_size": 48})
-    assert_resumes_exactly(recipe, splits, tmp_path, Stop(EpochFinished, 1))
+    assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, 1))
 
 
 def test_resuming_where_nothing_is_there_starts(splits, tmp_path):
@@ -460,7 +449,7 @@ def test_another_recipe_does_not_resume(splits, tmp_path, finished):
         train(small_recipe(), splits, tmp_path)
     else:
         with pytest.raises(KeyboardInterrupt):
-            train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+            train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     with pytest.raises(CheckpointError, match="another recipe") as caught:
         train(small_recipe(optimizer={"lr": 0.5}), splits, tmp_path, resume=True)
     assert "--overwrite" in caught.value.hint
@@ -468,7 +457,7 @@ def test_another_recipe_does_not_resume(splits, tmp_path, finished):
 
 def test_other_images_do_not_resume(splits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+        train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     with pytest.raises(CheckpointError, match="other training images"):
         train(small_recipe(), replace(splits, train=draw_thirds(N_TRAIN, 9)), tmp_path, resume=True)
 
@@ -476,7 +465,7 @@ def test_other_images_do_not_resume(splits, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
 def test_damaged_state_does_not_resume(splits, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
-        train(small_recipe(), splits, tmp_path, reporter=Stop(EpochFinished, 1))
+        train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     path = tmp_path / STATE_FILE
     content = path.read_bytes()
     if damage == "another":
