@@ -112,7 +112,9 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock = try_lock(folder)
     except OSError as error:
-        raise FmcliError(f"cannot write to {printable(folder)}: {error.strerror}") from error
+        raise FmcliError(
+            f"cannot write to {printable(folder)}: {error.strerror}", hint="choose another folder with --output"
+        ) from error
     if lock is None:
         raise RunInUseError(
             f"another process is training the run in {printable(folder)}",
