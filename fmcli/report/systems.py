@@ -21,8 +21,8 @@ def systems_document(results: Sequence[SystemResult]) -> Document:
                  ">Seeds", ">Epochs", ">Seconds"],
         rows=[_row(record) for record in records],
         notes=[
-            "Ours: mean accuracy over the seeds, ± their standard deviation, and the 95 % interval of that mean; of one "
-            "seed, over such images.",
+            "Ours: mean accuracy over the seeds, ± their standard deviation, and the 95 % interval of that mean; "
+            "of one seed, over such images.",
             "Reached: ours is at or above the published figure, or its interval holds it. Seconds: of one training.",
             *(f"{result.name} was not trained as shipped: {change}" for result in results for change in result.changes),
         ],
