@@ -13,6 +13,7 @@ import pytest
 import typer
 from PIL import Image
 
+from fmcli.cli import run
 from fmcli.cli.app import app
 from fmcli.errors import ExitStatus
 
@@ -40,6 +41,14 @@ def test_every_command_is_in_the_readme_and_its_help_has_an_example(path, comman
 def test_every_exit_status_is_in_the_readme():
     for status in ExitStatus:
         assert re.search(rf"^\|[ \d,]*\b{status.value}\b[ \d,]*\|", README, re.MULTILINE), status
+
+
+def test_no_list_of_commands_cuts_a_line_short(capsys):
+    for group in ([], ["recipe"], ["data"], ["ensemble"]):
+        assert run([*group, "--help"]) == ExitStatus.DONE
+        _, _, commands = capsys.readouterr().out.partition("Commands:")
+        assert commands
+        assert "..." not in commands
 
 
 def test_every_option_is_explained():

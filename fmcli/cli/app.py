@@ -34,11 +34,11 @@ def _root(
 
 
 app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
+app.command("evaluate", short_help="Score members, each by itself.")(evaluate.evaluate)
 app.add_typer(ensemble.app, name="ensemble")
-app.command("predict")(predict.predict)
-app.command("plot")(plot.plot)
-app.command("reproduce")(reproduce.reproduce)
-app.command("search")(search.search)
+app.command("predict", short_help="Label pictures by one member or a run's vote.")(predict.predict)
+app.command("plot", short_help="Draw figures of images, trainings and votes.")(plot.plot)
+app.command("reproduce", short_help="Train published systems, compare with their figures.")(reproduce.reproduce)
+app.command("search", short_help="Search for better values of a recipe.")(search.search)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")

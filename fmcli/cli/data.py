@@ -13,7 +13,7 @@ from fmcli.cli.places import data_spec
 app = command_group("Get, verify and look at datasets.")
 
 
-@app.command("fetch")
+@app.command("fetch", short_help="Get a built-in dataset and verify it.")
 def fetch_data(
     source: Annotated[str, typer.Argument(help="Which built-in dataset.")] = "fashion-mnist",
     data_root: DataRoot = None,
@@ -34,7 +34,7 @@ def fetch_data(
     terminal.write(f"{fetch(source, data_root=data_root, say=terminal.note)}\n")
 
 
-@app.command("info")
+@app.command("info", short_help="Show classes, splits, digests and samples.")
 def show_data(
     source: Annotated[
         str, typer.Argument(help="fashion-mnist, idx:DIR, or a recipe or run whose splits to count.")

@@ -34,7 +34,7 @@ def list_recipes(format_: FormatOption = "table") -> None:
     emit(recipes_document(rows), format_, Terminal())
 
 
-@app.command("show")
+@app.command("show", short_help="Print a recipe, or what it stands for.")
 def show_recipe(
     recipe: RecipeArgument,
     resolved: Annotated[
