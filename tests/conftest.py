@@ -1,10 +1,14 @@
 """Images to test on: small drawn ones that a network learns in a second, and the real ones."""
 
+import csv
 import gzip
+import io
 import itertools
+import json
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
@@ -47,6 +51,25 @@ model.kernel_size = 3
 name = "k5"
 model.kernel_size = 5
 """
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    @property
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self.out)))
 
 
 class StopAt:
@@ -175,3 +198,16 @@ def tiny_recipe(drawn_images, tmp_path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
     return path
+
+
+@pytest.fixture
+def cli(capfd):
+    """Call fmcli in this process; returns its exit status and both streams."""
+    from fmcli.cli import run
+
+    def call(*arguments: object) -> Result:
+        capfd.readouterr()
+        status = run([str(argument) for argument in arguments])
+        return Result(int(status), *capfd.readouterr())
+
+    return call

@@ -13,14 +13,13 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import typer
-from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
+from conftest import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 from PIL import Image
 
 import fmcli
@@ -36,37 +35,6 @@ from fmcli.trainer import STATE_FILE
 CLASSES = ["top left", "top right", "bottom left", "bottom right"]
 FORMATS = ["table", "json", "jsonl", "csv"]
 HEAVY = {"torch", "torchvision", "sklearn", "scipy", "albumentations", "cv2", "matplotlib", "numpy", "PIL", "pandas"}
-
-
-@dataclass(frozen=True)
-class Result:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-    @property
-    def records(self) -> list[dict]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def rows(self) -> list[dict[str, str]]:
-        return list(csv.DictReader(io.StringIO(self.out)))
-
-
-@pytest.fixture
-def cli(capfd):
-    """Call fmcli in this process; returns its exit status and both streams."""
-
-    def call(*arguments: object) -> Result:
-        capfd.readouterr()
-        status = run([str(argument) for argument in arguments])
-        return Result(int(status), *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

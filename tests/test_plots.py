@@ -3,7 +3,7 @@
 import shutil
 import string
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
+from conftest import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -450,25 +450,6 @@ def test_letters_that_no_font_has_are_named(tmp_path, monkeypatch):
 
 
 # --- fmcli plot, --plots ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(capfd):
-    """Call fmcli in this process; returns its exit status and both streams."""
-
-    def call(*arguments: object) -> Result:
-        capfd.readouterr()
-        status = run([str(argument) for argument in arguments])
-        return Result(int(status), *capfd.readouterr())
-
-    return call
 
 
 def train_quietly(*arguments: object) -> str:

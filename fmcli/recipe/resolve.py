@@ -77,6 +77,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
 def _check_space(table: Table, search: SearchSpec) -> list[str]:
     """Return what is wrong with a search: each key's outermost values are tried, one key at a time."""
     problems = []
+    untuned = resolve_recipe(trial_table(table, {}), name="untuned")
     for key, space in search.space.items():
         path = f'search.space."{printable(key)}"'
         if key.endswith(("trainer.keep", "trainer.patience")) or (search.epochs and key.endswith("trainer.epochs")):
@@ -88,16 +89,15 @@ def _check_space(table: Table, search: SearchSpec) -> list[str]:
             continue
         for value in extremes(space):
             try:
-                untuned = value_at(resolve_recipe(trial_table(table, {}), name="untuned"), key)
-                if isinstance(untuned, float) and isinstance(space, RangeSpace) and space.is_whole:
-                    problems.append(f"{path}: would draw whole numbers alone; write low = {space.low}.0")
-                    break
                 resolve_recipe(trial_table(table, {key: value}), name="trial")
             except KeyError as error:
                 problems.append(f"{path}: {error.args[0]}")
             except RecipeError as error:
                 problems += [f"{path} = {printable(value)}: {problem}" for problem in error.problems]
-    return problems
+            else:
+                if isinstance(value_at(untuned, key), float) and isinstance(space, RangeSpace) and space.is_whole:
+                    problems.append(f"{path}: would draw whole numbers alone; write low = {space.low}.0")
+    return list(dict.fromkeys(problems))
 
 
 def extremes(space: Space) -> tuple[Any, ...]:
