@@ -26,7 +26,7 @@ from fmcli.recipe.specs import (
 )
 from fmcli.tensors import load_tensors, read_metadata, save_tensors
 
-FORMAT = "fmcli-checkpoint-1"
+FORMAT = "fmcli-checkpoint-2"
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.toml"
 
@@ -166,11 +166,14 @@ def _file_of(place: Path) -> Path:
 
 
 def _parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
-    if metadata.get("format") != FORMAT:
+    found = metadata.get("format", "")
+    if found != FORMAT:
+        of_another = found.startswith(FORMAT.rstrip("0123456789"))
         raise CheckpointError(
-            f"{printable(path)} is not a checkpoint of this fmcli "
-            f"(format {printable(metadata.get('format'))!r}, expected {FORMAT!r})",
-            hint="give a run folder, a member's folder or its model.safetensors",
+            f"{printable(path)} is not a checkpoint of this fmcli (format {printable(found)!r}, expected {FORMAT!r})",
+            hint="another version of fmcli wrote it: train again, or use that version"
+            if of_another
+            else "give a run folder, a member's folder or its model.safetensors",
         )
     try:
         return Header.model_validate_json(metadata["header"])

@@ -30,7 +30,7 @@ from fmcli.events import (
 from fmcli.generators import Generators
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
-from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
+from fmcli.models import add_l2_gradients, build_model, predict_logits, set_dropout_generator
 from fmcli.optim import Schedule, WeightAverage, build_optimizer, build_schedule, set_learning_rate
 from fmcli.predictions import Predictions, predictions_file, save_predictions
 from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe, ReferenceSpec, recipe_digest
@@ -46,7 +46,7 @@ from fmcli.tensors import (
 
 STATE_FILE = "state.safetensors"
 VALIDATION_FILE = predictions_file("validation")
-STATE_FORMAT = "fmcli-state-1"
+STATE_FORMAT = "fmcli-state-2"
 _EVALUATION_BATCH = 500  # images; more gains nothing on a CPU
 
 
@@ -264,9 +264,9 @@ class _Training:
             logits = self.model(inputs)
         logits = logits.float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.spec.trainer.label_smoothing)
-        penalty = l2_penalty(self.model)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss if penalty is None else loss + penalty).backward()
+        loss.backward()
+        add_l2_gradients(self.model)
         if self.spec.trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.trainer.clip_norm)
         self.optimizer.step()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fmcli.errors import RecipeError
-from fmcli.models import build_model, l2_penalty, predict_logits, set_dropout_generator
-from fmcli.models.build import Dropout
+from fmcli.models import add_l2_gradients, build_model, predict_logits, set_dropout_generator
+from fmcli.models.build import ChannelsLastFlatten, Dropout, draw_bits
 from fmcli.recipe.layers import count_parameters, expand_layers, same_padding, trace_layers
 from fmcli.recipe.networks import (
     Activate,
@@ -300,7 +300,7 @@ def test_a_network_computes_what_its_layers_say():
     mean, variance = (x.view(1, -1, 1, 1) for x in (norm.running_mean, norm.running_var))
     hidden = torch.tanh((hidden - mean) / (variance + 1e-3).sqrt())
     hidden = F.max_pool2d(F.gelu(F.avg_pool2d(hidden, 2, 1)), (2, 1))
-    hidden = torch.sigmoid(hidden.reshape(4, -1) @ dense.weight.T)
+    hidden = torch.sigmoid(hidden.permute(0, 2, 3, 1).reshape(4, -1) @ dense.weight.T)
     hidden = (hidden - norm_again.running_mean) / (norm_again.running_var + 1e-5).sqrt()
     torch.testing.assert_close(model(images), hidden @ last.weight.T + last.bias)
 
@@ -310,6 +310,30 @@ def test_networks_are_fast_on_channels_last_images_and_equal_on_others():
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     images = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(model(images), model(images.contiguous(memory_format=torch.channels_last)))
+
+
+def test_flattening_goes_by_rows_columns_channels_and_copies_nothing():
+    images = torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    flat = ChannelsLastFlatten()(images)
+    assert flat.data_ptr() == images.data_ptr()
+    for row, column, channel in ((0, 0, 1), (0, 1, 0), (3, 4, 2)):
+        assert torch.equal(flat[:, (row * 5 + column) * 3 + channel], images[:, channel, row, column])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pooling_before_its_relu_gives_the_same_numbers_and_gradients_bit_for_bit(dtype):
+    layers = [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2), Flatten(), Dense(units=2)]
+    model = build_model(layers, (1, 13, 11), 2, generator=seeded()).to(dtype)
+    assert [type(module) for module in model[:3]] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
+    as_written = nn.Sequential(model[0], nn.ReLU(), nn.MaxPool2d(2), *model[3:])
+    images = torch.randint(-2, 3, (50, 1, 13, 11), generator=seeded(1)).to(dtype)  # few values: many ties
+    found = []
+    for network in (model, as_written):
+        inputs = images.clone().requires_grad_()
+        outputs = network(inputs)
+        gradients = torch.autograd.grad(outputs.square().sum(), [inputs, *network.parameters()])
+        found.append([outputs, *gradients])
+    assert all(torch.equal(ours, twin) for ours, twin in zip(*found, strict=True))
 
 
 # --- impossible networks ---------------------------------------------------------------------------------
@@ -410,7 +434,7 @@ def test_the_initialization_named_torch_is_that_of_torch():
 # --- penalties -------------------------------------------------------------------------------------------
 
 
-def test_l2_penalty_is_the_weighted_sum_of_squared_kernels_and_pulls_at_twice_the_weight():
+def test_l2_adds_the_gradient_of_the_weighted_sum_of_squared_kernels():
     layers = [
         Conv(filters=4, kernel_size=3, l2=0.5, activation="relu"),
         Conv(filters=4, kernel_size=3),
@@ -421,18 +445,23 @@ def test_l2_penalty_is_the_weighted_sum_of_squared_kernels_and_pulls_at_twice_th
     ]
     model = build_model(layers, (1, 8, 8), 2, generator=seeded())
     first, second, third, last = (module for module in model if isinstance(module, nn.Conv2d | nn.Linear))
-    penalty = l2_penalty(model)
-    squares = [(module.weight.detach().double() ** 2).sum().item() for module in (first, third)]
-    assert penalty.detach().item() == pytest.approx(0.5 * squares[0] + 0.25 * squares[1], rel=1e-6)
-    penalty.backward()
-    torch.testing.assert_close(first.weight.grad, 2 * 0.5 * first.weight.detach())
-    torch.testing.assert_close(third.weight.grad, 2 * 0.25 * third.weight.detach())
-    untouched = [second.weight, last.weight, *(module.bias for module in (first, second, third, last))]
-    assert all(parameter.grad is None for parameter in untouched)
+    images = torch.rand(3, 1, 8, 8, generator=seeded(1))
 
+    model(images).square().sum().backward()
+    alone = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    add_l2_gradients(model)
+    added = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = None
+    penalty = 0.5 * first.weight.square().sum() + 0.25 * third.weight.square().sum()
+    (model(images).square().sum() + penalty).backward()
 
-def test_a_network_without_l2_has_no_penalty():
-    assert l2_penalty(build_model([Flatten(), Dense(units=2)], (1, 4, 4), 2)) is None
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(added[name], parameter.grad)
+        changed = not torch.equal(alone[name], added[name])
+        assert changed == any(parameter is module.weight for module in (first, third)), name
+    assert second.weight.grad is not None
+    assert last.weight.grad is not None
 
 
 # --- dropout ---------------------------------------------------------------------------------------------
@@ -449,6 +478,16 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
     error = 5 * math.sqrt(rate * (1 - rate) / inputs.numel())  # five standard errors
     assert share == pytest.approx(rate, abs=error)
     assert float(outputs.double().mean()) == pytest.approx(3, abs=3 * error / (1 - rate))
+
+
+def test_the_bits_that_dropout_draws_are_uniform_and_lie_as_its_input_does():
+    like = torch.empty(7, 5, 30, 31).contiguous(memory_format=torch.channels_last)  # a count that 4 does not divide
+    bits = draw_bits(like, seeded())
+    assert (bits.shape, bits.dtype, bits.stride()) == (like.shape, torch.int16, like.stride())
+    counts = torch.bincount((bits.flatten().int() + 2**15) // 2**11, minlength=32).double()  # 32 bins of equal width
+    expected = like.numel() / 32
+    assert float(((counts - expected) ** 2 / expected).sum()) < 61.1  # chi-squared, 31 degrees of freedom, p = 0.001
+    assert not torch.equal(bits[0], bits[1])
 
 
 def test_dropout_passes_the_gradient_where_it_passes_the_input():

@@ -1,6 +1,7 @@
 """Batches of uint8 images on the device."""
 
 import math
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -88,7 +89,7 @@ class DeviceLoader:
                 _HostBatches(self._host_images, self._transform),
                 batch_size=None,
                 sampler=self._plan,  # the list is refilled for each epoch
-                num_workers=_WORKERS,
+                num_workers=min(_WORKERS, _count_cores()),
                 prefetch_factor=_BATCHES_AHEAD,
                 persistent_workers=True,
                 pin_memory=self.device.type == "cuda",
@@ -102,6 +103,12 @@ class DeviceLoader:
                     hint="check [[augment.albumentations]]",
                 )
             yield batch
+
+
+def _count_cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
