@@ -1,0 +1,78 @@
+"""Metrics: arrays in, numbers out.
+
+`classification` scores labels class by class; `calibration` says how far probabilities can be trusted, and mends them
+by a temperature; `selection` says what is gained by answering only where sure; `diversity` how members differ from each
+other; `comparison` whether a difference is real. `arrays` has the types of what they take. What scikit-learn and scipy
+have is taken from there.
+"""
+
+from fmcli.metrics.arrays import Floats, Labels
+from fmcli.metrics.calibration import (
+    BINNINGS,
+    Calibration,
+    ReliabilityBins,
+    apply_temperature,
+    calibration,
+    calibration_of_probabilities,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_bins,
+)
+from fmcli.metrics.classification import (
+    ClassificationReport,
+    ClassScores,
+    Confusion,
+    PrecisionRecallCurve,
+    classification_report,
+    most_frequent_confusions,
+    precision_recall_curves,
+)
+from fmcli.metrics.comparison import (
+    CochranTest,
+    PairedTest,
+    bootstrap_difference,
+    cochran_q_test,
+    holm_correction,
+    jackknife_interval,
+    mcnemar_test,
+    mean_interval,
+    wilson_interval,
+)
+from fmcli.metrics.diversity import PairwiseDiversity, pairwise_disagreement, pairwise_diversity
+from fmcli.metrics.selection import CoverageCurve, accuracy_at_coverage, coverage_curve
+
+__all__ = [
+    "BINNINGS",
+    "Calibration",
+    "ClassScores",
+    "ClassificationReport",
+    "CochranTest",
+    "Confusion",
+    "CoverageCurve",
+    "Floats",
+    "Labels",
+    "PairedTest",
+    "PairwiseDiversity",
+    "PrecisionRecallCurve",
+    "ReliabilityBins",
+    "accuracy_at_coverage",
+    "apply_temperature",
+    "bootstrap_difference",
+    "calibration",
+    "calibration_of_probabilities",
+    "classification_report",
+    "cochran_q_test",
+    "coverage_curve",
+    "expected_calibration_error",
+    "fit_temperature",
+    "holm_correction",
+    "jackknife_interval",
+    "mcnemar_test",
+    "mean_interval",
+    "most_frequent_confusions",
+    "pairwise_disagreement",
+    "pairwise_diversity",
+    "precision_recall_curves",
+    "reliability_bins",
+    "wilson_interval",
+]

@@ -1,0 +1,342 @@
+"""Intervals and paired tests held to statsmodels, to mlxtend, to scipy, to closed forms and to slow loops."""
+
+from math import comb, sqrt
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from mlxtend import evaluate as mlxtend
+from scipy.stats import norm, ttest_1samp
+from statsmodels.stats import contingency_tables
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from fmcli.errors import UsageError
+from fmcli.metrics import (
+    bootstrap_difference,
+    cochran_q_test,
+    holm_correction,
+    jackknife_interval,
+    mcnemar_test,
+    mean_interval,
+    wilson_interval,
+)
+
+EXACT = {"rel": 1e-9, "abs": 1e-12}
+seeds = pytest.mark.parametrize("seed", range(5))
+
+
+def random_choices(seed, n_members=2, n_samples=200, n_classes=4, right=0.6):
+    """True labels, and those of members each of which is right a little more often than the one before."""
+    rng = np.random.default_rng(seed)
+    y_true = rng.integers(0, n_classes, n_samples)
+    shape = (n_members, n_samples)
+    sure = rng.random(shape) < right + 0.05 * np.arange(n_members)[:, None]
+    return y_true, np.where(sure, y_true, rng.integers(0, n_classes, shape))
+
+
+# --- intervals -------------------------------------------------------------------------------------------
+
+
+def wilson_by_formula(correct, n, confidence):
+    z = norm.ppf((1 + confidence) / 2)
+    p = correct / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 50), (1, 50), (25, 50), (50, 50), (9134, 10000)])
+def test_wilson_interval_equals_its_formula(correct, n, confidence):
+    expected = wilson_by_formula(correct, n, confidence)
+    interval = wilson_interval(correct, n, confidence=confidence)
+    assert interval == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert 0 <= interval[0] <= correct / n <= interval[1] <= 1
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+@pytest.mark.parametrize(("correct", "n"), [(0, 7), (3, 7), (7, 7), (940, 1000)])
+def test_wilson_interval_equals_statsmodels(correct, n, confidence):
+    expected = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
+    assert wilson_interval(correct, n, confidence=confidence) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@seeds
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_mean_interval_equals_scipy(seed, confidence):
+    values = np.random.default_rng(seed).normal(size=seed + 2)
+    expected = ttest_1samp(values, 0).confidence_interval(confidence)
+    assert mean_interval(values.tolist(), confidence=confidence) == pytest.approx(tuple(expected), **EXACT)
+
+
+# --- the jackknife ---------------------------------------------------------------------------------------
+
+
+def means_without_each(values):
+    return [np.delete(values, place).mean() for place in range(len(values))]
+
+
+@seeds
+def test_jackknife_of_a_mean_is_its_own_interval(seed):
+    values = np.random.default_rng(seed).normal(size=2 + 3 * seed)
+    interval = jackknife_interval(values.mean(), [means_without_each(values)], confidence=0.9)
+    assert interval == pytest.approx(mean_interval(values.tolist(), confidence=0.9), rel=1e-12, abs=1e-12)
+
+
+@seeds
+def test_jackknife_of_a_difference_of_means_has_the_usual_standard_error(seed):
+    rng = np.random.default_rng(seed)
+    first, second = rng.normal(size=9), 3 * rng.normal(size=14)
+    difference = first.mean() - second.mean()
+    deleted = [
+        [mean - second.mean() for mean in means_without_each(first)],
+        [first.mean() - mean for mean in means_without_each(second)],
+    ]
+    low, high = jackknife_interval(difference, deleted)
+    error = sqrt(first.var(ddof=1) / 9 + second.var(ddof=1) / 14)
+    unit = mean_interval(np.arange(9.0).tolist())  # half of it is Student's t of 8 degrees of freedom, in errors
+    half = (unit[1] - unit[0]) / 2 / (np.arange(9.0).std(ddof=1) / 3) * error
+    assert (low, high) == pytest.approx((difference - half, difference + half), rel=1e-12, abs=1e-12)
+
+
+def test_jackknife_by_hand():
+    # 1/2 ((-1)² + 1²) + 2/3 (1² + 0 + (-1)²) = 1 + 4/3; one degree of freedom, whose quartile is 1.
+    low, high = jackknife_interval(10.0, [[4.0, 6.0], [1.0, 2.0, 3.0]], confidence=0.5)
+    assert (low, high) == pytest.approx((10 - sqrt(7 / 3), 10 + sqrt(7 / 3)))
+
+
+@seeds
+def test_jackknife_depends_on_the_order_of_neither_samples_nor_elements(seed):
+    rng = np.random.default_rng(seed)
+    samples = [rng.normal(size=n) for n in (4, 7, 5)]
+    expected = jackknife_interval(1.0, samples)
+    shuffled = [rng.permutation(samples[k]) for k in rng.permutation(3)]
+    assert jackknife_interval(1.0, shuffled) == pytest.approx(expected, **EXACT)
+
+
+def test_a_sample_that_does_not_matter_adds_nothing_but_keeps_the_degrees_of_freedom_low():
+    varied = [1.0, 2.0, 4.0]
+    alone = jackknife_interval(0.0, [varied])
+    assert jackknife_interval(0.0, [varied, [2.0] * 3]) == alone
+    assert jackknife_interval(0.0, [varied, [2.0] * 2])[1] > alone[1]
+
+
+def test_a_jackknife_covers_what_it_estimates():
+    # A mean of products of two independent samples: the truth is 1 * 2.
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        first, second = rng.normal(1, 1, 12), rng.normal(2, 1, 15)
+        deleted = [
+            [mean * second.mean() for mean in means_without_each(first)],
+            [first.mean() * mean for mean in means_without_each(second)],
+        ]
+        low, high = jackknife_interval(first.mean() * second.mean(), deleted)
+        covered += low <= 2 <= high
+    assert 0.93 <= covered / 400 <= 0.99
+
+
+@pytest.mark.parametrize("deleted", [[], [[1.0]], [[1.0, 2.0], []]])
+def test_a_jackknife_of_too_little_is_refused(deleted):
+    with pytest.raises(UsageError, match="two elements at least; got sizes"):
+        jackknife_interval(0.0, deleted)
+
+
+# --- the bootstrap ---------------------------------------------------------------------------------------
+
+
+def slow_bootstrap(y_true, first, second, confidence, resamples):
+    """Resample images with replacement, one resample at a time."""
+    rng = np.random.default_rng(123)
+    differences = []
+    for _ in range(resamples):
+        images = rng.integers(0, len(y_true), len(y_true))
+        differences.append((first[images] == y_true[images]).mean() - (second[images] == y_true[images]).mean())
+    return np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+
+
+@seeds
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_bootstrap_equals_the_resampling_of_images(seed, confidence):
+    y_true, (first, second) = random_choices(seed)
+    interval = bootstrap_difference(y_true, first, second, confidence=confidence)
+    expected = slow_bootstrap(y_true, first, second, confidence, resamples=4000)
+    # The ends of 95 % intervals of 4,000 and 10,000 normal draws differ by 0.05 of their standard deviation.
+    spread = ((first == y_true) * 1.0 - (second == y_true)).std() / sqrt(len(y_true))
+    np.testing.assert_allclose(interval, expected, rtol=0, atol=0.2 * spread + 1 / len(y_true))
+
+
+@seeds
+def test_bootstrap_comes_near_the_normal_interval_where_images_are_many(seed):
+    y_true, (first, second) = random_choices(seed, n_samples=10_000)
+    differences = (first == y_true) * 1.0 - (second == y_true)
+    half = norm.ppf(0.975) * differences.std() / 100
+    expected = (differences.mean() - half, differences.mean() + half)
+    assert bootstrap_difference(y_true, first, second) == pytest.approx(expected, abs=0.1 * half)
+
+
+@seeds
+def test_bootstrap_is_a_function_of_its_seed_and_of_no_order(seed):
+    y_true, (first, second) = random_choices(seed)
+    order = np.random.default_rng(seed).permutation(len(y_true))
+    expected = bootstrap_difference(y_true, first, second, seed=seed)
+    assert bootstrap_difference(y_true[order], first[order], second[order], seed=seed) == expected
+    new_name = np.random.default_rng(seed).permutation(4)
+    assert bootstrap_difference(new_name[y_true], new_name[first], new_name[second], seed=seed) == expected
+
+
+def test_bootstrap_sees_no_difference_between_a_classifier_and_itself():
+    y_true, (first, _) = random_choices(0)
+    assert bootstrap_difference(y_true, first, first) == (0, 0)
+
+
+def test_bootstrap_of_a_classifier_that_alone_is_always_right():
+    truth = np.zeros(50, dtype=int)
+    assert bootstrap_difference(truth, truth, truth + 1) == (1, 1)
+    assert bootstrap_difference(truth, truth + 1, truth) == (-1, -1)
+
+
+@seeds
+def test_more_confidence_is_a_wider_interval(seed):
+    y_true, (first, second) = random_choices(seed)
+    low, high = bootstrap_difference(y_true, first, second, confidence=0.99)
+    inner = bootstrap_difference(y_true, first, second, confidence=0.8)
+    assert low < inner[0] < inner[1] < high
+
+
+# --- McNemar's test --------------------------------------------------------------------------------------
+
+
+@seeds
+def test_mcnemar_equals_binomial_sums(seed):
+    y_true, (first, second) = random_choices(seed, n_samples=60)
+    result = mcnemar_test(y_true, first, second)
+    only_first = sum(a == y != b for y, a, b in zip(y_true, first, second, strict=True))
+    only_second = sum(a != y == b for y, a, b in zip(y_true, first, second, strict=True))
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    by_hand = min(1.0, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+    assert (result.only_first, result.only_second) == (only_first, only_second)
+    assert result.p_value == pytest.approx(by_hand, **EXACT)
+    accuracy = sklearn.metrics.accuracy_score
+    assert result.difference == pytest.approx(accuracy(y_true, first) - accuracy(y_true, second), **EXACT)
+
+
+@seeds
+def test_mcnemar_turned_round(seed):
+    y_true, (first, second) = random_choices(seed)
+    one, other = mcnemar_test(y_true, first, second), mcnemar_test(y_true, second, first)
+    assert (one.only_first, one.only_second) == (other.only_second, other.only_first)
+    assert one.difference == -other.difference
+    assert one.p_value == pytest.approx(other.p_value, **EXACT)
+
+
+def test_mcnemar_sees_no_difference_between_a_classifier_and_itself():
+    y_true, (first, _) = random_choices(0)
+    result = mcnemar_test(y_true, first, first)
+    assert (result.only_first, result.only_second, result.difference, result.p_value) == (0, 0, 0.0, 1.0)
+    assert result.interval == (0, 0)
+
+
+def test_mcnemar_ignores_how_two_wrong_answers_differ():
+    result = mcnemar_test(np.array([0, 0]), np.array([1, 1]), np.array([2, 1]))
+    assert (result.only_first, result.only_second) == (0, 0)
+
+
+@seeds
+def test_mcnemar_equals_statsmodels_and_mlxtend(seed):
+    y_true, (first, second) = random_choices(seed, n_samples=80)
+    result = mcnemar_test(y_true, first, second)
+    table = mlxtend.mcnemar_table(y_true, first, second)
+    assert (result.only_first, result.only_second) == (table[0, 1], table[1, 0])
+    assert result.p_value == pytest.approx(contingency_tables.mcnemar(table, exact=True).pvalue, **EXACT)
+    assert result.p_value == pytest.approx(mlxtend.mcnemar(table, exact=True)[1], **EXACT)
+
+
+@seeds
+def test_mcnemar_has_the_bootstrap_interval(seed):
+    y_true, (first, second) = random_choices(seed)
+    result = mcnemar_test(y_true, first, second)
+    assert result.interval == bootstrap_difference(y_true, first, second)
+    assert result.interval[0] <= result.difference <= result.interval[1]
+
+
+# --- Cochran's Q test ------------------------------------------------------------------------------------
+
+
+@seeds
+@pytest.mark.parametrize("n_members", [2, 3, 6])
+def test_cochran_equals_statsmodels_and_mlxtend(seed, n_members):
+    y_true, choices = random_choices(seed, n_members)
+    result = cochran_q_test(y_true, choices)
+    theirs = contingency_tables.cochrans_q((choices == y_true).T)
+    assert (result.statistic, result.p_value) == pytest.approx((theirs.statistic, theirs.pvalue), **EXACT)
+    assert (result.statistic, result.p_value) == pytest.approx(mlxtend.cochrans_q(y_true, *choices), **EXACT)
+
+
+@seeds
+def test_cochran_of_two_is_mcnemar_without_correction(seed):
+    y_true, choices = random_choices(seed)
+    expected = mlxtend.mcnemar(mlxtend.mcnemar_table(y_true, *choices), corrected=False)
+    result = cochran_q_test(y_true, choices)
+    assert (result.statistic, result.p_value) == pytest.approx(expected, **EXACT)
+
+
+@seeds
+def test_cochran_depends_on_no_order_and_no_names(seed):
+    y_true, choices = random_choices(seed, n_members=4)
+    rng = np.random.default_rng(seed)
+    images, members, new_name = rng.permutation(len(y_true)), rng.permutation(4), rng.permutation(4)
+    expected = cochran_q_test(y_true, choices)
+    assert cochran_q_test(y_true[images], choices[:, images]) == expected
+    assert cochran_q_test(y_true, choices[members]) == expected
+    assert cochran_q_test(new_name[y_true], new_name[choices]) == expected
+
+
+@seeds
+def test_cochran_sees_no_difference_between_members_that_are_right_on_the_same_images(seed):
+    y_true, choices = random_choices(seed, n_members=1)
+    wrong_otherwise = np.where(choices[0] == y_true, y_true, 3 - y_true + 4)
+    result = cochran_q_test(y_true, np.stack([choices[0], choices[0], wrong_otherwise]))
+    assert (result.statistic, result.p_value) == (0.0, 1.0)
+
+
+def test_cochran_by_hand():
+    # Right on 6, 4 and 1 of six images; images are right for 3, 2, 2, 2, 1 and 1 of three members.
+    y_true = np.zeros(6, dtype=int)
+    choices = np.array([[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 1]])
+    expected = 2 * (3 * (36 + 16 + 1) - 11**2) / (3 * 11 - (9 + 4 + 4 + 4 + 1 + 1))
+    assert cochran_q_test(y_true, choices).statistic == pytest.approx(expected)
+
+
+def test_cochran_of_one_member_is_refused():
+    with pytest.raises(UsageError, match="two members at least; got 1"):
+        cochran_q_test(np.array([0, 1]), np.array([[0, 1]]))
+
+
+# --- Holm's correction -----------------------------------------------------------------------------------
+
+
+@seeds
+@pytest.mark.parametrize("n_tests", [1, 2, 10])
+def test_holm_equals_statsmodels(seed, n_tests):
+    p_values = np.random.default_rng(seed).random(n_tests) ** 3
+    p_values[: n_tests // 3] = p_values[-1]  # equal ones
+    assert holm_correction(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1], **EXACT)
+
+
+@seeds
+def test_holm_keeps_the_order_of_p_values(seed):
+    rng = np.random.default_rng(seed)
+    p_values = rng.random(8)
+    order = rng.permutation(8)
+    assert holm_correction(p_values[order]) == tuple(np.array(holm_correction(p_values))[order])
+    assert (np.array(holm_correction(p_values)) >= p_values).all()
+
+
+def test_holm_by_hand():
+    # 4 · 0.01, 3 · 0.02, 2 · 0.0275, which is below the one before, 1 · 0.9.
+    assert holm_correction([0.9, 0.02, 0.01, 0.0275]) == pytest.approx((0.9, 0.06, 0.04, 0.06))
+    assert holm_correction([0.6, 0.7]) == (1, 1)
+    assert holm_correction([0.3]) == (0.3,)
+    assert holm_correction([]) == ()
