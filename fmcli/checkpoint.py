@@ -1,6 +1,8 @@
 """Checkpoints: safetensors with a header that says all that is needed to use them. No pickle, in or out."""
 
 import platform
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, Val
 from torch import Tensor, nn
 
 import fmcli
+from fmcli.choices import SPLITS
 from fmcli.data import Normalization
 from fmcli.data.normalization import scale_pixels
 from fmcli.data.pictures import Background
 from fmcli.errors import CheckpointError, RecipeError, printable
+from fmcli.files import remove_files
 from fmcli.models import build_model
+from fmcli.predictions import predictions_file
 from fmcli.recipe.layers import expand_layers
 from fmcli.recipe.load import load_recipe
 from fmcli.recipe.specs import (
@@ -29,6 +34,7 @@ from fmcli.tensors import load_tensors, read_metadata, save_tensors
 FORMAT = "fmcli-checkpoint-2"
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.toml"
+_SNAPSHOT = re.compile(r"snapshot-([1-9]\d*)", re.ASCII)
 
 
 class Header(BaseModel):
@@ -46,6 +52,7 @@ class Header(BaseModel):
         background: Of the training images.
         parameters: How many numbers the network learnt.
         epochs: How many these weights were trained for; with `keep = "best"`, up to the best epoch.
+        snapshot: Which of the member's snapshots they are, from 1; None for those that it ended with.
         data_digests: SHA-256 of each split it saw, by name.
         recipe_digest: SHA-256 of `member` and `data`.
         versions: Of fmcli, torch and Python.
@@ -65,6 +72,7 @@ class Header(BaseModel):
     background: Background
     parameters: int
     epochs: int
+    snapshot: PositiveInt | None = None
     data_digests: dict[str, str]
     recipe_digest: str
     versions: dict[str, str]
@@ -75,6 +83,11 @@ class Header(BaseModel):
         if not len(self.mean) == len(self.std) == self.input_shape[0]:
             raise ValueError("mean and std must have a number for each channel")
         return self
+
+    @property
+    def name(self) -> str:
+        """What people call these weights: `k3`, or `k3/snapshot-1`."""
+        return self.member.name if self.snapshot is None else f"{self.member.name}/{snapshot_name(self.snapshot)}"
 
     @property
     def normalization(self) -> Normalization:
@@ -126,7 +139,23 @@ def load_checkpoint(path: Path, *, device: torch.device) -> Checkpoint:
     Raises:
         CheckpointError: It is not there, cut short, altered, or not one of fmcli's.
     """
-    header, tensors = _read(path)
+    path = _file_of(path)
+    metadata, tensors = load_tensors(path)
+    return build_checkpoint(path, parse_header(path, metadata), tensors, device=device)
+
+
+def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], *, device: torch.device) -> Checkpoint:
+    """Build the network of a header and weights.
+
+    Args:
+        path: The file that they are from.
+        header: What it says of itself.
+        tensors: Its weights.
+        device: Where the network is wanted.
+
+    Raises:
+        CheckpointError: They do not fit each other.
+    """
     layers = expand_layers(header.member.model, len(header.class_names), header.input_shape)
     try:
         model = build_model(layers, header.input_shape, len(header.class_names))
@@ -152,20 +181,19 @@ def read_header(path: Path) -> Header:
         CheckpointError: It is not there, or not one of fmcli's.
     """
     path = _file_of(path)
-    return _parse_header(path, read_metadata(path))
-
-
-def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
-    path = _file_of(path)
-    metadata, tensors = load_tensors(path)
-    return _parse_header(path, metadata), tensors
+    return parse_header(path, read_metadata(path))
 
 
 def _file_of(place: Path) -> Path:
     return place / MODEL_FILE if place.is_dir() else place
 
 
-def _parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
+def parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
+    """Return what a checkpoint's text says.
+
+    Raises:
+        CheckpointError: It is not a checkpoint of this fmcli, or damaged.
+    """
     found = metadata.get("format", "")
     if found != FORMAT:
         of_another = found.startswith(FORMAT.rstrip("0123456789"))
@@ -191,6 +219,8 @@ def _show(tensor: Tensor | None) -> str:
 def find_checkpoints(places: Sequence[Path]) -> list[Path]:
     """Return the checkpoint files that run folders, member folders and files stand for, in order.
 
+    A member's folder stands for its snapshots, where it has some, and then for the weights that it ended with.
+
     Args:
         places: Each a run folder, a member's folder or a file.
 
@@ -199,8 +229,11 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for place in places:
-        if (place / MODEL_FILE).is_file() or place.is_file():
-            found.append(_file_of(place))
+        if place.is_file():
+            found.append(place)
+            continue
+        if (place / MODEL_FILE).is_file():
+            found += _with_snapshots(place)
             continue
         if not place.is_dir():
             raise CheckpointError(
@@ -214,7 +247,7 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
                 if (place / RECIPE_FILE).is_file()
                 else "give a run folder, a member's folder or its model.safetensors",
             )
-        found += members
+        found += [path for member in members for path in _with_snapshots(member)]
     seen: set[Path] = set()
     for path in found:
         if path.resolve() in seen:
@@ -224,9 +257,36 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
 
 
 def _members_of(run: Path) -> list[Path]:
-    """Return the checkpoints of a run's members, in the order of its recipe where it has one."""
-    paths = {path.parent.name: path for path in sorted(run.glob(f"*/{MODEL_FILE}"))}
-    return [paths[name] for name in members_of_run(run) or paths if name in paths]
+    """Return the folders of a run's trained members, in the order of its recipe where it has one."""
+    folders = {path.parent.name: path.parent for path in sorted(run.glob(f"*/{MODEL_FILE}"))}
+    # The folder of a member that is still trained is no run, though it may have snapshots.
+    return [
+        folders[name] for name in members_of_run(run) or folders if name in folders and not _SNAPSHOT.fullmatch(name)
+    ]
+
+
+def _with_snapshots(member: Path) -> list[Path]:
+    """Return the checkpoints in a member's folder: its snapshots, then its own."""
+    files = [folder / MODEL_FILE for folder in (*snapshot_folders(member), member)]
+    return [file for file in files if file.is_file()]
+
+
+def snapshot_name(number: int) -> str:
+    """Return what a member's n-th snapshot is called, counted from 1, and its folder in the member's."""
+    return f"snapshot-{number}"
+
+
+def snapshot_folders(member: Path) -> list[Path]:
+    """Return the folders of a member's snapshots, in order."""
+    folders = [path for path in member.glob("*/") if not path.is_symlink()]
+    numbered = {int(found[1]): path for path in folders if (found := _SNAPSHOT.fullmatch(path.name))}
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def remove_snapshots(member: Path) -> None:
+    """Remove the files of a member's snapshots, and nothing that is not ours."""
+    for folder in snapshot_folders(member):
+        remove_files(folder, (MODEL_FILE, *map(predictions_file, SPLITS)))
 
 
 def members_of_run(run: Path) -> list[str]:
@@ -245,15 +305,28 @@ def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:
 
 
 def tell_apart(names: Sequence[str], files: Sequence[Path]) -> list[str]:
-    """Return members' names, with their run's name or their whole path where several have the same.
+    """Return members' names, with as much of the path of their run before them as tells them apart.
 
     Args:
         names: Of members.
-        files: One in each member's folder.
+        files: One in each member's folder, or in a snapshot's in it.
     """
-    paths = [file.absolute() for file in files]
-    with_run = [f"{path.parent.parent.name}/{name}" for path, name in zip(paths, names, strict=True)]
-    return [
-        name if names.count(name) == 1 else longer if with_run.count(longer) == 1 else str(path)
-        for name, longer, path in zip(names, with_run, paths, strict=True)
-    ]
+    runs = [_run_of(file.absolute(), name).parts for file, name in zip(files, names, strict=True)]
+    shown = list(names)
+    for depth in range(1, max(map(len, runs), default=0) + 1):
+        counts = Counter(shown)
+        if len(counts) == len(shown):
+            break
+        shown = [
+            "/".join((*run[-depth:], name)) if counts[before] > 1 else before
+            for before, run, name in zip(shown, runs, names, strict=True)
+        ]
+    return shown
+
+
+def _run_of(file: Path, name: str) -> Path:
+    """Return the folder of the run that a file in a member's folder belongs to; a snapshot's lies one deeper."""
+    folder = file.parent
+    for _ in name.split("/"):
+        folder = folder.parent
+    return folder

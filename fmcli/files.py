@@ -1,7 +1,9 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from fmcli.errors import FmcliError, printable
@@ -35,6 +37,31 @@ def write_atomic(path: Path, content: bytes) -> None:
             f"cannot write {printable(path)}: {error.strerror or error}",
             hint="choose a folder that can be written and has room, e.g. with --output",
         ) from error
+
+
+def order_metadata(content: bytes) -> bytes:
+    """Put the text of a safetensors file in order, so that the same tensors and text are the same bytes.
+
+    safetensors itself writes it in an order that changes from process to process.
+
+    Args:
+        content: Of the file, with text.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # as the format asks for, so that the numbers stay aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files, and what a killed process left of them; and their folder where nothing else is in it."""
+    for name in names:
+        for path in (folder / name, *folder.glob(f".{name}.*.part")):
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _umask() -> int:

@@ -7,30 +7,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GO_ON = ("order", "augment", "dropout")  # the weights are drawn once, before the first step
+_GO_ON = ("order", "augment", "dropout")  # the others are drawn from once, before the first step
 
 
 @dataclass(frozen=True, slots=True)
 class Generators:
-    """The four streams of random numbers of a member, each from the recipe's seed and the member's place.
+    """The five streams of random numbers of a member, each from the recipe's seed and the member's place.
 
     Args:
         weights: On the CPU.
         order: On the CPU.
         augment: On the device.
         dropout: On the device.
+        sample: On the CPU; of `trainer.bagging`.
     """
 
     weights: torch.Generator
     order: torch.Generator
     augment: torch.Generator
     dropout: torch.Generator
+    sample: torch.Generator
 
     @classmethod
     def seeded(cls, seed: int, place: int, device: torch.device, *, afresh: bool = False) -> "Generators":
         """Return new generators: members differ by their place in the recipe, a training afresh from the first."""
-        seeds = np.random.SeedSequence([seed, place], spawn_key=(1,) if afresh else ()).generate_state(4, np.uint64)
-        devices = (torch.device("cpu"), torch.device("cpu"), device, device)
+        seeds = np.random.SeedSequence([seed, place], spawn_key=(1,) if afresh else ()).generate_state(5, np.uint64)
+        cpu = torch.device("cpu")
+        devices = (cpu, cpu, device, device, cpu)
         return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))
 
     def state(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
 from fmcli.files import write_atomic
-from fmcli.recipe.specs import Monitor
+from fmcli.recipe.training import Monitor
 
 HISTORY_FILE = "history.jsonl"
 

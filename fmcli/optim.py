@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmcli.recipe.specs import (
+from fmcli.recipe.training import (
     AdamSpec,
     AdamWSpec,
     ConstantSchedule,
     CosineSchedule,
+    CyclicSchedule,
     ExponentialSchedule,
     LinearSchedule,
     OneCycleSchedule,
@@ -72,7 +73,11 @@ def build_schedule(spec: ScheduleSpec, *, lr: float, epochs: int, steps_per_epoc
             return lr * _between(spec.start, 1.0, 1 - _half_cosine(step / rising))
         if step < rising:
             return lr * (step + 1) / (rising + 1)
-        return lr * _share(spec, (step - rising) / max(total - rising, 1), step // steps_per_epoch)
+        begin, end = rising, float(total)
+        if isinstance(spec, CyclicSchedule):
+            cycle = step * spec.cycles // total  # the warm-up is a part of the first
+            begin, end = max(cycle * total / spec.cycles, rising), (cycle + 1) * total / spec.cycles
+        return lr * _share(spec, (step - begin) / max(end - begin, 1), step // steps_per_epoch)
 
     return schedule
 
@@ -82,7 +87,7 @@ def _share(spec: ScheduleSpec, done: float, epoch: int) -> float:
 
     Args:
         spec: The schedule.
-        done: How much of the steps after the warm-up is over, in [0, 1).
+        done: How much of the steps after the warm-up is over, or of those of this cycle, in [0, 1).
         epoch: From 0.
     """
     match spec:
@@ -94,7 +99,7 @@ def _share(spec: ScheduleSpec, done: float, epoch: int) -> float:
             return gamma ** (epoch // every)
         case LinearSchedule(final=final):
             return _between(final, 1.0, 1 - done)
-        case CosineSchedule(final=final) | OneCycleSchedule(final=final):
+        case CosineSchedule(final=final) | CyclicSchedule(final=final) | OneCycleSchedule(final=final):
             return _between(final, 1.0, _half_cosine(done))
 
 
@@ -114,19 +119,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class WeightAverage:
-    """An exponential moving average of a network's weights and normalisation statistics.
+    """An average of a network's weights and normalisation statistics: an exponential moving one, or an equal one.
 
-    The decay grows from 0.1 to its value over the first steps, so that the average forgets the initial weights.
+    The decay grows from 0.1 to its value over the first steps, so that the average forgets the initial weights. In
+    an equal average, every update counts the same, and the initial weights not at all.
 
     Args:
         model: Whose weights to average.
-        decay: In (0, 1).
+        decay: In (0, 1); None for an equal average.
 
     References:
-        Polyak and Juditsky 1992; the warm-up is that of TensorFlow's ExponentialMovingAverage.
+        Polyak and Juditsky 1992; the warm-up is that of TensorFlow's ExponentialMovingAverage. Equal, after the last
+        epochs: Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, UAI 2018.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay
         self.updates = 0
         self._current = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
@@ -135,9 +142,11 @@ class WeightAverage:
     def update(self) -> None:
         """Take in the weights as they are now."""
         self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + _DECAY_WARMUP - 1))
+        share = 1 / self.updates
+        if self.decay is not None:
+            share = 1 - min(self.decay, self.updates / (self.updates + _DECAY_WARMUP - 1))
         with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._current, 1 - decay)
+            torch._foreach_lerp_(self._averages, self._current, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run, remove_snapshots
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
 from fmcli.errors import FmcliError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
-from fmcli.files import write_atomic
+from fmcli.files import remove_files, write_atomic
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
 from fmcli.predictions import predictions_file
@@ -101,7 +101,7 @@ def load_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
     """
     splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
-    _check_last_batch(recipe, traces, len(splits.train))
+    _check_last_batches(recipe, traces, len(splits.train))
     check_augmentation(recipe, splits.train.input_shape)
     return splits
 
@@ -182,11 +182,12 @@ def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
         )
 
 
-def _check_last_batch(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_images: int) -> None:
+def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_train: int) -> None:
     """Refuse a batch of one image where that leaves batch normalisation one value, which has no spread."""
     problems = []
     for member in recipe.members:
         trainer = member.trainer
+        n_images = trainer.sample_size(n_train)
         size = n_images if trainer.full_batch else min(trainer.batch_size, n_images)
         last = size if trainer.drop_last else n_images % size or size
         of_one_value = any(
@@ -227,9 +228,6 @@ def remove_run(folder: Path, recipe: Recipe) -> None:
         place = folder / name
         if not place.is_dir() or place.is_symlink():
             continue
-        for file in (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLITS)):
-            for path in (place / file, *place.glob(f".{file}.*.part")):  # what a killed process left, too
-                path.unlink(missing_ok=True)
-        if not any(place.iterdir()):
-            place.rmdir()
+        remove_snapshots(place)
+        remove_files(place, (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLITS)))
     (folder / RECIPE_FILE).unlink(missing_ok=True)

@@ -19,6 +19,8 @@ from fmcli.checkpoint import (
     load_checkpoint,
     read_header,
     save_checkpoint,
+    tell_apart,
+    unfinished_members,
 )
 from fmcli.data import load_images, split_images
 from fmcli.errors import CheckpointError, FmcliError
@@ -103,6 +105,7 @@ def test_header_says_all_that_is_needed(run_folder, recipe):
     assert header.std == pytest.approx([splits.train.images.std()])
     assert header.background == "dark"
     assert header.epochs == 1
+    assert (header.snapshot, header.name) == (None, "first")
     assert header.data_digests == {name: images.digest() for name, images in splits.present().items()}
     assert header.recipe_digest == recipe_digest(recipe.members[1], recipe.data)
     assert header.versions["fmcli"] == fmcli.__version__
@@ -302,6 +305,7 @@ def test_missing_and_foreign_tensors_are_named(model_file, extra, named):
         {"member": None},
         {"background": "green"},
         {"unknown": 1},
+        {"snapshot": 0},
     ],
     ids=str,
 )
@@ -419,9 +423,77 @@ def test_run_that_was_only_begun_is_refused_with_the_command_that_goes_on(run_fo
     assert "--resume" in caught.value.hint
 
 
+# --- snapshots --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_snapshots(run_folder, tmp_path) -> Path:
+    """A run whose member `second` has eleven snapshots."""
+    copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    for number in range(1, 12):
+        model = copy / "second" / f"snapshot-{number}" / MODEL_FILE
+        model.parent.mkdir()
+        rewritten(copy / "second" / MODEL_FILE, model, snapshot=number)
+    return copy
+
+
+OF_SECOND = [*(f"second/snapshot-{number}" for number in range(1, 12)), "second"]
+
+
+def places_of(paths: list[Path], run: Path) -> list[str]:
+    return [str(path.parent.relative_to(run)) for path in paths]
+
+
+def test_snapshots_come_in_order_before_their_member(with_snapshots):
+    run = with_snapshots
+    assert places_of(find_checkpoints([run]), run) == [*OF_SECOND, "first"]
+    assert places_of(find_checkpoints([run / "second"]), run) == OF_SECOND
+    assert [read_header(path).name for path in find_checkpoints([run / "second"])] == OF_SECOND
+
+
+def test_a_file_or_a_snapshots_folder_stands_for_itself_alone(with_snapshots):
+    member = with_snapshots / "second"
+    assert find_checkpoints([member / MODEL_FILE]) == [member / MODEL_FILE]
+    assert find_checkpoints([member / "snapshot-3"]) == [member / "snapshot-3" / MODEL_FILE]
+    with pytest.raises(CheckpointError, match="named twice"):
+        find_checkpoints([member / "snapshot-3", member])
+
+
+def test_other_folders_of_a_member_are_no_snapshots(with_snapshots):
+    member = with_snapshots / "second"
+    for name in ("snapshot-0", "snapshot-01", "snapshot-", "snapshot-1.old", "best"):
+        shutil.copytree(member / "snapshot-1", member / name)
+    (member / "snapshot-12").mkdir()
+    (member / "snapshot-13").write_text("a file")
+    assert places_of(find_checkpoints([member]), with_snapshots) == OF_SECOND
+
+
+def test_snapshots_of_a_member_that_is_not_trained_yet_are_left_out(with_snapshots):
+    (with_snapshots / "second" / MODEL_FILE).unlink()
+    assert places_of(find_checkpoints([with_snapshots]), with_snapshots) == ["first"]
+    assert unfinished_members([with_snapshots]) == {with_snapshots: ["second"]}
+    with pytest.raises(CheckpointError, match="holds no trained member"):
+        find_checkpoints([with_snapshots / "second"])
+
+
+def test_snapshots_are_told_apart_by_their_runs(with_snapshots, tmp_path):
+    other = Path(shutil.copytree(with_snapshots, tmp_path / "other"))
+    files = [run / "second" / name / MODEL_FILE for run in (with_snapshots, other) for name in ("snapshot-1", "")]
+    names = [read_header(file).name for file in files]
+    assert names == ["second/snapshot-1", "second"] * 2
+    assert tell_apart(names, files) == [
+        "run/second/snapshot-1", "run/second", "other/second/snapshot-1", "other/second"
+    ]  # fmt: skip
+    assert tell_apart(names[:2], files[:2]) == names[:2]
+    same = [files[0], tmp_path / "elsewhere" / "run" / "second" / "snapshot-1" / MODEL_FILE]
+    assert tell_apart(names[:1] * 2, same) == [
+        f"{tmp_path.name}/run/second/snapshot-1", "elsewhere/run/second/snapshot-1"
+    ]  # fmt: skip
+
+
 def test_every_field_of_the_header_is_known_here():
     """A new field of the header needs its line in `test_header_says_all_that_is_needed`."""
     assert set(Header.model_fields) == {
         "member", "data", "ensemble", "reference", "input_shape", "class_names", "mean", "std", "background",
-        "parameters", "epochs", "data_digests", "recipe_digest", "versions", "trained_on",
+        "parameters", "epochs", "snapshot", "data_digests", "recipe_digest", "versions", "trained_on",
     }  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from conftest import draw_quadrants, idx_bytes, write_idx, write_idx_folder
 
 from fmcli.choices import SPLITS
-from fmcli.data import ImageSet, Source, Splits, load_images, resolve_normalization, sources, split_images
+from fmcli.data import ImageSet, Source, Splits, draw_sample, load_images, resolve_normalization, sources, split_images
 from fmcli.data.idx import read_idx, to_images
 from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
 from fmcli.errors import DataError, ExitStatus, UsageError
@@ -493,6 +493,20 @@ def test_stratified_fraction_takes_the_same_part_of_every_class():
 def test_too_few_images_for_a_fraction(source, validation):
     with pytest.raises(DataError, match=r"cannot set 0\.5 of \d+ images aside"):
         split(source, validation=validation)
+
+
+def test_bootstrap_sample_is_drawn_with_replacement():
+    pixels = np.arange(250, dtype=np.uint8).reshape(250, 1, 1, 1)
+    images = ImageSet(pixels, np.arange(250) % 7, tuple("abcdefg"))
+    sample = draw_sample(images, 250, torch.Generator().manual_seed(0))
+    assert len(sample) == 250
+    assert sample.class_names == images.class_names
+    assert np.array_equal(sample.labels, sample.images.ravel() % 7)
+    # A part of 1 - 1/e of all images is expected, 158, with a standard deviation of 5.
+    assert 138 < len(np.unique(sample.images)) < 178
+    again, other = (draw_sample(images, 250, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert sample.digest() == again.digest() != other.digest()
+    assert len(draw_sample(images, 3, torch.Generator())) == 3
 
 
 def test_resplit_shuffles_all_images():

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fmcli.optim import WeightAverage, build_optimizer, build_schedule, set_learning_rate
-from fmcli.recipe.specs import (
+from fmcli.recipe.training import (
     AdamSpec,
     AdamWSpec,
     ConstantSchedule,
     CosineSchedule,
+    CyclicSchedule,
     ExponentialSchedule,
     LinearSchedule,
     OneCycleSchedule,
@@ -61,6 +62,51 @@ def test_cosine_schedule_by_hand():
     assert by_hand[6] == pytest.approx(0.5 + 1.5 / 2)
     assert by_hand[8] == pytest.approx(0.5 + 1.5 * (1 - math.sqrt(0.5)) / 2)
     assert by_hand[10] == pytest.approx(0.5)
+
+
+def test_cyclic_schedule_by_hand():
+    # Two cycles of five steps; the warm-up takes two of the first, which leaves it three on the way down.
+    by_hand = rates(CyclicSchedule(cycles=2, warmup=0.2, final=0.25))[:10]
+    down = [0.25 + 0.75 * (1 + math.cos(math.pi * done / 3)) / 2 for done in range(3)]
+    again = [0.25 + 0.75 * (1 + math.cos(math.pi * done / 5)) / 2 for done in range(5)]
+    assert by_hand == pytest.approx([2 / 3, 4 / 3, *(2 * rate for rate in (*down, *again))])
+
+
+def test_cyclic_schedule_is_that_of_snapshot_ensembles():
+    """Equation 2 of Huang et al. 2017, with steps counted from 1 there."""
+    n_cycles, total, lr = 3, 12, 0.1
+    schedule = build_schedule(CyclicSchedule(cycles=n_cycles), lr=lr, epochs=6, steps_per_epoch=2)
+    for t in range(1, total + 1):
+        length = math.ceil(total / n_cycles)
+        assert schedule(t - 1) == pytest.approx(lr / 2 * (math.cos(math.pi * ((t - 1) % length) / length) + 1))
+
+
+@given(
+    cycles=st.integers(1, 5),
+    epochs_per_cycle=st.integers(1, 3),
+    steps_per_epoch=st.integers(1, 7),
+    final=st.floats(0, 1),
+    warmup=st.floats(0, 0.99),
+)
+def test_every_cycle_begins_at_the_top_and_falls(cycles, epochs_per_cycle, steps_per_epoch, final, warmup):
+    lr, length = 0.1, epochs_per_cycle * steps_per_epoch
+    spec = CyclicSchedule(cycles=cycles, final=final, warmup=warmup / cycles)
+    by_step = rates(spec, lr, cycles * epochs_per_cycle, steps_per_epoch)
+    for cycle in range(cycles):
+        within = by_step[cycle * length : (cycle + 1) * length]
+        if cycle > 0 or warmup == 0:
+            assert within[0] == pytest.approx(lr)
+            assert within == pytest.approx(
+                rates(CosineSchedule(final=final), lr, epochs_per_cycle, steps_per_epoch)[:-1]
+            )
+        assert all(after <= before for before, after in pairwise(within[math.ceil(warmup * length) :]))
+        assert all(0 <= rate <= lr + 1e-12 for rate in within)
+
+
+def test_one_cycle_of_a_cyclic_schedule_is_a_cosine():
+    assert (
+        rates(CyclicSchedule(cycles=1, warmup=0.3, final=0.1))[:10] == rates(CosineSchedule(warmup=0.3, final=0.1))[:10]
+    )
 
 
 @pytest.mark.parametrize("kind", [LinearSchedule, CosineSchedule])
@@ -150,6 +196,44 @@ def test_weight_average_equals_its_slow_twin(decay):
         assert torch.equal(tensor, trained[name])
 
 
+def test_equal_average_is_the_mean_of_what_it_took_in():
+    model, generator = small_network(), torch.Generator().manual_seed(0)
+    average, seen = WeightAverage(model, None), []
+    for _ in range(7):
+        train_a_little(model, generator)
+        average.update()
+        seen.append({name: tensor.double() for name, tensor in floats_of(model).items()})
+    trained = floats_of(model)
+    average.swap()
+    for name, tensor in floats_of(model).items():
+        mean = torch.stack([weights[name] for weights in seen]).mean(dim=0)
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(tensor, trained[name])
+
+
+def test_equal_average_of_one_update_is_what_it_took_in():
+    model, generator = small_network(), torch.Generator().manual_seed(0)
+    average = WeightAverage(model, None)
+    train_a_little(model, generator)
+    average.update()
+    trained = floats_of(model)
+    average.swap()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in floats_of(model).items())
+
+
+def test_equal_average_is_that_of_torch():
+    model, generator = small_network(), torch.Generator().manual_seed(0)
+    ours, theirs = WeightAverage(model, None), torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(4):
+        train_a_little(model, generator)
+        ours.update()
+        theirs.update_parameters(model)
+    ours.swap()
+    expected = floats_of(theirs.module)
+    for name, tensor in floats_of(model).items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
 def test_swapping_back_and_forth_does_not_disturb_the_average():
     model, twin = small_network(), small_network()
     averages = [WeightAverage(network, 0.9) for network in (model, twin)]
@@ -175,13 +259,14 @@ def test_the_average_starts_at_the_weights_and_stays_while_they_do():
         torch.testing.assert_close(tensor, before[name])
 
 
-def test_an_average_goes_on_from_its_saved_state():
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_an_average_goes_on_from_its_saved_state(decay):
     model, generator = small_network(), torch.Generator().manual_seed(0)
-    whole = WeightAverage(model, 0.9)
+    whole = WeightAverage(model, decay)
     for _ in range(3):
         train_a_little(model, generator)
         whole.update()
-    resumed = WeightAverage(model, 0.9)
+    resumed = WeightAverage(model, decay)
     resumed.load_state_dict({name: tensor.clone() for name, tensor in whole.state_dict().items()}, updates=3)
     for _ in range(3):
         train_a_little(model, generator)

@@ -30,9 +30,11 @@ from fmcli.recipe import (
     recipe_schema,
     resolve_recipe,
     shipped_recipes,
+    value_at,
 )
 from fmcli.recipe import networks as n
 from fmcli.recipe import specs as s
+from fmcli.recipe import training as t
 from fmcli.recipe.layers import trace_recipe
 
 MODEL = 'model = { family = "kernel-cnn", form = "pooled", kernel_size = 3, widths = [4] }\n'
@@ -216,8 +218,8 @@ def test_another_optimizer_starts_afresh():
         """
     )
     same, other = recipe.members
-    assert same.optimizer == s.AdamSpec(lr=0.5, betas=(0.5, 0.6))
-    assert other.optimizer == s.SgdSpec()
+    assert same.optimizer == t.AdamSpec(lr=0.5, betas=(0.5, 0.6))
+    assert other.optimizer == t.SgdSpec()
 
 
 def test_list_of_a_member_replaces_the_shared_one():
@@ -228,6 +230,100 @@ def test_list_of_a_member_replaces_the_shared_one():
 def test_run_is_named_by_the_recipe_itself_if_it_says_so():
     assert load_text(MINIMAL).name == "mine"
     assert load_text('name = "yours"\n' + MINIMAL).name == "yours"
+
+
+# --- copies -------------------------------------------------------------------------------------------------
+
+COPIES = (
+    MINIMAL
+    + """
+[[members]]
+name = "k3"
+copies = 3
+trainer.epochs = 7
+[[members]]
+name = "k5"
+model.kernel_size = 5
+"""
+)
+
+
+def test_copies_are_members_alike_but_for_their_names():
+    recipe = load_text(COPIES)
+    assert [member.name for member in recipe.members] == ["k3-1", "k3-2", "k3-3", "k5"]
+    assert {type(member) for member in recipe.members} == {MemberSpec}
+    first, *others, _ = recipe.members
+    assert first.trainer.epochs == 7
+    for other in others:
+        assert other.model_copy(update={"name": "k3-1"}) == first
+
+
+def test_one_copy_keeps_its_name():
+    assert [member.name for member in load_text(COPIES.replace("copies = 3", "copies = 1")).members] == ["k3", "k5"]
+
+
+def test_copies_are_written_out_as_plain_members_and_read_back(write):
+    recipe = load_text(COPIES)
+    text = dump_recipe(recipe)
+    assert "copies" not in text
+    again = load_recipe(write(text))
+    assert again == recipe
+    assert recipe_digest(again) == recipe_digest(recipe)
+
+
+def test_digest_of_a_copy_is_that_of_such_a_member():
+    plain = load_text(COPIES.replace("copies = 3", "").replace('"k3"', '"k3-2"')).members[0]
+    assert recipe_digest(load_text(COPIES).members[1]) == recipe_digest(plain)
+
+
+@pytest.mark.parametrize(
+    ("override", "problems"),
+    [
+        ("members.k3.copies=0", {"members.k3.copies: got 0; expected a number above 0"}),
+        ("members.k3.copies=10000000000", {"members.k3.copies: got 10000000000; expected a number of at most 1000"}),
+        ("members.k3.copies=2.5", {"members.k3.copies: got 2.5; expected a whole number"}),
+        ("members.k3.copies=true", {"members.k3.copies: got true; expected a whole number"}),
+        ("members.k3.copy=2", {"members.k3.copy: unknown key; did you mean 'copies'?"}),
+        ("members.k5.name=k3-2", {"members: two are named 'k3-2'"}),
+        ("members.k5.name=K3-2", {"members: two are named 'k3-2'", "members: two are named 'K3-2'"}),
+        ("members.k3.model.kernel_sise=3", {"members.k3.model.kernel_sise: unknown key; did you mean 'kernel_size'?"}),
+        # Said once, not for each copy.
+        ("members.k3.schedule={name='cyclic', cycles=2}",
+         {"members.k3.trainer.epochs: got 7; expected a multiple of the schedule's 2 cycles"}),
+    ],
+)  # fmt: skip
+def test_problem_of_copies_is_named(override, problems):
+    assert problems_of(COPIES, override) == problems
+
+
+def test_impossible_network_of_copies_is_said_once():
+    [problem] = problems_of(COPIES, "members.k3.model.form=plain", "members.k3.model.kernel_size=30")
+    assert problem.startswith("members.k3.model.layers[0]: a 30×30 kernel")
+
+
+def test_copies_whose_names_grow_too_long_are_refused():
+    name = "k" * 62
+    assert load_text(COPIES.replace("k3", name), f"members.{name}.copies=9").members[8].name == f"{name}-9"
+    [problem] = problems_of(COPIES.replace("k3", name), f"members.{name}.copies=10")
+    assert problem == f"members.{name}.copies: got 10; the last would be called '{name}-10', longer than 64 letters"
+
+
+def test_override_reaches_all_copies_and_none_alone():
+    recipe = load_text(COPIES, "members.k3.optimizer.lr=9")
+    assert [member.optimizer.lr for member in recipe.members] == [9.0, 9.0, 9.0, 1e-3]
+    with pytest.raises(RecipeError, match=r"no such member; did you mean 'k3'"):
+        load_text(COPIES, "members.k3-2.optimizer.lr=9")
+
+
+def test_value_of_copies_is_that_of_the_first():
+    recipe = load_text(COPIES)
+    assert value_at(recipe, "members.k3.trainer.epochs") == value_at(recipe, "members.k3-2.trainer.epochs") == 7
+    assert value_at(recipe, "members.k5.trainer.epochs") == 10
+
+
+def test_member_that_is_called_like_a_first_copy_hides_no_other():
+    recipe = load_text(MINIMAL + '[[members]]\nname = "k-1"\ntrainer.epochs = 1\n[[members]]\nname = "k"\n')
+    assert value_at(recipe, "members.k.trainer.epochs") == 10
 
 
 # --- overrides ----------------------------------------------------------------------------------------------
@@ -446,6 +542,35 @@ def test_message_counts_and_lists_the_problems():
         (sequential('{ type = "conv", filters = 3, kernel_size = [3, "3"] }'),
          {"model.layers[0].kernel_size[1]: got '3'; expected a whole number"}),
         (MINIMAL + "[optimizer]\nname = 'sgd'\nnesterov = true\n", {"optimizer: nesterov needs a momentum above 0"}),
+        (MINIMAL + "[schedule]\nname = 'cyclic'\n", {"schedule.cycles: missing"}),
+        (MINIMAL + "[schedule]\nname = 'cyclic'\ncycles = 0\n", {"schedule.cycles: got 0; expected a number above 0"}),
+        (MINIMAL + "[schedule]\nname = 'cyclic'\ncycles = 5\nwarmup = 0.2\n",
+         {"schedule: warmup must end within the first of 5 cycles, got 0.2"}),
+        (MINIMAL + "[schedule]\nname = 'cyclic'\ncycles = 4\n",
+         {"members.m1.trainer.epochs: got 10; expected a multiple of the schedule's 4 cycles"}),
+        (MINIMAL + "[trainer]\nkeep = 'snapshots'\n",
+         {"members.m1.trainer.keep: got 'snapshots', which needs a cyclic schedule; "
+          'set name = "cyclic" and cycles = … in [schedule]'}),
+        (MINIMAL + "validation = { first = 9 }\n[schedule]\nname = 'cyclic'\ncycles = 5\n[trainer]\n"
+         "keep = 'snapshots'\npatience = 3\n",
+         {"trainer: keep = 'snapshots' needs whole cycles, so it does not go with patience"}),
+        (MINIMAL + "[trainer]\nkeep = 'snapshot'\n", {"trainer.keep: got 'snapshot'; did you mean 'snapshots'?"}),
+        (MINIMAL + "[trainer]\nbagging = 0\n", {"trainer.bagging: got 0; expected a number above 0.0"}),
+        (MINIMAL + "[trainer]\nbagging = 1.5\n", {"trainer.bagging: got 1.5; expected a number of at most 1.0"}),
+        (MINIMAL + "[trainer]\nswa = 1\n", {"trainer.swa: got 1; expected a number below 1.0"}),
+        (MINIMAL + "[trainer]\nswa = 0.0\n", {"trainer.swa: got 0.0; expected a number above 0.0"}),
+        (MINIMAL + "[trainer]\nswa = 0.5\nweight_average = 0.9\n",
+         {"trainer: swa averages the last epochs, so it does not go with weight_average"}),
+        (MINIMAL + "validation = { first = 9 }\n[trainer]\nswa = 0.5\nkeep = 'best'\npatience = 0\n",
+         {"trainer: swa averages the last epochs, so it does not go with keep = 'best' or patience"}),
+        (MINIMAL + "[trainer]\nweight_average = 0.9\n[[members]]\nname = 'a'\ntrainer.swa = 0.5\n",
+         {"members.a.trainer: swa averages the last epochs, so it does not go with weight_average"}),
+        (MINIMAL + "[[members]]\nname = 'Snapshot-2'\n",
+         {"members.Snapshot-2.name: got 'Snapshot-2', which is what a member's snapshots are called; "
+          "choose another name"}),
+        (MINIMAL + "[[members]]\nname = 'snapshot'\ncopies = 2\n",
+         {"members.snapshot.name: got 'snapshot', which is what a member's snapshots are called; "
+          "choose another name"}),
         (MINIMAL + "[augment]\nerase_area = [0.5, 0.1]\n", {"augment: erase_area must be [smallest, largest]"}),
         (MINIMAL + "[[members]]\n", {"members[0].name: missing"}),
         (MINIMAL + "[[members]]\nname = ['a']\n", {"members[0].name: got ['a']; expected text in quotes"}),
@@ -662,18 +787,30 @@ MODELS = build(
     kernel_size=COUNTS,
     widths=st.lists(COUNTS, min_size=1, max_size=4).map(tuple),
 ) | build(n.SequentialSpec, {"init": INITS}, layers=st.lists(LAYERS, min_size=1, max_size=4).map(tuple))
+
+
+def in_whole_cycles(member):
+    """Return a member whose epochs its cycles divide; with cycles, it keeps snapshots, and else it averages."""
+    cycles, trainer = getattr(member.schedule, "cycles", None), member.trainer
+    changes = {"epochs": trainer.epochs * cycles, "keep": "snapshots"} if cycles else {"swa": 0.25}
+    if not cycles and trainer.weight_average is not None:
+        return member
+    return member.model_copy(update={"trainer": trainer.model_copy(update=changes)})
+
+
 BETAS = st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2)
 OPTIMIZERS = st.one_of(
-    build(s.AdamSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO}),
-    build(s.AdamWSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO, "weight_decay": L2}),
-    build(s.SgdSpec, {"lr": ABOVE_ZERO, "nesterov": BOOL, "weight_decay": L2}, momentum=st.floats(0.1, 0.9)),
+    build(t.AdamSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO}),
+    build(t.AdamWSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO, "weight_decay": L2}),
+    build(t.SgdSpec, {"lr": ABOVE_ZERO, "nesterov": BOOL, "weight_decay": L2}, momentum=st.floats(0.1, 0.9)),
 )
 WARMUP = {"warmup": BELOW_ONE, "final": PROBABILITY}
 SCHEDULES = st.one_of(
-    st.just(s.ConstantSchedule()),
-    build(s.ExponentialSchedule, gamma=st.floats(0, 1, exclude_min=True)),
-    build(s.CosineSchedule, WARMUP),
-    build(s.LinearSchedule, WARMUP),
+    st.just(t.ConstantSchedule()),
+    build(t.ExponentialSchedule, gamma=st.floats(0, 1, exclude_min=True)),
+    build(t.CosineSchedule, WARMUP),
+    build(t.CyclicSchedule, {"final": PROBABILITY, "warmup": st.floats(0, 0.1)}, cycles=st.integers(1, 9)),
+    build(t.LinearSchedule, WARMUP),
 )
 TRAINERS = build(
     TrainerSpec,
@@ -686,14 +823,17 @@ TRAINERS = build(
         "label_smoothing": BELOW_ONE,
         "weight_average": st.none() | FRACTION,
         "precision": st.sampled_from(["auto", "fp32", "bf16"]),
+        "bagging": st.none() | FRACTION | st.just(1.0),
     },
 )
 MEMBERS = build(
     MemberSpec,
-    {"augment": AUGMENT, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "trainer": TRAINERS},
+    {"augment": AUGMENT, "optimizer": OPTIMIZERS},
     name=st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,20}\Z"),
     model=MODELS,
-)
+    schedule=SCHEDULES,
+    trainer=TRAINERS,
+).map(in_whole_cycles)
 RECIPES = build(
     Recipe,
     {
@@ -711,7 +851,7 @@ RECIPES = build(
             source=TEXT,
         ),
     },
-    name=TEXT.filter(lambda text: text not in (".", "..") and "/" not in text),
+    name=TEXT.filter(lambda text: text not in (".", "..") and not {"/", "\0"} & set(text)),
     description=st.from_regex(r"\A([A-Za-z0-9é×]([ -~]{0,20}[!-~])?)?\Z"),
     data=DATA,
     members=st.lists(MEMBERS, min_size=1, max_size=3, unique_by=lambda member: member.name.casefold()).map(tuple),
@@ -792,7 +932,7 @@ def test_shipped_recipe_follows_the_schema(schema, name):
     schema.validate(tomllib.loads(shipped_recipes()[name].read_text("utf-8")))
 
 
-@pytest.mark.parametrize("text", [MINIMAL, TWO, MINIMAL + "validation = { fraction = 0.1, seed = 3 }\n"])
+@pytest.mark.parametrize("text", [MINIMAL, TWO, COPIES, MINIMAL + "validation = { fraction = 0.1, seed = 3 }\n"])
 def test_good_recipe_follows_the_schema(schema, text):
     assert load_text(text)
     schema.validate(tomllib.loads(text))
@@ -815,6 +955,11 @@ def test_resolved_recipe_follows_the_schema(schema, recipe):
         MINIMAL + "[tariner]\n",
         MINIMAL + "[[members]]\nmodel.kernel_size = 3\n",
         MINIMAL + "[[members]]\nname = 'a'\nmodel.kernel_sise = 3\n",
+        MINIMAL + "[[members]]\nname = 'a'\ncopies = 0\n",
+        MINIMAL + "[schedule]\nname = 'cyclic'\ncycles = 0\n",
+        MINIMAL + "[trainer]\nkeep = 'snapshot'\n",
+        MINIMAL + "[trainer]\nbagging = 2.0\n",
+        MINIMAL + "[trainer]\nswa = 1.0\n",
         MINIMAL + "validation = { frist = 3 }\n",
         sequential('{ type = "conv", filters = 3 }'),
         MODEL,
@@ -872,6 +1017,31 @@ def test_no_member_is_called_vote():
 def test_keeping_the_best_epoch_needs_validation_images():
     assert any("needs validation images" in problem for problem in problems_of(MINIMAL, "trainer.keep=best"))
     assert load_text(MINIMAL, "trainer.keep=best", "data.validation.first=5000").members[0].trainer.keep == "best"
+
+
+def test_snapshots_need_a_cyclic_schedule_and_no_validation_images():
+    cyclic = "schedule={ name = 'cyclic', cycles = 5 }"
+    [member] = load_text(MINIMAL, "trainer.keep=snapshots", cyclic).members
+    assert (member.trainer.keep, member.schedule.cycles) == ("snapshots", 5)
+    assert load_text(MINIMAL, cyclic).members[0].trainer.keep == "last"
+
+
+@pytest.mark.parametrize(
+    ("swa", "epochs", "averaged"), [(None, 10, 0), (0.25, 12, 3), (0.3, 10, 3), (0.01, 10, 1), (0.99, 10, 10)]
+)
+def test_stochastic_weight_averaging_is_over_whole_epochs(swa, epochs, averaged):
+    assert TrainerSpec(swa=swa, epochs=epochs).averaged_epochs == averaged
+
+
+@pytest.mark.parametrize(("bagging", "drawn"), [(None, 999), (1.0, 999), (0.5, 500), (0.1, 100), (1e-9, 1)])
+def test_bagging_draws_a_part_of_the_images(bagging, drawn):
+    assert TrainerSpec(bagging=bagging).sample_size(999) == drawn
+
+
+def test_the_schema_explains_what_members_say_of_themselves():
+    properties = recipe_schema()["properties"]["members"]["items"]["properties"]
+    assert properties["copies"]["description"].startswith("How many members")
+    assert properties["name"]["description"].startswith("Letters, digits")
 
 
 def test_a_validation_set_of_all_training_images_is_refused_before_they_are_read():

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, unfinished_members
 from fmcli.errors import DataError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, MemberStarted
 from fmcli.history import HISTORY_FILE
@@ -83,6 +83,27 @@ def test_members_come_in_the_order_of_the_recipe_however_they_are_asked_for(tiny
     assert list(result.histories) == ["k3", "k5"]
 
 
+def test_each_copy_of_a_member_has_a_place_and_random_numbers_of_its_own(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.copies=2")
+    assert list(train(recipe, tmp_path / "run").histories) == ["k3-1", "k3-2", "k5"]
+    first, second = (load_file(tmp_path / "run" / name / MODEL_FILE) for name in ("k3-1", "k3-2"))
+    assert not any(torch.equal(first[key], second[key]) for key in first if key.endswith("0.weight"))
+    assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)) == recipe
+    alone = train(recipe, tmp_path / "alone", members=["k3-2"])
+    assert list(alone.histories) == ["k3-2"]
+    again = load_file(tmp_path / "alone" / "k3-2" / MODEL_FILE)
+    assert all(torch.equal(second[key], again[key]) for key in second)
+    train(recipe, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="no member 'k3'; did you mean"):
+        train(recipe, tmp_path / "run", members=["k3"], resume=True)
+
+
+def test_run_of_one_copy_is_the_run_of_the_member(run_folder, tiny_recipe):
+    before = files_in(run_folder)
+    train(tiny(tiny_recipe, "members.k3.copies=1"), run_folder, resume=True)
+    assert files_in(run_folder) == before
+
+
 # --- a folder that is there already -----------------------------------------------------------------------
 
 
@@ -154,6 +175,68 @@ def test_overwriting_removes_nothing_that_is_not_of_fmcli(run_folder, tiny_recip
     assert (outside / MODEL_FILE).read_bytes() == b"elsewhere"
     assert (run_folder / "kept").is_dir()
     assert "k5/" + MODEL_FILE not in after
+
+
+CYCLIC = [
+    "trainer.epochs=3",
+    "trainer.keep=snapshots",
+    "schedule={ name = 'cyclic', cycles = 3 }",
+    "optimizer.lr=0.001",
+]
+OF_SNAPSHOTS = {
+    f"{member}/snapshot-{number}/{name}"
+    for member in ("k3", "k5")
+    for number in (1, 2)
+    for name in (MODEL_FILE, VALIDATION_FILE)
+}
+
+
+@pytest.fixture(scope="module")
+def finished_snapshots(drawn_images, tmp_path_factory) -> Path:
+    """A finished run of two members with two snapshots each; not to be written to."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
+    return train(tiny(path, *CYCLIC), tmp_path_factory.mktemp("runs") / "snapshots").folder
+
+
+def test_run_with_snapshots_leaves_those_of_every_member(finished_snapshots):
+    assert set(files_in(finished_snapshots)) == OF_A_RUN | OF_SNAPSHOTS
+    places = [str(path.parent.relative_to(finished_snapshots)) for path in find_checkpoints([finished_snapshots])]
+    assert places == ["k3/snapshot-1", "k3/snapshot-2", "k3", "k5/snapshot-1", "k5/snapshot-2", "k5"]
+
+
+def test_overwriting_removes_snapshots_and_nothing_that_is_not_of_fmcli(finished_snapshots, tiny_recipe, tmp_path):
+    folder = Path(shutil.copytree(finished_snapshots, tmp_path / "run"))
+    (folder / "k3" / "snapshot-1" / "test.safetensors").write_bytes(b"predictions that were stored there")
+    (folder / "k3" / "snapshot-2" / f".{MODEL_FILE}.abc.part").write_bytes(b"half a model")
+    (folder / "k5" / "snapshot-2" / "notes.txt").write_bytes(b"mine")
+    (folder / "k5" / "snapshot-x").mkdir()
+    (folder / "k5" / "snapshot-x" / MODEL_FILE).write_bytes(b"mine")
+    os.symlink(finished_snapshots / "k3" / "snapshot-1", folder / "k5" / "snapshot-7")
+    before = files_in(finished_snapshots)
+    train(tiny(tiny_recipe), folder, overwrite=True)
+    rest = {"k5/snapshot-2/notes.txt", f"k5/snapshot-x/{MODEL_FILE}"}
+    assert {name for name in files_in(folder) if "snapshot-7" not in name} == OF_A_RUN | rest
+    assert [path.parent for path in find_checkpoints([folder])] == [folder / "k3", folder / "k5"]
+    assert not (folder / "k3" / "snapshot-1").exists()
+    assert files_in(finished_snapshots) == before
+
+
+def test_resuming_a_run_with_snapshots_trains_what_is_left(finished_snapshots, tiny_recipe, tmp_path):
+    recipe, folder = tiny(tiny_recipe, *CYCLIC), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder, reporter=StopAt(EpochFinished, 5))
+    assert set(find_checkpoints([folder])) == {
+        folder / "k3" / name / MODEL_FILE for name in ("snapshot-1", "snapshot-2", "")
+    }
+    assert unfinished_members([folder]) == {folder: ["k5"]}
+    events = []
+    train(recipe, folder, resume=True, reporter=events.append)
+    assert [(event.member, event.first_epoch) for event in events if isinstance(event, MemberStarted)] == [("k5", 3)]
+    assert set(files_in(folder)) == OF_A_RUN | OF_SNAPSHOTS
+    for file in find_checkpoints([folder]):
+        ours, theirs = (load_file(path) for path in (file, finished_snapshots / file.relative_to(folder)))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_model_of_somebody_else_in_a_run_folder_survives_overwriting(run_folder, tiny_recipe):
@@ -329,6 +412,17 @@ def test_last_batch_of_one_image_is_found_before_anything_is_written(tiny_recipe
     assert "drop_last" in caught.value.hint
     assert not (tmp_path / "run").exists()
     train(tiny(tiny_recipe, *overrides, "trainer.drop_last=true"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("bagging", "fits"), [(0.3, True), (0.4, True), (0.328, False)])
+def test_last_batch_is_counted_in_the_images_that_bagging_draws(tiny_recipe, tmp_path, bagging, fits):
+    """Of 200 images, by 65: 60 are a batch, 80 leave 15, 66 leave one."""
+    overrides = [f"trainer.bagging={bagging}", "trainer.batch_size=65", "model.form=plain", "model.widths=[4]"]
+    if fits:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "run")
+    else:
+        with pytest.raises(RecipeError, match="the last batch of 66 images by 65 has one"):
+            train(tiny(tiny_recipe, *overrides), tmp_path / "run")
 
 
 @pytest.mark.parametrize("place", ["f/run", "f/deeper/run", "x" * 300])

@@ -8,10 +8,11 @@ import torch
 from conftest import StopAt
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import MODEL_FILE, load_checkpoint, read_header
+from fmcli.checkpoint import MODEL_FILE, find_checkpoints, load_checkpoint, read_header
 from fmcli.data import ImageSet, Splits
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
 from fmcli.events import CheckpointSaved, EpochFinished, MemberFinished, MemberStarted, StepFinished
+from fmcli.generators import Generators
 from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
 from fmcli.models import predict_logits
 from fmcli.predictions import load_predictions
@@ -311,6 +312,317 @@ def logits_of(folder, images: ImageSet) -> torch.Tensor:
     return predict_logits(member.model, [torch.from_numpy(images.images)], member.header.normalization)
 
 
+# --- snapshots --------------------------------------------------------------------------------------------
+
+
+def snapshot_recipe(cycles: int = 3, epochs_per_cycle: int = 2, **trainer: object) -> Recipe:
+    return small_recipe(
+        optimizer={"lr": 0.02},
+        augment={"shift": 1},
+        schedule={"name": "cyclic", "cycles": cycles},
+        trainer={"epochs": cycles * epochs_per_cycle, "keep": "snapshots", **trainer},
+    )
+
+
+def all_weights(folder) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.parent.name: load_file(path) for path in sorted(folder.rglob(MODEL_FILE))}
+
+
+def same_snapshots(first, second) -> bool:
+    ours, theirs = all_weights(first / "m1"), all_weights(second / "m1")
+    return ours.keys() == theirs.keys() and all(same_tensors(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("weight_average", [None, 0.9])
+def test_snapshots_are_the_weights_at_the_end_of_each_cycle(splits, tmp_path, weight_average):
+    train(snapshot_recipe(weight_average=weight_average), splits, tmp_path / "m1")
+    for cycles in (1, 2, 3):  # a training of fewer such cycles is the beginning of this one
+        shorter = snapshot_recipe(cycles, keep="last", weight_average=weight_average)
+        train(shorter, splits, tmp_path / str(cycles))
+        ours = tmp_path / "m1" if cycles == 3 else tmp_path / "m1" / f"snapshot-{cycles}"
+        assert same_tensors(weights(ours), weights(tmp_path / str(cycles)))
+        assert list(tmp_path.glob("?/snapshot-*")) == []
+
+
+def test_files_of_snapshots(splits, tmp_path):
+    history = train(snapshot_recipe(), splits, tmp_path / "m1")
+    places = [path.parent for path in find_checkpoints([tmp_path])]
+    assert [str(place.relative_to(tmp_path)) for place in places] == ["m1/snapshot-1", "m1/snapshot-2", "m1"]
+    headers = [read_header(place) for place in places]
+    assert [header.epochs for header in headers] == [2, 4, 6]
+    assert [header.snapshot for header in headers] == [1, 2, None]
+    assert [header.name for header in headers] == ["m1/snapshot-1", "m1/snapshot-2", "m1"]
+    for place, header in zip(places, headers, strict=True):
+        predictions = load_predictions(place / VALIDATION_FILE)
+        assert predictions.member == header.name
+        assert np.array_equal(predictions.logits, logits_of(place, splits.validation).numpy())
+        accuracy = (predictions.choices == predictions.labels).mean()
+        assert accuracy == pytest.approx(history[header.epochs - 1].validation_accuracy)
+        assert header.model_copy(update={"epochs": 6, "snapshot": None}) == headers[-1]
+    for place in places[:-1]:
+        assert sorted(path.name for path in place.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
+
+
+def test_snapshots_need_no_validation_images(splits, tmp_path):
+    train(snapshot_recipe(), replace(splits, validation=None), tmp_path)
+    assert [path.name for path in (tmp_path / "snapshot-1").iterdir()] == [MODEL_FILE]
+
+
+def test_one_cycle_has_no_snapshot_but_the_member_itself(splits, tmp_path):
+    train(snapshot_recipe(1), splits, tmp_path)
+    assert find_checkpoints([tmp_path]) == [tmp_path / MODEL_FILE]
+
+
+def test_each_snapshot_is_announced_when_its_cycle_ends(splits, tmp_path):
+    events = []
+    train(snapshot_recipe(2, 1), splits, tmp_path, reporter=events.append)
+    saved = [event.path for event in events if isinstance(event, CheckpointSaved)]
+    assert saved == [tmp_path / "snapshot-1" / MODEL_FILE, tmp_path / STATE_FILE, tmp_path / MODEL_FILE]
+    first_epoch = next(event for event in events if isinstance(event, EpochFinished))
+    assert events.index(CheckpointSaved(saved[1])) < events.index(first_epoch)
+
+
+SNAPSHOT_STOPS = {
+    "within the first epoch": [StepFinished, 2],
+    "within the first cycle": [EpochFinished, 1],
+    "with a snapshot and no state of its epoch": [CheckpointSaved, 2],
+    "after the first cycle": [EpochFinished, 2],
+    "within the second cycle": [StepFinished, 8],
+    "before the last cycle": [EpochFinished, 4],
+    "within the last cycle": [EpochFinished, 5],
+}
+
+
+@pytest.mark.parametrize("stop", SNAPSHOT_STOPS.values(), ids=SNAPSHOT_STOPS)
+@pytest.mark.parametrize("weight_average", [None, 0.9])
+def test_snapshots_of_a_resumed_run_are_those_of_an_uninterrupted_one(splits, tmp_path, stop, weight_average):
+    recipe = snapshot_recipe(weight_average=weight_average)
+    whole = train(recipe, splits, tmp_path / "whole" / "m1")
+    broken = tmp_path / "broken" / "m1"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, splits, broken, reporter=StopAt(*stop))
+    with pytest.raises(CheckpointError, match=r"no trained member|nothing at"):
+        find_checkpoints([broken])
+    assert timeless(train(recipe, splits, broken, resume=True)) == timeless(whole)
+    assert same_snapshots(tmp_path / "whole", tmp_path / "broken")
+    assert not (broken / STATE_FILE).exists()
+
+
+def test_run_killed_while_it_writes_a_snapshot_goes_on(splits, tmp_path, monkeypatch):
+    recipe = snapshot_recipe(2, 1)
+    train(recipe, splits, tmp_path / "whole" / "m1")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fmcli.trainer.outcome.save_checkpoint", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, splits, tmp_path / "broken" / "m1")
+    assert [path.name for path in tmp_path.glob("broken/m1/snapshot-1/*")] == [VALIDATION_FILE]
+    train(recipe, splits, tmp_path / "broken" / "m1", resume=True)
+    assert same_snapshots(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "another recipe", "other images"])
+def test_run_does_not_go_on_without_its_snapshots(splits, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        train(snapshot_recipe(), splits, tmp_path / "m1", reporter=StopAt(EpochFinished, 3))
+    path = tmp_path / "m1" / "snapshot-1" / MODEL_FILE
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        others = splits if damage == "another recipe" else replace(splits, train=draw_thirds(N_TRAIN, 9))
+        train(snapshot_recipe(seed=1 if others is splits else 0), others, tmp_path / "other")
+        path.write_bytes((tmp_path / "other" / "snapshot-1" / MODEL_FILE).read_bytes())
+    with pytest.raises(CheckpointError, match="member m1 cannot go on without its snapshot 1") as caught:
+        train(snapshot_recipe(), splits, tmp_path / "m1", resume=True)
+    assert "--overwrite" in caught.value.hint
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_training_from_the_start_leaves_no_snapshot_of_an_earlier_one(splits, tmp_path, resume):
+    with pytest.raises(KeyboardInterrupt):
+        train(snapshot_recipe(), splits, tmp_path / "m1", reporter=StopAt(EpochFinished, 5))
+    assert len(all_weights(tmp_path)) == 2
+    (tmp_path / "m1" / STATE_FILE).unlink()
+    (tmp_path / "m1" / "snapshot-1" / f".{MODEL_FILE}.abc.part").write_bytes(b"half a model")
+    train(snapshot_recipe(2, 3), splits, tmp_path / "m1", resume=resume)
+    train(snapshot_recipe(2, 3), splits, tmp_path / "new" / "m1")
+    assert same_snapshots(tmp_path, tmp_path / "new")
+    assert not (tmp_path / "m1" / "snapshot-2").exists()
+
+
+def test_finished_snapshots_are_not_trained_again(splits, tmp_path):
+    train(snapshot_recipe(), splits, tmp_path)
+    content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    events = []
+    train(snapshot_recipe(), splits, tmp_path, resume=True, reporter=events.append)
+    assert events == [MemberFinished("m1", tmp_path / MODEL_FILE, already=True)]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
+
+
+# --- bagging ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bagging", [1.0, 0.5])
+def test_member_trains_on_a_bootstrap_sample_of_its_own(splits, tmp_path, bagging):
+    """As if the images that its generator draws had been all there are."""
+    data = {"source": "idx:drawn", "normalize": "unit"}
+    samples = []
+    for place, name in enumerate(("m1", "m2")):
+        generator = Generators.seeded(0, place, CPU).sample
+        indices = torch.randint(N_TRAIN, (round(bagging * N_TRAIN),), generator=generator).numpy()
+        samples.append(set(indices))
+        assert len(samples[-1]) < len(indices)  # drawn with replacement
+        train(small_recipe(2, data=data, trainer={"bagging": bagging}), splits, tmp_path / name, name=name)
+        sample = replace(splits, train=splits.train.subset(indices))
+        train(small_recipe(2, data=data), sample, tmp_path / f"{name}-alone", name=name)
+        assert same_tensors(weights(tmp_path / name), weights(tmp_path / f"{name}-alone"))
+    assert samples[0] != samples[1]
+
+
+def test_normalization_and_digests_of_a_bagged_member_are_of_all_images(splits, tmp_path):
+    for name, trainer in (("bagged", {"bagging": 0.1}), ("plain", {})):
+        train(small_recipe(trainer={"epochs": 1, **trainer}), splits, tmp_path / name)
+    bagged, plain = read_header(tmp_path / "bagged"), read_header(tmp_path / "plain")
+    assert bagged.member.trainer.bagging == 0.1
+    assert (bagged.mean, bagged.std, bagged.data_digests) == (plain.mean, plain.std, plain.data_digests)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps"), [({}, 2), ({"full_batch": True}, 1), ({"batch_size": 40, "drop_last": True}, 1)]
+)
+def test_steps_of_an_epoch_follow_from_the_number_drawn(splits, tmp_path, trainer, steps):
+    events = []
+    recipe = small_recipe(trainer={"epochs": 1, "bagging": 0.5, **trainer})
+    train(recipe, splits, tmp_path, reporter=events.append)
+    assert events[0].steps_per_epoch == sum(isinstance(event, StepFinished) for event in events) == steps
+
+
+def test_network_that_is_trained_afresh_has_the_same_sample(splits, tmp_path):
+    recipe = small_recipe(**{**RETRAINED, "trainer": {**RETRAINED["trainer"], "bagging": 0.5}})
+    assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, 5))
+    sample = Generators.seeded(0, 0, CPU).sample
+    indices = torch.randint(N_TRAIN, (N_TRAIN // 2,), generator=sample).numpy()
+    data = {**VALIDATED, "normalize": "unit"}
+    bagged = small_recipe(**{**RETRAINED, "trainer": {**RETRAINED["trainer"], "bagging": 0.5}, "data": data})
+    train(bagged, splits, tmp_path / "bagged")
+    plain = small_recipe(**{**RETRAINED, "data": data})
+    train(plain, replace(splits, train=splits.train.subset(indices)), tmp_path / "plain")
+    assert same_tensors(weights(tmp_path / "bagged"), weights(tmp_path / "plain"))
+
+
+# --- stochastic weight averaging --------------------------------------------------------------------------
+
+
+def learnt(tensors: dict[str, torch.Tensor]) -> set[str]:
+    """The names of weights, without those of the statistics of batch normalisation."""
+    return {name for name in tensors if "running" not in name and "batches" not in name}
+
+
+def swa_recipe(swa: float | None, epochs: int = 4, **tables: dict[str, object]) -> Recipe:
+    trainer = {"epochs": epochs, **({} if swa is None else {"swa": swa})}
+    return small_recipe(**{"optimizer": {"lr": 0.02}, **tables, "trainer": {**trainer, **tables.get("trainer", {})}})
+
+
+def test_weights_after_each_of_the_last_epochs_are_averaged_equally(splits, tmp_path):
+    history = train(swa_recipe(0.75), splits, tmp_path / "swa")
+    ends = []
+    for epochs in (2, 3, 4):
+        plain = train(swa_recipe(None, epochs), splits, tmp_path / str(epochs))
+        ends.append(weights(tmp_path / str(epochs)))
+    averaged = weights(tmp_path / "swa")
+    for name in learnt(averaged):
+        mean = torch.stack([end[name].double() for end in ends]).mean(dim=0)
+        torch.testing.assert_close(averaged[name].double(), mean, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(averaged[name], ends[-1][name])
+    # The weights go their way as ever; only what is made of them in the end is another thing.
+    assert timeless(history[:-1]) == timeless(plain[:-1])
+    assert history[-1].train_loss == plain[-1].train_loss
+    assert history[-1].validation_loss != plain[-1].validation_loss
+
+
+def assert_statistics_are_of(folder, images: list[torch.Tensor]) -> None:
+    """The mean and variance of the first batch normalisation are the means of those of these batches."""
+    member = load_checkpoint(folder, device=CPU)
+    norms = [module for module in member.model if isinstance(module, torch.nn.BatchNorm2d)]
+    before = member.model[: list(member.model).index(norms[0])]
+    with torch.no_grad():
+        seen = [before(member.header.normalization(part)) for part in images]
+    means = torch.stack([part.mean(dim=(0, 2, 3)) for part in seen]).mean(dim=0)
+    variances = torch.stack([part.var(dim=(0, 2, 3)) for part in seen]).mean(dim=0)
+    torch.testing.assert_close(norms[0].running_mean, means, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norms[0].running_var, variances, rtol=1e-4, atol=1e-5)
+    assert [int(norm.num_batches_tracked) for norm in norms] == [len(images)] * len(norms)
+
+
+@pytest.mark.parametrize(("batch", "batches"), [(500, [96]), (40, [40, 40, 16]), (95, [95]), (19, [19] * 5)])
+def test_statistics_are_taken_afresh_over_the_training_images(splits, tmp_path, monkeypatch, batch, batches):
+    """A last image by itself is left out, as of 95 + 1 and of 5 · 19 + 1."""
+    monkeypatch.setattr("fmcli.trainer.loop._EVALUATION_BATCH", batch)
+    train(swa_recipe(0.5, augment={"rotate": 90, "erase": 1.0}), splits, tmp_path)
+    images = torch.from_numpy(splits.train.images)[: sum(batches)].split(batches)
+    assert_statistics_are_of(tmp_path, list(images))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
+def test_statistics_are_taken_without_the_augmentation_of_worker_processes(splits, tmp_path):
+    pipeline = [{"name": "GaussNoise", "args": {"p": 1.0}}]
+    train(swa_recipe(0.5, 1, augment={"albumentations": pipeline}), splits, tmp_path)
+    assert_statistics_are_of(tmp_path, [torch.from_numpy(splits.train.images)])
+
+
+def test_statistics_of_a_bagged_member_are_of_its_own_images(splits, tmp_path):
+    train(swa_recipe(0.5, trainer={"bagging": 0.5}), splits, tmp_path)
+    indices = torch.randint(N_TRAIN, (N_TRAIN // 2,), generator=Generators.seeded(0, 0, CPU).sample)
+    assert_statistics_are_of(tmp_path, [torch.from_numpy(splits.train.images)[indices]])
+
+
+def test_average_is_what_is_evaluated_in_the_end(splits, tmp_path):
+    history = train(swa_recipe(0.5), splits, tmp_path)
+    predictions = load_predictions(tmp_path / VALIDATION_FILE)
+    assert np.array_equal(predictions.logits, logits_of(tmp_path, splits.validation).numpy())
+    labels = torch.from_numpy(splits.validation.labels)
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(predictions.logits), labels)
+    assert history[-1].validation_loss == pytest.approx(float(loss))
+    assert history[-1].validation_accuracy == pytest.approx((predictions.choices == predictions.labels).mean())
+    assert read_header(tmp_path).epochs == 4
+
+
+@pytest.mark.parametrize("model", [SEQUENTIAL, SEQUENTIAL_WITHOUT_NOISE])
+def test_averaging_does_without_batch_normalisation(splits, tmp_path, model):
+    train(swa_recipe(0.25, model=model), splits, tmp_path / "swa")  # of one epoch: its own weights
+    train(swa_recipe(None, model=model), splits, tmp_path / "plain")
+    assert same_tensors(weights(tmp_path / "swa"), weights(tmp_path / "plain"))
+
+
+WITH_DROPOUT = {
+    "family": "sequential",
+    "layers": [
+        {"type": "flatten"},
+        {"type": "dropout", "rate": 0.3},
+        {"type": "dense", "units": 8},
+        {"type": "batch-norm", "activation": "relu"},
+        {"type": "dense", "units": 3},
+    ],
+}
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+@pytest.mark.parametrize("tables", [{}, {"model": WITH_DROPOUT, "trainer": {"bagging": 0.7}}], ids=["plain", "dropout"])
+def test_averaging_resumes_exactly(splits, tmp_path, epochs, tables):
+    recipe = swa_recipe(0.6, 5, **tables)  # of epochs 3, 4 and 5
+    assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, epochs))
+
+
+def test_averaging_may_be_stopped_again_and_again(splits, tmp_path):
+    stops = [StopAt(EpochFinished, 2), StopAt(EpochFinished, 1), StopAt(StepFinished, 4)]
+    assert_resumes_exactly(swa_recipe(0.6, 5, augment={"flip": 0.5}), splits, tmp_path, *stops)
+
+
 # --- what is left behind ----------------------------------------------------------------------------------
 
 
@@ -327,7 +639,7 @@ def test_saved_predictions_are_those_of_the_saved_weights(splits, tmp_path):
     predictions = load_predictions(tmp_path / VALIDATION_FILE)
     assert np.array_equal(predictions.logits, logits_of(tmp_path, splits.validation).numpy())
     assert np.array_equal(predictions.labels, splits.validation.labels)
-    assert (predictions.member, predictions.split) == ("m1", "validation")
+    assert (predictions.member, predictions.split, predictions.group) == ("m1", "validation", "3")
     assert predictions.data_digest == splits.validation.digest()
     accuracy = (predictions.choices == predictions.labels).mean()
     assert accuracy == pytest.approx(history[-1].validation_accuracy)
@@ -383,6 +695,9 @@ RESUMABLE = {
     "keep-best": {"trainer": {"keep": "best", "weight_average": 0.9}, "data": VALIDATED},
     "drop-last": {"trainer": {"batch_size": 40, "drop_last": True}},
     "patience": {"trainer": {"patience": 9}, "data": VALIDATED},
+    "bagging": {"trainer": {"bagging": 0.8}, "augment": {"flip": 0.5}},
+    "swa": {"trainer": {"swa": 0.7}},
+    "cyclic": {"schedule": {"name": "cyclic", "cycles": 3}},
 }
 
 
@@ -492,17 +807,19 @@ def test_loss_that_is_not_finite_is_an_error_with_a_hint(splits, tmp_path):
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_weights_that_are_not_finite_are_never_saved(splits, tmp_path, validated):
+@pytest.mark.parametrize("cycles", [1, 2])
+def test_weights_that_are_not_finite_are_never_saved(splits, tmp_path, validated, cycles):
     """The loss of the one step is finite; what the step makes of the weights is not."""
     recipe = small_recipe(
         model=SEQUENTIAL_WITHOUT_NOISE,
         optimizer={"name": "sgd", "lr": 1e39},
-        trainer={"epochs": 1, "full_batch": True},
+        schedule={"name": "cyclic", "cycles": cycles},
+        trainer={"epochs": cycles, "full_batch": True, "keep": "snapshots"},
     )
     with pytest.raises(FmcliError) as caught:
         train(recipe, splits if validated else replace(splits, validation=None), tmp_path)
     assert "optimizer.lr" in caught.value.hint
-    assert not (tmp_path / MODEL_FILE).exists()
+    assert list(tmp_path.rglob(MODEL_FILE)) == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from fmcli.data.loader import DeviceLoader, Transform
 from fmcli.data.normalization import Normalization, resolve_normalization
 from fmcli.data.pictures import Picture, PictureReader, find_pictures
 from fmcli.data.sources import DATASETS, Source, load_images
-from fmcli.data.splits import Splits, split_images
+from fmcli.data.splits import Splits, draw_sample, split_images
 
 __all__ = [
     "DATASETS",
@@ -17,6 +17,7 @@ __all__ = [
     "Source",
     "Splits",
     "Transform",
+    "draw_sample",
     "find_pictures",
     "load_images",
     "resolve_normalization",

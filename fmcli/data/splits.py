@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
@@ -87,6 +88,20 @@ def split_images(source: Source, spec: DataSpec) -> Splits:
             hint="use validation = { first = 5000 } or { fraction = 0.1 }",
         )
     return Splits(source.train, source.validation, source.test)
+
+
+def draw_sample(images: ImageSet, size: int, generator: torch.Generator) -> ImageSet:
+    """Return so many of the images, drawn with replacement.
+
+    Args:
+        images: To draw from.
+        size: How many to draw.
+        generator: On the CPU.
+
+    References:
+        Breiman, Bagging predictors, Machine Learning 24, 1996.
+    """
+    return images.subset(torch.randint(len(images), (size,), generator=generator).numpy())
 
 
 def _resplit(source: Source, spec: Resplit) -> Splits:

@@ -1,4 +1,7 @@
-"""Recipes: TOML to frozen values and back. `specs` and `networks` hold the values, `load` reads, `resolve` checks."""
+"""Recipes: TOML to frozen values and back.
+
+`specs`, `networks` and `training` hold the values, `load` reads, `resolve` checks.
+"""
 
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.load import (
@@ -25,13 +28,11 @@ from fmcli.recipe.specs import (
     DataSpec,
     EnsembleSpec,
     MemberSpec,
-    OptimizerSpec,
     Recipe,
     ReferenceSpec,
-    ScheduleSpec,
     SearchSpec,
-    TrainerSpec,
 )
+from fmcli.recipe.training import OptimizerSpec, ScheduleSpec, TrainerSpec
 
 __all__ = [
     "KNOWN_SOURCES",

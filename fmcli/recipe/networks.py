@@ -136,3 +136,17 @@ class SequentialSpec(Spec):
 
 
 ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="family")]
+
+
+def kernel_group(model: ModelSpec) -> str:
+    """Return the kernel sizes of a network's convolutions, which is what members of a two-level vote are grouped by.
+
+    Example:
+        >>> kernel_group(KernelCnnSpec(kernel_size=5, widths=(8, 16)))
+        '5'
+    """
+    if isinstance(model, KernelCnnSpec):
+        return str(model.kernel_size)
+    sizes = {layer.kernel_size for layer in model.layers if isinstance(layer, Conv)}
+    shown = {str(size) if isinstance(size, int) else "×".join(map(str, size)) for size in sizes}
+    return "+".join(sorted(shown)) or "none"

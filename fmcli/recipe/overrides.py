@@ -87,7 +87,8 @@ def value_at(recipe: Recipe, key: str) -> Any:
     path = _parse_path(key)
     place: Any = table["members"][0] if path[0] in SHARED_TABLES else table
     if path[0] == "members":
-        place, path = _find_member(table, path, key)
+        firsts = [{**one, "name": one["name"].removesuffix("-1")} for one in table["members"]]  # of several copies
+        place, path = _find_member({"members": [*firsts, *table["members"]]}, path, key)
     if not has_key(place, path):
         return None
     for step in path:

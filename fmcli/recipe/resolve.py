@@ -12,17 +12,21 @@ from fmcli.recipe.layers import trace_members
 from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, has_key, set_values, value_at
 from fmcli.recipe.problems import describe_problems, show_path
 from fmcli.recipe.specs import (
+    MOST_COPIES,
     SHARED_TABLES,
     ChoiceSpace,
     DataSpec,
     EnsembleSpec,
     MemberSpec,
+    MemberTable,
     RangeSpace,
     Recipe,
     ReferenceSpec,
     SearchSpec,
     Space,
+    name_copies,
 )
+from fmcli.recipe.training import CyclicSchedule
 
 SomeSpec = TypeVar("SomeSpec", bound=BaseModel)
 _TOP_LEVEL = ("name", "data", *SHARED_TABLES, "ensemble", "members", "reference", "search")
@@ -50,6 +54,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     reference = _validate(ReferenceSpec, table, "reference", problems)
     search = _validate(SearchSpec, table, "search", problems)
     members = _resolve_members(table, problems)
+    problems += _check_cycles(members, search)
     if data is not None:
         problems += _check_members(members, data)
         problems += _check_reference(reference, data)
@@ -67,7 +72,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
         name=str(title),
         description=description,
         data=data,
-        members=tuple(members),
+        members=tuple(copy for member in members for copy in member.expand()),
         ensemble=ensemble,
         reference=reference,
         search=search,
@@ -130,12 +135,12 @@ def _validate(
         return None
 
 
-def _resolve_members(table: Table, problems: list[str]) -> list[MemberSpec]:
+def _resolve_members(table: Table, problems: list[str]) -> list[MemberTable]:
     own_tables = table.get("members", [{"name": DEFAULT_MEMBER}])
     if not isinstance(own_tables, list) or not own_tables or not all(isinstance(own, dict) for own in own_tables):
         problems.append("members: expected one or more [[members]] tables, each with a name")
         return []
-    names = [own["name"] for own in own_tables if isinstance(own.get("name"), str)]
+    names = [name for own in own_tables for name in _names_of(own)]
     folded = [name.casefold() for name in names]  # some file systems do not tell K3 from k3
     problems += [
         f"members: two are named {printable(name)!r}"
@@ -146,16 +151,24 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberSpec]:
     return [member for member in resolved if member is not None]
 
 
-def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -> MemberSpec | None:
+def _names_of(own: Table) -> list[str]:
+    """Return what the members of a `[[members]]` table are called, whatever else is wrong with it."""
+    name, copies = own.get("name"), own.get("copies", 1)
+    if not isinstance(name, str):
+        return []
+    return name_copies(name, copies) if isinstance(copies, int) and 0 < copies <= MOST_COPIES else [name]
+
+
+def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -> MemberTable | None:
     label = f"members.{own['name']}" if isinstance(own.get("name"), str) else f"members[{index}]"
     merged = {key: value for key, value in own.items() if key not in SHARED_TABLES}
     for key in SHARED_TABLES:
         if key in table or key in own:
             merged[key] = _overlay(key, table.get(key, {}), own.get(key, {}))
     try:
-        return MemberSpec.model_validate(merged)
+        return MemberTable.model_validate(merged)
     except ValidationError as error:
-        for path, problem in _merged(describe_problems(error, MemberSpec)):
+        for path, problem in _merged(describe_problems(error, MemberTable)):
             # Said once for all where the shared table says it; under the member's name where it does.
             shared = _is_shared(path, table, own, merged)
             problems.append(f"{show_path(path if shared else (label, *path))}: {problem}")
@@ -220,8 +233,30 @@ def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
         "add validation = { first = 5000 } to [data]"
         for member in members
         for key, value in (("keep", member.trainer.keep), ("patience", member.trainer.patience))
-        if value not in ("last", None) and not data.validates
+        if value not in ("last", "snapshots", None) and not data.validates
     ]
+
+
+def _check_cycles(members: Sequence[MemberSpec], search: SearchSpec | None) -> list[str]:
+    """Return what members ask of cycles that their schedules do not have, or that are not of whole epochs."""
+    problems = []
+    for member in members:
+        epochs = {f"members.{member.name}.trainer.epochs": member.trainer.epochs}
+        if search is not None and search.epochs is not None:
+            epochs["search.epochs"] = search.epochs
+        if isinstance(member.schedule, CyclicSchedule):
+            cycles = member.schedule.cycles
+            problems += [
+                f"{path}: got {count}; expected a multiple of the schedule's {cycles} cycles"
+                for path, count in epochs.items()
+                if count % cycles
+            ]
+        elif member.trainer.keep == "snapshots":
+            problems.append(
+                f"members.{member.name}.trainer.keep: got 'snapshots', which needs a cyclic schedule; "
+                'set name = "cyclic" and cycles = … in [schedule]'
+            )
+    return problems
 
 
 def _check_reference(reference: ReferenceSpec | None, data: DataSpec) -> list[str]:

@@ -9,18 +9,19 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fmcli.recipe import networks, specs
+from fmcli.recipe import networks, specs, training
 from fmcli.recipe.specs import (
     SHARED_TABLES,
     DataSpec,
     EnsembleSpec,
     MemberSpec,
+    MemberTable,
     ReferenceSpec,
     SearchSpec,
 )
 
 Table = dict[str, Any]
-_MODULES = (networks, specs)  # where the tables' classes stand
+_MODULES = (networks, specs, training)  # where the tables' classes stand
 
 
 def recipe_schema() -> Table:
@@ -40,11 +41,13 @@ def recipe_schema() -> Table:
         key: schema_of(MemberSpec.model_fields[key].annotation, partial=True)
         for key in SHARED_TABLES
     }
+    own = MemberTable.model_json_schema()
+    _describe({own["title"]: own})
     member = {
         "type": "object",
         "additionalProperties": False,
         "required": ["name"],
-        "properties": {"name": {"type": "string"}} | shared,
+        "properties": {key: own["properties"][key] for key in ("name", "copies")} | shared,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -1,17 +1,19 @@
-"""The values that a recipe holds, but for its networks. Every default is written here, once.
+"""The values that a recipe holds, but for its networks and their training. Every default is written here, once.
 
 Each class is one TOML table: frozen, strictly typed, and closed to unknown keys.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from fmcli.choices import TieRule, VotingRule
 from fmcli.errors import did_you_mean
 from fmcli.recipe.known import KNOWN_SOURCES, SOURCE_PREFIXES
 from fmcli.recipe.networks import ModelSpec
 from fmcli.recipe.spec import Fraction, Positive, Probability, Seed, Spec
+from fmcli.recipe.training import AdamSpec, ConstantSchedule, OptimizerSpec, ScheduleSpec, TrainerSpec
 
 # --- [data] ---------------------------------------------------------------------------------------------
 
@@ -154,145 +156,6 @@ class AugmentSpec(Spec):
         return self
 
 
-# --- [optimizer], [schedule], [trainer] -----------------------------------------------------------------
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Betas = Annotated[tuple[Beta, Beta], Field(strict=False)]
-LearningRate = Annotated[float, Field(gt=0)]
-WeightDecay = Annotated[float, Field(ge=0)]
-
-
-class AdamSpec(Spec):
-    """Adam (Kingma and Ba 2015)."""
-
-    name: Literal["adam"] = "adam"
-    lr: LearningRate = 1e-3
-    betas: Betas = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-
-
-class AdamWSpec(Spec):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on kernels only."""
-
-    name: Literal["adamw"] = "adamw"
-    lr: LearningRate = 1e-3
-    betas: Betas = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: WeightDecay = 0.01
-
-
-class SgdSpec(Spec):
-    """Stochastic gradient descent; weight decay on kernels only."""
-
-    name: Literal["sgd"] = "sgd"
-    lr: LearningRate = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    nesterov: bool = False
-    weight_decay: WeightDecay = 0.0
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "SgdSpec":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-OptimizerSpec = Annotated[AdamSpec | AdamWSpec | SgdSpec, Field(discriminator="name")]
-
-
-class Schedule(Spec):
-    """A learning rate over the steps of a training: a linear warm-up, then the shape that the name says."""
-
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The part of all steps that the warm-up takes."""
-
-
-class ConstantSchedule(Schedule):
-    """The same learning rate throughout."""
-
-    name: Literal["constant"] = "constant"
-
-
-class ExponentialSchedule(Schedule):
-    """The learning rate times gamma after every epoch."""
-
-    name: Literal["exponential"] = "exponential"
-    gamma: Annotated[float, Field(gt=0, le=1)]
-
-
-class StepSchedule(Schedule):
-    """The learning rate times gamma after every so many epochs."""
-
-    name: Literal["step"] = "step"
-    every: Positive
-    """Epochs between two drops."""
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-
-
-class CosineSchedule(Schedule):
-    """Half a cosine down, step by step (Loshchilov and Hutter 2017)."""
-
-    name: Literal["cosine"] = "cosine"
-    final: Probability = 0.0
-    """The learning rate at the end, as a part of the highest."""
-
-
-class LinearSchedule(Schedule):
-    """A straight line down, step by step."""
-
-    name: Literal["linear"] = "linear"
-    final: Probability = 0.0
-    """The learning rate at the end, as a part of the highest."""
-
-
-class OneCycleSchedule(Schedule):
-    """Half a cosine up from a part of the learning rate, then half a cosine down (Smith and Topin 2019)."""
-
-    name: Literal["one-cycle"] = "one-cycle"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """The part of all steps that the way up takes."""
-    start: Probability = 0.04
-    """The learning rate at the beginning, as a part of the highest."""
-    final: Probability = 4e-6
-    """The learning rate at the end, as a part of the highest."""
-
-
-ScheduleSpec = Annotated[
-    ConstantSchedule | ExponentialSchedule | StepSchedule | CosineSchedule | LinearSchedule | OneCycleSchedule,
-    Field(discriminator="name"),
-]
-
-
-Monitor = Literal["accuracy", "loss"]
-
-
-class TrainerSpec(Spec):
-    """The loop."""
-
-    epochs: Positive = 10
-    batch_size: Positive = 128
-    full_batch: bool = False
-    """Take all training images as one batch (plain gradient descent) instead of `batch_size`."""
-    drop_last: bool = False
-    """Leave out the last, smaller batch of an epoch."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Initial weights, order and augmentation come from this seed and the member's place in the recipe."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of all gradients together; longer ones are scaled down to it."""
-    monitor: Monitor = "accuracy"
-    """What makes an epoch better than another, on the validation images: a higher accuracy, or a lower loss."""
-    patience: Annotated[int, Field(ge=0)] | None = None
-    """Stop early, when so many epochs in a row were no better than the best before them (0 does as 1)."""
-    keep: Literal["last", "best", "retrained"] = "last"
-    """Whose weights become the checkpoint: the last epoch's, the best epoch's, or those of a network that is
-    trained afresh, for as many epochs as the best one took."""
-    weight_average: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the exponential moving average of the weights, which is then what is evaluated and saved."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the device has units that multiply it, fp32 elsewhere."""
-
-
 # --- [ensemble], [reference], [search], [[members]] ---------------------------------------------------------------
 
 
@@ -302,6 +165,8 @@ class EnsembleSpec(Spec):
     vote: VotingRule = "majority"
     tie: TieRule = "probability"
     """Which tied class wins: the highest mean probability, the lowest label, or the first member's choice."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """How much members count, by name; those that are not named count 1."""
 
 
 class ReferenceSpec(Spec):
@@ -368,7 +233,10 @@ Space = Annotated[Annotated[ChoiceSpace, Tag("choice")] | Annotated[RangeSpace, 
 
 
 class SearchSpec(Spec):
-    """What `fmcli search` varies. Each training keeps its best epoch, whatever `trainer.keep` is, without patience."""
+    """What `fmcli search` varies.
+
+    Each training keeps its best epoch, whatever `trainer.keep` is, without patience; with `trainer.swa`, the average.
+    """
 
     trials: Positive = 20
     """How many sets of values are tried."""
@@ -386,10 +254,14 @@ class SearchSpec(Spec):
     """Values of the recipe, such as "optimizer.lr" or "model.layers[0].filters", and what to draw for each."""
 
 
+_LONGEST_NAME = 64  # letters
+MOST_COPIES = 1000
+
+
 class MemberSpec(Spec):
     """Everything about one member: the shared tables with its own laid over them."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{_LONGEST_NAME - 1}}}$")]
     """Letters, digits, `_`, `.`, `-`: it names the member's folder."""
     model: ModelSpec
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
@@ -402,7 +274,39 @@ class MemberSpec(Spec):
     def _name_is_free(cls, name: str) -> str:
         if name == "vote":
             raise ValueError("got 'vote', which is what the members' vote is called; choose another name")
+        if re.fullmatch(r"snapshot(-\d+)?", name, re.IGNORECASE):
+            raise ValueError(f"got {name!r}, which is what a member's snapshots are called; choose another name")
         return name
+
+
+class MemberTable(MemberSpec):
+    """A `[[members]]` table with the shared ones laid under it: a member, or several that are alike."""
+
+    copies: Annotated[int, Field(gt=0, le=MOST_COPIES)] = 1
+    """How many members, alike but for their random numbers: with 3 copies, `k3` is `k3-1`, `k3-2` and `k3-3`."""
+
+    @field_validator("copies")
+    @classmethod
+    def _copies_can_be_named(cls, copies: int, given: ValidationInfo) -> int:
+        last = name_copies(given.data.get("name", ""), copies)[-1]
+        if len(last) > _LONGEST_NAME:
+            raise ValueError(f"got {copies}; the last would be called {last!r}, longer than {_LONGEST_NAME} letters")
+        return copies
+
+    def expand(self) -> list[MemberSpec]:
+        """Return the members that the table stands for."""
+        values = {key: getattr(self, key) for key in MemberSpec.model_fields}
+        return [MemberSpec(**{**values, "name": name}) for name in name_copies(self.name, self.copies)]
+
+
+def name_copies(name: str, copies: int) -> list[str]:
+    """Return what the copies of a member are called.
+
+    Example:
+        >>> name_copies("k3", 1), name_copies("k3", 2)
+        (['k3'], ['k3-1', 'k3-2'])
+    """
+    return [name] if copies == 1 else [f"{name}-{copy}" for copy in range(1, copies + 1)]
 
 
 class Recipe(Spec):
