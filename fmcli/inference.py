@@ -9,16 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from fmcli.checkpoint import Checkpoint, load_checkpoint, tell_apart
-from fmcli.choices import Invert
+from fmcli.choices import Invert, Views
 from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
-from fmcli.ensemble import combine
+from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.models import predict_logits
 from fmcli.predictions import ClassProbability, Labelled, Predictions
-from fmcli.recipe.specs import (
-    DataSpec,
-    EnsembleSpec,
-)
+from fmcli.recipe.networks import kernel_group
+from fmcli.recipe.specs import DataSpec
 from fmcli.voting import Vote
 
 _BATCH = 500  # images
@@ -31,8 +29,18 @@ def load_members(paths: Sequence[Path], *, device: torch.device) -> list[Checkpo
         CheckpointError: One is broken, or has other classes or another input than the first, by name.
     """
     members = [load_checkpoint(path, device=device) for path in paths]
-    first = members[0]
+    check_alike(members)
+    return members
+
+
+def check_alike(members: Sequence[Checkpoint]) -> None:
+    """Refuse members that cannot answer together.
+
+    Raises:
+        CheckpointError: One has other classes or another input than the first, by name.
+    """
     for other in members[1:]:
+        first = members[0]
         for what, mine, theirs in (
             ("classes", first.header.class_names, other.header.class_names),
             ("input (C, H, W)", first.header.input_shape, other.header.input_shape),
@@ -42,11 +50,15 @@ def load_members(paths: Sequence[Path], *, device: torch.device) -> list[Checkpo
                     f"{printable(other.path)} has the {what} {theirs}; {printable(first.path)} has {mine}",
                     hint="combine members that were trained on the same classes and image size",
                 )
-    return members
 
 
 def predict_splits(
-    members: Sequence[Checkpoint], split: str, *, device: torch.device, data_root: Path | None = None
+    members: Sequence[Checkpoint],
+    split: str,
+    *,
+    device: torch.device,
+    data_root: Path | None = None,
+    views: Views = "none",
 ) -> list[Predictions]:
     """Predict a split with each member, on the images that its own recipe names.
 
@@ -55,6 +67,7 @@ def predict_splits(
         split: `train`, `validation` or `test`.
         device: Where the networks are.
         data_root: Where to look first for built-in sources.
+        views: Which altered views of each image to average over.
 
     Returns:
         One entry a member.
@@ -70,7 +83,7 @@ def predict_splits(
         key = spec.model_dump_json()
         if key not in seen:
             seen[key] = _load_splits(spec, data_root)
-        predictions.append(_predict_split(member, name, split, seen[key].named(split), device))
+        predictions.append(_predict_split(member, name, split, seen[key].named(split), device, views))
     return predictions
 
 
@@ -78,7 +91,9 @@ def _load_splits(spec: DataSpec, data_root: Path | None) -> Splits:
     return split_images(load_images(spec, data_root=data_root), spec)
 
 
-def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, device: torch.device) -> Predictions:
+def _predict_split(
+    member: Checkpoint, name: str, split: str, images: ImageSet, device: torch.device, views: Views
+) -> Predictions:
     header = member.header
     if images.class_names != header.class_names or images.input_shape != header.input_shape:
         raise CheckpointError(
@@ -94,7 +109,7 @@ def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, 
             hint="bring the data back, or train again",
         )
     loader = DeviceLoader(images, batch_size=_BATCH, device=device)
-    logits = predict_logits(member.model, loader.batches(), header.normalization_of(split))
+    logits = predict_logits(member.model, loader.batches(), header.normalization_of(split), views=views)
     return Predictions(
         logits=logits.cpu().numpy(),
         labels=images.labels,
@@ -103,33 +118,38 @@ def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, 
         split=split,
         data_digest=digest,
         recipe_digest=header.recipe_digest,
+        group=kernel_group(header.member.model),
     )
 
 
 def name_members(members: Sequence[Checkpoint]) -> list[str]:
     """Return a name for each member: its own, with its run's or its whole path where several have the same."""
-    own = [member.header.member.name for member in members]
+    own = [member.header.name for member in members]
     return tell_apart(own, [member.path for member in members])
 
 
 def label_pictures(
     members: Sequence[Checkpoint],
     pictures: Iterable[Picture],
-    spec: EnsembleSpec,
+    rule: Combiner,
     *,
     device: torch.device,
     top: int = 1,
     batch_size: int = 64,
+    reject_below: float = 0.0,
+    views: Views = "none",
 ) -> Iterator[Labelled]:
     """Label pictures by the vote of all members, in their order, reading only a batch ahead.
 
     Args:
         members: Loaded checkpoints that match; one is an ensemble of one.
         pictures: From a `PictureReader` made for these members.
-        spec: How to vote.
+        rule: How to combine them.
         device: Where the networks are.
         top: How many classes to name for each picture.
         batch_size: How many pictures go through the networks at once.
+        reject_below: Leave a picture undecided whose probability is lower.
+        views: Which altered views of each picture to average over.
 
     Yields:
         One entry a picture; unreadable ones carry their error.
@@ -137,34 +157,39 @@ def label_pictures(
     stream = iter(pictures)
     while batch := list(islice(stream, batch_size)):
         pixels = [picture.pixels for picture in batch if picture.pixels is not None]
-        vote = _vote(members, np.stack(pixels), spec, device) if pixels else None
+        vote = _vote(members, np.stack(pixels), rule, device, views) if pixels else None
         place = 0
         for picture in batch:
             if picture.pixels is None or vote is None:
                 yield Labelled(picture.name, picture.index, error=picture.error)
                 continue
-            yield _label(picture, vote, place, members[0].header.class_names, top, by_votes=spec.vote == "majority")
+            yield _label(picture, vote, place, members[0].header.class_names, top, reject_below)
             place += 1
 
 
-def _vote(members: Sequence[Checkpoint], pixels: NDArray[np.uint8], spec: EnsembleSpec, device: torch.device) -> Vote:
+def _vote(
+    members: Sequence[Checkpoint], pixels: NDArray[np.uint8], rule: Combiner, device: torch.device, views: Views
+) -> Vote:
     images = torch.from_numpy(pixels).to(device)
-    logits = [predict_logits(member.model, [images], member.header.normalization).cpu() for member in members]
-    return combine(torch.stack(logits).numpy(), spec)
+    logits = [
+        predict_logits(member.model, [images], member.header.normalization, views=views).cpu() for member in members
+    ]
+    return rule(torch.stack(logits).numpy())
 
 
 def _label(
-    picture: Picture, vote: Vote, place: int, class_names: tuple[str, ...], top: int, *, by_votes: bool
+    picture: Picture, vote: Vote, place: int, class_names: tuple[str, ...], top: int, reject_below: float
 ) -> Labelled:
-    probabilities, votes, winner = vote.probabilities[place], vote.votes[place], int(vote.labels[place])
-    counts = votes if by_votes else np.zeros_like(votes)
-    order = sorted(range(len(class_names)), key=lambda k: (k != winner, -counts[k], -probabilities[k]))
+    scores, probabilities, winner = vote.scores[place], vote.probabilities[place], int(vote.labels[place])
+    order = sorted(range(len(class_names)), key=lambda k: (k != winner, -scores[k], -probabilities[k]))
+    undecided = bool(probabilities[winner] < reject_below)
     return Labelled(
         picture.name,
         picture.index,
-        label=class_names[winner],
+        label=None if undecided else class_names[winner],
         probability=float(probabilities[winner]),
-        votes=int(votes[winner]),
+        votes=int(vote.votes[place, winner]),
+        undecided=undecided,
         top=tuple(ClassProbability(class_names[k], float(probabilities[k])) for k in order[:top]),
     )
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fmcli.errors import CheckpointError, printable
-from fmcli.files import write_atomic
+from fmcli.files import order_metadata, write_atomic
 
 FORMAT = "fmcli-predictions-1"
 
@@ -28,8 +28,9 @@ class Predictions:
         class_names: In label order.
         member: Who predicted.
         split: `train`, `validation` or `test`.
-        data_digest: SHA-256 of the split's images and labels.
-        recipe_digest: SHA-256 of the recipe that the member was trained by.
+        data_digest: SHA-256 of the split's images and labels; empty where it is not known, as of another tool's.
+        recipe_digest: SHA-256 of the recipe that the member was trained by; empty likewise.
+        group: What members have in common that vote together in a two-level vote: the kernel sizes of the network.
     """
 
     logits: NDArray[np.float32]
@@ -37,8 +38,9 @@ class Predictions:
     class_names: tuple[str, ...]
     member: str
     split: str
-    data_digest: str
-    recipe_digest: str
+    data_digest: str = ""
+    recipe_digest: str = ""
+    group: str = ""
 
     @property
     def choices(self) -> NDArray[np.int64]:
@@ -61,10 +63,11 @@ class Labelled:
     Args:
         name: The picture's path.
         index: Its place in an array file, else None.
-        label: The class that won.
-        probability: The mean of the members' probabilities for it, in [0, 1].
+        label: The class that won; None where that is not sure enough.
+        probability: Of that class, in [0, 1]; see `voting.Vote`.
         votes: How many members chose it.
         top: The winner, then the likeliest others: by votes where votes decide, and by probability.
+        undecided: The class that won is less likely than was asked for.
         error: What was wrong with the picture; then all else is None or empty.
     """
 
@@ -74,6 +77,7 @@ class Labelled:
     probability: float | None = None
     votes: int | None = None
     top: tuple[ClassProbability, ...] = ()
+    undecided: bool = False
     error: str | None = None
 
 
@@ -95,11 +99,33 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         "split": predictions.split,
         "data_digest": predictions.data_digest,
         "recipe_digest": predictions.recipe_digest,
+        "group": predictions.group,
     }
     arrays: dict[str, NDArray[Any]] = {"logits": predictions.logits, "labels": predictions.labels}
     # safetensors copies memory as it lies, whatever the strides.
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomic(path, save(dense, metadata=header))
+    write_atomic(path, order_metadata(save(dense, metadata=header)))
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionsHeader:
+    """What a predictions file says of itself; see `Predictions`."""
+
+    class_names: tuple[str, ...]
+    member: str
+    split: str
+    data_digest: str
+    recipe_digest: str
+    group: str
+
+
+def read_predictions_header(path: Path) -> PredictionsHeader:
+    """Read what a predictions file says of itself, without its numbers.
+
+    Raises:
+        CheckpointError: It is not there, not whole or not such a file.
+    """
+    return _read(path, with_arrays=False)[0]
 
 
 def load_predictions(path: Path) -> Predictions:
@@ -108,26 +134,34 @@ def load_predictions(path: Path) -> Predictions:
     Raises:
         CheckpointError: It is not there, not whole or not such a file.
     """
+    header, arrays = _read(path, with_arrays=True)
+    predictions = Predictions(arrays["logits"], arrays["labels"], **asdict(header))
+    _check(predictions, path)
+    return predictions
+
+
+def _read(path: Path, *, with_arrays: bool) -> tuple[PredictionsHeader, dict[str, NDArray[Any]]]:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise CheckpointError(f"{printable(path)} is not a predictions file of fmcli")
-            predictions = Predictions(
-                logits=file.get_tensor("logits"),
-                labels=file.get_tensor("labels"),
-                class_names=tuple(json.loads(header["classes"])),
+            names = json.loads(header["classes"])
+            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                raise ValueError("its classes are no list of names")
+            found = PredictionsHeader(
+                class_names=tuple(names),
                 member=header["member"],
                 split=header["split"],
                 data_digest=header["data_digest"],
                 recipe_digest=header["recipe_digest"],
+                group=header.get("group", ""),
             )
+            return found, {name: file.get_tensor(name) for name in ("logits", "labels")} if with_arrays else {}
     except KeyError as error:
         raise CheckpointError(f"the header of predictions {printable(path)} lacks {printable(error)}") from error
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read predictions {printable(path)}: {printable(error)}") from error
-    _check(predictions, path)
-    return predictions
 
 
 def _check(predictions: Predictions, path: Path) -> None:
@@ -141,6 +175,8 @@ def _check(predictions: Predictions, path: Path) -> None:
         raise CheckpointError(
             f"{printable(path)}: logits must be float32 and labels int64, not {logits.dtype} and {labels.dtype}"
         )
+    if not np.isfinite(logits).all():
+        raise CheckpointError(f"{printable(path)}: its logits must be finite, and some are NaN or infinite")
     if labels.size and not (labels.min() >= 0 and labels.max() < n_classes):
         raise CheckpointError(f"{printable(path)}: its labels go beyond its {n_classes} classes")
 
@@ -155,23 +191,30 @@ def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
         float32 (n_members, n_samples, n_classes).
 
     Raises:
-        CheckpointError: There are none, or one has other classes or other images than the first, by name.
+        CheckpointError: There are none, or one has other classes, another split or other images than the first, by
+            name.
     """
     if not predictions:
         raise CheckpointError("an ensemble needs one member or more")
-    first, *others = predictions
-    for other in others:
+    first = next((member for member in predictions if member.data_digest), predictions[0])
+    for other in predictions:
         if other.class_names != first.class_names:
             raise CheckpointError(
-                f"{other.member} knows the classes {_listing(other.class_names)}; "
-                f"{first.member} knows {_listing(first.class_names)}",
+                f"{printable(other.member)} knows the classes {_listing(other.class_names)}; "
+                f"{printable(first.member)} knows {_listing(first.class_names)}",
                 hint="combine members that were trained on the same classes",
             )
-        if other.data_digest != first.data_digest:
+        if other.split != first.split or (other.data_digest and other.data_digest != first.data_digest):
             raise CheckpointError(
-                f"{other.member} was evaluated on other images than {first.member} "
+                f"{printable(other.member)} was evaluated on other images than {printable(first.member)} "
                 f"({other.split} {other.data_digest[:12]}, {first.split} {first.data_digest[:12]})",
                 hint="combine members whose recipes split the same data in the same way",
+            )
+        if not np.array_equal(other.labels, first.labels):
+            raise CheckpointError(
+                f"{printable(other.member)} answers for {len(other.labels):,} images and {printable(first.member)} "
+                f"for {len(first.labels):,}, or for images of other classes",
+                hint="combine predictions of the same images, in the same order",
             )
     return np.stack([member.logits for member in predictions])
 

@@ -8,14 +8,15 @@ from statistics import fmean
 
 import torch
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, find_checkpoints
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint
 from fmcli.choices import SplitName
-from fmcli.ensemble import EnsembleEvaluation, evaluate_ensemble
+from fmcli.ensemble import evaluate_ensemble, fit_combiner
 from fmcli.errors import CheckpointError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
 from fmcli.history import best_epoch, read_history
-from fmcli.inference import load_members, predict_splits
-from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
+from fmcli.inference import predict_splits
+from fmcli.pool import open_pool
+from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions, stack_logits
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
 from fmcli.run import load_splits, remove_run, train_run
@@ -197,12 +198,19 @@ def _is_finished(run: Path) -> bool:
 
 
 def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResult:
-    members = load_members(find_checkpoints([run.folder]), device=device)
+    pool = open_pool([run.folder], device=device)
+    members, rule = pool.checkpoints, pool.choose_rule()
+    if rule.learns:
+        validation = _predict(members, "validation", device, data_root)
+        rule = fit_combiner(rule, stack_logits(validation), validation[0].labels, calibrate=False)
     evaluations = {
-        split: _evaluate(members, split, device, data_root) for split in _SCORED if split in _splits_of(members)
+        split: evaluate_ensemble(_predict(members, split, device, data_root), rule)
+        for split in _SCORED
+        if split in _splits_of(members)
     }
-    histories = [_history_of(member) for member in members]
-    kept = [_kept_epoch(history, member.header.member) for history, member in zip(histories, members, strict=True)]
+    trained = [member for member in members if member.header.snapshot is None]
+    histories = [_history_of(member) for member in trained]
+    kept = [_kept_epoch(history, member.header.member) for history, member in zip(histories, trained, strict=True)]
     test = evaluations["test"]
     accuracy: dict[str, float] = {split: one.vote.report.accuracy for split, one in evaluations.items()}
     scores = zip(test.vote.report.class_names, test.vote.report.classes, strict=True)
@@ -237,10 +245,10 @@ def _kept_epoch(history: Sequence[EpochFinished], member: MemberSpec) -> EpochFi
     return history[best_epoch(history, trainer.monitor)] if trainer.keep == "best" else history[-1]
 
 
-def _evaluate(
+def _predict(
     members: Sequence[Checkpoint], split: SplitName, device: torch.device, data_root: Path | None
-) -> EnsembleEvaluation:
-    """Evaluate members on a split, from the predictions that lie beside them or anew."""
+) -> list[Predictions]:
+    """Return members' predictions on a split, from what lies beside them or anew."""
     predictions = []
     for member in members:
         path = member.path.parent / predictions_file(split)
@@ -249,7 +257,7 @@ def _evaluate(
             [stored] = predict_splits([member], split, device=device, data_root=data_root)
             save_predictions(path, stored)
         predictions.append(stored)
-    return evaluate_ensemble(predictions, members[0].header.ensemble)
+    return predictions
 
 
 def _stored_predictions(path: Path) -> Predictions | None:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fmcli.errors import CheckpointError, printable
-from fmcli.files import write_atomic
+from fmcli.files import order_metadata, write_atomic
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -23,7 +23,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     digest = _digest(on_host, metadata)
-    write_atomic(path, save(on_host, metadata={**metadata, "digest": digest}))
+    write_atomic(path, order_metadata(save(on_host, metadata={**metadata, "digest": digest})))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

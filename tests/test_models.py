@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fmcli.choices import Views
 from fmcli.errors import RecipeError
 from fmcli.models import add_l2_gradients, build_model, predict_logits, set_dropout_generator
 from fmcli.models.build import ChannelsLastFlatten, Dropout, draw_bits
@@ -541,3 +542,78 @@ def test_prediction_is_without_dropout_and_leaves_the_network_as_it_was(training
     halves = predict_logits(model, images.split(4), lambda pixels: pixels.float() / 255, bf16=True)
     assert halves.dtype == torch.float32
     torch.testing.assert_close(halves, logits, atol=0.05, rtol=0.05)  # bfloat16 keeps 8 bits
+
+
+# Where each view takes pixel (row, column) from: (rows down, columns right, mirrored).
+VIEWS = {
+    "none": [(0, 0, False)],
+    "flip": [(0, 0, False), (0, 0, True)],
+    "shift": [(0, 0, False), (-1, -1, False), (1, 1, False), (-1, 1, False), (1, -1, False)],
+}
+VIEWS["flip-shift"] = [(*view[:2], mirrored) for view in VIEWS["shift"] for mirrored in (False, True)]
+
+
+def slow_view(image, down, right, mirrored):
+    """Move an image's window, pixel by pixel, the edge repeated; then mirror what is seen."""
+    _, height, width = image.shape
+    seen = torch.empty_like(image)
+    for row in range(height):
+        for column in range(width):
+            from_row = min(max(row + down, 0), height - 1)
+            from_column = min(max(column + right, 0), width - 1)
+            seen[:, row, width - 1 - column if mirrored else column] = image[:, from_row, from_column]
+    return seen
+
+
+def small_network(channels=1):
+    layers = [Conv(filters=3, kernel_size=3, activation="relu"), Flatten(), Dense(units=4)]
+    return build_model(layers, (channels, 6, 5), 4, generator=seeded())
+
+
+def draw_images(channels=1):
+    return torch.randint(0, 256, (7, channels, 6, 5), generator=seeded(), dtype=torch.uint8)
+
+
+def test_every_choice_of_views_is_tested():
+    assert set(VIEWS) == set(get_args(Views))
+
+
+@pytest.mark.parametrize("views", sorted(VIEWS))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [2, 7])
+def test_views_are_averaged_as_their_slow_twin_does(views, channels, size):
+    model, images = small_network(channels), draw_images(channels)
+    logits = predict_logits(model, images.split(size), lambda pixels: pixels.float() / 255, views=views)
+    for image, found in zip(images, logits, strict=True):
+        probabilities = [model(slow_view(image, *view)[None].float() / 255)[0].softmax(dim=0) for view in VIEWS[views]]
+        mean = torch.stack(probabilities).mean(dim=0)
+        torch.testing.assert_close(found.softmax(dim=0), mean.detach())
+        if views != "none":
+            assert float(found.exp().sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_no_other_views_change_nothing():
+    model, images = small_network(), draw_images()
+    logits = predict_logits(model, [images], lambda pixels: pixels.float() / 255, views="none")
+    assert torch.equal(logits, predict_logits(model, [images], lambda pixels: pixels.float() / 255))
+    assert torch.equal(logits, model(images.float() / 255).detach())
+
+
+@pytest.mark.parametrize("views", ["flip", "flip-shift"])
+def test_a_mirrored_image_is_seen_as_the_image_is(views):
+    model, images = small_network(), draw_images()
+    seen, mirrored = (
+        predict_logits(model, [pixels], lambda pixels: pixels.float() / 255, views=views)
+        for pixels in (images, images.flip(3))
+    )
+    torch.testing.assert_close(seen, mirrored)
+
+
+@pytest.mark.parametrize("views", sorted(VIEWS))
+def test_views_leave_pixels_as_they_are(views):
+    images = draw_images()
+    before, seen = images.clone(), []
+    predict_logits(small_network(), [images], lambda pixels: seen.append(pixels) or pixels.float(), views=views)
+    assert torch.equal(images, before)
+    assert {pixels.dtype for pixels in seen} == {torch.uint8}
+    assert len(seen) == len(VIEWS[views])

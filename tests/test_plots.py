@@ -20,17 +20,25 @@ from matplotlib.text import Text
 from fmcli.checkpoint import MODEL_FILE
 from fmcli.choices import FIGURES
 from fmcli.cli import run
-from fmcli.cli.figures import folders_by_name
+from fmcli.cli.figures import curve_drawers, folders_by_name
 from fmcli.errors import CheckpointError, DataError, FmcliError
 from fmcli.events import EpochFinished
 from fmcli.history import HISTORY_FILE
-from fmcli.metrics import expected_calibration_error, precision_recall_curves, reliability_bins
+from fmcli.metrics import (
+    accuracy_at_coverage,
+    coverage_curve,
+    expected_calibration_error,
+    precision_recall_curves,
+    reliability_bins,
+)
+from fmcli.recipe import TrainerSpec
 from fmcli.report import plots
 from fmcli.report.plots import (
     Answers,
     check_ending,
     class_count_figure,
     confusion_figure,
+    coverage_figure,
     curve_figure,
     mistake_figure,
     precision_recall_figure,
@@ -85,6 +93,7 @@ def all_figures(names, n=24) -> dict[str, Figure]:
         "confusion": confusion_figure(answers),
         "precision-recall": precision_recall_figure(answers),
         "reliability": reliability_figure(answers),
+        "coverage": coverage_figure(answers),
         "predictions": prediction_figure(images, answers),
         "mistakes": mistake_figure(images, answers),
     }
@@ -302,6 +311,18 @@ def test_reliability_shows_accuracy_count_and_error():
     assert [bar.get_height() for bar in below.patches] == bins.counts[filled].tolist()
     assert set(texts(below)) >= {f"{count:,}" for count in bins.counts[filled]}
     assert f"expected calibration error {100 * bins.ece:.2f} %" in " ".join(texts(figure))
+
+
+def test_coverage_falls_from_all_images_to_the_surest():
+    _, answers = draw_answers(n=300, right=1.0)
+    curve = coverage_curve(answers.chosen_probability, answers.right)
+    figure = coverage_figure(answers)
+    above, below = figure.axes
+    coverage, accuracy = above.lines[0].get_data()
+    assert (coverage[0], accuracy[0]) == (1, answers.right.mean())
+    assert set(zip(coverage, accuracy, strict=True)) <= set(zip(curve.coverage, curve.accuracy, strict=True))
+    assert below.lines[0].get_ydata()[0] == answers.chosen_probability.min()
+    assert f"{100 * accuracy_at_coverage(curve, 0.8):.2f} %" in texts(above)
 
 
 # --- predictions, mistakes --------------------------------------------------------------------------------
@@ -533,7 +554,7 @@ def test_one_evaluation_has_the_folder_for_itself(cli, place, tmp_path, monkeypa
     figures = figures_drawn(monkeypatch)
     result = cli(*command.split(), place / "run" / "k3", "--plots", tmp_path, "--quiet")
     assert result.err == ""
-    assert len(figures) == 5
+    assert len(figures) == 6
     result = cli(*command.split(), place / "run" / "k3", "--plots", tmp_path)
     assert f"wrote {tmp_path / 'mistakes.png'}" in result.err.splitlines()
     assert any(text.startswith("k3 on test: ") for text in texts(figures[0]))
@@ -547,6 +568,13 @@ def test_several_members_are_drawn_as_their_vote_and_one_as_itself(cli, place, t
     for figure, name in zip(figures, ["soft vote of k3, k5", "k5", "soft vote of k5, k3"], strict=True):
         assert any(text.startswith(f"{name} on validation: ") for text in texts(figure))
         assert any(text.endswith("% of 40 images right") for text in texts(figure))
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "retrained", "snapshots"])
+def test_curves_mark_the_best_epoch_where_the_recipe_goes_by_it(keep):
+    history, spec = draw_history(), TrainerSpec(keep=keep)
+    [figure] = [draw() for draw in curve_drawers({"k3": history}, {"k3": spec}, of="quick").values()]
+    assert ("best epoch" in texts(figure)) == (keep in ("best", "retrained"))
 
 
 def test_curves_show_members_by_name_each_once_with_the_epoch_that_was_kept(cli, place, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from fmcli.checkpoint import MODEL_FILE
 from fmcli.cli import run
 from fmcli.errors import CheckpointError, DataError, ExitStatus, RecipeError, UsageError
 from fmcli.events import MemberFinished, RunStarted
+from fmcli.history import read_history
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
 from fmcli.report.systems import systems_document
@@ -310,6 +311,23 @@ def test_test_pixels_may_be_scaled_otherwise(drawn_images, tmp_path, capfd):
     plain, other = ("", "data.normalize_test.divide_by=0.01")
     assert accuracy[plain, "validation"] == accuracy[other, "validation"]
     assert accuracy[other, "test"] > 10 * accuracy[plain, "test"]
+
+
+def test_snapshots_vote_and_their_training_is_counted_once(system, tmp_path):
+    system.write_text(
+        system.read_text()
+        .replace("epochs = 2", 'epochs = 4\nkeep = "snapshots"')
+        .replace("[trainer]", '[schedule]\nname = "cyclic"\ncycles = 2\n\n[trainer]')
+    )
+    [result] = reproduce([str(system)], tmp_path / "out", seeds=1, device=CPU)
+    [seed] = result.seeds
+    assert list(seed.members) == ["k3/snapshot-1", "k3", "k5/snapshot-1", "k5"]
+    histories = [read_history(tmp_path / "out" / "pets" / "seed-0" / name) for name in ("k3", "k5")]
+    assert seed.epochs == 4
+    assert seed.seconds == pytest.approx(sum(epoch.seconds for history in histories for epoch in history))
+    assert seed.accuracy["train"] == pytest.approx(sum(history[-1].train_accuracy for history in histories) / 2)
+    again = reproduce([str(system)], tmp_path / "out", seeds=1, device=CPU, skip_done=True)
+    assert again == [result]
 
 
 def test_a_damaged_model_is_no_traceback(system, tmp_path):

@@ -119,6 +119,30 @@ def test_a_trial_is_the_mean_of_its_trainings_best_epochs(recipe_file, tmp_path)
         assert trial.score == pytest.approx(sum(best) / 2, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("trainer", "kept"), [('keep = "retrained"\n', "best"), ('keep = "snapshots"\n', "best"), ("swa = 0.5\n", "last")]
+)
+def test_a_trial_keeps_its_best_epoch_or_the_average(change, tmp_path, trainer, kept):
+    change('patience = 2\nkeep = "retrained"\n', trainer)
+    search_in(change("[trainer]", '[schedule]\nname = "cyclic"\ncycles = 2\n\n[trainer]'), tmp_path / "s")
+    for folder in (tmp_path / "s").glob("trial-*/training-*"):
+        [member] = load_recipe(str(folder / "recipe.toml")).members
+        assert member.trainer.keep == kept
+        assert list(folder.glob("m1/snapshot-*")) == []
+
+
+def test_values_of_a_member_with_copies_are_searched_for_all_of_them(change, tmp_path):
+    change("[search]\n", '[[members]]\nname = "a"\ncopies = 2\n\n[search]\n')
+    path = change('"optimizer.lr"', '"members.a.optimizer.lr"')
+    result = search_in(change("trainings = 2", "trainings = 1"), tmp_path / "s")
+    assert result.untuned["members.a.optimizer.lr"] == 1e-3
+    for trial in result.trials:
+        recipe = load_recipe(str(tmp_path / "s" / f"trial-{trial.number:04d}" / "training-0" / "recipe.toml"))
+        assert [member.name for member in recipe.members] == ["a-1", "a-2"]
+        assert {member.optimizer.lr for member in recipe.members} == {trial.values["members.a.optimizer.lr"]}
+    assert open_search(path, tmp_path / "s").recipe.members[1].name == "a-2"
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_same_seed_same_search(change, tmp_path, sampler):
     path = change("trials = 4", f'trials = 3\nsampler = "{sampler}"')
@@ -352,6 +376,11 @@ trials = 3
         ("low = 1e-4, high = 1e-1, log = true", "low = 1, high = 2", r"whole numbers alone; write low = 1\.0"),
         ("high = 64, step = 16", "high = 65, step = 16", "steps of 16 from 16 do not reach 65"),
         ("trials = 4", 'trials = 4\nsampler = "tpx"', "search.sampler: got 'tpx'"),
+        (
+            "[trainer]",
+            '[schedule]\nname = "cyclic"\ncycles = 4\n[trainer]',
+            "search.epochs: got 2; expected a multiple",
+        ),
         ("validation = ", "resplit = { train = 0.5, validation = 0.0 }#", "validation images"),
     ],
 )

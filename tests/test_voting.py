@@ -1,16 +1,42 @@
-"""Properties that every voting rule has, ties worked by hand, and a slow twin."""
+"""Properties that every voting rule has, and ties worked by hand."""
 
-from collections import Counter
+import math
 from itertools import permutations
+from typing import get_args
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
+from fmcli.choices import TieRule, VotingRule
 from fmcli.errors import UsageError
-from fmcli.voting import TIE_RULES, VOTING_RULES, majority_vote, soft_vote
+from fmcli.voting import (
+    MEMBER_SCORES,
+    TIE_RULES,
+    VOTING_RULES,
+    borda_vote,
+    geometric_vote,
+    majority_vote,
+    normalize_weights,
+    soft_vote,
+    stacking_features,
+    stacking_vote,
+    two_level_vote,
+)
 
-RULES = [(vote, tie) for vote in ("majority", "soft") for tie in ("probability", "lowest", "first")]
-every_rule = pytest.mark.parametrize(("vote", "tie"), RULES)
+VOTES = (
+    "majority",
+    "weighted-majority",
+    "soft",
+    "weighted-soft",
+    "geometric",
+    "borda",
+    "two-level",
+    "stacking",
+)
+TIES = ("probability", "lowest", "first")
+every_vote = pytest.mark.parametrize("vote", VOTES)
+every_rule = pytest.mark.parametrize(("vote", "tie"), [(vote, tie) for vote in VOTES for tie in TIES])
 
 
 def random_logits(seed, n_members=5, n_samples=60, n_classes=4):
@@ -27,48 +53,115 @@ def choosing(choices, n_classes=3, sure=2.0):
     return (sure * np.eye(n_classes)[choices])[:, None, :]
 
 
+def needs_of(vote, n_members=5, n_classes=4, *, seed=0, fair=False):
+    """Draw what a rule takes beside the logits: small whole weights, so that they tie; groups; coefficients.
+
+    Fair coefficients weigh members alone, as the other rules do: classes are what they are called.
+    """
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(1, 4, n_members)
+    match vote:
+        case "weighted-majority" | "weighted-soft":
+            return {"weights": weights.tolist()}
+        case "two-level":
+            return {"groups": rng.choice(["3", "5", "7"], n_members).tolist()}
+        case "stacking":
+            coefficients = np.concatenate([weight * np.eye(n_classes) for weight in weights], axis=1)
+            if fair:
+                return {"coefficients": coefficients, "intercepts": np.zeros(n_classes)}
+            coefficients = coefficients + rng.normal(size=coefficients.shape)
+            return {"coefficients": coefficients, "intercepts": rng.normal(size=n_classes)}
+        case _:
+            return {}
+
+
+def reordered(needs, order):
+    """Let what members need go along with them."""
+    moved = dict(needs)
+    for name in needs.keys() & {"weights", "groups"}:
+        moved[name] = [needs[name][place] for place in order]
+    if "coefficients" in needs:
+        blocks = np.split(needs["coefficients"], len(order), axis=1)
+        moved["coefficients"] = np.concatenate([blocks[place] for place in order], axis=1)
+    return moved
+
+
+def renamed(needs, new_name):
+    """Let coefficients go along with the classes: class k is now called new_name[k]."""
+    if "coefficients" not in needs:
+        return needs
+    old_name = np.argsort(new_name)
+    blocks = np.split(needs["coefficients"], needs["coefficients"].shape[1] // len(new_name), axis=1)
+    coefficients = np.concatenate([block[np.ix_(old_name, old_name)] for block in blocks], axis=1)
+    return {"coefficients": coefficients, "intercepts": needs["intercepts"][old_name]}
+
+
 def test_every_voting_rule_and_tie_rule_is_tested():
-    assert set(RULES) == {(vote, tie) for vote in VOTING_RULES for tie in TIE_RULES}
+    assert set(VOTES) == set(VOTING_RULES) == set(get_args(VotingRule))
+    assert set(TIES) == set(TIE_RULES) == set(get_args(TieRule))
+    assert set(VOTES) >= set(MEMBER_SCORES)
 
 
 @every_rule
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
 def test_member_order_does_not_matter(vote, tie, draw):
-    logits = draw(seed=1)
-    expected = VOTING_RULES[vote](logits, tie=tie)
+    logits, needs = draw(seed=1), needs_of(vote)
+    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
     for seed in range(5):
-        shuffled = np.random.default_rng(seed).permutation(logits, axis=0)
-        result = VOTING_RULES[vote](shuffled, tie=tie)
+        order = np.random.default_rng(seed).permutation(len(logits))
+        result = VOTING_RULES[vote](logits[order], tie=tie, **reordered(needs, order))
         np.testing.assert_array_equal(result.votes, expected.votes)
+        if (vote, tie) == ("two-level", "first"):  # who is first within a group changes what the group answers
+            continue
         np.testing.assert_array_equal(result.ties, expected.ties)
         # The order of a sum shows in its last bits.
-        np.testing.assert_allclose(result.probabilities, expected.probabilities, rtol=1e-12)
+        np.testing.assert_allclose(result.probabilities, expected.probabilities, rtol=1e-9)
+        np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-9, atol=1e-12)
         decided = ~expected.ties if tie == "first" else slice(None)
         np.testing.assert_array_equal(result.labels[decided], expected.labels[decided])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_member_of_a_group_decides_its_ties_wherever_the_group_stands(seed):
+    logits, groups = coarse_logits(seed), ["3", "3", "5", "5", "7"]
+    expected = two_level_vote(logits, groups=groups, tie="first")
+    moved = [4, 2, 3, 0, 1]  # whole groups
+    result = two_level_vote(logits[moved], groups=[groups[place] for place in moved], tie="first")
+    np.testing.assert_array_equal(result.scores, expected.scores)
+    np.testing.assert_array_equal(result.labels[~expected.ties], expected.labels[~expected.ties])
 
 
 @every_rule
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
 def test_each_image_is_voted_on_by_itself(vote, tie, draw):
-    logits = draw(seed=2)
-    expected = VOTING_RULES[vote](logits, tie=tie)
+    logits, needs = draw(seed=2), needs_of(vote)
+    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
     order = np.random.default_rng(0).permutation(logits.shape[1])
-    result = VOTING_RULES[vote](logits[:, order], tie=tie)
-    for name in ("labels", "votes", "probabilities", "ties"):
+    result = VOTING_RULES[vote](logits[:, order], tie=tie, **needs)
+    for name in ("labels", "votes", "ties"):
         np.testing.assert_array_equal(getattr(result, name), getattr(expected, name)[order])
+    for name in ("probabilities", "scores"):
+        np.testing.assert_allclose(getattr(result, name), getattr(expected, name)[order], rtol=1e-12)
 
 
 @every_rule
-def test_renamed_labels_give_renamed_answers(vote, tie):
-    logits = random_logits(seed=3)
-    expected = VOTING_RULES[vote](logits, tie=tie)
+@pytest.mark.parametrize("draw", [random_logits, coarse_logits])
+def test_renamed_labels_give_renamed_answers(vote, tie, draw):
+    logits, needs = draw(seed=3), needs_of(vote)
+    if draw is coarse_logits:  # but for a member between two classes, which chooses the lower
+        logits = logits + np.random.default_rng(0).permuted(np.full_like(logits, [0, 0.1, 0.2, 0.3]), axis=2)
+    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
     new_name = np.random.default_rng(0).permutation(logits.shape[2])  # class k is now called new_name[k]
-    renamed = np.empty_like(logits)
-    renamed[:, :, new_name] = logits
-    result = VOTING_RULES[vote](renamed, tie=tie)
+    moved = np.empty_like(logits)
+    moved[:, :, new_name] = logits
+    result = VOTING_RULES[vote](moved, tie=tie, **renamed(needs, new_name))
     np.testing.assert_array_equal(result.votes[:, new_name], expected.votes)
+    if (vote, tie) == ("two-level", "lowest"):  # the lowest label, within groups and over them, changes with the names
+        return
     np.testing.assert_array_equal(result.ties, expected.ties)
-    fair = ~expected.ties if tie == "lowest" else slice(None)  # the lowest label changes with the names
+    np.testing.assert_allclose(result.scores[:, new_name], expected.scores, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(result.probabilities[:, new_name], expected.probabilities, rtol=1e-9)
+    fair = ~expected.ties if tie == "lowest" else slice(None)
     np.testing.assert_array_equal(result.labels[fair], new_name[expected.labels[fair]])
 
 
@@ -76,13 +169,13 @@ def test_renamed_labels_give_renamed_answers(vote, tie):
 @pytest.mark.parametrize("n_members", [1, 2, 3, 7])
 def test_identical_members_answer_as_one_and_as_its_argmax(vote, tie, n_members):
     member = random_logits(seed=4, n_members=1)
-    result = VOTING_RULES[vote](np.repeat(member, n_members, axis=0), tie=tie)
-    alone = VOTING_RULES[vote](member, tie=tie)
-    np.testing.assert_array_equal(result.labels, alone.labels)
+    needs = needs_of(vote, n_members, fair=True)
+    result = VOTING_RULES[vote](np.repeat(member, n_members, axis=0), tie=tie, **needs)
     np.testing.assert_array_equal(result.labels, member[0].argmax(axis=1))
-    np.testing.assert_allclose(result.probabilities, alone.probabilities, rtol=1e-12)
-    np.testing.assert_array_equal(result.votes, n_members * alone.votes)
+    np.testing.assert_array_equal(result.votes.max(axis=1), n_members)
     assert not result.ties.any()
+    if vote != "stacking":  # which adds members up, and may be as sure as it likes
+        np.testing.assert_allclose(result.probabilities, softmax(member[0].astype(np.float64), axis=1), rtol=1e-12)
 
 
 @every_rule
@@ -90,27 +183,32 @@ def test_a_class_that_all_members_choose_wins(vote, tie):
     logits = random_logits(seed=5)
     wanted = np.random.default_rng(0).integers(0, logits.shape[2], logits.shape[1])
     np.put_along_axis(logits, np.broadcast_to(wanted[None, :, None], (*logits.shape[:2], 1)), 10.0, axis=2)
-    result = VOTING_RULES[vote](logits, tie=tie)
+    result = VOTING_RULES[vote](logits, tie=tie, **needs_of(vote, fair=True))
     np.testing.assert_array_equal(result.labels, wanted)
     assert (result.votes.max(axis=1) == len(logits)).all()
     assert not result.ties.any()
 
 
 @every_rule
-def test_votes_and_probabilities_add_up(vote, tie):
-    logits = coarse_logits(seed=6)
-    result = VOTING_RULES[vote](logits, tie=tie)
+@pytest.mark.parametrize("draw", [random_logits, coarse_logits])
+def test_votes_and_probabilities_add_up_and_the_winner_leads(vote, tie, draw):
+    logits = draw(seed=6)
+    result = VOTING_RULES[vote](logits, tie=tie, **needs_of(vote))
     assert (result.votes.sum(axis=1) == len(logits)).all()
     np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        np.take_along_axis(result.scores, result.labels[:, None], axis=1)[:, 0], result.scores.max(axis=1), rtol=1e-9
+    )
     assert result.labels.dtype == result.votes.dtype == np.int64
-    assert result.probabilities.dtype == np.float64
+    assert result.probabilities.dtype == result.scores.dtype == np.float64
+    assert result.ties.dtype == np.bool_
 
 
 @every_rule
 def test_no_images_give_no_answers(vote, tie):
-    result = VOTING_RULES[vote](np.zeros((3, 0, 4), dtype=np.float32), tie=tie)
+    result = VOTING_RULES[vote](np.zeros((3, 0, 4), dtype=np.float32), tie=tie, **needs_of(vote, 3))
     assert result.labels.shape == result.ties.shape == (0,)
-    assert result.votes.shape == result.probabilities.shape == (0, 4)
+    assert result.votes.shape == result.probabilities.shape == result.scores.shape == (0, 4)
 
 
 @every_rule
@@ -119,20 +217,84 @@ def test_logits_that_are_not_finite_are_refused(vote, tie, bad):
     logits = random_logits(seed=7)
     logits[1, 2, 3] = bad
     with pytest.raises(UsageError, match="finite"):
-        VOTING_RULES[vote](logits, tie=tie)
+        VOTING_RULES[vote](logits, tie=tie, **needs_of(vote))
 
 
-@every_rule
+@every_vote
 @pytest.mark.parametrize("shape", [(), (4,), (3, 4), (0, 3, 4), (3, 4, 0), (1, 2, 3, 4)])
-def test_logits_of_another_shape_are_refused_and_their_shape_is_named(vote, tie, shape):
+def test_logits_of_another_shape_are_refused_and_their_shape_is_named(vote, shape):
     with pytest.raises(UsageError) as caught:
-        VOTING_RULES[vote](np.zeros(shape), tie=tie)
+        VOTING_RULES[vote](np.zeros(shape), **needs_of(vote))
     assert str(shape) in caught.value.message
 
 
-def test_an_unknown_tie_rule_is_refused_with_the_nearest_name():
+@every_vote
+def test_an_unknown_tie_rule_is_refused_with_the_nearest_name(vote):
     with pytest.raises(UsageError, match=r"'probabilty'.*did you mean 'probability'"):
-        majority_vote(random_logits(seed=8), tie="probabilty")
+        VOTING_RULES[vote](random_logits(seed=8), tie="probabilty", **needs_of(vote))
+
+
+@every_vote
+def test_huge_logits_do_not_overflow(vote):
+    logits = np.array([[[3e38, -3e38, 0]], [[-3e38, 3e38, 0]]], dtype=np.float32)
+    result = VOTING_RULES[vote](logits, **needs_of(vote, 2, 3, fair=True))
+    assert np.isfinite(result.scores).all()
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
+
+
+# --- weights and groups ----------------------------------------------------------------------------------
+
+weighted = pytest.mark.parametrize("vote", ["majority", "soft", "geometric", "borda"])
+
+
+@weighted
+@pytest.mark.parametrize("tie", TIES)
+def test_a_weight_of_two_is_as_the_member_twice_and_of_none_as_without_it(vote, tie):
+    logits = coarse_logits(seed=9, n_members=3)
+    result = VOTING_RULES[vote](logits, tie=tie, weights=[2, 0, 1])
+    expected = VOTING_RULES[vote](logits[[0, 0, 2]], tie=tie)
+    np.testing.assert_array_equal(result.labels, expected.labels)
+    np.testing.assert_array_equal(result.ties, expected.ties)
+    np.testing.assert_allclose(result.probabilities, expected.probabilities, rtol=1e-9)
+
+
+@weighted
+@pytest.mark.parametrize("scale", [1e-300, 0.3, 1e6, 1e308])
+def test_the_scale_of_weights_does_not_matter(vote, scale):
+    logits, weights = coarse_logits(seed=10, n_members=3), np.array([1.0, 1.0, 0.5])
+    result = VOTING_RULES[vote](logits, weights=(scale * weights).tolist())
+    expected = VOTING_RULES[vote](logits, weights=weights.tolist())
+    np.testing.assert_array_equal(result.labels, expected.labels)
+    np.testing.assert_array_equal(result.ties, expected.ties)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ([1, 1], "3 members; got 2"),
+        ([1, 1, 1, 1], "3 members; got 4"),
+        ([1, -1, 1], "1, -1, 1"),
+        ([0, 0, 0], "not all 0"),
+        ([1, math.nan, 1], "nan"),
+        ([1, math.inf, 1], "inf"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, said):
+    with pytest.raises(UsageError, match=said):
+        normalize_weights(weights, 3)
+
+
+def test_a_group_for_each_member_is_asked_for():
+    with pytest.raises(UsageError, match="each of 3 members; got 2"):
+        two_level_vote(np.zeros((3, 1, 2)), groups=["3", "5"])
+
+
+@pytest.mark.parametrize("shape", [(3, 9), (3, 7), (2, 6), (6,)])
+def test_stacking_of_other_members_is_refused(shape):
+    with pytest.raises(UsageError, match=r"learnt for other members.*\(3, 6\)"):
+        stacking_vote(np.zeros((2, 1, 3)), coefficients=np.zeros(shape), intercepts=np.zeros(3))
+    with pytest.raises(UsageError, match="learnt for other members"):
+        stacking_vote(np.zeros((2, 1, 3)), coefficients=np.zeros((3, 6)), intercepts=np.zeros(2))
 
 
 # --- ties by hand ----------------------------------------------------------------------------------------
@@ -143,18 +305,24 @@ THREE_WAYS = np.log([[[0.1, 0.2, 0.7]], [[0.3, 0.6, 0.1]], [[0.5, 0.2, 0.3]]])
 
 
 @pytest.mark.parametrize(("tie", "winner"), [("probability", 2), ("lowest", 0), ("first", 2)])
-def test_three_way_tie_by_hand(tie, winner):
-    vote = majority_vote(THREE_WAYS, tie=tie)
-    assert vote.votes.tolist() == [[1, 1, 1]]
-    np.testing.assert_allclose(vote.probabilities, [[0.9 / 3, 1.0 / 3, 1.1 / 3]], rtol=1e-12)
-    assert vote.ties.tolist() == [True]
-    assert vote.labels.tolist() == [winner]
+@pytest.mark.parametrize("vote", ["majority", "two-level"])
+def test_three_way_tie_by_hand(vote, tie, winner):
+    needs = {"groups": ["3", "5", "7"]} if vote == "two-level" else {}  # each member a group of its own
+    result = VOTING_RULES[vote](THREE_WAYS, tie=tie, **needs)
+    assert result.votes.tolist() == [[1, 1, 1]]
+    np.testing.assert_allclose(result.probabilities, [[0.9 / 3, 1.0 / 3, 1.1 / 3]], rtol=1e-12)
+    assert result.ties.tolist() == [True]
+    assert result.labels.tolist() == [winner]
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_first_member_decides_by_its_place_alone(order):
     choice_of = [2, 1, 0]
     assert majority_vote(THREE_WAYS[list(order)], tie="first").labels.tolist() == [choice_of[order[0]]]
+
+
+def test_the_first_member_that_has_a_weight_decides():
+    assert majority_vote(THREE_WAYS, tie="first", weights=[0, 1, 1]).labels.tolist() == [1]
 
 
 # Five members: two each for classes 0 and 2; the first member stands alone with class 1, and is the surest.
@@ -168,7 +336,69 @@ def test_a_class_outside_the_tie_cannot_win_it(tie, winner):
     assert vote.labels.tolist() == [winner]
 
 
-@pytest.mark.parametrize("tie", sorted(TIE_RULES))
+# Weights 3, 2, 1: the vote of the first is worth as much as those of the two others, who agree.
+@pytest.mark.parametrize(("tie", "winner"), [("probability", 1), ("lowest", 0), ("first", 0)])
+def test_a_tie_of_weights_by_hand(tie, winner):
+    vote = majority_vote(np.log([[[0.6, 0.4]], [[0.1, 0.9]], [[0.4, 0.6]]]), weights=[3, 2, 1], tie=tie)
+    np.testing.assert_allclose(vote.scores, [[0.5, 0.5]])
+    # (3 · 0.6 + 2 · 0.1 + 1 · 0.4) / 6 = 0.4
+    np.testing.assert_allclose(vote.probabilities, [[0.4, 0.6]])
+    assert (vote.ties.tolist(), vote.labels.tolist()) == ([True], [winner])
+
+
+# Ranks 2, 1, 0 and 0, 1, 2: a point a member for each class, and nobody put class 1 first.
+@pytest.mark.parametrize(("tie", "winner"), [("probability", 1), ("lowest", 0), ("first", 2)])
+def test_a_tie_of_ranks_by_hand(tie, winner):
+    vote = borda_vote(np.log([[[0.1, 0.4, 0.5]], [[0.45, 0.4, 0.15]]]), tie=tie)
+    np.testing.assert_allclose(vote.scores, [[1, 1, 1]])
+    assert (vote.ties.tolist(), vote.labels.tolist()) == ([True], [winner])
+
+
+def test_a_class_that_leads_by_ranks_though_no_member_put_it_first_wins():
+    logits = np.log([[[0.5, 0.4, 0.06, 0.04]], [[0.06, 0.4, 0.5, 0.04]], [[0.06, 0.4, 0.04, 0.5]]])
+    for tie in TIES:
+        assert borda_vote(logits, tie=tie).labels.tolist() == [1]
+
+
+# Classes 0 and 1 tie at the geometric mean of 0.2 and 0.3. Each member puts a class first that the other rules out.
+@pytest.mark.parametrize("tie", TIES)
+def test_a_tie_of_geometric_means_that_no_member_voted_for_by_hand(tie):
+    vote = geometric_vote(np.log([[[0.2, 0.2, 0.6, 1e-9]], [[0.3, 0.3, 1e-9, 0.4]]]), tie=tie)
+    assert vote.ties.tolist() == [True]
+    assert vote.labels.tolist() == [0]
+
+
+def test_geometric_means_that_tie_go_to_the_higher_arithmetic_mean():
+    # 0.3 · 0.3 = 0.1 · 0.9, but 0.3 + 0.3 < 0.1 + 0.9.
+    vote = geometric_vote(np.log([[[0.3, 0.1, 0.6]], [[0.3, 0.9, 1e-9]]]))
+    assert (vote.ties.tolist(), vote.labels.tolist()) == ([True], [1])
+
+
+# Groups 3 (three members) and 5 (two): in the first 0 wins by 2 to 1; in the second 0 and 1 tie. By probability 1 wins
+# that, and the groups tie. The groups' means are (0.8 + 0.7 + 0.1) / 3 and 0.3 for class 0: 0.417 in all.
+@pytest.mark.parametrize(("tie", "scores", "winner"), [("probability", [1, 1], 1), ("lowest", [2, 0], 0)])
+def test_ties_within_and_between_groups_by_hand(tie, scores, winner):
+    rows = [[0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [0.55, 0.45], [0.05, 0.95]]
+    vote = two_level_vote(np.log(rows)[:, None, :], groups=["3", "3", "3", "5", "5"], tie=tie)
+    assert vote.scores.tolist() == [scores]
+    assert vote.votes.tolist() == [[3, 2]]
+    np.testing.assert_allclose(vote.probabilities[0, 0], (1.6 / 3 + 0.3) / 2)
+    assert vote.labels.tolist() == [winner]
+
+
+def test_the_first_group_decides_between_groups():
+    # The first member chose 2, but its group answered 1; group 5 answered 0.
+    logits = choosing([2, 1, 0, 1])
+    assert two_level_vote(logits, groups=["3", "3", "5", "3"], tie="first").labels.tolist() == [1]
+
+
+def test_many_members_of_one_kind_do_not_outvote_other_kinds():
+    logits = choosing([0, 0, 0, 0, 1, 1])
+    assert majority_vote(logits).labels.tolist() == [0]
+    assert two_level_vote(logits, groups=["3", "3", "3", "3", "5", "7"]).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("tie", TIES)
 def test_two_of_three_win_without_the_tie_rule(tie):
     # The two are barely sure of class 1 and the third is certain of class 0: votes count, not sureness.
     vote = majority_vote(np.log([[[0.49, 0.51]], [[0.49, 0.51]], [[0.999, 0.001]]]), tie=tie)
@@ -181,13 +411,26 @@ def test_soft_vote_follows_the_mean_probability_against_the_majority():
     assert soft_vote(logits).labels.tolist() == [0]
 
 
-@pytest.mark.parametrize("vote", sorted(VOTING_RULES))
-def test_equal_probabilities_go_to_the_lowest_label_in_whatever_order_members_stand(vote):
+def test_geometric_vote_heeds_a_veto_that_the_mean_does_not():
+    logits = np.log([[[0.9, 0.1]], [[0.9, 0.1]], [[1e-6, 1 - 1e-6]]])
+    assert soft_vote(logits).labels.tolist() == [0]
+    assert geometric_vote(logits).labels.tolist() == [1]
+
+
+@every_vote
+@pytest.mark.parametrize("sure", [1, 1e5])
+def test_equal_probabilities_go_to_the_lowest_label_in_whatever_order_members_stand(vote, sure):
     # Each class gets the same three probabilities, from other members: equal sums but for rounding.
-    row = np.array([1.0, 2.4, 3.0])
+    row = sure * np.array([1.0, 2.4, 3.0])
     members = np.stack([np.roll(row, turn) for turn in range(3)])[:, None, :]
+    needs = {
+        "two-level": {"groups": ["3", "5", "7"]},
+        "stacking": {"coefficients": np.tile(np.eye(3), 3), "intercepts": np.zeros(3)},
+    }.get(vote, {})
     for order in permutations(range(3)):
-        assert VOTING_RULES[vote](members[list(order)], tie="probability").labels.tolist() == [0]
+        result = VOTING_RULES[vote](members[list(order)], tie="probability", **needs)
+        assert result.labels.tolist() == [0]
+        assert result.ties.tolist() == [True]
 
 
 def test_a_member_between_two_classes_votes_for_the_lower():
@@ -195,40 +438,18 @@ def test_a_member_between_two_classes_votes_for_the_lower():
     assert majority_vote(choosing([2, 2, 1])).votes.tolist() == [[0, 1, 2]]
 
 
-def test_huge_logits_do_not_overflow():
-    logits = np.array([[[3e38, -3e38, 0]], [[-3e38, 3e38, 0]]], dtype=np.float32)
-    np.testing.assert_allclose(soft_vote(logits).probabilities, [[0.5, 0.5, 0]])
+def test_classes_between_which_a_member_is_undecided_share_the_points_of_their_ranks():
+    assert borda_vote(np.array([[[1.0, 1.0, 0.0, 2.0]]])).scores.tolist() == [[1.5, 1.5, 0.0, 3.0]]
 
 
-# --- a slow twin -----------------------------------------------------------------------------------------
+def test_stacking_by_hand():
+    # Two members, two classes: only what the second says counts, and what it says of class 0 speaks for class 1.
+    coefficients = np.array([[0, 0, 0, 0], [0, 0, 2, 0]])
+    vote = stacking_vote(np.log([[[0.9, 0.1]], [[0.5, 0.5]]]), coefficients=coefficients, intercepts=np.array([0, 1.0]))
+    np.testing.assert_allclose(vote.scores, [[0, 2 * math.log(0.5) + 1]])
+    np.testing.assert_allclose(vote.probabilities[0, 0], 1 / (1 + 0.25 * math.e))
+    assert (vote.labels.tolist(), vote.votes.tolist()) == ([0], [[2, 0]])
 
 
-def slow_majority(logits, tie):
-    labels, ties = [], []
-    for image in range(logits.shape[1]):
-        choices, mean = [], [0.0] * logits.shape[2]
-        for member in logits[:, image].astype(np.float64):
-            choices.append(max(range(len(member)), key=lambda k, scores=member: (scores[k], -k)))
-            weights = [np.exp(score - max(member)) for score in member]
-            mean = [m + w / sum(weights) / len(logits) for m, w in zip(mean, weights, strict=True)]
-        counts = Counter(choices)
-        tied = sorted(k for k, count in counts.items() if count == max(counts.values()))
-        by_rule = {
-            "probability": max(tied, key=lambda k, mean=mean: (round(mean[k], 9), -k)),  # equal but for rounding
-            "lowest": tied[0],
-            "first": next(choice for choice in choices if choice in tied),
-        }
-        labels.append(by_rule[tie])
-        ties.append(len(tied) > 1)
-    return labels, ties
-
-
-@pytest.mark.parametrize("tie", sorted(TIE_RULES))
-@pytest.mark.parametrize("n_members", [1, 2, 3, 4, 10])
-@pytest.mark.parametrize("draw", [random_logits, coarse_logits])
-def test_majority_vote_equals_its_slow_twin(tie, n_members, draw):
-    logits = draw(seed=n_members, n_members=n_members, n_samples=60)
-    labels, ties = slow_majority(logits, tie)
-    vote = majority_vote(logits, tie=tie)
-    assert vote.labels.tolist() == labels
-    assert vote.ties.tolist() == ties
+def test_what_stacking_learns_from_has_a_floor():
+    np.testing.assert_allclose(stacking_features(np.array([[0.0, -100.0]])), [[0.0, -30.0]], atol=1e-12)

@@ -1,37 +1,47 @@
 """`fmcli ensemble …`."""
 
-from typing import Annotated
-
-import typer
-
-from fmcli.choices import TieRule, VotingRule
+from fmcli.cli import compare, compose
 from fmcli.cli.figures import evaluation_drawers, write_plots
-from fmcli.cli.members import open_members, tell_scaling
+from fmcli.cli.members import open_members, parse_numbers, references_of, tell_scaling
 from fmcli.cli.options import (
-    Checkpoints,
     DataRoot,
     Device,
     FormatOption,
+    Groups,
+    Labels,
+    Members,
     Plots,
     Quiet,
     Split,
+    TestTimeViews,
+    Tie,
     Verbose,
+    Vote,
+    Weights,
     command_group,
 )
 
 app = command_group("Combine trained members, of whatever networks, by vote.")
 
 
-Vote = Annotated[VotingRule | None, typer.Option(help="Voting rule; by default the recipe's.")]
-Tie = Annotated[TieRule | None, typer.Option(help="Which tied class wins; by default the recipe's rule.")]
+app.command("compare", short_help="Set ensembles side by side, with tests.")(compare.compare)
+app.command("fit", short_help="Learn weights and temperature; write an ensemble file.")(compose.fit)
+app.command("select", short_help="Choose members on validation data.")(compose.select)
+app.command("pack", short_help="Write an ensemble as one file.")(compose.pack)
+app.command("unpack", short_help="Take a pack apart again.")(compose.unpack)
+app.command("soup", short_help="Average the weights of members into one.")(compose.soup)
 
 
-@app.command("evaluate")
+@app.command("evaluate", short_help="Score a vote beside each of its members.")
 def evaluate_ensemble(
-    checkpoints: Checkpoints,
+    members: Members,
     vote: Vote = None,
     tie: Tie = None,
+    weights: Weights = None,
+    groups: Groups = None,
     split: Split = "test",
+    tta: TestTimeViews = "none",
+    labels: Labels = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     plots: Plots = None,
@@ -39,25 +49,32 @@ def evaluate_ensemble(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Score the vote of all members, beside each of them.
+    """Score the vote beside each of its members: is it real, what does each add, can it be trusted?
 
-    Example: fmcli ensemble evaluate checkpoints/quick
+    Weights, stacking and temperature are learnt on validation data alone.
+
+    Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
     """
     from fmcli.device import resolve_device
-    from fmcli.ensemble import choose_rules, evaluate_ensemble
-    from fmcli.inference import predict_splits
+    from fmcli.ensemble import evaluate_ensemble
+    from fmcli.pool import learn_rule, predict_pool
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
-    from fmcli.report.evaluations import ensemble_document
+    from fmcli.report.ensembles import ensemble_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    members = open_members(checkpoints, where, terminal)
-    rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
-    tell_scaling(members, split, terminal)
-    predictions = predict_splits(members, split, device=where, data_root=data_root)
-    references = [member.header.reference for member in members]
+    pool = open_members(members, where, terminal)
+    rule = pool.choose_rule(
+        vote=vote, tie=tie, weights=parse_numbers(weights, "--weights"), groups=groups.split(",") if groups else None
+    )
+    tell_scaling(pool.checkpoints, split, terminal)
+    learnt = learn_rule(pool, rule, device=where, data_root=data_root, labels=labels, views=tta)
+    predictions = predict_pool(pool, split, device=where, data_root=data_root, labels=labels, views=tta)
+    here = rule if split == "validation" and learnt is not rule else None
+    evaluation = evaluate_ensemble(predictions, learnt, learnt_here=here)
+    references = references_of(pool)
     reference = references[0] if all(other == references[0] for other in references) else None
-    emit(ensemble_document(evaluate_ensemble(predictions, rules), reference), format_, terminal)
+    emit(ensemble_document(evaluation, reference), format_, terminal)
     if plots is not None:
-        write_plots(plots, evaluation_drawers(predictions, rules, members[0].header.data, data_root), terminal)
+        write_plots(plots, evaluation_drawers(pool, predictions, evaluation.rule, data_root), terminal)

@@ -1,22 +1,41 @@
 """`fmcli evaluate`."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from fmcli.cli.figures import write_member_plots
-from fmcli.cli.members import open_members, tell_scaling
+from fmcli.cli.members import open_members, references_of, tell_scaling
 from fmcli.cli.options import (
-    Checkpoints,
     DataRoot,
     Device,
     FormatOption,
+    Labels,
+    Members,
     Plots,
     Quiet,
     Split,
+    TestTimeViews,
     Verbose,
 )
 
+SavePredictions = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-predictions",
+        help="Also write each member's predictions: a file for one member, a folder for several.",
+        show_default=False,
+    ),
+]
+
 
 def evaluate(
-    checkpoints: Checkpoints,
+    members: Members,
     split: Split = "test",
+    tta: TestTimeViews = "none",
+    save_predictions: SavePredictions = None,
+    labels: Labels = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     plots: Plots = None,
@@ -30,18 +49,20 @@ def evaluate(
     """
     from fmcli.device import resolve_device
     from fmcli.ensemble import evaluate_member
-    from fmcli.inference import predict_splits
+    from fmcli.pool import predict_pool, write_predictions
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluations import evaluation_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    members = open_members(checkpoints, where, terminal, together=False)
-    tell_scaling(members, split, terminal)
-    predictions = predict_splits(members, split, device=where, data_root=data_root)
+    pool = open_members(members, where, terminal, together=False)
+    tell_scaling(pool.checkpoints, split, terminal)
+    predictions = predict_pool(pool, split, device=where, data_root=data_root, labels=labels, views=tta)
+    if save_predictions is not None:
+        for path in write_predictions(save_predictions, predictions):
+            terminal.detail(f"wrote {path}")
     evaluations = [evaluate_member(one) for one in predictions]
-    references = [member.header.reference for member in members]
-    emit(evaluation_document(evaluations, split, references), format_, terminal)
+    emit(evaluation_document(evaluations, split, references_of(pool)), format_, terminal)
     if plots is not None:
-        write_member_plots(plots, members, predictions, data_root, terminal)
+        write_member_plots(plots, pool, predictions, data_root, terminal)

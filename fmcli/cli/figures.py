@@ -12,11 +12,12 @@ from fmcli.choices import FigureName, SplitName
 from fmcli.errors import CheckpointError, DataError, UsageError, printable
 
 if TYPE_CHECKING:
-    from fmcli.checkpoint import Checkpoint
     from fmcli.data import ImageSet
+    from fmcli.ensemble import Combiner
     from fmcli.events import EpochFinished
+    from fmcli.pool import Pool
     from fmcli.predictions import Predictions
-    from fmcli.recipe import DataSpec, EnsembleSpec, TrainerSpec
+    from fmcli.recipe import DataSpec, TrainerSpec
     from fmcli.report.console import Terminal
 
 Drawers = dict[FigureName, Callable[[], Any]]
@@ -123,7 +124,12 @@ def curve_drawers(
     best = {}
     for member, history in histories.items():
         first, trainer = [epoch for epoch in history if not epoch.afresh], trainers.get(member)
-        if trainer is not None and trainer.keep != "last" and first and first[0].validation_loss is not None:
+        if (
+            trainer is not None
+            and trainer.keep in ("best", "retrained")
+            and first
+            and first[0].validation_loss is not None
+        ):
             best[member] = best_epoch(first, trainer.monitor) + 1
     return {"curves": lambda: curve_figure(histories, of=of, best=best)}
 
@@ -208,37 +214,39 @@ def trial_drawers(places: Sequence[str]) -> Drawers:
 
 
 def evaluation_drawers(
-    predictions: Sequence[Predictions], rules: EnsembleSpec, spec: DataSpec, data_root: Path | None
+    pool: Pool, predictions: Sequence[Predictions], rule: Combiner, data_root: Path | None
 ) -> Drawers:
     """Return what draws the evaluation of a vote, which is a member's own where it is alone.
 
     Args:
+        pool: The members.
         predictions: One entry a member, all on the same images.
-        rules: How to vote.
-        spec: Where the images are, which are only read for the figures that show some.
+        rule: How to combine them, with all that was learnt.
         data_root: Where to look first for built-in sources.
 
     Raises:
         CheckpointError: Members do not match.
     """
-    from fmcli.ensemble import combine
     from fmcli.predictions import stack_logits
     from fmcli.report import plots
 
-    vote, first = combine(stack_logits(predictions), rules), predictions[0]
+    vote, first = rule(stack_logits(predictions)), predictions[0]
     names = [one.member for one in predictions]
     listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} members"
-    name = names[0] if len(names) == 1 else f"{rules.vote} vote of {listed}"
+    name = names[0] if len(names) == 1 else f"{rule.vote} vote of {listed}"
     answers = plots.Answers(name, first.split, first.class_names, first.labels, vote.labels, vote.probabilities)
 
     @cache
     def images() -> Any:
-        return _load_split(spec, first.split, data_root).images
+        if not pool.checkpoints:
+            raise DataError("there are predictions alone, and they do not say where their images are")
+        return _load_split(pool.checkpoints[0].header.data, first.split, data_root).images
 
     return {
         "confusion": lambda: plots.confusion_figure(answers),
         "precision-recall": lambda: plots.precision_recall_figure(answers),
         "reliability": lambda: plots.reliability_figure(answers),
+        "coverage": lambda: plots.coverage_figure(answers),
         "predictions": lambda: plots.prediction_figure(images(), answers),
         "mistakes": lambda: plots.mistake_figure(images(), answers),
     }
@@ -251,15 +259,12 @@ def _load_split(spec: DataSpec, split: str, data_root: Path | None) -> ImageSet:
 
 
 def write_member_plots(
-    folder: Path,
-    members: Sequence[Checkpoint],
-    predictions: Sequence[Predictions],
-    data_root: Path | None,
-    terminal: Terminal,
+    folder: Path, pool: Pool, predictions: Sequence[Predictions], data_root: Path | None, terminal: Terminal
 ) -> None:
     """Draw the evaluation of each member by itself, into a folder of its own where there are several."""
+    from fmcli.ensemble import Combiner
+
     names = [one.member for one in predictions]
     folders = folders_by_name(folder, names) if len(names) > 1 else [folder]
-    for place, member, one in zip(folders, members, predictions, strict=True):
-        header = member.header
-        write_plots(place, evaluation_drawers([one], header.ensemble, header.data, data_root), terminal)
+    for place, member, one in zip(folders, pool.alone(), predictions, strict=True):
+        write_plots(place, evaluation_drawers(member, [one], Combiner(), data_root), terminal)

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmcli.errors import printable
+from fmcli.errors import UsageError, printable
 
 if TYPE_CHECKING:
     import torch
 
     from fmcli.checkpoint import Checkpoint
+    from fmcli.pool import Pool
+    from fmcli.recipe import ReferenceSpec
     from fmcli.report.console import Terminal
 
 
-def open_members(
-    places: Sequence[Path], device: torch.device, terminal: Terminal, *, together: bool = True
-) -> list[Checkpoint]:
-    """Load the members that run folders, member folders and files stand for.
+def open_members(places: Sequence[Path], device: torch.device, terminal: Terminal, *, together: bool = True) -> Pool:
+    """Load the members that runs, checkpoints, ensembles and files of predictions stand for.
 
     Args:
         places: From the command line.
@@ -29,17 +29,15 @@ def open_members(
     Raises:
         CheckpointError: One is missing or broken, or does not match.
     """
-    from fmcli.checkpoint import find_checkpoints, unfinished_members
-    from fmcli.inference import load_members
+    from fmcli.checkpoint import unfinished_members
+    from fmcli.pool import open_pool
 
-    paths = find_checkpoints(places)
-    for path in paths:
-        terminal.detail(f"reading {printable(path)}")
-    groups = [paths] if together else [[path] for path in paths]
-    members = [member for group in groups for member in load_members(group, device=device)]
+    pool = open_pool(places, device=device, together=together)
+    for member in pool.checkpoints:
+        terminal.detail(f"read {printable(member.path)}")
     for place, names in unfinished_members(places).items():
         terminal.note(f"not trained yet, so left out: {', '.join(names)} of {printable(place)}")
-    return members
+    return pool
 
 
 def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
@@ -48,6 +46,27 @@ def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) 
         header = member.header
         if header.normalization_of(split) != header.normalization:
             terminal.note(
-                f"{printable(header.member.name)}: {split} pixels are scaled otherwise than in training, "
+                f"{printable(header.name)}: {split} pixels are scaled otherwise than in training, "
                 "as data.normalize_test of its recipe says"
             )
+
+
+def references_of(pool: Pool) -> list[ReferenceSpec | None]:
+    """Return each member's published figures, None where there are none."""
+    from fmcli.checkpoint import Checkpoint
+
+    return [member.header.reference if isinstance(member, Checkpoint) else None for member in pool.members]
+
+
+def parse_numbers(text: str | None, option: str) -> list[float] | None:
+    """Return the numbers that an option lists with commas between them.
+
+    Raises:
+        UsageError: One is no number.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} takes numbers with commas between them; got {text!r}") from error

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.choices import Format, SplitName
+from fmcli.choices import Format, SplitName, TieRule, Views, VotingRule
 from fmcli.files import check_place
 
 
@@ -54,9 +54,40 @@ Overrides = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-Checkpoints = Annotated[
+Members = Annotated[
     list[Path],
-    typer.Argument(help="Run folders, member folders or model.safetensors files.", show_default=False),
+    typer.Argument(
+        help="Runs, members, checkpoints, ensemble files, packs, or files of predictions.",
+        show_default=False,
+    ),
+]
+TestTimeViews = Annotated[
+    Views, typer.Option("--tta", help="Average over views of each image: mirrored, moved by a pixel, or both.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="True classes for other tools' predictions: .npy, or a text with one a line.",
+        show_default=False,
+    ),
+]
+Vote = Annotated[VotingRule | None, typer.Option(help="Voting rule; by default the recipe's.", show_default=False)]
+Tie = Annotated[
+    TieRule | None, typer.Option(help="Which tied class wins; by default the recipe's rule.", show_default=False)
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="How much each member counts, in order: 2,1,1. Weighted rules learn it otherwise.", show_default=False
+    ),
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        help="What each member votes within in a two-level vote, in order: 3,3,5. By default its kernel sizes.",
+        show_default=False,
+    ),
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Which images to score on.")]
 

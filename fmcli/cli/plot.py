@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fmcli.choices import FIGURES, FigureChoice, FigureName, FileFormat, SplitName, TieRule, VotingRule
-from fmcli.cli.ensemble import Tie, Vote
 from fmcli.cli.figures import (
     Drawers,
     curve_drawers_of,
@@ -21,7 +20,7 @@ from fmcli.cli.figures import (
     trial_drawers,
 )
 from fmcli.cli.members import open_members
-from fmcli.cli.options import DataRoot, Device, Quiet, Verbose
+from fmcli.cli.options import DataRoot, Device, Quiet, Tie, Verbose, Vote
 from fmcli.cli.places import data_spec
 from fmcli.errors import DataError, UsageError, printable
 
@@ -132,11 +131,10 @@ def _evaluation(
 ) -> Drawers:
     """Let the members predict, and return what draws their vote."""
     from fmcli.device import resolve_device
-    from fmcli.ensemble import choose_rules
-    from fmcli.inference import predict_splits
+    from fmcli.pool import learn_rule, predict_pool
 
     where = resolve_device(device)
-    members = open_members([Path(place) for place in places], where, terminal)
-    rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
-    predictions = predict_splits(members, split, device=where, data_root=data_root)
-    return evaluation_drawers(predictions, rules, members[0].header.data, data_root)
+    pool = open_members([Path(place) for place in places], where, terminal)
+    rule = learn_rule(pool, pool.choose_rule(vote=vote, tie=tie), device=where, data_root=data_root, calibrate=False)
+    predictions = predict_pool(pool, split, device=where, data_root=data_root)
+    return evaluation_drawers(pool, predictions, rule, data_root)

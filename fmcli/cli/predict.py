@@ -9,16 +9,15 @@ from typing import Annotated, cast
 import typer
 
 from fmcli.choices import Invert
-from fmcli.cli.ensemble import Tie, Vote
 from fmcli.cli.members import open_members
-from fmcli.cli.options import Device, FormatOption, Quiet, Verbose
+from fmcli.cli.options import Device, FormatOption, Quiet, TestTimeViews, Tie, Verbose, Vote
 from fmcli.errors import DataError, UsageError
 
 
 def predict(
     model: Annotated[
         Path,
-        typer.Argument(help="A run folder, a member's folder or a model.safetensors.", show_default=False),
+        typer.Argument(help="A run, a member, a checkpoint, an ensemble file or a pack.", show_default=False),
     ],
     inputs: Annotated[
         list[str] | None,
@@ -36,6 +35,10 @@ def predict(
     ] = "auto",
     vote: Vote = None,
     tie: Tie = None,
+    reject_below: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave pictures undecided that are less probable than this.")
+    ] = 0.0,
+    tta: TestTimeViews = "none",
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures that go through the networks at once; 1 answers as each path arrives.")
     ] = 64,
@@ -51,18 +54,28 @@ def predict(
     names = _input_names(inputs or (["-"] if null else []), null)
 
     from fmcli.device import resolve_device
-    from fmcli.ensemble import choose_rules
     from fmcli.inference import label_pictures, picture_reader
+    from fmcli.pool import learn_rule
     from fmcli.report.console import Terminal
     from fmcli.report.predictions import PredictionWriter
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    members = open_members([model], where, terminal)
-    rules = choose_rules([member.header.ensemble for member in members], vote=vote, tie=tie)
+    pool = open_members([model], where, terminal)
+    members = pool.networks()
+    rule = learn_rule(pool, pool.choose_rule(vote=vote, tie=tie), device=where, calibrate=False)
     pictures = picture_reader(members, invert).read(names)
     with PredictionWriter(format_, terminal, top=top) as writer:
-        for labelled in label_pictures(members, pictures, rules, device=where, top=top, batch_size=batch_size):
+        for labelled in label_pictures(
+            members,
+            pictures,
+            rule,
+            device=where,
+            top=top,
+            batch_size=batch_size,
+            reject_below=reject_below,
+            views=tta,
+        ):
             writer.write(labelled)
     if writer.n_errors:
         raise DataError(

@@ -1,17 +1,18 @@
-"""Trainings and evaluations as documents."""
+"""Trainings, and evaluations of members, as documents."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fmcli.ensemble import EnsembleEvaluation, Evaluation
+from fmcli.ensemble import Evaluation
 from fmcli.events import EpochFinished
-from fmcli.metrics import ClassificationReport, most_frequent_confusions
+from fmcli.metrics import ClassificationReport, accuracy_at_coverage, most_frequent_confusions
 from fmcli.recipe import ReferenceSpec
 from fmcli.report.document import Document, Record, Sheet, percent
 
 _MOST_CLASSES_IN_MATRIX = 40
+_COVERAGES = (0.95, 0.9, 0.8)  # parts of the images that are kept
 
 
 # --- train ------------------------------------------------------------------------------------------------
@@ -66,30 +67,35 @@ def evaluation_document(
     sheets = [
         sheet
         for evaluation, reference in zip(evaluations, references, strict=True)
-        for sheet in _evaluation_sheets(evaluation, split, reference)
+        for sheet in evaluation_sheets(evaluation, split, reference)
     ]
     payload = {
         "split": split,
         "members": [
-            {**_evaluation_payload(evaluation), "published_accuracy": _published(reference, split)}
+            {**evaluation_payload(evaluation), "published_accuracy": published_accuracy(reference, split)}
             for evaluation, reference in zip(evaluations, references, strict=True)
         ],
     }
     records = [
-        {"member": evaluation.name, **row} for evaluation in evaluations for row in _class_records(evaluation.report)
+        {"member": evaluation.name, **row} for evaluation in evaluations for row in class_records(evaluation.report)
     ]
     return Document(sheets, payload, records)
 
 
-def _evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSpec | None = None) -> list[Sheet]:
+def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSpec | None = None) -> list[Sheet]:
+    """Return the scores of one classifier: class by class, and what it mixes up."""
     report, trust = evaluation.report, evaluation.calibration
     low, high = report.interval
     title = (
         f"{evaluation.name} on {split}: accuracy {percent(report.accuracy)} % "
         f"(95 % interval {percent(low)} to {percent(high)}) of {report.macro.support:,} images"
     )
-    notes = [f"Loss {trust.loss:.4f}, Brier score {trust.brier:.4f}, calibration error {percent(trust.ece)} %"]
-    published = _published(reference, split)
+    notes = [
+        f"Loss {trust.loss:.4f}, Brier score {trust.brier:.4f}, calibration error {percent(trust.ece)} % in bins of "
+        f"equal width, {percent(trust.ece_equal_mass)} % in bins of equal mass",
+        _coverage_in_words(evaluation),
+    ]
+    published = published_accuracy(reference, split)
     if reference is not None and published is not None:
         difference = 100 * (report.accuracy - published)
         notes.append(f"Published: {percent(published)} % ({difference:+.2f} here); {reference.source}")
@@ -97,7 +103,7 @@ def _evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceS
         Sheet(
             title=title,
             columns=["Class", ">Precision", ">Recall", ">F1", ">Support"],
-            rows=[_score_row(row) for row in _class_records(report)],
+            rows=[_score_row(row) for row in class_records(report)],
             summary=2,
             notes=notes,
         ),
@@ -105,7 +111,13 @@ def _evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceS
     ]
 
 
-def _published(reference: ReferenceSpec | None, split: str) -> float | None:
+def _coverage_in_words(evaluation: Evaluation) -> str:
+    kept = [f"{percent(accuracy_at_coverage(evaluation.coverage, share))} % of {share:.0%}" for share in _COVERAGES]
+    return f"Accuracy where it is surest: {', '.join(kept)} of the images"
+
+
+def published_accuracy(reference: ReferenceSpec | None, split: str) -> float | None:
+    """Return the published accuracy on a split, if any."""
     return getattr(reference, f"{split}_accuracy", None)
 
 
@@ -114,7 +126,8 @@ def _score_row(row: Record) -> list[str]:
     return [row["class"], *scores, f"{row['support']:,}"]
 
 
-def _class_records(report: ClassificationReport) -> list[dict[str, Any]]:
+def class_records(report: ClassificationReport) -> list[dict[str, Any]]:
+    """Return the scores of each class and their averages, an object each."""
     named = [
         *zip(report.class_names, report.classes, strict=True),
         ("macro average", report.macro),
@@ -142,82 +155,19 @@ def _confusion_sheets(report: ClassificationReport) -> list[Sheet]:
     return [matrix, Sheet(columns=(), rows=(), notes=notes)]
 
 
-def _evaluation_payload(evaluation: Evaluation) -> dict[str, Any]:
+def evaluation_payload(evaluation: Evaluation) -> dict[str, Any]:
+    """Return all that is said of one classifier, for JSON."""
     report = evaluation.report
     return {
         "name": evaluation.name,
         "accuracy": report.accuracy,
         "accuracy_interval": list(report.interval),
         **asdict(evaluation.calibration),
-        "classes": _class_records(report)[:-2],
+        "accuracy_at_coverage": {str(share): accuracy_at_coverage(evaluation.coverage, share) for share in _COVERAGES},
+        "aurc": evaluation.coverage.aurc,
+        "classes": class_records(report)[:-2],
         "macro_average": asdict(report.macro),
         "weighted_average": asdict(report.weighted),
         "confusion_matrix": report.confusion.tolist(),
         "most_frequent_confusions": [asdict(pair) for pair in most_frequent_confusions(report)],
     }
-
-
-# --- ensemble evaluate ------------------------------------------------------------------------------------
-
-
-def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) -> Document:
-    """Return the vote beside each member, then the vote class by class.
-
-    Args:
-        evaluation: The vote and its members.
-        reference: Published figures of the whole, if any.
-    """
-    everyone = [*evaluation.members, evaluation.vote]
-    rule = evaluation.spec.vote
-    table = Sheet(
-        title=f"{rule.capitalize()} vote of {len(evaluation.members)} on {evaluation.split}",
-        columns=["Member", ">Accuracy", ">95 % interval", ">Macro F1", ">Loss", ">Calib. err."],
-        rows=[_member_row(one) for one in everyone],
-        summary=1,
-        emphasis=len(everyone) - 1,
-        notes=[
-            _gain_in_words(evaluation),
-            f"Ties: {evaluation.n_ties:,} (decided by {evaluation.spec.tie}). "
-            f"Two members disagree on {percent(evaluation.disagreement)} % of the images, on average.",
-            "Loss and calibration error of the vote are those of its members' mean probability.",
-        ],
-    )
-    sheets = [table, *_evaluation_sheets(evaluation.vote, evaluation.split, reference)]
-    payload = {
-        "split": evaluation.split,
-        "vote": rule,
-        "tie": evaluation.spec.tie,
-        "ties": evaluation.n_ties,
-        "pairwise_disagreement": evaluation.disagreement,
-        "best_member": evaluation.best_member,
-        "gain_over_best_member": asdict(evaluation.gain),
-        "published_accuracy": _published(reference, evaluation.split),
-        "ensemble": _evaluation_payload(evaluation.vote),
-        "members": [_evaluation_payload(member) for member in evaluation.members],
-    }
-    records = [{"member": one.name, **row} for one in everyone for row in _class_records(one.report)]
-    return Document(sheets, payload, records)
-
-
-def _member_row(one: Evaluation) -> list[str]:
-    low, high = one.report.interval
-    return [
-        one.name,
-        percent(one.report.accuracy),
-        f"{percent(low)} to {percent(high)}",
-        percent(one.report.macro.f1),
-        f"{one.calibration.loss:.4f}",
-        percent(one.calibration.ece),
-    ]
-
-
-def _gain_in_words(evaluation: EnsembleEvaluation) -> str:
-    gain, best = evaluation.gain, evaluation.best_member
-    if gain.only_first == gain.only_second:
-        return f"The vote is as accurate as its best member, {best}."
-    way = "above" if gain.difference > 0 else "below"
-    verdict = "a real difference" if gain.p_value < 0.05 else "chance alone could explain it"
-    return (
-        f"The vote is {abs(100 * gain.difference):.2f} points {way} its best member, {best} "
-        f"(p = {gain.p_value:.2g}, McNemar's exact test): {verdict}."
-    )

@@ -74,13 +74,19 @@ class PredictionWriter:
         if labelled.error is not None:
             return [name, f"error: {labelled.error}", "", "", *([""] if self._top > 1 else [])]
         others = ", ".join(f"{one.label} {one.probability:.4f}" for one in labelled.top[1:])
-        row = [name, str(labelled.label), f"{labelled.probability:.4f}", str(labelled.votes)]
+        label = "undecided" if labelled.undecided else str(labelled.label)
+        row = [name, label, f"{labelled.probability:.4f}", str(labelled.votes)]
         return [*row, others] if self._top > 1 else row
 
     def _record(self, labelled: Labelled) -> dict[str, Any]:
         """Return a picture as an object; for CSV flat, and with the same keys whatever became of it."""
         record: dict[str, Any] = {"input": labelled.name, "index": labelled.index}
-        answer: dict[str, Any] = {"label": labelled.label, "probability": labelled.probability, "votes": labelled.votes}
+        answer: dict[str, Any] = {
+            "label": labelled.label,
+            "probability": labelled.probability,
+            "votes": labelled.votes,
+            "undecided": labelled.undecided,
+        }
         if self._format == "csv":
             others: dict[str, Any] = {
                 f"{key}_{place}": None for place in range(2, self._top + 1) for key in ("label", "probability")

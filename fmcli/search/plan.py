@@ -45,7 +45,7 @@ class Search:
             during = {
                 "epochs": self.spec.epochs or trainer.epochs,
                 "seed": trainer.seed + training,
-                "keep": "best",
+                "keep": "best" if trainer.swa is None else "last",
                 "patience": None,
             }
             members.append(member.model_copy(update={"trainer": trainer.model_copy(update=during)}))

@@ -16,11 +16,11 @@ from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
 from fmcli.checkpoint import find_checkpoints
-from fmcli.ensemble import evaluate_ensemble
+from fmcli.ensemble import choose_combiner, cross_fitted_vote
 from fmcli.errors import CheckpointError, DeviceError, DivergedError, FmcliError, RecipeError, UsageError, printable
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.locks import LOCK_FILE, try_lock
-from fmcli.predictions import load_predictions
+from fmcli.predictions import load_predictions, stack_logits
 from fmcli.recipe import Recipe
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
 from fmcli.run import remove_run, train_run
@@ -141,8 +141,12 @@ def _train(recipe: Recipe, folder: Path, *, device: torch.device, data_root: Pat
 
 def _score(folder: Path, recipe: Recipe) -> float:
     """Return the validation accuracy of a run: of its member, or of its members' vote."""
-    paths = [path.parent / VALIDATION_FILE for path in find_checkpoints([folder])]
-    return evaluate_ensemble([load_predictions(path) for path in paths], recipe.ensemble).vote.report.accuracy
+    predictions = [load_predictions(path.parent / VALIDATION_FILE) for path in find_checkpoints([folder])]
+    names, groups = [one.member for one in predictions], [one.group for one in predictions]
+    rule = choose_combiner([recipe.ensemble], names, groups)
+    logits, y_true = stack_logits(predictions), predictions[0].labels
+    vote = cross_fitted_vote(rule, logits, y_true) if rule.learns else rule(logits)
+    return float((vote.labels == y_true).mean())
 
 
 def _pruner_of(spec: SearchSpec) -> optuna.pruners.BasePruner:

@@ -4,7 +4,7 @@ from fmcli.report.plots.answers import Answers
 from fmcli.report.plots.files import check_ending, save_figure
 from fmcli.report.plots.learning import class_count_figure, curve_figure
 from fmcli.report.plots.pictures import mistake_figure, prediction_figure, sample_figure
-from fmcli.report.plots.scores import confusion_figure, precision_recall_figure, reliability_figure
+from fmcli.report.plots.scores import confusion_figure, coverage_figure, precision_recall_figure, reliability_figure
 from fmcli.report.plots.trials import trial_figure
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "check_ending",
     "class_count_figure",
     "confusion_figure",
+    "coverage_figure",
     "curve_figure",
     "mistake_figure",
     "precision_recall_figure",

@@ -1,4 +1,4 @@
-"""Figures of what predictions are worth: confusions, precision against recall, reliability."""
+"""Figures of what predictions are worth: confusions, precision against recall, reliability, coverage."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from fmcli.errors import DataError, printable
 from fmcli.metrics import (
     PrecisionRecallCurve,
+    accuracy_at_coverage,
     classification_report,
+    coverage_curve,
     precision_recall_curves,
     reliability_bins,
     wilson_interval,
@@ -222,3 +224,44 @@ def reliability_figure(answers: Answers) -> Figure:
     percent_ticks(above.yaxis)
     count_ticks(below.yaxis)
     return figure
+
+
+# --- accuracy against coverage ----------------------------------------------------------------------------
+
+
+@styled
+def coverage_figure(answers: Answers) -> Figure:
+    """Return the accuracy of the images that are kept when the least certain are set aside, and what keeps them.
+
+    Below stands the confidence that the least certain of the kept images has: what to give `--reject-below`.
+    """
+    curve = coverage_curve(answers.chosen_probability, answers.right)
+    figure = Figure(figsize=(6.4, HEADING + 5.2), layout="constrained")
+    whole, most = accuracy_at_coverage(curve, 1.0), accuracy_at_coverage(curve, 0.9)
+    said = f"{100 * whole:.2f} % of all images right, {100 * most:.2f} % of the surest 90 %"
+    set_title(figure, "Accuracy against coverage", answers.title, said)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    drawn = _spread(curve.coverage, 500)
+    above.plot(curve.coverage[drawn], curve.accuracy[drawn], color=BLUE, linewidth=1.8)
+    for share in (0.8, 0.9, 1.0):
+        accuracy = accuracy_at_coverage(curve, share)
+        above.plot(share, accuracy, "o", color=BLUE, markersize=4.5, clip_on=False)
+        above.annotate(
+            f"{100 * accuracy:.2f} %", (share, accuracy), xytext=(-6, -4), textcoords="offset points", ha="right",
+            va="top", fontsize=NAMES,
+        )  # fmt: skip
+    above.set(xlim=(0, 1), ylabel="accuracy")
+    above.margins(y=0.15)
+    below.plot(curve.coverage[drawn], curve.thresholds[drawn], color=BLUE, linewidth=1.8)
+    below.set(xlabel="coverage: the part of the images that is kept, the surest first", ylabel="least confidence")
+    below.set_ylim(0, 1.02)
+    for axes in (above, below):
+        axes.grid()
+        percent_ticks(axes.yaxis)
+    percent_ticks(below.xaxis)
+    return figure
+
+
+def _spread(values: NDArray[np.float64], steps: int) -> NDArray[np.int64]:
+    """Return the places at which values change by what can be seen."""
+    return np.flatnonzero(np.diff(np.round(values * steps), prepend=-1))

@@ -1,0 +1,88 @@
+"""`fmcli ensemble compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.cli.members import open_members
+from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
+from fmcli.errors import UsageError
+
+
+def compare(
+    ensembles: Annotated[
+        list[str],
+        typer.Argument(
+            help="Each a run, an ensemble file, a pack, or members with commas between them; NAME=… names it.",
+            show_default=False,
+        ),
+    ],
+    vote: Vote = None,
+    tie: Tie = None,
+    split: Split = "test",
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=10,
+            help="Instead draw so many ensembles of different kernel sizes, and of each alone, from all members.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=2, help="With --draws: members of each; by default one a kernel size.", show_default=False),
+    ] = None,
+    groups: Groups = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --draws: draws them.")] = 0,
+    labels: Labels = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    format_: FormatOption = "table",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Set ensembles side by side on the same images: accuracy, differences, intervals and tests.
+
+    With --draws, ask of one pool of members whether different kernel sizes vote better than one.
+
+    Example: fmcli ensemble compare checkpoints/quick k3=checkpoints/quick/k3
+    """
+    if draws is None and (size is not None or groups is not None):
+        raise UsageError("--size and --groups are for --draws", hint="add --draws 200")
+
+    from fmcli.device import resolve_device
+    from fmcli.ensemble.compare import compare_compositions, compare_ensembles
+    from fmcli.pool import learn_rule, predict_pool
+    from fmcli.report.comparisons import comparison_document, study_document
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import emit
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    where = resolve_device(device)
+    named = [_parse(word) for word in ensembles]
+    if draws is not None:
+        pool = open_members([path for _, paths in named for path in paths], where, terminal)
+        rule = pool.choose_rule(vote=vote, tie=tie, groups=groups.split(",") if groups else None)
+        predictions = predict_pool(pool.grouped(rule.groups), split, device=where, data_root=data_root, labels=labels)
+        study = compare_compositions(predictions, rule, size=size, draws=draws, seed=seed)
+        emit(study_document(study, rule), format_, terminal)
+        return
+    pools = [open_members(paths, where, terminal) for _, paths in named]
+    rules = [
+        learn_rule(pool, pool.choose_rule(vote=vote, tie=tie), device=where, data_root=data_root, calibrate=False)
+        for pool in pools
+    ]
+    found = [predict_pool(pool, split, device=where, data_root=data_root, labels=labels) for pool in pools]
+    emit(comparison_document(compare_ensembles([name for name, _ in named], found, rules)), format_, terminal)
+
+
+def _parse(word: str) -> tuple[str, list[Path]]:
+    """Return the name and the places of an ensemble: PATH, PATH,PATH or NAME=PATH,PATH."""
+    if Path(word).exists():
+        return word.rstrip("/"), [Path(word)]
+    name, equals, places = word.partition("=")
+    paths = [Path(place) for place in (places if equals else word).split(",") if place]
+    if not paths or not name:
+        raise UsageError(f"{word!r} names no ensemble", hint="PATH, PATH,PATH or NAME=PATH,PATH")
+    return name if equals else word, paths

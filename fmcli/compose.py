@@ -1,0 +1,136 @@
+"""Making ensembles: learning a rule or choosing members on validation data, and keeping what comes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from fmcli.checkpoint import MODEL_FILE, Checkpoint
+from fmcli.choices import VotingRule
+from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
+from fmcli.ensemble.select import SELECTION_METHODS, Selection
+from fmcli.ensemble_file import LearntOn, Place, describe_ensemble, write_ensemble_file
+from fmcli.errors import UsageError, printable
+from fmcli.pack import write_pack
+from fmcli.pool import Pool, StoredMember, predict_to_learn
+from fmcli.predictions import Predictions, stack_logits
+from fmcli.tensors import read_metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """An ensemble with all that was learnt for it.
+
+    Args:
+        pool: Its members.
+        rule: How they are combined.
+        learnt_on: The images that it was learnt on; None where there were none, and so nothing to learn.
+        selection: How its members were chosen, if they were.
+        considered: The names of all those that they were chosen from.
+    """
+
+    pool: Pool
+    rule: Combiner
+    learnt_on: LearntOn | None
+    selection: Selection | None = None
+    considered: tuple[str, ...] = ()
+
+
+def fit_ensemble(pool: Pool, rule: Combiner, *, device: torch.device, data_root: Path | None = None) -> Composed:
+    """Learn what a rule leaves open, and the temperature, on validation images.
+
+    Args:
+        pool: The members.
+        rule: With what was given.
+        device: Where their networks are.
+        data_root: Where to look first for built-in sources.
+
+    Raises:
+        UsageError: There are no validation images in common, and the rule cannot do without.
+    """
+    learn_from = predict_to_learn(pool, rule, device=device, data_root=data_root)
+    if learn_from is None:
+        return Composed(pool, rule, None)
+    logits, y_true = stack_logits(learn_from), learn_from[0].labels
+    vote = cross_fitted_vote(rule, logits, y_true) if rule.learns else rule(logits)
+    accuracy = float((vote.labels == y_true).mean())
+    return Composed(pool, fit_combiner(rule, logits, y_true), _learnt_on(learn_from, accuracy))
+
+
+def _learnt_on(predictions: Sequence[Predictions], accuracy: float) -> LearntOn:
+    first = predictions[0]
+    return LearntOn(
+        split="validation", images=len(first.labels), data_digest=first.data_digest, accuracy=round(accuracy, 6)
+    )
+
+
+def select_ensemble(
+    pool: Pool, predictions: Sequence[Predictions], rule: Combiner, *, method: str, **options: object
+) -> Composed:
+    """Choose members by their predictions on validation images.
+
+    Args:
+        pool: Those to choose from.
+        predictions: Of each, on validation images.
+        rule: How the chosen are to be combined; its scores must add up.
+        method: One of `SELECTION_METHODS`.
+        options: Of that method.
+
+    Raises:
+        UsageError: There is nothing to choose from, or the rule cannot be chosen by.
+    """
+    logits, y_true = stack_logits(predictions), predictions[0].labels
+    vote = cast(VotingRule, rule.vote.removeprefix("weighted-"))  # how often each is chosen is its weight
+    selection: Selection = SELECTION_METHODS[method](logits, y_true, rule=vote, **options)
+    chosen = pool.subset(selection.members)
+    weights = None if len(set(selection.counts)) == 1 else tuple(float(count) for count in selection.counts)
+    own = Combiner(vote, rule.tie, weights, chosen.groups)
+    own = fit_combiner(own, logits[list(selection.members)], y_true)
+    accuracy = float((own(logits[list(selection.members)]).labels == y_true).mean())
+    return Composed(chosen, own, _learnt_on(predictions, accuracy), selection, pool.names)
+
+
+def write_ensemble(path: Path, composed: Composed) -> None:
+    """Write an ensemble file: who its members are, how they are combined and what was learnt for it.
+
+    Raises:
+        UsageError: A member is in a pack, or lies outside the file's folder.
+        FmcliError: The file cannot be written.
+    """
+    places = [
+        Place(name, _place_of(member, name), _digest_of(member))
+        for member, name in zip(composed.pool.members, composed.pool.names, strict=True)
+    ]
+    write_ensemble_file(path, describe_ensemble(places, composed.rule, path.parent, composed.learnt_on))
+
+
+def _place_of(member: Checkpoint | StoredMember, name: str) -> Path:
+    if isinstance(member, StoredMember):
+        return member.place
+    if member.path.name != MODEL_FILE:
+        raise UsageError(
+            f"{printable(name)} is inside {printable(member.path)}, and an ensemble file names members that lie open",
+            hint="fmcli ensemble unpack takes it apart",
+        )
+    return member.path.parent
+
+
+def _digest_of(member: Checkpoint | StoredMember) -> str:
+    return read_metadata(member.path).get("digest", "") if isinstance(member, Checkpoint) else ""
+
+
+def pack_ensemble(path: Path, composed: Composed) -> None:
+    """Write an ensemble as one file, networks and all.
+
+    Raises:
+        UsageError: A member has no network, or is in a pack already.
+        FmcliError: The file cannot be written.
+    """
+    members = composed.pool.networks()
+    places = [
+        Place(name, _place_of(member, name) / MODEL_FILE, _digest_of(member))
+        for member, name in zip(members, composed.pool.names, strict=True)
+    ]
+    write_pack(path, places, composed.rule, composed.learnt_on)

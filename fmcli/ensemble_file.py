@@ -1,0 +1,231 @@
+"""Ensemble files: which members, how they are combined, and what was learnt for it; TOML, to be read and edited.
+
+The file names its members by paths below its own folder, so that folder can be moved or copied as a whole.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fmcli.choices import SplitName, TieRule, VotingRule
+from fmcli.ensemble import Combiner, Stacking
+from fmcli.errors import CheckpointError, UsageError, printable
+from fmcli.files import write_atomic
+
+FORMAT = "fmcli-ensemble-1"
+SUFFIX = ".toml"
+_HEADING = """\
+# An ensemble of fmcli: give this file wherever a run is taken.
+#   fmcli ensemble evaluate {path}
+#   fmcli predict {path} photos/
+"""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class MemberEntry(_Table):
+    """A member.
+
+    Args:
+        name: What it is called.
+        path: Below the file's folder: a member's folder, a checkpoint or a file of predictions.
+        weight: How much it counts; None for as much as the others.
+        group: What it votes within at first in a two-level vote.
+        digest: Of its weights, where it has any.
+    """
+
+    name: str
+    path: Annotated[str, Field(min_length=1)]
+    weight: Annotated[float, Field(ge=0)] | None = None
+    group: str = ""
+    digest: str = ""
+
+
+class LearntOn(_Table):
+    """The images that members, weights and temperature were learnt on."""
+
+    split: SplitName
+    images: int
+    data_digest: str
+    accuracy: float
+
+
+_Coefficient = Annotated[float, Field(ge=-1e9, le=1e9)]  # beyond which scores would not be finite
+
+
+class StackingEntry(_Table):
+    """A logistic regression: a row of coefficients for each class."""
+
+    model_config = ConfigDict(strict=False)  # TOML has lists where these have tuples
+
+    coefficients: tuple[tuple[_Coefficient, ...], ...]
+    intercepts: tuple[_Coefficient, ...]
+
+
+class EnsembleFile(_Table):
+    """What an ensemble file says; see `MemberEntry` and `Combiner`."""
+
+    model_config = ConfigDict(strict=False)  # TOML has lists where these have tuples
+
+    format: Literal["fmcli-ensemble-1"] = "fmcli-ensemble-1"
+    vote: VotingRule
+    tie: TieRule
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    learnt_on: LearntOn | None = None
+    members: Annotated[tuple[MemberEntry, ...], Field(min_length=1)]
+    stacking: StackingEntry | None = None
+
+    @model_validator(mode="after")
+    def _tell_members_apart(self) -> Self:
+        for what, values in (
+            ("name", [member.name for member in self.members]),
+            ("path", [str(PurePosixPath(member.path)) for member in self.members]),
+        ):
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two members have the {what} {twice!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _have_what_the_rule_needs(self) -> Self:
+        weights = [member.weight for member in self.members]
+        if None in weights and any(weight is not None for weight in weights):
+            raise ValueError("give all members a weight, or none of them")
+        if not any(weight is None or weight > 0 for weight in weights):
+            raise ValueError("weights must not all be 0")
+        if self.vote == "two-level" and not all(member.group for member in self.members):
+            raise ValueError("a two-level vote needs each member's group")
+        if self.stacking is not None:
+            n_classes = len(self.stacking.intercepts)
+            shape = [len(row) for row in self.stacking.coefficients]
+            if shape != [n_classes * len(self.members)] * n_classes:
+                raise ValueError(
+                    "stacking needs a row for each class, with a coefficient for each class of each member"
+                )
+        return self
+
+    def combiner(self) -> Combiner:
+        """Return how the members are combined."""
+        weights = [member.weight for member in self.members]
+        stacking = self.stacking
+        return Combiner(
+            vote=self.vote,
+            tie=self.tie,
+            weights=None if None in weights else tuple(weight for weight in weights if weight is not None),
+            groups=tuple(member.group for member in self.members),
+            stacking=None
+            if stacking is None
+            else Stacking(np.array(stacking.coefficients), np.array(stacking.intercepts)),
+            temperature=self.temperature,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A member that an ensemble file is to name: what it is called, where it lies, and the digest of its weights."""
+
+    name: str
+    path: Path
+    digest: str = ""
+
+
+def describe_ensemble(
+    places: Sequence[Place], rule: Combiner, folder: Path | None, learnt_on: LearntOn | None = None
+) -> EnsembleFile:
+    """Return what an ensemble file says of members and their rule.
+
+    Args:
+        places: One a member, in the rule's order.
+        rule: With all that was learnt.
+        folder: Where the file is to stand; None to take the members' places as they are.
+        learnt_on: The images that it was learnt on.
+
+    Raises:
+        UsageError: A member lies outside that folder.
+    """
+    weights = rule.weights or (None,) * len(places)
+    groups = rule.groups or ("",) * len(places)
+    stacking = rule.stacking
+    return EnsembleFile(
+        vote=rule.vote,
+        tie=rule.tie,
+        temperature=rule.temperature,
+        learnt_on=learnt_on,
+        members=tuple(
+            MemberEntry(
+                name=place.name,
+                path=place.path.as_posix() if folder is None else _below(place.path, folder),
+                weight=weight,
+                group=group,
+                digest=place.digest,
+            )
+            for place, weight, group in zip(places, weights, groups, strict=True)
+        ),
+        stacking=stacking
+        and StackingEntry(
+            coefficients=tuple(tuple(row) for row in stacking.coefficients.tolist()),
+            intercepts=tuple(stacking.intercepts.tolist()),
+        ),
+    )
+
+
+def _below(path: Path, folder: Path) -> str:
+    try:
+        return path.resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        raise UsageError(
+            f"{printable(path)} is not below {printable(folder)}, where the ensemble file is to stand",
+            hint="write it into a folder that holds all members: --output checkpoints/chosen.toml",
+        ) from None
+
+
+def write_ensemble_file(path: Path, content: EnsembleFile) -> None:
+    """Write an ensemble file, whole or not at all.
+
+    Raises:
+        FmcliError: It cannot be written.
+    """
+    table = content.model_dump(mode="json", exclude_none=True)
+    write_atomic(path, (_HEADING.format(path=printable(path)) + "\n" + tomli_w.dumps(table)).encode())
+
+
+def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
+    """Read an ensemble file.
+
+    Returns:
+        What it says, and where its members lie.
+
+    Raises:
+        CheckpointError: It is not there, damaged, or names a member outside its folder.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+        if table.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{printable(path)} is not an ensemble file (format {printable(table.get('format'))!r})",
+                hint="fmcli ensemble select or fit writes one; a recipe is for fmcli train",
+            )
+        content = EnsembleFile.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "it does not fit together"
+        message = first["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"{printable(path)}: {printable(where)}: {printable(message)}") from error
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML
+        raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
+    for member in content.members:
+        inner = PurePosixPath(member.path)
+        if inner.is_absolute() or ".." in inner.parts:
+            raise CheckpointError(
+                f"{printable(path)} names a member outside its folder: {printable(member.path)}",
+                hint="members lie below the folder of the file that names them",
+            )
+    return content, [path.parent / member.path for member in content.members]

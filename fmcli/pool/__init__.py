@@ -1,0 +1,21 @@
+"""Pools of members.
+
+Who a command line names (`places`), what they predict (`predict`), and their predictions on validation images, which
+rules learn from and members are chosen by (`validation`).
+"""
+
+from fmcli.pool.places import Pool, StoredMember, open_pool
+from fmcli.pool.predict import predict_pool, write_predictions
+from fmcli.pool.validation import learn_rule, predict_shared_validation, predict_to_learn, predict_validation
+
+__all__ = [
+    "Pool",
+    "StoredMember",
+    "learn_rule",
+    "open_pool",
+    "predict_pool",
+    "predict_shared_validation",
+    "predict_to_learn",
+    "predict_validation",
+    "write_predictions",
+]

@@ -1,0 +1,108 @@
+"""The predictions of a pool's members: computed by their networks, or as stored."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fmcli.checkpoint import Checkpoint
+from fmcli.choices import Views
+from fmcli.errors import DataError, UsageError, printable
+from fmcli.foreign import SUFFIXES, read_foreign, read_labels, to_predictions
+from fmcli.inference import predict_splits
+from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
+from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
+
+
+def predict_pool(
+    pool: Pool,
+    split: str,
+    *,
+    device: torch.device,
+    data_root: Path | None = None,
+    labels: Path | None = None,
+    views: Views = "none",
+) -> list[Predictions]:
+    """Return each member's predictions on a split: computed by its network, or as stored.
+
+    Args:
+        pool: The members.
+        split: `train`, `validation` or `test`.
+        device: Where the networks are.
+        data_root: Where to look first for built-in sources.
+        labels: A file of the true classes, for other tools' predictions.
+        views: Which altered views of each image networks are to average over.
+
+    Raises:
+        DataError: Images or stored predictions are missing or broken, or have no labels.
+        CheckpointError: The images are not what a member was trained on.
+    """
+    computed = iter(predict_splits(pool.checkpoints, split, device=device, data_root=data_root, views=views))
+    found: dict[int, Predictions] = {}
+    foreign: dict[int, Path] = {}
+    for place, (member, name) in enumerate(zip(pool.members, pool.names, strict=True)):
+        if isinstance(member, Checkpoint):
+            found[place] = replace(next(computed), member=name)
+            continue
+        path = _file_for(member, name, split)
+        if path.suffix in SUFFIXES:
+            foreign[place] = path
+        else:
+            found[place] = replace(_load(path, split), member=name)
+    like = next(iter(found.values()), None)
+    given = None if labels is None else read_labels(labels)
+    read = {place: read_foreign(path) for place, path in foreign.items()}
+    for place in sorted(read, key=lambda place: read[place].labels is None):  # first those that others can be like
+        found[place] = to_predictions(read[place], name=pool.names[place], split=split, like=like, labels=given)
+        like = like or found[place]
+    return [replace(found[place], group=group) if group else found[place] for place, group in enumerate(pool.groups)]
+
+
+def _file_for(member: StoredMember, name: str, split: str) -> Path:
+    path = member.files.get(split) or member.files.get(ANY_SPLIT)
+    if path is None:
+        raise DataError(
+            f"{printable(member.place)} holds predictions of {printable(name)} on {', '.join(member.files)}, "
+            f"not on {split}",
+            hint=f"--split {next(iter(member.files))}, or put its predictions on {split} beside them",
+        )
+    return path
+
+
+def _load(path: Path, split: str) -> Predictions:
+    predictions = load_predictions(path)
+    if predictions.split != split:
+        raise DataError(
+            f"{printable(path)} says that it is of {printable(predictions.split)}, not of {split}",
+            hint="a file's name and what it holds must agree: was it renamed?",
+        )
+    return predictions
+
+
+def write_predictions(place: Path, predictions: Sequence[Predictions]) -> list[Path]:
+    """Write each member's predictions: into one file, or for several into a folder of each in a folder.
+
+    Args:
+        place: A file for one member, where it ends in `.safetensors`; else a folder.
+        predictions: One entry a member.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: Several members do not fit into one file.
+        FmcliError: A file cannot be written.
+    """
+    if place.suffix == ".safetensors":
+        if len(predictions) > 1:
+            raise UsageError(
+                f"{printable(place)} is one file, and there are {len(predictions)} members",
+                hint="name a folder: each member gets one of its own in it",
+            )
+        paths = [place]
+    else:
+        paths = [place / one.member.replace("/", "-") / predictions_file(one.split) for one in predictions]
+    for path, one in zip(paths, predictions, strict=True):
+        save_predictions(path, one)
+    return paths

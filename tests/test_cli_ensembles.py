@@ -1,0 +1,398 @@
+"""The commands that make, compare and take apart ensembles, in-process."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_RECIPE
+from PIL import Image
+
+from fmcli.pool import open_pool, predict_pool
+from fmcli.predictions import load_predictions
+from fmcli.recipe import load_recipe
+from fmcli.run import train_run
+
+POOL_RECIPE = TINY_RECIPE.replace('name = "k3"\n', 'name = "k3"\ncopies = 3\n').replace(
+    'name = "k5"\n', 'name = "k5"\ncopies = 3\n'
+)
+
+
+@pytest.fixture(scope="module")
+def pool(drawn_images, tmp_path_factory) -> Path:
+    """A run of six members, three of each kernel size; not to be written to."""
+    folder = tmp_path_factory.mktemp("pool")
+    recipe = folder / "pool.toml"
+    recipe.write_text(POOL_RECIPE.format(folder=drawn_images), "utf-8")
+    train_run(load_recipe(str(recipe)), folder / "run", device=torch.device("cpu"))
+    return folder / "run"
+
+
+@pytest.fixture
+def own_pool(pool, tmp_path) -> Path:
+    """A copy of the pool's run, to write beside."""
+    return Path(shutil.copytree(pool, tmp_path / "run"))
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 180, (12, 12)).astype(np.uint8)).save(path)
+    return path
+
+
+def accuracy_of(result) -> float:
+    assert result.status == 0, result.err
+    return result.json["ensemble"]["accuracy"]
+
+
+# --- evaluate --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize(
+    "vote",
+    ["majority", "weighted-majority", "soft", "weighted-soft", "geometric", "borda", "two-level", "stacking"],
+)
+def test_every_rule_can_be_asked_for(cli, pool, vote, split):
+    result = cli("ensemble", "evaluate", pool, "--vote", vote, "--split", split, "--format", "json")
+    assert accuracy_of(result) > 0.8
+    found = result.json
+    assert found["vote"] == vote
+    assert found["cross_fitted"] is (split == "validation")
+    assert (found["weights"] is not None) == vote.startswith("weighted")
+    assert found["groups"] == (["3", "3", "3", "5", "5", "5"] if vote == "two-level" else None)
+    assert len(found["members"]) == 6
+    for member in found["members"]:
+        assert (member["lost_without"] is None) == (vote == "stacking")
+    for measure in found["diversity"].values():
+        assert np.array(measure["pairs"], dtype=float).shape == (6, 6)
+
+
+def test_the_table_says_whether_the_vote_was_worth_it(cli, pool):
+    result = cli("ensemble", "evaluate", pool, "--vote", "weighted-soft")
+    assert result.status == 0
+    for said in ("Weight", "Lost without", "Cochran's Q", "Q statistic", "at temperature", "Equal mass", "surest"):
+        assert said in result.out
+
+
+def test_weights_are_taken_in_the_members_order(cli, pool):
+    alone = cli("evaluate", pool / "k5-1", "--format", "json").json["members"][0]
+    only = cli("ensemble", "evaluate", pool, "--weights", "0,0,0,1,0,0", "--format", "json")
+    assert accuracy_of(only) == alone["accuracy"]
+    assert only.json["weights"] == [0, 0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--weights", "1,2"], "6 members; got 2"),
+        (["--weights", "1,2,x,1,1,1"], "numbers with commas"),
+        (["--weights", "1,1,1,1,1,-1"], "0 or more"),
+        (["--weights", "0,0,0,0,0,0"], "not all 0"),
+        (["--weights", "1,1,1,1,1,1", "--vote", "stacking"], "no use for weights"),
+        (["--vote", "two-level", "--groups", "a,b"], "6 members; got 2"),
+        (["--vote", "plurality"], "plurality"),
+    ],
+)
+def test_weights_and_groups_that_do_not_fit_are_refused(cli, pool, options, said):
+    result = cli("ensemble", "evaluate", pool, *options)
+    assert (result.status, result.out) == (2, "")
+    assert said in result.err
+
+
+def test_a_rule_that_learns_needs_validation_images(cli, drawn_images, tmp_path):
+    recipe = tmp_path / "none.toml"
+    recipe.write_text(TINY_RECIPE.format(folder=drawn_images).replace("validation = { first = 40 }\n", ""), "utf-8")
+    assert cli("train", "--recipe", recipe, "--output", tmp_path / "none", "--set", "trainer.epochs=1").status == 0
+    assert cli("ensemble", "evaluate", tmp_path / "none").status == 0
+    refused = cli("ensemble", "evaluate", tmp_path / "none", "--vote", "stacking")
+    assert refused.status == 2
+    assert "learns on validation images" in refused.err
+    refused = cli("ensemble", "select", tmp_path / "none", "--output", tmp_path / "chosen.toml")
+    assert refused.status == 2
+    assert "no validation images" in refused.err
+    fitted = cli("ensemble", "fit", tmp_path / "none", "--output", tmp_path / "fitted.toml")
+    assert fitted.status == 0
+    assert "Nothing was learnt" in fitted.out
+
+
+@pytest.mark.parametrize("views", ["flip", "shift", "flip-shift"])
+def test_views_of_an_image_are_averaged(cli, pool, views):
+    plain = cli("evaluate", pool / "k3-1", "--format", "json").json["members"][0]
+    seen = cli("evaluate", pool / "k3-1", "--tta", views, "--format", "json").json["members"][0]
+    assert seen["loss"] != plain["loss"]
+    assert cli("ensemble", "evaluate", pool, "--tta", views).status == 0
+
+
+# --- predictions as files --------------------------------------------------------------------------------
+
+
+def test_predictions_that_were_saved_stand_for_their_members(cli, pool, tmp_path):
+    for split in ("test", "validation"):
+        saved = cli("evaluate", pool, "--split", split, "--save-predictions", tmp_path / "saved", "--quiet")
+        assert saved.status == 0
+    assert len(list((tmp_path / "saved").glob("*/test.safetensors"))) == 6
+    options = ("--vote", "stacking", "--format", "json")
+    of_networks = cli("ensemble", "evaluate", pool, *options).json
+    of_files = cli("ensemble", "evaluate", tmp_path / "saved", *options).json
+    assert of_files["ensemble"] == of_networks["ensemble"]
+    assert of_files["temperature"] == of_networks["temperature"]
+    chosen = cli("ensemble", "select", tmp_path / "saved", "--output", tmp_path / "saved.toml", "--size", "3")
+    assert chosen.status == 0
+    assert cli("ensemble", "evaluate", tmp_path / "saved.toml").status == 0
+    refused = cli("predict", tmp_path / "saved.toml", tmp_path)
+    assert refused.status == 2
+    assert "predictions alone" in refused.err
+
+
+def test_one_member_is_saved_as_one_file(cli, pool, tmp_path):
+    file = tmp_path / "one.safetensors"
+    assert cli("evaluate", pool / "k3-1", "--save-predictions", file).status == 0
+    assert load_predictions(file).group == "3"
+    refused = cli("evaluate", pool, "--save-predictions", file)
+    assert refused.status == 2
+    assert "name a folder" in refused.err
+
+
+def test_other_tools_vote_with_csv_and_npy(cli, pool, tmp_path):
+    first, second, *_ = predict_pool(open_pool([pool], device=torch.device("cpu")), "test", device=torch.device("cpu"))
+    probabilities = [np.exp(one.logits) / np.exp(one.logits).sum(axis=1, keepdims=True) for one in (first, second)]
+    np.save(tmp_path / "forest.npy", probabilities[0])
+    rows = [",".join(["label", *first.class_names])]
+    rows += [
+        ",".join([first.class_names[label], *map(str, row)])
+        for label, row in zip(first.labels, probabilities[1], strict=True)
+    ]
+    (tmp_path / "svm.csv").write_text("\n".join(rows), "utf-8")
+    both = cli("ensemble", "evaluate", tmp_path / "svm.csv", tmp_path / "forest.npy", "--format", "json")
+    own = cli("ensemble", "evaluate", pool / "k3-1", pool / "k3-2", "--format", "json")
+    assert accuracy_of(both) == accuracy_of(own)
+    refused = cli("evaluate", tmp_path / "forest.npy")
+    assert refused.status == 3
+    assert "--labels" in refused.err
+    np.save(tmp_path / "truth.npy", first.labels)
+    labelled = cli("evaluate", tmp_path / "forest.npy", "--labels", tmp_path / "truth.npy", "--format", "json")
+    assert labelled.json["members"][0]["accuracy"] == own.json["members"][0]["accuracy"]
+
+
+# --- fit, select -----------------------------------------------------------------------------------------
+
+
+def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, picture, tmp_path):
+    output = tmp_path / "fitted.toml"
+    made = cli("ensemble", "fit", own_pool, "--vote", "weighted-soft", "--output", output, "--format", "json")
+    assert made.status == 0, made.err
+    weights = [member["weight"] for member in made.json["members"]]
+    assert sum(weights) == pytest.approx(1)
+    found = cli("ensemble", "evaluate", output, "--format", "json").json
+    assert found["weights"] == pytest.approx(weights)
+    assert found["temperature"] == made.json["temperature"]
+    calibrated = cli("predict", output, picture, "--format", "json").json[0]
+    plain = cli("predict", own_pool, picture, "--vote", "weighted-soft", "--format", "json").json[0]
+    assert calibrated["label"] == plain["label"]
+    assert calibrated["probability"] != plain["probability"]
+    for command in (["evaluate", output], ["plot", "confusion", output, "--output", tmp_path / "c.png"]):
+        assert cli(*command).status == 0, command
+    assert cli("ensemble", "fit", own_pool, "--output", output).status == 2  # it is there already
+    assert cli("ensemble", "fit", own_pool, "--output", output, "--overwrite").status == 0
+
+
+@pytest.mark.parametrize("method", ["greedy", "exhaustive", "diverse"])
+@pytest.mark.parametrize("by", ["accuracy", "loss"])
+def test_members_are_selected_on_validation_images(cli, own_pool, tmp_path, method, by):
+    output = tmp_path / "chosen.toml"
+    options = ("--method", method, "--by", by, "--size", "3", "--output", output, "--format", "json")
+    made = cli("ensemble", "select", own_pool, *options)
+    assert made.status == 0, made.err
+    chosen = [member["member"] for member in made.json["members"]]
+    assert 1 <= len(chosen) <= 3
+    assert made.json["considered"] == 6
+    found = cli("ensemble", "evaluate", output, "--format", "json").json
+    assert [member["name"] for member in found["members"]] == chosen
+
+
+def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
+    results = [
+        cli(
+            "ensemble",
+            "select",
+            own_pool,
+            "--bags",
+            "4",
+            "--seed",
+            "1",
+            "--output",
+            tmp_path / name,
+            "--format",
+            "json",
+        )
+        for name in ("one.toml", "two.toml")
+    ]
+    assert [result.status for result in results] == [0, 0]
+    assert results[0].json["members"] == results[1].json["members"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["k3-1"], "choose from"),
+        ([".", "--vote", "stacking"], "majority"),
+        ([".", "--method", "exhaustive", "--size", "0"], "size"),
+    ],
+)
+def test_selections_that_cannot_be_made_are_refused(cli, own_pool, tmp_path, arguments, said):
+    place, *options = arguments
+    result = cli("ensemble", "select", own_pool / place, *options, "--output", tmp_path / "chosen.toml")
+    assert (result.status, result.out) == (2, "")
+    assert said in result.err
+    assert not (tmp_path / "chosen.toml").exists()
+
+
+def test_members_that_saw_the_validation_images_are_refused_by_name(cli, own_pool, drawn_images, tmp_path):
+    recipe = tmp_path / "other.toml"
+    recipe.write_text(
+        TINY_RECIPE.format(folder=drawn_images).replace("{ first = 40 }", "{ fraction = 0.25, seed = 1 }"), "utf-8"
+    )
+    train_run(load_recipe(str(recipe)), tmp_path / "other", device=torch.device("cpu"), members=["k3"])
+    result = cli("ensemble", "select", own_pool, tmp_path / "other", "--output", tmp_path / "chosen.toml")
+    assert result.status == 2
+    assert "k3 was trained on" in result.err
+    assert "k5-1" not in result.err
+
+
+# --- compare ---------------------------------------------------------------------------------------------
+
+
+def test_ensembles_are_set_side_by_side(cli, pool):
+    three = ",".join(str(pool / f"k3-{place}") for place in (1, 2, 3))
+    result = cli("ensemble", "compare", pool, f"three={three}", pool / "k5-1", "--format", "json")
+    assert result.status == 0, result.err
+    first, second, third = result.json["ensembles"]
+    assert (second["ensemble"], len(second["members"])) == ("three", 3)
+    assert first["difference"] is None
+    assert third["difference"] == pytest.approx(third["accuracy"] - first["accuracy"])
+    assert third["difference_low"] <= third["difference"] <= third["difference_high"]
+    assert third["adjusted_p_value"] >= third["p_value"]
+    table = cli("ensemble", "compare", pool, f"three={three}", pool / "k5-1")
+    assert "Holm" in table.out
+    for format_ in ("jsonl", "csv"):
+        assert len(cli("ensemble", "compare", pool, pool / "k5-1", "--format", format_).out.splitlines()) in (2, 3)
+
+
+def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
+    result = cli("ensemble", "compare", pool, "--draws", "20", "--format", "json")
+    assert result.status == 0, result.err
+    mixed, *same = result.json["compositions"]
+    assert (mixed["members"], mixed["ensembles"], mixed["mixed_gains"]) == ("3+5", 9, None)
+    assert [one["members"] for one in same] == ["3+3", "5+5"]
+    for one in same:
+        assert one["ensembles"] == 3
+        assert one["mixed_gains"] == pytest.approx(mixed["accuracy"] - one["accuracy"])
+        assert one["gain_low"] <= one["mixed_gains"] <= one["gain_high"]
+    assert "Different kinds vote" in cli("ensemble", "compare", pool, "--draws", "20").out
+    grouped = cli("ensemble", "compare", pool, "--draws", "20", "--groups", "a,b,a,b,a,b", "--format", "json")
+    assert [one["members"] for one in grouped.json["compositions"]] == ["a+b", "a+a", "b+b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["{pool}"], 2, "nothing to compare"),
+        (["{pool}", "{pool}/nowhere"], 4, "nowhere"),
+        (["{pool}", "a="], 2, "names no ensemble"),
+        (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "groups"),
+        (["{pool}", "--size", "2"], 2, "--draws"),
+        (["{pool}", "--draws", "20", "--vote", "stacking"], 2, "stacking"),
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(cli, pool, arguments, status, said):
+    result = cli("ensemble", "compare", *(argument.format(pool=pool) for argument in arguments))
+    assert (result.status, result.out) == (status, "")
+    assert said in result.err
+
+
+# --- pack, unpack, soup ----------------------------------------------------------------------------------
+
+
+def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, picture, tmp_path):
+    packed = tmp_path / "pool.safetensors"
+    made = cli("ensemble", "pack", pool, "--output", packed)
+    assert (made.status, made.out) == (0, f"{packed}\n")
+    of_pack = cli("ensemble", "evaluate", packed, "--format", "json").json
+    of_run = cli("ensemble", "evaluate", pool, "--format", "json").json
+    assert of_pack == of_run
+    assert cli("predict", packed, picture).status == 0
+    assert cli("evaluate", packed).status == 0
+    assert cli("ensemble", "unpack", packed, "--output", tmp_path / "again").status == 0
+    for file in pool.rglob("*"):
+        if file.is_file() and not file.name.startswith("."):
+            assert (tmp_path / "again" / file.relative_to(pool)).read_bytes() == file.read_bytes(), file
+    assert cli("ensemble", "unpack", packed, "--output", tmp_path / "again").status == 2
+    assert cli("ensemble", "evaluate", tmp_path / "again" / "ensemble.toml", "--format", "json").json == of_run
+    assert cli("ensemble", "pack", pool, "--output", tmp_path / "pool.zip").status == 2
+    refused = cli("ensemble", "fit", packed, "--output", tmp_path / "fitted.toml")
+    assert refused.status == 2
+    assert "unpack" in refused.err
+
+
+@pytest.mark.parametrize("method", ["greedy", "uniform"])
+def test_a_soup_is_a_member_of_the_mean_weights(cli, pool, tmp_path, method):
+    places = [pool / f"k3-{place}" for place in (1, 2, 3)]
+    made = cli("ensemble", "soup", *places, "--method", method, "--output", tmp_path / "soup")
+    assert made.status == 0, made.err
+    assert "averaged" in made.err
+    assert cli("evaluate", tmp_path / "soup").status == 0
+    assert cli("ensemble", "evaluate", pool, tmp_path / "soup").status == 0
+    again = cli("ensemble", "soup", *places, "--output", tmp_path / "soup")
+    assert (again.status, "already" in again.err) == (2, True)
+
+
+def test_a_uniform_soup_without_batch_normalisation_is_the_mean(cli, drawn_images, tmp_path):
+    recipe = tmp_path / "plain.toml"
+    recipe.write_text(
+        f"""
+[data]
+source = "idx:{drawn_images}"
+validation = {{ first = 40 }}
+[model]
+family = "sequential"
+layers = [{{ type = "flatten" }}, {{ type = "dense", units = 4 }}]
+[trainer]
+epochs = 1
+[[members]]
+name = "m"
+copies = 2
+""",
+        "utf-8",
+    )
+    train_run(load_recipe(str(recipe)), tmp_path / "run", device=torch.device("cpu"))
+    assert cli("ensemble", "soup", tmp_path / "run", "--method", "uniform", "--output", tmp_path / "soup").status == 0
+    members = open_pool([tmp_path / "run", tmp_path / "soup"], device=torch.device("cpu")).checkpoints
+    first, second, soup = (member.model.state_dict() for member in members)
+    for name, tensor in soup.items():
+        torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
+
+
+def test_soups_of_different_networks_are_refused(cli, pool, tmp_path):
+    result = cli("ensemble", "soup", pool, "--output", tmp_path / "soup")
+    assert result.status == 2
+    assert "k5-1 has another network than k3-1" in result.err
+    assert not (tmp_path / "soup").exists()
+
+
+# --- predict ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_", ["table", "json", "jsonl", "csv"])
+def test_uncertain_pictures_are_left_undecided(cli, pool, picture, format_):
+    result = cli("predict", pool, picture, "--reject-below", "1", "--format", format_)
+    assert result.status == 0
+    if format_ == "json":
+        assert json.loads(result.out)[0]["label"] is None
+    assert "undecided" in result.out
+    decided = cli("predict", pool, picture, "--reject-below", "0", "--format", "json").json[0]
+    assert decided["undecided"] is False
+    assert decided["label"] is not None

@@ -1,0 +1,308 @@
+"""Predictions in memory and on disk: members put together, and files that survive a round trip or are refused."""
+
+import string
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load, save
+
+from fmcli.errors import CheckpointError, FmcliError
+from fmcli.predictions import (
+    FORMAT,
+    Predictions,
+    digest_arrays,
+    load_predictions,
+    read_predictions_header,
+    save_predictions,
+    stack_logits,
+)
+
+CLASSES = ("coat", "bag", "shirt")
+
+
+def make_predictions(logits, labels, member="m3", **changes):
+    predictions = Predictions(
+        logits=np.asarray(logits, dtype=np.float32),
+        labels=np.asarray(labels, dtype=np.int64),
+        class_names=CLASSES,
+        member=member,
+        split="test",
+        data_digest="d" * 64,
+        recipe_digest="r" * 64,
+        group="3",
+    )
+    return replace(predictions, **changes)
+
+
+def random_members(seed, n_members=4, n_samples=80):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n_samples)
+    return [
+        make_predictions(rng.normal(size=(n_samples, 3)) + np.eye(3)[labels], labels, f"m{place}")
+        for place in range(n_members)
+    ]
+
+
+def assert_equal_predictions(first, second):
+    np.testing.assert_array_equal(first.logits, second.logits)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert (first.logits.dtype, first.labels.dtype) == (second.logits.dtype, second.labels.dtype)
+    for name in ("class_names", "member", "split", "data_digest", "recipe_digest", "group"):
+        assert getattr(first, name) == getattr(second, name)
+
+
+# --- together --------------------------------------------------------------------------------------------
+
+
+def test_stacked_logits_keep_the_members_order():
+    members = random_members(seed=3)
+    stacked = stack_logits(members)
+    assert (stacked.shape, stacked.dtype) == ((4, 80, 3), np.float32)
+    for place, member in enumerate(members):
+        np.testing.assert_array_equal(stacked[place], member.logits)
+
+
+def test_no_members_are_refused():
+    with pytest.raises(CheckpointError, match="one member or more"):
+        stack_logits([])
+
+
+def test_a_member_of_other_classes_is_refused_by_name():
+    first, second, third = random_members(seed=4, n_members=3)
+    stranger = replace(third, class_names=("coat", "shirt", "bag"), member="stranger")  # the order counts
+    with pytest.raises(CheckpointError) as caught:
+        stack_logits([first, second, stranger])
+    for said in ("stranger", "m0", "coat, shirt, bag", "coat, bag, shirt"):
+        assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data_digest": "e" * 64}, "test eeeeeeeeeeee"),
+        ({"split": "validation"}, "validation dddddddddddd"),
+        ({"split": "validation", "data_digest": ""}, "validation"),
+    ],
+)
+def test_a_member_evaluated_on_other_images_is_refused_by_name(changes, said):
+    first, second = random_members(seed=5, n_members=2)
+    stranger = replace(second, member="stranger", **changes)
+    for members in ([first, stranger], [stranger, first]):
+        with pytest.raises(CheckpointError) as caught:
+            stack_logits(members)
+        for words in ("stranger", "m0", said, "test dddddddddddd"):
+            assert words in caught.value.message
+
+
+@pytest.mark.parametrize("changes", [{"labels": np.ones(80, dtype=np.int64)}, {"labels": np.zeros(79, dtype=np.int64)}])
+def test_a_member_of_another_tool_whose_labels_are_others_is_refused_by_name(changes):
+    first, second = random_members(seed=5, n_members=2)
+    stranger = replace(second, member="stranger", data_digest="", **changes)
+    for members in ([first, stranger], [stranger, first]):
+        with pytest.raises(CheckpointError, match=f"stranger answers for {len(changes['labels'])} images and m0"):
+            stack_logits(members)
+
+
+def test_a_member_of_another_tool_may_vote_with_fmclis_wherever_it_stands():
+    first, second, third = random_members(seed=6, n_members=3)
+    stranger = replace(second, data_digest="", recipe_digest="")
+    assert len(stack_logits([stranger, first, third])) == len(stack_logits([first, stranger, third])) == 3
+    other = replace(third, data_digest="e" * 64)
+    with pytest.raises(CheckpointError, match="m2 was evaluated on other images than m0"):
+        stack_logits([stranger, first, other])
+
+
+def test_members_of_other_recipes_may_vote_together():
+    first, second = random_members(seed=6, n_members=2)
+    assert len(stack_logits([first, replace(second, recipe_digest="s" * 64)])) == 2
+
+
+def test_digest_tells_values_shapes_and_dtypes_apart():
+    numbers = np.arange(6, dtype=np.int32)
+    variants = [numbers, numbers[::-1], numbers.reshape(2, 3), numbers.astype(np.int64), numbers.view(np.uint32)]
+    assert len({digest_arrays(variant) for variant in variants}) == len(variants)
+    assert digest_arrays(numbers.reshape(2, 3).T) == digest_arrays(numbers.reshape(2, 3).T.copy())
+    assert digest_arrays(numbers, numbers) != digest_arrays(numbers)
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+# What TOML and a terminal can hold, line ends and other scripts among it.
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+sizes = st.tuples(st.integers(0, 5), st.integers(1, 4))
+
+
+@st.composite
+def any_predictions(draw):
+    n_samples, n_classes = draw(sizes)
+    return Predictions(
+        logits=draw(
+            arrays(
+                np.float32, (n_samples, n_classes), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+            )
+        ),
+        labels=draw(arrays(np.int64, n_samples, elements=st.integers(0, n_classes - 1))),
+        class_names=tuple(draw(st.lists(texts, min_size=n_classes, max_size=n_classes))),
+        member=draw(texts),
+        split=draw(st.sampled_from(["train", "validation", "test"])),
+        data_digest=draw(st.text(string.hexdigits, max_size=64)),
+        recipe_digest=draw(st.text(string.hexdigits, max_size=64)),
+        group=draw(texts),
+    )
+
+
+@settings(max_examples=40)  # each example flushes a file to the disk
+@given(any_predictions())
+def test_predictions_survive_a_round_trip(predictions):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "sub" / "test.safetensors"
+        save_predictions(path, predictions)
+        assert_equal_predictions(load_predictions(path), predictions)
+        assert [file.name for file in path.parent.iterdir()] == ["test.safetensors"]
+
+
+@pytest.mark.parametrize("order", ["rows", "columns", "every other row"])
+def test_predictions_that_lie_scattered_in_memory_survive_a_round_trip(tmp_path, order):
+    plain = random_members(seed=7, n_members=1)[0]
+    scattered = {
+        "rows": plain,
+        "columns": replace(plain, logits=np.asfortranarray(plain.logits)),
+        "every other row": replace(plain, logits=plain.logits[::2], labels=plain.labels[::2]),
+    }[order]
+    save_predictions(tmp_path / "test.safetensors", scattered)
+    assert_equal_predictions(load_predictions(tmp_path / "test.safetensors"), scattered)
+
+
+def test_saving_again_replaces_the_file(tmp_path):
+    path = tmp_path / "test.safetensors"
+    for member in random_members(seed=8, n_members=2):
+        save_predictions(path, member)
+    assert load_predictions(path).member == "m1"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FmcliError, match="file"):
+        save_predictions(tmp_path / "file" / "test.safetensors", random_members(seed=8)[0])
+
+
+def saved_bytes(tmp_path):
+    path = tmp_path / "good.safetensors"
+    save_predictions(path, make_predictions([[1, 0, 2], [0, 1, 0]], [2, 1]))
+    return path.read_bytes()
+
+
+def test_a_file_cut_short_anywhere_is_refused_by_name(tmp_path):
+    content, path = saved_bytes(tmp_path), tmp_path / "cut.safetensors"
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"cut\.safetensors"):
+            load_predictions(path)
+
+
+def test_a_file_with_a_changed_header_is_refused_or_still_fits_together(tmp_path):
+    content, path = saved_bytes(tmp_path), tmp_path / "changed.safetensors"
+    header = 8 + int.from_bytes(content[:8], "little")
+    for place in range(header):
+        for flip in (0x01, 0x80):
+            path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
+            with suppress(CheckpointError):
+                read = load_predictions(path)  # a letter of a name or digest is not missed
+                assert read.logits.shape == (2, 3)
+                assert read.logits.dtype == np.float32
+                assert read.labels.shape == (2,)
+
+
+@pytest.mark.parametrize("classes", ["coat", '"abc"', '["a", "b", 3]', '{"a": 0, "b": 1, "c": 2}', "3", "[" * 100_000])
+def test_a_file_whose_classes_are_no_names_is_refused(tmp_path, classes):
+    tensors, header = good_parts(tmp_path)
+    (tmp_path / "bad.safetensors").write_bytes(save(tensors, metadata=header | {"classes": classes}))
+    for read in (load_predictions, read_predictions_header):
+        with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
+            read(tmp_path / "bad.safetensors")
+
+
+def test_the_header_is_what_the_predictions_say(tmp_path):
+    [member] = random_members(seed=9, n_members=1)
+    save_predictions(tmp_path / "test.safetensors", member)
+    header = read_predictions_header(tmp_path / "test.safetensors")
+    for name in ("class_names", "member", "split", "data_digest", "recipe_digest", "group"):
+        assert getattr(header, name) == getattr(member, name)
+
+
+def test_files_from_before_there_were_groups_are_read(tmp_path):
+    tensors, header = good_parts(tmp_path)
+    (tmp_path / "old.safetensors").write_bytes(save(tensors, metadata=header))
+    assert load_predictions(tmp_path / "old.safetensors").group == ""
+
+
+def good_parts(tmp_path):
+    content = saved_bytes(tmp_path)
+    header = {
+        "format": FORMAT,
+        "classes": '["coat", "bag", "shirt"]',
+        "member": "m3",
+        "split": "test",
+        "data_digest": "d",
+        "recipe_digest": "r",
+    }
+    return load(content), header
+
+
+@pytest.mark.parametrize("missing", ["format", "classes", "member", "split", "data_digest", "recipe_digest"])
+def test_a_file_whose_header_lacks_an_entry_is_refused(tmp_path, missing):
+    tensors, header = good_parts(tmp_path)
+    (tmp_path / "whole.safetensors").write_bytes(save(tensors, metadata=header))
+    assert load_predictions(tmp_path / "whole.safetensors").class_names == CLASSES
+    del header[missing]
+    (tmp_path / "bad.safetensors").write_bytes(save(tensors, metadata=header))
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
+        load_predictions(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logits": np.zeros((2, 4), dtype=np.float32)},
+        {"logits": np.zeros((3, 3), dtype=np.float32)},
+        {"logits": np.zeros(6, dtype=np.float32)},
+        {"logits": np.zeros((2, 3), dtype=np.int64)},
+        {"labels": np.array(1)},
+        {"labels": np.array([[2], [1]])},
+        {"labels": np.array([2.0, 1.0])},
+        {"labels": np.array([2, 3])},
+        {"labels": np.array([2, -1])},
+        {"logits": np.array([[0, 0, 0], [0, 0, np.nan]], dtype=np.float32)},
+        {"logits": np.array([[0, 0, 0], [0, np.inf, 0]], dtype=np.float32)},
+    ],
+    ids=lambda change: " ".join(f"{name} {array.dtype}{array.shape}" for name, array in change.items()),
+)
+def test_a_file_whose_arrays_do_not_fit_is_refused(tmp_path, change):
+    tensors, header = good_parts(tmp_path)
+    (tmp_path / "bad.safetensors").write_bytes(save(tensors | change, metadata=header))
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
+        load_predictions(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("missing", ["logits", "labels"])
+def test_a_file_without_an_array_is_refused(tmp_path, missing):
+    tensors, header = good_parts(tmp_path)
+    del tensors[missing]
+    (tmp_path / "bad.safetensors").write_bytes(save(tensors, metadata=header))
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
+        load_predictions(tmp_path / "bad.safetensors")
+
+
+def test_what_is_not_a_predictions_file_is_refused_by_name(tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(save({"weight": np.zeros(3)}))
+    (tmp_path / "text.safetensors").write_text("accuracy,0.91\n")
+    for name in ("other.safetensors", "text.safetensors", "missing.safetensors", "."):
+        with pytest.raises(CheckpointError, match=f"predictions.*{name}|{name}.*predictions"):
+            load_predictions(tmp_path / name)
