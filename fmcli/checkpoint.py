@@ -321,7 +321,8 @@ def tell_apart(names: Sequence[str], files: Sequence[Path]) -> list[str]:
             "/".join((*run[-depth:], name)) if counts[before] > 1 else before
             for before, run, name in zip(shown, runs, names, strict=True)
         ]
-    return shown
+    counts = Counter(shown)
+    return [name if counts[name] == 1 else str(file) for name, file in zip(shown, files, strict=True)]
 
 
 def _run_of(file: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
 from fmcli.ensemble.select import SELECTION_METHODS, Selection
 from fmcli.ensemble_file import LearntOn, Place, describe_ensemble, write_ensemble_file
 from fmcli.errors import UsageError, printable
-from fmcli.pack import write_pack
+from fmcli.pack import PACK_FORMAT, write_pack
 from fmcli.pool import Pool, StoredMember, predict_to_learn
 from fmcli.predictions import Predictions, stack_logits
 from fmcli.tensors import read_metadata
@@ -109,12 +109,14 @@ def write_ensemble(path: Path, composed: Composed) -> None:
 def _place_of(member: Checkpoint | StoredMember, name: str) -> Path:
     if isinstance(member, StoredMember):
         return member.place
-    if member.path.name != MODEL_FILE:
+    if member.path.name == MODEL_FILE:
+        return member.path.parent
+    if read_metadata(member.path).get("format") == PACK_FORMAT:
         raise UsageError(
             f"{printable(name)} is inside {printable(member.path)}, and an ensemble file names members that lie open",
             hint="fmcli ensemble unpack takes it apart",
         )
-    return member.path.parent
+    return member.path
 
 
 def _digest_of(member: Checkpoint | StoredMember) -> str:
@@ -129,8 +131,9 @@ def pack_ensemble(path: Path, composed: Composed) -> None:
         FmcliError: The file cannot be written.
     """
     members = composed.pool.networks()
+    for member, name in zip(members, composed.pool.names, strict=True):
+        _place_of(member, name)  # refuses those of a pack
     places = [
-        Place(name, _place_of(member, name) / MODEL_FILE, _digest_of(member))
-        for member, name in zip(members, composed.pool.names, strict=True)
+        Place(name, member.path, _digest_of(member)) for member, name in zip(members, composed.pool.names, strict=True)
     ]
     write_pack(path, places, composed.rule, composed.learnt_on)

@@ -50,7 +50,14 @@ class MemberEntry(_Table):
 
 
 class LearntOn(_Table):
-    """The images that members, weights and temperature were learnt on."""
+    """The images that members, weights and temperature were learnt on.
+
+    Args:
+        split: Which.
+        images: How many.
+        data_digest: SHA-256 of them.
+        accuracy: Of the ensemble there: of what was fitted, in folds; of what was selected, on the very images.
+    """
 
     split: SplitName
     images: int

@@ -52,11 +52,13 @@ class Pack:
         names: The members' names.
         members: Their networks, all of them with the pack as their path.
         rule: How to combine them.
+        learnt_on: The digest of the images that it was made on; empty where there were none.
     """
 
     names: tuple[str, ...]
     members: tuple[Checkpoint, ...]
     rule: Combiner
+    learnt_on: str
 
 
 def write_pack(path: Path, places: Sequence[Place], rule: Combiner, learnt_on: LearntOn | None = None) -> None:
@@ -134,6 +136,7 @@ def read_pack(path: Path, *, device: torch.device) -> Pack:
             for number, header in enumerate(contents.headers)
         ),
         rule=contents.ensemble.combiner(),
+        learnt_on=contents.ensemble.learnt_on.data_digest if contents.ensemble.learnt_on else "",
     )
 
 

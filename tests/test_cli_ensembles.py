@@ -194,6 +194,8 @@ def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, picture, tmp_path):
     plain = cli("predict", own_pool, picture, "--vote", "weighted-soft", "--format", "json").json[0]
     assert calibrated["label"] == plain["label"]
     assert calibrated["probability"] != plain["probability"]
+    assert "flatters" not in cli("ensemble", "evaluate", output).err
+    assert "flatters" in cli("ensemble", "evaluate", output, "--split", "validation").err
     for command in (["evaluate", output], ["plot", "confusion", output, "--output", tmp_path / "c.png"]):
         assert cli(*command).status == 0, command
     assert cli("ensemble", "fit", own_pool, "--output", output).status == 2  # it is there already

@@ -418,16 +418,16 @@ def test_geometric_vote_heeds_a_veto_that_the_mean_does_not():
 
 
 @every_vote
-@pytest.mark.parametrize("sure", [1, 1e5])
-def test_equal_probabilities_go_to_the_lowest_label_in_whatever_order_members_stand(vote, sure):
-    # Each class gets the same three probabilities, from other members: equal sums but for rounding.
-    row = sure * np.array([1.0, 2.4, 3.0])
-    members = np.stack([np.roll(row, turn) for turn in range(3)])[:, None, :]
+@pytest.mark.parametrize("row", [[1.0, 2.4, 3.0], [863178.9, 541461.2, 299711.9, 422687.2]], ids=["small", "large"])
+def test_equal_probabilities_go_to_the_lowest_label_in_whatever_order_members_stand(vote, row):
+    # Each class gets the same probabilities, each time from other members: equal sums but for rounding.
+    n_classes = len(row)
+    members = np.stack([np.roll(row, turn) for turn in range(n_classes)])[:, None, :]
     needs = {
-        "two-level": {"groups": ["3", "5", "7"]},
-        "stacking": {"coefficients": np.tile(np.eye(3), 3), "intercepts": np.zeros(3)},
+        "two-level": {"groups": "3579"[:n_classes]},
+        "stacking": {"coefficients": np.tile(np.eye(n_classes), n_classes), "intercepts": np.zeros(n_classes)},
     }.get(vote, {})
-    for order in permutations(range(3)):
+    for order in permutations(range(n_classes)):
         result = VOTING_RULES[vote](members[list(order)], tie="probability", **needs)
         assert result.labels.tolist() == [0]
         assert result.ties.tolist() == [True]

@@ -2,7 +2,7 @@
 
 from fmcli.cli import compare, compose
 from fmcli.cli.figures import evaluation_drawers, write_plots
-from fmcli.cli.members import open_members, parse_numbers, references_of, tell_scaling
+from fmcli.cli.members import open_members, parse_numbers, references_of, tell_learnt_on, tell_scaling
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -69,8 +69,10 @@ def evaluate_ensemble(
         vote=vote, tie=tie, weights=parse_numbers(weights, "--weights"), groups=groups.split(",") if groups else None
     )
     tell_scaling(pool.checkpoints, split, terminal)
-    learnt = learn_rule(pool, rule, device=where, data_root=data_root, labels=labels, views=tta)
+    of_validation = labels if split == "validation" else None
+    learnt = learn_rule(pool, rule, device=where, data_root=data_root, labels=of_validation, views=tta)
     predictions = predict_pool(pool, split, device=where, data_root=data_root, labels=labels, views=tta)
+    tell_learnt_on(pool, predictions, terminal)
     here = rule if split == "validation" and learnt is not rule else None
     evaluation = evaluate_ensemble(predictions, learnt, learnt_here=here)
     references = references_of(pool)

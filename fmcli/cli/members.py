@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fmcli.checkpoint import Checkpoint
     from fmcli.pool import Pool
+    from fmcli.predictions import Predictions
     from fmcli.recipe import ReferenceSpec
     from fmcli.report.console import Terminal
 
@@ -49,6 +50,12 @@ def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) 
                 f"{printable(header.name)}: {split} pixels are scaled otherwise than in training, "
                 "as data.normalize_test of its recipe says"
             )
+
+
+def tell_learnt_on(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
+    """Say so where an ensemble is judged on the images that it was made on."""
+    if pool.learnt_on and pool.learnt_on == predictions[0].data_digest:
+        terminal.note("this ensemble was chosen or fitted on these very images, which flatters it; --split test judges")
 
 
 def references_of(pool: Pool) -> list[ReferenceSpec | None]:

@@ -50,12 +50,14 @@ class Pool:
         names: A name for each that no other has.
         groups: What each votes within in a two-level vote; empty where that is not known.
         rule: How an ensemble file or a pack says to combine them; None where their recipes say.
+        learnt_on: The digest of the images that it was made on, where it says so.
     """
 
     members: tuple[Checkpoint | StoredMember, ...]
     names: tuple[str, ...]
     groups: tuple[str, ...]
     rule: Combiner | None = None
+    learnt_on: str = ""
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -156,7 +158,9 @@ def _open_place(place: Path, device: torch.device) -> Pool:
         content, paths = read_ensemble_file(place)
         found = [_open_member(path, entry.digest, device) for path, entry in zip(paths, content.members, strict=True)]
         names = tuple(entry.name for entry in content.members)
-        return Pool(tuple(found), names, tuple(entry.group for entry in content.members), content.combiner())
+        groups = tuple(entry.group for entry in content.members)
+        learnt_on = content.learnt_on.data_digest if content.learnt_on else ""
+        return Pool(tuple(found), names, groups, content.combiner(), learnt_on)
     members: Sequence[Checkpoint | StoredMember] = []
     if place.is_file() and place.suffix in SUFFIXES:
         members = [_stored(place)]
@@ -164,7 +168,8 @@ def _open_place(place: Path, device: torch.device) -> Pool:
         kind = read_metadata(place).get("format")
         if kind == PACK_FORMAT:
             pack = read_pack(place, device=device)
-            return Pool(pack.members, pack.names, tuple(_group_of(member) for member in pack.members), pack.rule)
+            groups = tuple(_group_of(member) for member in pack.members)
+            return Pool(pack.members, pack.names, groups, pack.rule, pack.learnt_on)
         members = [_stored(place)] if kind == PREDICTIONS_FORMAT else []
     elif place.is_dir():
         members = _stored_members(place)
