@@ -13,7 +13,7 @@ from torch import nn
 
 from fmcli.choices import Views
 from fmcli.errors import RecipeError
-from fmcli.models import add_l2_gradients, build_model, predict_logits, set_dropout_generator
+from fmcli.models import Bf16Twin, add_l2_gradients, build_model, predict_logits, set_dropout_generator
 from fmcli.models.build import ChannelsLastFlatten, Dropout, draw_bits
 from fmcli.recipe.layers import count_parameters, expand_layers, same_padding, trace_layers
 from fmcli.recipe.networks import (
@@ -522,6 +522,45 @@ def test_every_dropout_of_a_network_draws_from_the_generator_it_is_given():
     assert torch.equal(outputs[1], outputs[3])
     assert not torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[4])
+
+
+# --- bfloat16 --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(), BatchNorm(), Flatten()],
+        [BatchNorm(), Conv(filters=4, kernel_size=(4, 3), padding="same", bias=False, l2=0.1), BatchNorm(), Flatten()],
+        [Conv(filters=4, kernel_size=3), Activate(function="gelu"), GlobalAvgPool(), DropoutSpec(rate=0.25)],
+        [AvgPool(), Flatten(), Dense(units=5, activation="sigmoid"), DropoutSpec(rate=0.5)],
+    ],
+)
+def test_the_twin_in_bfloat16_learns_as_autocast_does_bit_for_bit(layers):
+    images = torch.rand(5, 8, 1, 12, 12, generator=seeded(1))  # five steps of eight
+    labels = torch.randint(0, 3, (5, 8), generator=seeded(2))
+
+    def learn(*, with_twin):
+        model = build_model([*layers, Dense(units=3)], (1, 12, 12), 3, generator=seeded()).train()
+        set_dropout_generator(model, seeded(3))
+        twin = Bf16Twin(model) if with_twin else None
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+        found = []
+        for inputs, truth in zip(images, labels, strict=True):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not with_twin):
+                logits = (twin or model)(inputs)
+            F.cross_entropy(logits.float(), truth).backward()
+            if twin is not None:
+                twin.collect_gradients()
+            add_l2_gradients(model)
+            optimizer.step()
+            found.append(logits.detach().float())
+        assert not torch.equal(found[0], found[-1])
+        return [*found, *model.state_dict().values()]
+
+    for one, other in zip(learn(with_twin=True), learn(with_twin=False), strict=True):
+        assert torch.equal(one, other)
 
 
 # --- inference -------------------------------------------------------------------------------------------

@@ -1,6 +1,15 @@
-"""Networks: built from a list of layers (`build`), and run over images (`inference`)."""
+"""Networks: built from a list of layers (`build`), trained in bfloat16 (`bf16`), run over images (`inference`)."""
 
+from fmcli.models.bf16 import Bf16Twin
 from fmcli.models.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
 from fmcli.models.inference import predict_logits
 
-__all__ = ["Dropout", "SamePad", "add_l2_gradients", "build_model", "predict_logits", "set_dropout_generator"]
+__all__ = [
+    "Bf16Twin",
+    "Dropout",
+    "SamePad",
+    "add_l2_gradients",
+    "build_model",
+    "predict_logits",
+    "set_dropout_generator",
+]

@@ -112,7 +112,9 @@ def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSp
 
 
 def _coverage_in_words(evaluation: Evaluation) -> str:
-    kept = [f"{percent(accuracy_at_coverage(evaluation.coverage, share))} % of {share:.0%}" for share in _COVERAGES]
+    kept = [
+        f"{percent(accuracy_at_coverage(evaluation.coverage, share))} % of {100 * share:.0f} %" for share in _COVERAGES
+    ]
     return f"Accuracy where it is surest: {', '.join(kept)} of the images"
 
 

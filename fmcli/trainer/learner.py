@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from fmcli.augment import augment
 from fmcli.data import Normalization
 from fmcli.generators import Generators
-from fmcli.models import add_l2_gradients, build_model, set_dropout_generator
+from fmcli.models import Bf16Twin, add_l2_gradients, build_model, set_dropout_generator
 from fmcli.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.layers import expand_layers
@@ -42,7 +42,7 @@ class Learner:
         device: torch.device,
         bf16: bool,
     ) -> None:
-        self.spec, self.normalization, self.generators, self.bf16 = spec, normalization, generators, bf16
+        self.spec, self.normalization, self.generators = spec, normalization, generators
         self.device = device
         model = build_model(
             expand_layers(spec.model, n_classes, input_shape),
@@ -53,6 +53,7 @@ class Learner:
         )
         self.model: nn.Sequential = model.to(device)
         set_dropout_generator(self.model, generators.dropout)
+        self._twin = Bf16Twin(self.model) if bf16 else None
         self._optimizer = build_optimizer(spec.optimizer, self.model)
         trainer = spec.trainer
         self._step_average = (
@@ -84,12 +85,12 @@ class Learner:
         trainer = self.spec.trainer
         set_learning_rate(self._optimizer, lr)
         inputs = self.normalization(augment(images, self.spec.augment, self.generators.augment))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            logits = self.model(inputs)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=trainer.label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
+        logits = (self.model if self._twin is None else self._twin)(inputs).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=trainer.label_smoothing)
         loss.backward()
+        if self._twin is not None:
+            self._twin.collect_gradients()
         add_l2_gradients(self.model)
         if trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), trainer.clip_norm)

@@ -1,0 +1,92 @@
+"""fmcli, as `fmcli train` and `fmcli ensemble evaluate` call it."""
+
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
+from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
+from fmcli.data import DeviceLoader, ImageSet, Splits, resolve_normalization
+from fmcli.device import resolve_device
+from fmcli.events import Event, StepFinished
+from fmcli.models import build_model, predict_logits
+from fmcli.recipe import Recipe
+from fmcli.trainer import train_member
+from fmcli.voting import majority_vote
+
+
+class Enough(Exception):
+    """Ends a training that has been timed for long enough."""
+
+
+def image_set(job: Job, split: str, *, multiple_of: int = 1) -> ImageSet:
+    """Return a split."""
+    images, labels = read_images(job, split, multiple_of=multiple_of)
+    return ImageSet(images[:, None], labels.astype(np.int64), tuple(str(label) for label in range(N_CLASSES)))
+
+
+def run(job: Job, work: Work, epochs: int, clock: Clock | None) -> None:
+    """Train the work's member for so many epochs, or until the clock has seen enough."""
+    torch.set_num_threads(job.threads)
+    images = image_set(job, "train", multiple_of=work.batch_size)
+    member = work.member.model_copy(
+        update={"trainer": work.member.trainer.model_copy(update={"epochs": epochs, "patience": None})}
+    )
+    recipe: Recipe = work.recipe.model_copy(update={"members": (member,)})
+
+    def listen(event: Event) -> None:
+        if clock is not None and isinstance(event, StepFinished) and clock.step():
+            raise Enough
+
+    with TemporaryDirectory() as folder, suppress(Enough):
+        train_member(
+            recipe,
+            member.name,
+            Splits(images, None, images),
+            Path(folder),
+            device=resolve_device(job.device),
+            reporter=listen,
+        )
+
+
+def train(job: Job) -> Answer:
+    """Time steps of the training loop."""
+    work = load_work(job.work, augment=job.augment)
+    synchronize = torch.cuda.synchronize if job.device == "cuda" else lambda: None
+    clock = Clock(job.seconds, work.batch_size, synchronize)
+    run(job, work, 10**6, clock)
+    return clock.answer()
+
+
+def epoch(job: Job) -> Answer:
+    """Train a whole epoch."""
+    run(job, load_work(job.work, augment=job.augment), 1, None)
+    return {}
+
+
+def predict(job: Job) -> Answer:
+    """Time the vote of three fresh networks: speed does not depend on the weights."""
+    torch.set_num_threads(job.threads)
+    device = resolve_device(job.device)
+    images = image_set(job, "t10k")
+    loader = DeviceLoader(images, batch_size=500, device=device)
+    normalization = resolve_normalization("standard", images)
+    generator = torch.Generator().manual_seed(0)
+    models = [
+        build_model([trace.layer for trace in load_work(name).traces], INPUT_SHAPE, N_CLASSES, generator=generator)
+        for name in VOTE
+    ]
+    models = [model.to(device) for model in models]
+
+    def vote() -> None:
+        logits = [predict_logits(model, loader.batches(), normalization).cpu().numpy() for model in models]
+        majority_vote(np.stack(logits))
+
+    return time_passes(vote, len(images), job.seconds)
+
+
+if __name__ == "__main__":
+    main({"train": train, "epoch": epoch, "predict": predict})

@@ -1,0 +1,175 @@
+"""The README's tables, from what `benchmarks.run` wrote.
+
+python -m benchmarks.table benchmarks/results/cpu.json
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.summary import seconds_to
+
+TITLES = {
+    "fmcli": "fmcli",
+    "keras": "Keras",
+    "keras-bf16": "Keras, bf16",
+    "torch": "PyTorch",
+    "torch-bf16": "PyTorch, bf16",
+}
+COMPARED = {"faster keras": "× faster Keras", "keras": "× Keras", "torch": "× PyTorch"}
+LIMITS = {"bf16_rate": "of bf16 rate", "bandwidth": "of bandwidth"}
+THRESHOLDS = {"cpu": (90, 92, 93, 94), "cuda": (94, 95, 96)}
+Line = Mapping[str, Any]
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print all tables."""
+    print("\n".join(build(result)))
+
+
+def build(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of all tables that there are figures for."""
+    sections: dict[str, list[Line]] = {}
+    for line in result["results"]:
+        sections.setdefault(line["section"], []).append(line)
+    limits = sections["limits"][0]["peers"]["machine"]["median"] if "limits" in sections else {}
+    trained = sections.get("train", [])
+    plain = [line for line in trained if not line["augment"]]
+    augmented = [line for line in trained if line["augment"]]
+    yield from throughput("Training, images/s", plain)
+    yield from throughput("Training with rotation and translation, images/s", augmented, without=plain)
+    yield from throughput("Prediction, vote of three, images/s", sections.get("predict", []))
+    yield from memory(sections.get("memory", []))
+    yield from accuracy(sections.get("accuracy", []), THRESHOLDS[result["options"]["device"]])
+    for peer, seconds in result["schedule_seconds"].items():
+        yield f"kernel-vote, all epochs of all members, estimated, {TITLES[peer]}: {duration(seconds)}"
+    for line in sections.get("startup", []):
+        seconds = line["peers"]["fmcli"]["median"].get("seconds")
+        yield f"`{line['work']}`: {seconds:.2f} s" if seconds is not None else f"`{line['work']}`: –"
+    yield from describe(result, limits)
+
+
+def throughput(title: str, lines: Sequence[Line], without: Sequence[Line] = ()) -> Iterator[str]:
+    """Yield a table of images a second, ratios, fmcli's shares of the machine's limits, what augmentation costs it."""
+    if not lines:
+        return
+    peers = [peer for peer in TITLES if any(peer in line["peers"] for line in lines)]
+    compared = [key for key in COMPARED if any(key in line["ratios"] for line in lines)]
+    limited = [key for key in LIMITS if any(key in _shares(line) for line in lines)]
+    costs = {line["work"]: rate_of(line) for line in without}
+    heads = [title, *map(TITLES.get, peers), *map(COMPARED.get, compared), *map(LIMITS.get, limited)]
+    yield from heading([*heads, *(["more time"] if costs else [])])
+    for line in lines:
+        cells = [named(line), *(number(line["peers"].get(peer, {}).get("median", {})) for peer in peers)]
+        cells += [f"{line['ratios'][key]:.1f}" if key in line["ratios"] else "–" for key in compared]
+        cells += [f"{100 * _shares(line)[key]:.0f} %" if key in _shares(line) else "–" for key in limited]
+        ours, before = rate_of(line), costs.get(line["work"])
+        cells += [f"{100 * (before / ours - 1):+.1f} %" if ours and before else "–"] if costs else []
+        yield row(cells)
+    yield ""
+
+
+def _shares(line: Line) -> Mapping[str, float]:
+    shares: Mapping[str, float] = line.get("shares", {}).get("fmcli", {})
+    return shares
+
+
+def memory(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield a table of peak memory."""
+    for line in lines:
+        peaks = {peer: entry["median"].get("peak_bytes") for peer, entry in line["peers"].items()}
+        known = {peer: peak for peer, peak in peaks.items() if peak is not None}
+        if known:
+            yield from heading([f"Peak memory, an epoch of `{line['work']}`", *(TITLES[peer] for peer in known)])
+            yield row(["MiB, all processes together", *(f"{peak / 2**20:,.0f}" for peak in known.values())])
+            yield row(["fmcli takes", *(f"× {line['ratios'].get(peer, 1.0):.2f}" for peer in known)])
+            yield ""
+
+
+def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
+    """Yield a table of the seconds of training until a test accuracy was reached, a row for each training."""
+    if not lines:
+        return
+    yield from heading(["Seconds of training until", *(f"{percent} %" for percent in thresholds), "at the end"])
+    for line in lines:
+        for peer, entry in line["peers"].items():
+            for answer in entry["answers"]:
+                for member, curve in answer.get("members", {}).items():
+                    reached = [seconds_to(curve, percent / 100) for percent in thresholds]
+                    cells = [f"{seconds:.1f}" if seconds is not None else "–" for seconds in reached]
+                    end = f"{100 * curve[-1][1]:.2f} % after {curve[-1][0]:.1f} s"
+                    yield row([f"{line['work']} {member}, {TITLES[peer]}", *cells, end])
+                if "vote_accuracy" in answer:
+                    seconds, whole = answer["train_seconds"], answer["command_seconds"]
+                    end = f"{100 * answer['vote_accuracy']:.2f} % after {seconds:.1f} s; whole command {whole:.1f} s"
+                    yield row([f"{line['work']}, vote", *[""] * len(thresholds), end])
+    yield ""
+
+
+def describe(result: Mapping[str, Any], limits: Line) -> Iterator[str]:
+    """Yield what all this was measured on."""
+    machine, options = result["machine"], result["options"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    bf16 = ", ".join(machine["cpu_bf16"]) or "no bf16 units"
+    yield ""
+    yield f"{machine['gpu'] or machine['cpu']} ({options['threads']} of {machine['cores']} cores, {bf16})"
+    if limits:
+        yield (
+            f"measured limits: {limits['bf16_operations_per_second'] / 1e12:.2f} Tflop/s in bf16, "
+            f"{limits['fp32_operations_per_second'] / 1e12:.2f} in fp32; "
+            f"{limits['copied_bytes_per_second'] / 1e9:.1f} GB/s copied"
+        )
+    yield f"Python {machine['python']}, {versions}; commit {machine['commit']}"
+    yield f"medians of {options['repeats']}; load before: {result['load_before']:.1f}; {result['began']}"
+    yield from result["notes"]
+    yield from failures(result)
+
+
+def failures(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what went wrong, a line for each kind of failure."""
+    errors = [
+        f"{line['section']} {line['work']}, {peer}: {answer['error']}"
+        for line in result["results"]
+        for peer, entry in line["peers"].items()
+        for answer in entry["answers"]
+        if "error" in answer
+    ]
+    yield from (f"{error} ({errors.count(error)} times)" for error in dict.fromkeys(errors))
+
+
+def rate_of(line: Line) -> float | None:
+    """Return fmcli's images a second, where it was measured."""
+    rate: float | None = line["peers"].get("fmcli", {}).get("median", {}).get("images_per_second")
+    return rate
+
+
+def named(line: Line) -> str:
+    """Return what a row is called."""
+    return f"`{line['work']}`, batch {line['batch_size']}" if "batch_size" in line else f"`{line['work']}`"
+
+
+def number(median: Mapping[str, float]) -> str:
+    """Return images a second as people write them."""
+    return f"{median['images_per_second']:,.0f}" if "images_per_second" in median else "–"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def heading(cells: Sequence[str]) -> list[str]:
+    """Return the first two lines of a table in Markdown."""
+    return [row(cells), "|---" * len(cells) + "|"]
+
+
+def row(cells: Sequence[str]) -> str:
+    """Return a line of it."""
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    show(json.loads(Path(sys.argv[1]).read_text()))
