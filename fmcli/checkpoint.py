@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, Val
 from torch import Tensor, nn
 
 import fmcli
-from fmcli.choices import SPLITS
+from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import Normalization
 from fmcli.data.normalization import scale_pixels
 from fmcli.data.pictures import Background
@@ -29,6 +29,7 @@ from fmcli.recipe.specs import (
     MemberSpec,
     ReferenceSpec,
 )
+from fmcli.recipe.training import CyclicSchedule
 from fmcli.tensors import load_tensors, read_metadata, save_tensors
 
 FORMAT = "fmcli-checkpoint-2"
@@ -37,11 +38,40 @@ RECIPE_FILE = "recipe.toml"
 _SNAPSHOT = re.compile(r"snapshot-([1-9]\d*)", re.ASCII)
 
 
+class Ingredient(BaseModel):
+    """A checkpoint whose weights went into a soup.
+
+    Args:
+        name: What the member was called.
+        digest: SHA-256 of its weights alone, wherever they lay.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    digest: str
+
+
+class SoupOrigin(BaseModel):
+    """What the weights of a soup are the mean of.
+
+    Args:
+        method: How its ingredients were chosen.
+        ingredients: In the order that they went in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: SoupMethod
+    ingredients: Annotated[tuple[Ingredient, ...], Field(min_length=2)]
+
+
 class Header(BaseModel):
     """What a checkpoint says of itself. It stands as JSON in the file's metadata.
 
     Args:
-        member: The whole of the member's recipe, network included.
+        member: The whole of the member's recipe, network included; of a soup, that of its first ingredient, but for
+            `name` and `trainer.keep`.
         data: The recipe's `[data]` table.
         ensemble: The recipe's voting rule.
         reference: Its published figures, if any.
@@ -51,12 +81,14 @@ class Header(BaseModel):
         std: Of each channel, in pixel units.
         background: Of the training images.
         parameters: How many numbers the network learnt.
-        epochs: How many these weights were trained for; with `keep = "best"`, up to the best epoch.
+        epochs: How many these weights were trained for; with `keep = "best"`, up to the best epoch; of a soup, the
+            most that one of its ingredients was.
         snapshot: Which of the member's snapshots they are, from 1; None for those that it ended with.
         data_digests: SHA-256 of each split it saw, by name.
         recipe_digest: SHA-256 of `member` and `data`.
         versions: Of fmcli, torch and Python.
-        trained_on: Device, precision and number of threads.
+        trained_on: Device, precision and number of threads; of a soup, of its first ingredient.
+        soup: What was averaged, where these weights are a mean.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +109,7 @@ class Header(BaseModel):
     recipe_digest: str
     versions: dict[str, str]
     trained_on: dict[str, str]
+    soup: SoupOrigin | None = None
 
     @model_validator(mode="after")
     def _one_number_a_channel(self) -> Self:
@@ -276,6 +309,11 @@ def snapshot_name(number: int) -> str:
     return f"snapshot-{number}"
 
 
+def is_snapshot_name(name: str) -> bool:
+    """Tell whether a folder in a member's is one of its snapshots."""
+    return _SNAPSHOT.fullmatch(name) is not None
+
+
 def snapshot_folders(member: Path) -> list[Path]:
     """Return the folders of a member's snapshots, in order."""
     folders = [path for path in member.glob("*/") if not path.is_symlink()]
@@ -289,12 +327,25 @@ def remove_snapshots(member: Path) -> None:
         remove_files(folder, (MODEL_FILE, *map(predictions_file, SPLITS)))
 
 
+def missing_snapshots(member: MemberSpec, folder: Path) -> list[str]:
+    """Return the names of the snapshots that a trained member's folder should hold by its recipe, and does not."""
+    schedule = member.schedule
+    if member.trainer.keep != "snapshots" or not isinstance(schedule, CyclicSchedule):
+        return []
+    names = [snapshot_name(number) for number in range(1, schedule.cycles)]  # the last cycle's is the member itself
+    return [name for name in names if not (folder / name / MODEL_FILE).is_file()]
+
+
 def members_of_run(run: Path) -> list[str]:
     """Return a run's members by its recipe; none where that is missing or damaged, for checkpoints do without."""
+    return [member.name for member in _specs_of_run(run)]
+
+
+def _specs_of_run(run: Path) -> Sequence[MemberSpec]:
     try:
-        return [member.name for member in load_recipe(str(run / RECIPE_FILE)).members]
+        return load_recipe(str(run / RECIPE_FILE)).members
     except RecipeError:
-        return []
+        return ()
 
 
 def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:
@@ -302,6 +353,21 @@ def unfinished_members(places: Sequence[Path]) -> dict[Path, list[str]]:
     runs = [place for place in places if (place / RECIPE_FILE).is_file()]
     missing = {run: [name for name in members_of_run(run) if not (run / name / MODEL_FILE).is_file()] for run in runs}
     return {run: names for run, names in missing.items() if names}
+
+
+def lost_snapshots(places: Sequence[Path]) -> dict[Path, list[str]]:
+    """Return, for each run folder whose trained members lack some, the snapshots that its recipe asks for."""
+    lost = {
+        run: [
+            f"{member.name}/{name}"
+            for member in _specs_of_run(run)
+            if (run / member.name / MODEL_FILE).is_file()
+            for name in missing_snapshots(member, run / member.name)
+        ]
+        for run in places
+        if (run / RECIPE_FILE).is_file()
+    }
+    return {run: names for run, names in lost.items() if names}
 
 
 def tell_apart(names: Sequence[str], files: Sequence[Path]) -> list[str]:

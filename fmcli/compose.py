@@ -52,7 +52,7 @@ def fit_ensemble(pool: Pool, rule: Combiner, *, device: torch.device, data_root:
     """
     learn_from = predict_to_learn(pool, rule, device=device, data_root=data_root)
     if learn_from is None:
-        return Composed(pool, rule, None)
+        return Composed(pool, rule, pool.learnt_on if rule.learnt else None)  # learnt already, or nothing to learn from
     logits, y_true = stack_logits(learn_from), learn_from[0].labels
     vote = cross_fitted_vote(rule, logits, y_true) if rule.learns else rule(logits)
     accuracy = float((vote.labels == y_true).mean())
@@ -83,7 +83,7 @@ def select_ensemble(
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
     vote = cast(VotingRule, rule.vote.removeprefix("weighted-"))  # how often each is chosen is its weight
-    selection: Selection = SELECTION_METHODS[method](logits, y_true, rule=vote, **options)
+    selection: Selection = SELECTION_METHODS[method](logits, y_true, rule=vote, tie=rule.tie, **options)
     chosen = pool.subset(selection.members)
     weights = None if len(set(selection.counts)) == 1 else tuple(float(count) for count in selection.counts)
     own = Combiner(vote, rule.tie, weights, chosen.groups)
@@ -123,6 +123,20 @@ def _digest_of(member: Checkpoint | StoredMember) -> str:
     return read_metadata(member.path).get("digest", "") if isinstance(member, Checkpoint) else ""
 
 
+def refuse_packed(pool: Pool) -> None:
+    """Refuse members of a pack, where one is to be made.
+
+    Raises:
+        UsageError: One is.
+    """
+    for member in pool.checkpoints:
+        if read_metadata(member.path).get("format") == PACK_FORMAT:
+            raise UsageError(
+                f"{printable(member.path)} is a pack already",
+                hint=f"copy it; or for another rule, fmcli ensemble unpack {printable(member.path)} --output DIR",
+            )
+
+
 def pack_ensemble(path: Path, composed: Composed) -> None:
     """Write an ensemble as one file, networks and all.
 
@@ -131,8 +145,7 @@ def pack_ensemble(path: Path, composed: Composed) -> None:
         FmcliError: The file cannot be written.
     """
     members = composed.pool.networks()
-    for member, name in zip(members, composed.pool.names, strict=True):
-        _place_of(member, name)  # refuses those of a pack
+    refuse_packed(composed.pool)
     places = [
         Place(name, member.path, _digest_of(member)) for member, name in zip(members, composed.pool.names, strict=True)
     ]

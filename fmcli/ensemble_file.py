@@ -132,6 +132,7 @@ class EnsembleFile(_Table):
             if stacking is None
             else Stacking(np.array(stacking.coefficients), np.array(stacking.intercepts)),
             temperature=self.temperature,
+            learnt=True,
         )
 
 
@@ -194,14 +195,26 @@ def _below(path: Path, folder: Path) -> str:
         ) from None
 
 
-def write_ensemble_file(path: Path, content: EnsembleFile) -> None:
+def write_ensemble_file(path: Path, content: EnsembleFile, *, shown: Path | None = None) -> None:
     """Write an ensemble file, whole or not at all.
+
+    Args:
+        path: The file.
+        content: What it is to say.
+        shown: Where its heading says that it is; by default the path.
 
     Raises:
         FmcliError: It cannot be written.
     """
     table = content.model_dump(mode="json", exclude_none=True)
-    write_atomic(path, (_HEADING.format(path=printable(path)) + "\n" + tomli_w.dumps(table)).encode())
+    write_atomic(path, (_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode())
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return where values do not fit at first, and why, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "it does not fit together"
+    return f"{printable(where)}: {printable(first['msg'].removeprefix('Value error, '))}"
 
 
 def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
@@ -222,10 +235,7 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
             )
         content = EnsembleFile.model_validate(table)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "it does not fit together"
-        message = first["msg"].removeprefix("Value error, ")
-        raise CheckpointError(f"{printable(path)}: {printable(where)}: {printable(message)}") from error
+        raise CheckpointError(f"{printable(path)}: {first_problem(error)}") from error
     except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML
         raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
     for member in content.members:

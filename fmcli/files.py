@@ -2,11 +2,18 @@
 
 import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fmcli.errors import FmcliError, printable
+
+_LONGEST_NAME = 100  # bytes; file systems take 255, and a part may be appended
+_TAKEN = ("ensemble.toml", "recipe.toml")  # stand beside members' folders
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -37,6 +44,66 @@ def write_atomic(path: Path, content: bytes) -> None:
             f"cannot write {printable(path)}: {error.strerror or error}",
             hint="choose a folder that can be written and has room, e.g. with --output",
         ) from error
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder whole or not at all: what is written into the one that is given appears when all of it is there.
+
+    Args:
+        folder: Not there yet, or empty.
+
+    Raises:
+        FmcliError: It cannot be written.
+    """
+    there = folder.is_dir()
+    try:
+        home = folder if there else folder.parent
+        home.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}."[:_LONGEST_NAME], suffix=".part", dir=home))
+        try:
+            yield part
+            if there:
+                for path in part.iterdir():
+                    path.rename(folder / path.name)
+            else:
+                part.chmod(0o777 & ~_umask())
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise FmcliError(
+            f"cannot write {printable(folder)}: {error.strerror or error}",
+            hint="choose a folder that can be written and has room, e.g. with --output",
+        ) from error
+
+
+def folder_names(names: Sequence[str]) -> list[str]:
+    """Return a plain folder's name for each member, that no other has on any file system.
+
+    Args:
+        names: Of members, whatever they are made of.
+
+    Returns:
+        Words of letters, digits, `_`, `.` and `-` of about 100 bytes at most, different also in lower case, none of
+        which is hidden or stands for what else lies beside members' folders.
+
+    Example:
+        >>> folder_names(["one/k3", "one-K3", "../..", "recipe.toml"])
+        ['one-k3', 'one-K3-2', 'member', 'recipe.toml-2']
+    """
+    taken = set(_TAKEN)
+    folders = []
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name)).strip("-.")
+        plain = plain.encode()[:_LONGEST_NAME].decode(errors="ignore").rstrip("-.") or "member"
+        number, folder = 1, plain
+        while folder.casefold() in taken:
+            number += 1
+            folder = f"{plain}-{number}"
+        taken.add(folder.casefold())
+        folders.append(folder)
+    return folders
 
 
 def order_metadata(content: bytes) -> bytes:

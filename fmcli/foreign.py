@@ -1,4 +1,10 @@
-"""Predictions of other tools: probabilities as CSV or `.npy`, and the labels that they lack."""
+"""Predictions of other tools: probabilities as CSV or `.npy`, and the labels that they lack.
+
+True classes come from the CSV's column `label`, else from a file that is named (`--labels`), else from a file beside:
+`test-labels.npy` or `test-labels.txt`, and likewise of `validation` and `train`, in the folder of the predictions or,
+of predictions in a folder of their own (`forest/test.npy`), in the folder above; else from another member's
+predictions of the same images.
+"""
 
 import csv
 from collections.abc import Sequence
@@ -9,13 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmcli.choices import SPLITS
 from fmcli.errors import DataError, printable
 from fmcli.predictions import Predictions
 
 SUFFIXES = (".csv", ".npy")
+"""How such files end, in small letters or large ones."""
 LABEL_COLUMN = "label"
+_LABEL_SUFFIXES = (".npy", ".txt")
 _LARGEST = 8 << 30  # bytes: more than this is a header that lies
 _ROUNDING = 1e-3  # by how much probabilities that were written with few digits may miss 1
+
+
+class NoLabelsError(DataError):
+    """Nothing says which the true classes of another tool's predictions are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +48,34 @@ class ForeignPredictions:
     labels: tuple[str, ...] | None = None
 
 
+def is_foreign(path: Path) -> bool:
+    """Return whether a file is another tool's predictions, by how its name ends.
+
+    Example:
+        >>> is_foreign(Path("forest.CSV")), is_foreign(Path("k3.safetensors"))
+        (True, False)
+    """
+    return path.suffix.lower() in SUFFIXES
+
+
+def is_labels(path: Path) -> bool:
+    """Return whether a file is named as the true classes of a split are.
+
+    Example:
+        >>> is_labels(Path("test-labels.npy")), is_labels(Path("forest.npy"))
+        (True, False)
+    """
+    split, dash, rest = path.stem.partition("-")
+    return split in SPLITS and f"{dash}{rest}" == "-labels" and path.suffix.lower() in _LABEL_SUFFIXES
+
+
+def labels_beside(path: Path, split: str) -> Path | None:
+    """Return the file of true classes that lies beside predictions, or above a folder of their own; None without."""
+    folders = [path.parent, path.parent.parent] if path.stem in SPLITS else [path.parent]
+    places = (folder / f"{split}-labels{suffix}" for folder in folders for suffix in _LABEL_SUFFIXES)
+    return next((place for place in places if place.is_file()), None)
+
+
 def read_foreign(path: Path) -> ForeignPredictions:
     """Read another tool's probabilities.
 
@@ -45,7 +86,7 @@ def read_foreign(path: Path) -> ForeignPredictions:
     Raises:
         DataError: The file is missing or broken, or holds no probabilities.
     """
-    found = _read_csv(path) if path.suffix == ".csv" else ForeignPredictions(path, _read_npy(path))
+    found = _read_csv(path) if path.suffix.lower() == ".csv" else ForeignPredictions(path, _read_npy(path))
     values, where = found.probabilities, printable(path)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"{where} has shape {values.shape}; expected (n_samples, n_classes)")
@@ -84,13 +125,19 @@ def _read_csv(path: Path) -> ForeignPredictions:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
-            heading = next(rows, [])
+            filled = (row for row in rows if "".join(row).strip() or len(row) > 1)
+            heading = next(filled, [])
+            if "" in heading:
+                raise DataError(
+                    f"{printable(path)}: column {heading.index('') + 1} has no name",
+                    hint="head each column by its class; pandas leaves its row numbers out with index=False",
+                )
             if len(set(heading)) != len(heading):
                 raise DataError(f"{printable(path)} has two columns of one name")
             place = heading.index(LABEL_COLUMN) if LABEL_COLUMN in heading else None
             columns = [column for column in range(len(heading)) if column != place]
             labels, values = [], []
-            for row in rows:
+            for row in filled:
                 if len(row) != len(heading):
                     raise DataError(f"{printable(path)}, line {rows.line_num}: {len(row)} values, not {len(heading)}")
                 values.append([float(row[column]) for column in columns])
@@ -113,7 +160,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: The file is missing or broken.
     """
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         array = _open_npy(path)
         if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
             raise DataError(f"{printable(path)} holds {array.dtype} values of shape {array.shape}, not labels")
@@ -122,7 +169,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read labels from {printable(path)}: {printable(error)}") from error
-    return tuple(line.strip() for line in lines[1 if lines and lines[0].strip() == LABEL_COLUMN else 0 :])
+    labels = [line.strip() for line in lines]
+    while labels and not labels[-1]:
+        labels.pop()
+    return tuple(labels[1 if labels[:1] == [LABEL_COLUMN] else 0 :])
 
 
 def to_predictions(
@@ -143,7 +193,8 @@ def to_predictions(
         labels: The true classes, by name or number.
 
     Raises:
-        DataError: They have no labels, or other classes or images than `like`.
+        NoLabelsError: They have no labels.
+        DataError: They have other classes or images than `like`, or labels that are none of their classes.
     """
     where, n_classes = printable(foreign.path), foreign.probabilities.shape[1]
     names = foreign.class_names or (like.class_names if like else tuple(str(label) for label in range(n_classes)))
@@ -157,13 +208,15 @@ def to_predictions(
         )
     given = foreign.labels if foreign.labels is not None else labels
     if given is not None:
-        truth = _numbers(given, names, where)
+        named = foreign.class_names is not None or like is not None
+        truth = _numbers(given, names, where, named=named)
     elif like is not None:
         truth = like.labels
     else:
-        raise DataError(
+        raise NoLabelsError(
             f"{where} says nothing of the true classes",
-            hint="give --labels FILE, a CSV with a column label, or a member of fmcli beside it",
+            hint=f"give --labels FILE, {split}-labels.npy beside it, a CSV with a column {LABEL_COLUMN}, or a member "
+            "of fmcli beside it",
         )
     if len(truth) != len(probabilities):
         raise DataError(f"{where} answers for {len(probabilities):,} images; there are {len(truth):,} labels")
@@ -171,10 +224,16 @@ def to_predictions(
     return Predictions(logits=logits, labels=truth, class_names=names, member=name, split=split)
 
 
-def _numbers(labels: Sequence[str], names: Sequence[str], where: str) -> NDArray[np.int64]:
+def _numbers(labels: Sequence[str], names: Sequence[str], where: str, *, named: bool) -> NDArray[np.int64]:
     number: dict[Any, int] = {str(place): place for place in range(len(names))}
     number |= {name: place for place, name in enumerate(names)}  # a name wins over a number
     for place, label in enumerate(labels):
+        if label not in number and not named:
+            raise DataError(
+                f"{where}: label {printable(label)!r} of image {place} is no number from 0 to {len(names) - 1}, and "
+                "a .npy has no class names",
+                hint="give labels by number, or beside it a CSV or a member of fmcli, which knows the names",
+            )
         if label not in number:
             raise DataError(
                 f"{where}: label {printable(label)!r} of image {place} is not among its classes",

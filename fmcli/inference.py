@@ -110,6 +110,11 @@ def _predict_split(
         )
     loader = DeviceLoader(images, batch_size=_BATCH, device=device)
     logits = predict_logits(member.model, loader.batches(), header.normalization_of(split), views=views)
+    if not bool(torch.isfinite(logits).all()):
+        raise CheckpointError(
+            f"{printable(name)} answers with NaN or infinity on {split}: its weights are no good",
+            hint="train it again, or leave it out",
+        )
     return Predictions(
         logits=logits.cpu().numpy(),
         labels=images.labels,

@@ -6,18 +6,35 @@ folder as bytes; the text says the rest.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, build_checkpoint, parse_header
+from fmcli.checkpoint import (
+    MODEL_FILE,
+    RECIPE_FILE,
+    Checkpoint,
+    build_checkpoint,
+    find_checkpoints,
+    is_snapshot_name,
+    lost_snapshots,
+    members_of_run,
+    parse_header,
+)
 from fmcli.ensemble import Combiner
-from fmcli.ensemble_file import EnsembleFile, LearntOn, Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble_file import (
+    EnsembleFile,
+    LearntOn,
+    Place,
+    describe_ensemble,
+    first_problem,
+    write_ensemble_file,
+)
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.files import write_atomic
+from fmcli.files import folder_names, new_folder, write_atomic
 from fmcli.history import HISTORY_FILE
 from fmcli.predictions import predictions_file
 from fmcli.tensors import load_tensors, save_tensors, with_prefix, without_prefix
@@ -32,9 +49,10 @@ class _Contents(BaseModel):
     """The text of a pack.
 
     Args:
-        ensemble: The rule and the members, whose paths are their folders' names when they are unpacked.
+        ensemble: The rule and the members, whose paths are their folders when they are unpacked: `k3`, or
+            `k3/snapshot-1`.
         headers: The text of each member's checkpoint.
-        recipe: Of the run that all members are from; empty where they are from several.
+        recipe: Of the run whose members these are, all of them and no others; else empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,13 +70,13 @@ class Pack:
         names: The members' names.
         members: Their networks, all of them with the pack as their path.
         rule: How to combine them.
-        learnt_on: The digest of the images that it was made on; empty where there were none.
+        learnt_on: The images that it was made on; None where there were none.
     """
 
     names: tuple[str, ...]
     members: tuple[Checkpoint, ...]
     rule: Combiner
-    learnt_on: str
+    learnt_on: LearntOn | None
 
 
 def write_pack(path: Path, places: Sequence[Place], rule: Combiner, learnt_on: LearntOn | None = None) -> None:
@@ -84,40 +102,68 @@ def write_pack(path: Path, places: Sequence[Place], rule: Combiner, learnt_on: L
             file = place.path.parent / name
             if file.is_file():
                 tensors[f"file.{number}.{name}"] = torch.from_numpy(np.frombuffer(file.read_bytes(), np.uint8).copy())
-    folders = _folder_names([place.name for place in places])
+    folders = _member_folders([place.name for place in places])
     inside = [Place(place.name, Path(folder), place.digest) for place, folder in zip(places, folders, strict=True)]
     contents = _Contents(
         ensemble=describe_ensemble(inside, rule, None, learnt_on),
         headers=tuple(headers),
-        recipe=_common_recipe(places),
+        recipe=_recipe_of_all(places, folders),
     )
     save_tensors(path, tensors, {"format": PACK_FORMAT, "pack": contents.model_dump_json(exclude_none=True)})
 
 
-def _folder_names(names: Sequence[str]) -> list[str]:
-    """Return a plain name of its own for each member's folder."""
-    plain = [name.replace("/", "-").replace("\\", "-") for name in names]
-    return [f"{number}-{name}" if plain.count(name) > 1 else name for number, name in enumerate(plain)]
+def _member_folders(names: Sequence[str]) -> list[str]:
+    """Return a folder for each member; a snapshot's lies in its member's."""
+    parts = [_split_snapshot(name) for name in names]
+    members = list(dict.fromkeys(member for member, _ in parts))
+    folder_of = dict(zip(members, folder_names(members), strict=True))
+    return ["/".join(part for part in (folder_of[member], snapshot) if part) for member, snapshot in parts]
 
 
-def _common_recipe(places: Sequence[Place]) -> str:
-    """Return the recipe of the run that all members are from, or nothing."""
-    runs = {place.path.resolve().parent.parent for place in places}
-    recipe = runs.pop() / RECIPE_FILE
-    return recipe.read_text("utf-8") if not runs and recipe.is_file() else ""
+def _split_snapshot(name: str) -> tuple[str, str]:
+    """Return a member's name without and with its snapshot: `k3/snapshot-1` is `k3` and `snapshot-1`."""
+    member, _, last = name.rpartition("/")
+    return (member, last) if member and is_snapshot_name(last) else (name, "")
+
+
+def _recipe_of_all(places: Sequence[Place], folders: Sequence[str]) -> str:
+    """Return the recipe of the run whose members these are, all of them and no others; else nothing."""
+    files = [place.path.resolve() for place in places]
+    run = Path(*files[0].parts[: -1 - len(PurePosixPath(folders[0]).parts)])
+    names = set(members_of_run(run))
+    if names != {PurePosixPath(folder).parts[0] for folder in folders} or lost_snapshots([run]):
+        return ""
+    same = {run / folder / MODEL_FILE for folder in folders} == set(files) == set(find_checkpoints([run]))
+    return (run / RECIPE_FILE).read_text("utf-8") if same else ""
 
 
 def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
+    if path.is_dir():
+        raise CheckpointError(
+            f"{printable(path)} is a folder, and a pack is a file",
+            hint=f"fmcli ensemble pack {printable(path)} --output FILE.safetensors makes one",
+        )
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no pack at {printable(path)}", hint="fmcli ensemble pack RUN --output FILE.safetensors makes one"
+        )
     metadata, tensors = load_tensors(path)
     if metadata.get("format") != PACK_FORMAT:
         raise CheckpointError(f"{printable(path)} is not a pack", hint="fmcli ensemble pack makes one of a run")
     try:
-        contents = _Contents.model_validate_json(metadata["pack"])
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{printable(path)}: its text is damaged: {printable(error)}") from error
+        contents = _Contents.model_validate_json(metadata.get("pack", ""))
+    except ValidationError as error:
+        raise _damaged(path, first_problem(error)) from error
     if len(contents.headers) != len(contents.ensemble.members):
-        raise CheckpointError(f"{printable(path)}: its text is damaged: members are missing")
+        raise _damaged(path, "members are missing")
     return contents, tensors
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{printable(path)}: its text is damaged: {why}",
+        hint="copy it again, or pack its run again: fmcli ensemble pack",
+    )
 
 
 def read_pack(path: Path, *, device: torch.device) -> Pack:
@@ -136,7 +182,7 @@ def read_pack(path: Path, *, device: torch.device) -> Pack:
             for number, header in enumerate(contents.headers)
         ),
         rule=contents.ensemble.combiner(),
-        learnt_on=contents.ensemble.learnt_on.data_digest if contents.ensemble.learnt_on else "",
+        learnt_on=contents.ensemble.learnt_on,
     )
 
 
@@ -145,7 +191,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
 
     Args:
         path: The pack.
-        folder: A folder that is not there yet, or is empty.
+        folder: A folder that is not there yet, or is empty. It is made whole or not at all.
 
     Returns:
         The members' folders.
@@ -155,19 +201,20 @@ def unpack(path: Path, folder: Path) -> list[Path]:
         CheckpointError: The pack is broken, or would write outside the folder.
         FmcliError: The folder cannot be written.
     """
-    contents, tensors = _read(path)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"{printable(folder)} holds something already", hint="choose another folder with --output")
-    names = [_safe_name(entry.path, path) for entry in contents.ensemble.members]
-    carried = [_carried_files(tensors, number, path) for number in range(len(names))]
-    for number, (name, header) in enumerate(zip(names, contents.headers, strict=True)):
-        for file, content in carried[number].items():
-            write_atomic(folder / name / file, content)
-        save_tensors(folder / name / MODEL_FILE, without_prefix(f"model.{number}", tensors), header)
-    if contents.recipe:
-        write_atomic(folder / RECIPE_FILE, contents.recipe.encode())
-    write_ensemble_file(folder / ENSEMBLE_FILE, contents.ensemble)
-    return [folder / name for name in names]
+    contents, tensors = _read(path)
+    inner = _safe_folders([entry.path for entry in contents.ensemble.members], path)
+    carried = [_carried_files(tensors, number, path) for number in range(len(inner))]
+    with new_folder(folder) as part:
+        for number, (place, header) in enumerate(zip(inner, contents.headers, strict=True)):
+            for file, content in carried[number].items():
+                write_atomic(part / place / file, content)
+            save_tensors(part / place / MODEL_FILE, without_prefix(f"model.{number}", tensors), header)
+        if contents.recipe:
+            write_atomic(part / RECIPE_FILE, contents.recipe.encode())
+        write_ensemble_file(part / ENSEMBLE_FILE, contents.ensemble, shown=folder / ENSEMBLE_FILE)
+    return [folder / place for place in inner]
 
 
 def _carried_files(tensors: Mapping[str, Tensor], number: int, path: Path) -> dict[str, bytes]:
@@ -178,7 +225,21 @@ def _carried_files(tensors: Mapping[str, Tensor], number: int, path: Path) -> di
     return {name: content.numpy().tobytes() for name, content in files.items()}
 
 
-def _safe_name(name: str, path: Path) -> str:
-    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-        raise CheckpointError(f"{printable(path)} names a member's folder {printable(name)!r}, which is no plain name")
-    return name
+def _safe_folders(paths: Sequence[str], pack: Path) -> list[PurePosixPath]:
+    """Return members' folders, each one or two plain names.
+
+    Raises:
+        CheckpointError: One is something else, or two are the same on some file systems.
+    """
+    inner = [PurePosixPath(path) for path in paths]
+    for place in inner:
+        plain = 1 <= len(place.parts) <= 2 and all(map(_is_plain, place.parts))
+        if not plain or not all(map(is_snapshot_name, place.parts[1:])):
+            raise CheckpointError(f"{printable(pack)}: a member's folder {printable(place)!r} is no plain name")
+    if len({str(place).casefold() for place in inner}) < len(inner):
+        raise CheckpointError(f"{printable(pack)}: two members have one folder")
+    return inner
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", "/", "..", ENSEMBLE_FILE, RECIPE_FILE) and not set(name) & set("/\\\0")

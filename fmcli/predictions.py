@@ -171,24 +171,20 @@ def _check(predictions: Predictions, path: Path) -> None:
             f"{printable(path)}: logits of shape {logits.shape} do not fit "
             f"labels of shape {labels.shape} and {n_classes} classes"
         )
+    if not labels.size:
+        raise CheckpointError(f"{printable(path)} holds predictions of no images", hint="save them again")
     if logits.dtype != np.float32 or labels.dtype != np.int64:
         raise CheckpointError(
             f"{printable(path)}: logits must be float32 and labels int64, not {logits.dtype} and {labels.dtype}"
         )
     if not np.isfinite(logits).all():
         raise CheckpointError(f"{printable(path)}: its logits must be finite, and some are NaN or infinite")
-    if labels.size and not (labels.min() >= 0 and labels.max() < n_classes):
+    if not (labels.min() >= 0 and labels.max() < n_classes):
         raise CheckpointError(f"{printable(path)}: its labels go beyond its {n_classes} classes")
 
 
-def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
-    """Return members' logits as one array, refusing what does not match.
-
-    Args:
-        predictions: One or more members on the same images.
-
-    Returns:
-        float32 (n_members, n_samples, n_classes).
+def check_same_images(predictions: Sequence[Predictions]) -> None:
+    """Refuse predictions that are not of the same images.
 
     Raises:
         CheckpointError: There are none, or one has other classes, another split or other images than the first, by
@@ -216,6 +212,22 @@ def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
                 f"for {len(first.labels):,}, or for images of other classes",
                 hint="combine predictions of the same images, in the same order",
             )
+
+
+def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
+    """Return members' logits as one array, refusing what does not match.
+
+    Args:
+        predictions: One or more members on the same images.
+
+    Returns:
+        float32 (n_members, n_samples, n_classes).
+
+    Raises:
+        CheckpointError: There are none, or one has other classes, another split or other images than the first, by
+            name.
+    """
+    check_same_images(predictions)
     return np.stack([member.logits for member in predictions])
 
 

@@ -10,13 +10,13 @@ import torch
 
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint
 from fmcli.choices import SplitName
-from fmcli.ensemble import evaluate_ensemble, fit_combiner
+from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.errors import CheckpointError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
 from fmcli.history import best_epoch, read_history
 from fmcli.inference import predict_splits
-from fmcli.pool import open_pool
-from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions, stack_logits
+from fmcli.pool import learn_rule, open_pool
+from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
 from fmcli.run import load_splits, remove_run, train_run
@@ -200,11 +200,15 @@ def _is_finished(run: Path) -> bool:
 def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResult:
     pool = open_pool([run.folder], device=device)
     members, rule = pool.checkpoints, pool.choose_rule()
-    if rule.learns:
-        validation = _predict(members, "validation", device, data_root)
-        rule = fit_combiner(rule, stack_logits(validation), validation[0].labels, calibrate=False)
+    learnt = learn_rule(pool, rule, device=device, data_root=data_root, calibrate=False)
     evaluations = {
-        split: evaluate_ensemble(_predict(members, split, device, data_root), rule)
+        split: evaluate_ensemble(
+            hold_vote(
+                _predict(members, split, device, data_root),
+                learnt,
+                learnt_here=rule if split == "validation" and learnt is not rule else None,
+            )
+        )
         for split in _SCORED
         if split in _splits_of(members)
     }

@@ -6,22 +6,34 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
-from fmcli.checkpoint import MODEL_FILE, Checkpoint, build_checkpoint, save_checkpoint, versions
-from fmcli.choices import SoupMethod
+from fmcli.checkpoint import (
+    MODEL_FILE,
+    Checkpoint,
+    Ingredient,
+    SoupOrigin,
+    build_checkpoint,
+    read_header,
+    save_checkpoint,
+    versions,
+)
+from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import DeviceLoader, Splits, load_images, split_images
-from fmcli.errors import UsageError, printable
+from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.inference import predict_splits
 from fmcli.pool import Pool
 from fmcli.predictions import predictions_file, save_predictions
+from fmcli.recipe import recipe_digest
+from fmcli.tensors import weights_digest
 
 _BATCH = 500  # images
+_FILES = frozenset({MODEL_FILE, *map(predictions_file, SPLITS)})
+"""All that a soup's folder holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,7 @@ def make_soup(
     folder: Path,
     *,
     method: SoupMethod = "greedy",
+    overwrite: bool = False,
     device: torch.device,
     data_root: Path | None = None,
 ) -> Soup:
@@ -56,6 +69,7 @@ def make_soup(
         folder: A member's folder, to be made.
         method: `uniform` takes all; `greedy` takes them from the best to the worst on validation images, and leaves
             out each that would make the soup worse.
+        overwrite: Replace a soup that is in the folder.
         device: Where to compute. The statistics of batch normalisation are taken from the training images again.
         data_root: Where to look first for built-in sources.
 
@@ -63,31 +77,89 @@ def make_soup(
         What went in, and how it did.
 
     Raises:
-        UsageError: There is one member only, networks or images differ, or `greedy` has no validation images.
+        UsageError: The folder holds something else; there is one member only, networks or images differ; or `greedy`
+            has no validation images, or finds no soup that is as good as the best member alone.
         FmcliError: The folder cannot be written.
     """
+    check_soup_folder(folder, overwrite=overwrite)
     members = pool.networks()
     _check_alike(members, pool.names)
-    if (folder / MODEL_FILE).exists():
-        raise UsageError(f"{printable(folder)} holds a checkpoint already", hint="choose another with --output")
     header = members[0].header
     splits = split_images(load_images(header.data, data_root=data_root), header.data)
     judged = splits.validation is not None
     if method == "greedy" and not judged:
         raise UsageError("a greedy soup needs validation images, and these members have none", hint="--method uniform")
-    alone = [_accuracy(member, device, data_root) for member in members] if judged else [None] * len(members)
-    order = sorted(range(len(members)), key=lambda place: -(alone[place] or 0.0))
-    taken = [order[0]] if method == "greedy" else order
-    soup = _average([members[place] for place in taken], splits, device)
-    best = _accuracy(soup, device, data_root) if judged else None
-    for place in order[1:] if method == "greedy" else ():
+    alone = [_accuracy(member, device, data_root) for member in members] if judged else []
+    order = sorted(range(len(members)), key=lambda place: -alone[place] if alone else 0)
+    best: float | None
+    if method == "uniform":
+        taken, soup = order, _average([members[place] for place in order], splits, device)
+        best = _accuracy(soup, device, data_root) if judged else None
+    else:
+        taken, soup, best = _add_while_better(members, order, alone[order[0]], splits, device, data_root)
+        if len(taken) == 1:
+            raise UsageError(
+                f"no soup is as good as {printable(pool.names[order[0]])} alone on validation images",
+                hint="use that member; fmcli ensemble evaluate lets all of them vote; --method uniform averages them",
+            )
+    names = tuple(pool.names[place] for place in taken)
+    _save(folder, _with_origin(soup, [members[place] for place in taken], names, method), device, data_root)
+    return Soup(folder, names, best, max(alone, default=None))
+
+
+def check_soup_folder(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder that holds anything, but for a soup that is to be replaced.
+
+    Raises:
+        UsageError: It does, or is a file.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    of_soup = _holds_soup_alone(folder)
+    if of_soup and overwrite:
+        return
+    raise UsageError(
+        f"{printable(folder)} holds {'a soup' if of_soup else 'something'} already",
+        hint="--overwrite replaces it; or choose another folder with --output"
+        if of_soup
+        else "a soup gets a folder of its own: choose another with --output",
+    )
+
+
+def _holds_soup_alone(folder: Path) -> bool:
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= _FILES:
+        return False
+    try:
+        return read_header(folder).soup is not None
+    except CheckpointError:
+        return False
+
+
+def _add_while_better(
+    members: Sequence[Checkpoint],
+    order: Sequence[int],
+    best: float,
+    splits: Splits,
+    device: torch.device,
+    data_root: Path | None,
+) -> tuple[list[int], Checkpoint, float]:
+    """Return the places that a greedy soup takes, the soup, and its accuracy on validation images.
+
+    Args:
+        members: All of them.
+        order: Their places, from the best to the worst.
+        best: How accurate the first of these is.
+        splits: The images.
+        device: Where to compute.
+        data_root: Where to look first for built-in sources.
+    """
+    taken, soup = [order[0]], members[order[0]]
+    for place in order[1:]:
         tried = _average([members[other] for other in (*taken, place)], splits, device)
         accuracy = _accuracy(tried, device, data_root)
-        if best is None or accuracy >= best:
+        if accuracy >= best:
             taken, soup, best = [*taken, place], tried, accuracy
-    _save(folder, soup, device, data_root)
-    names = tuple(pool.names[place] for place in taken)
-    return Soup(folder, names, best, max((one for one in alone if one is not None), default=None))
+    return taken, soup, best
 
 
 def _check_alike(members: Sequence[Checkpoint], names: Sequence[str]) -> None:
@@ -120,21 +192,33 @@ def _average(members: Sequence[Checkpoint], splits: Splits, device: torch.device
         name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor
         for name, tensor in states[0].items()
     }
-    first = members[0]
-    header = first.header.model_copy(
-        update={
-            "member": first.header.member.model_copy(update={"name": "soup"}),
-            "snapshot": None,
-            "versions": versions(),
-            "trained_on": {**first.header.trained_on, "soup": str(len(members))},
-        }
-    )
-    soup = build_checkpoint(first.path, header, mean, device=device)
-    if any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in soup.model.modules()):
-        loader = DeviceLoader(splits.train, batch_size=_BATCH, device=device)
-        update_bn(_inputs(loader, soup), soup.model)
-        soup.model.eval()
+    soup = build_checkpoint(members[0].path, members[0].header, mean, device=device)
+    loader = DeviceLoader(splits.train, batch_size=_BATCH, device=device)
+    _take_statistics(soup.model, _inputs(loader, soup))
     return soup
+
+
+@torch.no_grad()
+def _take_statistics(model: nn.Module, inputs: Iterator[Tensor]) -> None:
+    """Take the statistics of batch normalisation again, as the mean over batches.
+
+    Dropout stays off: it would shift the variances away from those that a soup, which is only ever evaluated, will see
+    (Li, Chen, Hu and Yang, "Understanding the disharmony between dropout and batch normalization by variance shift",
+    CVPR 2019); and nothing is drawn at random.
+    """
+    normalizations = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if not normalizations:
+        return
+    momenta = [module.momentum for module in normalizations]
+    for module in normalizations:
+        module.reset_running_stats()
+        module.momentum = None  # the mean of all batches, each as much as the others
+        module.train()
+    for images in inputs:
+        model(images)
+    for module, momentum in zip(normalizations, momenta, strict=True):
+        module.momentum = momentum
+        module.eval()
 
 
 def _inputs(loader: DeviceLoader, soup: Checkpoint) -> Iterator[Tensor]:
@@ -144,7 +228,31 @@ def _inputs(loader: DeviceLoader, soup: Checkpoint) -> Iterator[Tensor]:
             yield soup.header.normalization(images)
 
 
+def _with_origin(
+    soup: Checkpoint, ingredients: Sequence[Checkpoint], names: Sequence[str], method: SoupMethod
+) -> Checkpoint:
+    """Return a soup whose header says what it is, and no longer that it is its first ingredient."""
+    header = soup.header
+    trainer = header.member.trainer.model_copy(update={"keep": "last"})  # there are no snapshots, nor a best epoch
+    member = header.member.model_copy(update={"name": "soup", "trainer": trainer})
+    entries = tuple(
+        Ingredient(name=name, digest=weights_digest(one.model.state_dict()))
+        for name, one in zip(names, ingredients, strict=True)
+    )
+    changes = {
+        "member": member,
+        "epochs": max(one.header.epochs for one in ingredients),
+        "snapshot": None,
+        "recipe_digest": recipe_digest(member, header.data),
+        "versions": versions(),
+        "soup": SoupOrigin(method=method, ingredients=entries),
+    }
+    return replace(soup, header=header.model_copy(update=changes))
+
+
 def _save(folder: Path, soup: Checkpoint, device: torch.device, data_root: Path | None) -> None:
+    for split in SPLITS:  # of a soup that is replaced
+        (folder / predictions_file(split)).unlink(missing_ok=True)
     if "validation" in soup.header.data_digests:
         [predictions] = predict_splits([soup], "validation", device=device, data_root=data_root)
         save_predictions(folder / predictions_file("validation"), predictions)

@@ -68,6 +68,11 @@ def _open(path: Path, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, 
         ) from error
 
 
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors alone, from any device, whatever file they are in."""
+    return _digest({name: tensor.detach().to("cpu") for name, tensor in tensors.items()}, {})
+
+
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):

@@ -111,6 +111,7 @@ def test_header_says_all_that_is_needed(run_folder, recipe):
     assert header.versions["fmcli"] == fmcli.__version__
     assert header.versions["torch"] == torch.__version__
     assert header.trained_on["device"] == "cpu"
+    assert header.soup is None
     model = load_checkpoint(run_folder / "first", device=CPU).model
     assert header.parameters == sum(parameter.numel() for parameter in model.parameters())
 
@@ -496,4 +497,5 @@ def test_every_field_of_the_header_is_known_here():
     assert set(Header.model_fields) == {
         "member", "data", "ensemble", "reference", "input_shape", "class_names", "mean", "std", "background",
         "parameters", "epochs", "snapshot", "data_digests", "recipe_digest", "versions", "trained_on",
+        "soup",
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The commands that make, compare and take apart ensembles, in-process."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from conftest import TINY_RECIPE
 from PIL import Image
 
+from fmcli.errors import DataError
 from fmcli.pool import open_pool, predict_pool
 from fmcli.predictions import load_predictions
 from fmcli.recipe import load_recipe
@@ -61,7 +63,8 @@ def test_every_rule_can_be_asked_for(cli, pool, vote, split):
     assert accuracy_of(result) > 0.8
     found = result.json
     assert found["vote"] == vote
-    assert found["cross_fitted"] is (split == "validation")
+    learns = vote in ("weighted-majority", "weighted-soft", "stacking")
+    assert found["cross_fitted"] is (learns and split == "validation")
     assert (found["weights"] is not None) == vote.startswith("weighted")
     assert found["groups"] == (["3", "3", "3", "5", "5", "5"] if vote == "two-level" else None)
     assert len(found["members"]) == 6
@@ -74,7 +77,7 @@ def test_every_rule_can_be_asked_for(cli, pool, vote, split):
 def test_the_table_says_whether_the_vote_was_worth_it(cli, pool):
     result = cli("ensemble", "evaluate", pool, "--vote", "weighted-soft")
     assert result.status == 0
-    for said in ("Weight", "Lost without", "Cochran's Q", "Q statistic", "at temperature", "Equal mass", "surest"):
+    for said in ("Weight", "Lost without", "Cochran's Q", "Q statistic", "at temperature", "Equal mass", "set aside"):
         assert said in result.out
 
 
@@ -173,7 +176,13 @@ def test_other_tools_vote_with_csv_and_npy(cli, pool, tmp_path):
     refused = cli("evaluate", tmp_path / "forest.npy")
     assert refused.status == 3
     assert "--labels" in refused.err
+    for name in ("forest", "knn"):  # whose validation images have no labels: there is nothing to learn from
+        (tmp_path / name).mkdir()
+        for split in ("test", "validation"):
+            np.save(tmp_path / name / f"{split}.npy", probabilities[0])
     np.save(tmp_path / "truth.npy", first.labels)
+    named = (tmp_path / "forest", tmp_path / "knn", "--labels", tmp_path / "truth.npy", "--format", "json")
+    assert accuracy_of(cli("ensemble", "evaluate", *named, "--vote", "soft")) > 0.8
     labelled = cli("evaluate", tmp_path / "forest.npy", "--labels", tmp_path / "truth.npy", "--format", "json")
     assert labelled.json["members"][0]["accuracy"] == own.json["members"][0]["accuracy"]
 
@@ -212,8 +221,30 @@ def test_members_are_selected_on_validation_images(cli, own_pool, tmp_path, meth
     chosen = [member["member"] for member in made.json["members"]]
     assert 1 <= len(chosen) <= 3
     assert made.json["considered"] == 6
+    ranked = sorted([made.json["best_member_score"], made.json["score"]], reverse=by == "loss")
+    assert ranked[1] == made.json["score"]
     found = cli("ensemble", "evaluate", output, "--format", "json").json
     assert [member["name"] for member in found["members"]] == chosen
+
+
+@pytest.mark.parametrize(("method", "most"), [("greedy", 20), ("exhaustive", 3), ("diverse", 10)])
+def test_a_selection_says_what_it_is_worth(cli, own_pool, tmp_path, method, most):
+    made = cli("ensemble", "select", own_pool, "--method", method, "--output", tmp_path / "chosen.toml")
+    assert made.status == 0, made.err
+    assert "Validation accuracy of the vote" in made.out
+    assert "of the best member alone, k" in made.out
+    assert "of a vote of all 6" in made.out
+    rows = [line.split() for line in made.out.splitlines() if line.lstrip().startswith(("k3-", "k5-"))]
+    assert 1 <= sum(int(times) for _, times, _ in rows) <= most
+
+
+@pytest.mark.parametrize("tie", ["lowest", "first"])
+def test_members_are_selected_by_the_tie_rule_that_is_written(cli, own_pool, tmp_path, tie):
+    output = tmp_path / "chosen.toml"
+    options = ("--vote", "majority", "--tie", tie, "--output", output, "--format", "json")
+    made = cli("ensemble", "select", own_pool, *options)
+    found = cli("ensemble", "evaluate", output, "--split", "validation", "--format", "json")
+    assert accuracy_of(found) == made.json["score"]
 
 
 def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
@@ -243,6 +274,8 @@ def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
         (["k3-1"], "choose from"),
         ([".", "--vote", "stacking"], "majority"),
         ([".", "--method", "exhaustive", "--size", "0"], "size"),
+        ([".", "--method", "exhaustive", "--bags", "0"], "--bags is for --method greedy"),
+        ([".", "--method", "diverse", "--seed", "1"], "--seed is for --method greedy"),
     ],
 )
 def test_selections_that_cannot_be_made_are_refused(cli, own_pool, tmp_path, arguments, said):
@@ -280,23 +313,32 @@ def test_ensembles_are_set_side_by_side(cli, pool):
     assert third["adjusted_p_value"] >= third["p_value"]
     table = cli("ensemble", "compare", pool, f"three={three}", pool / "k5-1")
     assert "Holm" in table.out
-    for format_ in ("jsonl", "csv"):
-        assert len(cli("ensemble", "compare", pool, pool / "k5-1", "--format", format_).out.splitlines()) in (2, 3)
+    assert "Cochran" in table.out
+    again = cli("ensemble", "compare", pool, f"again={pool}")
+    assert "again are the same members" in again.out
+    assert "Cochran" not in again.out
+    lines = cli("ensemble", "compare", pool, pool / "k5-1", "--format", "jsonl").out.splitlines()
+    of_lines = [json.loads(line) for line in lines]
+    assert [(len(one["members"]), one["n_members"]) for one in of_lines] == [(6, 6), (1, 1)]
+    rows = csv.DictReader(cli("ensemble", "compare", pool, pool / "k5-1", "--format", "csv").out.splitlines())
+    assert [(json.loads(one["members"]), int(one["n_members"])) for one in rows] == [
+        (one["members"], one["n_members"]) for one in of_lines
+    ]
 
 
 def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
     result = cli("ensemble", "compare", pool, "--draws", "20", "--format", "json")
     assert result.status == 0, result.err
     mixed, *same = result.json["compositions"]
-    assert (mixed["members"], mixed["ensembles"], mixed["mixed_gains"]) == ("3+5", 9, None)
-    assert [one["members"] for one in same] == ["3+3", "5+5"]
+    assert (mixed["composition"], mixed["n_members"], mixed["ensembles"], mixed["mixed_gains"]) == ("3+5", 2, 9, None)
+    assert [one["composition"] for one in same] == ["3+3", "5+5"]
     for one in same:
         assert one["ensembles"] == 3
         assert one["mixed_gains"] == pytest.approx(mixed["accuracy"] - one["accuracy"])
         assert one["gain_low"] <= one["mixed_gains"] <= one["gain_high"]
-    assert "Different kinds vote" in cli("ensemble", "compare", pool, "--draws", "20").out
+    assert "One of each of 3, 5 votes" in cli("ensemble", "compare", pool, "--draws", "20").out
     grouped = cli("ensemble", "compare", pool, "--draws", "20", "--groups", "a,b,a,b,a,b", "--format", "json")
-    assert [one["members"] for one in grouped.json["compositions"]] == ["a+b", "a+a", "b+b"]
+    assert [one["composition"] for one in grouped.json["compositions"]] == ["a+b", "a+a", "b+b"]
 
 
 @pytest.mark.parametrize(
@@ -305,6 +347,8 @@ def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
         (["{pool}"], 2, "nothing to compare"),
         (["{pool}", "{pool}/nowhere"], 4, "nowhere"),
         (["{pool}", "a="], 2, "names no ensemble"),
+        (["{pool}", "{pool}"], 2, "two ensembles are called"),
+        (["a={pool}", "a={pool}/k3-1"], 2, "two ensembles are called a"),
         (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "groups"),
         (["{pool}", "--size", "2"], 2, "--draws"),
         (["{pool}", "--draws", "20", "--vote", "stacking"], 2, "stacking"),
@@ -314,6 +358,15 @@ def test_comparisons_that_cannot_be_made_are_refused(cli, pool, arguments, statu
     result = cli("ensemble", "compare", *(argument.format(pool=pool) for argument in arguments))
     assert (result.status, result.out) == (status, "")
     assert said in result.err
+
+
+def test_a_comparison_on_validation_images_is_cross_fitted_as_an_evaluation_is(cli, pool):
+    options = ("--vote", "stacking", "--split", "validation", "--format", "json")
+    evaluated = cli("ensemble", "evaluate", pool, *options)
+    compared = cli("ensemble", "compare", pool, f"two={pool / 'k3-1'},{pool / 'k3-2'}", *options)
+    assert compared.status == 0, compared.err
+    assert compared.json["ensembles"][0]["accuracy"] == accuracy_of(evaluated)
+    assert compared.json["ensembles"][0]["loss"] == evaluated.json["ensemble"]["loss"]
 
 
 # --- pack, unpack, soup ----------------------------------------------------------------------------------
@@ -338,12 +391,65 @@ def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, picture, tmp_pat
     refused = cli("ensemble", "fit", packed, "--output", tmp_path / "fitted.toml")
     assert refused.status == 2
     assert "unpack" in refused.err
+    refused = cli("ensemble", "pack", packed, "--output", tmp_path / "twice.safetensors")
+    assert refused.status == 2
+    assert "is a pack already" in refused.err
+    assert "ensemble file" not in refused.err
 
 
-@pytest.mark.parametrize("method", ["greedy", "uniform"])
-def test_a_soup_is_a_member_of_the_mean_weights(cli, pool, tmp_path, method):
+def test_unpacking_names_the_ensemble_file_that_has_the_rule(cli, pool, tmp_path):
+    packed, output = tmp_path / "two.safetensors", tmp_path / "out"
+    two = (pool / "k3-1", pool / "k5-1")
+    assert cli("ensemble", "pack", *two, "--weights", "2,1", "--output", packed).status == 0
+    made = cli("ensemble", "unpack", packed, "--output", output)
+    assert (made.status, made.out) == (0, f"{output / 'ensemble.toml'}\n")
+    assert f"The rule is in {output / 'ensemble.toml'}." in made.err
+    assert f"Next: fmcli ensemble evaluate {output / 'ensemble.toml'}" in made.err
+    assert cli("ensemble", "evaluate", output / "ensemble.toml", "--format", "json").json["weights"] == [2, 1]
+    assert "not trained yet" not in cli("evaluate", output).err
+
+
+def test_a_plain_vote_is_packed_without_its_images(cli, own_pool, tmp_path, monkeypatch):
+    for file in own_pool.glob("*/validation.safetensors"):
+        file.unlink()
+
+    def lose(*_, **__):
+        raise DataError("no images here")
+
+    monkeypatch.setattr("fmcli.inference.load_images", lose)
+    packed = tmp_path / "pool.safetensors"
+    made = cli("ensemble", "pack", own_pool, "--vote", "soft", "--output", packed)
+    assert made.status == 0, made.err
+    assert "without a temperature" in made.err
+    assert "no images here" in made.err
+    assert open_pool([packed], device=torch.device("cpu")).rule.temperature == 1
+    refused = cli("ensemble", "pack", own_pool, "--vote", "stacking", "--output", tmp_path / "other.safetensors")
+    assert refused.status == 3
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "select"])
+def test_an_ensemble_files_name_ends_in_toml(cli, pool, tmp_path, command):
+    refused = cli("ensemble", command, pool, "--output", tmp_path / "chosen.json")
+    assert refused.status == 2
+    assert "ends in .toml" in refused.err
+    assert f"--output {tmp_path / 'chosen.toml'}" in refused.err
+    assert not (tmp_path / "chosen.json").exists()
+
+
+def test_a_member_that_is_gone_is_named_with_its_ensemble(cli, own_pool, tmp_path):
+    output = tmp_path / "fitted.toml"
+    assert cli("ensemble", "fit", own_pool, "--output", output).status == 0
+    shutil.rmtree(own_pool / "k3-2")
+    refused = cli("ensemble", "evaluate", output)
+    assert refused.status == 4
+    assert f"{output} names the member k3-2, and there is nothing at {own_pool / 'k3-2'}" in refused.err
+    assert "fmcli ensemble fit" in refused.err
+
+
+def test_a_soup_is_a_member_of_the_mean_weights(cli, pool, tmp_path):
     places = [pool / f"k3-{place}" for place in (1, 2, 3)]
-    made = cli("ensemble", "soup", *places, "--method", method, "--output", tmp_path / "soup")
+    made = cli("ensemble", "soup", *places, "--method", "uniform", "--output", tmp_path / "soup")
     assert made.status == 0, made.err
     assert "averaged" in made.err
     assert cli("evaluate", tmp_path / "soup").status == 0

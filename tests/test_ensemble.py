@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fmcli.ensemble import Combiner, cross_fitted_vote, evaluate_ensemble, evaluate_member, fit_combiner
+from fmcli.ensemble import Combiner, cross_fitted_vote, evaluate_ensemble, evaluate_member, fit_combiner, hold_vote
 from fmcli.ensemble.combiner import LEARNT_RULES, cross_fit, cross_fitted_probabilities
 from fmcli.ensemble.evaluate import MOST_LEFT_OUT, evaluate_vote
 from fmcli.errors import CheckpointError, UsageError
@@ -24,6 +24,10 @@ from fmcli.voting import TIE_RULES, VOTING_RULES
 
 CLASSES = ("coat", "bag", "shirt")
 GROUPS = ("3", "3", "5", "7")
+
+
+def evaluate(predictions, rule, **learnt_here):
+    return evaluate_ensemble(hold_vote(predictions, rule, **learnt_here))
 
 
 def make_predictions(logits, labels, member="m3", **changes):
@@ -69,7 +73,7 @@ def test_three_members_that_are_wrong_in_turn_are_right_together():
         choosing([0, 2, 2, 0], labels, "m5"),
         choosing([0, 1, 0, 1], labels, "m7"),  # wrong twice
     ]
-    result = evaluate_ensemble(members, Combiner())
+    result = evaluate(members, Combiner())
     assert [member.name for member in result.members] == ["m3", "m5", "m7"]
     assert [member.report.accuracy for member in result.members] == [0.75, 0.75, 0.5]
     assert (result.vote.name, result.vote.report.accuracy) == ("vote", 1.0)
@@ -87,14 +91,14 @@ def test_three_members_that_are_wrong_in_turn_are_right_together():
 
 def test_ties_are_counted():
     members = [choosing([0, 0], [0, 0], "a"), choosing([1, 0], [0, 0], "b")]
-    assert evaluate_ensemble(members, Combiner()).n_ties == 1
+    assert evaluate(members, Combiner()).n_ties == 1
 
 
 @every_vote
 @pytest.mark.parametrize("tie", sorted(TIE_RULES))
 def test_evaluation_is_that_of_the_combined_labels(vote, tie):
     members, rule = random_members(seed=1), fitted(vote, tie=tie)
-    result = evaluate_ensemble(members, rule)
+    result = evaluate(members, rule)
     combined = rule(stack_logits(members))
     labels = members[0].labels
     assert_same_evaluation(
@@ -128,7 +132,7 @@ def assert_same_evaluation(one, other):
 @pytest.mark.parametrize("vote", sorted(set(VOTING_RULES) - {"stacking"}))
 def test_what_is_lost_without_a_member_is_what_the_others_score_without_it(vote):
     members, rule = random_members(seed=2), fitted(vote)
-    result = evaluate_ensemble(members, rule)
+    result = evaluate(members, rule)
     labels = members[0].labels
     for place, loss in enumerate(result.losses):
         others = [other for other in range(len(members)) if other != place]
@@ -142,21 +146,21 @@ def test_what_is_lost_without_a_member_is_what_the_others_score_without_it(vote)
 
 
 def test_nothing_is_lost_without_a_member_that_has_no_weight():
-    result = evaluate_ensemble(random_members(seed=3), Combiner("soft", weights=(1, 0, 2, 1)))
+    result = evaluate(random_members(seed=3), Combiner("soft", weights=(1, 0, 2, 1)))
     assert result.losses[1] == 0
 
 
 def test_what_is_lost_is_not_known_of_stacking_of_one_member_or_where_no_weight_remains():
     members = random_members(seed=4)
-    assert evaluate_ensemble(members, fitted("stacking")).losses == (None,) * 4
-    assert evaluate_ensemble(members[:1], Combiner()).losses == (None,)
-    lopsided = evaluate_ensemble(members[:2], Combiner("soft", weights=(0, 1)))
+    assert evaluate(members, fitted("stacking")).losses == (None,) * 4
+    assert evaluate(members[:1], Combiner()).losses == (None,)
+    lopsided = evaluate(members[:2], Combiner("soft", weights=(0, 1)))
     assert lopsided.losses == (0, None)
 
 
 @pytest.mark.parametrize("n_members", [MOST_LEFT_OUT, MOST_LEFT_OUT + 1])
 def test_of_many_members_nobody_is_left_out(n_members):
-    result = evaluate_ensemble(random_members(seed=5, n_members=n_members, n_samples=5), Combiner())
+    result = evaluate(random_members(seed=5, n_members=n_members, n_samples=5), Combiner())
     assert (None in result.losses) == (n_members > MOST_LEFT_OUT)
 
 
@@ -166,7 +170,7 @@ def test_of_many_members_nobody_is_left_out(n_members):
 @every_vote
 def test_the_votes_probabilities_are_judged_as_combined_and_at_the_rules_temperature(vote):
     members, rule = random_members(seed=6), fitted(vote)
-    result = evaluate_ensemble(members, rule)
+    result = evaluate(members, rule)
     plain = replace(rule, temperature=1.0)(stack_logits(members)).probabilities
     labels = members[0].labels
     assert result.vote.calibration == calibration_of_probabilities(plain, labels)
@@ -182,9 +186,9 @@ def test_what_was_learnt_on_these_very_images_is_learnt_again_in_folds(vote, mon
     given = Combiner(vote, groups=GROUPS)
     logits, labels = stack_logits(members), members[0].labels
     rule = fit_combiner(given, logits, labels)
-    result = evaluate_ensemble(members, rule, learnt_here=given)
+    result = evaluate(members, rule, learnt_here=given)
     fair = cross_fitted_vote(given, logits, labels) if vote in LEARNT_RULES else given(logits)
-    assert result.cross_fitted
+    assert result.cross_fitted == (vote in LEARNT_RULES)
     assert result.rule is rule
     assert_same_evaluation(result.vote, evaluate_vote(fair, labels, CLASSES))
     scaled = cross_fitted_probabilities(fair.probabilities, labels)
@@ -196,7 +200,7 @@ def test_what_is_lost_without_a_member_is_measured_in_folds_too(vote):
     members = random_members(seed=8, n_members=5, n_samples=200)
     logits, labels = stack_logits(members), members[0].labels
     rule = fit_combiner(Combiner(vote), logits, labels)
-    result = evaluate_ensemble(members, rule, learnt_here=Combiner(vote))
+    result = evaluate(members, rule, learnt_here=Combiner(vote))
     fair = cross_fit(Combiner(vote), logits, labels)
     for place, loss in enumerate(result.losses):
         rest = fair.without(place)(np.delete(logits, place, axis=0))
@@ -220,7 +224,7 @@ def test_a_vote_is_as_sure_as_its_answer_is_probable_which_need_not_be_the_most_
         make_predictions(np.log([row]), labels, str(row))
         for row in ([0.4, 0.3, 0.3], [0.4, 0.3, 0.3], [0.01, 0.98, 0.01])
     ]
-    result = evaluate_ensemble(members, Combiner("majority"))
+    result = evaluate(members, Combiner("majority"))
     np.testing.assert_allclose(result.vote.confidence, [0.81 / 3])
     assert result.vote.correct.tolist() == [True]
 
@@ -232,7 +236,7 @@ def test_a_vote_is_as_sure_as_its_answer_is_probable_which_need_not_be_the_most_
 def test_an_ensemble_of_one_scores_as_its_member(vote):
     [member] = random_members(seed=2, n_members=1)
     rule = fit_combiner(Combiner(vote, groups=("3",)), stack_logits([member]), member.labels, calibrate=False)
-    result = evaluate_ensemble([member], rule)
+    result = evaluate([member], rule)
     alone = evaluate_member(member)
     assert result.vote.report.classes == alone.report.classes
     assert result.vote.calibration.loss == pytest.approx(alone.calibration.loss)
@@ -245,7 +249,7 @@ def test_members_that_do_not_match_are_refused_by_name():
     first, second = random_members(seed=4, n_members=2)
     stranger = replace(second, class_names=("coat", "shirt", "bag"), member="stranger")  # the order counts
     with pytest.raises(CheckpointError) as caught:
-        evaluate_ensemble([first, stranger], Combiner())
+        evaluate([first, stranger], Combiner())
     for said in ("stranger", "m0", "coat, shirt, bag", "coat, bag, shirt"):
         assert said in caught.value.message
 
@@ -255,11 +259,11 @@ def test_logits_that_are_not_finite_are_refused(bad):
     members = random_members(seed=5)
     members[1].logits[3, 1] = bad
     with pytest.raises(UsageError, match="finite"):
-        evaluate_ensemble(members, Combiner())
+        evaluate(members, Combiner())
 
 
 def test_a_rule_that_was_learnt_for_other_members_is_refused():
     with pytest.raises(UsageError, match="3 members; got 4"):
-        evaluate_ensemble(random_members(seed=6, n_members=3), Combiner("soft", weights=(1, 1, 1, 1)))
+        evaluate(random_members(seed=6, n_members=3), Combiner("soft", weights=(1, 1, 1, 1)))
     with pytest.raises(UsageError, match="learnt for other members"):
-        evaluate_ensemble(random_members(seed=6, n_members=3), fitted("stacking"))
+        evaluate(random_members(seed=6, n_members=3), fitted("stacking"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fmcli.errors import DataError
-from fmcli.foreign import ForeignPredictions, read_foreign, read_labels, to_predictions
+from fmcli.foreign import ForeignPredictions, is_labels, labels_beside, read_foreign, read_labels, to_predictions
 from fmcli.predictions import Predictions, stack_logits
 
 CLASSES = ("coat", "bag", "shirt")
@@ -82,6 +82,22 @@ def test_a_table_is_read_whatever_wrote_it(write, change):
     found = read_foreign(write("knn.csv", change(csv_of(labels=["coat", "shirt", "bag"]))))
     np.testing.assert_allclose(found.probabilities, PROBABILITIES)
     assert (found.class_names, found.labels) == (CLASSES, ("coat", "shirt", "bag"))
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,0\n0,1\n\n\n", "\na,b\n\n1,0\n  \n0,1\n", "a,b\r\n1,0\r\n0,1\r\n\r\n"])
+def test_blank_lines_are_skipped(write, text):
+    assert read_foreign(write("knn.csv", text)).probabilities.tolist() == [[1, 0], [0, 1]]
+
+
+def test_row_numbers_of_pandas_are_refused_with_the_way_to_leave_them_out(write):
+    error = assert_refused(lambda: read_foreign(write("knn.csv", ",a,b\n0,1,0\n")), "knn.csv", "column 1 has no name")
+    assert "index=False" in error.hint
+
+
+def test_names_may_end_in_large_letters(write):
+    assert read_foreign(write("KNN.CSV", csv_of())).class_names == CLASSES
+    np.testing.assert_allclose(read_foreign(write("KNN.NPY", PROBABILITIES)).probabilities, PROBABILITIES)
+    assert read_labels(write("TRUTH.NPY", np.array(LABELS))) == ("0", "2", "1")
 
 
 def test_the_label_may_stand_in_any_column(write):
@@ -180,7 +196,9 @@ def test_python_objects_are_never_unpickled(write):
     [
         ("a,b\n0.5,0.5\n0.5\n", ["line 3", "1 values, not 2"]),
         ("a,b\n0.5,0.5\n0.2,0.3,0.5\n", ["line 3", "3 values, not 2"]),
-        ("a,b\n0.5,0.5\n\n0.5,0.5\n", ["line 3", "0 values, not 2"]),
+        ("a,b\n0.5,0.5\n,\n", ["line 3", "''"]),
+        (",a,b\n0,0.5,0.5\n", ["column 1 has no name"]),
+        ("a,,b\n0.5,0,0.5\n", ["column 2 has no name"]),
         ("a,b\n0.5,half\n", ["line 2", "'half'"]),
         ("a,b\n0.5,\n", ["line 2", "''"]),
         ('"a\nx",b\n0.5,0.5\n0.5,half\n', ["line 4", "'half'"]),
@@ -217,10 +235,11 @@ def test_text_from_a_file_cannot_steer_the_terminal(write):
         ("truth.txt", "coat\nshirt\nbag\n"),
         ("truth.csv", "label\r\ncoat\r\n shirt \r\nbag"),
         ("truth.txt", "0\n2\n1\n"),
+        ("truth.txt", "0\n2\n1\n\n \n"),
         ("truth.npy", np.array(LABELS, dtype=np.uint8)),
         ("truth.npy", np.array(LABELS, dtype=">i4")),
     ],
-    ids=["names", "a column", "numbers", "bytes", "whole numbers"],
+    ids=["names", "a column", "numbers", "blank lines", "bytes", "whole numbers"],
 )
 def test_true_classes_are_read_by_name_or_number(write, name, content):
     labels = read_labels(write(name, content))
@@ -290,6 +309,25 @@ def test_a_name_wins_over_a_number():
     assert made.labels.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("predictions", "labels", "found"),
+    [
+        ("forest.npy", "test-labels.npy", True),
+        ("forest.npy", "test-labels.txt", True),
+        ("forest.npy", "validation-labels.npy", False),
+        ("forest/test.npy", "forest/test-labels.txt", True),
+        ("forest/test.npy", "test-labels.npy", True),
+        ("folder/forest.npy", "test-labels.npy", False),
+        ("forest.npy", "labels.npy", False),
+    ],
+)
+def test_labels_may_lie_beside_predictions_or_above_a_folder_of_their_own(tmp_path, predictions, labels, found):
+    (tmp_path / labels).parent.mkdir(exist_ok=True)
+    (tmp_path / labels).touch()
+    assert labels_beside(tmp_path / predictions, "test") == (tmp_path / labels if found else None)
+    assert is_labels(Path(labels)) == (Path(labels).stem != "labels")
+
+
 @pytest.mark.parametrize("label", ["hat", "3", "-1", "", "1.0", "Coat"])
 def test_a_label_that_is_no_class_is_refused_with_the_image_and_the_choice(label):
     given = foreign(class_names=CLASSES, labels=("coat", label, "bag"))
@@ -297,6 +335,15 @@ def test_a_label_that_is_no_class_is_refused_with_the_image_and_the_choice(label
         lambda: to_predictions(given, name="knn", split="test"), "knn.csv", f"label {label!r} of image 1"
     )
     assert "coat, bag, shirt" in error.hint
+
+
+def test_labels_by_name_need_a_member_that_knows_the_names():
+    options = {"name": "knn", "split": "test", "labels": ["coat", "shirt", "bag"]}
+    error = assert_refused(
+        lambda: to_predictions(foreign(), **options), "knn.csv", "'coat'", "a .npy has no class names"
+    )
+    assert "by number" in error.hint
+    assert to_predictions(foreign(), like=member_of_fmcli(), **options).labels.tolist() == LABELS
 
 
 @pytest.mark.parametrize("n_labels", [0, 2, 4])

@@ -7,6 +7,7 @@ import pytest
 import sklearn.metrics
 from mlxtend import evaluate as mlxtend
 from scipy.stats import norm, ttest_1samp
+from scipy.stats import t as student_t
 from statsmodels.stats import contingency_tables
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -15,6 +16,7 @@ from fmcli.errors import UsageError
 from fmcli.metrics import (
     bootstrap_difference,
     cochran_q_test,
+    crossed_test,
     holm_correction,
     jackknife_interval,
     mcnemar_test,
@@ -141,6 +143,50 @@ def test_a_jackknife_covers_what_it_estimates():
 def test_a_jackknife_of_too_little_is_refused(deleted):
     with pytest.raises(UsageError, match="two elements at least; got sizes"):
         jackknife_interval(0.0, deleted)
+
+
+def crossed_samples(rng, n_members, n_images, of_member, of_image, of_both):
+    """What each member makes of each image: (n_members, n_images)."""
+    return (
+        of_member * rng.normal(size=(n_members, 1))
+        + of_image * rng.normal(size=n_images)
+        + of_both * rng.normal(size=(n_members, n_images))
+    )
+
+
+@seeds
+def test_crossed_variances_add_up(seed):
+    values = crossed_samples(np.random.default_rng(seed), 8, 50, 0.2, 1, 0.5)
+    by_member, by_image = values.mean(axis=1), values.mean(axis=0)
+    found = crossed_test([means_without_each(by_member)], by_image)
+    parts = by_member.var(ddof=1) / 8, by_image.var(ddof=1) / 50
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 7 + parts[1] ** 2 / 49)
+    law = student_t(freedom, values.mean(), sqrt(sum(parts)))
+    assert found.interval == pytest.approx(law.interval(0.95), **EXACT)
+    assert found.p_value == pytest.approx(2 * min(law.cdf(0), law.sf(0)), **EXACT)
+
+
+@pytest.mark.parametrize("scales", [(0.3, 0.2, 0.2), (0.05, 2.0, 0.2), (0.3, 0.05, 0.2), (0.1, 1.0, 0.5)])
+def test_a_crossed_test_covers_whatever_varies(scales):
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(600):
+        values = crossed_samples(rng, 7, 60, *scales)
+        found.append(crossed_test([means_without_each(values.mean(axis=1))], values.mean(axis=0)))
+    assert 0.93 <= np.mean([one.interval[0] <= 0 <= one.interval[1] for one in found]) <= 0.99
+    assert [one.p_value >= 0.05 for one in found] == [one.interval[0] <= 0 <= one.interval[1] for one in found]
+
+
+def test_a_crossed_test_without_any_variance_is_sure():
+    still = [[0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert (crossed_test(still, np.zeros(9)).p_value, crossed_test(still, np.ones(9)).p_value) == (1, 0)
+    assert crossed_test(still, np.ones(9)).interval == (1, 1)
+
+
+@pytest.mark.parametrize(("deleted", "by_image"), [([[1.0]], [1.0, 2.0]), ([[1.0, 2.0]], [1.0])])
+def test_a_crossed_test_of_too_little_is_refused(deleted, by_image):
+    with pytest.raises(UsageError, match="two"):
+        crossed_test(deleted, by_image)
 
 
 # --- the bootstrap ---------------------------------------------------------------------------------------

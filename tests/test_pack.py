@@ -10,11 +10,11 @@ import pytest
 import torch
 from conftest import TINY_RECIPE
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, load_checkpoint
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, load_checkpoint
 from fmcli.data import Picture
-from fmcli.ensemble import Combiner, evaluate_ensemble, fit_combiner
+from fmcli.ensemble import Combiner, evaluate_ensemble, fit_combiner, hold_vote
 from fmcli.ensemble_file import LearntOn, Place, read_ensemble_file
-from fmcli.errors import CheckpointError, UsageError
+from fmcli.errors import CheckpointError, FmcliError, UsageError
 from fmcli.history import HISTORY_FILE
 from fmcli.inference import label_pictures
 from fmcli.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
@@ -77,6 +77,7 @@ def assert_refused(path):
         read_pack(path, device=CPU)
     assert path.name in caught.value.message
     assert "\n" not in caught.value.message
+    assert "pydantic" not in caught.value.message
     return caught.value.message
 
 
@@ -131,8 +132,8 @@ def test_a_pack_is_evaluated_as_the_run_that_it_is_of(pack, runs, rule):
     found = [predict_pool(pool, "test", device=CPU) for pool in (packed, open_)]
     np.testing.assert_array_equal(stack_logits(found[0]), stack_logits(found[1]))
     results = [
-        evaluate_ensemble(found[0], packed.choose_rule()),
-        evaluate_ensemble(found[1], rule),
+        evaluate_ensemble(hold_vote(found[0], packed.choose_rule())),
+        evaluate_ensemble(hold_vote(found[1], rule)),
     ]
     assert results[0].vote.report.accuracy == results[1].vote.report.accuracy
     assert results[0].vote.calibration == results[1].vote.calibration
@@ -176,12 +177,47 @@ def test_members_of_several_runs_with_one_name_lie_apart(runs, tmp_path):
     assert [one.member for one in predict_pool(pool, "test", device=CPU)] == ["one/k3", "two/k3"]
 
 
-def test_names_that_would_share_a_folder_get_one_each(runs, tmp_path):
-    names = ("one/k3", "one-k3", "one\\k3")
+def test_whatever_members_are_called_they_get_a_folder_each(runs, tmp_path):
+    names = ("one/k3", "one-k3", "one\\k3", "ONE-K3", "0-one-k3", "..", "ensemble.toml", "recipe.toml", "k" * 300)
     places = [replace(places_in(runs / "one", ["k3"])[0], name=name) for name in names]
-    write_pack(tmp_path / "three.pack", places, Combiner())
-    assert len({folder.name for folder in unpack(tmp_path / "three.pack", tmp_path / "out")}) == 3
-    assert read_pack(tmp_path / "three.pack", device=CPU).names == names
+    write_pack(tmp_path / "all.pack", places, Combiner())
+    folders = unpack(tmp_path / "all.pack", tmp_path / "out")
+    assert len({folder.name.casefold() for folder in folders}) == len(names)
+    assert {folder.parent for folder in folders} == {tmp_path / "out"}
+    assert read_pack(tmp_path / "all.pack", device=CPU).names == names
+    assert open_pool([tmp_path / "out" / ENSEMBLE_FILE], device=CPU).names == names
+
+
+def test_a_run_with_snapshots_is_unpacked_as_it_was(drawn_images, tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
+    cyclic = ["trainer.epochs=2", "trainer.keep=snapshots", "schedule={ name = 'cyclic', cycles = 2 }"]
+    run = train_run(load_recipe(str(tmp_path / "tiny.toml"), cyclic), tmp_path / "run", device=CPU).folder
+    files = find_checkpoints([run])
+    pool = open_pool([run], device=CPU)
+    places = [Place(name, file) for name, file in zip(pool.names, files, strict=True)]
+    write_pack(tmp_path / "all.pack", places, Combiner())
+    unpack(tmp_path / "all.pack", tmp_path / "out")
+    there = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("[!.]*") if path.is_file()}
+    again = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in tmp_path.glob("out/**/*.*")}
+    again = {path: content for path, content in again.items() if path != ENSEMBLE_FILE}
+    assert again == there
+    assert open_pool([tmp_path / "out"], device=CPU).names == pool.names
+    write_pack(tmp_path / "few.pack", places[1:], Combiner())  # without a snapshot it is not that run
+    assert unpack(tmp_path / "few.pack", tmp_path / "few")[0] == tmp_path / "few" / "k3"
+    assert not (tmp_path / "few" / RECIPE_FILE).exists()
+
+
+def test_a_part_of_a_run_has_no_recipe_that_says_otherwise(runs, tmp_path):
+    write_pack(tmp_path / "part.pack", places_in(runs / "one", ["k3"]), Combiner())
+    unpack(tmp_path / "part.pack", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ENSEMBLE_FILE, "k3"]
+
+
+def test_the_ensemble_file_says_where_it_is(pack, tmp_path):
+    unpack(pack, tmp_path / "out")
+    text = (tmp_path / "out" / ENSEMBLE_FILE).read_text("utf-8")
+    assert f"fmcli ensemble evaluate {tmp_path / 'out' / ENSEMBLE_FILE}\n" in text
+    assert ".part" not in text
 
 
 def test_what_lies_where_the_program_runs_does_not_matter(runs, rule, pack, tmp_path, monkeypatch):
@@ -230,7 +266,30 @@ def test_a_checkpoint_is_no_pack_and_the_command_that_makes_one_is_named(runs):
     assert "fmcli ensemble pack" in caught.value.hint
 
 
-HOSTILE_NAMES = ["../k3", "..", ".", "a/b", "/tmp/k3", "a\\b", "a\0b"]
+def test_what_is_no_pack_at_all_is_called_so(runs, tmp_path):
+    for place, said in ((runs / "one", "is a folder, and a pack is a file"), (tmp_path / "none", "no pack at")):
+        for read in (lambda path: unpack(path, tmp_path / "out"), lambda path: read_pack(path, device=CPU)):
+            with pytest.raises(CheckpointError, match=said) as caught:
+                read(place)
+            assert "fmcli ensemble pack" in caught.value.hint
+
+
+def test_a_failure_leaves_nothing_behind(pack, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise FmcliError("no room")
+
+    monkeypatch.setattr("fmcli.pack.write_ensemble_file", fail)
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "out", tmp_path / "empty"):
+        with pytest.raises(FmcliError, match="no room"):
+            unpack(pack, folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+HOSTILE_NAMES = [
+    *("../k3", "..", ".", "a/b", "/tmp/k3", "a\\b", "a\0b", "recipe.toml", "ensemble.toml"),
+    *("../snapshot-1", "/snapshot-1", "k3/snapshot-1/snapshot-2", "k3/snapshot-0"),
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
@@ -300,6 +359,14 @@ def test_a_folder_that_holds_something_is_left_alone(pack, tmp_path):
             unpack(pack, place)
         assert "--output" in caught.value.hint
     assert (tmp_path / "full" / "k3").read_text() == "mine"
+
+
+def test_folders_that_are_one_on_some_file_systems_are_refused(pack, tmp_path):
+    def change(contents, _):
+        contents["ensemble"]["members"][1]["path"] = "K5"
+
+    with pytest.raises(CheckpointError, match="one folder"):
+        unpack(rewritten(pack, tmp_path / "bad.pack", change), tmp_path / "out")
 
 
 def test_an_empty_folder_may_be_there(pack, tmp_path):

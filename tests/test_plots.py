@@ -20,7 +20,7 @@ from matplotlib.text import Text
 from fmcli.checkpoint import MODEL_FILE
 from fmcli.choices import FIGURES
 from fmcli.cli import run
-from fmcli.cli.figures import curve_drawers, folders_by_name
+from fmcli.cli.figures import curve_drawers
 from fmcli.errors import CheckpointError, DataError, FmcliError
 from fmcli.events import EpochFinished
 from fmcli.history import HISTORY_FILE
@@ -680,11 +680,3 @@ def test_wrong_use_is_status_2(cli, place, arguments, said):
     assert (result.status, result.out) == (2, "")
     assert said in result.err
     assert not (place / "new").exists()
-
-
-def test_members_folders_stay_inside_and_apart(tmp_path):
-    names = ["tiny/k3", "/etc/passwd", "../../k3", "a b", "ключ"]
-    folders = folders_by_name(tmp_path, names)
-    assert [folder.name for folder in folders] == ["tiny-k3", "etc-passwd", "k3", "a-b", "ключ"]
-    assert {folder.parent for folder in folders} == {tmp_path}
-    assert len(set(folders_by_name(tmp_path, ["a/b", "a-b", "/"]))) == 3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_RECIPE
+from safetensors.numpy import save_file
 
 from fmcli.checkpoint import MODEL_FILE, Checkpoint
 from fmcli.ensemble import Combiner, Stacking
@@ -174,9 +175,55 @@ def test_an_array_takes_its_labels_from_a_file(stored, predicted, tmp_path):
 def test_a_file_that_is_named_comes_before_others_of_its_split(stored, predicted, tmp_path):
     save_predictions(tmp_path / "test.safetensors", predicted["test"][0])
     write_csv(tmp_path / "test.csv", predicted["test"][1])
-    for name, own in (("test.csv", predicted["test"][1]), (".", predicted["test"][0])):
+    for name, own in (("test.csv", predicted["test"][1]), ("test.safetensors", predicted["test"][0])):
         [found] = predict_pool(opened(tmp_path / name), "test", device=CPU)
         np.testing.assert_array_equal(found.choices, own.choices)
+    with pytest.raises(CheckpointError, match=r"test\.csv and .*test\.safetensors are two predictions"):
+        opened(tmp_path)
+
+
+def test_folders_and_files_beside_each_other_vote_together(stored, tmp_path):
+    for name in ("k3", "k5"):
+        shutil.copytree(stored / "by split" / name, tmp_path / name)
+    shutil.copy(stored / "npy" / "knn.npy", tmp_path / "forest.npy")
+    np.save(tmp_path / "test-labels.npy", np.zeros(100, dtype=np.int64))
+    for name in (".hidden.npy", "chosen.toml", "notes.txt"):
+        (tmp_path / name).write_text("left alone")
+    (tmp_path / "figures").mkdir()
+    assert opened(tmp_path).names == ("forest", "k3", "k5")
+
+
+@pytest.mark.parametrize("name", ["k5/first.npy", "weights.safetensors"])
+def test_a_file_among_predictions_that_would_not_vote_is_refused_by_name(stored, tmp_path, name):
+    shutil.copytree(stored / "by split" / "k3", tmp_path / "k3")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    save_file({"weight": np.zeros(1)}, tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{Path(name).parts[0]} would not vote"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["forest.npy", "k5/test.npy"])
+def test_a_member_inside_a_members_folder_is_refused_by_name(stored, tmp_path, name):
+    shutil.copytree(stored / "by split" / "k3", tmp_path / "k3")
+    (tmp_path / "k3" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "k3" / name).touch()
+    with pytest.raises(CheckpointError, match=f"{Path(name).parts[0]} would not vote: .*k3 is one member"):
+        opened(tmp_path / "k3")
+
+
+def test_true_classes_may_lie_beside_other_tools_predictions(predicted, tmp_path):
+    (tmp_path / "forest").mkdir()
+    for split, found in predicted.items():
+        np.save(tmp_path / "forest" / f"{split}.npy", probabilities_of(found[0]))
+    np.save(tmp_path / "test-labels.npy", predicted["test"][0].labels)
+    pool = opened(tmp_path / "forest")
+    [found] = predict_pool(pool, "test", device=CPU)
+    np.testing.assert_array_equal(found.labels, predicted["test"][0].labels)
+    assert predict_validation(pool, device=CPU) is None  # which has no labels
+    labels = "".join(f"{label}\n" for label in predicted["validation"][0].labels)
+    (tmp_path / "forest" / "validation-labels.txt").write_text(labels)
+    [found] = predict_validation(pool, device=CPU)
+    np.testing.assert_array_equal(found.labels, predicted["validation"][0].labels)
 
 
 def test_a_folder_is_called_by_its_name_from_inside_too(stored, monkeypatch):
@@ -425,6 +472,26 @@ def test_one_member_may_be_written_into_one_file_and_several_may_not(predicted, 
         write_predictions(tmp_path / "both.safetensors", predicted["test"])
 
 
+@pytest.mark.parametrize("name", ["preds.npy", "preds.csv", "preds.SAFETENSORS"])
+def test_predictions_are_not_written_under_the_name_of_another_kind_of_file(predicted, tmp_path, name):
+    with pytest.raises(UsageError, match=f"{name}: its name ends in"):
+        write_predictions(tmp_path / name, predicted["test"])
+    assert not any(tmp_path.iterdir())
+
+
+def test_predictions_of_another_recipe_are_not_replaced(predicted, tmp_path):
+    k3, k5 = predicted["test"]
+    write_predictions(tmp_path / "saved", [k3, k5])
+    write_predictions(tmp_path / "saved", [k3, k5])  # the same again
+    other = replace(k5, recipe_digest="0" * 64)
+    with pytest.raises(UsageError, match=rf"holds predictions of k5 \(recipe {k5.recipe_digest[:12]}\).*0{{12}}"):
+        write_predictions(tmp_path / "saved", [replace(k3, member="new"), other])
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["k3", "k5"]  # all or nothing
+    (tmp_path / "text.safetensors").write_text("a letter")
+    with pytest.raises(CheckpointError, match=r"text\.safetensors"):
+        write_predictions(tmp_path / "text.safetensors", [k3])
+
+
 # --- validation -----------------------------------------------------------------------------------------
 
 
@@ -520,7 +587,7 @@ def test_members_of_other_validation_images_learn_nothing_together(runs, drawn_i
     other = train(tmp_path / "other", drawn_images, "data.validation={ first = 60 }", "trainer.seed=5")
     pool = opened(runs / "one", other)
     assert predict_to_learn(pool, pool.choose_rule(vote="soft"), device=CPU) is None
-    with pytest.raises(UsageError, match="none in common"):
+    with pytest.raises(UsageError, match="nothing can be learnt"):
         predict_to_learn(pool, pool.choose_rule(vote="stacking"), device=CPU)
     with pytest.raises(UsageError, match=r"other/k3 has validation images of its own|trained on"):
         predict_shared_validation(pool, device=CPU)

@@ -136,7 +136,7 @@ def test_digest_tells_values_shapes_and_dtypes_apart():
 
 # What TOML and a terminal can hold, line ends and other scripts among it.
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
-sizes = st.tuples(st.integers(0, 5), st.integers(1, 4))
+sizes = st.tuples(st.integers(1, 5), st.integers(1, 4))
 
 
 @st.composite
@@ -289,6 +289,12 @@ def test_a_file_whose_arrays_do_not_fit_is_refused(tmp_path, change):
     (tmp_path / "bad.safetensors").write_bytes(save(tensors | change, metadata=header))
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
         load_predictions(tmp_path / "bad.safetensors")
+
+
+def test_predictions_of_no_images_are_refused_by_name(tmp_path):
+    save_predictions(tmp_path / "empty.safetensors", make_predictions(np.zeros((0, 3)), []))
+    with pytest.raises(CheckpointError, match=r"empty\.safetensors holds predictions of no images"):
+        load_predictions(tmp_path / "empty.safetensors")
 
 
 @pytest.mark.parametrize("missing", ["logits", "labels"])

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, unfinished_members
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.errors import DataError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, MemberStarted
 from fmcli.history import HISTORY_FILE
@@ -237,6 +237,18 @@ def test_resuming_a_run_with_snapshots_trains_what_is_left(finished_snapshots, t
     for file in find_checkpoints([folder]):
         ours, theirs = (load_file(path) for path in (file, finished_snapshots / file.relative_to(folder)))
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_lost_snapshot_is_noticed(finished_snapshots, tmp_path, cli):
+    folder = Path(shutil.copytree(finished_snapshots, tmp_path / "run"))
+    assert lost_snapshots([folder]) == {}
+    assert cli("ensemble", "evaluate", folder).err.count("left out") == 0
+    (folder / "k3" / "snapshot-1" / MODEL_FILE).unlink()
+    (folder / "k5" / MODEL_FILE).unlink()  # which is not trained yet, then
+    assert lost_snapshots([folder]) == {folder: ["k3/snapshot-1"]}
+    said = cli("ensemble", "evaluate", folder).err
+    assert f"missing, though trained, so left out: k3/snapshot-1 of {folder}" in said
+    assert "not trained yet, so left out: k5" in said
 
 
 def test_model_of_somebody_else_in_a_run_folder_survives_overwriting(run_folder, tiny_recipe):

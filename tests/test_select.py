@@ -137,6 +137,43 @@ def test_diverse_equals_its_slow_twin(pools, rule, by, share):
 
 
 @every_rule
+@pytest.mark.parametrize("tie", ["lowest", "first"])
+def test_members_are_chosen_for_the_tie_rule_that_they_will_vote_by(rule, tie):
+    def accuracy(logits, y_true, members):
+        return (VOTING_RULES[rule](logits[list(members)], tie=tie).labels == y_true).mean()
+
+    for seed in range(3):
+        pool = coarse_pool(seed)
+        every = [one for k in (1, 2, 3) for one in combinations(range(7), k)]
+        best = max(accuracy(*pool, one) for one in every)
+        assert choose("exhaustive", pool, rule=rule, tie=tie, size=3).score == best
+        for method in ("greedy", "diverse"):
+            chosen = choose(method, pool, rule=rule, tie=tie, size=6)
+            path = [place for place, _ in chosen.path]
+            expected = [accuracy(*pool, path[: n + 1]) for n in range(len(path))]
+            assert [score for _, score in chosen.path] == expected
+            assert chosen.score == max(expected)
+
+
+@every_method
+@every_measure
+def test_a_selection_says_what_it_is_held_against(method, by):
+    logits, y_true = random_pool(seed=3)
+    chosen = choose(method, (logits, y_true), by=by)
+    place = 0 if by == "accuracy" else 1
+    alone = [abs(slow_standing(logits, y_true, [member], "soft", "accuracy")[place]) for member in range(7)]
+    best = max(alone) if by == "accuracy" else min(alone)
+    assert alone[chosen.best_member] == best == pytest.approx(chosen.best_member_score)
+    whole = abs(slow_standing(logits, y_true, range(7), "soft", "accuracy")[place])
+    assert chosen.pool_score == pytest.approx(whole)
+
+
+def test_an_unknown_tie_rule_is_refused():
+    with pytest.raises(UsageError, match="unknown tie rule 'lowst'"):
+        choose("greedy", random_pool(seed=0), tie="lowst")
+
+
+@every_rule
 def test_confident_members_that_contradict_each_other_are_judged_by_the_rule_itself(rule):
     # Probabilities of all but 1: sums tie, or differ by less than single precision can tell.
     rng = np.random.default_rng(0)

@@ -464,6 +464,14 @@ def test_finished_snapshots_are_not_trained_again(splits, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
 
 
+def test_a_trained_member_that_lost_a_snapshot_is_not_called_finished(splits, tmp_path):
+    train(snapshot_recipe(), splits, tmp_path)
+    (tmp_path / "snapshot-2" / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"m1 in .* is trained, and lacks snapshot-2") as caught:
+        train(snapshot_recipe(), splits, tmp_path, resume=True)
+    assert "--overwrite" in caught.value.hint
+
+
 # --- bagging ----------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.members import open_members
+from fmcli.cli.members import choose_rule, open_members, tell_learnt_on
 from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
 from fmcli.errors import UsageError
 
@@ -53,7 +53,7 @@ def compare(
 
     from fmcli.device import resolve_device
     from fmcli.ensemble.compare import compare_compositions, compare_ensembles
-    from fmcli.pool import learn_rule, predict_pool
+    from fmcli.pool import predict_pool, vote_on
     from fmcli.report.comparisons import comparison_document, study_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
@@ -63,18 +63,19 @@ def compare(
     named = [_parse(word) for word in ensembles]
     if draws is not None:
         pool = open_members([path for _, paths in named for path in paths], where, terminal)
-        rule = pool.choose_rule(vote=vote, tie=tie, groups=groups.split(",") if groups else None)
+        rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
         predictions = predict_pool(pool.grouped(rule.groups), split, device=where, data_root=data_root, labels=labels)
         study = compare_compositions(predictions, rule, size=size, draws=draws, seed=seed)
         emit(study_document(study, rule), format_, terminal)
         return
-    pools = [open_members(paths, where, terminal) for _, paths in named]
-    rules = [
-        learn_rule(pool, pool.choose_rule(vote=vote, tie=tie), device=where, data_root=data_root, calibrate=False)
-        for pool in pools
-    ]
-    found = [predict_pool(pool, split, device=where, data_root=data_root, labels=labels) for pool in pools]
-    emit(comparison_document(compare_ensembles([name for name, _ in named], found, rules)), format_, terminal)
+    ballots = []
+    for _, paths in named:
+        pool = open_members(paths, where, terminal)
+        rule = choose_rule(pool, terminal, vote=vote, tie=tie)
+        ballot = vote_on(pool, rule, split, device=where, data_root=data_root, labels=labels, calibrate=False)
+        tell_learnt_on(pool, ballot.predictions, terminal)
+        ballots.append(ballot)
+    emit(comparison_document(compare_ensembles([name for name, _ in named], ballots)), format_, terminal)
 
 
 def _parse(word: str) -> tuple[str, list[Path]]:

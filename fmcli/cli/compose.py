@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Measure, SelectionMethod, SoupMethod
-from fmcli.cli.members import open_members, parse_numbers
+from fmcli.cli.members import choose_rule, open_members
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -20,7 +20,7 @@ from fmcli.cli.options import (
     Vote,
     Weights,
 )
-from fmcli.errors import UsageError, printable
+from fmcli.errors import DataError, UsageError, printable
 from fmcli.files import check_place
 
 
@@ -29,13 +29,22 @@ def _check_output(path: Path) -> Path:
     return path
 
 
+def _check_ensemble_file(path: Path) -> Path:
+    if path.suffix != ".toml":
+        raise UsageError(
+            f"an ensemble file's name ends in .toml; got {printable(path)}",
+            hint=f"--output {printable(path.with_suffix('.toml') if path.name else 'chosen.toml')}",
+        )
+    return _check_output(path)
+
+
 EnsembleOutput = Annotated[
     Path,
     typer.Option(
         "--output",
         "-o",
-        callback=_check_output,
-        help="The ensemble file; members lie below its folder.",
+        callback=_check_ensemble_file,
+        help="The ensemble file, ending in .toml; members lie below its folder.",
         show_default=False,
     ),
 ]
@@ -63,7 +72,7 @@ def fit(
 ) -> None:
     """Learn a rule's weights and temperature on validation data, and write an ensemble file.
 
-    Every command takes that file in place of a run.
+    That file stands for a run: evaluate, predict, plot and the ensemble commands take it.
 
     Example: fmcli ensemble fit checkpoints/quick --vote weighted-soft --output checkpoints/fitted.toml
     """
@@ -78,9 +87,9 @@ def fit(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     pool = open_members(members, where, terminal)
-    rule = pool.choose_rule(
-        vote=vote, tie=tie, weights=parse_numbers(weights, "--weights"), groups=groups.split(",") if groups else None
-    )
+    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
+    if rule.learnt:
+        terminal.note("this ensemble has learnt already: it is written as it was")
     composed = fit_ensemble(pool, rule, device=where, data_root=data_root)
     write_ensemble(output, composed)
     accuracy = composed.learnt_on.accuracy if composed.learnt_on else None
@@ -91,12 +100,26 @@ def select(
     members: Members,
     output: EnsembleOutput,
     method: Annotated[SelectionMethod, typer.Option(help="How to choose.")] = "greedy",
-    size: Annotated[int, typer.Option(min=1, help="Members at most; with greedy, steps.")] = 20,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Members at most; with greedy, steps. By default 20 of greedy, 10 of diverse, 3 of exhaustive.",
+            show_default=False,
+        ),
+    ] = None,
     by: Annotated[Measure, typer.Option(help="What makes an ensemble better than another.")] = "accuracy",
     bags: Annotated[
-        int, typer.Option(min=0, help="Greedy: choose in so many random halves of the pool instead of in all of it.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Draws those halves.")] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Greedy: choose in so many random halves of the pool instead of in all of it.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Draws those halves; by default 0.", show_default=False)
+    ] = None,
     vote: Vote = None,
     tie: Tie = None,
     labels: Labels = None,
@@ -109,11 +132,18 @@ def select(
 ) -> None:
     """Choose members of a pool on validation data alone, and write an ensemble file.
 
-    Greedy chooses with replacement, as Caruana et al. (2004): members that are chosen more often count more.
+    greedy: add the member that makes the vote best, again and again; who is chosen more often counts more.
+
+    diverse: the same, each once, among those that differ most from the vote so far.
+
+    exhaustive: the best of all subsets, of small pools.
 
     Example: fmcli ensemble select checkpoints/*/ --size 10 --output checkpoints/chosen.toml
     """
     _refuse_to_replace(output, overwrite)
+    of_greedy = [option for option, value in (("--bags", bags), ("--seed", seed)) if value is not None]
+    if of_greedy and method != "greedy":
+        raise UsageError(f"{of_greedy[0]} is for --method greedy, and {method} draws nothing", hint="leave it out")
 
     from fmcli.compose import select_ensemble, write_ensemble
     from fmcli.device import resolve_device
@@ -125,14 +155,15 @@ def select(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     pool = open_members(members, where, terminal)
-    rule = pool.choose_rule(vote=vote, tie=tie)
+    rule = choose_rule(pool, terminal, vote=vote, tie=tie)
     predictions = predict_shared_validation(pool, device=where, data_root=data_root, labels=labels)
-    options = {"bags": bags, "seed": seed} if method == "greedy" else {}
-    composed = select_ensemble(pool, predictions, rule, method=method, by=by, size=size, **options)
+    given = {"size": size, "bags": bags, "seed": seed}
+    options = {name: value for name, value in given.items() if value is not None}
+    composed = select_ensemble(pool, predictions, rule, method=method, by=by, **options)
     write_ensemble(output, composed)
     assert composed.selection is not None
     document = selection_document(
-        composed.pool.names, composed.rule, composed.selection, len(pool.members), len(predictions[0].labels), output
+        composed.rule, composed.selection, pool.names, by, n_images=len(predictions[0].labels), output=output
     )
     emit(document, format_, terminal)
 
@@ -162,15 +193,23 @@ def pack(
         raise UsageError(f"a pack's name ends in .safetensors; got {printable(output)}")
     _refuse_to_replace(output, overwrite)
 
-    from fmcli.compose import fit_ensemble, pack_ensemble
+    from fmcli.compose import Composed, fit_ensemble, pack_ensemble, refuse_packed
     from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     pool = open_members(members, where, terminal)
-    rule = pool.choose_rule(vote=vote, tie=tie, weights=parse_numbers(weights, "--weights"))
-    pack_ensemble(output, fit_ensemble(pool, rule, device=where, data_root=data_root))
+    refuse_packed(pool)
+    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights)
+    try:
+        composed = fit_ensemble(pool, rule, device=where, data_root=data_root)
+    except DataError as error:
+        if rule.learns:
+            raise
+        terminal.note(f"packed without a temperature, which is learnt on validation images: {printable(error.message)}")
+        composed = Composed(pool, rule, None)
+    pack_ensemble(output, composed)
     terminal.write(f"{output}\n")
 
 
@@ -182,17 +221,20 @@ def unpack(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Take a pack apart into a run folder again, each file as it was.
+    """Take a pack apart into a run folder again, each file as it was, with an ensemble file for its rule.
 
     Example: fmcli ensemble unpack quick.safetensors --output checkpoints/quick-again
     """
+    from fmcli.pack import ENSEMBLE_FILE
     from fmcli.pack import unpack as take_apart
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     for folder in take_apart(packed, output):
         terminal.detail(f"wrote {printable(folder)}")
-    terminal.write(f"{output}\n")
+    ensemble = output / ENSEMBLE_FILE
+    terminal.note(f"The rule is in {printable(ensemble)}. Next: fmcli ensemble evaluate {printable(ensemble)}")
+    terminal.write(f"{ensemble}\n")
 
 
 def soup(
@@ -203,6 +245,7 @@ def soup(
     method: Annotated[
         SoupMethod, typer.Option(help="Take the best while validation accuracy holds, or all.")
     ] = "greedy",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the soup that is there.")] = False,
     device: Device = "auto",
     data_root: DataRoot = None,
     quiet: Quiet = False,
@@ -218,12 +261,13 @@ def soup(
     from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import percent
-    from fmcli.soup import make_soup
+    from fmcli.soup import check_soup_folder, make_soup
 
+    check_soup_folder(output, overwrite=overwrite)
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     pool = open_members(members, where, terminal)
-    made = make_soup(pool, output, method=method, device=where, data_root=data_root)
+    made = make_soup(pool, output, method=method, overwrite=overwrite, device=where, data_root=data_root)
     terminal.note(f"averaged {len(made.members)} of {len(pool.members)}: {', '.join(map(printable, made.members))}")
     if made.accuracy is not None:
         terminal.note(

@@ -2,7 +2,7 @@
 
 from fmcli.cli import compare, compose
 from fmcli.cli.figures import evaluation_drawers, write_plots
-from fmcli.cli.members import open_members, parse_numbers, references_of, tell_learnt_on, tell_scaling
+from fmcli.cli.members import choose_rule, open_members, references_of, tell_learnt_on, tell_scaling
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -57,7 +57,7 @@ def evaluate_ensemble(
     """
     from fmcli.device import resolve_device
     from fmcli.ensemble import evaluate_ensemble
-    from fmcli.pool import learn_rule, predict_pool
+    from fmcli.pool import vote_on
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.ensembles import ensemble_document
@@ -65,18 +65,12 @@ def evaluate_ensemble(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     pool = open_members(members, where, terminal)
-    rule = pool.choose_rule(
-        vote=vote, tie=tie, weights=parse_numbers(weights, "--weights"), groups=groups.split(",") if groups else None
-    )
+    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     tell_scaling(pool.checkpoints, split, terminal)
-    of_validation = labels if split == "validation" else None
-    learnt = learn_rule(pool, rule, device=where, data_root=data_root, labels=of_validation, views=tta)
-    predictions = predict_pool(pool, split, device=where, data_root=data_root, labels=labels, views=tta)
-    tell_learnt_on(pool, predictions, terminal)
-    here = rule if split == "validation" and learnt is not rule else None
-    evaluation = evaluate_ensemble(predictions, learnt, learnt_here=here)
+    ballot = vote_on(pool, rule, split, device=where, data_root=data_root, labels=labels, views=tta)
+    tell_learnt_on(pool, ballot.predictions, terminal)
     references = references_of(pool)
     reference = references[0] if all(other == references[0] for other in references) else None
-    emit(ensemble_document(evaluation, reference), format_, terminal)
+    emit(ensemble_document(evaluate_ensemble(ballot), reference), format_, terminal)
     if plots is not None:
-        write_plots(plots, evaluation_drawers(pool, predictions, evaluation.rule, data_root), terminal)
+        write_plots(plots, evaluation_drawers(pool, ballot, data_root), terminal)

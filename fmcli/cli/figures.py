@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from fmcli.choices import FigureName, SplitName
 from fmcli.errors import CheckpointError, DataError, UsageError, printable
+from fmcli.files import folder_names
 
 if TYPE_CHECKING:
     from fmcli.data import ImageSet
-    from fmcli.ensemble import Combiner
+    from fmcli.ensemble import Ballot
     from fmcli.events import EpochFinished
     from fmcli.pool import Pool
     from fmcli.predictions import Predictions
@@ -79,14 +79,6 @@ def write_plots(folder: Path, drawers: Drawers, terminal: Terminal) -> None:
     figures = draw_figures(drawers, terminal)
     for path in save_figures(figures, {name: folder / f"{name}.png" for name in figures}, terminal):
         terminal.note(f"wrote {printable(path)}")
-
-
-def folders_by_name(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return a folder in a folder for each name, whatever it is made of."""
-    words = [re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in names]
-    if len(set(words)) < len(words):
-        words = [f"{place}-{word}" for place, word in enumerate(words, start=1)]
-    return [folder / word for word in words]
 
 
 # --- images -----------------------------------------------------------------------------------------------
@@ -213,25 +205,18 @@ def trial_drawers(places: Sequence[str]) -> Drawers:
 # --- evaluations ------------------------------------------------------------------------------------------
 
 
-def evaluation_drawers(
-    pool: Pool, predictions: Sequence[Predictions], rule: Combiner, data_root: Path | None
-) -> Drawers:
+def evaluation_drawers(pool: Pool, ballot: Ballot, data_root: Path | None) -> Drawers:
     """Return what draws the evaluation of a vote, which is a member's own where it is alone.
 
     Args:
         pool: The members.
-        predictions: One entry a member, all on the same images.
-        rule: How to combine them, with all that was learnt.
+        ballot: Their vote.
         data_root: Where to look first for built-in sources.
-
-    Raises:
-        CheckpointError: Members do not match.
     """
-    from fmcli.predictions import stack_logits
     from fmcli.report import plots
 
-    vote, first = rule(stack_logits(predictions)), predictions[0]
-    names = [one.member for one in predictions]
+    vote, rule, first = ballot.vote, ballot.rule, ballot.predictions[0]
+    names = [one.member for one in ballot.predictions]
     listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} members"
     name = names[0] if len(names) == 1 else f"{rule.vote} vote of {listed}"
     answers = plots.Answers(name, first.split, first.class_names, first.labels, vote.labels, vote.probabilities)
@@ -262,9 +247,9 @@ def write_member_plots(
     folder: Path, pool: Pool, predictions: Sequence[Predictions], data_root: Path | None, terminal: Terminal
 ) -> None:
     """Draw the evaluation of each member by itself, into a folder of its own where there are several."""
-    from fmcli.ensemble import Combiner
+    from fmcli.ensemble import Combiner, hold_vote
 
     names = [one.member for one in predictions]
-    folders = folders_by_name(folder, names) if len(names) > 1 else [folder]
+    folders = [folder / word for word in folder_names(names)] if len(names) > 1 else [folder]
     for place, member, one in zip(folders, pool.alone(), predictions, strict=True):
-        write_plots(place, evaluation_drawers(member, [one], Combiner(), data_root), terminal)
+        write_plots(place, evaluation_drawers(member, hold_vote([one], Combiner()), data_root), terminal)

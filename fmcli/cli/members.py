@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from fmcli.checkpoint import Checkpoint
+    from fmcli.choices import TieRule, VotingRule
+    from fmcli.ensemble import Combiner
     from fmcli.pool import Pool
     from fmcli.predictions import Predictions
     from fmcli.recipe import ReferenceSpec
@@ -30,7 +32,7 @@ def open_members(places: Sequence[Path], device: torch.device, terminal: Termina
     Raises:
         CheckpointError: One is missing or broken, or does not match.
     """
-    from fmcli.checkpoint import unfinished_members
+    from fmcli.checkpoint import lost_snapshots, unfinished_members
     from fmcli.pool import open_pool
 
     pool = open_pool(places, device=device, together=together)
@@ -38,6 +40,8 @@ def open_members(places: Sequence[Path], device: torch.device, terminal: Termina
         terminal.detail(f"read {printable(member.path)}")
     for place, names in unfinished_members(places).items():
         terminal.note(f"not trained yet, so left out: {', '.join(names)} of {printable(place)}")
+    for place, names in lost_snapshots(places).items():
+        terminal.note(f"missing, though trained, so left out: {', '.join(names)} of {printable(place)}")
     return pool
 
 
@@ -54,8 +58,29 @@ def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) 
 
 def tell_learnt_on(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
     """Say so where an ensemble is judged on the images that it was made on."""
-    if pool.learnt_on and pool.learnt_on == predictions[0].data_digest:
+    if pool.learnt_on is not None and pool.learnt_on.data_digest == predictions[0].data_digest != "":
         terminal.note("this ensemble was chosen or fitted on these very images, which flatters it; --split test judges")
+
+
+def choose_rule(
+    pool: Pool,
+    terminal: Terminal,
+    *,
+    vote: VotingRule | None = None,
+    tie: TieRule | None = None,
+    weights: str | None = None,
+    groups: str | None = None,
+) -> Combiner:
+    """Return how to combine members, by the options of the command line, and say what of an ensemble is not used."""
+    rule = pool.choose_rule(
+        vote=vote,
+        tie=tie,
+        weights=parse_numbers(weights, "--weights"),
+        groups=None if groups is None else groups.split(","),
+    )
+    if pool.rule is not None and not rule.learnt:
+        terminal.note("the ensemble's own weights and temperature are not used: another rule is asked for")
+    return rule
 
 
 def references_of(pool: Pool) -> list[ReferenceSpec | None]:

@@ -19,7 +19,7 @@ from fmcli.cli.figures import (
     save_figures,
     trial_drawers,
 )
-from fmcli.cli.members import open_members
+from fmcli.cli.members import choose_rule, open_members
 from fmcli.cli.options import DataRoot, Device, Quiet, Tie, Verbose, Vote
 from fmcli.cli.places import data_spec
 from fmcli.errors import DataError, UsageError, printable
@@ -131,10 +131,10 @@ def _evaluation(
 ) -> Drawers:
     """Let the members predict, and return what draws their vote."""
     from fmcli.device import resolve_device
-    from fmcli.pool import learn_rule, predict_pool
+    from fmcli.pool import vote_on
 
     where = resolve_device(device)
     pool = open_members([Path(place) for place in places], where, terminal)
-    rule = learn_rule(pool, pool.choose_rule(vote=vote, tie=tie), device=where, data_root=data_root, calibrate=False)
-    predictions = predict_pool(pool, split, device=where, data_root=data_root)
-    return evaluation_drawers(pool, predictions, rule, data_root)
+    rule = choose_rule(pool, terminal, vote=vote, tie=tie)
+    ballot = vote_on(pool, rule, split, device=where, data_root=data_root, calibrate=False)
+    return evaluation_drawers(pool, ballot, data_root)

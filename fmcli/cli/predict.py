@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from fmcli.choices import Invert
-from fmcli.cli.members import open_members
+from fmcli.cli.members import choose_rule, open_members
 from fmcli.cli.options import Device, FormatOption, Quiet, TestTimeViews, Tie, Verbose, Vote
 from fmcli.errors import DataError, UsageError
 
@@ -63,7 +63,7 @@ def predict(
     where = resolve_device(device)
     pool = open_members([model], where, terminal)
     members = pool.networks()
-    rule = learn_rule(pool, pool.choose_rule(vote=vote, tie=tie), device=where, calibrate=False)
+    rule = learn_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), device=where, calibrate=False)
     pictures = picture_reader(members, invert).read(names)
     with PredictionWriter(format_, terminal, top=top) as writer:
         for labelled in label_pictures(

@@ -1,9 +1,10 @@
 """Members' predictions in, what they say together out. No network in sight.
 
-A rule with all it needs (`combiner`), its evaluation beside the members (`evaluate`), choosing members (`select`) and
-setting ensembles against each other (`compare`).
+A rule with all it needs (`combiner`), a vote by it (`ballot`), its evaluation beside the members (`evaluate`),
+choosing members (`select`) and setting ensembles against each other (`compare`).
 """
 
+from fmcli.ensemble.ballot import Ballot, hold_vote
 from fmcli.ensemble.combiner import Combiner, Stacking, choose_combiner, cross_fitted_vote, fit_combiner
 from fmcli.ensemble.evaluate import (
     EnsembleEvaluation,
@@ -13,6 +14,7 @@ from fmcli.ensemble.evaluate import (
 )
 
 __all__ = [
+    "Ballot",
     "Combiner",
     "EnsembleEvaluation",
     "Evaluation",
@@ -22,4 +24,5 @@ __all__ = [
     "evaluate_ensemble",
     "evaluate_member",
     "fit_combiner",
+    "hold_vote",
 ]

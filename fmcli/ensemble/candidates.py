@@ -1,7 +1,7 @@
 """How good a vote is with one member more: asked of all candidates at once, and answered from sums.
 
 A candidate adds its scores to those of the members chosen so far, and the vote is right where no other class then
-leads the true one. Where that is too close for single precision, the rule itself votes.
+leads the true one. Where that is too close for single precision, or a tie, the rule itself votes.
 """
 
 from collections import Counter
@@ -35,6 +35,7 @@ class Candidates:
         logits: (n_members, n_samples, n_classes).
         y_true: (n_samples,).
         rule: How they vote.
+        tie: Which tied class wins.
         places: (n_members,), 0 and up.
         leads: float32 (n_classes - 1, n_samples, n_members), by how much each other class leads the true one.
         least: float32 (n_classes - 1, n_samples), of the leads over the members.
@@ -46,6 +47,7 @@ class Candidates:
     logits: Logits
     y_true: Labels
     rule: str
+    tie: str
     places: Places
     leads: NDArray[np.float32]
     least: NDArray[np.float32]
@@ -73,7 +75,7 @@ def no_team(pool: Candidates) -> Team:
     return Team((), np.zeros(pool.least.shape), np.zeros(len(pool.y_true)))
 
 
-def read_candidates(logits: Logits, y_true: Labels, rule: str, size: int) -> Candidates:
+def read_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie: str = "probability") -> Candidates:
     """Work out what each member adds to a vote.
 
     Args:
@@ -81,6 +83,7 @@ def read_candidates(logits: Logits, y_true: Labels, rule: str, size: int) -> Can
         y_true: (n_samples,).
         rule: One whose scores add up; see `voting.MEMBER_SCORES`.
         size: How many members will vote, at most.
+        tie: Which tied class wins; see `voting.TIE_RULES`.
     """
     n_members, n_samples, n_classes = logits.shape
     others = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)
@@ -91,7 +94,7 @@ def read_candidates(logits: Logits, y_true: Labels, rule: str, size: int) -> Can
         flat = logits[:, rows].reshape(-1, n_classes)
         probabilities = MEMBER_SCORES["soft"](flat).reshape(shape)
         scores = MEMBER_SCORES[rule](flat).reshape(shape)
-        if rule in _COUNTING_RULES:
+        if rule in _COUNTING_RULES and tie == "probability":
             scores = scores + probabilities / (4 * size)  # less than half a point in all: they decide no more than ties
         true = y_true[rows][None, :, None]
         ahead = np.take_along_axis(scores, others[rows][None], axis=2) - np.take_along_axis(scores, true, axis=2)
@@ -99,7 +102,7 @@ def read_candidates(logits: Logits, y_true: Labels, rule: str, size: int) -> Can
         truths[rows] = np.take_along_axis(probabilities, true, axis=2)[:, :, 0].T
     least, most = leads.min(axis=2), leads.max(axis=2)
     slack = np.float32(1e-7) * (1 + np.maximum(np.abs(least), np.abs(most)).max(axis=0, initial=0))
-    return Candidates(logits, y_true, rule, np.arange(n_members), leads, least, most, slack, truths)
+    return Candidates(logits, y_true, rule, tie, np.arange(n_members), leads, least, most, slack, truths)
 
 
 def best_addition(pool: Candidates, team: Team, places: Places, by: Measure) -> tuple[Standing, int]:
@@ -141,7 +144,7 @@ def _vote_exactly(pool: Candidates, team: Team, rows: Places, places: Places) ->
     counts = Counter(team.members)
     before = pool.logits[np.ix_(np.array([*counts], dtype=np.intp), rows)]
     voters = np.concatenate([before, pool.logits[places, rows][None]])  # (n_members, n_pairs, n_classes)
-    vote = VOTING_RULES[pool.rule](voters, weights=[*counts.values(), 1])
+    vote = VOTING_RULES[pool.rule](voters, weights=[*counts.values(), 1], tie=pool.tie)
     return np.asarray(vote.labels == pool.y_true[rows])
 
 

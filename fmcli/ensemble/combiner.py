@@ -59,6 +59,7 @@ class Combiner:
         groups: Each member's group, which `two-level` votes within.
         stacking: What `stacking` learnt.
         temperature: Divides the logarithm of the vote's probabilities; 1 leaves them as they are.
+        learnt: It has learnt what there was to learn, temperature included.
     """
 
     vote: VotingRule = "majority"
@@ -67,6 +68,7 @@ class Combiner:
     groups: tuple[str, ...] = ()
     stacking: Stacking | None = None
     temperature: float = 1.0
+    learnt: bool = False
 
     @property
     def learns(self) -> bool:
@@ -201,8 +203,9 @@ def fit_combiner(rule: Combiner, logits: Logits, y_true: Labels, *, calibrate: b
         case "stacking" if rule.stacking is None:
             rule = replace(rule, stacking=learn_stacking(logits, y_true))
     if not calibrate:
-        return rule
-    return replace(rule, temperature=fit_temperature(replace(rule, temperature=1.0)(logits).probabilities, y_true))
+        return rule if rule.learnt else replace(rule, learnt=True)
+    temperature = fit_temperature(replace(rule, temperature=1.0)(logits).probabilities, y_true)
+    return replace(rule, temperature=temperature, learnt=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,19 +1,31 @@
 """Ensembles against each other on the same images; and groups of different members against groups of the same kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from math import comb, prod
 from statistics import fmean, stdev
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fmcli.ensemble.ballot import Ballot
 from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.evaluate import Evaluation, evaluate_vote
-from fmcli.errors import UsageError
-from fmcli.metrics import CochranTest, PairedTest, cochran_q_test, holm_correction, jackknife_interval, mcnemar_test
-from fmcli.predictions import Predictions, stack_logits
-from fmcli.voting import Labels, Logits, Vote
+from fmcli.errors import UsageError, printable
+from fmcli.metrics import (
+    CochranTest,
+    CrossedTest,
+    PairedTest,
+    cochran_q_test,
+    crossed_test,
+    holm_correction,
+    mcnemar_test,
+)
+from fmcli.predictions import Predictions, check_same_images, digest_arrays, stack_logits
+from fmcli.voting import Floats, Labels, Logits
+
+_FEWEST_OF_EACH = 10  # ensembles drawn of a combination of groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,41 +56,43 @@ class Comparison:
     Args:
         split: What they were evaluated on.
         contenders: Each of them, in order.
-        agreement: Whether all are right equally often.
+        agreement: Whether all are right equally often; None of two, which their own test tells.
+        repeated: Pairs of names of ensembles whose members gave equal logits: the same weights, under two names.
     """
 
     split: str
     contenders: tuple[Contender, ...]
-    agreement: CochranTest
+    agreement: CochranTest | None
+    repeated: tuple[tuple[str, str], ...] = ()
 
 
-def compare_ensembles(
-    names: Sequence[str], predictions: Sequence[Sequence[Predictions]], rules: Sequence[Combiner]
-) -> Comparison:
+def compare_ensembles(names: Sequence[str], ballots: Sequence[Ballot]) -> Comparison:
     """Set ensembles side by side.
 
     Args:
-        names: Of each ensemble, two or more.
-        predictions: Each ensemble's members' predictions, all of them on the same images.
-        rules: How each is combined, with all that was learnt.
+        names: Of each ensemble, two or more, no two alike.
+        ballots: Each ensemble's vote, all of them on the same images.
 
     Raises:
         CheckpointError: Their images or classes differ.
-        UsageError: There are fewer than two, or a rule does not fit its members.
+        UsageError: There are fewer than two, or two have one name.
     """
     if len(names) < 2:
         raise UsageError("there is nothing to compare a single ensemble with", hint="name two or more")
-    stack_logits([member for members in predictions for member in members])  # refuses what does not match
-    first = predictions[0][0]
-    votes = [rule(stack_logits(members)) for members, rule in zip(predictions, rules, strict=True)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(
+            f"two ensembles are called {printable(twice)}", hint="name another, or tell them apart: NAME=PATH"
+        )
+    check_same_images([member for ballot in ballots for member in ballot.predictions])
+    first, votes = ballots[0].predictions[0], [ballot.vote for ballot in ballots]
     contenders = [
         Contender(
             name,
-            tuple(member.member for member in members),
-            rule,
-            evaluate_vote(vote, first.labels, first.class_names, name=name),
+            tuple(member.member for member in ballot.predictions),
+            ballot.rule,
+            evaluate_vote(ballot.vote, first.labels, first.class_names, name=name),
         )
-        for name, members, rule, vote in zip(names, predictions, rules, votes, strict=True)
+        for name, ballot in zip(names, ballots, strict=True)
     ]
     tests = [mcnemar_test(first.labels, vote.labels, votes[0].labels) for vote in votes[1:]]
     adjusted = holm_correction([test.p_value for test in tests])
@@ -86,8 +100,24 @@ def compare_ensembles(
         replace(contender, against_first=test, adjusted_p_value=p_value)
         for contender, test, p_value in zip(contenders[1:], tests, adjusted, strict=True)
     ]
-    agreement = cochran_q_test(first.labels, np.stack([vote.labels for vote in votes]))
-    return Comparison(first.split, (contenders[0], *tested), agreement)
+    choices = np.stack([vote.labels for vote in votes])
+    agreement = cochran_q_test(first.labels, choices) if len(votes) > 2 else None
+    return Comparison(
+        first.split,
+        (contenders[0], *tested),
+        agreement,
+        _find_repeated(names, [ballot.predictions for ballot in ballots]),
+    )
+
+
+def _find_repeated(names: Sequence[str], predictions: Sequence[Sequence[Predictions]]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of ensembles whose members gave equal logits."""
+    digests = [sorted(digest_arrays(member.logits) for member in members) for members in predictions]
+    return tuple(
+        (names[first], names[second])
+        for first, second in combinations(range(len(names)), 2)
+        if digests[first] == digests[second]
+    )
 
 
 # --- different kinds against one kind --------------------------------------------------------------------
@@ -98,22 +128,42 @@ class Composition:
     """Ensembles that are made up alike, such as of one 3×3, one 5×5 and one 7×7 network.
 
     Args:
-        groups: The group of each of their members.
+        name: Of which groups their members are.
         accuracies: Of each ensemble that was drawn.
+        mean: Their mean accuracy, in [0, 1]; where there are several combinations of groups, the mean over these, so
+            that each counts the same however many ensembles it has.
     """
 
-    groups: tuple[str, ...]
+    name: str
     accuracies: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy, in [0, 1]."""
-        return fmean(self.accuracies)
+    mean: float
 
     @property
     def spread(self) -> float:
         """Standard deviation of the accuracy from draw to draw; 0 of a single one."""
         return stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Ensembles of one kind of members, which those of different kinds are held against.
+
+    Args:
+        group: That kind.
+        composition: The ensembles.
+        alone: The mean accuracy of its single members.
+        gain: By how much ensembles of different kinds are more accurate.
+        test: Whether that differs from 0, over the members that might have been trained and the images that might
+            have been taken; with its 95 % interval.
+        adjusted_p_value: That test's p-value, held against those of all groups by Holm's method.
+    """
+
+    group: str
+    composition: Composition
+    alone: float
+    gain: float
+    test: CrossedTest
+    adjusted_p_value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +174,15 @@ class CompositionStudy:
         split: What they were evaluated on.
         size: How many members each ensemble has.
         n_members: How many members of each group there are to draw from.
-        alone: The mean accuracy of the single members of each group.
         mixed: Ensembles of members from different groups.
-        same: Ensembles of members from one group, for each group.
-        gains: The mean of `mixed` above that of each of `same`.
-        intervals: The 95 % interval of each gain, over the members that might have been trained.
+        rivals: For each group, the ensembles of its members, and `mixed` against them.
     """
 
     split: str
     size: int
     n_members: dict[str, int]
-    alone: dict[str, float]
     mixed: Composition
-    same: tuple[Composition, ...]
-    gains: tuple[float, ...]
-    intervals: tuple[tuple[float, float], ...]
+    rivals: tuple[Rival, ...]
 
 
 def compare_compositions(
@@ -146,15 +190,20 @@ def compare_compositions(
 ) -> CompositionStudy:
     """Compare ensembles of different kinds of members with ensembles of one kind.
 
+    With fewer members than groups, ensembles of different kinds are drawn from each combination of groups, and what is
+    compared is the mean over these combinations.
+
     Args:
         predictions: A pool of members on the same images, each with its group.
         rule: How to combine them, without weights; `two-level` votes within the groups drawn.
         size: How many members each ensemble has; by default one of each group.
-        draws: How many ensembles of each composition, at most; where there are no more, all of them.
+        draws: How many ensembles of each composition, at most; where there are no more, all of them. A few more where
+            these would all share a member, or where there are many combinations of groups: ten of each.
         seed: Draws them otherwise.
 
     Returns:
-        The study. Its intervals are those of the jackknife over members, which leaves one out at a time.
+        The study. Its tests add up the variance of the jackknife over members, which leaves one out at a time, and
+        that over images; see `metrics.crossed_test`.
 
     Raises:
         CheckpointError: Members do not match.
@@ -162,7 +211,8 @@ def compare_compositions(
 
     References:
         The claim is that of An, Lee, Park, Yang and So, arXiv 2008.10400. Means over all ensembles of a pool are
-        U-statistics: Hoeffding 1948; their jackknife is that of Arvesen 1969.
+        U-statistics: Hoeffding 1948; their jackknife is that of Arvesen 1969. Members and images are crossed samples:
+        Owen, "The pigeonhole bootstrap", 2007.
     """
     if rule.learns or rule.weights is not None:
         raise UsageError(f"a {rule.vote} vote has weights of its members' own", hint="--vote majority or soft has none")
@@ -172,35 +222,69 @@ def compare_compositions(
     logits, y_true = stack_logits(predictions), predictions[0].labels
     groups = [one.group for one in predictions]
     generator = np.random.default_rng(seed)
-    drawn = {
-        "mixed": _draw_mixed(list(places.values()), size, draws, generator),
-        **{group: _draw_same(members, size, draws, generator) for group, members in places.items()},
-    }
-    accuracy = {
-        kind: {members: _accuracy(rule, logits, y_true, groups, members) for members in ensembles}
-        for kind, ensembles in drawn.items()
-    }
-    gains = {group: _mean(accuracy["mixed"]) - _mean(accuracy[group]) for group in places}
+
+    def judge(drawn: list[list[Members]]) -> _Judged:
+        return _judge(drawn, lambda members: _find_right(rule, logits, y_true, groups, members))
+
+    mixed = judge(_draw_mixed(list(places.values()), size, draws, generator))
+    same = {group: judge([_draw_same(members, size, draws, generator)]) for group, members in places.items()}
+    tests = [
+        crossed_test(_gains_without_each(mixed, one, places), mixed.by_image - one.by_image) for one in same.values()
+    ]
+    adjusted = holm_correction([test.p_value for test in tests])
     return CompositionStudy(
         split=predictions[0].split,
         size=size,
         n_members={group: len(members) for group, members in places.items()},
-        alone={
-            group: fmean(float((predictions[place].choices == y_true).mean()) for place in members)
-            for group, members in places.items()
-        },
-        mixed=Composition(tuple(places)[:size], tuple(accuracy["mixed"].values())),
-        same=tuple(Composition((group,) * size, tuple(accuracy[group].values())) for group in places),
-        gains=tuple(gains.values()),
-        intervals=tuple(
-            jackknife_interval(gain, _gains_without_each(accuracy["mixed"], accuracy[group], places))
-            for group, gain in gains.items()
+        mixed=mixed.named("+".join(places) if size == len(places) else f"{size} of {', '.join(places)}"),
+        rivals=tuple(
+            Rival(
+                group,
+                one.named("+".join([group] * size)),
+                fmean(float((predictions[place].choices == y_true).mean()) for place in places[group]),
+                mixed.mean() - one.mean(),
+                test,
+                p_value,
+            )
+            for (group, one), test, p_value in zip(same.items(), tests, adjusted, strict=True)
         ),
     )
 
 
-Ensembles = dict[tuple[int, ...], float]
-"""Accuracy by the places of the members."""
+Members = tuple[int, ...]
+"""The places of an ensemble's members."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """Ensembles that were drawn alike.
+
+    Args:
+        accuracies: Of each, for each combination of groups.
+        by_image: float64 (n_samples,), how often each image is labelled right: the mean over combinations.
+    """
+
+    accuracies: tuple[dict[Members, float], ...]
+    by_image: Floats
+
+    def mean(self, without: int | None = None) -> float:
+        """Return the mean over combinations of the mean accuracy of ensembles without a member."""
+        return fmean(
+            fmean(accuracy for members, accuracy in ensembles.items() if without not in members)
+            for ensembles in self.accuracies
+        )
+
+    def named(self, name: str) -> Composition:
+        return Composition(name, tuple(one for ensembles in self.accuracies for one in ensembles.values()), self.mean())
+
+
+def _judge(drawn: list[list[Members]], find_right: Callable[[Members], NDArray[np.bool_]]) -> _Judged:
+    accuracies, by_image = [], []
+    for ensembles in drawn:
+        right = {members: find_right(members) for members in ensembles}
+        accuracies.append({members: float(one.mean()) for members, one in right.items()})
+        by_image.append(np.mean(list(right.values()), axis=0))
+    return _Judged(tuple(accuracies), np.asarray(np.mean(by_image, axis=0)))
 
 
 def _places_by_group(predictions: Sequence[Predictions]) -> dict[str, list[int]]:
@@ -229,42 +313,45 @@ def _check_groups(places: dict[str, list[int]], size: int) -> None:
         )
 
 
-def _draw_mixed(
-    groups: list[list[int]], size: int, draws: int, generator: np.random.Generator
-) -> list[tuple[int, ...]]:
-    """Draw ensembles with each member from another group, each at most once."""
+def _draw_mixed(groups: list[list[int]], size: int, draws: int, generator: np.random.Generator) -> list[list[Members]]:
+    """Draw ensembles with each member from another group, each at most once, for each combination of groups."""
     choices = list(combinations(groups, size))
-    total = sum(prod(len(group) for group in chosen) for chosen in choices)
-    if total <= draws:
-        return [members for chosen in choices for members in product(*chosen)]
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < draws:
-        chosen = choices[generator.integers(len(choices))]
-        found[tuple(int(generator.choice(group)) for group in chosen)] = None
-    return list(found)
+    if sum(prod(len(group) for group in chosen) for chosen in choices) <= draws:
+        return [list(product(*chosen)) for chosen in choices]
+    share = max(_FEWEST_OF_EACH, draws // len(choices))
+    return [_draw_product(chosen, share, generator) for chosen in choices]
 
 
-def _draw_same(group: list[int], size: int, draws: int, generator: np.random.Generator) -> list[tuple[int, ...]]:
+def _draw_product(chosen: Sequence[list[int]], draws: int, generator: np.random.Generator) -> list[Members]:
+    if prod(len(group) for group in chosen) <= draws:
+        return list(product(*chosen))
+    return _draw_once(lambda: tuple(int(generator.choice(group)) for group in chosen), draws)
+
+
+def _draw_same(group: list[int], size: int, draws: int, generator: np.random.Generator) -> list[Members]:
     """Draw ensembles with all members from one group, each at most once."""
     if comb(len(group), size) <= draws:
         return list(combinations(group, size))
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < draws:
-        found[tuple(sorted(generator.choice(group, size, replace=False).tolist()))] = None
+    return _draw_once(lambda: tuple(sorted(generator.choice(group, size, replace=False).tolist())), draws)
+
+
+def _draw_once(draw: Callable[[], Members], draws: int) -> list[Members]:
+    """Draw until there are enough different ensembles, and no member is in all: each can be left out."""
+    found: dict[Members, None] = {}
+    shared: set[int] | None = None
+    while len(found) < draws or shared:
+        members = draw()
+        found[members] = None
+        shared = set(members) if shared is None else shared & set(members)
     return list(found)
 
 
-def _accuracy(rule: Combiner, logits: Logits, y_true: Labels, groups: Sequence[str], members: tuple[int, ...]) -> float:
+def _find_right(
+    rule: Combiner, logits: Logits, y_true: Labels, groups: Sequence[str], members: Members
+) -> NDArray[np.bool_]:
     own = replace(rule, groups=tuple(groups[place] for place in members))
-    vote: Vote = own(logits[list(members)])
-    return float((vote.labels == y_true).mean())
+    return np.asarray(own(logits[list(members)]).labels == y_true)
 
 
-def _mean(ensembles: Ensembles, without: int | None = None) -> float:
-    return fmean(accuracy for members, accuracy in ensembles.items() if without not in members)
-
-
-def _gains_without_each(mixed: Ensembles, same: Ensembles, places: dict[str, list[int]]) -> list[list[float]]:
-    return [
-        [_mean(mixed, without=place) - _mean(same, without=place) for place in members] for members in places.values()
-    ]
+def _gains_without_each(mixed: _Judged, same: _Judged, places: dict[str, list[int]]) -> list[list[float]]:
+    return [[mixed.mean(place) - same.mean(place) for place in members] for members in places.values()]

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from fmcli.ensemble.combiner import Combiner, CrossFitted, cross_fit, cross_fitted_probabilities
+from fmcli.ensemble.ballot import Ballot
+from fmcli.ensemble.combiner import Combiner
 from fmcli.metrics import (
     Calibration,
     ClassificationReport,
@@ -16,7 +17,6 @@ from fmcli.metrics import (
     CoverageCurve,
     PairedTest,
     PairwiseDiversity,
-    apply_temperature,
     calibration,
     calibration_of_probabilities,
     classification_report,
@@ -25,8 +25,8 @@ from fmcli.metrics import (
     mcnemar_test,
     pairwise_diversity,
 )
-from fmcli.predictions import Predictions, stack_logits
-from fmcli.voting import Floats, Labels, Logits, Vote
+from fmcli.predictions import Predictions
+from fmcli.voting import Floats, Labels, Vote
 
 MOST_LEFT_OUT = 100
 """Members, up to which the vote is also taken without each of them."""
@@ -67,7 +67,7 @@ class EnsembleEvaluation:
         rule: What combined them, with what was given and learnt.
         calibrated: How far the vote's probabilities can be trusted after temperature scaling; None where there was
             nothing to learn the temperature from.
-        cross_fitted: What was learnt was learnt on these very images, in folds, so that none judged itself.
+        cross_fitted: How to combine was learnt on these very images, in folds, so that none judged itself.
         n_ties: On how many images the tie rule decided.
         best_member: Name of the member with the highest accuracy on this split, the first if several.
         gain: The vote against that member.
@@ -121,61 +121,41 @@ def evaluate_vote(vote: Vote, y_true: Labels, class_names: Sequence[str], *, nam
     )
 
 
-def evaluate_ensemble(
-    predictions: Sequence[Predictions], rule: Combiner, *, learnt_here: Combiner | None = None
-) -> EnsembleEvaluation:
-    """Combine members and set the vote beside each of them.
-
-    Args:
-        predictions: One entry a member, all on the same images.
-        rule: How to combine them, with all that it learnt.
-        learnt_here: Where it learnt on these very images, the rule as it was before; that is then done again in
-            folds, so that no image is answered by what was learnt from it.
-
-    Raises:
-        CheckpointError: Members do not match.
-        UsageError: The rule lacks something, or does not fit the members.
-    """
-    logits = stack_logits(predictions)
+def evaluate_ensemble(ballot: Ballot) -> EnsembleEvaluation:
+    """Set a vote beside each of its members."""
+    predictions, vote = ballot.predictions, ballot.vote
     first = predictions[0]
     y_true = first.labels
-    combine: Combiner | CrossFitted = replace(rule, temperature=1.0)
-    if learnt_here is not None and learnt_here.learns:
-        combine = cross_fit(learnt_here, logits, y_true)
-    vote = combine(logits)
-    if learnt_here is None:
-        scaled = apply_temperature(vote.probabilities, rule.temperature)
-    else:
-        scaled = cross_fitted_probabilities(vote.probabilities, y_true)
     with ThreadPoolExecutor() as threads:  # numpy works outside Python's lock
         members = tuple(threads.map(evaluate_member, predictions))
     best = max(range(len(members)), key=lambda place: members[place].report.accuracy)
     choices = np.stack([member.choices for member in predictions])
+    is_calibrated = ballot.rule.temperature != 1
     return EnsembleEvaluation(
         split=first.split,
         members=members,
         vote=evaluate_vote(vote, y_true, first.class_names),
-        rule=rule,
-        calibrated=calibration_of_probabilities(scaled, y_true) if rule.temperature != 1 else None,
-        cross_fitted=learnt_here is not None,
+        rule=ballot.rule,
+        calibrated=calibration_of_probabilities(ballot.calibrated, y_true) if is_calibrated else None,
+        cross_fitted=ballot.cross_fitted,
         n_ties=int(vote.ties.sum()),
         best_member=members[best].name,
         gain=mcnemar_test(y_true, vote.labels, predictions[best].choices),
-        losses=_losses(combine, logits, y_true, vote),
+        losses=_losses(ballot),
         diversity=pairwise_diversity(y_true, choices),
         agreement=cochran_q_test(y_true, choices) if len(choices) > 1 else None,
     )
 
 
-def _losses(combine: Combiner | CrossFitted, logits: Logits, y_true: Labels, vote: Vote) -> tuple[float | None, ...]:
+def _losses(ballot: Ballot) -> tuple[float | None, ...]:
     """Return by how much the vote's accuracy falls without each member."""
-    n_members = len(logits)
+    n_members, y_true = len(ballot.predictions), ballot.predictions[0].labels
     if not 1 < n_members <= MOST_LEFT_OUT:
         return (None,) * n_members
-    accuracy = float((vote.labels == y_true).mean())
+    accuracy = float((ballot.vote.labels == y_true).mean())
     losses: list[float | None] = []
     for place in range(n_members):
-        rest = combine.without(place)
-        without = None if rest is None else rest(np.delete(logits, place, axis=0)).labels
+        rest = ballot.combine.without(place)
+        without = None if rest is None else rest(np.delete(ballot.logits, place, axis=0)).labels
         losses.append(None if without is None else accuracy - float((without == y_true).mean()))
     return tuple(losses)

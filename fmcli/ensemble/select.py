@@ -11,7 +11,7 @@ from math import ceil, comb
 
 import numpy as np
 
-from fmcli.choices import Measure
+from fmcli.choices import Measure, TieRule
 from fmcli.ensemble.candidates import (
     MEASURES,
     Candidates,
@@ -24,7 +24,7 @@ from fmcli.ensemble.candidates import (
     read_candidates,
 )
 from fmcli.errors import UsageError, did_you_mean
-from fmcli.voting import MEMBER_SCORES, VOTING_RULES, Labels, Logits
+from fmcli.voting import MEMBER_SCORES, TIE_RULES, VOTING_RULES, Labels, Logits
 
 Step = tuple[int, Standing]
 
@@ -40,6 +40,9 @@ class Selection:
         counts: How often each was chosen: the weights of the vote.
         score: Accuracy, in [0, 1], or mean negative log-likelihood, in nats, of the vote on the images that it was
             chosen on: better than new images will show.
+        best_member: The place of the member that is best by itself.
+        best_member_score: Its score, on these images likewise.
+        pool_score: That of the vote of all members, each counted once.
         path: Each step's member and the score after it, to the end, which may lie beyond the best point; empty where
             there is no single path: of bags, and of a search through all subsets.
     """
@@ -47,6 +50,9 @@ class Selection:
     members: tuple[int, ...]
     counts: tuple[int, ...]
     score: float
+    best_member: int
+    best_member_score: float
+    pool_score: float
     path: tuple[tuple[int, float], ...] = ()
 
 
@@ -58,8 +64,9 @@ def select_greedy(
     y_true: Labels,
     *,
     rule: str = "soft",
+    tie: TieRule = "probability",
     by: Measure = "accuracy",
-    size: int = 50,
+    size: int = 20,
     initial: int | None = None,
     replace: bool = True,
     bags: int = 0,
@@ -79,7 +86,8 @@ def select_greedy(
     Args:
         logits: (n_members, n_samples, n_classes), of validation images.
         y_true: (n_samples,).
-        rule: One whose scores add up: `majority`, `soft`, `geometric` or `borda`. Ties go to the likeliest class.
+        rule: One whose scores add up: `majority`, `soft`, `geometric` or `borda`.
+        tie: Which tied class wins: `probability`, `lowest` or `first`; see `voting.majority_vote`.
         by: `accuracy`, or `loss`: the negative log-likelihood of the vote's probabilities.
         size: How many to choose at most, each counted as often as it is chosen; with bags, in each of them.
         initial: How many of the best to begin with at most; by default a fifth of `size`. The reference reports 5 to
@@ -106,14 +114,14 @@ def select_greedy(
         >>> chosen.members, chosen.counts, chosen.score
         ((1, 0), (1, 1), 1.0)
     """
-    _check(logits, y_true, rule, by, size)
+    _check(logits, y_true, rule, tie, by, size)
     initial = max(1, size // 5) if initial is None else initial
     if not 1 <= initial <= size:
         raise UsageError(f"to begin with, there must be 1 to {size} members, as the size is {size}; got {initial}")
     if bags < 0:
         raise UsageError(f"the number of bags must be 0 or more; got {bags}", hint="0 chooses from the whole pool")
     _check_share("a bag's share of the pool", bag_share)
-    pool = read_candidates(logits, y_true, rule, size)
+    pool = read_candidates(logits, y_true, rule, size, tie)
 
     def walk(places: Places) -> list[Step]:
         start = _sorted_start(pool, places, initial, by)
@@ -132,8 +140,9 @@ def select_exhaustive(
     y_true: Labels,
     *,
     rule: str = "soft",
+    tie: TieRule = "probability",
     by: Measure = "accuracy",
-    size: int = 5,
+    size: int = 3,
     at_most: int = 200_000,
 ) -> Selection:
     """Choose the best of all subsets of a pool.
@@ -142,6 +151,7 @@ def select_exhaustive(
         logits: (n_members, n_samples, n_classes), of validation images.
         y_true: (n_samples,).
         rule: As in `select_greedy`.
+        tie: Likewise.
         by: As in `select_greedy`. Of equally good subsets the smallest is chosen, then that of the lowest places.
         size: How many members to choose at most.
         at_most: How many subsets to look at; where there are more, the search is refused. So many, on 10,000 images,
@@ -158,7 +168,7 @@ def select_exhaustive(
         >>> select_exhaustive(logits, np.array([0, 1])).members
         (0, 1)
     """
-    _check(logits, y_true, rule, by, size)
+    _check(logits, y_true, rule, tie, by, size)
     size = min(size, len(logits))
     n_subsets = sum(comb(len(logits), k) for k in range(1, size + 1))
     if n_subsets > at_most:
@@ -166,7 +176,7 @@ def select_exhaustive(
             f"{len(logits)} members have {n_subsets:,} subsets of up to {size}; at most {at_most:,} can be searched",
             hint="choose fewer members, or from a smaller pool, or greedily",
         )
-    pool = read_candidates(logits, y_true, rule, size)
+    pool = read_candidates(logits, y_true, rule, size, tie)
     *_, negated = _search(pool, no_team(pool), size, by)
     return _selection(pool, by, [-place for place in negated])
 
@@ -176,6 +186,7 @@ def select_diverse(
     y_true: Labels,
     *,
     rule: str = "soft",
+    tie: TieRule = "probability",
     by: Measure = "accuracy",
     size: int = 10,
     share: float = 0.4,
@@ -190,6 +201,7 @@ def select_diverse(
         logits: (n_members, n_samples, n_classes), of validation images.
         y_true: (n_samples,).
         rule: As in `select_greedy`.
+        tie: Likewise.
         by: As in `select_greedy`.
         size: How many members to choose at most.
         share: How much of the remaining pool is diverse enough to enter, in (0, 1]: the less, the more diversity
@@ -210,14 +222,14 @@ def select_diverse(
         >>> select_diverse(logits, np.array([0, 1]), size=2, share=0.5).members
         (1, 0)
     """
-    _check(logits, y_true, rule, by, size)
+    _check(logits, y_true, rule, tie, by, size)
     _check_share("the share of the pool that is diverse enough", share)
-    pool = read_candidates(logits, y_true, rule, size)
+    pool = read_candidates(logits, y_true, rule, size, tie)
     choices = logits.argmax(axis=2)  # (n_members, n_samples)
 
     def differing_most(team: Team) -> Places:
         rest = np.setdiff1d(pool.places, team.members)
-        labels = VOTING_RULES[rule](logits[list(team.members)]).labels
+        labels = VOTING_RULES[rule](logits[list(team.members)], tie=tie).labels
         differences = (choices[rest] != labels).sum(axis=1)
         order = np.argsort(-differences, kind="stable")
         return np.sort(rest[order[: ceil(share * len(rest))]])
@@ -281,27 +293,41 @@ def _best_point(path: Sequence[Step]) -> list[int]:
 def _selection(pool: Candidates, by: Measure, chosen: Sequence[int], path: Sequence[Step] = ()) -> Selection:
     """Return what was chosen, scored by the voting rule itself."""
     counts = Counter(chosen)
-    vote = VOTING_RULES[pool.rule](pool.logits[list(counts)], weights=list(counts.values()))
-    n_samples = len(pool.y_true)
+    _, best = best_addition(pool, no_team(pool), pool.places, by)
     if by == "accuracy":
-        score = float((vote.labels == pool.y_true).mean())
-        steps = tuple((place, right / n_samples) for place, (right, _) in path)
+        steps = tuple((place, right / len(pool.y_true)) for place, (right, _) in path)
     else:
-        likelihoods = vote.probabilities[np.arange(n_samples), pool.y_true]
-        score = float(-np.log(np.maximum(likelihoods, _TINY)).mean())
         steps = tuple((place, -minus_loss) for place, (minus_loss, _) in path)
-    return Selection(tuple(counts), tuple(counts.values()), score, steps)
+    return Selection(
+        tuple(counts),
+        tuple(counts.values()),
+        _score(pool, by, counts),
+        best,
+        _score(pool, by, Counter([best])),
+        _score(pool, by, Counter(pool.places.tolist())),
+        steps,
+    )
+
+
+def _score(pool: Candidates, by: Measure, counts: Counter[int]) -> float:
+    vote = VOTING_RULES[pool.rule](pool.logits[list(counts)], weights=list(counts.values()), tie=pool.tie)
+    if by == "accuracy":
+        return float((vote.labels == pool.y_true).mean())
+    likelihoods = vote.probabilities[np.arange(len(pool.y_true)), pool.y_true]
+    return float(-np.log(np.maximum(likelihoods, _TINY)).mean())
 
 
 # --- what can be asked for -------------------------------------------------------------------------------
 
 
-def _check(logits: Logits, y_true: Labels, rule: str, by: str, size: int) -> None:
+def _check(logits: Logits, y_true: Labels, rule: str, tie: str, by: str, size: int) -> None:
     if rule not in MEMBER_SCORES:
         raise UsageError(
             f"members cannot be chosen for the voting rule {rule!r}, as its scores do not add up member by member",
             hint=f"choose them for one of {', '.join(MEMBER_SCORES)}",
         )
+    if tie not in TIE_RULES:
+        raise UsageError(f"unknown tie rule {tie!r}; {did_you_mean(tie, list(TIE_RULES))}")
     if by not in MEASURES:
         raise UsageError(f"unknown measure {by!r}; {did_you_mean(by, list(MEASURES))}")
     if size < 1:

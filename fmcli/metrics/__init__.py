@@ -29,9 +29,11 @@ from fmcli.metrics.classification import (
 )
 from fmcli.metrics.comparison import (
     CochranTest,
+    CrossedTest,
     PairedTest,
     bootstrap_difference,
     cochran_q_test,
+    crossed_test,
     holm_correction,
     jackknife_interval,
     mcnemar_test,
@@ -39,7 +41,7 @@ from fmcli.metrics.comparison import (
     wilson_interval,
 )
 from fmcli.metrics.diversity import PairwiseDiversity, pairwise_disagreement, pairwise_diversity
-from fmcli.metrics.selection import CoverageCurve, accuracy_at_coverage, coverage_curve
+from fmcli.metrics.selection import CoverageCurve, accuracy_at_coverage, coverage_curve, threshold_at_coverage
 
 __all__ = [
     "BINNINGS",
@@ -49,6 +51,7 @@ __all__ = [
     "CochranTest",
     "Confusion",
     "CoverageCurve",
+    "CrossedTest",
     "Floats",
     "Labels",
     "PairedTest",
@@ -63,6 +66,7 @@ __all__ = [
     "classification_report",
     "cochran_q_test",
     "coverage_curve",
+    "crossed_test",
     "expected_calibration_error",
     "fit_temperature",
     "holm_correction",
@@ -74,5 +78,6 @@ __all__ = [
     "pairwise_diversity",
     "precision_recall_curves",
     "reliability_bins",
+    "threshold_at_coverage",
     "wilson_interval",
 ]

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, t
 
 from fmcli.errors import UsageError
 from fmcli.metrics.arrays import Labels
+
+_NO_ERROR = 1e-12  # standard errors below this are rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,19 @@ class CochranTest:
 
     statistic: float
     p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class CrossedTest:
+    """Whether what was estimated on images by members, both of them samples, differs from 0.
+
+    Args:
+        p_value: Of Student's t, two-sided.
+        interval: The estimate's 95 % interval, or that of another confidence.
+    """
+
+    p_value: float
+    interval: tuple[float, float]
 
 
 # --- intervals --------------------------------------------------------------------------------------------
@@ -122,15 +138,63 @@ def jackknife_interval(
         >>> round(low, 4), round(high, 4)
         (0.9152, 0.9648)
     """
+    variance, degrees = _jackknife_variance(deleted)
+    return _student_interval(estimate, math.sqrt(variance), degrees, confidence)
+
+
+def _jackknife_variance(deleted: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Return the variance that the samples add, and its degrees of freedom, the fewest that it can have."""
     sizes = [len(sample) for sample in deleted]
     if min(sizes, default=0) < 2:
         raise UsageError(f"a jackknife needs one or more samples, each of two elements at least; got sizes {sizes}")
     # (n - 1) / n times the sum of squares, which is n times the plain variance.
-    variance = sum((len(sample) - 1) * float(np.var(sample)) for sample in deleted)
-    return _student_interval(estimate, math.sqrt(variance), min(sizes) - 1, confidence)
+    return sum((len(sample) - 1) * float(np.var(sample)) for sample in deleted), min(sizes) - 1
 
 
-def _student_interval(estimate: float, error: float, degrees: int, confidence: float) -> tuple[float, float]:
+def crossed_test(
+    deleted: Sequence[Sequence[float]], by_image: Sequence[float] | NDArray[np.float64], *, confidence: float = 0.95
+) -> CrossedTest:
+    """Test whether the mean over images of what members make of them differs from 0.
+
+    Members and images are two samples that are crossed: each member sees each image. The variance over the members
+    that might have been trained is the jackknife's; that over the images that might have been taken is that of a
+    mean. They are summed, and Student's t has the degrees of freedom of the sum by Satterthwaite's formula. Each of
+    the two contains what members and images vary together, which so counts twice: the interval is a little too wide.
+
+    Args:
+        deleted: As in `jackknife_interval`, of the mean over images.
+        by_image: (n_samples,), of each image, from all members; its mean is the estimate. Two images at least.
+        confidence: In (0, 1), of the interval.
+
+    Raises:
+        UsageError: There are too few members or images.
+
+    References:
+        Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007, on variances of crossed samples;
+        Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics 1946.
+
+    Example:
+        >>> found = crossed_test([[0.02, 0.03, 0.04], [0.03, 0.03, 0.03]], [0.03] * 100)  # of images, no variance
+        >>> tuple(round(end, 4) for end in found.interval) == tuple(
+        ...     round(end, 4) for end in jackknife_interval(0.03, [[0.02, 0.03, 0.04]])
+        ... )
+        True
+    """
+    of_members, degrees = _jackknife_variance(deleted)
+    n_images = len(by_image)
+    if n_images < 2:
+        raise UsageError(f"a variance over images needs two at least; got {n_images}")
+    estimate, of_images = float(np.mean(by_image)), float(np.var(by_image, ddof=1)) / n_images
+    variance = of_members + of_images
+    error = math.sqrt(variance)
+    if error < _NO_ERROR:
+        return CrossedTest(1.0 if abs(estimate) < _NO_ERROR else 0.0, (estimate, estimate))
+    freedom = variance**2 / (of_members**2 / degrees + of_images**2 / (n_images - 1))
+    p_value = float(2 * t.sf(abs(estimate) / error, freedom))
+    return CrossedTest(p_value, _student_interval(estimate, error, freedom, confidence))
+
+
+def _student_interval(estimate: float, error: float, degrees: float, confidence: float) -> tuple[float, float]:
     half = float(t.ppf((1 + confidence) / 2, degrees)) * error
     return estimate - half, estimate + half
 

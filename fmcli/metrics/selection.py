@@ -86,10 +86,30 @@ def accuracy_at_coverage(curve: CoverageCurve, coverage: float) -> float:
         >>> accuracy_at_coverage(curve, 0.5), accuracy_at_coverage(curve, 0.6)
         (1.0, 0.75)
     """
+    return float(curve.accuracy[_point_at(curve, coverage)])
+
+
+def threshold_at_coverage(curve: CoverageCurve, coverage: float) -> float:
+    """Return the least confidence of the most certain images that make up at least a part of all.
+
+    Args:
+        curve: See `coverage_curve`.
+        coverage: In (0, 1].
+
+    Raises:
+        UsageError: The coverage is not in (0, 1].
+
+    Example:
+        >>> threshold_at_coverage(coverage_curve(np.array([0.9, 0.6, 0.8, 0.6]), np.ones(4, dtype=bool)), 0.5)
+        0.8
+    """
+    return float(curve.thresholds[_point_at(curve, coverage)])
+
+
+def _point_at(curve: CoverageCurve, coverage: float) -> int:
     if not 0 < coverage <= 1:
         raise UsageError(f"a coverage must be above 0 and at most 1; got {coverage}")
-    enough = np.flatnonzero(curve.coverage >= coverage - _SAME)
-    return float(curve.accuracy[enough[-1]])
+    return int(np.flatnonzero(curve.coverage >= coverage - _SAME)[-1])
 
 
 def _sum_from_the_end(values: NDArray[Any]) -> NDArray[Any]:

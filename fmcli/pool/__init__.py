@@ -6,7 +6,7 @@ rules learn from and members are chosen by (`validation`).
 
 from fmcli.pool.places import Pool, StoredMember, open_pool
 from fmcli.pool.predict import predict_pool, write_predictions
-from fmcli.pool.validation import learn_rule, predict_shared_validation, predict_to_learn, predict_validation
+from fmcli.pool.validation import learn_rule, predict_shared_validation, predict_to_learn, predict_validation, vote_on
 
 __all__ = [
     "Pool",
@@ -17,5 +17,6 @@ __all__ = [
     "predict_shared_validation",
     "predict_to_learn",
     "predict_validation",
+    "vote_on",
     "write_predictions",
 ]

@@ -10,9 +10,9 @@ import torch
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, find_checkpoints, load_checkpoint, tell_apart
 from fmcli.choices import SPLITS, TieRule, VotingRule
 from fmcli.ensemble import Combiner, choose_combiner
-from fmcli.ensemble_file import SUFFIX, read_ensemble_file
+from fmcli.ensemble_file import SUFFIX, LearntOn, read_ensemble_file
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.foreign import SUFFIXES
+from fmcli.foreign import is_foreign, is_labels
 from fmcli.history import HISTORY_FILE
 from fmcli.inference import check_alike
 from fmcli.pack import PACK_FORMAT, read_pack
@@ -50,14 +50,14 @@ class Pool:
         names: A name for each that no other has.
         groups: What each votes within in a two-level vote; empty where that is not known.
         rule: How an ensemble file or a pack says to combine them; None where their recipes say.
-        learnt_on: The digest of the images that it was made on, where it says so.
+        learnt_on: The images that the ensemble was made on, where it says so.
     """
 
     members: tuple[Checkpoint | StoredMember, ...]
     names: tuple[str, ...]
     groups: tuple[str, ...]
     rule: Combiner | None = None
-    learnt_on: str = ""
+    learnt_on: LearntOn | None = None
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -109,7 +109,7 @@ class Pool:
         """
         if groups is not None and len(groups) != len(self.members):
             raise UsageError(f"there must be a group for each of {len(self.members)} members; got {len(groups)}")
-        if self.rule is not None and vote is None and weights is None and groups is None:
+        if self.rule is not None and vote in (None, self.rule.vote) and weights is None and groups is None:
             return self.rule if tie is None else replace(self.rule, tie=tie)
         if self.rule is not None:
             vote, tie = vote or self.rule.vote, tie or self.rule.tie
@@ -156,13 +156,13 @@ def _open_place(place: Path, device: torch.device) -> Pool:
     """Open one place; its members are named where an ensemble file or a pack does so."""
     if place.suffix == SUFFIX and place.is_file():
         content, paths = read_ensemble_file(place)
+        _check_there(place, dict(zip((entry.name for entry in content.members), paths, strict=True)))
         found = [_open_member(path, entry.digest, device) for path, entry in zip(paths, content.members, strict=True)]
         names = tuple(entry.name for entry in content.members)
         groups = tuple(entry.group for entry in content.members)
-        learnt_on = content.learnt_on.data_digest if content.learnt_on else ""
-        return Pool(tuple(found), names, groups, content.combiner(), learnt_on)
+        return Pool(tuple(found), names, groups, content.combiner(), content.learnt_on)
     members: Sequence[Checkpoint | StoredMember] = []
-    if place.is_file() and place.suffix in SUFFIXES:
+    if place.is_file() and is_foreign(place):
         members = [_stored(place)]
     elif place.is_file():
         kind = read_metadata(place).get("format")
@@ -176,6 +176,15 @@ def _open_place(place: Path, device: torch.device) -> Pool:
     if not members:
         members = [load_checkpoint(path, device=device) for path in find_checkpoints([place])]
     return Pool(tuple(members), (), tuple(_group_of(member) for member in members))
+
+
+def _check_there(ensemble: Path, members: Mapping[str, Path]) -> None:
+    for name, path in members.items():
+        if not path.exists():
+            raise CheckpointError(
+                f"{printable(ensemble)} names the member {printable(name)}, and there is nothing at {printable(path)}",
+                hint="bring it back; or make the ensemble again: fmcli ensemble fit, or select",
+            )
 
 
 def _open_member(place: Path, digest: str, device: torch.device) -> Checkpoint | StoredMember:
@@ -201,40 +210,80 @@ def _open_member(place: Path, digest: str, device: torch.device) -> Checkpoint |
 
 
 def _stored_members(folder: Path) -> list[StoredMember]:
-    """Return the members whose predictions a folder holds: its own by split, one folder each, or one file each."""
+    """Return the members whose predictions a folder holds: its own by split; or those of its folders and files.
+
+    What is neither a folder nor ends as predictions do is left alone, as hidden files and true classes are.
+
+    Raises:
+        CheckpointError: Some files are predictions, and others, which end so too, are not or count for nobody.
+    """
     if any(any(folder.glob(pattern)) for name in _OF_TRAINING for pattern in (name, f"*/{name}")):
         return []  # a run or a member, perhaps not trained to its end
-    if own := _files_by_split(folder):
+    own = _files_by_split(folder)
+    folders = {path: _files_by_split(path) for path in sorted(folder.iterdir()) if _may_hold_predictions(path)}
+    alone = [path for path in _files_of_predictions(folder) if path not in own.values()]
+    if own:
+        _refuse([*(path for path, files in folders.items() if files), *alone], f"{printable(folder)} is one member")
         return [StoredMember(folder.resolve().name, folder, own)]
-    folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    of_folders = [StoredMember(path.name, path, files) for path in folders if (files := _files_by_split(path))]
-    if of_folders:
-        return of_folders
-    alone = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [_stored(path) for path in alone if path.suffix in SUFFIXES or _holds_predictions(path)]
+    found = {path: StoredMember(path.name, path, files) for path, files in folders.items() if files}
+    found |= {path: _stored(path) for path in alone if is_foreign(path) or _holds_predictions(path)}
+    if found:
+        _refuse([path for path in (*folders, *alone) if path not in found], "it holds no predictions of a split")
+    return [found[path] for path in sorted(found)]
+
+
+def _refuse(paths: Sequence[Path], why: str) -> None:
+    if paths:
+        raise CheckpointError(
+            f"{printable(paths[0])} would not vote: {why}",
+            hint="MEMBER/test.safetensors, MEMBER.safetensors, or .npy or .csv; name members one by one, or move it",
+        )
+
+
+def _may_hold_predictions(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".") and bool(_files_of_predictions(path))
+
+
+def _files_of_predictions(folder: Path) -> list[Path]:
+    """Return the files of a folder that end as predictions do, in order."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if (is_foreign(path) or path.suffix == ".safetensors")
+        and path.is_file()
+        and not path.name.startswith(".")
+        and not is_labels(path)
+    )
 
 
 def _holds_predictions(path: Path) -> bool:
-    return path.suffix == ".safetensors" and read_metadata(path).get("format") == PREDICTIONS_FORMAT
+    return read_metadata(path).get("format") == PREDICTIONS_FORMAT
 
 
-def _files_by_split(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder that are named after splits, fmcli's own before other tools'."""
-    found: dict[str, Path] = {}
-    for split in SPLITS:
-        candidates = [folder / f"{split}{ending}" for ending in (".safetensors", *SUFFIXES)]
-        there = [path for path in candidates if path.is_file()]
-        if there:
-            found[split] = there[0]
-    return found
+def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]:
+    """Return the files of a folder that are named after splits.
+
+    Raises:
+        CheckpointError: Two are named after one split, and neither is the chosen one.
+    """
+    found: dict[str, Path] = {} if chosen is None else {chosen.stem: chosen}
+    for path in _files_of_predictions(folder):
+        if path.stem not in SPLITS or (chosen and path.stem == chosen.stem):
+            continue
+        if path.stem in found:
+            raise CheckpointError(
+                f"{printable(found[path.stem])} and {printable(path)} are two predictions of one member on one split",
+                hint="name the one that is meant, or move the other",
+            )
+        found[path.stem] = path
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _stored(path: Path) -> StoredMember:
     """Return the member of one file of predictions, with its other splits where files beside it are named so."""
     if path.stem in SPLITS:
-        files = _files_by_split(path.parent) | {path.stem: path}
-        return StoredMember(path.parent.resolve().name, path.parent, files)
-    split = read_predictions_header(path).split if path.suffix not in SUFFIXES else ANY_SPLIT
+        return StoredMember(path.parent.resolve().name, path.parent, _files_by_split(path.parent, path))
+    split = ANY_SPLIT if is_foreign(path) else read_predictions_header(path).split
     return StoredMember(path.stem, path, {split: path})
 
 
@@ -264,4 +313,4 @@ def _group_of(member: Checkpoint | StoredMember) -> str:
     if isinstance(member, Checkpoint):
         return kernel_group(member.header.member.model)
     path = next(iter(member.files.values()))
-    return "" if path.suffix in SUFFIXES else read_predictions_header(path).group
+    return "" if is_foreign(path) else read_predictions_header(path).group

@@ -9,10 +9,18 @@ import torch
 from fmcli.checkpoint import Checkpoint
 from fmcli.choices import Views
 from fmcli.errors import DataError, UsageError, printable
-from fmcli.foreign import SUFFIXES, read_foreign, read_labels, to_predictions
+from fmcli.files import folder_names
+from fmcli.foreign import is_foreign, labels_beside, read_foreign, read_labels, to_predictions
 from fmcli.inference import predict_splits
 from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
-from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
+from fmcli.predictions import (
+    Predictions,
+    PredictionsHeader,
+    load_predictions,
+    predictions_file,
+    read_predictions_header,
+    save_predictions,
+)
 
 
 def predict_pool(
@@ -31,7 +39,7 @@ def predict_pool(
         split: `train`, `validation` or `test`.
         device: Where the networks are.
         data_root: Where to look first for built-in sources.
-        labels: A file of the true classes, for other tools' predictions.
+        labels: A file of the true classes, for other tools' predictions; by default one that lies beside them.
         views: Which altered views of each image networks are to average over.
 
     Raises:
@@ -46,14 +54,16 @@ def predict_pool(
             found[place] = replace(next(computed), member=name)
             continue
         path = _file_for(member, name, split)
-        if path.suffix in SUFFIXES:
+        if is_foreign(path):
             foreign[place] = path
         else:
             found[place] = replace(_load(path, split), member=name)
     like = next(iter(found.values()), None)
-    given = None if labels is None else read_labels(labels)
     read = {place: read_foreign(path) for place, path in foreign.items()}
-    for place in sorted(read, key=lambda place: read[place].labels is None):  # first those that others can be like
+    # First those that others can be like: what knows the true classes, then what knows the classes' names.
+    for place in sorted(read, key=lambda place: (read[place].labels is None, read[place].class_names is None)):
+        source = labels or labels_beside(foreign[place], split)
+        given = None if source is None else read_labels(source)
         found[place] = to_predictions(read[place], name=pool.names[place], split=split, like=like, labels=given)
         like = like or found[place]
     return [replace(found[place], group=group) if group else found[place] for place, group in enumerate(pool.groups)]
@@ -91,18 +101,45 @@ def write_predictions(place: Path, predictions: Sequence[Predictions]) -> list[P
         The files.
 
     Raises:
-        UsageError: Several members do not fit into one file.
+        UsageError: Several members do not fit into one file, the place is named as neither a file nor a folder, or
+            predictions of another recipe lie there.
+        CheckpointError: Something else lies where a file is to be written.
         FmcliError: A file cannot be written.
     """
-    if place.suffix == ".safetensors":
+    if place.suffix == ".safetensors" and not place.is_dir():
         if len(predictions) > 1:
             raise UsageError(
                 f"{printable(place)} is one file, and there are {len(predictions)} members",
                 hint="name a folder: each member gets one of its own in it",
             )
         paths = [place]
+    elif place.suffix and not place.is_dir():
+        raise UsageError(
+            f"predictions cannot be written as {printable(place)}: its name ends in {printable(place.suffix)}",
+            hint="name a folder, or for one member a file that ends in .safetensors",
+        )
     else:
-        paths = [place / one.member.replace("/", "-") / predictions_file(one.split) for one in predictions]
+        folders = folder_names([one.member for one in predictions])
+        paths = [place / word / predictions_file(one.split) for word, one in zip(folders, predictions, strict=True)]
+    for path, one in zip(paths, predictions, strict=True):
+        _check_replaceable(path, one)
     for path, one in zip(paths, predictions, strict=True):
         save_predictions(path, one)
     return paths
+
+
+def _check_replaceable(path: Path, predictions: Predictions) -> None:
+    if not path.exists():
+        return
+    there = read_predictions_header(path)
+    if there.recipe_digest != predictions.recipe_digest:
+        raise UsageError(
+            f"{printable(path)} holds predictions of {_described(there)}, and those of {_described(predictions)} "
+            "would replace them",
+            hint="choose another place, or remove what lies there",
+        )
+
+
+def _described(one: Predictions | PredictionsHeader) -> str:
+    recipe = f"recipe {one.recipe_digest[:12]}" if one.recipe_digest else "another tool"
+    return f"{printable(one.member)} ({recipe})"

@@ -9,8 +9,9 @@ import torch
 from fmcli.checkpoint import Checkpoint
 from fmcli.choices import Views
 from fmcli.data import ImageSet, load_images, split_images
-from fmcli.ensemble import Combiner, fit_combiner
+from fmcli.ensemble import Ballot, Combiner, fit_combiner, hold_vote
 from fmcli.errors import CheckpointError, UsageError, printable
+from fmcli.foreign import NoLabelsError
 from fmcli.pool.places import Pool, StoredMember
 from fmcli.pool.predict import predict_pool
 from fmcli.predictions import Predictions, load_predictions, predictions_file, stack_logits
@@ -24,7 +25,7 @@ def predict_validation(
     labels: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions] | None:
-    """Return each member's predictions on its validation images, or None where one has no such images.
+    """Return each member's predictions on its validation images, or None where one has no such images or labels.
 
     Those that training left beside a checkpoint are taken from there.
     """
@@ -37,7 +38,10 @@ def predict_validation(
             for one, name, group in zip(stored, pool.names, pool.groups, strict=True)
             if one is not None
         ]
-    return predict_pool(pool, "validation", device=device, data_root=data_root, labels=labels, views=views)
+    try:
+        return predict_pool(pool, "validation", device=device, data_root=data_root, labels=labels, views=views)
+    except NoLabelsError:
+        return None
 
 
 def _has_validation(member: Checkpoint | StoredMember) -> bool:
@@ -71,10 +75,15 @@ def predict_to_learn(
     """Return the validation predictions that a rule learns from, or None where it has learnt already or has none.
 
     Raises:
-        UsageError: The rule cannot do without, and a member has no validation images, or others than the rest.
+        UsageError: The rule cannot do without, and a member has no validation images, or others than the rest, or was
+            trained on some of them.
     """
-    if rule is pool.rule and not rule.learns:
+    if rule.learnt and not rule.learns:
         return None
+    if len({_digests_to_learn(member) for member in pool.checkpoints}) > 1:  # perhaps trained on others' images
+        if not rule.learns:
+            return None
+        refuse_trained_on(pool, data_root)
     found = predict_validation(pool, device=device, data_root=data_root, labels=labels, views=views)
     alike = found is not None and len({one.data_digest for one in found} - {""}) <= 1  # other tools' have none
     if rule.learns and not alike:
@@ -83,6 +92,11 @@ def predict_to_learn(
             hint="--weights gives a weighted rule its weights; --vote soft and --vote majority learn nothing",
         )
     return found if alike else None
+
+
+def _digests_to_learn(member: Checkpoint) -> tuple[str, str]:
+    digests = member.header.data_digests
+    return digests["train"], digests.get("validation", "")
 
 
 def learn_rule(
@@ -102,7 +116,7 @@ def learn_rule(
         rule: With what was given.
         device: Where their networks are.
         data_root: Where to look first for built-in sources.
-        labels: A file of the true classes, for other tools' predictions.
+        labels: A file of the validation images' true classes, for other tools' predictions.
         views: Which altered views of each image networks are to average over.
         calibrate: Learn the temperature, too.
 
@@ -117,6 +131,49 @@ def learn_rule(
     return fit_combiner(rule, stack_logits(learn_from), learn_from[0].labels, calibrate=calibrate)
 
 
+def vote_on(
+    pool: Pool,
+    rule: Combiner,
+    split: str,
+    *,
+    device: torch.device,
+    data_root: Path | None = None,
+    labels: Path | None = None,
+    views: Views = "none",
+    calibrate: bool = True,
+) -> Ballot:
+    """Let a pool vote on a split, by a rule that first learns on validation images what it has not learnt yet.
+
+    On the validation images themselves, what is learnt is learnt in folds.
+
+    Args:
+        pool: The members.
+        rule: How to combine them.
+        split: `train`, `validation` or `test`.
+        device: Where their networks are.
+        data_root: Where to look first for built-in sources.
+        labels: A file of the split's true classes, for other tools' predictions.
+        views: Which altered views of each image networks are to average over.
+        calibrate: Learn the temperature, too.
+
+    Raises:
+        UsageError: See `predict_to_learn`.
+        DataError, CheckpointError: See `predict_pool`.
+    """
+    here = split == "validation"
+    learnt = learn_rule(
+        pool,
+        rule,
+        device=device,
+        data_root=data_root,
+        labels=labels if here else None,
+        views=views,
+        calibrate=calibrate,
+    )
+    predictions = predict_pool(pool, split, device=device, data_root=data_root, labels=labels, views=views)
+    return hold_vote(predictions, learnt, learnt_here=rule if here and learnt is not rule else None)
+
+
 def predict_shared_validation(
     pool: Pool, *, device: torch.device, data_root: Path | None = None, labels: Path | None = None
 ) -> list[Predictions]:
@@ -125,50 +182,48 @@ def predict_shared_validation(
     Raises:
         UsageError: There are no validation images, or a member was trained on some of them, by name.
     """
-    first = next(iter(pool.checkpoints), None)
-    if first is not None:
-        if "validation" not in first.header.data_digests:
-            raise UsageError(
-                f"{printable(pool.names[pool.members.index(first)])} has no validation images to choose on",
-                hint="train with validation = { first = 5000 } in [data]",
-            )
-        _refuse_trained_on(pool, first, data_root)
+    refuse_trained_on(pool, data_root)
     found = predict_validation(pool, device=device, data_root=data_root, labels=labels)
     if found is None:
         raise UsageError(
             "members are chosen on validation images, and some have none",
-            hint="train with validation = { first = 5000 } in [data]; predictions need a file named validation",
+            hint="train with validation = { first = 5000 } in [data]; predictions need a file named validation, and "
+            "other tools' validation-labels.npy beside it",
         )
     return found
 
 
-def _refuse_trained_on(pool: Pool, first: Checkpoint, data_root: Path | None) -> None:
-    """Refuse members that were trained on validation images of the first.
+def refuse_trained_on(pool: Pool, data_root: Path | None) -> None:
+    """Refuse members that were trained on validation images of the first, or have others.
 
     Raises:
-        UsageError: One was, by name, or has other validation images.
+        UsageError: There is such a member, by name, or the first has no validation images.
     """
+    if not pool.checkpoints:
+        return
+    first = pool.checkpoints[0]
+    name_of_first = printable(pool.names[pool.members.index(first)])
     digests = first.header.data_digests
-    same = (digests["train"], digests["validation"])
+    if "validation" not in digests:
+        raise UsageError(
+            f"{name_of_first} has no validation images to choose on",
+            hint="train with validation = { first = 5000 } in [data]",
+        )
     seen: frozenset[bytes] | None = None
     problems = []
     for member, name in zip(pool.members, pool.names, strict=True):
-        if not isinstance(member, Checkpoint):
+        if not isinstance(member, Checkpoint) or _digests_to_learn(member) == _digests_to_learn(first):
             continue
-        own = member.header.data_digests
-        if (own["train"], own.get("validation")) == same:
-            continue
-        seen = seen or _marks(_split_of(first, "validation", data_root))
-        n_shared = sum(mark in seen for mark in _list_marks(_split_of(member, "train", data_root)))
+        seen = seen or frozenset(_marks(_split_of(first, "validation", data_root)))
+        n_shared = sum(mark in seen for mark in _marks(_split_of(member, "train", data_root)))
         if n_shared:
             problems.append(f"{printable(name)} was trained on {n_shared:,} of them")
-        elif own.get("validation") != digests["validation"]:
+        elif member.header.data_digests.get("validation") != digests["validation"]:
             problems.append(f"{printable(name)} has validation images of its own")
     if problems:
         raise UsageError(
-            f"members cannot be chosen on the validation images of {printable(pool.names[pool.members.index(first)])}: "
-            + "; ".join(problems),
-            hint="choose among members whose recipes split the same data in the same way",
+            f"nothing can be learnt on the validation images of {name_of_first}: " + "; ".join(problems),
+            hint="take members whose recipes split the same data in the same way",
         )
 
 
@@ -177,11 +232,7 @@ def _split_of(member: Checkpoint, split: str, data_root: Path | None) -> ImageSe
     return split_images(load_images(spec, data_root=data_root), spec).named(split)
 
 
-def _marks(images: ImageSet) -> frozenset[bytes]:
-    return frozenset(_list_marks(images))
-
-
-def _list_marks(images: ImageSet) -> list[bytes]:
+def _marks(images: ImageSet) -> list[bytes]:
     """Return what tells each image and its label from others."""
     return [
         hashlib.blake2b(image.tobytes() + int(label).to_bytes(4, "little"), digest_size=16).digest()

@@ -1,13 +1,16 @@
 """Ensembles that were compared, fitted, selected or averaged, as documents."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fmcli.choices import Measure
 from fmcli.ensemble import Combiner
-from fmcli.ensemble.compare import Comparison, Composition, CompositionStudy, Contender
+from fmcli.ensemble.compare import Comparison, Composition, CompositionStudy, Contender, Rival
 from fmcli.ensemble.select import Selection
+from fmcli.metrics import CochranTest
 from fmcli.report.document import Document, Sheet, percent
 from fmcli.report.ensembles import describe_rule, gain_in_words
 
@@ -20,14 +23,15 @@ _SURE = 0.05  # p-values below this are called real
 def comparison_document(comparison: Comparison) -> Document:
     """Return ensembles side by side, each against the first."""
     first, *others = comparison.contenders
-    real = "differ" if comparison.agreement.p_value < _SURE else "do not differ, as far as these images tell"
+    agreement = comparison.agreement
     notes = [
-        f"All together, they {real} (p = {comparison.agreement.p_value:.2g}, Cochran's Q).",
+        *([] if agreement is None else [_agreement_in_words(agreement)]),
         *(
-            gain_in_words(other.against_first, other.name, first.name)
+            gain_in_words(other.against_first, other.name, first.name, other.adjusted_p_value)
             for other in others
             if other.against_first is not None
         ),
+        *(f"{one} and {other} are the same members: their logits are equal." for one, other in comparison.repeated),
     ]
     if len(others) > 1:
         notes.append("Adjusted p: held against all these tests together, by Holm's method.")
@@ -48,9 +52,17 @@ def comparison_document(comparison: Comparison) -> Document:
         notes=notes,
     )
     records = [_contender_record(one) for one in comparison.contenders]
-    payload = {"split": comparison.split, "cochran_q": asdict(comparison.agreement), "ensembles": records}
-    flat = [{**record, "members": len(record["members"])} for record in records]
-    return Document([sheet], payload, flat)
+    payload = {
+        "split": comparison.split,
+        "cochran_q": None if agreement is None else asdict(agreement),
+        "ensembles": records,
+    }
+    return Document([sheet], payload, records)
+
+
+def _agreement_in_words(agreement: CochranTest) -> str:
+    real = "differ" if agreement.p_value < _SURE else "do not differ, as far as these images tell"
+    return f"All together, they {real} (p = {agreement.p_value:.2g}, Cochran's Q)."
 
 
 def _contender_row(one: Contender) -> list[str]:
@@ -78,6 +90,7 @@ def _contender_record(one: Contender) -> dict[str, Any]:
     report, test = one.evaluation.report, one.against_first
     return {
         "ensemble": one.name,
+        "n_members": len(one.members),
         "members": list(one.members),
         "vote": one.rule.vote,
         "accuracy": report.accuracy,
@@ -99,6 +112,7 @@ def _contender_record(one: Contender) -> dict[str, Any]:
 def study_document(study: CompositionStudy, rule: Combiner) -> Document:
     """Return whether ensembles of different kinds of members vote better than ensembles of one kind."""
     pool = ", ".join(f"{count} of {group}" for group, count in study.n_members.items())
+    rivals = study.rivals
     sheet = Sheet(
         title=f"{describe_rule(rule)} of {study.size} on {study.split}, drawn from {pool}",
         columns=[
@@ -109,86 +123,136 @@ def study_document(study: CompositionStudy, rule: Combiner) -> Document:
             ">One alone",
             ">Mixed gains",
             ">95 % interval of it",
+            ">Adjusted p",
         ],
         rows=[
-            [*_composition_cells(study.mixed), "", "", ""],
-            *(
-                [*_composition_cells(one), percent(study.alone[one.groups[0]]), *_gain_cells(gain, interval)]
-                for one, gain, interval in zip(study.same, study.gains, study.intervals, strict=True)
-            ),
+            [*_composition_cells(study.mixed), "", "", "", ""],
+            *([*_composition_cells(one.composition), percent(one.alone), *_gain_cells(one)] for one in rivals),
         ],
         notes=_study_in_words(study),
     )
     records = [
-        {
-            "members": "+".join(one.groups),
-            "ensembles": len(one.accuracies),
-            "accuracy": one.mean,
-            "spread": one.spread,
-            "mixed_gains": gain,
-            "gain_low": interval[0],
-            "gain_high": interval[1],
-        }
-        for one, gain, interval in zip(
-            (study.mixed, *study.same), (None, *study.gains), ((None, None), *study.intervals), strict=True
-        )
+        _composition_record(study, study.mixed, None),
+        *(_composition_record(study, one.composition, one) for one in rivals),
     ]
     payload = {
         "split": study.split,
         "vote": rule.vote,
         "size": study.size,
         "pool": study.n_members,
-        "alone": study.alone,
+        "alone": {one.group: one.alone for one in rivals},
         "compositions": records,
     }
     return Document([sheet], payload, records)
 
 
+def _composition_record(study: CompositionStudy, one: Composition, rival: Rival | None) -> dict[str, Any]:
+    return {
+        "composition": one.name,
+        "n_members": study.size,
+        "ensembles": len(one.accuracies),
+        "accuracy": one.mean,
+        "spread": one.spread,
+        "mixed_gains": rival.gain if rival else None,
+        "gain_low": rival.test.interval[0] if rival else None,
+        "gain_high": rival.test.interval[1] if rival else None,
+        "p_value": rival.test.p_value if rival else None,
+        "adjusted_p_value": rival.adjusted_p_value if rival else None,
+    }
+
+
 def _composition_cells(one: Composition) -> list[str]:
-    return ["+".join(one.groups), str(len(one.accuracies)), percent(one.mean), f"{100 * one.spread:.2f}"]
+    return [one.name, str(len(one.accuracies)), percent(one.mean), f"{100 * one.spread:.2f}"]
 
 
-def _gain_cells(gain: float, interval: tuple[float, float]) -> list[str]:
-    return [f"{100 * gain:+.2f}", f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"]
+def _gain_cells(one: Rival) -> list[str]:
+    low, high = one.test.interval
+    return [f"{100 * one.gain:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}", f"{one.adjusted_p_value:.2g}"]
 
 
 def _study_in_words(study: CompositionStudy) -> list[str]:
+    groups, size = ", ".join(study.n_members), _in_words(study.size)
+    if study.size == len(study.n_members):
+        mixed, votes = f"One of each of {groups}", "votes"
+    else:
+        mixed, votes = f"{size.capitalize()} different ones of {groups}", "vote"
     lines = []
-    for one, gain, (low, high) in zip(study.same, study.gains, study.intervals, strict=True):
-        verdict = "a real gain" if low > 0 else "a real loss" if high < 0 else "chance alone could explain it"
+    for one in study.rivals:
+        low, high = (f"{100 * end:+.2f}" for end in one.test.interval)
+        points = f"{100 * abs(one.gain):.2f}"
+        way = f"{points} points {'better' if one.gain > 0 else 'worse'} than" if float(points) else "as well as"
         lines.append(
-            f"Different kinds vote {100 * abs(gain):.2f} points {'better' if gain >= 0 else 'worse'} than "
-            f"{study.size} of {one.groups[0]} (95 % interval {100 * low:+.2f} to {100 * high:+.2f}): {verdict}."
+            f"{mixed} {votes} {way} {size} of {one.group} (95 % interval {low} to {high}; p = "
+            f"{one.adjusted_p_value:.2g}, adjusted): {_study_verdict(one)}."
         )
-    return [*lines, "The intervals are over the members that might have been trained, on these images."]
+    return [
+        *lines,
+        "The intervals and tests are over the members that might have been trained and the images that might have been "
+        "taken.",
+        *(["Adjusted p: held against all these tests, by Holm's method."] if len(lines) > 1 else []),
+    ]
+
+
+def _study_verdict(one: Rival) -> str:
+    if one.adjusted_p_value >= _SURE:
+        return "chance alone could explain it" if f"{100 * abs(one.gain):.2f}" != "0.00" else "no difference"
+    return "a real gain" if one.gain > 0 else "a real loss"
+
+
+def _in_words(number: int) -> str:
+    words = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[number - 2] if 2 <= number < 2 + len(words) else str(number)
 
 
 # --- fit, select, pack ------------------------------------------------------------------------------------
 
 
 def selection_document(
-    names: tuple[str, ...], rule: Combiner, selection: Selection, considered: int, images: int, output: Path
+    rule: Combiner, selection: Selection, names: Sequence[str], by: Measure, *, n_images: int, output: Path
 ) -> Document:
-    """Return who was chosen, and what comes next."""
+    """Return who was chosen, how good that is, and what comes next.
+
+    Args:
+        rule: How the chosen are combined.
+        selection: Who was chosen.
+        names: Of all members of the pool.
+        by: What they were chosen by.
+        n_images: On how many validation images.
+        output: The ensemble file.
+    """
     records = [
-        {"member": name, "count": count, "weight": count / sum(selection.counts)}
-        for name, count in zip(names, selection.counts, strict=True)
+        {"member": names[place], "count": count, "weight": count / sum(selection.counts)}
+        for place, count in zip(selection.members, selection.counts, strict=True)
     ]
     sheet = Sheet(
-        title=f"Chosen from {considered} members on {images:,} validation images, for a {rule.vote} vote",
+        title=f"Chosen from {len(names)} members on {n_images:,} validation images, for a {rule.vote} vote",
         columns=["Member", ">Times", ">Weight"],
         rows=[[str(row["member"]), str(row["count"]), f"{row['weight']:.3f}"] for row in records],
-        notes=_next_steps(output),
+        notes=[
+            f"Validation {by} of the vote: {_show_score(selection.score, by)}; of the best member alone, "
+            f"{names[selection.best_member]}: {_show_score(selection.best_member_score, by)}; of a vote of all "
+            f"{len(names)}: {_show_score(selection.pool_score, by)}.",
+            "What was chosen on these images looks better on them than it is; test images judge it.",
+            *_next_steps(output),
+        ],
     )
     payload = {
         "ensemble": str(output),
         "vote": rule.vote,
         "temperature": rule.temperature,
+        "by": by,
         "score": selection.score,
-        "considered": considered,
+        "best_member": names[selection.best_member],
+        "best_member_score": selection.best_member_score,
+        "pool_score": selection.pool_score,
+        "considered": len(names),
         "members": records,
     }
     return Document([sheet], payload, records)
+
+
+def _show_score(score: float, by: Measure) -> str:
+    return f"{percent(score)} %" if by == "accuracy" else f"{score:.4f}"
 
 
 def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None, output: Path) -> Document:

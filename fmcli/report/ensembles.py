@@ -18,6 +18,10 @@ _PROBABILITIES = {
     "geometric": "its members' geometric mean probability",
     "stacking": "what it learnt",
 }
+_LOST_WITHOUT = {
+    False: "Lost without: points that the vote would lose without that member; below 0, it is better without.",
+    True: "Lost without: points that the vote would lose without that member, the others keeping their weights.",
+}
 _OF_COUNTS = "its members' mean probability, which did not decide"
 
 
@@ -64,7 +68,7 @@ def _member_sheet(evaluation: EnsembleEvaluation) -> Sheet:
             *_agreement_in_words(evaluation),
             *_diversity_in_words(evaluation.diversity, len(members)),
             f"Ties: {evaluation.n_ties:,} (decided by {rule.tie}).",
-            *(["Lost without: points that the vote would lose without that member."] if known else []),
+            *([_LOST_WITHOUT[bool(rule.weights)]] if known else []),
             *(["What the rule learnt was learnt on these images, in five folds."] if evaluation.cross_fitted else []),
         ],
     )
@@ -91,30 +95,39 @@ def _show_loss(loss: float | None) -> str:
     return "" if loss is None else f"{100 * loss:+.2f}"
 
 
-def gain_in_words(gain: PairedTest, first: str, second: str) -> str:
+def gain_in_words(gain: PairedTest, first: str, second: str, adjusted_p_value: float | None = None) -> str:
     """Say whether one classifier is better than another.
 
     Args:
         gain: The first against the second.
         first: What to call it, as a sentence begins.
         second: What to call it.
+        adjusted_p_value: The p-value to judge by, where it is one of several tests.
     """
     if gain.only_first == gain.only_second:
         return f"{first} is as accurate as {second}."
     way = "above" if gain.difference > 0 else "below"
     low, high = gain.interval if gain.difference > 0 else (-gain.interval[1], -gain.interval[0])
-    verdict = "a real difference" if gain.p_value < _SURE else "chance alone could explain it"
+    p_value = gain.p_value if adjusted_p_value is None else adjusted_p_value
+    adjusted = "" if p_value == gain.p_value else ", adjusted"
     return (
         f"{first} is {abs(100 * gain.difference):.2f} points {way} {second} (95 % interval {100 * low:.2f} to "
-        f"{100 * high:.2f}; p = {gain.p_value:.2g}, McNemar's exact test): {verdict}."
+        f"{100 * high:.2f}; p = {p_value:.2g}, McNemar's exact test{adjusted}): {_verdict(gain, low, p_value)}."
     )
+
+
+def _verdict(gain: PairedTest, low: float, p_value: float) -> str:
+    """Say whether a difference whose interval begins at `low` is real."""
+    if (gain.p_value < _SURE) != (low > 0):
+        return "borderline: the interval and the test disagree"
+    return "a real difference" if p_value < _SURE else "chance alone could explain it"
 
 
 def _agreement_in_words(evaluation: EnsembleEvaluation) -> list[str]:
     test = evaluation.agreement
     if test is None or len(evaluation.members) < 2:
         return []
-    verdict = "differ in accuracy" if test.p_value < _SURE else "are equally accurate, as far as these images tell"
+    verdict = "differ in accuracy" if test.p_value < _SURE else "show no difference in accuracy"
     return [f"The members {verdict} (p = {test.p_value:.2g}, Cochran's Q = {test.statistic:.1f})."]
 
 

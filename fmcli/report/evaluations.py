@@ -7,7 +7,7 @@ from typing import Any
 
 from fmcli.ensemble import Evaluation
 from fmcli.events import EpochFinished
-from fmcli.metrics import ClassificationReport, accuracy_at_coverage, most_frequent_confusions
+from fmcli.metrics import ClassificationReport, accuracy_at_coverage, most_frequent_confusions, threshold_at_coverage
 from fmcli.recipe import ReferenceSpec
 from fmcli.report.document import Document, Record, Sheet, percent
 
@@ -93,7 +93,6 @@ def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSp
     notes = [
         f"Loss {trust.loss:.4f}, Brier score {trust.brier:.4f}, calibration error {percent(trust.ece)} % in bins of "
         f"equal width, {percent(trust.ece_equal_mass)} % in bins of equal mass",
-        _coverage_in_words(evaluation),
     ]
     published = published_accuracy(reference, split)
     if reference is not None and published is not None:
@@ -107,15 +106,26 @@ def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSp
             summary=2,
             notes=notes,
         ),
+        _coverage_sheet(evaluation),
         *_confusion_sheets(report),
     ]
 
 
-def _coverage_in_words(evaluation: Evaluation) -> str:
-    kept = [
-        f"{percent(accuracy_at_coverage(evaluation.coverage, share))} % of {100 * share:.0f} %" for share in _COVERAGES
-    ]
-    return f"Accuracy where it is surest: {', '.join(kept)} of the images"
+def _coverage_sheet(evaluation: Evaluation) -> Sheet:
+    """Return how accurate the answers are when the least certain are set aside, and where that line lies."""
+    curve = evaluation.coverage
+    return Sheet(
+        title="When the images that it is least sure of are set aside",
+        columns=[">Kept", ">Accuracy", ">Probability from"],
+        rows=[
+            [
+                percent(share),
+                percent(accuracy_at_coverage(curve, share)),
+                f"{threshold_at_coverage(curve, share):.4f}",
+            ]
+            for share in (1.0, *_COVERAGES)
+        ],
+    )
 
 
 def published_accuracy(reference: ReferenceSpec | None, split: str) -> float | None:
@@ -165,7 +175,14 @@ def evaluation_payload(evaluation: Evaluation) -> dict[str, Any]:
         "accuracy": report.accuracy,
         "accuracy_interval": list(report.interval),
         **asdict(evaluation.calibration),
-        "accuracy_at_coverage": {str(share): accuracy_at_coverage(evaluation.coverage, share) for share in _COVERAGES},
+        "coverage": [
+            {
+                "kept": share,
+                "accuracy": accuracy_at_coverage(evaluation.coverage, share),
+                "probability_from": threshold_at_coverage(evaluation.coverage, share),
+            }
+            for share in (1.0, *_COVERAGES)
+        ],
         "aurc": evaluation.coverage.aurc,
         "classes": class_records(report)[:-2],
         "macro_average": asdict(report.macro),

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.checkpoint import MODEL_FILE, load_checkpoint, read_header, remove_snapshots, snapshot_name
+from fmcli.checkpoint import (
+    MODEL_FILE,
+    load_checkpoint,
+    missing_snapshots,
+    read_header,
+    remove_snapshots,
+    snapshot_name,
+)
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sample, resolve_normalization
 from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import CheckpointError, DeviceError, DivergedError, printable
@@ -72,6 +79,7 @@ def train_member(
     if resume and (folder / MODEL_FILE).is_file():
         header = read_header(folder)
         training.check_same(header.recipe_digest, header.data_digests["train"])
+        training.check_all_snapshots()
         (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
         reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
         return read_history(folder)
@@ -343,6 +351,19 @@ class _Training:
                 f"member {self.spec.name} cannot go on without its snapshot {number}: {error.message}",
                 hint="bring the file back, or train afresh with --overwrite",
             ) from error
+
+    def check_all_snapshots(self) -> None:
+        """Refuse a member that is trained and has lost snapshots.
+
+        Raises:
+            CheckpointError: It has, by name.
+        """
+        missing = missing_snapshots(self.spec, self.folder)
+        if missing:
+            raise CheckpointError(
+                f"member {self.spec.name} in {printable(self.folder)} is trained, and lacks {', '.join(missing)}",
+                hint="bring the file back, or train afresh with --overwrite",
+            )
 
     def check_same(self, recipe_digest: str, data_digest: str) -> None:
         """Refuse a state or checkpoint of another recipe or other training images.

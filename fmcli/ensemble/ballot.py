@@ -1,0 +1,60 @@
+"""A vote that was held: members' predictions on a split, and what came out of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fmcli.ensemble.combiner import Combiner, CrossFitted, cross_fit, cross_fitted_probabilities
+from fmcli.metrics import apply_temperature
+from fmcli.predictions import Predictions, stack_logits
+from fmcli.voting import Floats, Logits, Vote
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ballot:
+    """Members' predictions on a split, and their vote.
+
+    Args:
+        predictions: One entry a member.
+        logits: Theirs, float32 (n_members, n_samples, n_classes).
+        rule: How they were combined, with all that was learnt.
+        vote: What came out, its probabilities as the rule gives them.
+        calibrated: float64 (n_samples, n_classes), those probabilities after temperature scaling.
+        combine: From logits of these images to the vote: the rule, or one for each fold of the images.
+    """
+
+    predictions: tuple[Predictions, ...]
+    logits: Logits
+    rule: Combiner
+    vote: Vote
+    calibrated: Floats
+    combine: Combiner | CrossFitted
+
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether each image was answered by a rule that was learnt from others."""
+        return isinstance(self.combine, CrossFitted)
+
+
+def hold_vote(predictions: Sequence[Predictions], rule: Combiner, *, learnt_here: Combiner | None = None) -> Ballot:
+    """Combine members' predictions.
+
+    Args:
+        predictions: One entry a member, all on the same images.
+        rule: How to combine them, with all that it learnt.
+        learnt_here: Where it learnt on these very images, the rule as it was before; that is then done again in
+            folds, so that no image is answered by what was learnt from it.
+
+    Raises:
+        CheckpointError: Members do not match.
+        UsageError: The rule lacks something, or does not fit the members.
+    """
+    logits, y_true = stack_logits(predictions), predictions[0].labels
+    combine: Combiner | CrossFitted = replace(rule, temperature=1.0)
+    if learnt_here is not None and learnt_here.learns:
+        combine = cross_fit(learnt_here, logits, y_true)
+    vote = combine(logits)
+    if learnt_here is not None:
+        calibrated = cross_fitted_probabilities(vote.probabilities, y_true)
+    else:
+        calibrated = apply_temperature(vote.probabilities, rule.temperature)
+    return Ballot(tuple(predictions), logits, rule, vote, calibrated, combine)

@@ -1,0 +1,316 @@
+"""The benchmarks: the peers' networks are ours, operations by hand, order, medians, tables, and one run of it all."""
+
+import doctest
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import peers, processes, summary
+from benchmarks.peers import Clock, Job, torch_peer
+from benchmarks.plan import Measurement, interleave, parse, plan
+from benchmarks.run import collect
+from benchmarks.table import build
+from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_bytes, training_operations
+from fmcli.models import build_model
+from fmcli.recipe.layers import trace_layers
+from fmcli.recipe.networks import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
+
+ROOT = Path(__file__).parent.parent
+PEERS = ("fmcli", "keras", "keras-bf16", "torch", "torch-bf16")
+
+
+def expected_parameters(name: str) -> int:
+    return sum(trace.parameters for trace in load_work(name).traces)
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# --- the same work ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_networks_in_plain_pytorch_have_the_same_parameters_as_ours(name):
+    traces = load_work(name).traces
+    ours = build_model([trace.layer for trace in traces], INPUT_SHAPE, N_CLASSES)
+    assert count(torch_peer.build_network(traces)) == count(ours) == expected_parameters(name)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the extra `bench`")
+def test_networks_in_keras_have_the_same_parameters_as_ours():
+    job = json.dumps(asdict(Job(task="parameters", images="")))
+    command = [sys.executable, "-m", "benchmarks.peers.keras_peer", job]
+    found = json.loads(processes.run(command, limit=200).output)
+    assert {name: found[name] for name in WORKS} == {name: expected_parameters(name) for name in WORKS}
+
+
+UNEVEN = (
+    Conv(filters=4, kernel_size=4, padding="same", activation="relu"),
+    MaxPool(size=2),
+    Conv(filters=6, kernel_size=3, stride=2, padding="same", activation="tanh"),
+    BatchNorm(activation="relu"),
+    GlobalAvgPool(),
+    Dense(units=N_CLASSES),
+)
+
+
+@pytest.mark.parametrize(
+    "layers", [UNEVEN, [trace.layer for trace in load_work("quick-k3").traces]], ids=["uneven", "quick-k3"]
+)
+def test_networks_in_plain_pytorch_compute_what_ours_do(layers):
+    ours = build_model(layers, INPUT_SHAPE, N_CLASSES, generator=torch.Generator().manual_seed(0)).eval()
+    theirs = torch_peer.build_network(trace_layers(layers, INPUT_SHAPE, N_CLASSES)).eval()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    images = torch.rand(5, *INPUT_SHAPE, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-5)
+
+
+def test_penalties_are_those_of_the_recipe():
+    work = load_work("mell-cnn")
+    model = torch_peer.build_network(work.traces)
+    assert [factor for factor, _ in torch_peer.penalized(work, model)] == [1e-4, 1e-4]
+    assert [weight.shape[0] for _, weight in torch_peer.penalized(work, model)] == [128, 10]
+
+
+def test_augmentation_is_rotation_and_translation_or_none():
+    without, augmented = load_work("quick-k3").member.augment, load_work("quick-k3", augment=True).member.augment
+    assert (without.rotate, without.translate, without.flip, without.shift, without.erase) == (0, 0, 0, 0, 0)
+    assert (augmented.rotate, augmented.translate, augmented.flip, augmented.erase) == (20, 0.2, 0, 0)
+
+
+def test_operations_and_bytes_of_a_small_network_by_hand():
+    layers = (
+        Conv(filters=2, kernel_size=3),  # (1, 6, 6) → (2, 4, 4): 32 outputs of 9 multiply-adds
+        MaxPool(size=2),  # → (2, 2, 2)
+        Flatten(),
+        Dropout(rate=0.5),
+        Dense(units=10),  # 80 multiply-adds
+    )
+    traces = trace_layers(layers, (1, 6, 6), 10)
+    # The convolution: forward and its weights. The dense layer: forward, its weights, its input.
+    assert training_operations(traces) == 2 * (2 * 288 + 3 * 80)
+    assert training_bytes(traces) == 2 * 5 * (32 + 8 + 8 + 8 + 10)
+
+
+# --- the plan --------------------------------------------------------------------------------------------
+
+
+def test_peers_take_turns_and_each_is_first_once():
+    two = [Measurement("train", "a", ("x", "y", "z"), repeats=3), Measurement("train", "b", ("x",), repeats=1)]
+    order = [(repeat, one.work, peer) for repeat, one, peer in interleave(two)]
+    assert order == [
+        *((0, "a", "x"), (0, "a", "y"), (0, "a", "z"), (0, "b", "x")),
+        *((1, "a", "y"), (1, "a", "z"), (1, "a", "x")),
+        *((2, "a", "z"), (2, "a", "x"), (2, "a", "y")),
+    ]
+
+
+def test_everything_is_planned_unless_told_otherwise():
+    options = parse([])
+    planned = plan(options, PEERS)
+    assert {one.section for one in planned} == {"limits", "startup", "train", "predict", "memory", "accuracy"}
+    trained = {(one.work, one.augment): one for one in planned if one.section == "train"}
+    assert set(trained) == {(work, augment) for work in WORKS for augment in (False, True)}
+    assert all(one.peers == PEERS and one.repeats == options.repeats for one in trained.values())
+    assert [one.peers for one in planned if one.section == "accuracy"] == [("fmcli",)]
+
+
+def test_a_part_and_the_gpu_can_be_asked_for():
+    options = parse(["--works", "roy-1", "--sections", "train", "--augment", "with", "--repeats", "2"])
+    assert plan(options, ("fmcli",)) == [Measurement("train", "roy-1", ("fmcli",), augment=True, repeats=2)]
+    on_gpu = parse(["--device", "cuda"])
+    assert on_gpu.peers == ("fmcli", "torch", "torch-bf16")
+    assert on_gpu.output.name == "cuda.json"
+    others = plan(parse(["--sections", "accuracy", "--accuracy-peers"]), PEERS)[1:]
+    assert [(one.work, one.peers) for one in others] == [
+        (work, PEERS[1:]) for work in ("quick-k3", "quick-k5", "quick-k7")
+    ]
+
+
+# --- clocks and processes --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Set the time."""
+    now = [100.0]
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, seconds)
+
+
+def test_the_clock_counts_after_the_warm_up_until_the_time_is_up(at):
+    clock = Clock(seconds=4, batch_size=10)
+    for second in (100, 100.1, 100.2, 100.9):  # three steps are enough, a fourth of the time is not yet over
+        at(second)
+        assert not clock.step()
+    at(101)
+    assert not clock.step()  # from here on
+    ends = []
+    for second in range(102, 110):
+        at(second)
+        ends.append(clock.step())
+        if ends[-1]:
+            break
+    assert ends == [False] * 4 + [True]  # four seconds are over after four steps, but five are the least
+    assert clock.answer() == {"images_per_second": 10.0, "steps": 5, "seconds": 5}
+
+
+def test_the_clock_waits_for_the_device_at_both_ends(at):
+    waits = []
+    clock = Clock(seconds=1, batch_size=1, synchronize=lambda: waits.append(clock.steps))
+    for second in range(101, 120):
+        at(second)
+        if clock.step():
+            break
+    assert waits == [3, 5]
+
+
+def test_a_process_gives_output_time_and_memory():
+    program = "import time; held = bytearray(60_000_000); time.sleep(0.5); print(len(held))"
+    done = processes.run([sys.executable, "-c", program], limit=30, watch=True)
+    assert done.output == "60000000\n"
+    assert done.seconds >= 0.5
+    if Path("/proc/self/smaps_rollup").exists():
+        assert done.peak_bytes > 60_000_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_memory_is_that_of_the_whole_tree():
+    child = "import time; held = bytearray(60_000_000); time.sleep(1)"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"
+    assert processes.run([sys.executable, "-c", program], limit=30, watch=True).peak_bytes > 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("program", "limit", "problem"),
+    [("raise SystemExit('no luck')", 30, "no luck"), ("import time; time.sleep(60)", 0.5, "took more than")],
+)
+def test_a_process_that_fails_or_takes_too_long_is_reported(program, limit, problem):
+    began = time.perf_counter()
+    with pytest.raises(processes.FailedError, match=problem):
+        processes.run([sys.executable, "-c", program], limit=limit)
+    assert time.perf_counter() - began < 20
+
+
+def test_a_command_that_is_not_there_is_reported():
+    with pytest.raises(processes.FailedError, match="No such file"):
+        processes.run(["no-such-command"], limit=1)
+
+
+# --- figures ---------------------------------------------------------------------------------------------
+
+
+def test_examples_of_the_summary_hold():
+    assert doctest.testmod(summary).failed == 0
+
+
+def test_ratios_are_of_medians_and_the_faster_keras_counts():
+    answers = {
+        "fmcli": [{"images_per_second": rate} for rate in (90.0, 100.0, 500.0)],
+        "keras": [{"images_per_second": rate} for rate in (10.0, 20.0, 30.0)],
+        "keras-bf16": [{"images_per_second": 40.0}, {"error": "killed"}],
+    }
+    medians = {peer: summary.medians(given) for peer, given in answers.items()}
+    assert summary.ratios(medians) == {"keras": 5.0, "keras-bf16": 2.5, "faster keras": 2.5}
+
+
+def test_memory_is_ours_over_theirs():
+    assert summary.ratios({"fmcli": {"peak_bytes": 50}, "torch": {"peak_bytes": 100}}) == {"torch": 0.5}
+
+
+def rates(*values: float) -> list[dict]:
+    return [{"images_per_second": value} for value in values]
+
+
+def result() -> dict:
+    """What a run of two networks might have written."""
+    operations = training_operations(load_work("m3").traces)
+    fails = [{"error": "took more than 600 s"}, {"error": "took more than 600 s"}]
+    limits = {
+        "bf16_operations_per_second": 200.0 * operations,
+        "fp32_operations_per_second": 1e12,
+        "copied_bytes_per_second": 1e10,
+    }
+    curve = [[10.0, 0.91], [20.0, 0.925], [30.0, 0.935]]
+    whole = {"members": {"k3": curve}, "train_seconds": 30.0, "command_seconds": 33.0, "vote_accuracy": 0.9412}
+    answers = {
+        Measurement("limits", "machine", ("machine",)): {"machine": [limits]},
+        Measurement("train", "m3", PEERS[:4]): {
+            "fmcli": rates(100.0),
+            "keras": rates(10.0),
+            "keras-bf16": rates(20.0),
+            "torch": fails,
+        },
+        Measurement("train", "m3", PEERS[:2], augment=True): {"fmcli": rates(80.0), "keras": rates(8.0)},
+        Measurement("predict", "quick", PEERS[:2]): {"fmcli": rates(12345.6), "keras": rates(1000.0)},
+        Measurement("memory", "quick-k3", ("fmcli", "torch")): {
+            "fmcli": [{"peak_bytes": 2**29}],
+            "torch": [{"peak_bytes": 2**30}],
+        },
+        Measurement("accuracy", "quick", ("fmcli",)): {"fmcli": [whole]},
+        Measurement("startup", "fmcli --help", ("fmcli",)): {"fmcli": [{}, {"seconds": 0.11}]},
+    }
+    machine = {"cpu": "A", "gpu": None, "cores": 2, "cpu_bf16": ["amx_bf16"], "python": "3", "versions": {}}
+    return {
+        "results": collect(answers),
+        "schedule_seconds": {"fmcli": 7200.0},
+        "machine": machine | {"commit": "abc"},
+        "options": {"device": "cpu", "threads": 2, "repeats": 1},
+        "load_before": 0.0,
+        "began": "today",
+        "notes": ["keras is left out: tensorflow is not installed"],
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| `m3`, batch 120 | 100 | 10 | 20 | – | 5.0 | 10.0 | 50 % | 5 % |",
+        "| `m3`, batch 120 | 80 | 8 | 10.0 | 10.0 | 40 % | 4 % | +25.0 % |",
+        "| `quick` | 12,346 | 1,000 | 12.3 | 12.3 |",
+        "| MiB, all processes together | 512 | 1,024 |",
+        "| fmcli takes | × 1.00 | × 0.50 |",
+        "| quick k3, fmcli | 10.0 | 20.0 | 30.0 | – | 93.50 % after 30.0 s |",
+        "| quick, vote |  |  |  |  | 94.12 % after 30.0 s; whole command 33.0 s |",
+        "kernel-vote, all epochs of all members, estimated, fmcli: 2.0 h",
+        "`fmcli --help`: 0.11 s",
+        "train m3, torch: took more than 600 s (2 times)",
+        "keras is left out: tensorflow is not installed",
+    ],
+)
+def test_the_tables_say(line):
+    assert line in list(build(json.loads(json.dumps(result()))))
+
+
+def test_rows_of_a_table_are_as_long_as_its_heading():
+    lines = [line for line in build(result()) if line.startswith("|")]
+    widths = [line.count("|") for line in lines]
+    for place, line in enumerate(lines):
+        if line.startswith("|---"):
+            assert widths[place] == widths[place - 1] == widths[place + 1]
+
+
+@pytest.mark.slow
+def test_a_small_run_writes_json_and_prints_the_tables(fashion_mnist, tmp_path):
+    output = tmp_path / "cpu.json"
+    part = "--sections train startup --works mell-cnn --augment with --peers fmcli torch --repeats 1 --threads 1"
+    command = [sys.executable, "-m", "benchmarks.run", *part.split(), "--seconds", "0.1", "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| `mell-cnn`, batch 32 |" in done.stdout
+    written = json.loads(output.read_text())
+    line = next(line for line in written["results"] if line["section"] == "train")
+    assert line["parameters"] == expected_parameters("mell-cnn")
+    assert line["ratios"]["torch"] > 0
+    for peer in ("fmcli", "torch"):
+        assert line["peers"][peer]["answers"][0]["steps"] >= 5
+    assert written["machine"]["versions"]["fmcli"]

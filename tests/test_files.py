@@ -1,0 +1,58 @@
+"""Folders: names that are safe on any file system, and what appears whole or not at all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmcli.errors import FmcliError
+from fmcli.files import folder_names, new_folder
+
+NAMES = ["tiny/k3", "/etc/passwd", "../../k3", "a b", "ключ"]
+HOSTILE = ["..", ".", "", "/", "a/k", "a-k", "A-K", "a-k-2", "0-a-k", "ensemble.toml", "Recipe.TOML", "é", "e\u0301"]
+
+
+def test_folders_stay_inside_and_are_named_after_members():
+    assert folder_names(NAMES) == ["tiny-k3", "etc-passwd", "k3", "a-b", "ключ"]
+    assert folder_names(["k3", "k5-1", "m_1.0"]) == ["k3", "k5-1", "m_1.0"]
+
+
+@given(st.lists(st.text(max_size=300) | st.sampled_from(HOSTILE), max_size=20))
+def test_folders_are_distinct_and_plain_whatever_members_are_called(names):
+    folders = folder_names(names)
+    assert len(folders) == len(names)
+    assert len({folder.casefold() for folder in folders}) == len(names)
+    for folder in folders:
+        assert 0 < len(folder.encode()) <= 110
+        assert not folder.startswith(".")
+        assert not set(folder) & set("/\\\0:")
+        assert folder.casefold() not in ("ensemble.toml", "recipe.toml")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_appears_whole(tmp_path, there):
+    folder = tmp_path / "a" / "b"
+    if there:
+        folder.mkdir(parents=True)
+    with new_folder(folder) as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "file").write_text("content")
+        assert not (folder / "inner").exists()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "a", "a/b", "a/b/inner", "a/b/inner/file"
+    ]  # fmt: skip
+    assert folder.stat().st_mode & 0o777 == (tmp_path / "a").stat().st_mode & 0o777
+
+
+def write_in_part(folder):
+    with new_folder(folder) as part:
+        (part / "file").write_text("content")
+        raise OSError("no room")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_fails_leaves_nothing(tmp_path, there):
+    if there:
+        (tmp_path / "b").mkdir()
+    with pytest.raises(FmcliError, match="no room"):
+        write_in_part(tmp_path / "b")
+    assert [path.name for path in tmp_path.rglob("*")] == (["b"] if there else [])

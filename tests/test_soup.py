@@ -1,0 +1,163 @@
+"""Soups: what goes in, what the header says of it, and where it may be written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import fmcli.soup
+from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, load_checkpoint, read_header
+from fmcli.data import load_images
+from fmcli.errors import UsageError
+from fmcli.pool import open_pool
+from fmcli.predictions import load_predictions, predictions_file
+from fmcli.recipe import load_recipe, recipe_digest
+from fmcli.run import train_run
+from fmcli.soup import make_soup
+from fmcli.tensors import weights_digest
+
+CPU = torch.device("cpu")
+VALIDATION_FILE = predictions_file("validation")
+RECIPE = """
+[data]
+source = "idx:{folder}"
+validation = {{ first = 40 }}
+[model]
+family = "sequential"
+layers = [
+  {{ type = "conv", filters = 4, kernel_size = 3 }}, {{ type = "dropout", rate = 0.5 }}, {{ type = "batch-norm" }},
+  {{ type = "activation", function = "relu" }}, {{ type = "global-avg-pool" }}, {{ type = "dense", units = 4 }},
+]
+[optimizer]
+lr = 1e-2
+[trainer]
+epochs = 4
+keep = "snapshots"
+[schedule]
+name = "cyclic"
+cycles = 4
+[[members]]
+name = "m"
+"""
+
+
+@pytest.fixture(scope="module")
+def run(drawn_images, tmp_path_factory) -> Path:
+    """A run of one member with three snapshots; not to be written to."""
+    folder = tmp_path_factory.mktemp("soups")
+    (folder / "recipe.toml").write_text(RECIPE.format(folder=drawn_images), "utf-8")
+    return train_run(load_recipe(str(folder / "recipe.toml")), folder / "run", device=CPU).folder
+
+
+@pytest.fixture
+def pool(run):
+    return open_pool([run], device=CPU)
+
+
+def judge(monkeypatch, accuracies):
+    """Let checkpoints be as accurate as is said, one after another."""
+    left = iter(accuracies)
+    monkeypatch.setattr(fmcli.soup, "_accuracy", lambda *_: next(left))
+
+
+# --- what goes in ---------------------------------------------------------------------------------------
+
+
+def test_the_same_members_make_the_same_soup_byte_for_byte(run, tmp_path):
+    for name in ("one", "two"):
+        torch.rand(7)  # whatever was drawn before
+        make_soup(open_pool([run], device=CPU), tmp_path / name, method="uniform", device=CPU)
+    for file in (MODEL_FILE, VALIDATION_FILE):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_statistics_are_those_that_the_soup_sees_when_it_is_evaluated(pool, tmp_path):
+    make_soup(pool, tmp_path / "soup", method="uniform", device=CPU)
+    soup = load_checkpoint(tmp_path / "soup", device=CPU)
+    images = load_images(soup.header.data).train.images[40:]
+    seen = soup.model[0](soup.header.normalization(torch.tensor(images)))  # dropout does nothing
+    [normalization] = [module for module in soup.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close(normalization.running_mean, seen.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(normalization.running_var, seen.var(dim=(0, 2, 3)))
+    assert not any(module.training for module in soup.model.modules())
+
+
+def test_greedy_leaves_out_what_makes_it_worse(pool, tmp_path, monkeypatch):
+    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])  # alone, then the soups
+    made = make_soup(pool, tmp_path / "soup", device=CPU)
+    assert made.members == ("m/snapshot-2", "m/snapshot-3", "m/snapshot-1")
+    assert (made.accuracy, made.best_member) == (0.95, 0.9)
+
+
+def test_a_soup_of_one_is_not_written(pool, tmp_path, monkeypatch):
+    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.8, 0.8])
+    with pytest.raises(UsageError, match="no soup is as good as m/snapshot-2 alone") as caught:
+        make_soup(pool, tmp_path / "soup", device=CPU)
+    assert "--method uniform" in caught.value.hint
+    assert not (tmp_path / "soup").exists()
+
+
+def test_the_command_says_what_was_averaged(cli, run, tmp_path, monkeypatch):
+    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])
+    made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
+    assert (made.status, made.out) == (0, f"{tmp_path / 'soup'}\n"), made.err
+    assert "averaged 3 of 4: m/snapshot-2, m/snapshot-3, m/snapshot-1" in made.err
+    assert cli("ensemble", "evaluate", run, tmp_path / "soup").status == 0
+    again = cli("ensemble", "soup", tmp_path / "nowhere", "--output", tmp_path / "soup")  # said before members are read
+    assert (again.status, "holds a soup already" in again.err) == (2, True)
+
+
+# --- what it says of itself -----------------------------------------------------------------------------
+
+
+def test_the_header_says_what_was_averaged(pool, run, tmp_path):
+    made = make_soup(pool, tmp_path / "soup", method="uniform", device=CPU)
+    header, first = read_header(tmp_path / "soup"), read_header(run / "m")
+    assert header.soup.method == "uniform"
+    assert tuple(one.name for one in header.soup.ingredients) == made.members
+    by_name = dict(zip(pool.names, pool.checkpoints, strict=True))
+    for one in header.soup.ingredients:
+        assert one.digest == weights_digest(by_name[one.name].model.state_dict())
+    assert (header.name, header.epochs, header.snapshot, header.member.trainer.keep) == ("soup", 4, None, "last")
+    assert header.recipe_digest == recipe_digest(header.member, header.data) != first.recipe_digest
+    assert load_predictions(tmp_path / "soup" / VALIDATION_FILE).recipe_digest == header.recipe_digest
+    assert first.soup is None
+
+
+# --- where it may be written ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["run", "member", "notes", "file"])
+def test_what_is_no_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kind, overwrite):
+    place = tmp_path / "place"
+    if kind in ("run", "member"):
+        shutil.copytree(run if kind == "run" else run / "m", place)
+    elif kind == "notes":
+        place.mkdir()
+        (place / ".notes").write_text("mine")
+    else:
+        place.write_text("mine")
+    before = {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()}
+    judge(monkeypatch, [])  # nothing is computed
+    with pytest.raises(UsageError, match="holds something already") as caught:
+        make_soup(pool, place, overwrite=overwrite, device=CPU)
+    assert "--output" in caught.value.hint
+    assert "--overwrite" not in caught.value.hint
+    assert {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()} == before
+
+
+def test_a_soup_is_replaced_when_asked_for(pool, tmp_path):
+    place = tmp_path / "soup"
+    place.mkdir()
+    make_soup(pool, place, method="uniform", device=CPU)
+    (place / predictions_file("test")).write_bytes(b"of the old soup")
+    with pytest.raises(UsageError, match="holds a soup already") as caught:
+        make_soup(pool, place, method="uniform", device=CPU)
+    assert "--overwrite" in caught.value.hint
+    make_soup(pool, place, method="uniform", overwrite=True, device=CPU)
+    assert sorted(path.name for path in place.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
+    (place / RECIPE_FILE).write_text("of a run whose folder a soup took over")
+    with pytest.raises(UsageError, match="holds something already"):
+        make_soup(pool, place, method="uniform", overwrite=True, device=CPU)
