@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := checkpoints/quick
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fmcli data fetch fashion-mnist
@@ -22,9 +22,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	$(BIN)/fmcli data fetch fashion-mnist
-	$(BIN)/python benchmarks/quick.py --seeds 3
+	$(BIN)/python -m benchmarks.run
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/fmcli data fetch fashion-mnist
+	$(BIN)/python -m benchmarks.run --device cuda
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fmcli needs Python 3.11 or newer: make PYTHON=python3.12 …"'
@@ -34,6 +38,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
 """Speed, memory and start-up of fmcli and its peers, on the same work, in one run.
 
-    make bench                                  everything, on the CPU; hours
+    make bench                                  everything, on the CPU; takes hours
     python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
     python -m benchmarks.table benchmarks/results/cpu.json
 
@@ -13,5 +13,9 @@ How it is measured:
 - Training is timed after a warm-up, for some seconds and at least five steps. fmcli is timed in its own training loop,
   and does what its recipes say beyond that: a learning rate for each step, the average of the weights, a saved
   state after each epoch. The peers are spared those.
-- What is reported is the median over repeats, and ratios of medians.
+- Keras is timed by epochs, since a callback after each step would slow it down; its progress bar is off.
+- What is reported is the median over repeats, and ratios of medians. The shares of the machine's limits are those of
+  the operations and bytes in `works`, against the fastest matrix product and copy measured in the same run.
+- The seconds until an accuracy is reached are of training alone; the accuracy is that of the test images, by which
+  nothing is chosen.
 """

@@ -5,13 +5,15 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import fmcli
 from benchmarks.peers import Answer, Job, main
 
-PACKAGES = ("fmcli", "torch", "torchvision", "keras", "tensorflow", "numpy")
+PACKAGES = ("torch", "torchvision", "keras", "tensorflow", "numpy")
 ROOT = Path(__file__).parent.parent
 
 
@@ -30,7 +32,7 @@ def describe() -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := version_of(name))},
+        "versions": {"fmcli": fmcli.__version__, **_versions()},
         "commit": commit(),
     }
 
@@ -49,12 +51,12 @@ def _memory_gib() -> float | None:
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
 
 
-def version_of(package: str) -> str | None:
-    """Return the version of an installed package, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def commit() -> str | None:

@@ -1,12 +1,12 @@
 """What is to be measured, of whom, and in what order."""
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import version_of
 from benchmarks.works import WORKS
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,6 +19,7 @@ STARTUP = {
 SECTIONS = ("limits", "startup", "train", "predict", "memory", "accuracy")
 GPU_WORKS = ("m3", "m5", "m7", "quick-k3", "quick-k5", "quick-k7")
 MEMORY_WORK = "quick-k3"
+MEMORY_REPEATS = 3  # it hardly varies, and an epoch takes long
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def plan(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measuremen
             case "predict":
                 planned.append(Measurement(section, "quick", peers, repeats=repeats))
             case "memory":
-                planned.append(Measurement(section, MEMORY_WORK, peers, repeats=repeats))
+                planned.append(Measurement(section, MEMORY_WORK, peers, repeats=min(repeats, MEMORY_REPEATS)))
             case "accuracy":
                 planned += plan_accuracy(options, peers)
     return planned
@@ -146,6 +147,6 @@ def interleave(measurements: Sequence[Measurement]) -> Iterator[tuple[int, Measu
 
 def choose_peers(wanted: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the peers that are installed, and a note for each that is not."""
-    missing = [name for name in wanted if version_of(PEERS[name].package) is None]
+    missing = [name for name in wanted if importlib.util.find_spec(PEERS[name].package) is None]
     notes = [f"{name} is left out: {PEERS[name].package} is not installed" for name in missing]
     return tuple(name for name in wanted if name not in missing), notes

@@ -1,9 +1,12 @@
 """Processes that are measured: one at a time, with what they print and, on request, the memory of the whole tree."""
 
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -23,8 +26,8 @@ class Done:
     Args:
         output: What it printed.
         seconds: From its start to its end.
-        peak_bytes: The most memory that it and its descendants held at once; None if that was not asked for, or where
-            there is no /proc.
+        peak_bytes: The most memory that it and its descendants held at once, before it printed anything; None if that
+            was not asked for, or where there is no /proc.
     """
 
     output: str
@@ -33,15 +36,19 @@ class Done:
 
 
 def run(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, limit: float, watch: bool = False
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    limit: float | None = None,
+    watch: bool = False,
 ) -> Done:
     """Run a process to its end.
 
     Args:
         command: With its arguments.
         environment: All of it; by default, this process's.
-        limit: How long it may take, in seconds.
-        watch: Look at its memory all the while.
+        limit: How long it may take, in seconds; by default, for ever.
+        watch: Look at its memory until it prints something. (Unloading its libraries touches yet more.)
 
     Raises:
         FailedError: It did not end well, or in time.
@@ -49,27 +56,46 @@ def run(
     peak = 0
     with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
         try:
-            while watch and process.poll() is None and time.perf_counter() - started < limit:
+            process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
+        except OSError as error:
+            raise FailedError(f"{command[0]}: {error.strerror}") from None
+        with _killed_after(limit, process):
+            while watch and process.poll() is None and os.fstat(output.fileno()).st_size == 0:
                 peak = max(peak, tree_bytes(process.pid))
                 time.sleep(EVERY)
-            process.wait(max(limit - (time.perf_counter() - started), 0.001))
-        except subprocess.TimeoutExpired:
-            raise FailedError(f"took more than {limit:.0f} s") from None
-        finally:
-            process.kill()
-            process.wait()
+            process.wait()  # without a timeout: with one, Python looks but every 50 ms
         seconds = time.perf_counter() - started
         output.seek(0)
         errors.seek(0)
+        if process.returncode != 0 and limit is not None and seconds >= limit:
+            raise FailedError(f"took more than {limit:.0f} s")
         if process.returncode != 0:
             raise FailedError((errors.read().strip().splitlines() or [f"exit status {process.returncode}"])[-1])
         return Done(output.read(), seconds, peak or None)
 
 
+@contextmanager
+def _killed_after(limit: float | None, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process after a time, or where this one is interrupted."""
+    timer = None if limit is None else threading.Timer(limit, process.kill)
+    try:
+        if timer is not None:
+            timer.start()
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+        process.kill()
+        process.wait()
+
+
 def tree_bytes(pid: int) -> int:
-    """Return the proportional set size of a process and all its descendants: shared pages are counted once."""
+    """Return the proportional set size of a process and all its descendants.
+
+    Pages that they share are counted once; those shared with other processes, such as the libraries of another
+    training at the same time, in part.
+    """
     return sum(_own_bytes(one) for one in _tree(pid))
 
 

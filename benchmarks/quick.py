@@ -1,32 +1,25 @@
 """What `quick` reaches: accuracy of members and vote over seeds, and how long the commands take.
 
-    python benchmarks/quick.py --seeds 3
+    python -m benchmarks.quick --seeds 3
 
 Runs the installed `fmcli` as a user does, goes on where it was stopped, writes JSON with hardware and versions
-under benchmarks/results/, and prints the README's tables.
+under benchmarks/results/, and prints the README's table.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import describe
+from benchmarks.processes import FMCLI
 from fmcli.checkpoint import read_header
 
-FMCLI = str(Path(sys.executable).with_name("fmcli"))
 RESULTS = Path(__file__).parent / "results"
-STARTUP = {
-    "fmcli --help": ["--help"],
-    "fmcli train --help": ["train", "--help"],
-    "fmcli ensemble evaluate --help": ["ensemble", "evaluate", "--help"],
-    "fmcli recipe validate quick": ["recipe", "validate", "quick"],
-}
 
 
 def run(*arguments: str) -> tuple[str, float]:
@@ -54,34 +47,8 @@ def measure_seed(seed: int, folder: Path, threads: int) -> dict[str, Any]:
     }
 
 
-def measure_startup(arguments: list[str], repeats: int = 7) -> float:
-    """Return the median of whole processes, in seconds, after one that is not counted."""
-    return statistics.median([run(*arguments)[1] for _ in range(repeats + 1)][1:])
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    import torch
-
-    model = platform.processor()
-    flags = ""
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = dict(line.split(":", 1) for line in lines if ":" in line)
-        facts = {key.strip(): value.strip() for key, value in facts.items()}
-        model, flags = facts.get("model name", model), facts.get("flags", "")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "bf16": [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags.split()],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "fmcli": run("--version")[0].split()[-1],
-    }
-
-
 def show(result: dict[str, Any]) -> None:
-    """Print the tables of the README."""
+    """Print the table of the README."""
     seeds = result["seeds"]
     names = list(seeds[0]["members"])
     print("| seed |", " | ".join(names), "| vote | training | `ensemble evaluate` |")
@@ -98,8 +65,6 @@ def show(result: dict[str, Any]) -> None:
     print(f"| mean (median of times) | {means} | {train:.0f} s | {evaluate:.1f} s |")
     best = statistics.mean(max(one["members"].values()) for one in seeds)
     print(f"\nThe best member of each seed has {100 * best:.2f} % on the mean.\n")
-    for command, seconds in result["startup_seconds"].items():
-        print(f"{command}: {seconds:.2f} s")
     print(result["machine"])
 
 
@@ -111,8 +76,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     result = {
-        "machine": machine(),
-        "startup_seconds": {name: measure_startup(command) for name, command in STARTUP.items()},
+        "machine": describe(),
         "seeds": [
             measure_seed(seed, arguments.runs / f"quick-seed-{seed}", arguments.threads)
             for seed in range(arguments.seeds)

@@ -1,8 +1,10 @@
 """Measure fmcli and its peers, write JSON, print the tables.
 
-python -m benchmarks.run
-python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
-python -m benchmarks.run --device cuda --accuracy-recipes quick kernel-vote
+    python -m benchmarks.run
+    python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
+    python -m benchmarks.run --device cuda --accuracy-recipes quick kernel-vote
+
+The last one trains kernel-vote's whole published schedule; otherwise its time is estimated from the throughput.
 """
 
 import argparse
@@ -41,7 +43,7 @@ def measure(options: argparse.Namespace, measurement: Measurement, peer: str, re
                 done = run([FMCLI, *STARTUP[measurement.work]], limit=options.limit)
                 return {"seconds": done.seconds} if repeat else {}  # the first one fills the disk's cache
             case Measurement(section="accuracy") if peer == "fmcli":
-                return train_whole(options, measurement.work, repeat, folder / "parts")
+                return train_whole(options, measurement.work, repeat, folder / "trained-on")
             case _:
                 return ask(options, measurement, peer, folder)
     except FailedError as error:
@@ -50,10 +52,10 @@ def measure(options: argparse.Namespace, measurement: Measurement, peer: str, re
 
 def ask(options: argparse.Namespace, measurement: Measurement, peer: str, folder: Path) -> Answer:
     """Give a peer its job, in a process of its own."""
-    in_parts = measurement.section == "accuracy"
+    in_full = measurement.section == "accuracy"
     job = Job(
         task="epoch" if measurement.section == "memory" else measurement.section,
-        images=str(folder / ("parts" if in_parts else "all")),
+        images=str(folder / ("trained-on" if in_full else "all")),
         work=measurement.work,
         augment=measurement.augment,
         bf16=PEERS[peer].bf16,
@@ -64,7 +66,7 @@ def ask(options: argparse.Namespace, measurement: Measurement, peer: str, folder
     done = run(
         [sys.executable, "-m", PEERS[peer].module, json.dumps(asdict(job))],
         environment=environment(options),
-        limit=float("inf") if in_parts else options.limit,
+        limit=None if in_full else options.limit,
         watch=measurement.section == "memory",
     )
     answer: Answer = json.loads(done.output.splitlines()[-1])
@@ -86,7 +88,7 @@ def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Pat
     """Train a recipe with the installed command, then evaluate the vote.
 
     Training leaves the recipe's validation images out as always, but validates on the test images instead, so that its
-    history says how the test accuracy grows. Nothing is chosen by it.
+    history says how the test accuracy grows. Nothing is chosen by it. The seconds are those of the training steps.
     """
     members = {member.name: member.trainer for member in load_recipe(recipe).members}
     n_images = count_images(images)
@@ -95,12 +97,8 @@ def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Pat
     where = ("--device", options.device, "--format", "json", "--quiet")
     with TemporaryDirectory() as folder:
         command = [FMCLI, "train", "--recipe", recipe, *settings, "--seed", str(seed), "--output", folder, *where]
-        trained = run(
-            [*command, "--threads", str(options.threads)], environment=environment(options), limit=float("inf")
-        )
-        vote = run(
-            [FMCLI, "ensemble", "evaluate", folder, *where], environment=environment(options), limit=float("inf")
-        )
+        trained = run([*command, "--threads", str(options.threads)], environment=environment(options))
+        vote = run([FMCLI, "ensemble", "evaluate", folder, *where], environment=environment(options))
     curves: dict[str, list[list[float]]] = {name: [] for name in members}
     for epoch in json.loads(trained.output)["epochs"]:
         trainer, curve = members[epoch["member"]], curves[epoch["member"]]
@@ -116,12 +114,12 @@ def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Pat
 
 
 def write_images(folder: Path) -> None:
-    """Write Fashion-MNIST as IDX files: `all` training images, and in `parts` those that recipes do not set aside."""
+    """Write Fashion-MNIST as IDX files: `all` of it, and `trained-on` without what recipes set aside."""
     from fmcli.data import load_images
     from fmcli.recipe import DataSpec
 
     source = load_images(DataSpec(source="fashion-mnist"))
-    for name, first in (("all", 0), ("parts", ASIDE)):
+    for name, first in (("all", 0), ("trained-on", ASIDE)):
         place = folder / name
         place.mkdir()
         train, test = source.train.subset(slice(first, None)), source.test
@@ -189,7 +187,7 @@ def estimate_schedule(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, write and print."""
+    """Measure, write after each answer, and print."""
     options = parse(sys.argv[1:], description=__doc__)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, available_cores()[: options.threads])

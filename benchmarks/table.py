@@ -1,7 +1,4 @@
-"""The README's tables, from what `benchmarks.run` wrote.
-
-python -m benchmarks.table benchmarks/results/cpu.json
-"""
+"""The README's tables: `python -m benchmarks.table benchmarks/results/cpu.json` prints what `benchmarks.run` wrote."""
 
 import json
 import sys
@@ -100,7 +97,8 @@ def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
                     reached = [seconds_to(curve, percent / 100) for percent in thresholds]
                     cells = [f"{seconds:.1f}" if seconds is not None else "–" for seconds in reached]
                     end = f"{100 * curve[-1][1]:.2f} % after {curve[-1][0]:.1f} s"
-                    yield row([f"{line['work']} {member}, {TITLES[peer]}", *cells, end])
+                    name = member if member == line["work"] else f"{line['work']} {member}"
+                    yield row([f"{name}, {TITLES[peer]}", *cells, end])
                 if "vote_accuracy" in answer:
                     seconds, whole = answer["train_seconds"], answer["command_seconds"]
                     end = f"{100 * answer['vote_accuracy']:.2f} % after {seconds:.1f} s; whole command {whole:.1f} s"

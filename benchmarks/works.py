@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from fmcli.recipe import AugmentSpec, MemberSpec, Recipe, load_recipe
 from fmcli.recipe.layers import LayerTrace, expand_layers, pair, trace_layers
@@ -48,6 +49,7 @@ class Work:
         return self.member.trainer.batch_size
 
 
+@cache
 def load_work(name: str, *, augment: bool = False) -> Work:
     """Return a piece of work by its name in `WORKS`."""
     recipe_name, member_name = WORKS[name]

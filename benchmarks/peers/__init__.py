@@ -48,7 +48,7 @@ def main(tasks: Mapping[str, Callable[[Job], Answer]]) -> None:
     answer = tasks[job.task](job)
     unit = 1 if sys.platform == "darwin" else 1024
     answer["own_peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps(answer))
+    print(json.dumps(answer), flush=True)
 
 
 def read_images(job: Job, split: str, *, multiple_of: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

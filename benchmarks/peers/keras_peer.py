@@ -1,5 +1,6 @@
 """Keras on TensorFlow, as its users write it: images in memory, `compile`, `fit`, `predict`."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +11,7 @@ from keras import layers as kl
 from numpy.typing import NDArray
 
 from benchmarks.peers import LEAST_STEPS, WARM_UP_STEPS, Answer, Job, main, majority, read_images, time_passes
-from benchmarks.works import INPUT_SHAPE, VOTE, Work, load_work
+from benchmarks.works import INPUT_SHAPE, VOTE, WORKS, Work, load_work
 from fmcli.recipe import AugmentSpec, OptimizerSpec
 from fmcli.recipe.layers import LayerTrace, pair
 from fmcli.recipe.networks import (
@@ -202,6 +203,12 @@ def accuracy(job: Job) -> Answer:
     return {"members": {job.work: clock.curve}, "train_seconds": sum(clock.seconds)}
 
 
+def parameters(job: Job) -> Answer:
+    """Return how many numbers each network learns, for a test."""
+    sizes = {name: build_network(load_work(name).traces).trainable_variables for name in WORKS}
+    return {name: sum(math.prod(variable.shape) for variable in found) for name, found in sizes.items()}
+
+
 def predict(job: Job) -> Answer:
     """Time the vote of three fresh networks."""
     prepare(job)
@@ -215,4 +222,4 @@ def predict(job: Job) -> Answer:
 
 
 if __name__ == "__main__":
-    main({"train": train, "epoch": epoch, "accuracy": accuracy, "predict": predict})
+    main({"train": train, "epoch": epoch, "accuracy": accuracy, "predict": predict, "parameters": parameters})
