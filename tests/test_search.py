@@ -13,7 +13,8 @@ from conftest import StopAt
 from optuna.storages.journal import JournalFileBackend
 
 from fmcli.cli import run
-from fmcli.errors import ExitStatus, FmcliError, RecipeError, UsageError
+from fmcli.cli.interrupts import interruptible
+from fmcli.errors import ExitStatus, FmcliError, InterruptedRun, RecipeError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
 from fmcli.report.plots import trial_figure
@@ -551,6 +552,23 @@ def test_the_command(recipe_file, tmp_path, capfd):
     assert told["best"][0]["score"] >= told["best"][1]["score"]
     assert run(words) == ExitStatus.USAGE
     shutil.rmtree(tmp_path / "s")
+
+
+def test_a_signal_whose_exception_was_lost_is_heeded_at_the_next_event():
+    seen = []
+
+    def work():
+        with interruptible("--resume") as heeding:
+            report = heeding(seen.append)
+            report("first")
+            with suppress(KeyboardInterrupt):  # as a destructor does with whatever is raised in it
+                signal.raise_signal(signal.SIGINT)
+            report("second")
+
+    with pytest.raises(InterruptedRun) as caught:
+        work()
+    assert caught.value.exit_status == ExitStatus.INTERRUPTED
+    assert seen == ["first"]
 
 
 def test_ctrl_c_names_the_command_that_goes_on(recipe_file, tmp_path):

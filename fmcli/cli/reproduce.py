@@ -63,7 +63,7 @@ def reproduce(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     if threads is not None:
         torch.set_num_threads(threads)
-    with interruptible("--skip-done"), TrainingProgress(terminal) as progress:
+    with interruptible("--skip-done") as heeding, TrainingProgress(terminal) as progress:
         results = run_systems(
             systems or published_systems(),
             output,
@@ -73,6 +73,6 @@ def reproduce(
             skip_done=skip_done,
             overwrite=overwrite,
             data_root=data_root,
-            reporter=progress,
+            reporter=heeding(progress),
         )
     emit(systems_document(results), format_, terminal)

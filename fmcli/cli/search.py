@@ -66,14 +66,14 @@ def search(
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
     if write_recipe is not None:
         _check_winners_place(recipe, write_recipe)
-    with interruptible("--resume"), TrainingProgress(terminal) as progress:
+    with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
         result = run_search(
             chosen,
             device=resolve_device(device),
             storage=storage,
             resume=resume,
             data_root=data_root,
-            reporter=progress,
+            reporter=heeding(progress),
         )
     emit(search_document(result), format_, terminal)
     if write_recipe is not None:

@@ -63,7 +63,7 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     where = resolve_device(device)
-    with interruptible("--resume"), TrainingProgress(terminal) as progress:
+    with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
         result = train_run(
             values,
             folder,
@@ -72,7 +72,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             data_root=data_root,
-            reporter=progress,
+            reporter=heeding(progress),
         )
     emit(history_document(str(result.folder), result.histories), format_, terminal)
     if plots is not None:
