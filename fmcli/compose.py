@@ -28,14 +28,12 @@ class Composed:
         rule: How they are combined.
         learnt_on: The images that it was learnt on; None where there were none, and so nothing to learn.
         selection: How its members were chosen, if they were.
-        considered: The names of all those that they were chosen from.
     """
 
     pool: Pool
     rule: Combiner
     learnt_on: LearntOn | None
     selection: Selection | None = None
-    considered: tuple[str, ...] = ()
 
 
 def fit_ensemble(pool: Pool, rule: Combiner, *, device: torch.device, data_root: Path | None = None) -> Composed:
@@ -89,7 +87,7 @@ def select_ensemble(
     own = Combiner(vote, rule.tie, weights, chosen.groups)
     own = fit_combiner(own, logits[list(selection.members)], y_true)
     accuracy = float((own(logits[list(selection.members)]).labels == y_true).mean())
-    return Composed(chosen, own, _learnt_on(predictions, accuracy), selection, pool.names)
+    return Composed(chosen, own, _learnt_on(predictions, accuracy), selection)
 
 
 def write_ensemble(path: Path, composed: Composed) -> None:

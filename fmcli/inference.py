@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fmcli.checkpoint import Checkpoint, load_checkpoint, tell_apart
+from fmcli.checkpoint import Checkpoint, tell_apart
 from fmcli.choices import Invert, Views
 from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
 from fmcli.ensemble import Combiner
@@ -20,17 +20,6 @@ from fmcli.recipe.specs import DataSpec
 from fmcli.voting import Vote
 
 _BATCH = 500  # images
-
-
-def load_members(paths: Sequence[Path], *, device: torch.device) -> list[Checkpoint]:
-    """Load checkpoints that are to answer together, refusing those that do not match.
-
-    Raises:
-        CheckpointError: One is broken, or has other classes or another input than the first, by name.
-    """
-    members = [load_checkpoint(path, device=device) for path in paths]
-    check_alike(members)
-    return members
 
 
 def check_alike(members: Sequence[Checkpoint]) -> None:
@@ -91,9 +80,12 @@ def _load_splits(spec: DataSpec, data_root: Path | None) -> Splits:
     return split_images(load_images(spec, data_root=data_root), spec)
 
 
-def _predict_split(
-    member: Checkpoint, name: str, split: str, images: ImageSet, device: torch.device, views: Views
-) -> Predictions:
+def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
+    """Return the digest of images, refusing those that a member was not trained with.
+
+    Raises:
+        CheckpointError: They have other classes, another size or another digest.
+    """
     header = member.header
     if images.class_names != header.class_names or images.input_shape != header.input_shape:
         raise CheckpointError(
@@ -108,6 +100,14 @@ def _predict_split(
             f"{printable(member.path)} was trained with (SHA-256 {digest[:12]}, was {header.data_digests[split][:12]})",
             hint="bring the data back, or train again",
         )
+    return digest
+
+
+def _predict_split(
+    member: Checkpoint, name: str, split: str, images: ImageSet, device: torch.device, views: Views
+) -> Predictions:
+    digest = check_images(member, split, images)
+    header = member.header
     loader = DeviceLoader(images, batch_size=_BATCH, device=device)
     logits = predict_logits(member.model, loader.batches(), header.normalization_of(split), views=views)
     if not bool(torch.isfinite(logits).all()):

@@ -25,7 +25,8 @@ from fmcli.checkpoint import (
 from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import DeviceLoader, Splits, load_images, split_images
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.inference import predict_splits
+from fmcli.inference import check_images, predict_splits
+from fmcli.models import predict_logits
 from fmcli.pool import Pool
 from fmcli.predictions import predictions_file, save_predictions
 from fmcli.recipe import recipe_digest
@@ -79,6 +80,7 @@ def make_soup(
     Raises:
         UsageError: The folder holds something else; there is one member only, networks or images differ; or `greedy`
             has no validation images, or finds no soup that is as good as the best member alone.
+        CheckpointError: The images are no longer those that the members were trained with.
         FmcliError: The folder cannot be written.
     """
     check_soup_folder(folder, overwrite=overwrite)
@@ -86,17 +88,19 @@ def make_soup(
     _check_alike(members, pool.names)
     header = members[0].header
     splits = split_images(load_images(header.data, data_root=data_root), header.data)
+    for split, images in splits.present().items():
+        check_images(members[0], split, images)
     judged = splits.validation is not None
     if method == "greedy" and not judged:
         raise UsageError("a greedy soup needs validation images, and these members have none", hint="--method uniform")
-    alone = [_accuracy(member, device, data_root) for member in members] if judged else []
+    alone = [_accuracy(member, splits, device) for member in members] if judged else []
     order = sorted(range(len(members)), key=lambda place: -alone[place] if alone else 0)
     best: float | None
     if method == "uniform":
         taken, soup = order, _average([members[place] for place in order], splits, device)
-        best = _accuracy(soup, device, data_root) if judged else None
+        best = _accuracy(soup, splits, device) if judged else None
     else:
-        taken, soup, best = _add_while_better(members, order, alone[order[0]], splits, device, data_root)
+        taken, soup, best = _add_while_better(members, order, alone[order[0]], splits, device)
         if len(taken) == 1:
             raise UsageError(
                 f"no soup is as good as {printable(pool.names[order[0]])} alone on validation images",
@@ -141,7 +145,6 @@ def _add_while_better(
     best: float,
     splits: Splits,
     device: torch.device,
-    data_root: Path | None,
 ) -> tuple[list[int], Checkpoint, float]:
     """Return the places that a greedy soup takes, the soup, and its accuracy on validation images.
 
@@ -151,12 +154,11 @@ def _add_while_better(
         best: How accurate the first of these is.
         splits: The images.
         device: Where to compute.
-        data_root: Where to look first for built-in sources.
     """
     taken, soup = [order[0]], members[order[0]]
     for place in order[1:]:
         tried = _average([members[other] for other in (*taken, place)], splits, device)
-        accuracy = _accuracy(tried, device, data_root)
+        accuracy = _accuracy(tried, splits, device)
         if accuracy >= best:
             taken, soup, best = [*taken, place], tried, accuracy
     return taken, soup, best
@@ -180,9 +182,11 @@ def _check_alike(members: Sequence[Checkpoint], names: Sequence[str]) -> None:
                 )
 
 
-def _accuracy(member: Checkpoint, device: torch.device, data_root: Path | None) -> float:
-    [predictions] = predict_splits([member], "validation", device=device, data_root=data_root)
-    return float((predictions.choices == predictions.labels).mean())
+def _accuracy(member: Checkpoint, splits: Splits, device: torch.device) -> float:
+    images = splits.named("validation")
+    loader = DeviceLoader(images, batch_size=_BATCH, device=device)
+    logits = predict_logits(member.model, loader.batches(), member.header.normalization_of("validation")).cpu().numpy()
+    return float((logits.argmax(axis=1) == images.labels).mean())
 
 
 def _average(members: Sequence[Checkpoint], splits: Splits, device: torch.device) -> Checkpoint:

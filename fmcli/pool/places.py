@@ -1,6 +1,5 @@
 """What places stand for: members, trained or as predictions alone, and how they are combined."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,8 +145,6 @@ def open_pool(places: Sequence[Path], *, device: torch.device, together: bool = 
     if len(opened) == 1 and opened[0].names:
         return opened[0]
     names = tell_apart([_own_name(member) for member in members], files)
-    counts = Counter(names)  # files that lie side by side have one run
-    names = [str(file) if counts[name] > 1 else name for name, file in zip(names, files, strict=True)]
     groups = tuple(group for one in opened for group in one.groups)
     return Pool(tuple(members), tuple(names), groups, opened[0].rule if len(opened) == 1 else None)
 

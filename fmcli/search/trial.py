@@ -142,7 +142,8 @@ def _train(recipe: Recipe, folder: Path, *, device: torch.device, data_root: Pat
 def _score(folder: Path, recipe: Recipe) -> float:
     """Return the validation accuracy of a run: of its member, or of its members' vote."""
     predictions = [load_predictions(path.parent / VALIDATION_FILE) for path in find_checkpoints([folder])]
-    names, groups = [one.member for one in predictions], [one.group for one in predictions]
+    names = [one.member.partition("/")[0] for one in predictions]  # a snapshot has its member's weight
+    groups = [one.group for one in predictions]
     rule = choose_combiner([recipe.ensemble], names, groups)
     logits, y_true = stack_logits(predictions), predictions[0].labels
     vote = cross_fitted_vote(rule, logits, y_true) if rule.learns else rule(logits)
