@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import softmax
 
 from fmcli.ensemble.ballot import Ballot
 from fmcli.ensemble.combiner import Combiner
@@ -97,7 +97,7 @@ def evaluate_member(predictions: Predictions) -> Evaluation:
         predictions.member,
         classification_report(predictions.labels, choices, class_names=predictions.class_names),
         calibration(logits, predictions.labels),
-        np.exp(logits.max(axis=1) - logsumexp(logits, axis=1)),
+        softmax(logits, axis=1).max(axis=1),
         choices == predictions.labels,
     )
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import logsumexp, softmax
 
 from fmcli.errors import UsageError, did_you_mean
 from fmcli.metrics.arrays import Floats, Labels
 
+_BINS = 15  # of the expected calibration error, as in Guo et al.
 _TINY = np.finfo(np.float64).tiny  # what a probability of 0 counts as: its logarithm is finite
 _TEMPERATURES = (0.05, 20.0)  # within these a temperature is sought
 _SAME = 1e-12  # losses that differ by less do so by rounding
@@ -73,9 +74,12 @@ def calibration(logits: Floats, y_true: Labels) -> Calibration:
         >>> round(result.loss, 4), round(result.brier, 4), round(result.ece, 4)
         (0.367, 0.2, 0.3)
     """
-    logarithms = log_softmax(np.asfortranarray(logits, dtype=np.float64), axis=1)  # sums over few columns: faster so
-    loss = -logarithms[np.arange(len(y_true)), y_true].mean()
-    return _calibration(np.exp(logarithms), y_true, float(loss))
+    by_class = np.asfortranarray(logits, dtype=np.float64)  # sums over few columns: faster so
+    below = by_class - by_class.max(axis=1, keepdims=True)
+    relative = np.exp(below)  # scipy's log_softmax gives the same and takes five times as long
+    totals = relative.sum(axis=1, keepdims=True)
+    loss = (np.log(totals[:, 0]) - below[np.arange(len(y_true)), y_true]).mean()
+    return _calibration(relative / totals, y_true, float(loss))
 
 
 def calibration_of_probabilities(probabilities: Floats, y_true: Labels) -> Calibration:
@@ -100,16 +104,17 @@ def calibration_of_probabilities(probabilities: Floats, y_true: Labels) -> Calib
 
 def _calibration(probabilities: Floats, y_true: Labels, loss: float) -> Calibration:
     chosen = probabilities[np.arange(len(y_true)), y_true]
+    answers = _confidence_and_right(probabilities, y_true)
     return Calibration(
         loss=loss,
         brier=float(((probabilities**2).sum(axis=1) - 2 * chosen + 1).mean()),
-        ece=expected_calibration_error(probabilities, y_true),
-        ece_equal_mass=expected_calibration_error(probabilities, y_true, binning="mass"),
+        ece=_sort_into_bins(*answers, bins=_BINS, binning="width").ece,
+        ece_equal_mass=_sort_into_bins(*answers, bins=_BINS, binning="mass").ece,
     )
 
 
 def expected_calibration_error(
-    probabilities: Floats, y_true: Labels, *, bins: int = 15, binning: str = "width"
+    probabilities: Floats, y_true: Labels, *, bins: int = _BINS, binning: str = "width"
 ) -> float:
     """Return the mean distance between confidence and accuracy over bins.
 
@@ -138,7 +143,7 @@ def expected_calibration_error(
 
 
 def reliability_bins(
-    probabilities: Floats, y_true: Labels, *, bins: int = 15, binning: str = "width"
+    probabilities: Floats, y_true: Labels, *, bins: int = _BINS, binning: str = "width"
 ) -> ReliabilityBins:
     """Sort images into bins by the probability of their likeliest class.
 
@@ -169,8 +174,15 @@ def reliability_bins(
     """
     if binning not in BINNINGS:
         raise UsageError(f"unknown binning {binning!r}; {did_you_mean(binning, list(BINNINGS))}")
-    confidence = probabilities.max(axis=1)
-    right = (probabilities.argmax(axis=1) == y_true).astype(np.float64)
+    return _sort_into_bins(*_confidence_and_right(probabilities, y_true), bins=bins, binning=binning)
+
+
+def _confidence_and_right(probabilities: Floats, y_true: Labels) -> tuple[Floats, Floats]:
+    """Return how likely each image's likeliest class is held to be, and 1 where it is the true one, else 0."""
+    return probabilities.max(axis=1), (probabilities.argmax(axis=1) == y_true).astype(np.float64)
+
+
+def _sort_into_bins(confidence: Floats, right: Floats, *, bins: int, binning: str) -> ReliabilityBins:
     index, edges = BINNINGS[binning](confidence, bins)
     counts = np.bincount(index, minlength=bins).astype(np.int64)
     filled = np.where(counts, counts, np.nan)
