@@ -217,6 +217,14 @@ def first_problem(error: ValidationError) -> str:
     return f"{printable(where)}: {printable(first['msg'].removeprefix('Value error, '))}"
 
 
+def is_ensemble_file(path: Path) -> bool:
+    """Return whether a TOML file calls itself an ensemble file."""
+    try:
+        return tomllib.loads(path.read_text("utf-8")).get("format") == FORMAT
+    except (OSError, ValueError, RecursionError):  # no UTF-8, no TOML
+        return False
+
+
 def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
     """Read an ensemble file.
 

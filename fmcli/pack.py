@@ -26,6 +26,7 @@ from fmcli.checkpoint import (
 )
 from fmcli.ensemble import Combiner
 from fmcli.ensemble_file import (
+    SUFFIX,
     EnsembleFile,
     LearntOn,
     Place,
@@ -146,6 +147,11 @@ def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(
             f"there is no pack at {printable(path)}", hint="fmcli ensemble pack RUN --output FILE.safetensors makes one"
+        )
+    if path.suffix == SUFFIX:
+        raise CheckpointError(
+            f"{printable(path)} is not a pack; an ensemble file names members that lie as they are",
+            hint=f"fmcli ensemble evaluate {printable(path)}",
         )
     metadata, tensors = load_tensors(path)
     if metadata.get("format") != PACK_FORMAT:

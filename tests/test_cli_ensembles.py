@@ -494,6 +494,46 @@ def test_soups_of_different_networks_are_refused(cli, pool, tmp_path):
 # --- predict ---------------------------------------------------------------------------------------------
 
 
+def test_what_is_packed_or_fitted_tells_of_its_images(cli, own_pool, tmp_path):
+    assert cli("ensemble", "fit", own_pool, "--output", tmp_path / "fitted.toml").status == 0
+    assert cli("ensemble", "pack", own_pool, "--output", tmp_path / "packed.safetensors").status == 0
+    shown = [cli("data", "info", place, "--format", "json").json for place in (own_pool, *tmp_path.glob("*ed.*"))]
+    assert len(shown) == 3
+    assert shown[0] == shown[1] == shown[2]
+
+
+def test_a_member_that_votes_twice_under_two_names_is_told(cli, own_pool, tmp_path):
+    shutil.copytree(own_pool / "k3-1", tmp_path / "again")
+    said = cli("ensemble", "evaluate", own_pool, tmp_path / "again").err
+    assert "has the very weights of" in said
+    assert "has the very weights of" not in cli("ensemble", "evaluate", own_pool).err
+
+
+def test_saved_predictions_that_lie_beside_others_are_told(cli, pool, tmp_path):
+    assert "also holds" not in cli("evaluate", pool / "k3-1", "--save-predictions", tmp_path / "predictions").err
+    said = cli("evaluate", pool / "k5-1", "--save-predictions", tmp_path / "predictions").err
+    assert "also holds predictions of k3-1, which would vote with these" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate", "{predictions}", "--tta", "flip"], "there are predictions alone"),
+        (["ensemble", "evaluate", "{predictions}", "--tta", "flip"], "there are predictions alone"),
+        (["ensemble", "evaluate", "{pool}", "--vote", "two-level", "--groups", ",,,,,"], "names with commas"),
+        (["ensemble", "compare", "{pool}", "--seed", "3"], "are for --draws"),
+        (["ensemble", "unpack", "{fitted}", "--output", "again"], "fmcli ensemble evaluate"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(cli, own_pool, tmp_path, arguments, said):
+    places = {"pool": own_pool, "predictions": tmp_path / "predictions", "fitted": tmp_path / "fitted.toml"}
+    assert cli("evaluate", own_pool, "--save-predictions", places["predictions"]).status == 0
+    assert cli("ensemble", "fit", own_pool, "--output", places["fitted"]).status == 0
+    refused = cli(*(word.format(**places) for word in arguments))
+    assert refused.status in (2, 4)
+    assert said in " ".join(refused.err.split())
+
+
 @pytest.mark.parametrize("format_", ["table", "json", "jsonl", "csv"])
 def test_uncertain_pictures_are_left_undecided(cli, pool, picture, format_):
     result = cli("predict", pool, picture, "--reject-below", "1", "--format", format_)

@@ -18,7 +18,6 @@ from fmcli.metrics import (
     cochran_q_test,
     crossed_test,
     holm_correction,
-    jackknife_interval,
     mcnemar_test,
     mean_interval,
     wilson_interval,
@@ -73,6 +72,11 @@ def test_mean_interval_equals_scipy(seed, confidence):
 
 
 # --- the jackknife ---------------------------------------------------------------------------------------
+
+
+def jackknife_interval(estimate, deleted, confidence=0.95):
+    """The interval of a crossed test over images that all say the same: members alone vary."""
+    return crossed_test(deleted, [estimate] * 2, confidence=confidence).interval
 
 
 def means_without_each(values):

@@ -34,7 +34,9 @@ def compare(
         typer.Option(min=2, help="With --draws: members of each; by default one a kernel size.", show_default=False),
     ] = None,
     groups: Groups = None,
-    seed: Annotated[int, typer.Option(min=0, help="With --draws: draws them.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="With --draws: draws them; by default 0.", show_default=False)
+    ] = None,
     labels: Labels = None,
     device: Device = "auto",
     data_root: DataRoot = None,
@@ -48,8 +50,8 @@ def compare(
 
     Example: fmcli ensemble compare checkpoints/quick k3=checkpoints/quick/k3
     """
-    if draws is None and (size is not None or groups is not None):
-        raise UsageError("--size and --groups are for --draws", hint="add --draws 200")
+    if draws is None and (size is not None or groups is not None or seed is not None):
+        raise UsageError("--size, --groups and --seed are for --draws", hint="add --draws 200")
 
     from fmcli.device import resolve_device
     from fmcli.ensemble.compare import compare_compositions, compare_ensembles
@@ -65,7 +67,7 @@ def compare(
         pool = open_members([path for _, paths in named for path in paths], where, terminal)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
         predictions = predict_pool(pool.grouped(rule.groups), split, device=where, data_root=data_root, labels=labels)
-        study = compare_compositions(predictions, rule, size=size, draws=draws, seed=seed)
+        study = compare_compositions(predictions, rule, size=size, draws=draws, seed=seed or 0)
         emit(study_document(study, rule), format_, terminal)
         return
     ballots = []

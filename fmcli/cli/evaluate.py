@@ -19,6 +19,7 @@ from fmcli.cli.options import (
     TestTimeViews,
     Verbose,
 )
+from fmcli.errors import printable
 
 SavePredictions = Annotated[
     Path | None,
@@ -49,7 +50,7 @@ def evaluate(
     """
     from fmcli.device import resolve_device
     from fmcli.ensemble import evaluate_member
-    from fmcli.pool import predict_pool, write_predictions
+    from fmcli.pool import neighbours, predict_pool, write_predictions
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluations import evaluation_document
@@ -60,8 +61,15 @@ def evaluate(
     tell_scaling(pool.checkpoints, split, terminal)
     predictions = predict_pool(pool, split, device=where, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
-        for path in write_predictions(save_predictions, predictions):
-            terminal.detail(f"wrote {path}")
+        written = write_predictions(save_predictions, predictions)
+        for path in written:
+            terminal.detail(f"wrote {printable(path)}")
+        if save_predictions.is_dir() and (others := neighbours(written)):
+            terminal.note(
+                f"{printable(save_predictions)} also holds predictions of {printable(others[0].parent.name)}"
+                + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+                + ", which would vote with these"
+            )
     evaluations = [evaluate_member(one) for one in predictions]
     emit(evaluation_document(evaluations, split, references_of(pool)), format_, terminal)
     if plots is not None:

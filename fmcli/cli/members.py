@@ -42,6 +42,8 @@ def open_members(places: Sequence[Path], device: torch.device, terminal: Termina
         terminal.note(f"not trained yet, so left out: {', '.join(names)} of {printable(place)}")
     for place, names in lost_snapshots(places).items():
         terminal.note(f"missing, though trained, so left out: {', '.join(names)} of {printable(place)}")
+    for name, same in pool.twins().items():
+        terminal.note(f"{printable(name)} has the very weights of {printable(same)}, which so count twice")
     return pool
 
 
@@ -76,11 +78,20 @@ def choose_rule(
         vote=vote,
         tie=tie,
         weights=parse_numbers(weights, "--weights"),
-        groups=None if groups is None else groups.split(","),
+        groups=_parse_groups(groups),
     )
     if pool.rule is not None and not rule.learnt:
         terminal.note("the ensemble's own weights and temperature are not used: another rule is asked for")
     return rule
+
+
+def _parse_groups(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    groups = [word.strip() for word in text.split(",")]
+    if not all(groups):
+        raise UsageError(f"--groups takes names with commas between them; got {text!r}")
+    return groups
 
 
 def references_of(pool: Pool) -> list[ReferenceSpec | None]:

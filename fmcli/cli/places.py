@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 
 
 def data_spec(place: str) -> DataSpec:
-    """Return the `[data]` table that a source, a recipe, a run or a checkpoint stands for.
+    """Return the `[data]` table that a source, a recipe, a run, a checkpoint or an ensemble stands for.
 
     Raises:
         RecipeError: It is none of these, or a recipe that cannot be read.
         CheckpointError: It is there, but holds no checkpoint.
+        UsageError: It holds predictions alone.
     """
     from pydantic import ValidationError
 
     from fmcli.recipe import DataSpec, load_recipe, shipped_recipes
 
-    if place in shipped_recipes() or place.endswith(".toml"):
+    if place in shipped_recipes() or (place.endswith(".toml") and not _is_ensemble(Path(place))):
         return load_recipe(place).data
     try:
         return DataSpec(source=place)
@@ -32,9 +33,18 @@ def data_spec(place: str) -> DataSpec:
                 f"no such source, recipe or run: {printable(place)}",
                 hint="fashion-mnist, idx:DIR, a recipe's name or path, or a run's folder",
             ) from error
-    from fmcli.checkpoint import RECIPE_FILE, find_checkpoints, read_header
+    import torch
+
+    from fmcli.checkpoint import RECIPE_FILE
+    from fmcli.pool import open_pool
 
     recipe = Path(place) / RECIPE_FILE
     if recipe.is_file():  # a run, even one that has no trained member yet
         return load_recipe(str(recipe)).data
-    return read_header(find_checkpoints([Path(place)])[0]).data
+    return open_pool([Path(place)], device=torch.device("cpu")).networks()[0].header.data
+
+
+def _is_ensemble(path: Path) -> bool:
+    from fmcli.ensemble_file import is_ensemble_file  # slow to import
+
+    return path.is_file() and is_ensemble_file(path)

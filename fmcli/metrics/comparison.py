@@ -107,41 +107,6 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple
     return _student_interval(fmean(values), stdev(values) / math.sqrt(len(values)), len(values) - 1, confidence)
 
 
-def jackknife_interval(
-    estimate: float, deleted: Sequence[Sequence[float]], *, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Return the interval of what was estimated from one or more independent samples, by leaving out one at a time.
-
-    Such is the accuracy of ensembles that are drawn from a pool of trained members, a sample of seeds: ensembles
-    from one pool share members, so their accuracies are no independent measurements, but the members are.
-
-    The variances that each sample adds are summed, and Student's t has the degrees of freedom of the smallest sample,
-    the fewest that the sum can have: where several samples add to the variance, the interval is a little too wide.
-
-    Args:
-        estimate: From all elements of all samples.
-        deleted: `deleted[k][i]` is the estimate without element i of sample k. At least one sample, each of two
-            elements or more.
-        confidence: In (0, 1).
-
-    Returns:
-        The lower and upper end.
-
-    Raises:
-        UsageError: There is no sample, or one has fewer than two elements.
-
-    References:
-        Arvesen, "Jackknifing U-statistics", Annals of Mathematical Statistics 1969.
-
-    Example:
-        >>> low, high = jackknife_interval(0.94, [[0.945, 0.94, 0.935]])  # means without 0.93, 0.94, 0.95
-        >>> round(low, 4), round(high, 4)
-        (0.9152, 0.9648)
-    """
-    variance, degrees = _jackknife_variance(deleted)
-    return _student_interval(estimate, math.sqrt(variance), degrees, confidence)
-
-
 def _jackknife_variance(deleted: Sequence[Sequence[float]]) -> tuple[float, int]:
     """Return the variance that the samples add, and its degrees of freedom, the fewest that it can have."""
     sizes = [len(sample) for sample in deleted]
@@ -162,7 +127,8 @@ def crossed_test(
     the two contains what members and images vary together, which so counts twice: the interval is a little too wide.
 
     Args:
-        deleted: As in `jackknife_interval`, of the mean over images.
+        deleted: The mean over images without one member: `deleted[k][i]` without member i of sample k, such as those of
+            one kernel size. At least one sample, each of two members or more.
         by_image: (n_samples,), of each image, from all members; its mean is the estimate. Two images at least.
         confidence: In (0, 1), of the interval.
 
@@ -170,15 +136,15 @@ def crossed_test(
         UsageError: There are too few members or images.
 
     References:
-        Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007, on variances of crossed samples;
-        Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics 1946.
+        Arvesen, "Jackknifing U-statistics", Annals of Mathematical Statistics 1969: ensembles drawn from one pool share
+        members, so that their accuracies are no independent measurements, but the members are. Owen, "The pigeonhole
+        bootstrap", Annals of Applied Statistics 2007, on variances of crossed samples; Satterthwaite, "An approximate
+        distribution of estimates of variance components", Biometrics 1946.
 
     Example:
-        >>> found = crossed_test([[0.02, 0.03, 0.04], [0.03, 0.03, 0.03]], [0.03] * 100)  # of images, no variance
-        >>> tuple(round(end, 4) for end in found.interval) == tuple(
-        ...     round(end, 4) for end in jackknife_interval(0.03, [[0.02, 0.03, 0.04]])
-        ... )
-        True
+        >>> found = crossed_test([[0.025, 0.03, 0.035]], [0.03] * 100)  # of images, no variance
+        >>> tuple(round(end, 4) for end in found.interval)
+        (0.0052, 0.0548)
     """
     of_members, degrees = _jackknife_variance(deleted)
     n_images = len(by_image)

@@ -5,13 +5,14 @@ rules learn from and members are chosen by (`validation`).
 """
 
 from fmcli.pool.places import Pool, StoredMember, open_pool
-from fmcli.pool.predict import predict_pool, write_predictions
+from fmcli.pool.predict import neighbours, predict_pool, write_predictions
 from fmcli.pool.validation import learn_rule, predict_shared_validation, predict_to_learn, predict_validation, vote_on
 
 __all__ = [
     "Pool",
     "StoredMember",
     "learn_rule",
+    "neighbours",
     "open_pool",
     "predict_pool",
     "predict_shared_validation",

@@ -18,7 +18,7 @@ from fmcli.pack import PACK_FORMAT, read_pack
 from fmcli.predictions import FORMAT as PREDICTIONS_FORMAT
 from fmcli.predictions import read_predictions_header
 from fmcli.recipe.networks import kernel_group
-from fmcli.tensors import read_metadata
+from fmcli.tensors import read_metadata, weights_digest
 
 _OF_TRAINING = (MODEL_FILE, HISTORY_FILE, RECIPE_FILE)
 ANY_SPLIT = ""
@@ -78,6 +78,17 @@ class Pool:
     def alone(self) -> "list[Pool]":
         """Return each member as a pool of its own."""
         return [self.subset([place]) for place in range(len(self.members))]
+
+    def twins(self) -> dict[str, str]:
+        """Return the members whose weights are those of one before, and that one's name."""
+        first: dict[str, str] = {}
+        found = {}
+        for member, name in zip(self.members, self.names, strict=True):
+            if isinstance(member, Checkpoint):
+                digest = weights_digest(member.model.state_dict())
+                if first.setdefault(digest, name) != name:
+                    found[name] = first[digest]
+        return found
 
     def networks(self) -> list[Checkpoint]:
         """Return the members, all of which must have a network.

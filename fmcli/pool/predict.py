@@ -45,7 +45,10 @@ def predict_pool(
     Raises:
         DataError: Images or stored predictions are missing or broken, or have no labels.
         CheckpointError: The images are not what a member was trained on.
+        UsageError: Views are asked for, and of a member there are predictions alone.
     """
+    if views != "none":
+        pool.networks()
     computed = iter(predict_splits(pool.checkpoints, split, device=device, data_root=data_root, views=views))
     found: dict[int, Predictions] = {}
     foreign: dict[int, Path] = {}
@@ -88,6 +91,16 @@ def _load(path: Path, split: str) -> Predictions:
             hint="a file's name and what it holds must agree: was it renamed?",
         )
     return predictions
+
+
+def neighbours(paths: Sequence[Path]) -> list[Path]:
+    """Return what else lies, with predictions of the same split, in the folder of folders that was written into.
+
+    Args:
+        paths: As `write_predictions` returned them.
+    """
+    folder = paths[0].parent.parent
+    return [path for path in sorted(folder.glob(f"*/{paths[0].name}")) if path not in paths]
 
 
 def write_predictions(place: Path, predictions: Sequence[Predictions]) -> list[Path]:
