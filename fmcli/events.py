@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class StopRequest(BaseException):
+    """What a reporter raises to stop a training where it is: that is saved, to go on from there, and ends with this."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """One of several trainings of a recipe is about to begin, or to be looked up."""
@@ -51,6 +55,7 @@ class MemberStarted:
     device: str
     precision: str
     afresh: bool = False  # once more, for as many epochs as were best
+    steps_done: int = 0  # of the first epoch, in an earlier process
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,13 @@ class StepFinished:
 
     member: str
     step: int  # in this epoch, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchValidated:
+    """A batch of validation images has been answered."""
+
+    member: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +115,7 @@ Event = (
     | TrialFinished
     | MemberStarted
     | StepFinished
+    | BatchValidated
     | EpochFinished
     | CheckpointSaved
     | MemberFinished

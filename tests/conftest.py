@@ -73,15 +73,18 @@ class Result:
 
 
 class StopAt:
-    """A reporter that raises KeyboardInterrupt when an event of a kind comes for the n-th time, as Ctrl-C would."""
+    """A reporter that raises when an event of a kind comes for the n-th time.
 
-    def __init__(self, kind: type, count: int = 1) -> None:
-        self.kind, self.left = kind, count
+    By default KeyboardInterrupt, which nothing saves for, so that it stands for a process that is killed.
+    """
+
+    def __init__(self, kind: type, count: int = 1, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.kind, self.left, self.error = kind, count, error
 
     def __call__(self, event: object) -> None:
         self.left -= isinstance(event, self.kind)
         if self.left == 0:
-            raise KeyboardInterrupt
+            raise self.error
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

@@ -11,7 +11,15 @@ from safetensors.torch import load_file
 from fmcli.checkpoint import MODEL_FILE, find_checkpoints, load_checkpoint, read_header
 from fmcli.data import ImageSet, Splits
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
-from fmcli.events import CheckpointSaved, EpochFinished, MemberFinished, MemberStarted, StepFinished
+from fmcli.events import (
+    BatchValidated,
+    CheckpointSaved,
+    EpochFinished,
+    MemberFinished,
+    MemberStarted,
+    StepFinished,
+    StopRequest,
+)
 from fmcli.generators import Generators
 from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
 from fmcli.models import predict_logits
@@ -288,13 +296,23 @@ def test_training_afresh_resumes_exactly(splits, tmp_path, epochs):
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, min(epochs, n_epochs - 1)))
 
 
-def test_another_kind_of_device_does_not_resume(splits, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "said", "hint"),
+    [
+        ({"device": "cuda"}, "begun on cuda", "--device cuda"),
+        ({"threads": 77}, "begun with 77 CPU threads", "--threads 77"),
+        ({"versions": {"fmcli": "0.0.1"}}, "begun with fmcli 0.0.1", "install fmcli 0.0.1"),
+    ],
+)
+def test_other_circumstances_do_not_resume(splits, tmp_path, change, said, hint):
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     metadata, tensors = load_tensors(tmp_path / STATE_FILE)
-    save_tensors(tmp_path / STATE_FILE, tensors, metadata | {"device": "cuda"})
-    with pytest.raises(CheckpointError, match="begun on cuda"):
+    changed = json.dumps(json.loads(metadata["circumstances"]) | change)
+    save_tensors(tmp_path / STATE_FILE, tensors, metadata | {"circumstances": changed})
+    with pytest.raises(CheckpointError, match=said) as caught:
         train(small_recipe(), splits, tmp_path, resume=True)
+    assert hint in caught.value.hint
 
 
 def test_l2_pulls_the_kernels_towards_zero(splits, tmp_path):
@@ -682,8 +700,8 @@ def test_events_tell_the_whole_story_in_order(splits, tmp_path):
     start, *rest = events
     assert start == MemberStarted("m1", 2, 3, 1, start.parameters, "cpu", "fp32")
     assert [type(event) for event in rest] == [
-        *([StepFinished] * 3), CheckpointSaved, EpochFinished,
-        *([StepFinished] * 3), EpochFinished,
+        *([StepFinished] * 3), BatchValidated, CheckpointSaved, EpochFinished,
+        *([StepFinished] * 3), BatchValidated, EpochFinished,
         CheckpointSaved, MemberFinished,
     ]  # fmt: skip
     assert rest[-1] == MemberFinished("m1", tmp_path / MODEL_FILE)
@@ -713,12 +731,12 @@ def assert_resumes_exactly(recipe, splits, tmp_path, *stops: StopAt) -> None:
     whole = train(recipe, splits, tmp_path / "whole")
     broken = tmp_path / "broken"
     for stop in stops:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(stop.error):
             train(recipe, splits, broken, resume=True, reporter=stop)
         assert not (broken / MODEL_FILE).exists()
     events = []
     history = train(recipe, splits, broken, resume=True, reporter=events.append)
-    assert events[0].first_epoch > 1 or events[0].afresh
+    assert events[0].first_epoch > 1 or events[0].afresh or events[0].steps_done
     assert timeless(history) == timeless(whole)
     assert timeless(read_history(broken)) == timeless(whole)
     assert same_tensors(weights(broken), weights(tmp_path / "whole"))
@@ -738,6 +756,45 @@ def test_run_stopped_within_an_epoch_resumes_from_the_last_whole_one(splits, tmp
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(StepFinished, steps))
 
 
+@pytest.mark.parametrize("kind", RESUMABLE)
+def test_run_that_is_stopped_within_an_epoch_goes_on_with_the_next_step(splits, tmp_path, kind):
+    steps = 3 if kind == "full-batch" else 4 if kind == "drop-last" else 5
+    stops = [StopAt(StepFinished, 2, StopRequest), StopAt(StepFinished, steps - 2, StopRequest)]
+    assert_resumes_exactly(small_recipe(**RESUMABLE[kind]), splits, tmp_path, *stops)
+
+
+@pytest.mark.parametrize("kind", ["keep-best", "weight-average", "swa", "cyclic", "dropout-l2"])
+@pytest.mark.parametrize("event", [StepFinished, BatchValidated, CheckpointSaved, EpochFinished])
+def test_run_may_be_stopped_wherever_it_reports(splits, tmp_path, kind, event):
+    stops = [StopAt(event, 1, StopRequest)] * (1 if event in (CheckpointSaved, EpochFinished) else 3)
+    stops = [StopAt(stop.kind, stop.left, stop.error) for stop in stops]
+    assert_resumes_exactly(small_recipe(**RESUMABLE[kind]), splits, tmp_path, *stops)
+
+
+def test_last_epoch_may_be_stopped_in_its_validation(splits, tmp_path):
+    recipe = small_recipe(trainer={"swa": 0.7, "epochs": 2})
+    stops = [StopAt(BatchValidated, 2, StopRequest), StopAt(BatchValidated, 1, StopRequest)]
+    assert_resumes_exactly(recipe, splits, tmp_path, *stops)
+
+
+def test_long_epoch_is_saved_within_itself(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr("fmcli.trainer.loop._SAVE_AFTER", 0.0)
+    events = []
+    with pytest.raises(KeyboardInterrupt):
+        train(small_recipe(), splits, tmp_path / "broken", reporter=StopAt(StepFinished, 2))
+    assert (tmp_path / "broken" / STATE_FILE).is_file()
+    train(small_recipe(), splits, tmp_path / "broken", resume=True, reporter=events.append)
+    assert (events[0].first_epoch, events[0].steps_done) == (1, 1)
+    train(small_recipe(), splits, tmp_path / "whole")
+    assert same_tensors(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+
+
+def test_training_afresh_may_be_stopped_within_its_first_epoch(splits, tmp_path):
+    recipe = small_recipe(trainer={"keep": "retrained"}, data=VALIDATED)
+    stops = [StopAt(StepFinished, 11, StopRequest)]  # of three epochs of three steps
+    assert_resumes_exactly(recipe, splits, tmp_path, *stops)
+
+
 def test_run_may_be_stopped_again_and_again(splits, tmp_path):
     recipe = small_recipe(augment={"shift": 1}, trainer={"weight_average": 0.9})
     stops = [StopAt(EpochFinished, 1), StopAt(StepFinished, 2), StopAt(EpochFinished, 1), StopAt(EpochFinished, 1)]
@@ -747,8 +804,8 @@ def test_run_may_be_stopped_again_and_again(splits, tmp_path):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
 def test_resumption_with_worker_processes(splits, tmp_path):
     pipeline = [{"name": "Affine", "args": {"rotate": (-20, 20), "p": 1.0}}, {"name": "GaussNoise"}]
-    recipe = small_recipe(augment={"albumentations": pipeline}, trainer={"epochs": 2, "batch_size": 48})
-    assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, 1))
+    recipe = small_recipe(augment={"albumentations": pipeline}, trainer={"epochs": 2, "batch_size": 32})
+    assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, 1), StopAt(StepFinished, 2, StopRequest))
 
 
 def test_resuming_where_nothing_is_there_starts(splits, tmp_path):
@@ -781,7 +838,7 @@ def test_another_recipe_does_not_resume(splits, tmp_path, finished):
 def test_other_images_do_not_resume(splits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
-    with pytest.raises(CheckpointError, match="other training images"):
+    with pytest.raises(CheckpointError, match="other train images"):
         train(small_recipe(), replace(splits, train=draw_thirds(N_TRAIN, 9)), tmp_path, resume=True)
 
 

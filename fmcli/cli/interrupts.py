@@ -15,46 +15,51 @@ if TYPE_CHECKING:
     from fmcli.events import Event, Reporter
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM arrived."""
-
-
 @contextmanager
 def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     """Turn Ctrl-C and SIGTERM into an error that names the command that goes on: the same one, with a flag.
+
+    While a member trains, the first signal waits for the end of the step, so that all of it can be saved; a second one
+    does not wait, and neither does the first while nothing trains.
 
     Args:
         flag: What lets the command go on with what is there; it takes the place of `--overwrite`.
 
     Yields:
-        A function that makes a reporter heed signals, too: an exception that a signal raises may be lost where Python
-        or a library ignores all exceptions, as in a destructor, and is then raised again at the next event.
+        A function that makes a reporter heed signals, without which none is ever waited for.
     """
+    from fmcli.events import MemberFinished, MemberStarted, StopRequest
+
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
     end = words.index("--") if "--" in words else len(words)
     command = shlex.join(["fmcli", *words[:end], flag, *words[end:]])
-    received: list[type[BaseException]] = []
+    received: list[int] = []
+    training = False
 
     def stop(number: int, _: object) -> None:
-        received.append(_TerminatedError if number == signal.SIGTERM else KeyboardInterrupt)
-        raise received[-1]
+        received.append(number)
+        if not training or len(received) > 1:
+            raise KeyboardInterrupt  # wherever this comes, so nothing can be saved
 
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
+            nonlocal training
+            training = isinstance(event, MemberStarted) or (training and not isinstance(event, MemberFinished))
+            # Also where Python or a library ignored the exception that the signal raised, as in a destructor.
             if received:
-                raise received[-1]
+                raise StopRequest
             reporter(event)
 
         return report
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    hint = f"what is finished is kept; go on with: {command}"
+    hint = f"what is done is kept; go on with: {command}"
     try:
         yield heeding
-    except KeyboardInterrupt:
+    except (StopRequest, KeyboardInterrupt):
+        if received[:1] == [signal.SIGTERM]:
+            raise InterruptedRun("terminated", exit_status=ExitStatus.TERMINATED, hint=hint) from None
         raise InterruptedRun("interrupted", exit_status=ExitStatus.INTERRUPTED, hint=hint) from None
-    except _TerminatedError:
-        raise InterruptedRun("terminated", exit_status=ExitStatus.TERMINATED, hint=hint) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -62,23 +62,24 @@ class DeviceLoader:
         """Yield all images in their own order: uint8 (N, C, H, W)."""
         yield from self._images.split(self.batch_size)
 
-    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, generator: torch.Generator, *, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield an epoch of shuffled batches.
 
         Args:
             generator: On the CPU; draws the order, and with a transform each batch's seed.
+            skip: How many batches to leave out at the beginning; the others are the same.
 
         Yields:
             uint8 (N, C, H, W) and int64 (N,), on the device.
         """
         order = torch.randperm(self._total, generator=generator)[: self.n_images]
         if self._transform is None:
-            for indices in order.to(self.device).split(self.batch_size):
+            for indices in order.to(self.device).split(self.batch_size)[skip:]:
                 yield self._images[indices], self._labels[indices]
             return
         seeds = torch.randint(2**31, (len(self),), generator=generator).tolist()
-        batches = order.split(self.batch_size)
-        plan = [(seed, batch.numpy()) for seed, batch in zip(seeds, batches, strict=True)]
+        batches = order.split(self.batch_size)[skip:]
+        plan = [(seed, batch.numpy()) for seed, batch in zip(seeds[skip:], batches, strict=True)]
         for images, indices in zip(self._host_batches(plan), batches, strict=True):
             yield images.to(self.device, non_blocking=True), self._labels[indices.to(self.device)]
 

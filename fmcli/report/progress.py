@@ -92,7 +92,8 @@ class TrainingProgress:
         self._drop_task()
         self._epochs[event.member] = event.epochs
         left = event.epochs - event.first_epoch + 1
-        again = f", going on with epoch {event.first_epoch}" if event.first_epoch > 1 else ""
+        again = f", going on with epoch {event.first_epoch}" if event.first_epoch > 1 or event.steps_done else ""
+        again += f" after step {event.steps_done}" if event.steps_done else ""
         what = "afresh, for as many epochs as were best" if event.afresh else f"{event.parameters:,} parameters"
         self.terminal.note(
             f"{event.member}: {what}, {event.epochs} × {event.steps_per_epoch} steps "
@@ -100,7 +101,9 @@ class TrainingProgress:
         )
         if self._bar is not None:
             name = f"{event.member} {event.first_epoch}/{event.epochs}"
-            self._task = self._bar.add_task(name, total=left * event.steps_per_epoch, figures="")
+            self._task = self._bar.add_task(
+                name, total=left * event.steps_per_epoch, completed=event.steps_done, figures=""
+            )
 
     def _epoch(self, event: EpochFinished) -> None:
         total = self._epochs.get(event.member, event.epoch)

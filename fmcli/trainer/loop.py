@@ -1,6 +1,8 @@
 """The training loop: one member, from its recipe and images to its checkpoints."""
 
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import (
     MODEL_FILE,
+    Header,
     load_checkpoint,
     missing_snapshots,
     read_header,
@@ -21,12 +24,14 @@ from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sampl
 from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import CheckpointError, DeviceError, DivergedError, printable
 from fmcli.events import (
+    BatchValidated,
     CheckpointSaved,
     EpochFinished,
     MemberFinished,
     MemberStarted,
     Reporter,
     StepFinished,
+    StopRequest,
     ignore,
 )
 from fmcli.generators import Generators
@@ -34,14 +39,22 @@ from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
 from fmcli.models import predict_logits
 from fmcli.optim import Schedule, build_schedule
-from fmcli.recipe import MemberSpec, Recipe, recipe_digest
+from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
 from fmcli.tensors import with_prefix, without_prefix
+from fmcli.trainer.circumstances import Circumstances
 from fmcli.trainer.learner import Learner
 from fmcli.trainer.outcome import Outcome
-from fmcli.trainer.state import STATE_FILE, TrainingState, load_state, save_state
+from fmcli.trainer.state import (
+    STATE_FILE,
+    EpochProgress,
+    TrainingState,
+    load_state,
+    save_state,
+)
 
 _EVALUATION_BATCH = 500  # images; more gains nothing on a CPU
+_SAVE_AFTER = 300.0  # seconds, after which a long epoch is saved within itself
 
 
 def train_member(
@@ -78,7 +91,7 @@ def train_member(
     training = _Training(recipe, name, splits, folder, device, reporter)
     if resume and (folder / MODEL_FILE).is_file():
         header = read_header(folder)
-        training.check_same(header.recipe_digest, header.data_digests["train"])
+        training.check_same(header)
         training.check_all_snapshots()
         (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
         reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
@@ -117,11 +130,11 @@ class _Training:
         self.recipe = recipe
         self.place = names.index(name)
         self.splits, self.folder, self.device, self.reporter = splits, folder, device, reporter
-        self.digest = recipe_digest(self.spec, recipe.data)
         self.bf16 = use_bf16(self.spec.trainer.precision, device)
+        self.progress: EpochProgress | None = None  # of an epoch that is begun
         self.history: list[EpochFinished] = []
         self.before: list[EpochFinished] = []  # of the first training, once a network is trained afresh
-        self.train_digest = splits.train.digest()
+        self.circumstances = Circumstances.of(self.spec, recipe, splits, device)
 
     def prepare(self) -> None:
         """Build everything that the loop needs."""
@@ -201,18 +214,15 @@ class _Training:
                 device=name_of(self.device),
                 precision="bf16" if self.bf16 else "fp32",
                 afresh=bool(self.before),
+                steps_done=self.progress.steps if self.progress else 0,
             )
         )
-        while not self._is_done():
-            finished = self._epoch(len(self.history))
-            self.history.append(finished)
-            if spec.trainer.keep == "best" and best_epoch(self.history, spec.trainer.monitor) + 1 == finished.epoch:
-                self.best = self.learner.evaluated_weights()
-            write_history(self.folder, [*self.before, *self.history])
-            if not self._is_done():
-                self._save_snapshot()
-                self._save_state()
-            self.reporter(finished)
+        try:
+            while not self._is_done():
+                self._epoch(len(self.history))
+        except StopRequest:  # raised by the reporter, which is called only where all that is saved fits together
+            self._save_state()
+            raise
 
     def _is_done(self) -> bool:
         trainer = self.spec.trainer
@@ -221,40 +231,75 @@ class _Training:
         may_stop_early = trainer.patience is not None and self.history and not self.before
         return bool(may_stop_early and is_stalled(self.history, trainer.monitor, trainer.patience or 0))
 
-    def _epoch(self, epoch: int) -> EpochFinished:
-        """Train and validate one epoch. The device is waited for once, at its end."""
-        started = time.perf_counter()
-        self.learner.model.train()
-        step = epoch * len(self.loader)
-        loss_sum = torch.zeros((), device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for place, (images, labels) in enumerate(self.loader.epoch(self.learner.generators.order), start=1):
-            loss, logits = self.learner.step(images, labels, self.schedule(step))
-            loss_sum += loss * len(labels)
-            correct += (logits.argmax(dim=1) == labels).sum()
-            step += 1
-            self.reporter(StepFinished(self.spec.name, place))
-        mean_loss = float(loss_sum) / self.loader.n_images  # waits for the device
-        trained_for = time.perf_counter() - started
-        lr = self.schedule(step - 1)
+    def _epoch(self, epoch: int) -> None:
+        """Train and validate one epoch, or what is left of it. The device is waited for once, at its end."""
+        progress = self.progress = self.progress or self._begin_epoch()
+        self._take_steps(epoch, progress)
+        mean_loss = float(progress.loss_sum) / self.loader.n_images
+        lr = self.schedule((epoch + 1) * len(self.loader) - 1)
         self._check_finite("loss", mean_loss, epoch, lr)
-        if self.unaugmented is not None:
+        if self.unaugmented is not None and not progress.ended:
             self.learner.end_epoch(epoch, self.unaugmented.batches())
+        progress.ended = True
+        started = time.perf_counter()
         validation_loss, validation_accuracy = self._validate()
         if validation_loss is not None:
             self._check_finite("validation loss", validation_loss, epoch, lr)
-        return EpochFinished(
+        finished = EpochFinished(
             member=self.spec.name,
             epoch=epoch + 1,
             lr=lr,
             train_loss=mean_loss,
-            train_accuracy=int(correct) / self.loader.n_images,
+            train_accuracy=int(progress.correct) / self.loader.n_images,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            seconds=time.perf_counter() - started,
-            images_per_second=self.loader.n_images / trained_for,
+            seconds=progress.seconds + time.perf_counter() - started,
+            images_per_second=self.loader.n_images / progress.seconds,
             afresh=bool(self.before),
         )
+        self._end_epoch(finished)
+
+    def _begin_epoch(self) -> EpochProgress:
+        return EpochProgress(
+            order=self.learner.generators.order.get_state(),
+            loss_sum=torch.zeros((), device=self.device),
+            correct=torch.zeros((), dtype=torch.int64, device=self.device),
+        )
+
+    def _take_steps(self, epoch: int, progress: EpochProgress) -> None:
+        """Take the steps that are left of an epoch, and wait for the device."""
+        if progress.steps == len(self.loader):
+            return
+        self.learner.model.train()
+        before, started = progress.seconds, time.perf_counter()
+        saved = started
+        order = self.learner.generators.order
+        order.set_state(progress.order)
+        for images, labels in self.loader.epoch(order, skip=progress.steps):
+            loss, logits = self.learner.step(images, labels, self.schedule(epoch * len(self.loader) + progress.steps))
+            progress.loss_sum += loss * len(labels)
+            progress.correct += (logits.argmax(dim=1) == labels).sum()
+            progress.steps += 1
+            progress.seconds = before + time.perf_counter() - started
+            self.reporter(StepFinished(self.spec.name, progress.steps))
+            if time.perf_counter() - saved > _SAVE_AFTER and progress.steps < len(self.loader):
+                self._save_state()
+                saved = time.perf_counter()
+        progress.loss_sum.item()  # waits for the device
+        progress.seconds = before + time.perf_counter() - started
+
+    def _end_epoch(self, finished: EpochFinished) -> None:
+        """Take an epoch into the history and leave what it is to leave."""
+        trainer = self.spec.trainer
+        self.history.append(finished)
+        self.progress = None
+        if trainer.keep == "best" and best_epoch(self.history, trainer.monitor) + 1 == finished.epoch:
+            self.best = self.learner.evaluated_weights()
+        write_history(self.folder, [*self.before, *self.history])
+        if not self._is_done():
+            self._save_snapshot()
+            self._save_state()
+        self.reporter(finished)
 
     def _check_finite(self, what: str, value: float, epoch: int, lr: float) -> None:
         if not np.isfinite(value):
@@ -269,10 +314,15 @@ class _Training:
         if images is None or self.validation is None:
             return None, None
         with self.learner.evaluated():
-            batches = self.validation.batches()
+            batches = self._announced(self.validation.batches())
             logits = predict_logits(self.learner.model, batches, self.normalization, bf16=self.bf16).cpu()
         labels = torch.from_numpy(images.labels)
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).double().mean())
+
+    def _announced(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for images in batches:
+            yield images
+            self.reporter(BatchValidated(self.spec.name))
 
     # --- what is left behind ------------------------------------------------------------------------------
 
@@ -309,33 +359,27 @@ class _Training:
 
     def _save_state(self) -> None:
         state = TrainingState(
-            recipe_digest=self.digest,
-            data_digest=self.train_digest,
-            device=self.device.type,
+            circumstances=self.circumstances,
             afresh=bool(self.before),
             history=[*self.before, *self.history],
             updates=self.learner.updates,
             tensors=self.learner.state() | with_prefix("best", self.best),
+            progress=self.progress,
         )
         path = self.folder / STATE_FILE
         save_state(path, state)
         self.reporter(CheckpointSaved(path))
 
     def restore(self) -> None:
-        """Take over the state that an earlier process left after an epoch."""
+        """Take over the state that an earlier process left."""
         state = load_state(self.folder / STATE_FILE)
-        self.check_same(state.recipe_digest, state.data_digest)
-        if state.device != self.device.type:
-            raise CheckpointError(
-                f"member {self.spec.name} was begun on {state.device}; its random numbers cannot go on "
-                f"on {self.device.type}",
-                hint=f"--device {state.device}, or train afresh with --overwrite",
-            )
+        self.circumstances.check(state.circumstances, member=self.spec.name, folder=self.folder)
         if state.afresh:
             self._start(afresh=True)
             self.before = [epoch for epoch in state.history if not epoch.afresh]
         self.history = [epoch for epoch in state.history if epoch.afresh == state.afresh]
         self.learner.load(state.tensors, state.updates)
+        self.progress = self._on_device(state.progress)
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", state.tensors).items()}
         for number in range(1, len(self.history) // self._epochs_per_snapshot + 1):
             self._check_snapshot(number)
@@ -345,12 +389,22 @@ class _Training:
         path = self.folder / snapshot_name(number) / MODEL_FILE
         try:
             header = load_checkpoint(path, device=torch.device("cpu")).header
-            self.check_same(header.recipe_digest, header.data_digests["train"])
+            self.check_same(header)
         except CheckpointError as error:
             raise CheckpointError(
                 f"member {self.spec.name} cannot go on without its snapshot {number}: {error.message}",
                 hint="bring the file back, or train afresh with --overwrite",
             ) from error
+
+    def check_same(self, header: Header) -> None:
+        """Refuse a checkpoint of another recipe or other images.
+
+        Raises:
+            CheckpointError: It is.
+        """
+        self.circumstances.check_recipe_and_data(
+            header.recipe_digest, header.data_digests, member=self.spec.name, folder=self.folder
+        )
 
     def check_all_snapshots(self) -> None:
         """Refuse a member that is trained and has lost snapshots.
@@ -365,19 +419,7 @@ class _Training:
                 hint="bring the file back, or train afresh with --overwrite",
             )
 
-    def check_same(self, recipe_digest: str, data_digest: str) -> None:
-        """Refuse a state or checkpoint of another recipe or other training images.
-
-        Raises:
-            CheckpointError: It is.
-        """
-        if data_digest != self.train_digest:
-            raise CheckpointError(
-                f"member {self.spec.name} in {printable(self.folder)} was begun on other training images",
-                hint="bring the data back, or train afresh with --overwrite",
-            )
-        if recipe_digest != self.digest:
-            raise CheckpointError(
-                f"member {self.spec.name} in {printable(self.folder)} was begun with another recipe",
-                hint="resume with the recipe.toml of the run, or train afresh with --overwrite",
-            )
+    def _on_device(self, progress: EpochProgress | None) -> EpochProgress | None:
+        if progress is None:
+            return None
+        return replace(progress, loss_sum=progress.loss_sum.to(self.device), correct=progress.correct.to(self.device))

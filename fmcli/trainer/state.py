@@ -1,41 +1,63 @@
-"""The state of a training between two epochs, and its file: what exact resumption needs."""
+"""The state of a training between two steps, and its file: what exact resumption needs."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
-from fmcli.tensors import load_tensors, save_tensors
+from fmcli.tensors import load_tensors, save_tensors, with_prefix, without_prefix
+from fmcli.trainer.circumstances import Circumstances
 
 STATE_FILE = "state.safetensors"
-STATE_FORMAT = "fmcli-state-2"
+STATE_FORMAT = "fmcli-state-3"
+_PROGRESS_TENSORS = ("order", "loss_sum", "correct")
+
+
+@dataclass(slots=True)
+class EpochProgress:
+    """How far an epoch has come.
+
+    Args:
+        order: The state of the generator before it drew the order of this epoch's images.
+        loss_sum: float32 (), over the images that were trained on.
+        correct: int64 (), of those.
+        steps: How many are taken.
+        seconds: How long that took.
+        ended: All steps are taken, and what follows the last of them is done, but for validation.
+    """
+
+    order: Tensor
+    loss_sum: Tensor
+    correct: Tensor
+    steps: int = 0
+    seconds: float = 0.0
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a training is at the end of an epoch.
+    """What a training is between two steps.
 
     Args:
-        recipe_digest: SHA-256 of the member's recipe.
-        data_digest: SHA-256 of the training images.
-        device: Its kind: random numbers go on there alone.
+        circumstances: What it was done with.
         afresh: The network is trained for the second time, for as many epochs as were best.
         history: An entry an epoch, of both trainings.
         updates: How often the average of the weights took them in.
         tensors: By name.
+        progress: Of an epoch that is begun; None between epochs.
     """
 
-    recipe_digest: str
-    data_digest: str
-    device: str
+    circumstances: Circumstances
     afresh: bool
     history: Sequence[EpochFinished]
     updates: int
     tensors: dict[str, Tensor]
+    progress: EpochProgress | None = None
 
 
 def save_state(path: Path, state: TrainingState) -> None:
@@ -44,16 +66,21 @@ def save_state(path: Path, state: TrainingState) -> None:
     Raises:
         FmcliError: The file cannot be written.
     """
-    metadata = {
-        "format": STATE_FORMAT,
-        "recipe_digest": state.recipe_digest,
-        "data_digest": state.data_digest,
-        "device": state.device,
-        "afresh": "true" if state.afresh else "false",
-        "history": json.dumps([asdict(epoch) for epoch in state.history]),
-        "updates": str(state.updates),
-    }
-    save_tensors(path, state.tensors, metadata)
+    tensors, metadata = (
+        dict(state.tensors),
+        {
+            "format": STATE_FORMAT,
+            "circumstances": json.dumps(asdict(state.circumstances)),
+            "afresh": "true" if state.afresh else "false",
+            "history": json.dumps([asdict(epoch) for epoch in state.history]),
+            "updates": str(state.updates),
+        },
+    )
+    if state.progress is not None:
+        progress = {field.name: getattr(state.progress, field.name) for field in fields(EpochProgress)}
+        tensors |= with_prefix("progress", {name: progress.pop(name) for name in _PROGRESS_TENSORS})
+        metadata["progress"] = json.dumps(progress)
+    save_tensors(path, tensors, metadata)
 
 
 def load_state(path: Path) -> TrainingState:
@@ -65,12 +92,15 @@ def load_state(path: Path) -> TrainingState:
     metadata, tensors = load_tensors(path)
     if metadata.get("format") != STATE_FORMAT:
         raise CheckpointError(f"{printable(path)} is not a training state of this fmcli")
+    progress = None
+    if "progress" in metadata:
+        parts: dict[str, Any] = {**without_prefix("progress", tensors), **json.loads(metadata["progress"])}
+        progress = EpochProgress(**parts)
     return TrainingState(
-        recipe_digest=metadata["recipe_digest"],
-        data_digest=metadata["data_digest"],
-        device=metadata["device"],
+        circumstances=Circumstances(**json.loads(metadata["circumstances"])),
         afresh=metadata["afresh"] == "true",
         history=[EpochFinished(**entry) for entry in json.loads(metadata["history"])],
         updates=int(metadata["updates"]),
         tensors=tensors,
+        progress=progress,
     )

@@ -1,0 +1,83 @@
+"""What Keras itself makes of the reports' systems: is a figure that fmcli misses due to fmcli, or to chance?
+
+    python -m benchmarks.reports mell-fc --seeds 8
+
+Trains the network, optimizer, split and epochs of each recipe with Keras' `fit`, one seed after another, and writes the
+accuracy on the test images as JSON under benchmarks/results/, with hardware and versions. For recipes that divide
+pixels by 255.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from benchmarks.machine import describe
+from benchmarks.peers.keras_peer import build_network, build_optimizer
+from benchmarks.works import INPUT_SHAPE, N_CLASSES
+from fmcli.data import load_images, split_images
+from fmcli.metrics import mean_interval
+from fmcli.recipe import load_recipe
+from fmcli.recipe.layers import expand_layers, trace_layers
+
+RESULT = Path(__file__).parent / "results" / "reports-in-keras.json"
+
+
+def train(name: str, seed: int) -> float:
+    """Train the only member of a recipe in Keras and return its accuracy on the test images."""
+    recipe = load_recipe(name)
+    (member,) = recipe.members
+    splits = split_images(load_images(recipe.data), recipe.data)
+    keras.utils.set_random_seed(seed)
+    model = build_network(trace_layers(expand_layers(member.model, N_CLASSES, INPUT_SHAPE), INPUT_SHAPE, N_CLASSES))
+    model.compile(
+        optimizer=build_optimizer(member.optimizer),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    arrays = {
+        split: (images.images.transpose(0, 2, 3, 1).astype("float32") / 255, images.labels)
+        for split, images in splits.present().items()
+    }
+    model.fit(*arrays["train"], batch_size=member.trainer.batch_size, epochs=member.trainer.epochs, verbose=0)
+    return float(model.evaluate(*arrays["test"], batch_size=500, verbose=0)[1])
+
+
+def summarize(accuracies: list[float]) -> dict[str, Any]:
+    """Return the mean over the seeds, its 95 % interval and the spread."""
+    low, high = mean_interval(accuracies)
+    return {
+        "test_accuracy": accuracies,
+        "mean": statistics.mean(accuracies),
+        "spread": statistics.stdev(accuracies),
+        "low": low,
+        "high": high,
+    }
+
+
+def main() -> None:
+    """Train, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
+    result: dict[str, Any] = {"machine": describe(), "systems": {}}
+    for name in arguments.recipes:
+        accuracies = []
+        for seed in range(arguments.seeds):
+            accuracies.append(train(name, seed))
+            print(f"{name}, seed {seed}: {100 * accuracies[-1]:.2f} %", flush=True)
+        result["systems"][name] = summarize(accuracies)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
