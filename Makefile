@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := checkpoints/quick
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test lint soak bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fmcli data fetch fashion-mnist
@@ -21,6 +21,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python tests/soak.py all
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/fmcli data fetch fashion-mnist

@@ -36,6 +36,7 @@ def write_atomic(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
+            _flush_folder(path.parent)
         except BaseException:
             Path(name).unlink(missing_ok=True)  # a signal may come between renaming and here
             raise
@@ -44,6 +45,16 @@ def write_atomic(path: Path, content: bytes) -> None:
             f"cannot write {printable(path)}: {error.strerror or error}",
             hint="choose a folder that can be written and has room, e.g. with --output",
         ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let a new name in a folder survive a loss of power, where the system can do that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -124,11 +135,22 @@ def order_metadata(content: bytes) -> bytes:
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
     """Remove files, and what a killed process left of them; and their folder where nothing else is in it."""
+    names = list(names)
+    remove_torn(folder, names)
     for name in names:
-        for path in (folder / name, *folder.glob(f".{name}.*.part")):
-            path.unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def remove_torn(folder: Path, names: Iterable[str]) -> None:
+    """Remove what processes left that were killed while they wrote files of these names with `write_atomic`.
+
+    None may be writing now.
+    """
+    for name in names:
+        for path in folder.glob(f".{name}.*.part"):
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

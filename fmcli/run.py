@@ -14,7 +14,7 @@ from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
 from fmcli.errors import FmcliError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, ignore
-from fmcli.files import remove_files, write_atomic
+from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
 from fmcli.predictions import predictions_file
@@ -80,6 +80,7 @@ def train_run(
     with _locked(folder):
         if overwrite:
             remove_run(folder, recipe)
+        _sweep(folder, recipe)
         write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
         histories = {
             name: train_member(recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter)
@@ -222,6 +223,17 @@ def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] | None)
             AlbumentationsAugment(member.augment.albumentations, input_shape)
 
 
+_OF_MEMBERS = (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLITS))
+
+
+def _sweep(folder: Path, recipe: Recipe) -> None:
+    """Remove what processes left that were killed while they wrote."""
+    remove_torn(folder, [RECIPE_FILE])
+    for member in recipe.members:
+        for place in (folder / member.name, *(folder / member.name).glob("snapshot-*")):
+            remove_torn(place, _OF_MEMBERS)
+
+
 def remove_run(folder: Path, recipe: Recipe) -> None:
     """Remove the files of a run's members, of the old recipe and the new, and nothing that is not ours."""
     for name in {*members_of_run(folder), *(member.name for member in recipe.members)}:
@@ -229,5 +241,5 @@ def remove_run(folder: Path, recipe: Recipe) -> None:
         if not place.is_dir() or place.is_symlink():
             continue
         remove_snapshots(place)
-        remove_files(place, (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLITS)))
+        remove_files(place, _OF_MEMBERS)
     (folder / RECIPE_FILE).unlink(missing_ok=True)

@@ -1,0 +1,367 @@
+"""Long trials of what must not get lost, each with as many rounds as asked for.
+
+    python tests/soak.py kills 200
+    python tests/soak.py all            # as many rounds of each as stand in LONG; hours
+
+Prints one JSON object for each trial: how often it was done, and what went wrong. Every process is forked from this
+one, which has the libraries loaded and computes nothing itself, so that a round takes no start-up. `test_soak.py` runs
+short forms.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
+
+import fmcli.trainer.loop
+from fmcli.cli import run
+from fmcli.errors import ExitStatus
+from fmcli.history import HISTORY_FILE, read_history
+from fmcli.recipe import Recipe, load_recipe
+from fmcli.run import train_run
+from fmcli.tensors import load_tensors
+
+CPU = torch.device("cpu")
+LONG = {"kills": 200, "points": 1000, "full-disks": 1000, "signals": 100, "races": 50}
+WRITING = ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace"))  # what `write_atomic` calls
+MEMBERS = """
+[[members]]
+name = "averaged"
+model.kernel_size = 3
+augment = { flip = 0.5, shift = 1 }
+trainer = { weight_average = 0.9 }
+
+[[members]]
+name = "stopped"
+model.kernel_size = 3
+trainer = { epochs = 6, patience = 1, keep = "best" }
+
+[[members]]
+name = "cycled"
+model.kernel_size = 5
+schedule = { name = "cyclic", cycles = 3 }
+trainer = { keep = "snapshots" }
+"""
+Work = Callable[[], object]
+
+
+class Soak:
+    """A recipe of three members, what its uninterrupted run leaves, and a place for broken ones.
+
+    Args:
+        folder: To write into.
+        seed: Draws the instants.
+    """
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder, self.draw = folder, random.Random(seed)
+        self.problems: list[str] = []
+        images = write_idx_folder(folder / "images", *draw_quadrants(240, seed=1), test=draw_quadrants(40, seed=2))
+        self.file = folder / "soak.toml"
+        self.file.write_text(TINY_RECIPE.format(folder=images).split("\n[[members]]")[0] + MEMBERS, "utf-8")
+        self.recipe: Recipe = load_recipe(str(self.file))
+        self.count = 0
+        started = time.perf_counter()
+        assert finish(self.fork(lambda: self.train(folder / "whole"))) == 0
+        self.seconds = time.perf_counter() - started
+        self.whole = fingerprint(folder / "whole")
+
+    def train(self, place: Path) -> None:
+        """Train, or go on."""
+        train_run(self.recipe, place, device=CPU, resume=True)
+
+    def command(self, place: Path, says: Path = Path(os.devnull)) -> None:
+        """Do the same by the command, and leave the process as it does."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(says, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        words = ["train", "--recipe", str(self.file), "--output", str(place), "--resume", "--device", "cpu", "--quiet"]
+        sys.exit(run(words))
+
+    def fork(self, work: Work) -> int:
+        """Do some work in another process and return its number; its exit status is 0, or 99 with a word on why."""
+        child = os.fork()
+        if child:
+            return child
+        try:
+            torch.set_num_threads(1)
+            work()
+            os._exit(0)
+        except SystemExit as leaving:
+            os._exit(int(leaving.code or 0))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(99)
+
+    def place(self) -> Path:
+        """Return a folder that is not there yet."""
+        self.count += 1
+        return self.folder / f"run-{self.count}"
+
+    def check(self, condition: bool, problem: str) -> None:
+        """Note what went wrong."""
+        if not condition:
+            self.problems.append(problem)
+
+    def check_files(self, place: Path, when: str) -> None:
+        """Find whatever is half-written."""
+        for path in place.rglob("[!.]*"):
+            try:
+                if path.suffix == ".safetensors" and "validation" not in path.name:
+                    load_tensors(path)
+                elif path.name == HISTORY_FILE:
+                    read_history(path.parent)
+                elif path.suffix == ".toml":
+                    load_recipe(str(path))
+            except Exception as error:  # whatever it is, it is what is looked for
+                self.problems.append(f"{when}: {path} is not whole: {error}")
+
+    def check_ends_like_the_whole(self, place: Path, when: str) -> None:
+        """Go on to the end and compare every file with that of the uninterrupted run."""
+        self.check(finish(self.fork(lambda: self.train(place))) == 0, f"{when}: does not go on")
+        found = fingerprint(place)
+        wrong = [name for name in {*found, *self.whole} if found.get(name) != self.whole.get(name)]
+        self.check(not wrong, f"{when}: differs in {', '.join(sorted(wrong))}")
+
+
+def finish(child: int) -> int:
+    """Wait for a process and return its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fingerprint(place: Path) -> dict[str, str]:
+    """Return a digest of each file of a run, hidden ones too but for the lock; times do not count."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        if path.name == HISTORY_FILE:
+            epochs = [asdict(replace(epoch, seconds=0, images_per_second=0)) for epoch in read_history(path.parent)]
+            found[str(path.relative_to(place))] = json.dumps(epochs)
+        elif path.is_file() and path.name != ".lock":
+            found[str(path.relative_to(place))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+# --- kills ------------------------------------------------------------------------------------------------
+
+
+def kills(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Kill a training at random instants, half of them while it saves its state after each step."""
+    done, ends, place = 0, 0, soak.place()
+    while done < rounds:
+        killed = kill_once(soak, place, each_step=soak.draw.random() < 0.5)
+        done += killed
+        soak.check_files(place, f"kill {done}")
+        if not killed or done == rounds:
+            soak.check_ends_like_the_whole(place, f"after kill {done}")
+            ends, place = ends + 1, soak.place()
+    return {"kills": done, "runs": ends}
+
+
+def kill_once(soak: Soak, place: Path, *, each_step: bool) -> bool:
+    """Go on with a training and kill it; tell whether it was not done before."""
+
+    def work() -> None:
+        if each_step:
+            fmcli.trainer.loop._SAVE_AFTER = 0.0
+        soak.train(place)
+
+    child = soak.fork(work)
+    time.sleep(soak.draw.uniform(0, soak.seconds))
+    os.kill(child, signal.SIGKILL)
+    return finish(child) == -signal.SIGKILL
+
+
+@contextmanager
+def watched(act: Work, at: int, *, after: bool = False) -> Iterator[Callable[[], int]]:
+    """Act before or after the nth call of those that write files; yields how many there were."""
+    calls = 0
+
+    def watch(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            due = calls == at
+            if due and not after:
+                act()
+            result = function(*arguments, **options)
+            if due and after:
+                act()
+            return result
+
+        return call
+
+    before = [(module, name, getattr(module, name)) for module, name in WRITING]
+    for module, name, function in before:
+        setattr(module, name, watch(function))
+    try:
+        yield lambda: calls
+    finally:
+        for module, name, function in before:
+            setattr(module, name, function)
+
+
+def draw_points(soak: Soak, rounds: int) -> tuple[int, list[int]]:
+    """Return how often an uninterrupted training calls what writes files, and some of these calls, or all."""
+    answer, place = soak.folder / "calls", soak.place()
+
+    def work() -> None:
+        with watched(lambda: None, 0) as calls:
+            soak.train(place)
+        answer.write_text(str(calls()))
+
+    assert finish(soak.fork(work)) == 0
+    total = int(answer.read_text())
+    return total, sorted(soak.draw.sample(range(1, total + 1), min(rounds, total)))
+
+
+def points(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Kill a training before and after each call that writes a file, in turn, or at some of them."""
+
+    def kill_at(point: int, *, after: bool) -> None:
+        place, when = soak.place(), f"{'after' if after else 'before'} call {point}"
+
+        def work() -> None:
+            with watched(lambda: os.kill(os.getpid(), signal.SIGKILL), point, after=after):
+                soak.train(place)
+
+        soak.check(finish(soak.fork(work)) == -signal.SIGKILL, f"{when}: not reached")
+        soak.check_files(place, when)
+        soak.check_ends_like_the_whole(place, when)
+
+    total, chosen = draw_points(soak, rounds)
+    for point in chosen:
+        kill_at(point, after=False)
+        kill_at(point, after=True)
+    return {"calls": total, "kills": 2 * len(chosen)}
+
+
+# --- disks that are full ----------------------------------------------------------------------------------
+
+
+def full_disks(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Let each call that writes a file fail in turn for want of room, or some of them."""
+
+    def no_room() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail_at(point: int) -> None:
+        place, said, when = soak.place(), soak.folder / "said", f"no room at call {point}"
+
+        def work() -> None:
+            with watched(no_room, point):
+                soak.command(place, says=said)
+
+        soak.check(finish(soak.fork(work)) == ExitStatus.FAILED, f"{when}: wrong exit status")
+        soak.check("No space left" in said.read_text(), f"{when}: says {said.read_text()!r}")
+        soak.check_files(place, when)
+        soak.check_ends_like_the_whole(place, when)
+
+    total, chosen = draw_points(soak, rounds)
+    for point in chosen:
+        fail_at(point)
+    return {"calls": total, "failures": len(chosen)}
+
+
+# --- signals ----------------------------------------------------------------------------------------------
+
+
+def signals(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Stop a training by Ctrl-C and SIGTERM in turn at random instants."""
+    kinds = {signal.SIGINT: ExitStatus.INTERRUPTED, signal.SIGTERM: ExitStatus.TERMINATED}
+    done, longest, place = dict.fromkeys(kinds, 0), 0.0, soak.place()
+    while sum(done.values()) < rounds:
+        kind = list(kinds)[sum(done.values()) % 2]
+        status, seconds = stop_once(soak, place, kind)
+        if status == ExitStatus.DONE:
+            soak.check_ends_like_the_whole(place, "in the end")
+            place = soak.place()
+            continue
+        done[kind] += 1
+        longest = max(longest, seconds)
+        soak.check(status == kinds[kind], f"{kind.name} left with {status}")
+        soak.check_files(place, kind.name)
+    soak.check_ends_like_the_whole(place, "in the end")
+    soak.check(longest <= 2, f"it took {longest:.1f} s to leave")
+    return {**{kind.name: count for kind, count in done.items()}, "longest_seconds": round(longest, 3)}
+
+
+def stop_once(soak: Soak, place: Path, kind: signal.Signals) -> tuple[int, float]:
+    """Send a signal to a training once it heeds them; return its exit status and how long it took to leave."""
+    ready, begun = os.pipe()
+    set_handler = signal.signal
+
+    def tell(*arguments: Any) -> Any:
+        before = set_handler(*arguments)
+        os.write(begun, b".")
+        return before
+
+    def work() -> None:
+        set_handler(signal.SIGINT, signal.default_int_handler)
+        signal.signal = tell  # type: ignore[assignment]
+        soak.command(place)
+
+    child = soak.fork(work)
+    os.close(begun)
+    os.read(ready, 1)
+    os.close(ready)
+    time.sleep(soak.draw.uniform(0.01, soak.seconds))
+    os.kill(child, kind)
+    started = time.perf_counter()
+    return finish(child), time.perf_counter() - started
+
+
+# --- races ------------------------------------------------------------------------------------------------
+
+
+def races(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Begin the same run with eight processes at once: one trains, seven are refused."""
+
+    def race() -> None:
+        place = soak.place()
+        ends = sorted(finish(child) for child in [soak.fork(lambda: soak.command(place)) for _ in range(8)])
+        soak.check(ends == [ExitStatus.DONE] + 7 * [ExitStatus.USAGE], f"a race ended with {ends}")
+        soak.check(fingerprint(place) == soak.whole, "the winner of a race differs")
+
+    for _ in range(rounds):
+        race()
+    return {"rounds": rounds}
+
+
+TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
+    "kills": kills,
+    "points": points,
+    "full-disks": full_disks,
+    "signals": signals,
+    "races": races,
+}
+
+
+def main() -> None:
+    """Run the trials that are named."""
+    name, *rest = sys.argv[1:]
+    failed = False
+    for trial in LONG if name == "all" else [name]:
+        rounds = int(rest[0]) if rest else LONG[trial]
+        with tempfile.TemporaryDirectory(prefix="fmcli-soak-") as folder:
+            soak = Soak(Path(folder))
+            result = TRIALS[trial](soak, rounds)
+        print(json.dumps({"trial": trial, **result, "problems": soak.problems[:20]}), flush=True)
+        failed |= bool(soak.problems)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

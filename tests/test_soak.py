@@ -1,0 +1,22 @@
+"""Short forms of `soak.py`: what must not get lost, a few rounds each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).with_name("soak.py")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize(
+    ("trial", "rounds"), [("kills", 3), ("points", 2), ("full-disks", 3), ("signals", 4), ("races", 1)]
+)
+def test_nothing_is_lost(trial, rounds):
+    done = subprocess.run([sys.executable, SOAK, trial, str(rounds)], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["problems"] == []
