@@ -108,6 +108,14 @@ class MemberFinished:
     already: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MemberDiverged:
+    """A member's loss or weights are no longer finite; the others go on."""
+
+    member: str
+    reason: str
+
+
 Event = (
     RunStarted
     | RunAwaited
@@ -119,6 +127,7 @@ Event = (
     | EpochFinished
     | CheckpointSaved
     | MemberFinished
+    | MemberDiverged
 )
 Reporter = Callable[[Event], None]
 

@@ -12,8 +12,8 @@ from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run, remove_snapshots
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
-from fmcli.errors import FmcliError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
-from fmcli.events import EpochFinished, Reporter, ignore
+from fmcli.errors import DivergedError, FmcliError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
+from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
@@ -72,6 +72,7 @@ def train_run(
         UsageError: The folder holds a run and neither `resume` nor `overwrite` is set, or holds something
             else; or a member is not in the recipe.
         RunInUseError: Another process is training it.
+        DivergedError: The loss of a member is no longer finite; the others are trained.
         RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `trainer.train_member`.
     """
     names = _choose_members(recipe, members)
@@ -82,10 +83,24 @@ def train_run(
             remove_run(folder, recipe)
         _sweep(folder, recipe)
         write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
-        histories = {
-            name: train_member(recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter)
-            for name in names
-        }
+        histories: dict[str, list[EpochFinished]] = {}
+        diverged: list[DivergedError] = []
+        for name in names:
+            try:
+                histories[name] = train_member(
+                    recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter
+                )
+            except DivergedError as error:
+                if len(names) == 1:
+                    raise
+                diverged.append(error)
+                reporter(MemberDiverged(name, error.message))
+    if diverged:
+        raise DivergedError(
+            f"{len(diverged)} of {len(names)} members could not be trained: "
+            + "; ".join(error.message for error in diverged),
+            hint=diverged[0].hint,
+        )
     return RunResult(folder, histories)
 
 

@@ -8,8 +8,8 @@ from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
-from fmcli.errors import DataError, FmcliError, RecipeError, RunInUseError, UsageError
-from fmcli.events import EpochFinished, MemberFinished, MemberStarted
+from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
+from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe
@@ -220,6 +220,19 @@ def test_overwriting_removes_snapshots_and_nothing_that_is_not_of_fmcli(finished
     assert [path.parent for path in find_checkpoints([folder])] == [folder / "k3", folder / "k5"]
     assert not (folder / "k3" / "snapshot-1").exists()
     assert files_in(finished_snapshots) == before
+
+
+def test_members_go_on_without_one_whose_loss_is_no_longer_finite(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.optimizer.name=sgd", "members.k3.optimizer.lr=1e38")
+    events = []
+    with pytest.raises(
+        DivergedError, match=r"1 of 2 members could not be trained: member k3: the loss of step"
+    ) as caught:
+        train(recipe, tmp_path / "run", reporter=events.append)
+    assert "optimizer.lr" in caught.value.hint
+    assert [event.member for event in events if isinstance(event, MemberDiverged)] == ["k3"]
+    assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
+    assert not (tmp_path / "run" / "k3" / MODEL_FILE).exists()
 
 
 def test_resuming_a_run_with_snapshots_trains_what_is_left(finished_snapshots, tiny_recipe, tmp_path):

@@ -27,6 +27,8 @@ from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.tensors import load_tensors, save_tensors
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE, train_member
+from fmcli.trainer.learner import Learner
+from fmcli.trainer.state import load_state
 
 CPU = torch.device("cpu")
 CLASSES = ("top", "middle", "bottom")
@@ -865,10 +867,23 @@ def test_damaged_state_does_not_resume(splits, tmp_path, damage):
 
 def test_loss_that_is_not_finite_is_an_error_with_a_hint(splits, tmp_path):
     recipe = small_recipe(model=SEQUENTIAL_WITHOUT_NOISE, optimizer={"name": "sgd", "lr": 1e38})
-    with pytest.raises(FmcliError, match=r"m1: .*loss is (nan|inf) in epoch 1") as caught:
+    with pytest.raises(FmcliError, match=r"m1: .*loss of step 2 is (nan|inf) in epoch 1 at") as caught:
         train(recipe, splits, tmp_path)
     assert "optimizer.lr" in caught.value.hint
     assert not (tmp_path / MODEL_FILE).exists()
+
+
+def test_state_of_the_last_good_epoch_is_kept_when_the_loss_is_no_longer_finite(splits, tmp_path, monkeypatch):
+    def later(self, images, labels, lr, step=Learner.step):
+        loss, logits = step(self, images, labels, lr)
+        return (loss * math.nan if lr < 5e-3 else loss), logits
+
+    monkeypatch.setattr("fmcli.trainer.loop.Learner.step", later)
+    recipe = small_recipe(schedule={"name": "step", "every": 2, "gamma": 0.1}, optimizer={"lr": 1e-2})
+    with pytest.raises(FmcliError, match=r"loss of step 1 is nan in epoch 3 at learning rate 0\.001"):
+        train(recipe, splits, tmp_path)
+    assert len(load_state(tmp_path / STATE_FILE).history) == 2
+    assert len(read_history(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("validated", [True, False])

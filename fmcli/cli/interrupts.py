@@ -28,7 +28,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     Yields:
         A function that makes a reporter heed signals, without which none is ever waited for.
     """
-    from fmcli.events import MemberFinished, MemberStarted, StopRequest
+    from fmcli.events import MemberDiverged, MemberFinished, MemberStarted, StopRequest
 
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
     end = words.index("--") if "--" in words else len(words)
@@ -44,7 +44,9 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
             nonlocal training
-            training = isinstance(event, MemberStarted) or (training and not isinstance(event, MemberFinished))
+            training = isinstance(event, MemberStarted) or (
+                training and not isinstance(event, MemberFinished | MemberDiverged)
+            )
             # Also where Python or a library ignored the exception that the signal raised, as in a destructor.
             if received:
                 raise StopRequest

@@ -58,6 +58,13 @@ class DeviceLoader:
         """Return the number of batches in an epoch."""
         return math.ceil(self.n_images / self.batch_size)
 
+    def mean_over_images(self, of_batches: Tensor) -> float:
+        """Return the mean over an epoch's images of what is a mean over each of its batches: (n_batches,)."""
+        last = self.n_images - (len(self) - 1) * self.batch_size
+        sizes = torch.full(of_batches.shape, self.batch_size, dtype=torch.float64, device=of_batches.device)
+        sizes[-1] = last
+        return float(of_batches.double() @ sizes) / self.n_images
+
     def batches(self) -> Iterator[Tensor]:
         """Yield all images in their own order: uint8 (N, C, H, W)."""
         yield from self._images.split(self.batch_size)

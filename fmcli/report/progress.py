@@ -10,6 +10,7 @@ from fmcli.events import (
     CheckpointSaved,
     EpochFinished,
     Event,
+    MemberDiverged,
     MemberFinished,
     MemberStarted,
     RunAwaited,
@@ -81,10 +82,8 @@ class TrainingProgress:
                 self._start(event)
             case EpochFinished():
                 self._epoch(event)
-            case MemberFinished():
-                if event.already:
-                    self.terminal.note(f"{event.member} is trained already")
-                self._drop_task()
+            case MemberFinished() | MemberDiverged():
+                self._end(event)
             case CheckpointSaved():
                 self.terminal.detail(f"wrote {event.path}")
 
@@ -104,6 +103,13 @@ class TrainingProgress:
             self._task = self._bar.add_task(
                 name, total=left * event.steps_per_epoch, completed=event.steps_done, figures=""
             )
+
+    def _end(self, event: MemberFinished | MemberDiverged) -> None:
+        self._drop_task()
+        if isinstance(event, MemberDiverged):
+            self.terminal.note(f"{event.reason}; the others go on")
+        elif event.already:
+            self.terminal.note(f"{event.member} is trained already")
 
     def _epoch(self, event: EpochFinished) -> None:
         total = self._epochs.get(event.member, event.epoch)

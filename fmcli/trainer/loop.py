@@ -235,9 +235,8 @@ class _Training:
         """Train and validate one epoch, or what is left of it. The device is waited for once, at its end."""
         progress = self.progress = self.progress or self._begin_epoch()
         self._take_steps(epoch, progress)
-        mean_loss = float(progress.loss_sum) / self.loader.n_images
+        self._check_losses(epoch, progress)
         lr = self.schedule((epoch + 1) * len(self.loader) - 1)
-        self._check_finite("loss", mean_loss, epoch, lr)
         if self.unaugmented is not None and not progress.ended:
             self.learner.end_epoch(epoch, self.unaugmented.batches())
         progress.ended = True
@@ -249,7 +248,7 @@ class _Training:
             member=self.spec.name,
             epoch=epoch + 1,
             lr=lr,
-            train_loss=mean_loss,
+            train_loss=self.loader.mean_over_images(progress.losses),
             train_accuracy=int(progress.correct) / self.loader.n_images,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
@@ -262,7 +261,7 @@ class _Training:
     def _begin_epoch(self) -> EpochProgress:
         return EpochProgress(
             order=self.learner.generators.order.get_state(),
-            loss_sum=torch.zeros((), device=self.device),
+            losses=torch.zeros(len(self.loader), device=self.device),
             correct=torch.zeros((), dtype=torch.int64, device=self.device),
         )
 
@@ -277,7 +276,7 @@ class _Training:
         order.set_state(progress.order)
         for images, labels in self.loader.epoch(order, skip=progress.steps):
             loss, logits = self.learner.step(images, labels, self.schedule(epoch * len(self.loader) + progress.steps))
-            progress.loss_sum += loss * len(labels)
+            progress.losses[progress.steps] = loss
             progress.correct += (logits.argmax(dim=1) == labels).sum()
             progress.steps += 1
             progress.seconds = before + time.perf_counter() - started
@@ -285,7 +284,7 @@ class _Training:
             if time.perf_counter() - saved > _SAVE_AFTER and progress.steps < len(self.loader):
                 self._save_state()
                 saved = time.perf_counter()
-        progress.loss_sum.item()  # waits for the device
+        progress.correct.item()  # waits for the device
         progress.seconds = before + time.perf_counter() - started
 
     def _end_epoch(self, finished: EpochFinished) -> None:
@@ -300,6 +299,17 @@ class _Training:
             self._save_snapshot()
             self._save_state()
         self.reporter(finished)
+
+    def _check_losses(self, epoch: int, progress: EpochProgress) -> None:
+        """Refuse to go on from a loss that is not finite, naming the step."""
+        wrong = (~progress.losses[: progress.steps].isfinite()).nonzero()
+        if len(wrong):
+            step = int(wrong[0])
+            lr = self.schedule(epoch * len(self.loader) + step)
+            self._check_finite(f"loss of step {step + 1}", float(progress.losses[step]), epoch, lr)
+
+    def _check_weights(self) -> None:
+        self._check_finite("largest weight", self.learner.largest_weight, len(self.history) - 1, self.history[-1].lr)
 
     def _check_finite(self, what: str, value: float, epoch: int, lr: float) -> None:
         if not np.isfinite(value):
@@ -350,7 +360,7 @@ class _Training:
 
     def _save_weights(self, folder: Path, epochs: int, snapshot: int | None = None) -> Path:
         """Leave the weights that the network has now, and their validation predictions."""
-        self._check_finite("largest weight", self.learner.largest_weight, len(self.history) - 1, self.history[-1].lr)
+        self._check_weights()
         path = self.outcome.save(folder, self.learner.model, epochs=epochs, snapshot=snapshot)
         self.reporter(CheckpointSaved(path))
         return path
@@ -358,6 +368,10 @@ class _Training:
     # --- resuming -----------------------------------------------------------------------------------------
 
     def _save_state(self) -> None:
+        if self.progress is not None:
+            self._check_losses(len(self.history), self.progress)
+        elif self.history:
+            self._check_weights()
         state = TrainingState(
             circumstances=self.circumstances,
             afresh=bool(self.before),
@@ -422,4 +436,4 @@ class _Training:
     def _on_device(self, progress: EpochProgress | None) -> EpochProgress | None:
         if progress is None:
             return None
-        return replace(progress, loss_sum=progress.loss_sum.to(self.device), correct=progress.correct.to(self.device))
+        return replace(progress, losses=progress.losses.to(self.device), correct=progress.correct.to(self.device))

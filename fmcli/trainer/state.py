@@ -15,7 +15,7 @@ from fmcli.trainer.circumstances import Circumstances
 
 STATE_FILE = "state.safetensors"
 STATE_FORMAT = "fmcli-state-3"
-_PROGRESS_TENSORS = ("order", "loss_sum", "correct")
+_PROGRESS_TENSORS = ("order", "losses", "correct")
 
 
 @dataclass(slots=True)
@@ -24,15 +24,15 @@ class EpochProgress:
 
     Args:
         order: The state of the generator before it drew the order of this epoch's images.
-        loss_sum: float32 (), over the images that were trained on.
-        correct: int64 (), of those.
+        losses: float32 (n_steps,), the mean of each step that is taken.
+        correct: int64 (), how many images were answered rightly in these.
         steps: How many are taken.
         seconds: How long that took.
         ended: All steps are taken, and what follows the last of them is done, but for validation.
     """
 
     order: Tensor
-    loss_sum: Tensor
+    losses: Tensor
     correct: Tensor
     steps: int = 0
     seconds: float = 0.0
