@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from fmcli.errors import CheckpointError, printable
 from fmcli.files import order_metadata, write_atomic
 
-FORMAT = "fmcli-predictions-1"
+FORMAT = "fmcli-predictions-2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,13 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     arrays: dict[str, NDArray[Any]] = {"logits": predictions.logits, "labels": predictions.labels}
     # safetensors copies memory as it lies, whatever the strides.
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomic(path, order_metadata(save(dense, metadata=header)))
+    write_atomic(path, order_metadata(save(dense, metadata={**header, "digest": _digest(header, dense)})))
+
+
+def _digest(header: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of a file's text and numbers."""
+    text = json.dumps(dict(header), sort_keys=True)
+    return hashlib.sha256(f"{text}{digest_arrays(arrays['logits'], arrays['labels'])}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,24 +150,44 @@ def _read(path: Path, *, with_arrays: bool) -> tuple[PredictionsHeader, dict[str
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise CheckpointError(f"{printable(path)} is not a predictions file of fmcli")
-            names = json.loads(header["classes"])
-            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-                raise ValueError("its classes are no list of names")
-            found = PredictionsHeader(
-                class_names=tuple(names),
-                member=header["member"],
-                split=header["split"],
-                data_digest=header["data_digest"],
-                recipe_digest=header["recipe_digest"],
-                group=header.get("group", ""),
-            )
-            return found, {name: file.get_tensor(name) for name in ("logits", "labels")} if with_arrays else {}
+            arrays = {name: file.get_tensor(name) for name in ("logits", "labels")} if with_arrays else {}
+            return _parse_header(header, path), _verified(header, arrays, path)
     except KeyError as error:
         raise CheckpointError(f"the header of predictions {printable(path)} lacks {printable(error)}") from error
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read predictions {printable(path)}: {printable(error)}") from error
+
+
+def _parse_header(header: Mapping[str, str], path: Path) -> PredictionsHeader:
+    """Return what the text of a file says; KeyError and ValueError where it does not."""
+    found = header.get("format", "")
+    if found != FORMAT:
+        of_another = found.startswith(FORMAT.rstrip("0123456789"))
+        raise CheckpointError(
+            f"{printable(path)} is not a predictions file of this fmcli",
+            hint="another version wrote it: fmcli evaluate --save-predictions writes it again" if of_another else None,
+        )
+    names = json.loads(header["classes"])
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError("its classes are no list of names")
+    return PredictionsHeader(
+        class_names=tuple(names),
+        member=header["member"],
+        split=header["split"],
+        data_digest=header["data_digest"],
+        recipe_digest=header["recipe_digest"],
+        group=header["group"],
+    )
+
+
+def _verified(header: Mapping[str, str], arrays: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
+    text = {name: value for name, value in header.items() if name != "digest"}
+    if arrays and header["digest"] != _digest(text, arrays):
+        raise CheckpointError(
+            f"{printable(path)} is damaged: its content does not match its digest",
+            hint="copy it again, or save it again",
+        )
+    return arrays
 
 
 def _check(predictions: Predictions, path: Path) -> None:

@@ -16,6 +16,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
+from PIL import Image
 
 import fmcli.trainer.loop
 from fmcli.cli import run
@@ -36,7 +38,7 @@ from fmcli.run import train_run
 from fmcli.tensors import load_tensors
 
 CPU = torch.device("cpu")
-LONG = {"kills": 200, "points": 1000, "full-disks": 1000, "signals": 100, "races": 50}
+LONG = {"kills": 200, "points": 1000, "full-disks": 1000, "signals": 100, "races": 50, "paths": 1_000_000}
 WRITING = ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace"))  # what `write_atomic` calls
 MEMBERS = """
 [[members]]
@@ -340,12 +342,65 @@ def races(soak: Soak, rounds: int) -> dict[str, Any]:
     return {"rounds": rounds}
 
 
+# --- many paths -------------------------------------------------------------------------------------------
+
+
+def paths(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Label so many paths from standard input, one in a hundred of which is no picture, in constant memory."""
+    pictures = soak.folder / "pictures"
+    pictures.mkdir()
+    for number, image in enumerate(draw_quadrants(100, seed=3)[0]):
+        Image.fromarray(image).save(pictures / f"{number:02}.png")
+    (pictures / "57.png").write_bytes(b"no picture")
+    names = [str(pictures / f"{number:02}.png") for number in range(100)]
+    words = ["predict", str(soak.folder / "whole"), "-", "--format", "jsonl", "--device", "cpu", "--quiet"]
+    (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+
+    def work() -> None:
+        for descriptor, number in ((theirs_in, 0), (theirs_out, 1), (os.open(os.devnull, os.O_WRONLY), 2)):
+            os.dup2(descriptor, number)
+        os.closerange(3, 100)
+        sys.exit(run(words))
+
+    def feed() -> None:
+        with open(ours_in, "w") as lines:
+            lines.writelines(f"{names[number % 100]}\n" for number in range(rounds))
+
+    child = soak.fork(work)
+    os.close(theirs_in)
+    os.close(theirs_out)
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    first: dict[str, Any] = {}
+    memory: list[int] = []
+    with open(ours_out) as lines:
+        for number, line in enumerate(lines):
+            record = json.loads(line)
+            soak.check(record["input"] == names[number % 100], f"record {number} is of {record['input']}")
+            soak.check(record == first.setdefault(record["input"], record), f"record {number} differs from the first")
+            if number % (rounds // 10) == 0:
+                memory.append(resident_bytes(child))
+    feeder.join()
+    soak.check(finish(child) == ExitStatus.DATA, "wrong exit status")
+    soak.check(number + 1 == rounds, f"{number + 1} records for {rounds} paths")
+    soak.check([name for name, record in first.items() if record.get("error")] == [names[57]], "wrong ones are refused")
+    soak.check(memory[-1] - memory[1] < 50 << 20, f"memory grew from {memory[1]} to {memory[-1]} bytes")
+    return {"paths": rounds, "resident_bytes": memory}
+
+
+def resident_bytes(child: int) -> int:
+    """Return how much memory a process holds."""
+    pages = Path(f"/proc/{child}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
 TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
     "kills": kills,
     "points": points,
     "full-disks": full_disks,
     "signals": signals,
     "races": races,
+    "paths": paths,
 }
 
 

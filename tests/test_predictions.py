@@ -17,6 +17,7 @@ from fmcli.errors import CheckpointError, FmcliError
 from fmcli.predictions import (
     FORMAT,
     Predictions,
+    _digest,
     digest_arrays,
     load_predictions,
     read_predictions_header,
@@ -237,10 +238,30 @@ def test_the_header_is_what_the_predictions_say(tmp_path):
         assert getattr(header, name) == getattr(member, name)
 
 
-def test_files_from_before_there_were_groups_are_read(tmp_path):
+def write_signed(path, tensors, header):
+    """Write a file whose digest is right, whatever else is not."""
+    path.write_bytes(
+        save(tensors, metadata=header | {"digest": _digest(header, tensors)})
+    )
+
+
+def test_a_file_that_was_altered_is_refused(tmp_path):
+    [member] = random_members(seed=9, n_members=1)
+    save_predictions(tmp_path / "whole.safetensors", member)
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    for place in (content.index(member.member.encode()), len(content) - 1):
+        altered = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        (tmp_path / "altered.safetensors").write_bytes(altered)
+        with pytest.raises(CheckpointError, match=r"altered\.safetensors is damaged"):
+            load_predictions(tmp_path / "altered.safetensors")
+
+
+def test_a_file_of_an_earlier_fmcli_is_refused_with_what_to_do(tmp_path):
     tensors, header = good_parts(tmp_path)
-    (tmp_path / "old.safetensors").write_bytes(save(tensors, metadata=header))
-    assert load_predictions(tmp_path / "old.safetensors").group == ""
+    (tmp_path / "old.safetensors").write_bytes(save(tensors, metadata=header | {"format": "fmcli-predictions-1"}))
+    with pytest.raises(CheckpointError) as caught:
+        load_predictions(tmp_path / "old.safetensors")
+    assert "--save-predictions" in caught.value.hint
 
 
 def good_parts(tmp_path):
@@ -252,17 +273,18 @@ def good_parts(tmp_path):
         "split": "test",
         "data_digest": "d",
         "recipe_digest": "r",
+        "group": "3",
     }
     return load(content), header
 
 
-@pytest.mark.parametrize("missing", ["format", "classes", "member", "split", "data_digest", "recipe_digest"])
+@pytest.mark.parametrize("missing", ["format", "classes", "member", "split", "data_digest", "recipe_digest", "group"])
 def test_a_file_whose_header_lacks_an_entry_is_refused(tmp_path, missing):
     tensors, header = good_parts(tmp_path)
-    (tmp_path / "whole.safetensors").write_bytes(save(tensors, metadata=header))
+    write_signed(tmp_path / "whole.safetensors", tensors, header)
     assert load_predictions(tmp_path / "whole.safetensors").class_names == CLASSES
     del header[missing]
-    (tmp_path / "bad.safetensors").write_bytes(save(tensors, metadata=header))
+    write_signed(tmp_path / "bad.safetensors", tensors, header)
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
         load_predictions(tmp_path / "bad.safetensors")
 
@@ -286,7 +308,7 @@ def test_a_file_whose_header_lacks_an_entry_is_refused(tmp_path, missing):
 )
 def test_a_file_whose_arrays_do_not_fit_is_refused(tmp_path, change):
     tensors, header = good_parts(tmp_path)
-    (tmp_path / "bad.safetensors").write_bytes(save(tensors | change, metadata=header))
+    write_signed(tmp_path / "bad.safetensors", tensors | change, header)
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
         load_predictions(tmp_path / "bad.safetensors")
 
