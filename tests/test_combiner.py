@@ -327,9 +327,9 @@ def test_probabilities_in_folds_are_scaled_by_the_temperature_of_the_others():
 @pytest.mark.parametrize("n_samples", [0, 1])
 def test_too_few_images_to_learn_from_are_refused(n_samples):
     logits, labels = draw(n_samples=n_samples)
-    with pytest.raises(UsageError, match=f"nothing to learn from {n_samples} "):
+    with pytest.raises(UsageError, match=f"too few validation images to learn from: {n_samples}"):
         cross_fitted_vote(Combiner("weighted-soft"), logits, labels)
-    with pytest.raises(UsageError, match="nothing to learn"):
+    with pytest.raises(UsageError, match="too few validation images"):
         cross_fitted_probabilities(softmax(logits[0], axis=1), labels)
 
 

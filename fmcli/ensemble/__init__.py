@@ -5,7 +5,14 @@ choosing members (`select`) and setting ensembles against each other (`compare`)
 """
 
 from fmcli.ensemble.ballot import Ballot, hold_vote
-from fmcli.ensemble.combiner import Combiner, Stacking, choose_combiner, cross_fitted_vote, fit_combiner
+from fmcli.ensemble.combiner import (
+    FEWEST_TO_LEARN_FROM,
+    Combiner,
+    Stacking,
+    choose_combiner,
+    cross_fitted_vote,
+    fit_combiner,
+)
 from fmcli.ensemble.evaluate import (
     EnsembleEvaluation,
     Evaluation,
@@ -14,6 +21,7 @@ from fmcli.ensemble.evaluate import (
 )
 
 __all__ = [
+    "FEWEST_TO_LEARN_FROM",
     "Ballot",
     "Combiner",
     "EnsembleEvaluation",

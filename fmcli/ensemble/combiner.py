@@ -28,6 +28,8 @@ from fmcli.voting import (
 UNWEIGHTED_RULES = ("two-level", "stacking")
 LEARNT_RULES = ("weighted-majority", "weighted-soft", "stacking")
 """Rules that learn on validation data, unless the weights of the weighted ones are given."""
+FEWEST_TO_LEARN_FROM = 2
+"""Images: each is answered by what was learnt from others."""
 _FOLDS = 5
 _STRENGTHS = np.logspace(-4, 0, 5)  # inverse strengths of the penalty that stacking chooses from
 _NEVER = -100.0  # the logit of a class without validation images
@@ -288,8 +290,8 @@ def cross_fitted_probabilities(probabilities: Floats, y_true: Labels) -> Floats:
 def _folds(y_true: Labels) -> list[tuple[Labels, Labels]]:
     """Divide images into (to learn from, to answer) five times, each class alike where it has images enough."""
     n_folds = min(_FOLDS, len(y_true))
-    if n_folds < 2:
-        raise UsageError(f"there is nothing to learn from {len(y_true)} validation images")
+    if n_folds < FEWEST_TO_LEARN_FROM:
+        raise UsageError(f"there are too few validation images to learn from: {len(y_true)}")
     counts = np.bincount(y_true)
     kind = StratifiedKFold if counts[counts > 0].min() >= n_folds else KFold
     return list(kind(n_folds, shuffle=True, random_state=0).split(np.zeros(len(y_true)), y_true))

@@ -9,7 +9,7 @@ import torch
 from fmcli.checkpoint import Checkpoint
 from fmcli.choices import Views
 from fmcli.data import ImageSet, load_images, split_images
-from fmcli.ensemble import Ballot, Combiner, fit_combiner, hold_vote
+from fmcli.ensemble import FEWEST_TO_LEARN_FROM, Ballot, Combiner, fit_combiner, hold_vote
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.foreign import NoLabelsError
 from fmcli.pool.places import Pool, StoredMember
@@ -126,7 +126,7 @@ def learn_rule(
     if not rule.learns and not calibrate:
         return rule
     learn_from = predict_to_learn(pool, rule, device=device, data_root=data_root, labels=labels, views=views)
-    if learn_from is None:
+    if learn_from is None or (len(learn_from[0].labels) < FEWEST_TO_LEARN_FROM and not rule.learns):
         return rule
     return fit_combiner(rule, stack_logits(learn_from), learn_from[0].labels, calibrate=calibrate)
 
