@@ -45,7 +45,7 @@ def train(name: str, seed: int) -> float:
         for split, images in splits.present().items()
     }
     model.fit(*arrays["train"], batch_size=member.trainer.batch_size, epochs=member.trainer.epochs, verbose=0)
-    return float(model.evaluate(*arrays["test"], batch_size=500, verbose=0)[1])
+    return round(float(model.evaluate(*arrays["test"], batch_size=500, verbose=0)[1]), 6)  # a float32
 
 
 def summarize(accuracies: list[float]) -> dict[str, Any]:
