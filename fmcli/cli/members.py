@@ -33,8 +33,10 @@ def open_members(places: Sequence[Path], device: torch.device, terminal: Termina
         CheckpointError: One is missing or broken, or does not match.
     """
     from fmcli.checkpoint import lost_snapshots, unfinished_members
+    from fmcli.libraries import keep_freed_memory
     from fmcli.pool import open_pool
 
+    keep_freed_memory()
     pool = open_pool(places, device=device, together=together)
     for member in pool.checkpoints:
         terminal.detail(f"read {printable(member.path)}")

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from fmcli.choices import SPLITS
 from fmcli.data.image_set import ImageSet
@@ -123,6 +122,8 @@ def _divide(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return (kept, set aside), as scikit-learn divides them: the reports used it."""
     try:
+        from sklearn.model_selection import train_test_split  # slow to import, and seldom needed
+
         kept, aside = train_test_split(indices, test_size=fraction, random_state=seed, stratify=labels)
     except ValueError as error:
         raise DataError(f"cannot set {fraction} of {len(indices)} images aside: {error}") from error

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from fmcli.choices import TieRule, VotingRule
 from fmcli.errors import UsageError, did_you_mean
@@ -24,6 +21,9 @@ from fmcli.voting import (
     normalize_weights,
     stacking_features,
 )
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline  # which takes 0.7 s to import: only what learns on folds needs it
 
 UNWEIGHTED_RULES = ("two-level", "stacking")
 LEARNT_RULES = ("weighted-majority", "weighted-soft", "stacking")
@@ -292,6 +292,8 @@ def _folds(y_true: Labels) -> list[tuple[Labels, Labels]]:
     n_folds = min(_FOLDS, len(y_true))
     if n_folds < FEWEST_TO_LEARN_FROM:
         raise UsageError(f"there are too few validation images to learn from: {len(y_true)}")
+    from sklearn.model_selection import KFold, StratifiedKFold
+
     counts = np.bincount(y_true)
     kind = StratifiedKFold if counts[counts > 0].min() >= n_folds else KFold
     return list(kind(n_folds, shuffle=True, random_state=0).split(np.zeros(len(y_true)), y_true))
@@ -379,6 +381,11 @@ def learn_stacking(logits: Logits, y_true: Labels) -> Stacking:
             f"{len(present)}, with {present.min(initial=len(y_true))} or more",
             hint="--vote soft or --vote majority learns nothing",
         )
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features = np.concatenate([stacking_features(member) for member in logits], axis=1)
     # Scaled so that the penalty treats all alike, and so that the solver finds its way.
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -390,7 +397,7 @@ def learn_stacking(logits: Logits, y_true: Labels) -> Stacking:
     return _by_class(search.best_estimator_, n_classes)
 
 
-def _by_class(pipeline: Pipeline, n_classes: int) -> Stacking:
+def _by_class(pipeline: "Pipeline", n_classes: int) -> Stacking:
     """Return a row for each class: scikit-learn has one for two of them, and none for one without images."""
     scaler, regression = pipeline[0], pipeline[1]
     rows = regression.coef_ / scaler.scale_

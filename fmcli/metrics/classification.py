@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from fmcli.metrics.arrays import Floats, Labels
 from fmcli.metrics.comparison import wilson_interval
@@ -147,6 +146,8 @@ def precision_recall_curves(probabilities: Floats, y_true: Labels) -> tuple[Prec
         >>> [round(curve.average_precision, 4) for curve in precision_recall_curves(likely, np.array([0, 0, 1, 1]))]
         [0.8333, 0.8333]
     """
+    from sklearn.metrics import average_precision_score, precision_recall_curve  # slow to import, for figures alone
+
     curves = []
     for label in range(probabilities.shape[1]):
         is_class, likelihood = y_true == label, probabilities[:, label]

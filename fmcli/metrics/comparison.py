@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, chi2, t
+from scipy.special import bdtr, chdtrc, ndtri, stdtr, stdtrit  # scipy.stats has the same and takes 0.4 s to import
 
 from fmcli.errors import UsageError
 from fmcli.metrics.arrays import Labels
@@ -82,8 +82,11 @@ def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[
         >>> round(low, 4), round(high, 4)
         (0.9235, 0.9531)
     """
-    interval = binomtest(correct, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = float(ndtri((1 + confidence) / 2))
+    shrunk, share = n + z**2, correct / n
+    middle = (correct + z**2 / 2) / shrunk
+    half = z * math.sqrt(n * share * (1 - share) + z**2 / 4) / shrunk
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == n else middle + half)
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
@@ -156,12 +159,12 @@ def crossed_test(
     if error < _NO_ERROR:
         return CrossedTest(1.0 if abs(estimate) < _NO_ERROR else 0.0, (estimate, estimate))
     freedom = variance**2 / (of_members**2 / degrees + of_images**2 / (n_images - 1))
-    p_value = float(2 * t.sf(abs(estimate) / error, freedom))
+    p_value = float(2 * stdtr(freedom, -abs(estimate) / error))
     return CrossedTest(p_value, _student_interval(estimate, error, freedom, confidence))
 
 
 def _student_interval(estimate: float, error: float, degrees: float, confidence: float) -> tuple[float, float]:
-    half = float(t.ppf((1 + confidence) / 2, degrees)) * error
+    half = float(stdtrit(degrees, (1 + confidence) / 2)) * error
     return estimate - half, estimate + half
 
 
@@ -243,7 +246,7 @@ def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
         only_first=only_first,
         only_second=only_second,
         difference=(only_first - only_second) / len(y_true),
-        p_value=float(binomtest(only_first, n).pvalue) if n else 1.0,
+        p_value=min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5))) if n else 1.0,
         interval=_bootstrap_interval(only_first, only_second, len(y_true)),
     )
 
@@ -289,7 +292,7 @@ def cochran_q_test(y_true: Labels, choices: Labels) -> CochranTest:
     if not spread:
         return CochranTest(0.0, 1.0)
     statistic = (n_members - 1) * (n_members * int((of_member**2).sum()) - total**2) / spread
-    return CochranTest(statistic, float(chi2.sf(statistic, n_members - 1)))
+    return CochranTest(statistic, float(chdtrc(n_members - 1, statistic)))
 
 
 def holm_correction(p_values: Sequence[float]) -> tuple[float, ...]:

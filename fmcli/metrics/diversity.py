@@ -118,12 +118,13 @@ def pairwise_disagreement(choices: Labels) -> float:
 
 def _count_agreements(choices: Labels) -> tuple[Matrix, Matrix]:
     """Count, for each pair of members, the images they label alike, and n_samples times those chance would give."""
-    agreements = np.zeros((len(choices), len(choices)))
+    varied = choices[:, (choices != choices[0]).any(axis=0)]  # on the other images all agree
+    agreements = np.full((len(choices), len(choices)), float(choices.shape[1] - varied.shape[1]))
     by_chance = np.zeros_like(agreements)
     for label in np.unique(choices):
-        chosen = _count_shared(choices == label)
-        agreements += chosen
-        by_chance += np.outer(np.diag(chosen), np.diag(chosen))
+        agreements += _count_shared(varied == label)
+        of_each = (choices == label).sum(axis=1)
+        by_chance += np.outer(of_each, of_each)
     return agreements, by_chance
 
 
