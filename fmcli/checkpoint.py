@@ -145,7 +145,7 @@ class Checkpoint:
 
     path: Path
     header: Header
-    model: nn.Module
+    model: nn.Sequential
 
 
 def versions() -> dict[str, str]:

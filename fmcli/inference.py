@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fmcli.checkpoint import Checkpoint, tell_apart
 from fmcli.choices import Invert, Views
 from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
+from fmcli.device import use_bf16
 from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
-from fmcli.models import predict_logits
+from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.networks import kernel_group
 from fmcli.recipe.specs import DataSpec
@@ -109,7 +109,8 @@ def _predict_split(
     digest = check_images(member, split, images)
     header = member.header
     loader = DeviceLoader(images, batch_size=_BATCH, device=device)
-    logits = predict_logits(member.model, loader.batches(), header.normalization_of(split), views=views)
+    network = network_of(member, device)
+    logits = predict_logits(network, loader.batches(), header.normalization_of(split), views=views)
     if not bool(torch.isfinite(logits).all()):
         raise CheckpointError(
             f"{printable(name)} answers with NaN or infinity on {split}: its weights are no good",
@@ -125,6 +126,11 @@ def _predict_split(
         recipe_digest=header.recipe_digest,
         group=kernel_group(header.member.model),
     )
+
+
+def network_of(member: Checkpoint, device: torch.device) -> InferenceNetwork:
+    """Return a member's network to answer with, in the precision that its recipe trains in on this device."""
+    return InferenceNetwork(member.model, bf16=use_bf16(member.header.member.trainer.precision, device))
 
 
 def name_members(members: Sequence[Checkpoint]) -> list[str]:
@@ -160,9 +166,17 @@ def label_pictures(
         One entry a picture; unreadable ones carry their error.
     """
     stream = iter(pictures)
+    networks = [network_of(member, device) for member in members]
     while batch := list(islice(stream, batch_size)):
         pixels = [picture.pixels for picture in batch if picture.pixels is not None]
-        vote = _vote(members, np.stack(pixels), rule, device, views) if pixels else None
+        vote = None
+        if pixels:
+            images = torch.from_numpy(np.stack(pixels)).to(device)
+            logits = [
+                predict_logits(network, [images], member.header.normalization, views=views).cpu()
+                for network, member in zip(networks, members, strict=True)
+            ]
+            vote = rule(torch.stack(logits).numpy())
         place = 0
         for picture in batch:
             if picture.pixels is None or vote is None:
@@ -170,16 +184,6 @@ def label_pictures(
                 continue
             yield _label(picture, vote, place, members[0].header.class_names, top, reject_below)
             place += 1
-
-
-def _vote(
-    members: Sequence[Checkpoint], pixels: NDArray[np.uint8], rule: Combiner, device: torch.device, views: Views
-) -> Vote:
-    images = torch.from_numpy(pixels).to(device)
-    logits = [
-        predict_logits(member.model, [images], member.header.normalization, views=views).cpu() for member in members
-    ]
-    return rule(torch.stack(logits).numpy())
 
 
 def _label(

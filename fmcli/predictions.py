@@ -150,8 +150,9 @@ def _read(path: Path, *, with_arrays: bool) -> tuple[PredictionsHeader, dict[str
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
+            found = _parse_header(header, path)
             arrays = {name: file.get_tensor(name) for name in ("logits", "labels")} if with_arrays else {}
-            return _parse_header(header, path), _verified(header, arrays, path)
+            return found, _verified(header, arrays, path)
     except KeyError as error:
         raise CheckpointError(f"the header of predictions {printable(path)} lacks {printable(error)}") from error
     except (OSError, SafetensorError, ValueError, RecursionError) as error:

@@ -25,7 +25,7 @@ from fmcli.checkpoint import (
 from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import DeviceLoader, Splits, load_images, split_images
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.inference import check_images, predict_splits
+from fmcli.inference import check_images, network_of, predict_splits
 from fmcli.models import predict_logits
 from fmcli.pool import Pool
 from fmcli.predictions import predictions_file, save_predictions
@@ -185,7 +185,8 @@ def _check_alike(members: Sequence[Checkpoint], names: Sequence[str]) -> None:
 def _accuracy(member: Checkpoint, splits: Splits, device: torch.device) -> float:
     images = splits.named("validation")
     loader = DeviceLoader(images, batch_size=_BATCH, device=device)
-    logits = predict_logits(member.model, loader.batches(), member.header.normalization_of("validation")).cpu().numpy()
+    normalization = member.header.normalization_of("validation")
+    logits = predict_logits(network_of(member, device), loader.batches(), normalization).cpu().numpy()
     return float((logits.argmax(axis=1) == images.labels).mean())
 
 

@@ -25,7 +25,7 @@ from fmcli.checkpoint import (
 from fmcli.data import load_images, split_images
 from fmcli.errors import CheckpointError, FmcliError
 from fmcli.inference import predict_splits
-from fmcli.models import predict_logits
+from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, load_recipe, recipe_digest
 from fmcli.run import train_run
@@ -83,7 +83,8 @@ def rewritten(path: Path, target: Path, **changes: object) -> Path:
 def test_saved_network_gives_the_same_logits_when_loaded(run_folder, recipe):
     validation = split_images(load_images(recipe.data), recipe.data).validation
     member = load_checkpoint(run_folder / "second" / MODEL_FILE, device=CPU)
-    logits = predict_logits(member.model, [torch.tensor(validation.images)], member.header.normalization)
+    network = InferenceNetwork(member.model)
+    logits = predict_logits(network, [torch.tensor(validation.images)], member.header.normalization)
     assert np.array_equal(logits.numpy(), load_predictions(run_folder / "second" / VALIDATION_FILE).logits)
     assert not member.model.training
 

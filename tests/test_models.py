@@ -13,7 +13,14 @@ from torch import nn
 
 from fmcli.choices import Views
 from fmcli.errors import RecipeError
-from fmcli.models import Bf16Twin, add_l2_gradients, build_model, predict_logits, set_dropout_generator
+from fmcli.models import (
+    Bf16Twin,
+    InferenceNetwork,
+    add_l2_gradients,
+    build_model,
+    predict_logits,
+    set_dropout_generator,
+)
 from fmcli.models.build import ChannelsLastFlatten, Dropout, draw_bits
 from fmcli.recipe.layers import count_parameters, expand_layers, same_padding, trace_layers
 from fmcli.recipe.networks import (
@@ -566,21 +573,83 @@ def test_the_twin_in_bfloat16_learns_as_autocast_does_bit_for_bit(layers):
 # --- inference -------------------------------------------------------------------------------------------
 
 
+INFERRED = {
+    "conv, norm": [Conv(filters=3, kernel_size=3, bias=False), BatchNorm(), Flatten(), Dense(units=2)],
+    "conv with bias, norm, pooled": [
+        Conv(filters=3, kernel_size=3),
+        BatchNorm(activation="relu"),
+        MaxPool(size=2),
+        Flatten(),
+        Dense(units=2),
+    ],
+    "norm behind dropout": [
+        Conv(filters=3, kernel_size=3),
+        DropoutSpec(rate=0.5),
+        BatchNorm(),
+        Flatten(),
+        Dense(units=2),
+    ],
+    "norm behind an activation": [
+        Conv(filters=3, kernel_size=4, padding="same", activation="relu"),
+        BatchNorm(),
+        GlobalAvgPool(),
+        Dense(units=2),
+    ],
+    "norm first": [BatchNorm(), Conv(filters=3, kernel_size=3), Flatten(), Dense(units=2)],
+    "dense, norm": [Flatten(), Dense(units=5), BatchNorm(activation="relu"), Dense(units=2), BatchNorm()],
+    "no dense layer": [
+        Conv(filters=4, kernel_size=3, activation="relu"),
+        Conv(filters=2, kernel_size=2),
+        GlobalAvgPool(),
+    ],
+}
+
+
+def trained_statistics(model):
+    """Give batch normalisation what a training would."""
+    for layer in model:
+        if isinstance(layer, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            for tensor in (layer.weight, layer.bias, layer.running_mean):
+                torch.nn.init.normal_(tensor, generator=seeded())
+            layer.running_var.uniform_(0.5, 2, generator=seeded())
+    return model
+
+
+@pytest.mark.parametrize("layers", INFERRED.values(), ids=INFERRED)
 @pytest.mark.parametrize("training", [True, False])
-def test_prediction_is_without_dropout_and_leaves_the_network_as_it_was(training):
-    layers = [Conv(filters=3, kernel_size=3), BatchNorm(), DropoutSpec(rate=0.5), Flatten(), Dense(units=2)]
-    model = build_model(layers, (1, 6, 6), 2, generator=seeded()).train(training)
+def test_network_that_answers_is_the_network_itself(layers, training):
+    model = trained_statistics(build_model(layers, (1, 6, 6), 2, generator=seeded())).train(training)
+    set_dropout_generator(model, seeded())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randint(0, 256, (10, 1, 6, 6), generator=seeded(), dtype=torch.uint8)
-    logits = predict_logits(model, images.split(4), lambda pixels: pixels.float() / 255)
+
+    def answer(**options):
+        return predict_logits(InferenceNetwork(model, **options), images.split(4), lambda pixels: pixels.float() / 255)
+
+    logits, halves = answer(), answer(bf16=True)
     assert (logits.shape, logits.dtype, logits.requires_grad) == ((10, 2), torch.float32, False)
+    assert halves.dtype == torch.float32
     assert model.training is training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    model.eval()
-    torch.testing.assert_close(logits, model(images.float() / 255).detach())
-    halves = predict_logits(model, images.split(4), lambda pixels: pixels.float() / 255, bf16=True)
-    assert halves.dtype == torch.float32
-    torch.testing.assert_close(halves, logits, atol=0.05, rtol=0.05)  # bfloat16 keeps 8 bits
+    expected = model.eval()(images.float() / 255).detach()
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(halves, expected, atol=0.05, rtol=0.05)  # bfloat16 keeps 8 bits
+
+
+def test_normalisation_costs_nothing_in_the_end():
+    model = build_model(INFERRED["conv with bias, norm, pooled"], (1, 6, 6), 2, generator=seeded())
+    kinds = [type(layer) for layer in InferenceNetwork(model).modules()]
+    assert torch.nn.BatchNorm2d not in kinds
+
+
+def test_dense_layers_stay_in_fp32():
+    model = build_model(INFERRED["conv with bias, norm, pooled"], (1, 6, 6), 2, generator=seeded())
+    dtypes = {
+        type(layer): layer.weight.dtype
+        for layer in InferenceNetwork(model, bf16=True).modules()
+        if hasattr(layer, "weight")
+    }
+    assert dtypes == {torch.nn.Conv2d: torch.bfloat16, torch.nn.Linear: torch.float32}
 
 
 # Where each view takes pixel (row, column) from: (rows down, columns right, mirrored).

@@ -240,9 +240,7 @@ def test_the_header_is_what_the_predictions_say(tmp_path):
 
 def write_signed(path, tensors, header):
     """Write a file whose digest is right, whatever else is not."""
-    path.write_bytes(
-        save(tensors, metadata=header | {"digest": _digest(header, tensors)})
-    )
+    path.write_bytes(save(tensors, metadata=header | {"digest": _digest(header, tensors)}))
 
 
 def test_a_file_that_was_altered_is_refused(tmp_path):

@@ -22,7 +22,7 @@ from fmcli.events import (
 )
 from fmcli.generators import Generators
 from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
-from fmcli.models import predict_logits
+from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.tensors import load_tensors, save_tensors
@@ -329,7 +329,9 @@ def test_l2_pulls_the_kernels_towards_zero(splits, tmp_path):
 
 def logits_of(folder, images: ImageSet) -> torch.Tensor:
     member = load_checkpoint(folder, device=CPU)
-    return predict_logits(member.model, [torch.from_numpy(images.images)], member.header.normalization)
+    return predict_logits(
+        InferenceNetwork(member.model), [torch.from_numpy(images.images)], member.header.normalization
+    )
 
 
 # --- snapshots --------------------------------------------------------------------------------------------

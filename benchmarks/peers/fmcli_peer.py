@@ -10,9 +10,9 @@ import torch
 from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
 from fmcli.data import DeviceLoader, ImageSet, Splits, resolve_normalization
-from fmcli.device import resolve_device
+from fmcli.device import resolve_device, use_bf16
 from fmcli.events import Event, StepFinished
-from fmcli.models import build_model, predict_logits
+from fmcli.models import InferenceNetwork, build_model, predict_logits
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -79,10 +79,10 @@ def predict(job: Job) -> Answer:
         build_model([trace.layer for trace in load_work(name).traces], INPUT_SHAPE, N_CLASSES, generator=generator)
         for name in VOTE
     ]
-    models = [model.to(device) for model in models]
+    networks = [InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)) for model in models]
 
     def vote() -> None:
-        logits = [predict_logits(model, loader.batches(), normalization).cpu().numpy() for model in models]
+        logits = [predict_logits(network, loader.batches(), normalization).cpu().numpy() for network in networks]
         majority_vote(np.stack(logits))
 
     return time_passes(vote, len(images), job.seconds)

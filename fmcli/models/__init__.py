@@ -2,11 +2,12 @@
 
 from fmcli.models.bf16 import Bf16Twin
 from fmcli.models.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
-from fmcli.models.inference import predict_logits
+from fmcli.models.inference import InferenceNetwork, predict_logits
 
 __all__ = [
     "Bf16Twin",
     "Dropout",
+    "InferenceNetwork",
     "SamePad",
     "add_l2_gradients",
     "build_model",

@@ -1,44 +1,98 @@
 """From a network and images to logits."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from fmcli.choices import Views
+from fmcli.models.build import Dropout
+
+
+class InferenceNetwork(nn.Module):
+    """A network that answers and does not learn, in less time: dropout gone, batch normalisation folded into weights.
+
+    It answers as the network itself, but for rounding. Measured with `quick` on the 10,000 test images: in fp32, logits
+    within 2e-5 and the same labels; in bfloat16, probabilities within 0.05 and less than one label in a thousand other.
+
+    Args:
+        model: From `build_model`; it is not changed, and later changes of it are not taken over.
+        bf16: Convolve in bfloat16. The dense layers stay in fp32, and with them the logits, which bfloat16 would round
+            to two or three digits.
+
+    References:
+        Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference",
+        CVPR 2018, on folding.
+    """
+
+    def __init__(self, model: nn.Sequential, *, bf16: bool = False) -> None:
+        super().__init__()
+        layers = _fold([layer for layer in model if not isinstance(layer, Dropout)])
+        end = _end_of_body(layers)
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self._body = nn.Sequential(*(_in_dtype(layer, self._dtype) for layer in layers[:end]))
+        self._head = nn.Sequential(*layers[end:])
+        self.eval().to(memory_format=torch.channels_last)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return float32 (N, n_classes) from float32 (N, C, H, W)."""
+        answer: Tensor = self._head(self._body(inputs.to(self._dtype)).float())
+        return answer
+
+
+def _fold(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """Let each convolution or dense layer take in the batch normalisation behind it."""
+    folded: list[nn.Module] = []
+    for layer in layers:
+        before = folded[-1] if folded else None
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+            folded[-1] = fuse_conv_bn_eval(deepcopy(before).eval(), deepcopy(layer).eval())
+        elif isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
+            folded[-1] = fuse_linear_bn_eval(deepcopy(before).eval(), deepcopy(layer).eval())
+        else:
+            folded.append(deepcopy(layer))
+    return folded
+
+
+def _end_of_body(layers: Sequence[nn.Module]) -> int:
+    """Return the place of the first dense layer, or of the last convolution where there is none."""
+    dense = [place for place, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    convolutions = [place for place, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    return dense[0] if dense else convolutions[-1] if convolutions else 0
+
+
+def _in_dtype(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a convolution's weights; what batch normalisation has stays in fp32, as torch wants it."""
+    return layer.to(dtype) if isinstance(layer, nn.Conv2d) else layer
 
 
 def predict_logits(
-    model: nn.Module,
+    network: nn.Module,
     batches: Iterable[Tensor],
     normalize: Callable[[Tensor], Tensor],
     *,
-    bf16: bool = False,
     views: Views = "none",
 ) -> Tensor:
-    """Run a network over images, without augmentation, dropout or gradients.
+    """Run a network over images, without augmentation or gradients.
 
     Args:
-        model: From (N, C, H, W) to logits; its training mode is put back afterwards.
+        network: From (N, C, H, W) to logits, in evaluation mode, such as an `InferenceNetwork`.
         batches: uint8 (N, C, H, W), on the network's device.
         normalize: From pixels to network input.
-        bf16: Multiply in bfloat16: faster where the device does that natively, and less exact.
         views: Which altered views of each image to average over: test-time augmentation.
 
     Returns:
         float32 (n_samples, n_classes), on that device; of several views, the logarithm of their mean probability.
     """
-    training = model.training
-    model.eval()
     logits: list[Tensor] = []
     with torch.inference_mode():
         for images in batches:
-            with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bf16):
-                seen = [model(normalize(view)).float() for view in _views(images, views)]
+            seen = [network(normalize(view)) for view in _views(images, views)]
             logits.append(seen[0] if len(seen) == 1 else _mean(seen))
-    model.train(training)
     return torch.cat(logits)
 
 

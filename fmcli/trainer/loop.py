@@ -37,7 +37,7 @@ from fmcli.events import (
 from fmcli.generators import Generators
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
-from fmcli.models import predict_logits
+from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
@@ -325,7 +325,8 @@ class _Training:
             return None, None
         with self.learner.evaluated():
             batches = self._announced(self.validation.batches())
-            logits = predict_logits(self.learner.model, batches, self.normalization, bf16=self.bf16).cpu()
+            network = InferenceNetwork(self.learner.model, bf16=self.bf16)
+            logits = predict_logits(network, batches, self.normalization).cpu()
         labels = torch.from_numpy(images.labels)
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).double().mean())
 

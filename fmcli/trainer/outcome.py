@@ -11,7 +11,7 @@ from fmcli.choices import SPLITS
 from fmcli.data import DeviceLoader, Normalization, Splits
 from fmcli.data.pictures import find_background
 from fmcli.device import name_of
-from fmcli.models import predict_logits
+from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import Predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
 from fmcli.recipe.networks import kernel_group
@@ -41,7 +41,7 @@ class Outcome:
     device: torch.device
     bf16: bool
 
-    def save(self, folder: Path, model: nn.Module, *, epochs: int, snapshot: int | None = None) -> Path:
+    def save(self, folder: Path, model: nn.Sequential, *, epochs: int, snapshot: int | None = None) -> Path:
         """Leave a checkpoint of a network, and before it the validation predictions, each whole or not at all.
 
         Args:
@@ -63,11 +63,12 @@ class Outcome:
         save_checkpoint(folder / MODEL_FILE, model, header)
         return folder / MODEL_FILE
 
-    def _save_predictions(self, path: Path, model: nn.Module, header: Header) -> None:
+    def _save_predictions(self, path: Path, model: nn.Sequential, header: Header) -> None:
         images = self.splits.validation
         if images is None or self.validation is None:
             return
-        logits = predict_logits(model, self.validation.batches(), self.normalization).cpu()
+        network = InferenceNetwork(model, bf16=self.bf16)
+        logits = predict_logits(network, self.validation.batches(), self.normalization).cpu()
         predictions = Predictions(
             logits=logits.numpy(),
             labels=images.labels,
@@ -80,7 +81,7 @@ class Outcome:
         )
         save_predictions(path, predictions)
 
-    def _header(self, model: nn.Module, epochs: int, snapshot: int | None) -> Header:
+    def _header(self, model: nn.Sequential, epochs: int, snapshot: int | None) -> Header:
         train = self.splits.train
         return Header(
             member=self.spec,
