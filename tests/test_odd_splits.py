@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 
-from fmcli.models import build_model, predict_logits
+from fmcli.models import InferenceNetwork, build_model, predict_logits
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import expand_layers
 
@@ -74,22 +74,22 @@ def test_one_validation_image_is_too_few_to_learn_a_rule_on(cli, recipe_on, tmp_
 
 
 @pytest.mark.parametrize("name", ["k3", "k5", "k7"])
-def test_an_answer_depends_neither_on_the_batch_nor_on_the_order(name):
-    """Stated in the README: the same labels, probabilities within 1e-5."""
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_answer_depends_neither_on_the_batch_nor_on_the_order(name, bf16):
+    """Stated in the README: in fp32 the same labels and probabilities within 1e-5, in bfloat16 within 0.05."""
     member = next(one for one in load_recipe("quick").members if one.name == name)
     shape = (1, 28, 28)
-    model = build_model(
-        expand_layers(member.model, 10, shape), shape, 10, generator=torch.Generator().manual_seed(0)
-    ).eval()
+    model = build_model(expand_layers(member.model, 10, shape), shape, 10, generator=torch.Generator().manual_seed(0))
+    network = InferenceNetwork(model, bf16=bf16)
     images = torch.randint(0, 256, (200, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
     def answer(size: int, order: torch.Tensor) -> torch.Tensor:
-        logits = predict_logits(model, images[order].split(size), lambda pixels: pixels / 255)
+        logits = predict_logits(network, images[order].split(size), lambda pixels: pixels / 255)
         return logits.softmax(dim=1)[order.argsort()]
 
     whole = answer(200, torch.arange(200))
     shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(2))
     for size, order in ((1, shuffled), (7, torch.arange(200)), (64, shuffled)):
         again = answer(size, order)
-        assert torch.equal(again.argmax(dim=1), whole.argmax(dim=1))
-        assert (again - whole).abs().max() <= 1e-5
+        assert bf16 or torch.equal(again.argmax(dim=1), whole.argmax(dim=1))
+        assert (again - whole).abs().max() <= (0.05 if bf16 else 1e-5)
