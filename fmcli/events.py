@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 class StopRequest(BaseException):
-    """What a reporter raises to stop a training where it is: that is saved, to go on from there, and ends with this."""
+    """What a reporter raises to stop a training where it is: that is saved, to go on from there, and ends with this.
+
+    So trainers report only where all that they would save fits together.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,8 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchValidated:
-    """A batch of validation images has been answered."""
+class BatchAnswered:
+    """A batch of images has been answered: of validation images, or of others after the last step of an epoch."""
 
     member: str
 
@@ -110,10 +113,11 @@ class MemberFinished:
 
 @dataclass(frozen=True, slots=True)
 class MemberDiverged:
-    """A member's loss or weights are no longer finite; the others go on."""
+    """A member's loss or weights are no longer finite."""
 
     member: str
     reason: str
+    others: int  # members of the run that are still to be trained
 
 
 Event = (
@@ -123,7 +127,7 @@ Event = (
     | TrialFinished
     | MemberStarted
     | StepFinished
-    | BatchValidated
+    | BatchAnswered
     | EpochFinished
     | CheckpointSaved
     | MemberFinished

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fmcli.errors import FmcliError, printable
@@ -27,7 +27,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         FmcliError: The folder cannot be written, or the disk is full; a file that stood there before is intact.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -47,14 +47,23 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from error
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each of which survives a loss of power."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_folder(folder.parent)
+
+
 def _flush_folder(folder: Path) -> None:
-    """Let a new name in a folder survive a loss of power, where the system can do that."""
+    """Let a new name in a folder survive a loss of power, where system, file system and rights allow that."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):  # the file itself is whole and in its place
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 @contextmanager

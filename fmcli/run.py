@@ -85,16 +85,16 @@ def train_run(
         write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
         histories: dict[str, list[EpochFinished]] = {}
         diverged: list[DivergedError] = []
-        for name in names:
+        for place, name in enumerate(names, start=1):
             try:
                 histories[name] = train_member(
                     recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter
                 )
             except DivergedError as error:
-                if len(names) == 1:
-                    raise
                 diverged.append(error)
-                reporter(MemberDiverged(name, error.message))
+                reporter(MemberDiverged(name, error.message, others=len(names) - place))
+    if len(names) == 1 and diverged:
+        raise diverged[0]
     if diverged:
         raise DivergedError(
             f"{len(diverged)} of {len(names)} members could not be trained: "

@@ -28,8 +28,16 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     Yields:
         A function that makes a reporter heed signals, without which none is ever waited for.
     """
-    from fmcli.events import MemberDiverged, MemberFinished, MemberStarted, StopRequest
+    from fmcli.events import (
+        BatchAnswered,
+        CheckpointSaved,
+        EpochFinished,
+        MemberStarted,
+        StepFinished,
+        StopRequest,
+    )
 
+    of_training = MemberStarted | StepFinished | BatchAnswered | EpochFinished | CheckpointSaved
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
     end = words.index("--") if "--" in words else len(words)
     command = shlex.join(["fmcli", *words[:end], flag, *words[end:]])
@@ -44,11 +52,10 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
             nonlocal training
-            training = isinstance(event, MemberStarted) or (
-                training and not isinstance(event, MemberFinished | MemberDiverged)
-            )
-            # Also where Python or a library ignored the exception that the signal raised, as in a destructor.
-            if received:
+            training = isinstance(event, of_training)
+            # Also where Python or a library ignored the exception that the signal raised, as in a destructor. After a
+            # file is saved, the event that it belongs to is yet to come.
+            if received and not isinstance(event, CheckpointSaved):
                 raise StopRequest
             reporter(event)
 

@@ -60,10 +60,9 @@ class DeviceLoader:
 
     def mean_over_images(self, of_batches: Tensor) -> float:
         """Return the mean over an epoch's images of what is a mean over each of its batches: (n_batches,)."""
-        last = self.n_images - (len(self) - 1) * self.batch_size
-        sizes = torch.full(of_batches.shape, self.batch_size, dtype=torch.float64, device=of_batches.device)
-        sizes[-1] = last
-        return float(of_batches.double() @ sizes) / self.n_images
+        sizes = torch.full(of_batches.shape, self.batch_size, dtype=torch.float64)
+        sizes[-1] = self.n_images - (len(self) - 1) * self.batch_size
+        return float(of_batches.cpu().double() @ sizes) / self.n_images
 
     def batches(self) -> Iterator[Tensor]:
         """Yield all images in their own order: uint8 (N, C, H, W)."""
@@ -120,9 +119,9 @@ def _count_cores() -> int:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Let Ctrl-C reach the trainer alone, which then ends its workers; SIGTERM ends a worker without a word."""
+    """Let Ctrl-C and SIGTERM, which reach a whole process group, count for the trainer alone: it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _HostBatches(torch.utils.data.Dataset[Tensor | str]):

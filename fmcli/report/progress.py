@@ -91,7 +91,8 @@ class TrainingProgress:
         self._drop_task()
         self._epochs[event.member] = event.epochs
         left = event.epochs - event.first_epoch + 1
-        again = f", going on with epoch {event.first_epoch}" if event.first_epoch > 1 or event.steps_done else ""
+        begun = event.first_epoch > 1 or event.steps_done
+        again = f", going on with epoch {event.first_epoch}" if begun and event.first_epoch <= event.epochs else ""
         again += f" after step {event.steps_done}" if event.steps_done else ""
         what = "afresh, for as many epochs as were best" if event.afresh else f"{event.parameters:,} parameters"
         self.terminal.note(
@@ -107,7 +108,8 @@ class TrainingProgress:
     def _end(self, event: MemberFinished | MemberDiverged) -> None:
         self._drop_task()
         if isinstance(event, MemberDiverged):
-            self.terminal.note(f"{event.reason}; the others go on")
+            if event.others:  # else the command ends with the reason
+                self.terminal.note(f"{event.reason}; the others are trained all the same")
         elif event.already:
             self.terminal.note(f"{event.member} is trained already")
 

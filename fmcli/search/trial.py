@@ -160,12 +160,14 @@ def _pruning(trial: Trial, reporter: Reporter) -> Callable[[Event], None]:
     """Return a reporter that also tells the study of each epoch, and stops a trial that is not worth going on."""
 
     def watch(event: Event) -> None:
-        reporter(event)
-        if isinstance(event, EpochFinished) and event.validation_accuracy is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a resumed trial repeats its last epoch
-                trial.report(event.validation_accuracy, event.epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
+        if not isinstance(event, EpochFinished) or event.validation_accuracy is None:
+            reporter(event)
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a trial whose process was killed repeats an epoch
+            trial.report(event.validation_accuracy, event.epoch)
+        reporter(event)  # which may stop the training; it goes on behind this epoch
+        if trial.should_prune():
+            raise optuna.TrialPruned
 
     return watch

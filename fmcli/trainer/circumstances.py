@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ class Circumstances:
         data: SHA-256 of each split that training sees, by name.
         device: Its kind: random numbers go on there alone.
         threads: Of the CPU: with other numbers of them, sums come out otherwise.
+        precision: `bf16` or `fp32`, which a recipe may leave to the device.
         versions: Of what computes.
     """
 
@@ -31,17 +33,24 @@ class Circumstances:
     data: Mapping[str, str]
     device: str
     threads: int
+    precision: str
     versions: Mapping[str, str]
 
     @classmethod
-    def of(cls, spec: MemberSpec, recipe: Recipe, splits: Splits, device: torch.device) -> "Circumstances":
+    def of(
+        cls, spec: MemberSpec, recipe: Recipe, splits: Splits, device: torch.device, *, bf16: bool
+    ) -> "Circumstances":
         """Return those of a member of a recipe in this process."""
+        computing = {name: version for name, version in versions().items() if name in _COMPUTING}
+        if spec.augment.albumentations:
+            computing |= {name: metadata.version(name) for name in ("albumentations", "numpy")}
         return cls(
             recipe=recipe_digest(spec, recipe.data),
             data={name: images.digest() for name, images in splits.present().items() if name != "test"},
             device=device.type,
             threads=torch.get_num_threads(),
-            versions={name: version for name, version in versions().items() if name in _COMPUTING},
+            precision="bf16" if bf16 else "fp32",
+            versions=computing,
         )
 
     def check_recipe_and_data(self, recipe: str, data: Mapping[str, str], *, member: str, folder: Path) -> None:
@@ -85,11 +94,16 @@ class Circumstances:
                 f"member {member} was begun on {begun.device}; its random numbers cannot go on on {self.device}",
                 hint=f"--device {begun.device}, {_AFRESH}",
             )
+        if begun.precision != self.precision:
+            raise CheckpointError(
+                f"member {member} was begun in {begun.precision}, and this device would go on in {self.precision}",
+                hint=f"go on on the machine that it was begun on, {_AFRESH}",
+            )
         for package, version in begun.versions.items():
-            if self.versions[package] != version:
+            now = self.versions.get(package, "none")
+            if now != version:
                 raise CheckpointError(
-                    f"member {member} was begun with {package} {version}, and {package} {self.versions[package]} may "
-                    "compute otherwise",
+                    f"member {member} was begun with {package} {version}, and {package} {now} may compute otherwise",
                     hint=f"install {package} {version} again, {_AFRESH}",
                 )
         if begun.threads != self.threads and self.device == "cpu":

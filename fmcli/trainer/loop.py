@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sampl
 from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import CheckpointError, DeviceError, DivergedError, printable
 from fmcli.events import (
-    BatchValidated,
+    BatchAnswered,
     CheckpointSaved,
     EpochFinished,
     MemberFinished,
@@ -132,9 +133,10 @@ class _Training:
         self.splits, self.folder, self.device, self.reporter = splits, folder, device, reporter
         self.bf16 = use_bf16(self.spec.trainer.precision, device)
         self.progress: EpochProgress | None = None  # of an epoch that is begun
+        self.can_be_saved = True
         self.history: list[EpochFinished] = []
         self.before: list[EpochFinished] = []  # of the first training, once a network is trained afresh
-        self.circumstances = Circumstances.of(self.spec, recipe, splits, device)
+        self.circumstances = Circumstances.of(self.spec, recipe, splits, device, bf16=self.bf16)
 
     def prepare(self) -> None:
         """Build everything that the loop needs."""
@@ -154,9 +156,7 @@ class _Training:
         self.schedule: Schedule = build_schedule(
             spec.schedule, lr=spec.optimizer.lr, epochs=spec.trainer.epochs, steps_per_epoch=len(self.loader)
         )
-        self.outcome = Outcome(
-            spec, self.recipe, self.splits, self.validation, self.normalization, self.device, self.bf16
-        )
+        self.outcome = Outcome(spec, self.recipe, self.splits, self.normalization, self.device, self.bf16)
         self._start(afresh=False)
 
     def _generators(self, *, afresh: bool = False) -> Generators:
@@ -220,9 +220,17 @@ class _Training:
         try:
             while not self._is_done():
                 self._epoch(len(self.history))
-        except StopRequest:  # raised by the reporter, which is called only where all that is saved fits together
-            self._save_state()
+        except StopRequest:
+            if self.can_be_saved:
+                self._save_state()
             raise
+
+    @contextmanager
+    def _unsaved(self) -> Iterator[None]:
+        """Let a stop within lose what is done within."""
+        self.can_be_saved = False
+        yield
+        self.can_be_saved = True
 
     def _is_done(self) -> bool:
         trainer = self.spec.trainer
@@ -237,10 +245,12 @@ class _Training:
         self._take_steps(epoch, progress)
         self._check_losses(epoch, progress)
         lr = self.schedule((epoch + 1) * len(self.loader) - 1)
-        if self.unaugmented is not None and not progress.ended:
-            self.learner.end_epoch(epoch, self.unaugmented.batches())
-        progress.ended = True
         started = time.perf_counter()
+        if self.unaugmented is not None and not progress.ended:
+            self._save_state()  # what follows is not saved half-done
+            with self._unsaved():
+                self.learner.end_epoch(epoch, self._announced(self.unaugmented.batches()))
+        progress.ended = True
         validation_loss, validation_accuracy = self._validate()
         if validation_loss is not None:
             self._check_finite("validation loss", validation_loss, epoch, lr)
@@ -256,6 +266,7 @@ class _Training:
             images_per_second=self.loader.n_images / progress.seconds,
             afresh=bool(self.before),
         )
+        self._save_snapshot(epoch + 1, lr)
         self._end_epoch(finished)
 
     def _begin_epoch(self) -> EpochProgress:
@@ -296,7 +307,6 @@ class _Training:
             self.best = self.learner.evaluated_weights()
         write_history(self.folder, [*self.before, *self.history])
         if not self._is_done():
-            self._save_snapshot()
             self._save_state()
         self.reporter(finished)
 
@@ -308,14 +318,15 @@ class _Training:
             lr = self.schedule(epoch * len(self.loader) + step)
             self._check_finite(f"loss of step {step + 1}", float(progress.losses[step]), epoch, lr)
 
-    def _check_weights(self) -> None:
-        self._check_finite("largest weight", self.learner.largest_weight, len(self.history) - 1, self.history[-1].lr)
+    def _check_weights(self, epoch: int, lr: float) -> None:
+        self._check_finite("largest weight", self.learner.largest_weight, epoch, lr)
 
     def _check_finite(self, what: str, value: float, epoch: int, lr: float) -> None:
         if not np.isfinite(value):
             raise DivergedError(
                 f"member {self.spec.name}: the {what} is {value} in epoch {epoch + 1} at learning rate {lr:.3g}",
-                hint="a lower learning rate may hold: --set optimizer.lr=…",
+                hint=f"a lower learning rate may hold: --member {self.spec.name} --set "
+                f"members.{self.spec.name}.optimizer.lr=… --output …",
             )
 
     def _validate(self) -> tuple[float | None, float | None]:
@@ -324,32 +335,34 @@ class _Training:
         if images is None or self.validation is None:
             return None, None
         with self.learner.evaluated():
-            batches = self._announced(self.validation.batches())
-            network = InferenceNetwork(self.learner.model, bf16=self.bf16)
-            logits = predict_logits(network, batches, self.normalization).cpu()
+            logits = self._predict(InferenceNetwork(self.learner.model, bf16=self.bf16), self.validation)
         labels = torch.from_numpy(images.labels)
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).double().mean())
+
+    def _predict(self, network: InferenceNetwork, images: DeviceLoader) -> Tensor:
+        return predict_logits(network, self._announced(images.batches()), self.normalization).cpu()
 
     def _announced(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for images in batches:
             yield images
-            self.reporter(BatchValidated(self.spec.name))
+            self.reporter(BatchAnswered(self.spec.name))
 
     # --- what is left behind ------------------------------------------------------------------------------
 
     def _finish(self) -> None:
+        self._save_state()  # what follows takes a while where validation images are many
         self.learner.model.load_state_dict(self.best or self.learner.evaluated_weights())
         epochs = best_epoch(self.history, self.spec.trainer.monitor) + 1 if self.best else len(self.history)
-        path = self._save_weights(self.folder, epochs)
+        path = self._save_weights(self.folder, epochs, self.history[-1].lr)
         (self.folder / STATE_FILE).unlink(missing_ok=True)  # only what is unfinished needs it
         self.reporter(MemberFinished(self.spec.name, path))
 
-    def _save_snapshot(self) -> None:
+    def _save_snapshot(self, epochs: int, lr: float) -> None:
         """Keep the weights of a cycle that ends with this epoch, where the recipe says so."""
-        number, since = divmod(len(self.history), self._epochs_per_snapshot)
-        if since == 0:
+        number, since = divmod(epochs, self._epochs_per_snapshot)
+        if since == 0 and epochs < self.n_epochs:
             with self.learner.evaluated():
-                self._save_weights(self.folder / snapshot_name(number), len(self.history), number)
+                self._save_weights(self.folder / snapshot_name(number), epochs, lr, number)
 
     @property
     def _epochs_per_snapshot(self) -> int:
@@ -359,20 +372,23 @@ class _Training:
             return trainer.epochs // schedule.cycles
         return trainer.epochs
 
-    def _save_weights(self, folder: Path, epochs: int, snapshot: int | None = None) -> Path:
+    def _save_weights(self, folder: Path, epochs: int, lr: float, snapshot: int | None = None) -> Path:
         """Leave the weights that the network has now, and their validation predictions."""
-        self._check_weights()
-        path = self.outcome.save(folder, self.learner.model, epochs=epochs, snapshot=snapshot)
+        self._check_weights(epochs - 1, lr)
+        network = InferenceNetwork(self.learner.model, bf16=self.bf16)
+        logits = None if self.validation is None else self._predict(network, self.validation)
+        path = self.outcome.save(folder, self.learner.model, logits, epochs=epochs, snapshot=snapshot)
         self.reporter(CheckpointSaved(path))
         return path
 
     # --- resuming -----------------------------------------------------------------------------------------
 
     def _save_state(self) -> None:
+        epoch = len(self.history)
+        steps = 0 if self.progress is None else self.progress.steps
         if self.progress is not None:
-            self._check_losses(len(self.history), self.progress)
-        elif self.history:
-            self._check_weights()
+            self._check_losses(epoch, self.progress)
+        self._check_weights(epoch, self.schedule(max(epoch * len(self.loader) + steps - 1, 0)))
         state = TrainingState(
             circumstances=self.circumstances,
             afresh=bool(self.before),
@@ -396,7 +412,7 @@ class _Training:
         self.learner.load(state.tensors, state.updates)
         self.progress = self._on_device(state.progress)
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", state.tensors).items()}
-        for number in range(1, len(self.history) // self._epochs_per_snapshot + 1):
+        for number in range(1, min(len(self.history), self.n_epochs - 1) // self._epochs_per_snapshot + 1):
             self._check_snapshot(number)
 
     def _check_snapshot(self, number: int) -> None:

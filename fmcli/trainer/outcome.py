@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmcli.checkpoint import MODEL_FILE, Header, save_checkpoint, versions
 from fmcli.choices import SPLITS
-from fmcli.data import DeviceLoader, Normalization, Splits
+from fmcli.data import Normalization, Splits
 from fmcli.data.pictures import find_background
 from fmcli.device import name_of
-from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import Predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
 from fmcli.recipe.networks import kernel_group
@@ -27,7 +26,6 @@ class Outcome:
         spec: The member's recipe.
         recipe: The whole recipe.
         splits: The images.
-        validation: The loader of those to validate on, if any.
         normalization: From pixels to network input.
         device: Where the training is done.
         bf16: Whether it multiplies in bfloat16.
@@ -36,17 +34,19 @@ class Outcome:
     spec: MemberSpec
     recipe: Recipe
     splits: Splits
-    validation: DeviceLoader | None
     normalization: Normalization
     device: torch.device
     bf16: bool
 
-    def save(self, folder: Path, model: nn.Sequential, *, epochs: int, snapshot: int | None = None) -> Path:
+    def save(
+        self, folder: Path, model: nn.Module, logits: Tensor | None, *, epochs: int, snapshot: int | None = None
+    ) -> Path:
         """Leave a checkpoint of a network, and before it the validation predictions, each whole or not at all.
 
         Args:
             folder: Where to; predictions of earlier weights there are removed.
             model: The network.
+            logits: float32 (n_samples, n_classes), what it answers on the validation images, if there are any.
             epochs: How many it was trained for.
             snapshot: Which of the member's snapshots it is, from 1; None for the member itself.
 
@@ -59,16 +59,13 @@ class Outcome:
         header = self._header(model, epochs, snapshot)
         for split in SPLITS:
             (folder / predictions_file(split)).unlink(missing_ok=True)
-        self._save_predictions(folder / VALIDATION_FILE, model, header)
+        if logits is not None:
+            self._save_predictions(folder / VALIDATION_FILE, logits, header)
         save_checkpoint(folder / MODEL_FILE, model, header)
         return folder / MODEL_FILE
 
-    def _save_predictions(self, path: Path, model: nn.Sequential, header: Header) -> None:
-        images = self.splits.validation
-        if images is None or self.validation is None:
-            return
-        network = InferenceNetwork(model, bf16=self.bf16)
-        logits = predict_logits(network, self.validation.batches(), self.normalization).cpu()
+    def _save_predictions(self, path: Path, logits: Tensor, header: Header) -> None:
+        images = self.splits.named("validation")
         predictions = Predictions(
             logits=logits.numpy(),
             labels=images.labels,
@@ -81,7 +78,7 @@ class Outcome:
         )
         save_predictions(path, predictions)
 
-    def _header(self, model: nn.Sequential, epochs: int, snapshot: int | None) -> Header:
+    def _header(self, model: nn.Module, epochs: int, snapshot: int | None) -> Header:
         train = self.splits.train
         return Header(
             member=self.spec,
