@@ -36,7 +36,9 @@ class Composed:
     selection: Selection | None = None
 
 
-def fit_ensemble(pool: Pool, rule: Combiner, *, device: torch.device, data_root: Path | None = None) -> Composed:
+def fit_ensemble(
+    pool: Pool, rule: Combiner, *, device: torch.device, data_root: Path | None = None, labels: Path | None = None
+) -> Composed:
     """Learn what a rule leaves open, and the temperature, on validation images.
 
     Args:
@@ -44,11 +46,12 @@ def fit_ensemble(pool: Pool, rule: Combiner, *, device: torch.device, data_root:
         rule: With what was given.
         device: Where their networks are.
         data_root: Where to look first for built-in sources.
+        labels: A file of the validation images' true classes, for other tools' predictions.
 
     Raises:
         UsageError: There are no validation images in common, and the rule cannot do without.
     """
-    learn_from = predict_to_learn(pool, rule, device=device, data_root=data_root)
+    learn_from = predict_to_learn(pool, rule, device=device, data_root=data_root, labels=labels)
     if learn_from is None:
         return Composed(pool, rule, pool.learnt_on if rule.learnt else None)  # learnt already, or nothing to learn from
     logits, y_true = stack_logits(learn_from), learn_from[0].labels

@@ -8,6 +8,7 @@ one, which has the libraries loaded and computes nothing itself, so that a round
 short forms.
 """
 
+import argparse
 import errno
 import hashlib
 import json
@@ -33,9 +34,11 @@ import fmcli.trainer.loop
 from fmcli.cli import run
 from fmcli.errors import ExitStatus
 from fmcli.history import HISTORY_FILE, read_history
+from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import train_run
 from fmcli.tensors import load_tensors
+from fmcli.trainer import VALIDATION_FILE
 
 CPU = torch.device("cpu")
 LONG = {"kills": 200, "points": 1000, "full-disks": 1000, "signals": 100, "races": 50, "paths": 1_000_000}
@@ -122,7 +125,9 @@ class Soak:
         """Find whatever is half-written."""
         for path in place.rglob("[!.]*"):
             try:
-                if path.suffix == ".safetensors" and "validation" not in path.name:
+                if path.name == VALIDATION_FILE:
+                    load_predictions(path)
+                elif path.suffix == ".safetensors":
                     load_tensors(path)
                 elif path.name == HISTORY_FILE:
                     read_history(path.parent)
@@ -183,7 +188,9 @@ def kill_once(soak: Soak, place: Path, *, each_step: bool) -> bool:
     child = soak.fork(work)
     time.sleep(soak.draw.uniform(0, soak.seconds))
     os.kill(child, signal.SIGKILL)
-    return finish(child) == -signal.SIGKILL
+    status = finish(child)
+    soak.check(status in (0, -signal.SIGKILL), f"a training to be killed left with {status}")
+    return status == -signal.SIGKILL
 
 
 @contextmanager
@@ -378,7 +385,7 @@ def paths(soak: Soak, rounds: int) -> dict[str, Any]:
             record = json.loads(line)
             soak.check(record["input"] == names[number % 100], f"record {number} is of {record['input']}")
             soak.check(record == first.setdefault(record["input"], record), f"record {number} differs from the first")
-            if number % (rounds // 10) == 0:
+            if number % max(rounds // 10, 1) == 0:
                 memory.append(resident_bytes(child))
     feeder.join()
     soak.check(finish(child) == ExitStatus.DATA, "wrong exit status")
@@ -405,11 +412,14 @@ TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Run the trials that are named."""
-    name, *rest = sys.argv[1:]
+    """Run a trial, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trial", choices=[*TRIALS, "all"])
+    parser.add_argument("rounds", type=int, nargs="?", help="by default as many as make soak does")
+    arguments = parser.parse_args()
     failed = False
-    for trial in LONG if name == "all" else [name]:
-        rounds = int(rest[0]) if rest else LONG[trial]
+    for trial in TRIALS if arguments.trial == "all" else [arguments.trial]:
+        rounds = arguments.rounds or LONG[trial]
         with tempfile.TemporaryDirectory(prefix="fmcli-soak-") as folder:
             soak = Soak(Path(folder))
             result = TRIALS[trial](soak, rounds)

@@ -63,6 +63,7 @@ def fit(
     tie: Tie = None,
     weights: Weights = None,
     groups: Groups = None,
+    labels: Labels = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
     data_root: DataRoot = None,
@@ -90,7 +91,7 @@ def fit(
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if rule.learnt:
         terminal.note("this ensemble has learnt already: it is written as it was")
-    composed = fit_ensemble(pool, rule, device=where, data_root=data_root)
+    composed = fit_ensemble(pool, rule, device=where, data_root=data_root, labels=labels)
     write_ensemble(output, composed)
     accuracy = composed.learnt_on.accuracy if composed.learnt_on else None
     emit(fit_document(pool.names, composed.rule, accuracy, output), format_, terminal)

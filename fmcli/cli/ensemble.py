@@ -20,6 +20,7 @@ from fmcli.cli.options import (
     Weights,
     command_group,
 )
+from fmcli.errors import UsageError
 
 app = command_group("Combine trained members, of whatever networks, by vote.")
 
@@ -66,6 +67,8 @@ def evaluate_ensemble(
     where = resolve_device(device)
     pool = open_members(members, where, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
+    if groups is not None and rule.vote != "two-level":
+        raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")
     tell_scaling(pool.checkpoints, split, terminal)
     ballot = vote_on(pool, rule, split, device=where, data_root=data_root, labels=labels, views=tta)
     tell_learnt_on(pool, ballot.predictions, terminal)

@@ -89,7 +89,8 @@ def predict_to_learn(
     if rule.learns and not alike:
         raise UsageError(
             f"{rule.vote} learns on validation images, and these members have none in common",
-            hint="--weights gives a weighted rule its weights; --vote soft and --vote majority learn nothing",
+            hint=("" if rule.vote == "stacking" else "--weights gives the weights; ")
+            + "--vote soft learns nothing; predictions need a file named validation beside the others",
         )
     return found if alike else None
 

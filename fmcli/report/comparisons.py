@@ -261,14 +261,14 @@ def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None,
     total = sum(weights)
     records = [{"member": name, "weight": weight / total} for name, weight in zip(names, weights, strict=True)]
     learnt = (
-        "Nothing was learnt: there are no validation images."
+        "Nothing was learnt: the members have no validation images in common."
         if accuracy is None
         else f"Validation accuracy {percent(accuracy)} %; temperature {rule.temperature:.3f}."
     )
     sheet = Sheet(
         title=f"{describe_rule(rule)} of {len(names)}",
-        columns=["Member", ">Weight"],
-        rows=[[str(row["member"]), f"{row['weight']:.3f}"] for row in records],
+        columns=["Member"] if rule.stacking else ["Member", ">Weight"],
+        rows=[[str(row["member"]), *([] if rule.stacking else [f"{row['weight']:.3f}"])] for row in records],
         notes=[learnt, *_next_steps(output)],
     )
     payload = {

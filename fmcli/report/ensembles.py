@@ -63,7 +63,9 @@ def _member_sheet(evaluation: EnsembleEvaluation) -> Sheet:
         rows=rows,
         summary=1,
         emphasis=len(rows) - 1,
-        notes=[
+        notes=["There is one member, and nothing to vote on."]
+        if len(members) == 1
+        else [
             gain_in_words(evaluation.gain, "The vote", f"its best member, {evaluation.best_member}"),
             *_agreement_in_words(evaluation),
             *_diversity_in_words(evaluation.diversity, len(members)),
@@ -76,7 +78,8 @@ def _member_sheet(evaluation: EnsembleEvaluation) -> Sheet:
 
 def describe_rule(rule: Combiner) -> str:
     """Return a rule's name as a title begins."""
-    return f"{rule.vote.capitalize()} vote"
+    name = rule.vote if rule.weights is None or rule.vote.startswith("weighted-") else f"weighted {rule.vote}"
+    return f"{name.capitalize()} vote"
 
 
 def _member_row(one: Evaluation) -> list[str]:
