@@ -3,8 +3,8 @@
     python -m benchmarks.reports mell-fc --seeds 8
 
 Trains the network, optimizer, split and epochs of each recipe with Keras' `fit`, one seed after another, and writes the
-accuracy on the test images as JSON under benchmarks/results/, with hardware and versions. For recipes that divide
-pixels by 255.
+accuracy on the test images into a JSON file under benchmarks/results/, with hardware and versions, beside that of
+others. For recipes that divide pixels by 255.
 """
 
 import argparse
@@ -69,14 +69,13 @@ def main() -> None:
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
-    result: dict[str, Any] = {"machine": describe(), "systems": {}}
     for name in arguments.recipes:
         accuracies = []
         for seed in range(arguments.seeds):
             accuracies.append(train(name, seed))
             print(f"{name}, seed {seed}: {100 * accuracies[-1]:.2f} %", flush=True)
-        result["systems"][name] = summarize(accuracies)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+        RESULT.write_text(json.dumps(found | {name: summarize(accuracies) | {"machine": describe()}}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
