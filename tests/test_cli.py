@@ -869,20 +869,18 @@ def stop_in_third_epoch(process: subprocess.Popen, stop: Callable[[], None]) -> 
 
 @pytest.mark.slow
 def test_interrupted_training_says_how_to_go_on_and_goes_on(cli, drawn_images, tmp_path):
-    """Ctrl-C reaches the whole process group, worker processes among them; SIGTERM the one process."""
-    recipe = tmp_path / "one.toml"
+    """Ctrl-C reaches the whole process group, worker processes among them; SIGTERM, as from a scheduler, too."""
     text = ONE_MEMBER.format(folder=drawn_images).replace("first = 40", "first = 200")
-    recipe.write_text(text)
     (tmp_path / "workers.toml").write_text(text + "\n[[augment.albumentations]]\nname = 'HorizontalFlip'\n")
     folders = [tmp_path / "run one", tmp_path / "run two"]
     with (
         start_training(tmp_path / "workers.toml", folders[0]) as interrupted,
-        start_training(recipe, folders[1]) as terminated,
+        start_training(tmp_path / "workers.toml", folders[1]) as terminated,
         ThreadPoolExecutor() as pool,
     ):
         stops = {
             interrupted: lambda: os.killpg(interrupted.pid, signal.SIGINT),
-            terminated: terminated.terminate,
+            terminated: lambda: os.killpg(terminated.pid, signal.SIGTERM),
         }
         ends = [end.result() for end in [pool.submit(stop_in_third_epoch, *item) for item in stops.items()]]
     assert interrupted.returncode == ExitStatus.INTERRUPTED
