@@ -14,7 +14,7 @@ from fmcli.tensors import load_tensors, save_tensors, with_prefix, without_prefi
 from fmcli.trainer.circumstances import Circumstances
 
 STATE_FILE = "state.safetensors"
-STATE_FORMAT = "fmcli-state-3"
+STATE_FORMAT = "fmcli-state-4"
 _PROGRESS_TENSORS = ("order", "losses", "correct")
 
 
