@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import json
 import os
 import re
@@ -7,11 +8,17 @@ import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from fmcli.errors import FmcliError, printable
 
+_CANNOT_FLUSH = (
+    errno.EACCES,
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EPERM,
+)  # of a folder; its files are whole all the same
 _LONGEST_NAME = 100  # bytes; file systems take 255, and a part may be appended
 _TAKEN = ("ensemble.toml", "recipe.toml")  # stand beside members' folders
 
@@ -57,13 +64,17 @@ def _make_folder(folder: Path) -> None:
 
 def _flush_folder(folder: Path) -> None:
     """Let a new name in a folder survive a loss of power, where system, file system and rights allow that."""
-    if os.name == "posix":
-        with suppress(OSError):  # the file itself is whole and in its place
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
 
 
 @contextmanager
