@@ -1,5 +1,6 @@
 """Checkpoints: safetensors with a header that says all that is needed to use them. No pickle, in or out."""
 
+import math
 import platform
 import re
 from collections import Counter
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 import fmcli
 from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import Normalization
+from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.normalization import scale_pixels
 from fmcli.data.pictures import Background
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.files import remove_files
 from fmcli.models import build_model
 from fmcli.predictions import predictions_file
-from fmcli.recipe.layers import expand_layers
+from fmcli.recipe.layers import count_parameters, expand_layers, trace_layers
 from fmcli.recipe.load import load_recipe
 from fmcli.recipe.specs import (
     DataSpec,
@@ -35,6 +37,7 @@ from fmcli.tensors import load_tensors, read_metadata, save_tensors
 FORMAT = "fmcli-checkpoint-2"
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.toml"
+_HARMLESS = 10_000_000  # parameters, which may be missing
 _SNAPSHOT = re.compile(r"snapshot-([1-9]\d*)", re.ASCII)
 
 
@@ -112,9 +115,11 @@ class Header(BaseModel):
     soup: SoupOrigin | None = None
 
     @model_validator(mode="after")
-    def _one_number_a_channel(self) -> Self:
+    def _fits_images(self) -> Self:
         if not len(self.mean) == len(self.std) == self.input_shape[0]:
             raise ValueError("mean and std must have a number for each channel")
+        if math.prod(self.input_shape) > LARGEST_IMAGE:
+            raise ValueError(f"images have {LARGEST_IMAGE} numbers at most")
         return self
 
     @property
@@ -191,6 +196,9 @@ def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], 
     """
     layers = expand_layers(header.member.model, len(header.class_names), header.input_shape)
     try:
+        promised = count_parameters(trace_layers(layers, header.input_shape, len(header.class_names)))
+        if promised > max(_HARMLESS, sum(tensor.numel() for tensor in tensors.values())):
+            raise CheckpointError(f"{printable(path)}: its header promises {promised} parameters, and fewer are there")
         model = build_model(layers, header.input_shape, len(header.class_names))
     except RecipeError as error:
         problems = "; ".join(error.problems)

@@ -3,11 +3,11 @@
 The file names its members by paths below its own folder, so that folder can be moved or copied as a whole.
 """
 
-import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import tomli_w
@@ -17,9 +17,11 @@ from fmcli.choices import SplitName, TieRule, VotingRule
 from fmcli.ensemble import Combiner, Stacking
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.files import write_atomic
+from fmcli.reading import parse_toml, read_text
 
 FORMAT = "fmcli-ensemble-1"
 SUFFIX = ".toml"
+LARGEST_FILE = 1 << 24  # bytes: stacking of 200 classes and a dozen members
 _HEADING = """\
 # An ensemble of fmcli: give this file wherever a run is taken.
 #   fmcli ensemble evaluate {path}
@@ -44,7 +46,7 @@ class MemberEntry(_Table):
 
     name: str
     path: Annotated[str, Field(min_length=1)]
-    weight: Annotated[float, Field(ge=0)] | None = None
+    weight: Annotated[float, Field(ge=0, le=1e9)] | None = None
     group: str = ""
     digest: str = ""
 
@@ -96,9 +98,9 @@ class EnsembleFile(_Table):
             ("name", [member.name for member in self.members]),
             ("path", [str(PurePosixPath(member.path)) for member in self.members]),
         ):
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ValueError(f"two members have the {what} {twice!r}")
+            value, times = Counter(values).most_common(1)[0]
+            if times > 1:
+                raise ValueError(f"two members have the {what} {value!r}")
         return self
 
     @model_validator(mode="after")
@@ -204,10 +206,17 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, shown: Path | None
         shown: Where its heading says that it is; by default the path.
 
     Raises:
+        UsageError: It would be too large to be read again.
         FmcliError: It cannot be written.
     """
     table = content.model_dump(mode="json", exclude_none=True)
-    write_atomic(path, (_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode())
+    text = (_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode()
+    if len(text) > LARGEST_FILE:
+        raise UsageError(
+            f"{printable(path)} would have {len(text)} bytes; the limit is {LARGEST_FILE}",
+            hint="take fewer members, or another rule: stacking has a number for each class of each member and class",
+        )
+    write_atomic(path, text)
 
 
 def first_problem(error: ValidationError) -> str:
@@ -220,9 +229,16 @@ def first_problem(error: ValidationError) -> str:
 def is_ensemble_file(path: Path) -> bool:
     """Return whether a TOML file calls itself an ensemble file."""
     try:
-        return tomllib.loads(path.read_text("utf-8")).get("format") == FORMAT
-    except (OSError, ValueError, RecursionError):  # no UTF-8, no TOML
+        return _read_table(path).get("format") == FORMAT
+    except CheckpointError:
         return False
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(read_text(path, LARGEST_FILE, CheckpointError))
+    except ValueError as error:
+        raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
 
 
 def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
@@ -234,21 +250,19 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
     Raises:
         CheckpointError: It is not there, damaged, or names a member outside its folder.
     """
+    table = _read_table(path)
+    if table.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{printable(path)} is not an ensemble file (format {printable(table.get('format'))!r})",
+            hint="fmcli ensemble select or fit writes one; a recipe is for fmcli train",
+        )
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
-        if table.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{printable(path)} is not an ensemble file (format {printable(table.get('format'))!r})",
-                hint="fmcli ensemble select or fit writes one; a recipe is for fmcli train",
-            )
         content = EnsembleFile.model_validate(table)
     except ValidationError as error:
         raise CheckpointError(f"{printable(path)}: {first_problem(error)}") from error
-    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML
-        raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
     for member in content.members:
-        inner = PurePosixPath(member.path)
-        if inner.is_absolute() or ".." in inner.parts:
+        inner = Path(member.path)  # on Windows, a drive and backslashes count
+        if inner.anchor or ".." in inner.parts:
             raise CheckpointError(
                 f"{printable(path)} names a member outside its folder: {printable(member.path)}",
                 hint="members lie below the folder of the file that names them",

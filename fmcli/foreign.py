@@ -7,6 +7,8 @@ predictions of the same images.
 """
 
 import csv
+import io
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,15 @@ from numpy.typing import NDArray
 from fmcli.choices import SPLITS
 from fmcli.errors import DataError, printable
 from fmcli.predictions import Predictions
+from fmcli.reading import open_array, read_text
 
 SUFFIXES = (".csv", ".npy")
 """How such files end, in small letters or large ones."""
 LABEL_COLUMN = "label"
 _LABEL_SUFFIXES = (".npy", ".txt")
 _LARGEST = 8 << 30  # bytes: more than this is a header that lies
+LARGEST_TABLE = 64 << 20  # bytes of a CSV
+LARGEST_LABELS = 32 << 20  # bytes
 _ROUNDING = 1e-3  # by how much probabilities that were written with few digits may miss 1
 
 
@@ -116,33 +121,34 @@ def _read_npy(path: Path) -> NDArray[np.float64]:
 def _open_npy(path: Path) -> NDArray[Any]:
     """Open an array that stays on the disk until used; never a pickled one, or an archive."""
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        return open_array(path)
     except Exception as error:  # its header is parsed as Python and fails in as many ways
         raise DataError(f"cannot read {printable(path)}: {printable(error)}", hint="numpy.save writes it") from error
 
 
 def _read_csv(path: Path) -> ForeignPredictions:
+    text = read_text(path, LARGEST_TABLE, DataError, encoding="utf-8-sig")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    filled = (row for row in rows if "".join(row).strip() or len(row) > 1)
+    labels: list[str] = []
+    values = array("d")  # a list would take four times as much
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            filled = (row for row in rows if "".join(row).strip() or len(row) > 1)
-            heading = next(filled, [])
-            if "" in heading:
-                raise DataError(
-                    f"{printable(path)}: column {heading.index('') + 1} has no name",
-                    hint="head each column by its class; pandas leaves its row numbers out with index=False",
-                )
-            if len(set(heading)) != len(heading):
-                raise DataError(f"{printable(path)} has two columns of one name")
-            place = heading.index(LABEL_COLUMN) if LABEL_COLUMN in heading else None
-            columns = [column for column in range(len(heading)) if column != place]
-            labels, values = [], []
-            for row in filled:
-                if len(row) != len(heading):
-                    raise DataError(f"{printable(path)}, line {rows.line_num}: {len(row)} values, not {len(heading)}")
-                values.append([float(row[column]) for column in columns])
-                labels += [row[place]] if place is not None else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        heading = next(filled, [])
+        if "" in heading:
+            raise DataError(
+                f"{printable(path)}: column {heading.index('') + 1} has no name",
+                hint="head each column by its class; pandas leaves its row numbers out with index=False",
+            )
+        if len(set(heading)) != len(heading):
+            raise DataError(f"{printable(path)} has two columns of one name")
+        place = heading.index(LABEL_COLUMN) if LABEL_COLUMN in heading else None
+        columns = [column for column in range(len(heading)) if column != place]
+        for row in filled:
+            if len(row) != len(heading):
+                raise DataError(f"{printable(path)}, line {rows.line_num}: {len(row)} values, not {len(heading)}")
+            values.extend(float(row[column]) for column in columns)
+            labels += [row[place]] if place is not None else []
+    except csv.Error as error:
         raise DataError(f"cannot read {printable(path)}: {printable(error)}") from error
     except ValueError as error:
         raise DataError(
@@ -150,8 +156,8 @@ def _read_csv(path: Path) -> ForeignPredictions:
             hint=f"each column but {LABEL_COLUMN} holds a class's probabilities, headed by its name",
         ) from error
     names = tuple(heading[column] for column in columns)
-    array = np.array(values, dtype=np.float64).reshape(len(values), len(names))
-    return ForeignPredictions(path, array, names, tuple(labels) if place is not None else None)
+    table = np.array(values, dtype=np.float64).reshape(-1, len(names)) if names else np.empty((0, 0))
+    return ForeignPredictions(path, table, names, tuple(labels) if place is not None else None)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -164,12 +170,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         array = _open_npy(path)
         if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
             raise DataError(f"{printable(path)} holds {array.dtype} values of shape {array.shape}, not labels")
+        if array.nbytes > LARGEST_LABELS:
+            raise DataError(f"{printable(path)} holds {array.nbytes} bytes of labels; the limit is {LARGEST_LABELS}")
         return tuple(str(label) for label in array.tolist())
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read labels from {printable(path)}: {printable(error)}") from error
-    labels = [line.strip() for line in lines]
+    labels = [line.strip() for line in read_text(path, LARGEST_LABELS, DataError, encoding="utf-8-sig").splitlines()]
     while labels and not labels[-1]:
         labels.pop()
     return tuple(labels[1 if labels[:1] == [LABEL_COLUMN] else 0 :])

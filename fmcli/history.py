@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
 from fmcli.files import write_atomic
+from fmcli.reading import read_text
 from fmcli.recipe.training import Monitor
 
+_EPOCH = TypeAdapter(EpochFinished)
 HISTORY_FILE = "history.jsonl"
+LARGEST_HISTORY = 1 << 24  # bytes; an epoch takes three hundred
 
 
 def write_history(folder: Path, history: Sequence[EpochFinished]) -> None:
@@ -31,11 +36,16 @@ def read_history(folder: Path) -> list[EpochFinished]:
     """
     path = folder / HISTORY_FILE
     try:
-        history = [EpochFinished(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-        if not all(isinstance(epoch.epoch, int) and isinstance(epoch.train_accuracy, float) for epoch in history):
-            raise ValueError("an epoch's figures are not numbers")
-        return history
-    except (OSError, ValueError, TypeError) as error:
+        lines = read_text(path, LARGEST_HISTORY, CheckpointError).splitlines()
+        if not lines:
+            raise ValueError("it has no epochs")
+        return [_EPOCH.validate_python(json.loads(line)) for line in lines]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"cannot read {printable(path)}: {printable(first['loc'][0] if first['loc'] else 'a line')}: {first['msg']}"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
 
 

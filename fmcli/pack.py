@@ -4,6 +4,7 @@ A pack is a safetensors file. Under `model.N.` it has the weights of member N, u
 folder as bytes; the text says the rest.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -38,12 +39,15 @@ from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.files import folder_names, new_folder, write_atomic
 from fmcli.history import HISTORY_FILE
 from fmcli.predictions import predictions_file
+from fmcli.reading import read_bytes
+from fmcli.recipe.load import read_text
 from fmcli.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 
 PACK_FORMAT = "fmcli-pack-1"
 ENSEMBLE_FILE = "ensemble.toml"
 _CARRIED = (HISTORY_FILE, predictions_file("validation"))
 """Files of a member's folder that go with its weights."""
+LARGEST_CARRIED = 1 << 30  # bytes
 
 
 class _Contents(BaseModel):
@@ -102,7 +106,8 @@ def write_pack(path: Path, places: Sequence[Place], rule: Combiner, learnt_on: L
         for name in _CARRIED:
             file = place.path.parent / name
             if file.is_file():
-                tensors[f"file.{number}.{name}"] = torch.from_numpy(np.frombuffer(file.read_bytes(), np.uint8).copy())
+                content = read_bytes(file, LARGEST_CARRIED, CheckpointError)
+                tensors[f"file.{number}.{name}"] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
     folders = _member_folders([place.name for place in places])
     inside = [Place(place.name, Path(folder), place.digest) for place, folder in zip(places, folders, strict=True)]
     contents = _Contents(
@@ -135,7 +140,7 @@ def _recipe_of_all(places: Sequence[Place], folders: Sequence[str]) -> str:
     if names != {PurePosixPath(folder).parts[0] for folder in folders} or lost_snapshots([run]):
         return ""
     same = {run / folder / MODEL_FILE for folder in folders} == set(files) == set(find_checkpoints([run]))
-    return (run / RECIPE_FILE).read_text("utf-8") if same else ""
+    return read_text(run / RECIPE_FILE) if same else ""
 
 
 def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
@@ -248,4 +253,4 @@ def _safe_folders(paths: Sequence[str], pack: Path) -> list[PurePosixPath]:
 
 
 def _is_plain(name: str) -> bool:
-    return name not in ("", "/", "..", ENSEMBLE_FILE, RECIPE_FILE) and not set(name) & set("/\\\0")
+    return name not in (ENSEMBLE_FILE, RECIPE_FILE) and re.fullmatch(r"\w[\w.-]*", name) is not None

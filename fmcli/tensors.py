@@ -11,19 +11,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fmcli.errors import CheckpointError, printable
+from fmcli.errors import CheckpointError, FmcliError, printable
 from fmcli.files import order_metadata, write_atomic
+from fmcli.reading import LARGEST_HEADER, MOST_TENSORS, check_safetensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors, from any device, and text.
 
     Raises:
-        FmcliError: The file cannot be written; one that stood there before is intact.
+        FmcliError: The file cannot be written, or would be too large to be read again; one that stood there before is
+            intact.
     """
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     digest = _digest(on_host, metadata)
-    write_atomic(path, order_metadata(save(on_host, metadata={**metadata, "digest": digest})))
+    content = order_metadata(save(on_host, metadata={**metadata, "digest": digest}))
+    if len(tensors) > MOST_TENSORS or int.from_bytes(content[:8], "little") > LARGEST_HEADER:
+        raise FmcliError(
+            f"{printable(path)} would not be read again: more than {MOST_TENSORS} tensors, or than {LARGEST_HEADER} "
+            "bytes of text",
+            hint="take fewer members",
+        )
+    write_atomic(path, content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -58,10 +67,14 @@ def _open(path: Path, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, 
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {printable(path)}", hint="fmcli train --recipe quick makes one")
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+            names = file.keys() if with_tensors else []
+            if len(names) > MOST_TENSORS:
+                raise ValueError(f"it has {len(names)} tensors; the limit is {MOST_TENSORS}")
+            tensors = {name: file.get_tensor(name) for name in names}
             return dict(file.metadata() or {}), tensors
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{printable(path)} is not a whole safetensors file: {printable(error)}",
             hint="it was cut short or is of another format; train it again, or copy it again",

@@ -17,6 +17,7 @@ ROOT = "fmcli"
 
 FLOORS = (
     ("errors", "choices"),
+    ("reading",),
     ("files", "locks", "events", "libraries", "recipe"),
     ("voting", "metrics", "predictions", "history"),
     (
@@ -42,7 +43,7 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 CLI_MAY_IMPORT_AT_TOP = {"typer", "fmcli.choices", "fmcli.errors", "fmcli.files", "fmcli.recipe", "fmcli.cli"}
-ENSEMBLE_MAY_SEE = {room for rooms in FLOORS[:3] for room in rooms}
+ENSEMBLE_MAY_SEE = {room for rooms in FLOORS[:4] for room in rooms}
 REPORT_MAY_SEE = ENSEMBLE_MAY_SEE | {"ensemble", "systems", "trials"}
 
 

@@ -205,7 +205,7 @@ def test_python_objects_are_never_unpickled(write):
         ("a,a\n0.5,0.5\n", ["two columns of one name"]),
         ("label,label,a\n0,0,1\n", ["two columns of one name"]),
         ("a;b\n0.5;0.5\n", ["line 2", "'0.5;0.5'"]),
-        (b"\xe9,b\n1,0\n", ["utf-8"]),
+        (b"\xe9,b\n1,0\n", ["UTF-8"]),
         ("a,b\n" + "1" * 200_000 + ",0\n", ["field larger than"]),
     ],
 )
@@ -255,7 +255,7 @@ def test_an_array_that_holds_no_labels_is_refused(write, content):
 
 def test_labels_that_are_no_text_are_refused(write):
     path = write("truth.txt", b"\xff\xfe")
-    assert_refused(lambda: read_labels(path), "truth.txt", "utf-8")
+    assert_refused(lambda: read_labels(path), "truth.txt", "UTF-8")
 
 
 # --- predictions ----------------------------------------------------------------------------------------

@@ -783,7 +783,7 @@ LAYERS = st.one_of(
 )
 MODELS = build(
     n.KernelCnnSpec,
-    {"form": st.sampled_from(["plain", "pooled"]), "depth": COUNTS, "init": INITS},
+    {"form": st.sampled_from(["plain", "pooled"]), "depth": st.integers(1, 20), "init": INITS},
     kernel_size=COUNTS,
     widths=st.lists(COUNTS, min_size=1, max_size=4).map(tuple),
 ) | build(n.SequentialSpec, {"init": INITS}, layers=st.lists(LAYERS, min_size=1, max_size=4).map(tuple))
@@ -851,7 +851,7 @@ RECIPES = build(
             source=TEXT,
         ),
     },
-    name=TEXT.filter(lambda text: text not in (".", "..") and not {"/", "\0"} & set(text)),
+    name=TEXT.filter(lambda text: text not in (".", "..") and not set("/\\\0") & set(text)),
     description=st.from_regex(r"\A([A-Za-z0-9é×]([ -~]{0,20}[!-~])?)?\Z"),
     data=DATA,
     members=st.lists(MEMBERS, min_size=1, max_size=3, unique_by=lambda member: member.name.casefold()).map(tuple),

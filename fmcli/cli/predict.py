@@ -13,6 +13,8 @@ from fmcli.cli.members import choose_rule, open_members
 from fmcli.cli.options import Device, FormatOption, Quiet, TestTimeViews, Tie, Verbose, Vote
 from fmcli.errors import DataError, UsageError
 
+LONGEST_PATH = 1 << 16  # bytes; systems take a few thousand
+
 
 def predict(
     model: Annotated[
@@ -104,5 +106,10 @@ def _names_from_stdin(separator: str, chunk: int = 1 << 16) -> Iterator[str]:
     while block := stream.read1(chunk):
         *names, rest = (rest + block).split(end)
         yield from (name.decode(errors="surrogateescape") for name in names if name)
+        if len(rest) > LONGEST_PATH:
+            raise UsageError(
+                f"a path on standard input is longer than {LONGEST_PATH} bytes",
+                hint="one a line, or with -0 between NULs",
+            )
     if rest:
         yield rest.decode(errors="surrogateescape")

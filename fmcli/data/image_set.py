@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from fmcli.errors import DataError, printable
 from fmcli.predictions import digest_arrays
 
+LARGEST_IMAGE = 1 << 22  # numbers, of all channels
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
@@ -58,10 +60,12 @@ def check_image_set(
         where: What to call it in errors.
 
     Raises:
-        DataError: There are no images, counts differ, or a label has no class.
+        DataError: There are no images, or far too large ones, counts differ, or a label has no class.
     """
     if len(images) == 0:
         raise DataError(f"{printable(where)} has no images")
+    if images[0].size > LARGEST_IMAGE:
+        raise DataError(f"{printable(where)} has images of {images[0].size} numbers; the limit is {LARGEST_IMAGE}")
     if len(images) != len(labels):
         raise DataError(f"{printable(where)} has {len(images)} images but {len(labels)} labels")
     beyond = int(labels.max())

@@ -1,6 +1,8 @@
 """Foreign pictures: found, read, and turned into what a network was trained on."""
 
+import mmap
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,10 +18,16 @@ from fmcli.choices import Invert
 from fmcli.data.idx import read_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.libraries import import_albumentations
+from fmcli.reading import open_array
 
 LARGEST_PICTURE = 64_000_000  # pixels; more is a bomb, not a small image
+LARGEST_FILE = 256 << 20  # bytes of such a picture, not compressed
+MOST_SCANS = 32  # of a JPEG, each of which may have a few bytes and take as long as the whole picture
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_STRIP = 1 << 20  # pixels that are recoloured at once
+_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+_SCAN, _END = 0xDA, 0xD9
 _DARK, _LIGHT = 64, 191
 
 Background = Literal["dark", "light", "any"]
@@ -109,7 +117,9 @@ class PictureReader:
         elif not stat.S_ISREG(kind):
             raise DataError("not a file or a folder")
         elif is_array_file(path):
-            for index, image in enumerate(read_array(path)):
+            images = read_array(path)
+            _check_size(*images.shape[2:])
+            for index, image in enumerate(images):
                 yield Picture(name, index, self._fit(image.transpose(1, 2, 0)))
         else:
             yield self._picture(path, name)
@@ -118,28 +128,39 @@ class PictureReader:
         try:
             if not stat.S_ISREG(_kind_of_file(path)):  # a pipe in a folder would block
                 raise DataError("not a file or a folder")
+            if path.stat().st_size > LARGEST_FILE:
+                raise DataError(f"{path.stat().st_size} bytes; the limit is {LARGEST_FILE}")
             with warnings.catch_warnings(action="ignore"):  # of odd metadata
-                image = self._decode(path)
+                pixels = self._fit(self._decode(path))
         except UnidentifiedImageError:
             return Picture(name, None, None, "not a picture of a known format")
         except Exception as error:  # whatever a decoder raises is the picture's fault
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             return Picture(name, None, None, printable(reason))
-        return Picture(name, None, self._fit(image))
+        return Picture(name, None, pixels)
 
     def _decode(self, path: Path) -> NDArray[np.uint8]:
         """Return uint8 (H, W, C) with the network's channels."""
-        with Image.open(path, formats=_FORMATS) as file:
-            if not 0 < file.width * file.height <= LARGEST_PICTURE:
-                raise DataError(f"{file.width}×{file.height} pixels; the limit is {LARGEST_PICTURE}")
-            image = ImageOps.exif_transpose(file)
-        if image.mode.startswith(("I", "F")):  # 16 bits a pixel
-            deep = np.asarray(image, dtype=np.float64)
-            image = Image.fromarray((deep / (257 if deep.max() > 255 else 1)).clip(0, 255).astype(np.uint8))
-        if image.has_transparency_data:
-            paper = Image.new("RGBA", image.size, "white" if self.background == "light" else "black")
-            image = Image.alpha_composite(paper, image.convert("RGBA"))
-        return _channels_last(np.asarray(image.convert("L" if self.input_shape[0] == 1 else "RGB")))
+        with Image.open(path, formats=_FORMATS) as image:
+            _check_size(image.height, image.width)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(path)
+            ImageOps.exif_transpose(image, in_place=True)
+            channels = self.input_shape[0]
+            pixels = np.empty((image.height, image.width, channels), np.uint8)
+            is_deep = image.mode.startswith(("I", "F"))  # 16 bits a pixel or more
+            scale = 257 if is_deep and image.getextrema()[1] > 255 else 1  # type: ignore[operator]
+            rows = max(_STRIP // image.width, 1)
+            for top in range(0, image.height, rows):  # several copies of all of it would be much
+                strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+                if is_deep:
+                    deep = np.asarray(strip, dtype=np.float64)
+                    strip = Image.fromarray((deep / scale).clip(0, 255).astype(np.uint8))
+                if strip.has_transparency_data:
+                    paper = Image.new("RGBA", strip.size, "white" if self.background == "light" else "black")
+                    strip = Image.alpha_composite(paper, strip.convert("RGBA"))
+                pixels[top : top + rows] = _channels_last(np.asarray(strip.convert("L" if channels == 1 else "RGB")))
+            return pixels
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return uint8 (C, H, W) of the network's size from (H, W, C) of any."""
@@ -204,12 +225,28 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     if path.suffix != ".npy":
         return to_images(read_idx(path)[0], where=path)
     try:
-        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        array = open_array(path)
     except Exception as error:  # its header is parsed as Python and fails in as many ways
         raise DataError(f"cannot read this array: {printable(error)}") from error
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3):  # one picture, grey or colour
         array = array[None]
     return to_images(array, where="this array")
+
+
+def _check_size(height: int, width: int) -> None:
+    if not 0 < width * height <= LARGEST_PICTURE:
+        raise DataError(f"{width}×{height} pixels; the limit is {LARGEST_PICTURE}")
+
+
+def _check_scans(path: Path) -> None:
+    """Refuse a JPEG that goes over its pixels again and again."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        scans, place = 0, 0
+        while (found := _JPEG_MARKER.search(content, place)) and content[found.start() + 1] != _END:
+            scans += content[found.start() + 1] == _SCAN
+            if scans > MOST_SCANS:
+                raise DataError(f"more than {MOST_SCANS} scans, the limit for a JPEG")
+            place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
 
 
 def _kind_of_file(path: str | Path) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fmcli.data.idx import read_idx, to_images
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.errors import DataError, printable
+from fmcli.reading import read_text
 from fmcli.recipe.known import KNOWN_SOURCES
 from fmcli.recipe.specs import (
     DataSpec,
@@ -27,6 +28,8 @@ FASHION_MNIST_FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 SYSTEM_FOLDER = Path("/usr/share/datasets")
+LARGEST_NAMES = 1 << 20  # bytes of a classes.txt
+MOST_CLASSES = 1 << 16
 _SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
 
 
@@ -152,6 +155,10 @@ def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
             )
     present = {split: pair for split, pair in pairs.items() if pair is not None}
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in present.values())
+    if n_classes > MOST_CLASSES:
+        raise DataError(
+            f"{printable(folder)} has the label {n_classes - 1}; there may be {MOST_CLASSES} classes at most"
+        )
     names = _class_names(spec, _names_in(folder) or tuple(str(label) for label in range(n_classes)))
     sets = {
         split: check_image_set(images, labels, names, where=f"{folder} ({split})")
@@ -177,10 +184,7 @@ def _names_in(folder: Path) -> tuple[str, ...]:
     path = folder / "classes.txt"
     if not path.is_file():
         return ()
-    try:
-        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {printable(path)}: {error}") from error
+    return tuple(line.strip() for line in read_text(path, LARGEST_NAMES, DataError).splitlines() if line.strip())
 
 
 def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:

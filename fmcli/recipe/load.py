@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 import tomli_w
 from pydantic import BaseModel
 
+from fmcli import reading
 from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.overrides import Table, apply_overrides
 from fmcli.recipe.resolve import resolve_recipe
@@ -37,7 +37,7 @@ def find_recipe(name: str) -> Path:
         path = Path(name)
         if path.is_dir():
             path = path / "recipe.toml"
-        if not path.is_file():
+        if not path.exists():  # a pipe will do: <(sed … quick.toml)
             raise RecipeError(f"no recipe at {printable(name)}", hint="fmcli recipe list shows what is shipped")
         return path
     shipped = shipped_recipes()
@@ -55,16 +55,7 @@ def read_text(path: Path) -> str:
     Raises:
         RecipeError: It cannot be read, is not UTF-8, or is far too long for a recipe.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_RECIPE + 1)
-        if len(content) > LARGEST_RECIPE:
-            raise RecipeError(f"{printable(path)} is larger than {LARGEST_RECIPE} bytes: not a recipe")
-        return content.decode("utf-8")
-    except OSError as error:
-        raise RecipeError(f"cannot read {printable(path)}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{printable(path)} is not UTF-8 text: byte {error.start}") from error
+    return reading.read_text(path, LARGEST_RECIPE, RecipeError)
 
 
 def describe(text: str) -> str:
@@ -107,10 +98,10 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeText:
     path = find_recipe(name)
     text = read_text(path)
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table = reading.parse_toml(text)
+    except ValueError as error:
         raise RecipeError(
-            f"{printable(path)} is not valid TOML: {error}", hint='strings take quotes: name = "adam"'
+            f"{printable(path)} is not valid TOML: {printable(error)}", hint='strings take quotes: name = "adam"'
         ) from error
     return RecipeText(path.stem, describe(text), apply_overrides(table, overrides))
 

@@ -118,10 +118,10 @@ class KernelCnnSpec(Spec):
     family: Literal["kernel-cnn"] = "kernel-cnn"
     kernel_size: Positive
     """Side of every convolution's kernel, in pixels."""
-    widths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+    widths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1, max_length=50)]
     """Channels of each convolution (plain) or of each stage (pooled)."""
     form: Literal["plain", "pooled"] = "plain"
-    depth: Positive = 2
+    depth: Annotated[int, Field(gt=0, le=20)] = 2
     """Convolutions in each stage after the first, which has one (pooled only)."""
     init: Initialization = "torch"
 
@@ -130,7 +130,7 @@ class SequentialSpec(Spec):
     """A network spelled out layer by layer."""
 
     family: Literal["sequential"] = "sequential"
-    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1)]
+    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1, max_length=1000)]
     init: Initialization = "torch"
     """How kernels are drawn: PyTorch's own way, or by name; biases are zero unless `torch`."""
 

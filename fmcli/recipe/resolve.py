@@ -1,7 +1,9 @@
 """From a table to a `Recipe`: members filled in, everything checked, every problem reported at once."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -10,9 +12,9 @@ from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.layers import trace_members
 from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, has_key, set_values, value_at
-from fmcli.recipe.problems import describe_problems, show_path
+from fmcli.recipe.problems import MOST_PROBLEMS, describe_problems, show_path
 from fmcli.recipe.specs import (
-    MOST_COPIES,
+    MOST_MEMBERS,
     SHARED_TABLES,
     ChoiceSpace,
     DataSpec,
@@ -29,6 +31,7 @@ from fmcli.recipe.specs import (
 from fmcli.recipe.training import CyclicSchedule
 
 SomeSpec = TypeVar("SomeSpec", bound=BaseModel)
+MOST_TRIED = 5000  # values of a search, for each member
 _TOP_LEVEL = ("name", "data", *SHARED_TABLES, "ensemble", "members", "reference", "search")
 
 
@@ -43,11 +46,10 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     Raises:
         RecipeError: With every problem found, each as `path: problem`.
     """
-    problems = [
-        f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in table if key not in _TOP_LEVEL
-    ]
+    unknown = [key for key in table if key not in _TOP_LEVEL][:MOST_PROBLEMS]
+    problems = [f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in unknown]
     title = table.get("name", name)
-    if not isinstance(title, str) or title in ("", ".", "..") or "/" in title or "\0" in title:
+    if not isinstance(title, str) or title in ("", ".", "..") or set(title) & set("/\\\0"):
         problems.append(f"name: got {printable(repr(title))}; expected text that can name a folder")
     data = _validate(DataSpec, table, "data", problems, required=True)
     ensemble = _validate(EnsembleSpec, table, "ensemble", problems) or EnsembleSpec()
@@ -59,7 +61,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
         problems += _check_members(members, data)
         problems += _check_reference(reference, data)
     if search is not None and not problems:
-        problems += _check_space(table, search)
+        problems += _check_space(table, search, members)
     unique = list(dict.fromkeys(problems))
     if unique or data is None:
         count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
@@ -79,8 +81,12 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     )
 
 
-def _check_space(table: Table, search: SearchSpec) -> list[str]:
+def _check_space(table: Table, search: SearchSpec, members: Sequence[MemberTable]) -> list[str]:
     """Return what is wrong with a search: each key's outermost values are tried, one key at a time."""
+    values = sum(len(extremes(space)) for space in search.space.values())
+    copies = sum(member.copies for member in members)
+    if values * copies > MOST_TRIED:
+        return [f"search.space: got {values} values for {copies} members; expected at most {MOST_TRIED} in all"]
     problems = []
     untuned = resolve_recipe(trial_table(table, {}), name="untuned")
     for key, space in search.space.items():
@@ -140,14 +146,18 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberTable]:
     if not isinstance(own_tables, list) or not own_tables or not all(isinstance(own, dict) for own in own_tables):
         problems.append("members: expected one or more [[members]] tables, each with a name")
         return []
-    names = [name for own in own_tables for name in _names_of(own)]
-    folded = [name.casefold() for name in names]  # some file systems do not tell K3 from k3
+    names = list(islice((name for own in own_tables for name in _names_of(own)), MOST_MEMBERS + 1))
+    if max(len(names), len(own_tables)) > MOST_MEMBERS:
+        problems.append(f"members: there are more than {MOST_MEMBERS}, the most for a recipe")
+        return []
+    times = Counter(name.casefold() for name in names)  # some file systems do not tell K3 from k3
     problems += [
-        f"members: two are named {printable(name)!r}"
-        for name in dict.fromkeys(names)
-        if folded.count(name.casefold()) > 1
+        f"members: two are named {printable(name)!r}" for name in dict.fromkeys(names) if times[name.casefold()] > 1
     ]
-    resolved = (_resolve_member(table, own, index, problems) for index, own in enumerate(own_tables))
+    resolved = []
+    for index, own in enumerate(own_tables):
+        if len(problems) < MOST_PROBLEMS:
+            resolved.append(_resolve_member(table, own, index, problems))
     return [member for member in resolved if member is not None]
 
 
@@ -156,7 +166,7 @@ def _names_of(own: Table) -> list[str]:
     name, copies = own.get("name"), own.get("copies", 1)
     if not isinstance(name, str):
         return []
-    return name_copies(name, copies) if isinstance(copies, int) and 0 < copies <= MOST_COPIES else [name]
+    return name_copies(name, copies) if isinstance(copies, int) and 0 < copies <= MOST_MEMBERS else [name]
 
 
 def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -> MemberTable | None:
@@ -271,6 +281,6 @@ def _check_reference(reference: ReferenceSpec | None, data: DataSpec) -> list[st
     named = reference.test_recall if reference is not None and facts is not None else {}
     return [
         f"reference.test_recall.{show_path((name,))}: no such class; {did_you_mean(name, facts.class_names)}"
-        for name in named
+        for name in islice(named, MOST_PROBLEMS)
         if facts is not None and name not in facts.class_names
     ]

@@ -180,6 +180,7 @@ class ReferenceSpec(Spec):
     """Of single classes, by name."""
 
 
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
 _ROUNDING = 1e-6  # 0.05 goes ten times into 0.5, but for floating point
 
 
@@ -193,10 +194,10 @@ class ChoiceSpace(Spec):
 class RangeSpace(Spec):
     """A number between two: whole where both ends are, as in `{ low = 16, high = 128, step = 16 }`."""
 
-    low: int | float
-    high: int | float
+    low: _Number
+    high: _Number
     """Included."""
-    step: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0)] | None = None
+    step: Annotated[int, Field(gt=0, lt=2**63)] | Annotated[float, Field(gt=0)] | None = None
     """By default 1 between whole numbers, and none between others."""
     log: bool = False
     """Draw the logarithm uniformly instead of the number."""
@@ -255,7 +256,7 @@ class SearchSpec(Spec):
 
 
 _LONGEST_NAME = 64  # letters
-MOST_COPIES = 1000
+MOST_MEMBERS = 1000
 
 
 class MemberSpec(Spec):
@@ -282,7 +283,7 @@ class MemberSpec(Spec):
 class MemberTable(MemberSpec):
     """A `[[members]]` table with the shared ones laid under it: a member, or several that are alike."""
 
-    copies: Annotated[int, Field(gt=0, le=MOST_COPIES)] = 1
+    copies: Annotated[int, Field(gt=0, le=MOST_MEMBERS)] = 1
     """How many members, alike but for their random numbers: with 3 copies, `k3` is `k3-1`, `k3-2` and `k3-3`."""
 
     @field_validator("copies")

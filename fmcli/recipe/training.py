@@ -96,7 +96,7 @@ class CyclicSchedule(Schedule):
     """Half a cosine down, begun anew for each cycle: warm restarts (Loshchilov and Hutter 2017)."""
 
     name: Literal["cyclic"] = "cyclic"
-    cycles: Positive
+    cycles: Annotated[int, Field(gt=0, le=1000)]
     """How many, each of the same number of epochs: `trainer.epochs` must divide by it."""
     final: Probability = 0.0
     """The learning rate at the end of each cycle, as a part of the highest."""

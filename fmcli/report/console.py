@@ -50,13 +50,13 @@ class Terminal:
             raise OutputClosed("standard output is closed") from error
 
     def write(self, text: str) -> None:
-        """Write text to standard output as it is, not wrapped and not coloured.
+        """Write text to standard output, not wrapped and not coloured; but for a terminal, as it is.
 
         Raises:
             OutputClosed: Nobody reads it any more.
         """
         try:
-            self.out.file.write(text)
+            self.out.file.write(_harmless(text) if self.out.file.isatty() else text)
             self.out.file.flush()
         except BrokenPipeError as error:
             raise OutputClosed("standard output is closed") from error
@@ -69,12 +69,17 @@ class Terminal:
     def note(self, text: str) -> None:
         """Tell the user something that is no result."""
         if not self.quiet:
-            self.err.print(Text(text), soft_wrap=True)
+            self.err.print(Text(_harmless(text)), soft_wrap=True)
 
     def detail(self, text: str) -> None:
         """Tell the user something that only --verbose wants."""
         if self.verbose and not self.quiet:
-            self.err.print(Text(text, style="dim"), soft_wrap=True)
+            self.err.print(Text(_harmless(text), style="dim"), soft_wrap=True)
+
+
+def _harmless(text: str) -> str:
+    """Return text that leaves a terminal as it is, with its lines."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def make_console(file: TextIO) -> Console:

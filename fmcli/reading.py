@@ -1,0 +1,149 @@
+"""Reading what others wrote: nothing without a limit, nothing that waits, nothing that is run."""
+
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from fmcli.errors import FmcliError, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGEST_HEADER = 1 << 24  # bytes: of a safetensors file, all members of a large pack
+MOST_DOTS = 32  # in a key of TOML: time and memory of tomllib grow with their square
+DEEPEST = 64  # tables and lists within each other
+MOST_TENSORS = 100_000  # in a safetensors file: a thousand members
+_LONGEST_WORD = 1000  # letters of a bare key or number of TOML, whose pattern takes 100 bytes for each
+_ARRAY_HEADER = 10_000  # bytes: NumPy's own limit, which it heeds only after reading all of it
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # Windows has no such pipes
+# A comment; a string of several lines; a long word; keys with dots, or another string; else anything.
+# What is open ends with the text, so that nothing is looked at twice.
+_TOML = re.compile(
+    rf"""\#[^\n]*+
+    |\"{{3}}(?:[^"\\]|\\.|"{{1,2}}(?!"))*+(?:\"{{3,5}}|.?\Z)|'{{3}}(?:[^']|'{{1,2}}(?!'))*+(?:'{{3,5}}|\Z)
+    |(?P<word>[\w-]{{{_LONGEST_WORD + 1}}})
+    |(?P<key>(?:(?:[\w-]{{1,{_LONGEST_WORD}}}+(?![\w-])|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?)[ \t]*+\.?[ \t]*+)++)
+    |[^\w"'\#-]++|.""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def read_bytes(path: Path, limit: int, error: type[FmcliError] = FmcliError) -> bytes:
+    """Read a file, a device, or a pipe to its end; one that nobody writes to is empty.
+
+    Args:
+        path: Of the file.
+        limit: In bytes.
+        error: What to raise.
+
+    Raises:
+        FmcliError: It cannot be read, or holds more.
+    """
+    try:
+        with open_at_once(path) as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as problem:  # ValueError: NUL in its name
+        raise error(f"cannot read {printable(path)}: {getattr(problem, 'strerror', None) or problem}") from problem
+    if len(content) > limit:
+        raise error(f"{printable(path)} is larger than {limit} bytes, the most for such a file")
+    return content
+
+
+def read_text(path: Path, limit: int, error: type[FmcliError], *, encoding: str = "utf-8") -> str:
+    """Read a text as `read_bytes` does.
+
+    Raises:
+        FmcliError: It cannot be read, holds more, or is not UTF-8.
+    """
+    try:
+        return read_bytes(path, limit, error).decode(encoding)
+    except UnicodeDecodeError as problem:
+        raise error(f"{printable(path)} is not UTF-8 text: byte {problem.start}") from problem
+
+
+def open_at_once(path: Path) -> BinaryIO:
+    """Open a file for reading; of a pipe, do not wait until somebody opens its other end, but for what they write.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: Its name cannot be.
+    """
+
+    def open_(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | _AT_ONCE)
+        if _AT_ONCE:
+            os.set_blocking(descriptor, True)
+        return descriptor
+
+    return open(path, "rb", opener=open_)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the table that a TOML text is.
+
+    Raises:
+        ValueError: It is no TOML, or nests deeper than anything of ours.
+
+    Example:
+        >>> parse_toml('trainer.epochs = 3')
+        {'trainer': {'epochs': 3}}
+    """
+    for token in _TOML.finditer(text):
+        if token["key"] and token["key"].count(".") > MOST_DOTS:
+            raise ValueError(f"a key has more than {MOST_DOTS} dots")
+        if token["word"]:
+            raise ValueError(f"a key or number has more than {_LONGEST_WORD} letters")
+    try:
+        table = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"it nests deeper than {DEEPEST} levels") from error
+    level: list[Any] = [table]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ValueError(f"it nests deeper than {DEEPEST} levels")
+    return table
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuse what is a pipe or a device, or a safetensors file whose header would take much memory.
+
+    Raises:
+        OSError: It is not there.
+        ValueError: It is refused.
+    """
+    _check_regular(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > LARGEST_HEADER:
+        raise ValueError(f"its header would have {size} bytes; the limit is {LARGEST_HEADER}")
+
+
+def open_array(path: Path) -> "NDArray[Any]":
+    """Open a `.npy` file, which stays on the disk until used; never a pickled one, or an archive.
+
+    Raises:
+        Exception: It is no such file: its header is parsed as Python and fails in as many ways.
+    """
+    import numpy as np
+
+    _check_regular(path)
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _ARRAY_HEADER:
+        raise ValueError(f"its header is larger than {_ARRAY_HEADER} bytes")
+    with np.errstate(over="ignore"):  # shapes whose product is more than a number holds
+        return np.lib.format.open_memmap(path, mode="r")
+
+
+def _check_regular(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a file")
