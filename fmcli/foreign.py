@@ -123,7 +123,8 @@ def _open_npy(path: Path) -> NDArray[Any]:
     try:
         return open_array(path)
     except Exception as error:  # its header is parsed as Python and fails in as many ways
-        raise DataError(f"cannot read {printable(path)}: {printable(error)}", hint="numpy.save writes it") from error
+        reason = str(error) or type(error).__name__
+        raise DataError(f"cannot read {printable(path)}: {printable(reason)}", hint="numpy.save writes it") from error
 
 
 def _read_csv(path: Path) -> ForeignPredictions:

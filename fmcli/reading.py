@@ -19,13 +19,14 @@ MOST_TENSORS = 100_000  # in a safetensors file: a thousand members
 _LONGEST_WORD = 1000  # letters of a bare key or number of TOML, whose pattern takes 100 bytes for each
 _ARRAY_HEADER = 10_000  # bytes: NumPy's own limit, which it heeds only after reading all of it
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # Windows has no such pipes
+_STRING = re.compile(r""""(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?""", re.DOTALL)
 # A comment; a string of several lines; a long word; keys with dots, or another string; else anything.
 # What is open ends with the text, so that nothing is looked at twice.
 _TOML = re.compile(
     rf"""\#[^\n]*+
     |\"{{3}}(?:[^"\\]|\\.|"{{1,2}}(?!"))*+(?:\"{{3,5}}|.?\Z)|'{{3}}(?:[^']|'{{1,2}}(?!'))*+(?:'{{3,5}}|\Z)
     |(?P<word>[\w-]{{{_LONGEST_WORD + 1}}})
-    |(?P<key>(?:(?:[\w-]{{1,{_LONGEST_WORD}}}+(?![\w-])|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?)[ \t]*+\.?[ \t]*+)++)
+    |(?P<key>(?:(?:[\w-]{{1,{_LONGEST_WORD}}}+(?![\w-])|{_STRING.pattern})[ \t]*+\.?[ \t]*+)++)
     |[^\w"'\#-]++|.""",
     re.VERBOSE | re.DOTALL,
 )
@@ -92,7 +93,8 @@ def parse_toml(text: str) -> dict[str, Any]:
         {'trainer': {'epochs': 3}}
     """
     for token in _TOML.finditer(text):
-        if token["key"] and token["key"].count(".") > MOST_DOTS:
+        key = token["key"]
+        if key and key.count(".") > MOST_DOTS and _STRING.sub("", key).count(".") > MOST_DOTS:
             raise ValueError(f"a key has more than {MOST_DOTS} dots")
         if token["word"]:
             raise ValueError(f"a key or number has more than {_LONGEST_WORD} letters")

@@ -66,7 +66,10 @@ BROKEN = {
     "rank 5": (b"\0\0\x08\5" + GOOD[4:], "not an IDX file"),
     "text": (b"<!DOCTYPE html>", "not an IDX file"),
     "promises terabytes": (TERABYTES, "promises 1099511627776 bytes; the limit is 8589934592"),
-    "promises gigabytes": (GIGABYTES + b"x", r"promises 7516192768 bytes, and has \d+; the limit is (1|200) times that"),
+    "promises gigabytes": (
+        GIGABYTES + b"x",
+        r"promises 7516192768 bytes, and has \d+; the limit is (1|200) times that",
+    ),
 }
 
 

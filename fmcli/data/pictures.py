@@ -134,6 +134,8 @@ class PictureReader:
                 pixels = self._fit(self._decode(path))
         except UnidentifiedImageError:
             return Picture(name, None, None, "not a picture of a known format")
+        except Image.DecompressionBombError:  # Pillow's own limit is above ours
+            return Picture(name, None, None, f"too many pixels; the limit is {LARGEST_PICTURE}")
         except Exception as error:  # whatever a decoder raises is the picture's fault
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             return Picture(name, None, None, printable(reason))
@@ -227,7 +229,8 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     try:
         array = open_array(path)
     except Exception as error:  # its header is parsed as Python and fails in as many ways
-        raise DataError(f"cannot read this array: {printable(error)}") from error
+        reason = str(error) or type(error).__name__
+        raise DataError(f"cannot read this array: {printable(reason)}") from error
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3):  # one picture, grey or colour
         array = array[None]
     return to_images(array, where="this array")

@@ -1,11 +1,12 @@
 """The `[model]` table: networks by kernel size, or layer by layer. Every default is written here, once."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fmcli.recipe.spec import Positive, Probability, Spec
 
+MOST_LAYERS = 1000
 Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
 Initialization = Literal["torch", "glorot-uniform", "he-uniform", "he-normal"]
 # One number for both sides, or [height, width].
@@ -130,9 +131,16 @@ class SequentialSpec(Spec):
     """A network spelled out layer by layer."""
 
     family: Literal["sequential"] = "sequential"
-    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1, max_length=1000)]
+    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1, max_length=MOST_LAYERS)]
     init: Initialization = "torch"
     """How kernels are drawn: PyTorch's own way, or by name; biases are zero unless `torch`."""
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _not_too_many(cls, layers: Any) -> Any:
+        if isinstance(layers, list) and len(layers) > MOST_LAYERS:  # before each of them is looked at
+            raise ValueError(f"got {len(layers)} layers; expected at most {MOST_LAYERS}")
+        return layers
 
 
 ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="family")]
