@@ -24,6 +24,7 @@ lint: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python tests/soak.py all
+	$(BIN)/python tests/fuzz.py all
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/fmcli data fetch fashion-mnist

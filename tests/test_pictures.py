@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import fmcli.data.pictures
 from fmcli.data import load_images
 from fmcli.data.pictures import PictureReader, find_background, find_pictures, is_array_file
 from fmcli.recipe import DataSpec
@@ -164,6 +165,34 @@ def test_sixteen_bits_are_scaled_to_eight(read_one):
     for name in ("a.png", "a.tif"):
         pixels = read_one(save(name, garment().astype(np.uint16) * 257))[0]
         np.testing.assert_array_equal(pixels, garment())
+
+
+def test_sixteen_bits_in_the_other_order_are_the_same(read_one):
+    deep = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28) * 80
+    tags = [(256, 28), (257, 28), (258, 16), (259, 1), (262, 1), (273, 122), (277, 1), (278, 28), (279, 1568)]
+    for order, sign in ((">", b"MM"), ("<", b"II")):
+        table = b"".join(struct.pack(f"{order}HHIHxx", tag, 3, 1, value) for tag, value in tags)
+        head = sign + struct.pack(f"{order}HIH", 42, 8, len(tags))
+        Path(f"{sign.decode()}.tif").write_bytes(head + table + bytes(4) + deep.astype(f"{order}u2").tobytes())
+    with Image.open("MM.tif") as image:
+        assert image.mode == "I;16B"
+    assert np.array_equal(read_one("MM.tif"), read_one("II.tif"))
+    assert np.array_equal(read_one("MM.tif"), (deep / 257).astype(np.uint8)[None])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "PA", "I;16", "F"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_picture_read_in_strips_is_the_same(mode, orientation, read, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 23, 4), np.uint8)
+    whole = Image.fromarray(pixels[..., 0].astype(np.uint16) * 250 if mode == "I;16" else pixels)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    (whole if mode == "I;16" else whole.convert(mode)).save("a.tif", exif=exif)
+    [at_once] = read("a.tif", shape=(3, 40, 20), invert="never")
+    for size in (1, 23 * 7):
+        monkeypatch.setattr(fmcli.data.pictures, "_STRIP", size)
+        [in_strips] = read("a.tif", shape=(3, 40, 20), invert="never")
+        assert np.array_equal(in_strips.pixels, at_once.pixels)
 
 
 def test_first_frame_of_an_animation_counts(read_one):

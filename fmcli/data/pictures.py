@@ -148,21 +148,19 @@ class PictureReader:
             if image.format in ("JPEG", "MPO"):
                 _check_scans(path)
             ImageOps.exif_transpose(image, in_place=True)
-            channels = self.input_shape[0]
-            pixels = np.empty((image.height, image.width, channels), np.uint8)
+            pixels = np.empty((image.height, image.width, self.input_shape[0]), np.uint8)
             is_deep = image.mode.startswith(("I", "F"))  # 16 bits a pixel or more
-            scale = 257 if is_deep and image.getextrema()[1] > 255 else 1  # type: ignore[operator]
-            rows = max(_STRIP // image.width, 1)
-            for top in range(0, image.height, rows):  # several copies of all of it would be much
-                strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-                if is_deep:
-                    deep = np.asarray(strip, dtype=np.float64)
-                    strip = Image.fromarray((deep / scale).clip(0, 255).astype(np.uint8))
-                if strip.has_transparency_data:
-                    paper = Image.new("RGBA", strip.size, "white" if self.background == "light" else "black")
-                    strip = Image.alpha_composite(paper, strip.convert("RGBA"))
-                pixels[top : top + rows] = _channels_last(np.asarray(strip.convert("L" if channels == 1 else "RGB")))
+            scale = 257 if is_deep and any(np.asarray(strip).max() > 255 for _, strip in _strips(image)) else 1
+            for rows, strip in _strips(image):  # several copies of all of it would be much
+                pixels[rows] = self._recolour(_eight_bits(strip, scale) if is_deep else strip)
             return pixels
+
+    def _recolour(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return uint8 (H, W, C) with the network's channels, what is transparent before its background."""
+        if image.has_transparency_data:
+            paper = Image.new("RGBA", image.size, "white" if self.background == "light" else "black")
+            image = Image.alpha_composite(paper, image.convert("RGBA"))
+        return _channels_last(np.asarray(image.convert("L" if self.input_shape[0] == 1 else "RGB")))
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return uint8 (C, H, W) of the network's size from (H, W, C) of any."""
@@ -234,6 +232,18 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3):  # one picture, grey or colour
         array = array[None]
     return to_images(array, where="this array")
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Yield parts of a picture as wide as it is, and their rows."""
+    height = max(_STRIP // image.width, 1)
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
+def _eight_bits(image: Image.Image, scale: int) -> Image.Image:
+    return Image.fromarray((np.asarray(image, dtype=np.float64) / scale).clip(0, 255).astype(np.uint8))
 
 
 def _check_size(height: int, width: int) -> None:

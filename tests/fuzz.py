@@ -1,0 +1,778 @@
+"""Mutated files for each reader: it answers or refuses, soon and in little memory, and writes nothing elsewhere.
+
+    python tests/fuzz.py png 100000
+    python tests/fuzz.py png 100000 7      # with another seed
+    python tests/fuzz.py all               # as many of each as stands in LONG; an hour or two
+
+Prints one JSON object for each reader: how many inputs it took and to how many there was an answer, how long the
+slowest took, by how much memory grew, and what went wrong, with the input. atheris (libFuzzer) changes bytes, and keeps
+what reaches code that nothing reached before; most of the time it is given the parts that a format wraps, and lengths,
+checksums and digests are made right again. The same seed gives the same inputs. `test_hostile.py` runs short forms.
+"""
+
+import ast
+import base64
+import copy
+import gzip
+import json
+import math
+import os
+import random
+import re
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+LONG = 100_000
+SLOWEST = 5.0  # seconds
+MOST_MEMORY = 1 << 30  # bytes, beside what the libraries take
+LARGEST_INPUT = 1 << 15  # bytes
+INSTRUMENTED = ["fmcli", "PIL", "tomllib", "gzip"]
+RECIPES = Path(__file__).parents[1] / "recipes"
+Parts = list[bytes]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is read, and how.
+
+    Args:
+        seeds: Makes valid inputs in a folder.
+        read: Reads an input in an empty folder; what is refused as it should be raises nothing.
+        take_apart: Returns the parts that a format wraps.
+        put_together: The other way round, whatever the parts are.
+        load: Parses a part that is a table of values, if one is.
+        dump: The other way round.
+    """
+
+    seeds: Callable[[Path], Parts]
+    read: Callable[[bytes, Path], None]
+    take_apart: Callable[[bytes], Parts] = lambda content: [content]
+    put_together: Callable[[Parts], bytes] = b"".join
+    load: Callable[[str], Any] = json.loads
+    dump: Callable[[Any], str] = json.dumps
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+def idx_seeds(folder: Path) -> Parts:
+    import numpy as np
+    from conftest import draw_quadrants, idx_bytes
+
+    images, labels = draw_quadrants(4, size=6)
+    colours = np.repeat(images[..., None], 3, axis=3)
+    return [idx_bytes(array) for array in (images, colours, labels, labels.astype("i4"))]
+
+
+def read_idx_files(content: bytes, folder: Path, suffix: str = "") -> None:
+    """Read a content as images to train on and as pictures to label, then as the labels of images."""
+    from conftest import draw_quadrants, write_idx_folder
+
+    from fmcli.data import load_images
+    from fmcli.recipe import DataSpec
+
+    whole = folder.parent / "whole"
+    if not whole.is_dir():
+        write_idx_folder(whole, *draw_quadrants(4, size=6))
+    for part in ("images-idx3", "labels-idx1"):
+        place = folder / f"train-{part}-ubyte"
+        for path in whole.iterdir():
+            if path.name != place.name and not (folder / path.name).exists():
+                (folder / path.name).symlink_to(path)
+        place.unlink(missing_ok=True)
+        place = place.with_name(place.name + suffix)
+        place.write_bytes(content)
+        attempt(lambda: load_images(DataSpec(source=f"idx:{folder}")))
+        if part == "images-idx3":
+            label(place)
+        place.unlink()
+
+
+def gzip_parts(content: bytes) -> Parts:
+    return [gzip.decompress(content)]
+
+
+def gzipped(parts: Parts) -> bytes:
+    return gzip.compress(parts[0], compresslevel=1, mtime=0)
+
+
+def npy_seeds(folder: Path) -> Parts:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(3), 4)
+    pictures = generator.integers(0, 256, (3, 6, 5), np.uint8)
+    arrays = [probabilities, probabilities.astype("f2"), np.asfortranarray(probabilities), pictures, pictures[0]]
+    return [npy_bytes(array) for array in (*arrays, np.arange(4), np.arange(4, dtype=">u2"))]
+
+
+def npy_bytes(array: Any) -> bytes:
+    import numpy as np
+
+    file = BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def read_npy(content: bytes, folder: Path) -> None:
+    from fmcli.foreign import read_foreign, read_labels
+
+    path = folder / "a.npy"
+    path.write_bytes(content)
+    label(path)
+    attempt(lambda: read_foreign(path))
+    attempt(lambda: read_labels(path))
+
+
+def npy_parts(content: bytes) -> Parts:
+    end = 10 + int.from_bytes(content[8:10], "little")
+    return [content[6:8], content[10:end], content[end:]]
+
+
+def npy_from(parts: Parts) -> bytes:
+    version, header, values = parts
+    length = struct.pack("<H", len(header) % 65536) if version[:1] < b"\2" else struct.pack("<I", len(header))
+    return b"\x93NUMPY" + version + length + header + values
+
+
+def picture_seeds(*formats: str) -> Callable[[Path], Parts]:
+    def make(folder: Path) -> Parts:
+        import numpy as np
+        from PIL import Image
+
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 11, 4), np.uint8)
+        whole = Image.fromarray(pixels)
+        turned = Image.Exif()
+        turned[0x112] = 6
+        contents = []
+        for kind in formats:
+            for mode in ("RGBA", "RGB", "L", "P", "1", "I;16", "CMYK", "F"):
+                image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 9) if mode == "I;16" else whole.convert(mode)
+                for options in ({}, {"exif": turned, "progressive": True, "compression": "tiff_lzw"}):
+                    file = BytesIO()
+                    try:
+                        image.save(file, kind, **options)
+                    except (OSError, ValueError):  # not in this format
+                        continue
+                    contents.append(file.getvalue())
+        return contents
+
+    return make
+
+
+@cache
+def picture_reader() -> Any:
+    from fmcli.data.pictures import PictureReader
+
+    return PictureReader((1, 8, 8), "dark")
+
+
+def label(path: Path) -> None:
+    """Read pictures as `fmcli predict` does, which goes on after those that cannot be read."""
+    for picture in picture_reader().read([str(path)]):
+        assert picture.error or picture.pixels.shape == (1, 8, 8)
+        OUTCOMES.append(picture.error is None)
+
+
+def read_picture(content: bytes, folder: Path) -> None:
+    (folder / "a.png").write_bytes(content)  # whatever it is: the ending does not matter
+    label(folder / "a.png")
+
+
+def png_parts(content: bytes) -> Parts:
+    parts, place = [content[:8]], 8
+    while place < len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        kind, data = content[place + 4 : place + 8], content[place + 8 : end - 4]
+        parts.append(kind + (zlib.decompress(data) if kind == b"IDAT" else data))
+        place = end
+    return parts
+
+
+def png_from(parts: Parts) -> bytes:
+    content = parts[0]
+    for part in parts[1:]:
+        kind, data = part[:4], part[4:]
+        data = zlib.compress(data, 1) if kind == b"IDAT" else data
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
+
+
+# --- tensors ----------------------------------------------------------------------------------------------
+
+
+def tiny_checkpoints(folder: Path) -> list[Path]:
+    """Write a member of each family."""
+    import torch
+
+    from fmcli.checkpoint import Header, save_checkpoint
+    from fmcli.models import build_model
+    from fmcli.recipe import load_recipe
+    from fmcli.recipe.layers import expand_layers
+
+    (folder / "two.toml").write_text(TWO_FAMILIES, "utf-8")
+    recipe = load_recipe(str(folder / "two.toml"))
+    paths = []
+    for member in recipe.members:
+        layers = expand_layers(member.model, 2, (1, 6, 6))
+        model = build_model(layers, (1, 6, 6), 2, generator=torch.Generator().manual_seed(0))
+        header = Header(
+            member=member,
+            data=recipe.data,
+            ensemble=recipe.ensemble,
+            input_shape=(1, 6, 6),
+            class_names=("coat", "bag"),
+            mean=(80.0,),
+            std=(90.0,),
+            background="dark",
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            epochs=1,
+            data_digests={"test": "0" * 64},
+            recipe_digest="0" * 64,
+            versions={"fmcli": "0"},
+            trained_on={"device": "cpu"},
+        )
+        paths.append(folder / member.name / "model.safetensors")
+        save_checkpoint(paths[-1], model, header)
+    return paths
+
+
+TWO_FAMILIES = """
+[data]
+source = "idx:nowhere"
+[[members]]
+name = "pooled"
+model = { family = "kernel-cnn", form = "pooled", widths = [2, 2], depth = 1, kernel_size = 3 }
+[[members]]
+name = "spelled"
+[members.model]
+family = "sequential"
+layers = [
+  { type = "conv", filters = 2, kernel_size = [3, 2], activation = "relu" },
+  { type = "max-pool" },
+  { type = "flatten" },
+  { type = "dense", units = 2 },
+]
+"""
+
+
+def checkpoint_seeds(folder: Path) -> Parts:
+    return [path.read_bytes() for path in tiny_checkpoints(folder)]
+
+
+def read_checkpoint(content: bytes, folder: Path) -> None:
+    import torch
+
+    from fmcli.checkpoint import load_checkpoint, read_header
+
+    path = folder / "model.safetensors"
+    path.write_bytes(content)
+    attempt(lambda: read_header(path))
+    member = attempt(lambda: load_checkpoint(path, device=torch.device("cpu")))
+    if member is not None:
+        attempt(lambda: use([member]))
+
+
+def use(members: Any) -> None:
+    """Let members label a picture."""
+    import torch
+    from numpy import uint8, zeros
+
+    from fmcli.data import Picture
+    from fmcli.ensemble import Combiner
+    from fmcli.inference import check_alike, label_pictures
+
+    check_alike(members)
+    picture = Picture("blank", None, zeros(members[0].header.input_shape, uint8))
+    list(label_pictures(members, [picture], Combiner("soft"), device=torch.device("cpu")))
+
+
+def pack_seeds(folder: Path) -> Parts:
+    from fmcli.ensemble import Combiner
+    from fmcli.ensemble_file import Place
+    from fmcli.pack import write_pack
+
+    places = [Place(path.parent.name, path) for path in tiny_checkpoints(folder)]
+    (places[0].path.parent / "history.jsonl").write_bytes(history_seeds(folder)[0])
+    write_pack(folder / "pack.safetensors", places, Combiner("weighted-soft", "probability", (0.4, 0.6)))
+    return [(folder / "pack.safetensors").read_bytes()]
+
+
+def read_packed(content: bytes, folder: Path) -> None:
+    import torch
+
+    from fmcli.pack import read_pack, unpack
+
+    path = folder / "pack.safetensors"
+    path.write_bytes(content)
+    pack = attempt(lambda: read_pack(path, device=torch.device("cpu")))
+    if pack is not None:
+        attempt(lambda: use(pack.members))
+    attempt(lambda: unpack(path, folder / "unpacked"))
+
+
+def predictions_seeds(folder: Path) -> Parts:
+    import numpy as np
+
+    from fmcli.predictions import Predictions, save_predictions
+
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    save_predictions(folder / "test.safetensors", Predictions(logits, np.arange(4) % 3, tuple("abc"), "k3", "test"))
+    return [(folder / "test.safetensors").read_bytes()]
+
+
+def read_predictions(content: bytes, folder: Path) -> None:
+    from fmcli.predictions import load_predictions
+
+    (folder / "test.safetensors").write_bytes(content)
+    attempt(lambda: load_predictions(folder / "test.safetensors"))
+
+
+def safetensors_parts(content: bytes) -> Parts:
+    """Return what a header says of tensors, each of its texts after its name, and the numbers."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    texts = [f"{name}\0{text}".encode() for name, text in header.pop("__metadata__").items()]
+    return [json.dumps(header).encode(), *texts, content[end:]]
+
+
+def safetensors_from(parts: Parts) -> bytes:
+    """Put a file together again, with the digest that is looked for."""
+    tensors, *texts, numbers = parts
+    metadata = dict(text.decode(errors="replace").partition("\0")[::2] for text in texts)
+    try:
+        header = {**json.loads(tensors), "__metadata__": metadata}
+    except (ValueError, TypeError, RecursionError):
+        return len(tensors).to_bytes(8, "little") + tensors + numbers
+    if metadata.pop("digest", None) is not None:
+        metadata["digest"] = digest_of(header, numbers)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + numbers
+
+
+def digest_of(header: dict[str, Any], numbers: bytes) -> str:
+    import safetensors.numpy
+    import safetensors.torch
+
+    import fmcli.predictions
+    import fmcli.tensors
+
+    text, said = json.dumps(header).encode(), header["__metadata__"]
+    content = len(text).to_bytes(8, "little") + text + numbers
+    try:
+        if said.get("format") == fmcli.predictions.FORMAT:
+            return fmcli.predictions._digest(said, safetensors.numpy.load(content))
+        return fmcli.tensors._digest(safetensors.torch.load(content), said)
+    except Exception:  # whatever is wrong with it is what is to be read
+        return ""
+
+
+# --- texts ------------------------------------------------------------------------------------------------
+
+
+def recipe_seeds(folder: Path) -> Parts:
+    return [TWO_FAMILIES.encode(), *(path.read_bytes() for path in sorted(RECIPES.glob("*.toml")))]
+
+
+def read_recipe(content: bytes, folder: Path) -> None:
+    from fmcli.recipe import SourceFacts, dump_recipe, load_recipe
+    from fmcli.recipe.layers import trace_recipe
+
+    (folder / "a.toml").write_bytes(content)
+    recipe = attempt(lambda: load_recipe(str(folder / "a.toml")))
+    if recipe is not None:
+        dump_recipe(recipe)
+        attempt(lambda: trace_recipe(recipe, SourceFacts((1, 28, 28), tuple("abcdefghij"))))
+
+
+ENSEMBLE = """
+format = "fmcli-ensemble-1"
+vote = "stacking"
+tie = "probability"
+temperature = 1.5
+[learnt_on]
+split = "validation"
+images = 40
+data_digest = "d"
+accuracy = 0.9
+[[members]]
+name = "k3"
+path = "run/k3"
+weight = 0.25
+group = "3"
+[[members]]
+name = "k5"
+path = "run/k5"
+weight = 0.75
+group = "5"
+[stacking]
+coefficients = [[0.1, -0.2, 3.0, 4.0], [1.0, 2.0, -3.0, 4e-3]]
+intercepts = [0.0, 1.0]
+"""
+
+
+def ensemble_seeds(folder: Path) -> Parts:
+    return [ENSEMBLE.encode(), ENSEMBLE.partition("[stacking]")[0].replace("stacking", "two-level").encode()]
+
+
+def read_ensemble(content: bytes, folder: Path) -> None:
+    import numpy as np
+
+    from fmcli.ensemble_file import is_ensemble_file, read_ensemble_file
+
+    path = folder / "a.toml"
+    path.write_bytes(content)
+    is_ensemble_file(path)
+    said, places = attempt(lambda: read_ensemble_file(path)) or (None, [])
+    if said is None:
+        return
+    logits = np.random.default_rng(0).normal(size=(len(places), 3, 2)).astype(np.float32)
+    attempt(lambda: said.combiner()(logits))
+    assert all(place.resolve().is_relative_to(folder.resolve()) for place in places if "\0" not in str(place))
+
+
+def csv_seeds(folder: Path) -> Parts:
+    return [
+        b"coat,bag,label\n0.25,0.75,bag\n1,0,coat\n",
+        b'\xef\xbb\xbf"a,b";c\r\n"0.5";0.5\r\n',
+        b'label,"c ""x""",d\r\n0,1e-3,0.999\r\n\r\n1,.5,.5\r\n',
+        "ä,b\n0,1\n".encode(),
+        b"coat\nbag\n",
+        b"label\n1\n0\n",
+    ]
+
+
+def read_csv(content: bytes, folder: Path) -> None:
+    from fmcli.foreign import read_foreign, read_labels, to_predictions
+
+    (folder / "a.csv").write_bytes(content)
+    labels = attempt(lambda: read_labels(folder / "a.csv"))
+    foreign = attempt(lambda: read_foreign(folder / "a.csv"))
+    if foreign is not None:
+        attempt(lambda: to_predictions(foreign, name="a", split="test", labels=labels))
+
+
+def history_seeds(folder: Path) -> Parts:
+    epoch = '{"member": "k3", "epoch": 1, "lr": 0.001, "train_loss": 0.5, "train_accuracy": 0.8, "validation_loss": '
+    rest = ', "validation_accuracy": null, "seconds": 1.5, "images_per_second": 900.0, "afresh": false}\n'
+    return [f"{epoch}null{rest}{epoch}NaN{rest}".encode()]
+
+
+def read_epochs(content: bytes, folder: Path) -> None:
+    from fmcli.history import best_epoch, read_history
+
+    (folder / "history.jsonl").write_bytes(content)
+    attempt(lambda: best_epoch(read_history(folder), "loss"))
+
+
+READERS = {
+    "idx": Reader(idx_seeds, read_idx_files),
+    "gzip": Reader(
+        lambda folder: [gzipped([content]) for content in idx_seeds(folder)],
+        lambda content, folder: read_idx_files(content, folder, ".gz"),
+        gzip_parts,
+        gzipped,
+    ),
+    "npy": Reader(npy_seeds, read_npy, npy_parts, npy_from, ast.literal_eval, repr),
+    "png": Reader(picture_seeds("PNG"), read_picture, png_parts, png_from),
+    "jpeg": Reader(picture_seeds("JPEG"), read_picture),
+    "pictures": Reader(picture_seeds("TIFF", "GIF", "WEBP", "BMP", "PPM"), read_picture),
+    "safetensors": Reader(checkpoint_seeds, read_checkpoint, safetensors_parts, safetensors_from),
+    "pack": Reader(pack_seeds, read_packed, safetensors_parts, safetensors_from),
+    "predictions": Reader(predictions_seeds, read_predictions, safetensors_parts, safetensors_from),
+    "recipe": Reader(recipe_seeds, read_recipe, load=tomllib.loads, dump=tomli_w.dumps),
+    "ensemble": Reader(ensemble_seeds, read_ensemble, load=tomllib.loads, dump=tomli_w.dumps),
+    "csv": Reader(csv_seeds, read_csv),
+    "history": Reader(history_seeds, read_epochs, lambda content: content.splitlines(keepends=True)),
+}
+
+
+OUTCOMES: list[bool] = []
+"""Of each attempt to read an input: whether there was an answer."""
+
+
+def attempt(read: Callable[[], Any]) -> Any:
+    """Return what is read, or None where it is refused as it should be."""
+    from fmcli.errors import FmcliError
+
+    try:
+        answer = read()
+    except FmcliError:
+        OUTCOMES.append(False)
+        return None
+    OUTCOMES.append(True)
+    return answer
+
+
+# --- mutations --------------------------------------------------------------------------------------------
+
+EXTREMES = (
+    *(0, 1, 2, 3, -1, 255, 2**16, 2**31 - 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e-320, 1e308, math.inf, math.nan),
+    *("", "x", "..", "../x", "/", "C:\\x", "\0", "\x1b[31m", "\n", "é", "a" * 5000, True, False),
+)
+
+
+def mutated(reader: Reader, content: bytes, draw: random.Random, change: Callable[[bytes], bytes]) -> bytes:
+    """Return an input with something changed: values of its texts, parts that it wraps, or any bytes.
+
+    Args:
+        reader: What it is for.
+        content: The input.
+        draw: Decides.
+        change: Returns other bytes.
+    """
+    way = draw.random()
+    try:
+        parts = reader.take_apart(content)
+        place = draw.randrange(len(parts))
+        if way < 0.4:
+            parts[place] = crafted(parts[place], reader, draw)
+            return reader.put_together(parts)
+    except Exception:  # there are no parts any more, or no values
+        return change(content)
+    if way > 0.8:
+        return change(content)
+    for _ in range(draw.choice((1, 1, 2))):
+        place = draw.randrange(len(parts))
+        parts[place] = change(parts[place])
+    return reader.put_together(parts)
+
+
+def crafted(part: bytes, reader: Reader, draw: random.Random) -> bytes:
+    """Return a part, perhaps after a name and NUL, with some values of its text replaced, removed or moved."""
+    name, end, text = part.decode().rpartition("\0")
+    value = reader.load(text)
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        change_value(value, draw)
+    return f"{name}{end}{reader.dump(value)}".encode()
+
+
+def change_value(value: Any, draw: random.Random) -> None:
+    """Change one of the values in a table or list."""
+    places: list[tuple[Any, Any]] = [(value, key) for key in keys_of(value)]
+    for table, key in places:
+        places += [(table[key], inner) for inner in keys_of(table[key])]
+    table, key = draw.choice(places)
+    way = draw.random()
+    if isinstance(table[key], str) and table[key].startswith("{") and way < 0.9:  # JSON in JSON
+        inner = json.loads(table[key])
+        change_value(inner, draw)
+        table[key] = json.dumps(inner)
+    elif way < 0.6:
+        table[key] = draw.choice(EXTREMES)
+    elif way < 0.8:
+        other, place = draw.choice(places)
+        table[key] = copy.deepcopy(other[place])
+    else:
+        del table[key]
+
+
+def keys_of(value: Any) -> list[Any]:
+    """Return what leads to the values in a table or list."""
+    return list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+
+
+# --- the trial --------------------------------------------------------------------------------------------
+
+
+# Of what Python announces (PEP 578); `os.remove` is left out, which `shutil.rmtree` gives names without their folder.
+PATHS_OF = {"open": 1, "os.mkdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2, "shutil.rmtree": 1}
+RUNNING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class", "socket.connect")
+
+
+@dataclass
+class Trial:
+    """What came out so far.
+
+    Args:
+        reader: What is tried.
+        folder: The only place to write to.
+    """
+
+    reader: Reader
+    folder: Path
+    inputs: int = 0
+    answered: int = 0
+    slowest: float = 0.0
+    digest: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base = peak_memory()
+        self.writing = ""
+        sys.addaudithook(self.watch)
+
+    def watch(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Note what is written elsewhere, or run."""
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        paths = [path for path in arguments[: PATHS_OF.get(event, 0)] if isinstance(path, str | bytes | os.PathLike)]
+        outside = any(not Path(os.path.abspath(os.fsdecode(path))).is_relative_to(self.folder) for path in paths)
+        if outside or event in RUNNING:
+            self.writing = f"{event} {arguments!r}"
+
+    def try_input(self, content: bytes) -> None:
+        """Read one input, and note what is wrong with how that goes."""
+        place = self.folder / "input"
+        place.mkdir()
+        self.inputs += 1
+        self.digest = zlib.crc32(content, self.digest)
+        self.writing = ""
+        OUTCOMES.clear()
+        started = time.process_time()
+        try:
+            self.reader.read(content, place)
+        except BaseException as error:  # also what Rust raises; whatever it is, it is what is looked for
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            self.note(f"{type(error).__name__} in {Path(last.filename).name}, {last.name}: {error}"[:300], content)
+        seconds = time.process_time() - started
+        self.answered += any(OUTCOMES)
+        self.slowest = max(self.slowest, seconds)
+        if seconds > SLOWEST:
+            self.note("slow", content)
+        if peak_memory() - self.base > MOST_MEMORY:
+            self.note("memory", content)
+        if self.writing:
+            self.note(f"writes or runs: {self.writing}", content)
+        shutil.rmtree(place)
+
+    def note(self, problem: str, content: bytes) -> None:
+        """Keep a problem with the first input that shows it."""
+        if len(self.problems) < 20:
+            self.problems.setdefault(re.sub(r"\d+", "N", problem), base64.b64encode(content).decode())
+
+    def result(self) -> dict[str, Any]:
+        """Return all that is to be told."""
+        return {
+            "inputs": self.inputs,
+            "answered": self.answered,
+            "slowest_seconds": round(self.slowest, 3),
+            "memory_mib": (peak_memory() - self.base) >> 20,
+            "crc32": self.digest,
+            "problems": self.problems,
+        }
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process ever had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
+
+
+def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
+    """Try a reader on so many inputs, print the result and leave the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=INSTRUMENTED):
+        import fmcli.data.pictures
+        import fmcli.pack  # noqa: F401  # and so all others
+    warnings.simplefilter("error")
+    reader = READERS[name]
+    work = folder / "work"
+    work.mkdir()
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    seeds = reader.seeds(work)
+    for number, content in enumerate(seeds):
+        (corpus / f"{number:03}").write_bytes(content)
+        place = work / f"seed-{number}"
+        place.mkdir()
+        reader.read(content, place)  # loads what is loaded late
+    words = {word for content in seeds for word in re.findall(rb"[A-Za-z_-]{3,30}", content)}
+    (folder / "words").write_text("".join(f'"{word.decode()}"\n' for word in sorted(words)), "utf-8")
+    trial = Trial(reader, work)
+    out = os.dup(1)
+
+    def take(content: bytes) -> None:
+        trial.try_input(content)
+        if trial.inputs == count:
+            os.write(out, json.dumps(trial.result()).encode())
+            os._exit(0)
+
+    def mutate(content: bytes, largest: int, seed: int) -> bytes:
+        def change(part: bytes) -> bytes:
+            return atheris.Mutate(part, max(largest - len(content) + len(part), 1))
+
+        draw = random.Random(seed)
+        if draw.random() < 0.3:  # most of what is kept is refused
+            content = draw.choice(seeds)
+        return mutated(reader, content, draw, change)[:largest]
+
+    options = [
+        f"-seed={seed}",
+        f"-max_len={LARGEST_INPUT}",
+        f"-dict={folder / 'words'}",
+        f"-artifact_prefix={folder}/",
+        "-timeout=60",  # of the clock, where a reader waits; what computes is timed above
+        f"-rss_limit_mb={(trial.base + 2 * MOST_MEMORY) >> 20}",
+        "-mutate_depth=2",  # more on top of each other leave little that is valid
+        "-reload=0",
+        "-verbosity=0",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], take, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+def try_reader(name: str, count: int, seed: int = 0) -> dict[str, Any]:
+    """Return what came out of a trial in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="fmcli-fuzz-") as folder:
+        words = [
+            sys.executable,
+            Path(__file__).resolve(),
+            "--child",
+            name,
+            str(count),
+            str(seed),
+            os.path.realpath(folder),
+        ]
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode == 0 and done.stdout:
+            return {"reader": name, **json.loads(done.stdout)}
+        lines = done.stderr.decode(errors="replace").splitlines()
+        said = "\n".join(line for line in lines if not line.startswith("INFO:"))[-2000:]
+        left = {
+            path.name: base64.b64encode(path.read_bytes()).decode()
+            for path in Path(folder).glob("*-*")
+            if path.is_file()
+        }
+        return {"reader": name, "problems": {f"it died with {done.returncode}: {said}": left}}
+
+
+def main() -> None:
+    """Run the trials that are named."""
+    name, *rest = sys.argv[1:]
+    if name == "--child":
+        fuzz(rest[0], int(rest[1]), int(rest[2]), Path(rest[3]))
+    failed = False
+    for reader in READERS if name == "all" else [name]:
+        started = time.perf_counter()
+        result = try_reader(reader, *map(int, rest or [LONG]))
+        print(json.dumps({**result, "seconds": round(time.perf_counter() - started, 1)}), flush=True)
+        failed |= bool(result["problems"])
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
