@@ -37,8 +37,6 @@ def read_history(folder: Path) -> list[EpochFinished]:
     path = folder / HISTORY_FILE
     try:
         lines = read_text(path, LARGEST_HISTORY, CheckpointError).splitlines()
-        if not lines:
-            raise ValueError("it has no epochs")
         return [_EPOCH.validate_python(json.loads(line)) for line in lines]
     except ValidationError as error:
         first = error.errors()[0]

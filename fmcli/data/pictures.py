@@ -152,10 +152,10 @@ class PictureReader:
             is_deep = image.mode.startswith(("I", "F"))  # 16 bits a pixel or more
             scale = 257 if is_deep and any(np.asarray(strip).max() > 255 for _, strip in _strips(image)) else 1
             for rows, strip in _strips(image):  # several copies of all of it would be much
-                pixels[rows] = self._recolour(_eight_bits(strip, scale) if is_deep else strip)
+                pixels[rows] = self._flatten(_eight_bits(strip, scale) if is_deep else strip)
             return pixels
 
-    def _recolour(self, image: Image.Image) -> NDArray[np.uint8]:
+    def _flatten(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return uint8 (H, W, C) with the network's channels, what is transparent before its background."""
         if image.has_transparency_data:
             paper = Image.new("RGBA", image.size, "white" if self.background == "light" else "black")
