@@ -24,6 +24,7 @@ lint: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python tests/soak.py all
+	$(BIN)/python -m pip install --quiet --editable '.[soak]'
 	$(BIN)/python tests/fuzz.py all
 
 bench: $(VENV)/.installed-bench
