@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from fmcli.errors import FmcliError, printable
 
@@ -33,12 +34,19 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         FmcliError: The folder cannot be written, or the disk is full; a file that stood there before is intact.
     """
+    with open_atomic(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write into, which appears in its place when all of it is written; see `write_atomic`."""
     try:
         _make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())

@@ -30,6 +30,7 @@ _LARGEST = 8 << 30  # bytes: more than this is a header that lies
 LARGEST_TABLE = 64 << 20  # bytes of a CSV
 LARGEST_LABELS = 32 << 20  # bytes
 _ROUNDING = 1e-3  # by how much probabilities that were written with few digits may miss 1
+_HINT = f"each column but {LABEL_COLUMN} holds a class's probabilities, as from predict_proba or a softmax"
 
 
 class NoLabelsError(DataError):
@@ -99,14 +100,14 @@ def read_foreign(path: Path) -> ForeignPredictions:
     if wrong.any():
         raise DataError(
             f"{where}: row {int(wrong.argmax())} holds NaN, infinite or negative values",
-            hint="give probabilities, as from predict_proba or a softmax",
+            hint=_HINT,
         )
     sums = values.sum(axis=1)
     if (np.abs(sums - 1) > _ROUNDING).any():
         place = int(np.abs(sums - 1).argmax())
         raise DataError(
             f"{where}: the probabilities of row {place} add up to {sums[place]:.4g}, not 1",
-            hint="give probabilities, as from predict_proba or a softmax",
+            hint=_HINT,
         )
     return ForeignPredictions(path, values / sums[:, None], found.class_names, found.labels)
 
@@ -135,13 +136,7 @@ def _read_csv(path: Path) -> ForeignPredictions:
     values = array("d")  # a list would take four times as much
     try:
         heading = next(filled, [])
-        if "" in heading:
-            raise DataError(
-                f"{printable(path)}: column {heading.index('') + 1} has no name",
-                hint="head each column by its class; pandas leaves its row numbers out with index=False",
-            )
-        if len(set(heading)) != len(heading):
-            raise DataError(f"{printable(path)} has two columns of one name")
+        _check_heading(path, heading)
         place = heading.index(LABEL_COLUMN) if LABEL_COLUMN in heading else None
         columns = [column for column in range(len(heading)) if column != place]
         for row in filled:
@@ -154,11 +149,42 @@ def _read_csv(path: Path) -> ForeignPredictions:
     except ValueError as error:
         raise DataError(
             f"{printable(path)}, line {rows.line_num}: {printable(error)}",
-            hint=f"each column but {LABEL_COLUMN} holds a class's probabilities, headed by its name",
+            hint=_HINT,
         ) from error
     names = tuple(heading[column] for column in columns)
     table = np.array(values, dtype=np.float64).reshape(-1, len(names)) if names else np.empty((0, 0))
     return ForeignPredictions(path, table, names, tuple(labels) if place is not None else None)
+
+
+def _check_heading(path: Path, heading: Sequence[str]) -> None:
+    where = printable(path)
+    other = next((mark for mark in ";\t|" if len(heading) == 1 and mark in heading[0]), None)
+    if other is not None:
+        raise DataError(f"{where} has {other!r} between its columns", hint="a CSV has commas, and points in numbers")
+    if "" in heading:
+        raise DataError(
+            f"{where}: column {heading.index('') + 1} has no name",
+            hint="head each column by its class; pandas leaves its row numbers out with index=False",
+        )
+    if heading and all(_is_fraction(name) for name in heading):
+        raise DataError(
+            f"{where} has no heading: its first line is numbers", hint="head each column by its class's name"
+        )
+    if len(set(heading)) != len(heading):
+        raise DataError(f"{where} has two columns of one name")
+
+
+def _is_fraction(name: str) -> bool:
+    """Return whether a column's name is a probability, rather than the number of a class.
+
+    Example:
+        >>> [_is_fraction(name) for name in ("0.25", "1e-05", "3", "coat")]
+        [True, True, False, False]
+    """
+    try:
+        return not float(name).is_integer() or "." in name
+    except (ValueError, OverflowError):
+        return False
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
             f"{header.input_shape} images; {header.data.source} now has {len(images.class_names)} "
             f"of {images.input_shape}"
         )
-    digest = images.digest()
+    digest = images.digest
     if digest != header.data_digests.get(split, digest):
         raise CheckpointError(
             f"the {split} images of {printable(header.data.source)} are not those that "

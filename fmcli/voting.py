@@ -299,7 +299,10 @@ def normalize_weights(weights: Sequence[float] | None, n_members: int) -> Floats
             hint="give them in the members' order, e.g. --weights 2,1,1",
         )
     if not np.isfinite(values).all() or values.min() < 0 or values.max() == 0:
-        raise UsageError(f"weights must be 0 or more, and not all 0; got {', '.join(f'{w:g}' for w in weights)}")
+        raise UsageError(
+            f"weights must be 0 or more, and not all 0; got {', '.join(f'{weight:g}' for weight in weights)}",
+            hint="one for each member, in order: 2,1,1; a member with 0 does not vote",
+        )
     values /= values.max()  # so that the sum of huge ones is finite
     return np.asarray(values / values.sum())
 

@@ -107,7 +107,7 @@ def test_header_says_all_that_is_needed(run_folder, recipe):
     assert header.background == "dark"
     assert header.epochs == 1
     assert (header.snapshot, header.name) == (None, "first")
-    assert header.data_digests == {name: images.digest() for name, images in splits.present().items()}
+    assert header.data_digests == {name: images.digest for name, images in splits.present().items()}
     assert header.recipe_digest == recipe_digest(recipe.members[1], recipe.data)
     assert header.versions["fmcli"] == fmcli.__version__
     assert header.versions["torch"] == torch.__version__

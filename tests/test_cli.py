@@ -211,7 +211,9 @@ def test_evaluations_have_a_record_for_each_member_and_class(cli, run_folder, co
     assert [(record["member"], record["class"]) for record in records] == [
         (name, row) for name in names for row in rows
     ]
-    assert all(set(record) == {"member", "class", "precision", "recall", "f1", "support"} for record in records)
+    assert all(
+        set(record) == {"member", "accuracy", "class", "precision", "recall", "f1", "support"} for record in records
+    )
 
 
 def test_ensemble_evaluate_sets_the_vote_beside_its_members(cli, run_folder):

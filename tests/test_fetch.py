@@ -12,8 +12,9 @@ from conftest import draw_quadrants, idx_bytes, write_idx
 
 from fmcli.data import fetch as fetching
 from fmcli.data import sources
+from fmcli.data.cache import cache_folder
 from fmcli.data.fetch import fetch
-from fmcli.data.sources import FASHION_MNIST_FILES, cache_folder, find_fashion_mnist, verify_fashion_mnist
+from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist, verify_fashion_mnist
 from fmcli.errors import DataError
 
 FILES = sorted(f"{name}.gz" for name in FASHION_MNIST_FILES)

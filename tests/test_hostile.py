@@ -35,7 +35,7 @@ from fmcli.checkpoint import load_checkpoint
 from fmcli.cli import run
 from fmcli.cli.predict import LONGEST_PATH
 from fmcli.data import load_images
-from fmcli.data.idx import LARGEST_ARRAY, LARGEST_RATIO
+from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.pictures import LARGEST_FILE, LARGEST_PICTURE, MOST_SCANS
 from fmcli.data.sources import LARGEST_NAMES, MOST_CLASSES
@@ -634,7 +634,16 @@ def test_the_largest_picture_is_held_no_more_than_twice(tmp_path):
 def test_the_limits_are_told():
     told = (Path(__file__).parents[1] / "SECURITY.md").read_text("utf-8")
     counts = (MOST_CLASSES, LARGEST_IMAGE, LARGEST_PICTURE, MOST_TENSORS, MOST_MEMBERS, MOST_LAYERS, MOST_TRIED)
-    sizes = (LARGEST_ARRAY, LARGEST_FILE, LARGEST_HEADER, LARGEST_TABLE, LARGEST_LABELS, LARGEST_NAMES, LARGEST_RECIPE)
+    sizes = (
+        LARGEST_ARRAY,
+        LARGEST_IN_MEMORY,
+        LARGEST_FILE,
+        LARGEST_HEADER,
+        LARGEST_TABLE,
+        LARGEST_LABELS,
+        LARGEST_NAMES,
+        LARGEST_RECIPE,
+    )
     for count in (*counts, MOST_SCANS, LARGEST_RATIO, DEEPEST, MOST_DOTS + 1):
         assert re.search(rf"\b{count:,}\b", told), count
     for size in (*sizes, LARGEST_ENSEMBLE, LARGEST_HISTORY, LONGEST_PATH):

@@ -8,6 +8,7 @@ from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
+from fmcli.data import idx
 from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted
 from fmcli.history import HISTORY_FILE
@@ -70,6 +71,14 @@ def test_recipe_in_the_run_trains_the_same_run_again(finished, tmp_path):
     for name in ("k3", "k5"):
         first, second = (load_file(folder / name / MODEL_FILE) for folder in (finished, tmp_path / "again"))
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(idx, "LARGEST_IN_MEMORY", 100)
+    train(tiny(tiny_recipe), tmp_path / "run")
+    for name in ("k3", "k5"):
+        for file in (MODEL_FILE, VALIDATION_FILE):
+            assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
 
 
 def test_member_trained_alone_is_the_same_as_in_the_whole_run(finished, tiny_recipe, tmp_path):

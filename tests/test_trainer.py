@@ -671,7 +671,7 @@ def test_saved_predictions_are_those_of_the_saved_weights(splits, tmp_path):
     assert np.array_equal(predictions.logits, logits_of(tmp_path, splits.validation).numpy())
     assert np.array_equal(predictions.labels, splits.validation.labels)
     assert (predictions.member, predictions.split, predictions.group) == ("m1", "validation", "3")
-    assert predictions.data_digest == splits.validation.digest()
+    assert predictions.data_digest == splits.validation.digest
     accuracy = (predictions.choices == predictions.labels).mean()
     assert accuracy == pytest.approx(history[-1].validation_accuracy)
 

@@ -68,7 +68,7 @@ def show_data(
         train.input_shape,
         {name: images.counts().tolist() for name, images in present.items()},
         train.class_names,
-        {name: images.digest() for name, images in present.items()},
+        {name: images.digest for name, images in present.items()},
     )
     if grid is not None:
         from fmcli.report.plots import sample_figure, save_figure

@@ -8,10 +8,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from fmcli.data.cache import cache_folder
 from fmcli.data.sources import (
     DATASETS,
     FASHION_MNIST_FILES,
-    cache_folder,
     find_fashion_mnist,
     verify_fashion_mnist,
 )

@@ -9,20 +9,42 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmcli.data.cache import unpacked_once
 from fmcli.errors import DataError, printable
 from fmcli.reading import open_at_once
 
-LARGEST_ARRAY = 8 << 30  # bytes: more than this is a header that lies
+LARGEST_ARRAY = 8 << 30  # bytes of what is gzipped, or read into memory: more than this is a header that lies
+LARGEST_IN_MEMORY = 256 << 20  # bytes of images; more stay in their file
 LARGEST_RATIO = 200  # of a file to its gzipped form; drawings in two colours have a hundred, bombs a thousand
 _HARMLESS = 128 << 20  # bytes, which may be gzipped to anything
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK = 1 << 24
+
+
+class _Header(NamedTuple):
+    """What an IDX file says of itself."""
+
+    content: bytes
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes must follow."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    @property
+    def promise(self) -> int:
+        """Likewise, but that a side of 0 does not hide what the others say."""
+        return self.dtype.itemsize * math.prod(side or 1 for side in self.shape)
 
 
 def read_idx(path: Path) -> tuple[NDArray[Any], bytearray]:
@@ -37,55 +59,109 @@ def read_idx(path: Path) -> tuple[NDArray[Any], bytearray]:
     Raises:
         DataError: The file is missing, cut short, too long, or not IDX.
     """
+    with _opened(path) as (file, header):
+        _check_limit(path, header)
+        content = bytearray(header.content)
+        _read_up_to(file, header.size + 1, content)
+    start = len(header.content)
+    _check_size(path, header, len(content) - start)
+    array = np.frombuffer(memoryview(content).toreadonly(), dtype=header.dtype, offset=start)
+    return array.reshape(header.shape), content
+
+
+def open_idx(path: Path) -> NDArray[Any]:
+    """Read an IDX file, or where it is large leave it on the disk until used; a gzipped one is unpacked there once.
+
+    Args:
+        path: Gzipped where its name ends in `.gz`.
+
+    Raises:
+        DataError: As `read_idx`; or there is no room to unpack it.
+    """
+    with _opened(path) as (file, header):
+        if header.promise <= LARGEST_IN_MEMORY:
+            return read_idx(path)[0]
+        if isinstance(file, gzip.GzipFile):
+            _check_limit(path, header)
+            return open_idx(unpacked_once(path, lambda unpacked: _unpack(path, file, header, unpacked)))
+        start = len(header.content)
+        _check_size(path, header, path.stat().st_size - start)
+        # Writable in memory, where nobody writes: torch wants that.
+        return np.memmap(path, header.dtype, mode="c", offset=start, shape=header.shape)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
+    """Give an open file behind its header, and what the header says, which can be true."""
+    with _reading(path), open_at_once(path) as packed:
+        file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
+        header = _parse_header(file, path)
+        _check_promise(path, header.promise, packed_size=os.fstat(packed.fileno()).st_size)
+        yield file, header
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say what is wrong with a file that cannot be read."""
     try:
-        with open_at_once(path) as packed:
-            file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
-            content = bytearray(file.read(4))
-            dtype, shape = _parse_header(content, file, path)
-            start, size = len(content), dtype.itemsize * math.prod(shape)
-            most = dtype.itemsize * math.prod(side or 1 for side in shape)  # one side of 0 may hide what the others say
-            _check_promise(path, most, packed_size=os.fstat(packed.fileno()).st_size)
-            _read_up_to(file, size + 1, content)
+        yield
     except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: NUL in its name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(
             f"cannot read {printable(path)}: {printable(reason)}",
             hint="the file is missing or damaged: get it again",
         ) from error
-    found = len(content) - start
-    if found != size:
-        raise DataError(
-            f"{printable(path)} promises {size} bytes of data for shape {shape} but holds "
-            f"{'more' if found > size else found}",
-            hint="the file is damaged: get it again",
-        )
-    return np.frombuffer(memoryview(content).toreadonly(), dtype=dtype, offset=start).reshape(shape), content
 
 
-def _parse_header(
-    content: bytearray, file: BinaryIO | gzip.GzipFile, path: Path
-) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Return dtype and shape, and read the rest of the header."""
-    if len(content) != 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES or not 1 <= content[3] <= 4:
-        raise DataError(f"{printable(path)} is not an IDX file: it begins with {content.hex() or 'nothing'}")
-    sides = file.read(4 * content[3])
-    if len(sides) != 4 * content[3]:
+def _parse_header(file: BinaryIO | gzip.GzipFile, path: Path) -> _Header:
+    start = file.read(4)
+    if len(start) != 4 or start[:2] != b"\0\0" or start[2] not in _DTYPES or not 1 <= start[3] <= 4:
+        raise DataError(f"{printable(path)} is not an IDX file: it begins with {start.hex() or 'nothing'}")
+    sides = file.read(4 * start[3])
+    if len(sides) != 4 * start[3]:
         raise DataError(f"{printable(path)} is cut short in its header")
-    dtype = np.dtype(_DTYPES[content[2]])
-    content += sides
-    return dtype, struct.unpack(f">{len(sides) // 4}I", sides)
+    return _Header(start + sides, np.dtype(_DTYPES[start[2]]), struct.unpack(f">{len(sides) // 4}I", sides))
 
 
 def _check_promise(path: Path, size: int, *, packed_size: int) -> None:
-    """Refuse too many bytes before any memory is taken."""
-    if size > LARGEST_ARRAY:
-        raise DataError(f"{printable(path)} promises {size} bytes; the limit is {LARGEST_ARRAY}")
-    ratio = LARGEST_RATIO if path.suffix == ".gz" else 1
-    if size > _HARMLESS and size > ratio * packed_size:
+    """Refuse too many bytes for the file's own size, before any memory is taken."""
+    gzipped = path.suffix == ".gz"
+    if size > _HARMLESS and size > (LARGEST_RATIO if gzipped else 1) * packed_size:
+        limit = f"; the limit is {LARGEST_RATIO} times that" if gzipped else ""
+        unless = "; or unpack it with gunzip, if it can be trusted" if gzipped else ""
         raise DataError(
-            f"{printable(path)} promises {size} bytes, and has {packed_size}; the limit is {ratio} times that",
-            hint="the file is damaged: get it again; or unpack it with gunzip, if it can be trusted",
+            f"{printable(path)} promises {size} bytes, and has {packed_size}{limit}",
+            hint=f"the file is damaged: get it again{unless}",
         )
+
+
+def _check_limit(path: Path, header: _Header) -> None:
+    if header.promise > LARGEST_ARRAY:
+        raise DataError(
+            f"{printable(path)} promises {header.promise} bytes; the limit is {LARGEST_ARRAY}",
+            hint="unpack it with gunzip, if it can be trusted",
+        )
+
+
+def _check_size(path: Path, header: _Header, found: int) -> None:
+    if found != header.size:
+        raise DataError(
+            f"{printable(path)} promises {header.size} bytes of data for shape {header.shape} but holds "
+            f"{'more' if found > header.size else found}",
+            hint="the file is damaged: get it again",
+        )
+
+
+def _unpack(path: Path, file: gzip.GzipFile, header: _Header, unpacked: BinaryIO) -> None:
+    """Write what an open gzipped file holds."""
+    chunk: bytes = header.content
+    found = -len(chunk)
+    while chunk and found <= header.size:
+        unpacked.write(chunk)
+        found += len(chunk)
+        with _reading(path):
+            chunk = file.read(_CHUNK)
+    _check_size(path, header, found)
 
 
 def _read_up_to(file: BinaryIO | gzip.GzipFile, size: int, content: bytearray) -> None:
@@ -112,7 +188,8 @@ def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
     if array.ndim == 3:
         return array[:, None]
     if array.ndim == 4 and array.shape[3] in (1, 3):
-        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+        images = array.transpose(0, 3, 1, 2)
+        return images if isinstance(array, np.memmap) else np.ascontiguousarray(images)
     if array.ndim == 4 and array.shape[1] in (1, 3):
         return array
     raise DataError(f"{printable(where)} has shape {array.shape}; expected (N, height, width), or with 1 or 3 channels")

@@ -3,7 +3,10 @@
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,15 @@ from fmcli.errors import DataError
 # Augments uint8 (N, H, W, C) on the host; the same seed gives the same pictures.
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 _WORKERS = 2
-_BATCHES_AHEAD = 4  # for each worker
+_BATCHES_AHEAD = 4  # for each worker, or for the thread that streams
+_SHARE = 0.5  # of a GPU's free memory that images may take
 
 
 class DeviceLoader:
     """Images that live on the device as uint8 and leave it in shuffled batches.
 
-    With a `transform`, batches are made by worker processes instead, which work ahead of the trainer.
+    What is mapped from a file, or too large for the device, streams instead: a thread gathers batches ahead of the
+    trainer. With a `transform`, worker processes make them. The batches are the same in each case.
 
     Args:
         images: What to load.
@@ -45,14 +50,20 @@ class DeviceLoader:
         self.batch_size = min(batch_size, len(images))
         self.n_images = len(images) // self.batch_size * self.batch_size if drop_last else len(images)
         self.device = device
-        self._total = len(images)
+        self._set = images
         self._labels = torch.tensor(images.labels, device=device)
         self._transform = transform
-        self._host_images = images.images
         self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
-        if transform is None:
-            self._images = torch.tensor(images.images, device=device)
+        self._streams = transform is None and _has_to_stream(images, device)
+        self._rows: Tensor | None = None
+        if self._streams:
+            self._images = _as_tensor(images.pixels)
+            self._rows = None if images.rows is None else torch.from_numpy(images.rows)
+        elif transform is None:
+            self._images = torch.empty((len(images), *images.input_shape), dtype=torch.uint8, device=device)
+            for part, block in zip(self._images.split(images.block_size), images.blocks(), strict=True):
+                part.copy_(_as_tensor(block))
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -66,7 +77,10 @@ class DeviceLoader:
 
     def batches(self) -> Iterator[Tensor]:
         """Yield all images in their own order: uint8 (N, C, H, W)."""
-        yield from self._images.split(self.batch_size)
+        places = torch.arange(len(self._set))
+        yield from (
+            self._gathered(places.split(self.batch_size)) if self._streams else self._images.split(self.batch_size)
+        )
 
     def epoch(self, generator: torch.Generator, *, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield an epoch of shuffled batches.
@@ -78,22 +92,43 @@ class DeviceLoader:
         Yields:
             uint8 (N, C, H, W) and int64 (N,), on the device.
         """
-        order = torch.randperm(self._total, generator=generator)[: self.n_images]
-        if self._transform is None:
-            for indices in order.to(self.device).split(self.batch_size)[skip:]:
-                yield self._images[indices], self._labels[indices]
-            return
-        seeds = torch.randint(2**31, (len(self),), generator=generator).tolist()
+        order = torch.randperm(len(self._set), generator=generator)[: self.n_images]
         batches = order.split(self.batch_size)[skip:]
-        plan = [(seed, batch.numpy()) for seed, batch in zip(seeds[skip:], batches, strict=True)]
-        for images, indices in zip(self._host_batches(plan), batches, strict=True):
-            yield images.to(self.device, non_blocking=True), self._labels[indices.to(self.device)]
+        places = order.to(self.device).split(self.batch_size)[skip:]
+        if self._transform is not None:
+            seeds = torch.randint(2**31, (len(self),), generator=generator).tolist()[skip:]
+            plan = [(seed, batch.numpy()) for seed, batch in zip(seeds, batches, strict=True)]
+            pictures: Iterable[Tensor] = self._host_batches(plan)
+        elif self._streams:
+            pictures = self._gathered(batches)
+        else:
+            pictures = (self._images[batch] for batch in places)
+        for images, batch in zip(pictures, places, strict=True):
+            yield images, self._labels[batch]
+
+    def _gathered(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield streamed batches, each gathered while earlier ones are used."""
+        waiting: deque[Future[Tensor]] = deque()
+        with ThreadPoolExecutor(1) as thread:
+            for batch in batches:
+                waiting.append(thread.submit(self._gather, batch))
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield self._on_device(waiting.popleft().result())
+            while waiting:
+                yield self._on_device(waiting.popleft().result())
+
+    def _gather(self, places: Tensor) -> Tensor:
+        images = self._images[places if self._rows is None else self._rows[places]]
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        return images.to(self.device, non_blocking=True)
 
     def _host_batches(self, plan: list[tuple[int, NDArray[np.int64]]]) -> Iterator[Tensor]:
         if self._workers is None:
             assert self._transform is not None
             self._workers = torch.utils.data.DataLoader(
-                _HostBatches(self._host_images, self._transform),
+                _HostBatches(self._set, self._transform),
                 batch_size=None,
                 sampler=self._plan,  # the list is refilled for each epoch
                 num_workers=min(_WORKERS, _count_cores()),
@@ -109,7 +144,20 @@ class DeviceLoader:
                     f"host-side augmentation fails on a training image: {batch.splitlines()[0]}",
                     hint="check [[augment.albumentations]]",
                 )
-            yield batch
+            yield self._on_device(batch)
+
+
+def _has_to_stream(images: ImageSet, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return images.is_mapped
+    return len(images) * math.prod(images.input_shape) > _SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def _as_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Return images as they lie in memory or a file; nothing may be written to them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(images)
 
 
 def _count_cores() -> int:
@@ -127,13 +175,13 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 class _HostBatches(torch.utils.data.Dataset[Tensor | str]):
     """Augmented batches, each from its own seed: the same whichever worker makes it."""
 
-    def __init__(self, images: NDArray[np.uint8], transform: Transform) -> None:
+    def __init__(self, images: ImageSet, transform: Transform) -> None:
         self.images = images
         self.transform = transform
 
     def __getitem__(self, task: Any) -> Tensor | str:
         seed, indices = task
-        pictures = self.images[indices].transpose(0, 2, 3, 1)  # (N, H, W, C)
+        pictures = self.images.take(indices).transpose(0, 2, 3, 1)  # (N, H, W, C)
         try:
             return torch.from_numpy(self.transform(pictures, seed).transpose(0, 3, 1, 2).copy())
         except Exception as error:  # whatever a foreign transform raises; told to the trainer, not printed here

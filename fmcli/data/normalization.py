@@ -59,11 +59,8 @@ def resolve_normalization(
         return Normalization((0.0,) * channels, (255.0,) * channels)
     if spec == "symmetric":
         return Normalization((127.5,) * channels, (127.5,) * channels)
-    mean = train.images.mean(axis=(0, 2, 3))
-    std = train.images.std(axis=(0, 2, 3))
-    return Normalization(
-        tuple(float(value) for value in mean), tuple(float(value) if value > 0 else 1.0 for value in std)
-    )
+    mean, std = train.moments
+    return Normalization(mean, tuple(value or 1.0 for value in std))
 
 
 def scale_pixels(spec: PixelScale, channels: int) -> Normalization:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmcli.choices import Invert
-from fmcli.data.idx import read_idx, to_images
+from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.libraries import import_albumentations
 from fmcli.reading import open_array
@@ -223,7 +223,7 @@ def read_array(path: Path) -> NDArray[np.uint8]:
         DataError: It is not such a file, or does not hold pictures.
     """
     if path.suffix != ".npy":
-        return to_images(read_idx(path)[0], where=path)
+        return to_images(open_idx(path), where=path)
     try:
         array = open_array(path)
     except Exception as error:  # its header is parsed as Python and fails in as many ways

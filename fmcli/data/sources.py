@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
-from fmcli.data.idx import read_idx, to_images
+from fmcli.data.cache import cache_folder
+from fmcli.data.idx import open_idx, read_idx, to_images
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.errors import DataError, printable
 from fmcli.reading import read_text
@@ -72,11 +72,6 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     if data_root is not None and not folder.is_dir():
         folder = data_root / folder
     return _load_idx_folder(spec, folder)
-
-
-def cache_folder() -> Path:
-    """Return where `fmcli data fetch` puts what it gets."""
-    return platformdirs.user_cache_path("fmcli")
 
 
 def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
@@ -202,7 +197,7 @@ def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any
         array = read_idx(labels)[0]
         if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
             raise DataError(f"{printable(labels)} does not hold labels: {array.dtype} of shape {array.shape}")
-        return to_images(read_idx(images)[0], where=images), array
+        return to_images(open_idx(images), where=images), array
     return None
 
 

@@ -235,7 +235,8 @@ def _split_of(member: Checkpoint, split: str, data_root: Path | None) -> ImageSe
 
 def _marks(images: ImageSet) -> list[bytes]:
     """Return what tells each image and its label from others."""
+    pixels = (image for block in images.blocks() for image in block)
     return [
         hashlib.blake2b(image.tobytes() + int(label).to_bytes(4, "little"), digest_size=16).digest()
-        for image, label in zip(images.images, images.labels, strict=True)
+        for image, label in zip(pixels, images.labels, strict=True)
     ]

@@ -38,7 +38,11 @@ def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec |
         *evaluation_sheets(evaluation.vote, evaluation.split, reference),
     ]
     everyone = [*evaluation.members, evaluation.vote]
-    records = [{"member": one.name, **row} for one in everyone for row in class_records(one.report)]
+    records = [
+        {"member": one.name, "accuracy": one.report.accuracy, **row}
+        for one in everyone
+        for row in class_records(one.report)
+    ]
     return Document(sheets, _payload(evaluation, reference), records)
 
 

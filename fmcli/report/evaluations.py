@@ -77,7 +77,9 @@ def evaluation_document(
         ],
     }
     records = [
-        {"member": evaluation.name, **row} for evaluation in evaluations for row in class_records(evaluation.report)
+        {"member": evaluation.name, "accuracy": evaluation.report.accuracy, **row}
+        for evaluation in evaluations
+        for row in class_records(evaluation.report)
     ]
     return Document(sheets, payload, records)
 

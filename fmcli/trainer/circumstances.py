@@ -46,7 +46,7 @@ class Circumstances:
             computing |= {name: metadata.version(name) for name in ("albumentations", "numpy")}
         return cls(
             recipe=recipe_digest(spec, recipe.data),
-            data={name: images.digest() for name, images in splits.present().items() if name != "test"},
+            data={name: images.digest for name, images in splits.present().items() if name != "test"},
             device=device.type,
             threads=torch.get_num_threads(),
             precision="bf16" if bf16 else "fp32",

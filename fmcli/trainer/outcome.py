@@ -16,6 +16,7 @@ from fmcli.recipe import MemberSpec, Recipe, recipe_digest
 from fmcli.recipe.networks import kernel_group
 
 VALIDATION_FILE = predictions_file("validation")
+_BORDERS = 10_000  # training images whose borders are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Outcome:
             class_names=images.class_names,
             member=header.name,
             split="validation",
-            data_digest=images.digest(),
+            data_digest=images.digest,
             recipe_digest=header.recipe_digest,
             group=kernel_group(self.spec.model),
         )
@@ -89,11 +90,11 @@ class Outcome:
             class_names=train.class_names,
             mean=self.normalization.mean,
             std=self.normalization.std,
-            background=find_background(train.images),
+            background=find_background(train.sample(_BORDERS)),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             epochs=epochs,
             snapshot=snapshot,
-            data_digests={name: images.digest() for name, images in self.splits.present().items()},
+            data_digests={name: images.digest for name, images in self.splits.present().items()},
             recipe_digest=recipe_digest(self.spec, self.recipe.data),
             versions=versions(),
             trained_on={
