@@ -24,7 +24,7 @@ from fmcli.recipe.layers import LayerTrace, trace_recipe
 from fmcli.recipe.networks import (
     BatchNorm,
 )
-from fmcli.trainer import STATE_FILE, train_member
+from fmcli.trainer import SAVE_AFTER, STATE_FILE, train_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ def train_run(
     resume: bool = False,
     overwrite: bool = False,
     data_root: Path | None = None,
+    save_after: float = SAVE_AFTER,
     reporter: Reporter = ignore,
 ) -> RunResult:
     """Train members of a recipe, one after another.
@@ -63,6 +64,7 @@ def train_run(
         resume: Go on with what is in the folder: finished members stay, a begun one goes on.
         overwrite: Remove the run that is in the folder first.
         data_root: Where to look first for built-in sources.
+        save_after: Seconds, after which a long epoch is saved within itself, and again.
         reporter: Told of what happens.
 
     Returns:
@@ -88,7 +90,14 @@ def train_run(
         for place, name in enumerate(names, start=1):
             try:
                 histories[name] = train_member(
-                    recipe, name, splits, folder / name, device=device, resume=resume, reporter=reporter
+                    recipe,
+                    name,
+                    splits,
+                    folder / name,
+                    device=device,
+                    resume=resume,
+                    save_after=save_after,
+                    reporter=reporter,
                 )
             except DivergedError as error:
                 diverged.append(error)

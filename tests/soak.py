@@ -30,7 +30,6 @@ import torch
 from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 from PIL import Image
 
-import fmcli.trainer.loop
 from fmcli.cli import run
 from fmcli.errors import ExitStatus
 from fmcli.history import HISTORY_FILE, read_history
@@ -38,7 +37,7 @@ from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import train_run
 from fmcli.tensors import load_tensors
-from fmcli.trainer import VALIDATION_FILE
+from fmcli.trainer import SAVE_AFTER, VALIDATION_FILE
 
 CPU = torch.device("cpu")
 LONG = {"kills": 200, "points": 1000, "full-disks": 1000, "signals": 100, "races": 50, "paths": 1_000_000}
@@ -85,9 +84,9 @@ class Soak:
         self.seconds = time.perf_counter() - started
         self.whole = fingerprint(folder / "whole")
 
-    def train(self, place: Path) -> None:
+    def train(self, place: Path, *, save_after: float = SAVE_AFTER) -> None:
         """Train, or go on."""
-        train_run(self.recipe, place, device=CPU, resume=True)
+        train_run(self.recipe, place, device=CPU, resume=True, save_after=save_after)
 
     def command(self, place: Path, says: Path = Path(os.devnull)) -> None:
         """Do the same by the command, and leave the process as it does."""
@@ -181,9 +180,7 @@ def kill_once(soak: Soak, place: Path, *, each_step: bool) -> bool:
     """Go on with a training and kill it; tell whether it was not done before."""
 
     def work() -> None:
-        if each_step:
-            fmcli.trainer.loop._SAVE_AFTER = 0.0
-        soak.train(place)
+        soak.train(place, save_after=0.0 if each_step else SAVE_AFTER)
 
     child = soak.fork(work)
     time.sleep(soak.draw.uniform(0, soak.seconds))

@@ -30,6 +30,7 @@ from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus
 from fmcli.locks import LOCK_FILE
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
+from fmcli.run import RunResult
 from fmcli.trainer import STATE_FILE
 
 CLASSES = ["top left", "top right", "bottom left", "bottom right"]
@@ -73,6 +74,7 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
+DONE_AT_ONCE = RunResult(Path("run"), {})
 ADVICE = ("did you mean", "give one of them", "- stands alone", "not UTF-8 text")
 """In the line itself."""
 
@@ -146,6 +148,14 @@ def test_train_writes_a_record_an_epoch(cli, recipe_file, tmp_path, format_):
     records = result.records if format_ == "jsonl" else result.rows
     assert [record["member"] for record in records] == ["k3", "k5"]
     assert result.err == ""
+
+
+def test_train_saves_within_an_epoch_as_often_as_asked(cli, recipe_file, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("fmcli.run.train_run", lambda *_, save_after, **rest: given.append(save_after) or DONE_AT_ONCE)
+    for words in ([], ["--save-every", "0.5"], ["--save-every", "0"]):
+        assert cli("train", "--recipe", recipe_file, "--output", tmp_path, *words).status == ExitStatus.DONE
+    assert given == [300, 30, 0]
 
 
 def test_train_resumes_on_request_only(cli, trained, recipe_file, tmp_path):

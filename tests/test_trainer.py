@@ -783,11 +783,10 @@ def test_last_epoch_may_be_stopped_in_its_validation(splits, tmp_path):
     assert_resumes_exactly(recipe, splits, tmp_path, *stops)
 
 
-def test_long_epoch_is_saved_within_itself(splits, tmp_path, monkeypatch):
-    monkeypatch.setattr("fmcli.trainer.loop._SAVE_AFTER", 0.0)
+def test_long_epoch_is_saved_within_itself(splits, tmp_path):
     events = []
     with pytest.raises(KeyboardInterrupt):
-        train(small_recipe(), splits, tmp_path / "broken", reporter=StopAt(StepFinished, 2))
+        train(small_recipe(), splits, tmp_path / "broken", save_after=0, reporter=StopAt(StepFinished, 2))
     assert (tmp_path / "broken" / STATE_FILE).is_file()
     train(small_recipe(), splits, tmp_path / "broken", resume=True, reporter=events.append)
     assert (events[0].first_epoch, events[0].steps_done) == (1, 1)

@@ -31,6 +31,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run that is there.")] = False,
+    save_every: Annotated[
+        float, typer.Option(min=0, metavar="MINUTES", help="How often to save within an epoch.")
+    ] = 5.0,
     seed: Annotated[int | None, typer.Option(help="Short for --set trainer.seed=N.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -72,6 +75,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             data_root=data_root,
+            save_after=60 * save_every,
             reporter=heeding(progress),
         )
     emit(history_document(str(result.folder), result.histories), format_, terminal)

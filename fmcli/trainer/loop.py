@@ -55,7 +55,7 @@ from fmcli.trainer.state import (
 )
 
 _EVALUATION_BATCH = 500  # images; more gains nothing on a CPU
-_SAVE_AFTER = 300.0  # seconds, after which a long epoch is saved within itself
+SAVE_AFTER = 300.0  # seconds, after which a long epoch is saved within itself
 
 
 def train_member(
@@ -66,6 +66,7 @@ def train_member(
     *,
     device: torch.device,
     resume: bool = False,
+    save_after: float = SAVE_AFTER,
     reporter: Reporter = ignore,
 ) -> list[EpochFinished]:
     """Train one member of a recipe and leave its checkpoint, and those of its snapshots.
@@ -77,6 +78,7 @@ def train_member(
         folder: Where its files go.
         device: Where to train.
         resume: Go on from the state that an earlier process left; a finished member is not trained again.
+        save_after: Seconds, after which a long epoch is saved within itself, and again.
         reporter: Told of what happens.
 
     Returns:
@@ -89,7 +91,7 @@ def train_member(
         DivergedError: The loss is no longer finite.
         FmcliError: A file cannot be written.
     """
-    training = _Training(recipe, name, splits, folder, device, reporter)
+    training = _Training(recipe, name, splits, folder, device, save_after, reporter)
     if resume and (folder / MODEL_FILE).is_file():
         header = read_header(folder)
         training.check_same(header)
@@ -124,13 +126,15 @@ class _Training:
         splits: Splits,
         folder: Path,
         device: torch.device,
+        save_after: float,
         reporter: Reporter,
     ) -> None:
         names = [member.name for member in recipe.members]
         self.spec: MemberSpec = recipe.members[names.index(name)]
         self.recipe = recipe
         self.place = names.index(name)
-        self.splits, self.folder, self.device, self.reporter = splits, folder, device, reporter
+        self.splits, self.folder, self.device = splits, folder, device
+        self.save_after, self.reporter = save_after, reporter
         self.bf16 = use_bf16(self.spec.trainer.precision, device)
         self.progress: EpochProgress | None = None  # of an epoch that is begun
         self.can_be_saved = True
@@ -292,7 +296,7 @@ class _Training:
             progress.steps += 1
             progress.seconds = before + time.perf_counter() - started
             self.reporter(StepFinished(self.spec.name, progress.steps))
-            if time.perf_counter() - saved > _SAVE_AFTER and progress.steps < len(self.loader):
+            if time.perf_counter() - saved > self.save_after and progress.steps < len(self.loader):
                 self._save_state()
                 saved = time.perf_counter()
         progress.correct.item()  # waits for the device
