@@ -1,9 +1,11 @@
 """A run: every member of a recipe trained into one folder."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
+from fmcli.parallel import Ended, Work, side_by_side
 from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
@@ -50,9 +53,11 @@ def train_run(
     overwrite: bool = False,
     data_root: Path | None = None,
     save_after: float = SAVE_AFTER,
+    jobs: int = 1,
+    threads: int | None = None,
     reporter: Reporter = ignore,
 ) -> RunResult:
-    """Train members of a recipe, one after another.
+    """Train members of a recipe, one after another or side by side.
 
     Everything that can be wrong with recipe, data and folder is found before the first step.
 
@@ -65,6 +70,8 @@ def train_run(
         overwrite: Remove the run that is in the folder first.
         data_root: Where to look first for built-in sources.
         save_after: Seconds, after which a long epoch is saved within itself, and again.
+        jobs: How many members train at once; above 1, each in a process of its own.
+        threads: CPU threads of each such process; by default, the cores are shared out.
         reporter: Told of what happens.
 
     Returns:
@@ -85,23 +92,27 @@ def train_run(
             remove_run(folder, recipe)
         _sweep(folder, recipe)
         write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
+        works = {
+            name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
+            for name in names
+        }
+        if jobs > 1:
+            share = max((os.cpu_count() or 1) // jobs, 1) if threads is None else threads
+            apart = {name: partial(_train_apart, work, recipe, data_root, share) for name, work in works.items()}
+            ends = side_by_side(apart, jobs, reporter)
+        else:
+            ends = _one_by_one({name: partial(work, splits) for name, work in works.items()}, reporter)
         histories: dict[str, list[EpochFinished]] = {}
         diverged: list[DivergedError] = []
-        for place, name in enumerate(names, start=1):
-            try:
-                histories[name] = train_member(
-                    recipe,
-                    name,
-                    splits,
-                    folder / name,
-                    device=device,
-                    resume=resume,
-                    save_after=save_after,
-                    reporter=reporter,
-                )
-            except DivergedError as error:
-                diverged.append(error)
-                reporter(MemberDiverged(name, error.message, others=len(names) - place))
+        with closing(ends):
+            for done, ended in enumerate(ends, start=1):
+                if isinstance(ended.error, DivergedError):
+                    diverged.append(ended.error)
+                    reporter(MemberDiverged(ended.name, ended.error.message, others=len(names) - done))
+                elif ended.error is not None:
+                    raise ended.error
+                else:
+                    histories[ended.name] = ended.result
     if len(names) == 1 and diverged:
         raise diverged[0]
     if diverged:
@@ -110,7 +121,52 @@ def train_run(
             + "; ".join(error.message for error in diverged),
             hint=diverged[0].hint,
         )
-    return RunResult(folder, histories)
+    return RunResult(folder, {name: histories[name] for name in names})
+
+
+def _train(
+    recipe: Recipe,
+    name: str,
+    folder: Path,
+    splits: Splits,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    resume: bool,
+    save_after: float,
+) -> list[EpochFinished]:
+    return train_member(
+        recipe,
+        name,
+        splits,
+        folder / name,
+        device=device,
+        resume=resume,
+        save_after=save_after,
+        reporter=reporter,
+    )
+
+
+def _train_apart(
+    train: Callable[[Splits, Reporter], list[EpochFinished]],
+    recipe: Recipe,
+    data_root: Path | None,
+    threads: int,
+    reporter: Reporter,
+) -> list[EpochFinished]:
+    """Train a member in a process that has nothing yet."""
+    torch.set_num_threads(threads)
+    return train(load_splits(recipe, data_root), reporter)
+
+
+def _one_by_one(works: Mapping[str, Work], reporter: Reporter) -> Generator[Ended]:
+    """Do what `side_by_side` does, in this process."""
+    for name, work in works.items():
+        try:
+            ended = Ended(name, work(reporter))
+        except DivergedError as error:
+            ended = Ended(name, error=error)
+        yield ended
 
 
 def load_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:

@@ -34,7 +34,7 @@ FLOORS = (
         "trials",
     ),
     ("checkpoint", "ensemble_file"),
-    ("trainer", "inference", "pack"),
+    ("trainer", "inference", "pack", "parallel"),
     ("run", "pool", "report"),
     ("reproduce", "search", "compose", "soup"),
     ("cli",),

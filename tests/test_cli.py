@@ -158,6 +158,16 @@ def test_train_saves_within_an_epoch_as_often_as_asked(cli, recipe_file, tmp_pat
     assert given == [300, 30, 0]
 
 
+def test_train_shares_the_cores_out_to_jobs_or_as_asked(cli, recipe_file, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "fmcli.run.train_run", lambda *_, jobs, threads, **rest: given.append((jobs, threads)) or DONE_AT_ONCE
+    )
+    for words in ([], ["--jobs", "2"], ["-j", "3", "--threads", "1"]):
+        assert cli("train", "--recipe", recipe_file, "--output", tmp_path, *words).status == ExitStatus.DONE
+    assert given == [(1, None), (2, None), (3, 1)]
+
+
 def test_train_resumes_on_request_only(cli, trained, recipe_file, tmp_path):
     folder = Path(shutil.copytree(trained[0], tmp_path / "run"))
     assert_error(cli("train", "-r", recipe_file, "-o", folder), 2, "already holds a run", "--resume")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.data import idx
 from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
-from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted
+from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe
@@ -79,6 +79,32 @@ def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, 
     for name in ("k3", "k5"):
         for file in (MODEL_FILE, VALIDATION_FILE):
             assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
+
+
+def test_members_trained_side_by_side_are_the_same(finished, tiny_recipe, tmp_path):
+    events = []
+    result = train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
+    assert list(result.histories) == ["k3", "k5"]
+    assert {event.member for event in events if isinstance(event, MemberFinished)} == {"k3", "k5"}
+    for name in ("k3", "k5"):
+        for file in (MODEL_FILE, VALIDATION_FILE):
+            assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
+
+
+def test_members_side_by_side_may_be_stopped_and_go_on(finished, tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe)
+    with pytest.raises(StopRequest):
+        train(recipe, tmp_path / "run", jobs=2, threads=1, save_after=0, reporter=StopAt(StepFinished, 1, StopRequest))
+    train(recipe, tmp_path / "run", jobs=2, threads=1, resume=True)
+    for name in ("k3", "k5"):
+        assert (tmp_path / "run" / name / MODEL_FILE).read_bytes() == (finished / name / MODEL_FILE).read_bytes()
+
+
+def test_member_side_by_side_that_diverges_leaves_the_others(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.optimizer.lr=1e30")
+    with pytest.raises(DivergedError, match="1 of 2 members could not be trained: member k3"):
+        train(recipe, tmp_path / "run", jobs=2, threads=1)
+    assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
 
 
 def test_member_trained_alone_is_the_same_as_in_the_whole_run(finished, tiny_recipe, tmp_path):

@@ -34,6 +34,9 @@ def train(
     save_every: Annotated[
         float, typer.Option(min=0, metavar="MINUTES", help="How often to save within an epoch.")
     ] = 5.0,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Members to train at once, each on its share of the cores.")
+    ] = 1,
     seed: Annotated[int | None, typer.Option(help="Short for --set trainer.seed=N.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -76,6 +79,8 @@ def train(
             overwrite=overwrite,
             data_root=data_root,
             save_after=60 * save_every,
+            jobs=jobs,
+            threads=threads,
             reporter=heeding(progress),
         )
     emit(history_document(str(result.folder), result.histories), format_, terminal)

@@ -1,5 +1,6 @@
 """A training on standard error: a bar on a terminal, a line an epoch in a log."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -34,8 +35,7 @@ class TrainingProgress:
 
     def __init__(self, terminal: Terminal) -> None:
         self.terminal = terminal
-        self._epochs: dict[str, int] = {}
-        self._task: TaskID | None = None
+        self._begun: dict[str, _Begun] = {}
         self._bar: Progress | None = None
         self._awaited: Path | None = None
         if terminal.err.is_terminal and not terminal.quiet:
@@ -61,8 +61,7 @@ class TrainingProgress:
         """Show one event."""
         match event:
             case StepFinished():
-                if self._bar is not None and self._task is not None:
-                    self._bar.advance(self._task)
+                self._step(event)
             case RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
             case RunAwaited():
@@ -76,7 +75,8 @@ class TrainingProgress:
                 result = (
                     f"no score, {event.reason}" if event.score is None else f"{percent(event.score)} % on validation"
                 )
-                self._drop_task()
+                for member in list(self._begun):
+                    self._drop(member)
                 self.terminal.note(f"trial {event.number}: {result}")
             case MemberStarted():
                 self._start(event)
@@ -88,8 +88,7 @@ class TrainingProgress:
                 self.terminal.detail(f"wrote {event.path}")
 
     def _start(self, event: MemberStarted) -> None:
-        self._drop_task()
-        self._epochs[event.member] = event.epochs
+        self._drop(event.member)
         left = event.epochs - event.first_epoch + 1
         begun = event.first_epoch > 1 or event.steps_done
         again = f", going on with epoch {event.first_epoch}" if begun and event.first_epoch <= event.epochs else ""
@@ -99,14 +98,20 @@ class TrainingProgress:
             f"{event.member}: {what}, {event.epochs} × {event.steps_per_epoch} steps "
             f"on {event.device} in {event.precision}{again}"
         )
+        self._begun[event.member] = one = _Begun(event)
         if self._bar is not None:
             name = f"{event.member} {event.first_epoch}/{event.epochs}"
-            self._task = self._bar.add_task(
+            one.task = self._bar.add_task(
                 name, total=left * event.steps_per_epoch, completed=event.steps_done, figures=""
             )
 
+    def _step(self, event: StepFinished) -> None:
+        one = self._begun.get(event.member)
+        if self._bar is not None and one is not None and one.task is not None:
+            self._bar.update(one.task, completed=one.epochs_done * one.started.steps_per_epoch + event.step)
+
     def _end(self, event: MemberFinished | MemberDiverged) -> None:
-        self._drop_task()
+        self._drop(event.member)
         if isinstance(event, MemberDiverged):
             if event.others:  # else the command ends with the reason
                 self.terminal.note(f"{event.reason}; the others are trained all the same")
@@ -114,12 +119,16 @@ class TrainingProgress:
             self.terminal.note(f"{event.member} is trained already")
 
     def _epoch(self, event: EpochFinished) -> None:
-        total = self._epochs.get(event.member, event.epoch)
+        one = self._begun.get(event.member)
+        total = event.epoch if one is None else one.started.epochs
         accuracy = event.train_accuracy if event.validation_accuracy is None else event.validation_accuracy
-        if self._bar is not None and self._task is not None:
+        if one is not None:
+            one.epochs_done += 1
+        if self._bar is not None and one is not None and one.task is not None:
             loss = event.train_loss if event.validation_loss is None else event.validation_loss
             self._bar.update(
-                self._task,
+                one.task,
+                completed=one.epochs_done * one.started.steps_per_epoch,
                 description=f"{event.member} {min(event.epoch + 1, total)}/{total}",
                 figures=f"loss {loss:.3f}  {percent(accuracy)} %  {event.images_per_second:,.0f}/s",
             )
@@ -134,7 +143,22 @@ class TrainingProgress:
             f"loss {event.train_loss:.4f}{validation}; {event.seconds:.1f} s, {event.images_per_second:,.0f} images/s"
         )
 
-    def _drop_task(self) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+    def _drop(self, member: str) -> None:
+        one = self._begun.pop(member, None)
+        if self._bar is not None and one is not None and one.task is not None:
+            self._bar.remove_task(one.task)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A member that trains.
+
+    Args:
+        started: What was said when it began in this process.
+        epochs_done: How many since.
+        task: Its line in the bar.
+    """
+
+    started: MemberStarted
+    epochs_done: int = 0
+    task: TaskID | None = None

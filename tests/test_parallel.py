@@ -1,0 +1,197 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import fmcli
+from fmcli.errors import DataError, DivergedError
+from fmcli.events import BatchAnswered, CheckpointSaved, MemberFinished, StepFinished, StopRequest
+from fmcli.parallel import Ended, side_by_side
+
+# What is done in other processes: functions of a module.
+
+
+def count(upto, reporter):
+    for step in range(upto):
+        reporter(MemberFinished(f"of {upto}", Path(str(step))))
+    return upto * 10
+
+
+def count_steps(reporter):
+    for step in range(1000):
+        reporter(StepFinished("m", step))
+        reporter(BatchAnswered("m"))
+    reporter(MemberFinished("m", Path()))
+
+
+def run_until_stopped(place, reporter):
+    """Report until stopped, and leave a file then."""
+    try:
+        while True:
+            time.sleep(0.01)
+            reporter(MemberFinished("m", place))
+    except StopRequest:
+        place.write_text("saved")
+        raise
+
+
+def save_for_ever(place, reporter):
+    """Report nothing but what is followed by something else, so that there is nowhere to stop."""
+    while True:
+        reporter(CheckpointSaved(place))
+        place.touch()
+        time.sleep(0.01)
+
+
+def fail(error, reporter):
+    raise error
+
+
+def die(reporter):
+    os._exit(7)
+
+
+def be_there(folder, name, reporter):
+    (folder / f"{name} begins {time.monotonic()}").touch()
+    time.sleep(0.2)
+    (folder / f"{name} ends {time.monotonic()}").touch()
+
+
+def say_which_signals_wait(reporter):
+    return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def ignore(event):
+    pass
+
+
+def test_each_piece_of_work_is_done_and_told():
+    events = []
+    ended = list(side_by_side({"a": partial(count, 2), "b": partial(count, 3)}, 2, events.append))
+    assert {one.name: one.result for one in ended} == {"a": 20, "b": 30}
+    for upto in (2, 3):
+        steps = [int(str(event.path)) for event in events if event.member == f"of {upto}"]
+        assert steps == list(range(upto))
+
+
+def test_no_more_at_once_than_asked_for(tmp_path):
+    works = {name: partial(be_there, tmp_path, name) for name in "abcde"}
+    assert {one.name for one in side_by_side(works, 2, ignore)} == set(works)
+    said = sorted((path.name.split()[1:] for path in tmp_path.iterdir()), key=lambda words: float(words[1]))
+    there = most = 0
+    for kind, _ in said:
+        there += 1 if kind == "begins" else -1
+        most = max(most, there)
+    assert most == 2
+
+
+def test_not_every_step_is_told():
+    events = []
+    list(side_by_side({"m": count_steps}, 1, events.append))
+    assert 1 <= len(events) < 500
+    assert isinstance(events[-1], MemberFinished)
+
+
+@pytest.mark.parametrize("error", [DivergedError("nan", hint="less"), DataError("gone"), ValueError("a fault")])
+def test_an_error_is_brought_here_and_the_others_go_on(error):
+    ended = {one.name: one for one in side_by_side({"a": partial(fail, error), "b": partial(count, 1)}, 2, ignore)}
+    assert ended["b"] == Ended("b", result=10)
+    found = ended["a"].error
+    assert (type(found), str(found), getattr(found, "hint", None)) == (
+        type(error),
+        str(error),
+        getattr(error, "hint", None),
+    )
+    assert "in fail" in found.__notes__[0]
+
+
+def test_a_process_that_dies_is_told():
+    with pytest.raises(RuntimeError, match="the process of a died with exit status 7"):
+        list(side_by_side({"a": die}, 1, ignore))
+
+
+@pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])
+def test_a_request_to_stop_stops_all_and_lets_them_save(error, tmp_path):
+    works = {name: partial(run_until_stopped, tmp_path / name) for name in "ab"}
+    heard = set()
+
+    def reporter(event):
+        heard.add(event.path.name)
+        if heard == {"a", "b"}:
+            raise error
+
+    with pytest.raises(error):
+        list(side_by_side(works, 2, reporter))
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["saved", "saved"]
+
+
+def test_whoever_stops_listening_stops_all(tmp_path):
+    works = {"a": partial(count, 1), "b": partial(run_until_stopped, tmp_path / "b"), "c": partial(count, 1)}
+    heard = []
+    with closing(side_by_side(works, 2, heard.append)) as ends:
+        assert next(ends).name == "a"
+        assert next(ends).name == "c"
+    if tmp_path / "b" in [event.path for event in heard]:  # else it had not begun
+        assert (tmp_path / "b").read_text() == "saved"
+
+
+SCRIPT = """
+import os, signal, sys, threading, time
+from functools import partial
+from pathlib import Path
+from fmcli.parallel import side_by_side
+from test_parallel import save_for_ever, run_until_stopped
+
+def interrupt():
+    for number in NUMBERS:
+        os.kill(os.getpid(), number)
+        time.sleep(0.5)
+
+def reporter(event):
+    if not seen:
+        threading.Thread(target=interrupt).start()
+    seen.append(event)
+
+if __name__ == "__main__":
+    seen = []
+    list(side_by_side({"a": partial(WORK, Path(sys.argv[1]))}, 1, reporter))
+"""
+
+
+def run_script(work: str, numbers: str, place: Path) -> int:
+    """Run a script from a file, as spawned processes want it, and return its exit status."""
+    script = place.with_name("script.py")
+    script.write_text(SCRIPT.replace("NUMBERS", numbers).replace("WORK", work), "utf-8")
+    paths = [str(Path(__file__).parent), str(Path(fmcli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    words = [sys.executable, script, place]
+    return subprocess.run(words, env=environment, stderr=subprocess.DEVNULL, check=False).returncode
+
+
+def is_still_touched(place: Path) -> bool:
+    before = place.stat().st_mtime_ns
+    time.sleep(0.5)
+    return place.stat().st_mtime_ns != before
+
+
+def test_second_ctrl_c_ends_what_does_not_stop(tmp_path):
+    assert run_script("save_for_ever", "[signal.SIGINT, signal.SIGINT]", tmp_path / "a") == -signal.SIGINT
+    assert not is_still_touched(tmp_path / "a")
+
+
+def test_a_process_whose_parent_is_killed_ends(tmp_path):
+    assert run_script("save_for_ever", "[signal.SIGKILL]", tmp_path / "a") == -signal.SIGKILL
+    assert not is_still_touched(tmp_path / "a")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back")
+def test_signals_to_the_whole_group_are_for_the_parent_alone():
+    (ended,) = side_by_side({"a": say_which_signals_wait}, 1, ignore)
+    assert ended.result == [signal.SIGINT, signal.SIGTERM]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
