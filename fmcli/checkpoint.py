@@ -66,7 +66,7 @@ class SoupOrigin(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: SoupMethod
-    ingredients: Annotated[tuple[Ingredient, ...], Field(min_length=2)]
+    ingredients: Annotated[tuple[Ingredient, ...], Field(min_length=1)]
 
 
 class Header(BaseModel):

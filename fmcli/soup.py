@@ -69,7 +69,7 @@ def make_soup(
         pool: The members.
         folder: A member's folder, to be made.
         method: `uniform` takes all; `greedy` takes them from the best to the worst on validation images, and leaves
-            out each that would make the soup worse.
+            out each that would make the soup worse: at worst it is the best member alone.
         overwrite: Replace a soup that is in the folder.
         device: Where to compute. The statistics of batch normalisation are taken from the training images again.
         data_root: Where to look first for built-in sources.
@@ -79,7 +79,7 @@ def make_soup(
 
     Raises:
         UsageError: The folder holds something else; there is one member only, networks or images differ; or `greedy`
-            has no validation images, or finds no soup that is as good as the best member alone.
+            has no validation images.
         CheckpointError: The images are no longer those that the members were trained with.
         FmcliError: The folder cannot be written.
     """
@@ -101,11 +101,6 @@ def make_soup(
         best = _accuracy(soup, splits, device) if judged else None
     else:
         taken, soup, best = _add_while_better(members, order, alone[order[0]], splits, device)
-        if len(taken) == 1:
-            raise UsageError(
-                f"no soup is as good as {printable(pool.names[order[0]])} alone on validation images",
-                hint="use that member; fmcli ensemble evaluate lets all of them vote; --method uniform averages them",
-            )
     names = tuple(pool.names[place] for place in taken)
     _save(folder, _with_origin(soup, [members[place] for place in taken], names, method), device, data_root)
     return Soup(folder, names, best, max(alone, default=None))

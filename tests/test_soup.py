@@ -90,12 +90,14 @@ def test_greedy_leaves_out_what_makes_it_worse(pool, tmp_path, monkeypatch):
     assert (made.accuracy, made.best_member) == (0.95, 0.9)
 
 
-def test_a_soup_of_one_is_not_written(pool, tmp_path, monkeypatch):
+def test_greedy_takes_the_best_alone_where_no_average_is_as_good(cli, run, pool, tmp_path, monkeypatch):
     judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.8, 0.8])
-    with pytest.raises(UsageError, match="no soup is as good as m/snapshot-2 alone") as caught:
-        make_soup(pool, tmp_path / "soup", device=CPU)
-    assert "--method uniform" in caught.value.hint
-    assert not (tmp_path / "soup").exists()
+    made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
+    assert made.status == 0
+    assert "no average is as good as m/snapshot-2 on validation images: it is taken alone" in made.err
+    soup, alone = load_checkpoint(tmp_path / "soup" / MODEL_FILE, device=CPU), pool.checkpoints[1]
+    assert [one.name for one in soup.header.soup.ingredients] == ["m/snapshot-2"]
+    assert weights_digest(soup.model.state_dict()) == weights_digest(alone.model.state_dict())
 
 
 def test_the_command_says_what_was_averaged(cli, run, tmp_path, monkeypatch):

@@ -269,7 +269,10 @@ def soup(
     where = resolve_device(device)
     pool = open_members(members, where, terminal)
     made = make_soup(pool, output, method=method, overwrite=overwrite, device=where, data_root=data_root)
-    terminal.note(f"averaged {len(made.members)} of {len(pool.members)}: {', '.join(map(printable, made.members))}")
+    if len(made.members) == 1:
+        terminal.note(f"no average is as good as {printable(made.members[0])} on validation images: it is taken alone")
+    else:
+        terminal.note(f"averaged {len(made.members)} of {len(pool.members)}: {', '.join(map(printable, made.members))}")
     if made.accuracy is not None:
         terminal.note(
             f"validation accuracy {percent(made.accuracy)} %; the best member alone has {percent(made.best_member)} %"
