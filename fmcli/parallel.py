@@ -10,13 +10,14 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Event as Flag
 from typing import Any, cast
 
+from fmcli.errors import FmcliError, printable
 from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked one could not use the threads that its parent began
@@ -45,8 +46,9 @@ class Ended:
 def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Generator[Ended]:
     """Do pieces of work, so many at a time.
 
-    What the reporter raises, Ctrl-C, or closing the generator stops all of them at their next event, and goes on once
-    they have ended; Ctrl-C meanwhile ends them at once. A process whose parent is gone ends by itself.
+    What the reporter raises, Ctrl-C, a process that dies, or closing the generator stops all of them at their next
+    event, and goes on once they have ended; Ctrl-C meanwhile ends them at once. A process whose parent is gone ends by
+    itself.
 
     Args:
         works: By name; what can be pickled, such as a `functools.partial` of a function of a module.
@@ -57,7 +59,7 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
         How each ended, in the order in which they do.
 
     Raises:
-        RuntimeError: A process died.
+        FmcliError: A process died.
     """
     waiting = deque(works.items())
     stop = _CONTEXT.Event()
@@ -72,13 +74,9 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
                     yield said
                 else:
                     reporter(said)
-    except (StopRequest, KeyboardInterrupt, GeneratorExit):
+    except BaseException:
         stop.set()
-        for connection in [connection for connection, one in running.items() if not one.has_begun]:
-            running.pop(connection).end()
-        while running:
-            for _ in _heard(running):
-                pass  # they save, and end
+        _let_end(running)
         raise
     finally:
         for one in running.values():
@@ -121,6 +119,16 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _let_end(running: dict[Connection, _Running]) -> None:
+    """Wait until processes that were told to stop have saved and ended; those that have nothing to save end at once."""
+    for connection in [connection for connection, one in running.items() if not one.has_begun]:
+        running.pop(connection).end()
+    while running:
+        with suppress(FmcliError):  # one that dies now is told no more
+            for _ in _heard(running):
+                pass
+
+
 def _heard(running: dict[Connection, _Running]) -> Iterator[Event | Ended]:
     """Yield what processes say next; those that end are taken out."""
     for connection in cast(list[Connection], wait(list(running))):
@@ -130,13 +138,21 @@ def _heard(running: dict[Connection, _Running]) -> Iterator[Event | Ended]:
         except EOFError:
             del running[connection]
             one.process.join()
-            raise RuntimeError(f"the process of {one.name} died with exit status {one.process.exitcode}") from None
+            raise FmcliError(
+                f"the process of {printable(one.name)} {_end_of(one.process)}",
+                hint="what is saved is kept; where memory ran out, fewer at once need less",
+            ) from None
         one.has_begun = True
         if isinstance(said, Ended):
             del running[connection]
             one.process.join(_LAST_WORDS)
             one.end()
         yield said
+
+
+def _end_of(process: SpawnProcess) -> str:
+    code = process.exitcode or 0
+    return f"died with exit status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
 
 
 def _do(name: str, work: Work, connection: Connection, stop: Flag, parent: int) -> None:

@@ -31,7 +31,7 @@ from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 from PIL import Image
 
 from fmcli.cli import run
-from fmcli.errors import ExitStatus
+from fmcli.errors import ExitStatus, FmcliError
 from fmcli.history import HISTORY_FILE, read_history
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, load_recipe
@@ -40,7 +40,15 @@ from fmcli.tensors import load_tensors
 from fmcli.trainer import SAVE_AFTER, VALIDATION_FILE
 
 CPU = torch.device("cpu")
-LONG = {"kills": 200, "points": 1000, "full-disks": 1000, "signals": 100, "races": 50, "paths": 1_000_000}
+LONG = {
+    "kills": 200,
+    "side-by-side": 20,
+    "points": 1000,
+    "full-disks": 1000,
+    "signals": 100,
+    "races": 50,
+    "paths": 1_000_000,
+}
 WRITING = ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace"))  # what `write_atomic` calls
 MEMBERS = """
 [[members]]
@@ -84,9 +92,9 @@ class Soak:
         self.seconds = time.perf_counter() - started
         self.whole = fingerprint(folder / "whole")
 
-    def train(self, place: Path, *, save_after: float = SAVE_AFTER) -> None:
+    def train(self, place: Path, *, save_after: float = SAVE_AFTER, jobs: int = 1) -> None:
         """Train, or go on."""
-        train_run(self.recipe, place, device=CPU, resume=True, save_after=save_after)
+        train_run(self.recipe, place, device=CPU, resume=True, save_after=save_after, jobs=jobs, threads=1)
 
     def command(self, place: Path, says: Path = Path(os.devnull)) -> None:
         """Do the same by the command, and leave the process as it does."""
@@ -96,7 +104,7 @@ class Soak:
         sys.exit(run(words))
 
     def fork(self, work: Work) -> int:
-        """Do some work in another process and return its number; its exit status is 0, or 99 with a word on why."""
+        """Do some work in another process and return its number; its exit status is 99 for a fault, told with it."""
         child = os.fork()
         if child:
             return child
@@ -106,6 +114,8 @@ class Soak:
             os._exit(0)
         except SystemExit as leaving:
             os._exit(int(leaving.code or 0))
+        except FmcliError as error:
+            os._exit(error.exit_status)
         except BaseException:
             traceback.print_exc()
             os._exit(99)
@@ -188,6 +198,42 @@ def kill_once(soak: Soak, place: Path, *, each_step: bool) -> bool:
     status = finish(child)
     soak.check(status in (0, -signal.SIGKILL), f"a training to be killed left with {status}")
     return status == -signal.SIGKILL
+
+
+def side_by_side(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Kill a training of members side by side at random instants: in turn all of it, and one of its processes."""
+    place, ends, killed = soak.place(), 0, {"parents": 0, "members": 0}
+    while sum(killed.values()) < rounds:
+        child = soak.fork(lambda place=place: soak.train(place, save_after=0.0, jobs=2))
+        whom = "parents" if killed["parents"] <= killed["members"] else "members"
+        victims: list[int] = []
+        until = time.perf_counter() + soak.draw.uniform(0, 2 * soak.seconds)
+        while not victims or time.perf_counter() < until:  # processes that are spawned take a while to begin
+            victims = [child] if whom == "parents" else children(child)
+            if os.waitpid(child, os.WNOHANG)[0]:
+                break
+            time.sleep(0.02)
+        else:
+            os.kill(soak.draw.choice(victims), signal.SIGKILL)
+            status = finish(child)
+            soak.check(
+                status == (-signal.SIGKILL if whom == "parents" else ExitStatus.FAILED),
+                f"killed {whom}: left with {status}",
+            )
+            killed[whom] += 1
+            time.sleep(0.5)  # for what has lost its parent to end
+            soak.check_files(place, f"killed {whom}")
+            continue
+        soak.check_ends_like_the_whole(place, "in the end")
+        ends, place = ends + 1, soak.place()
+    soak.check_ends_like_the_whole(place, "in the end")
+    return {**killed, "runs": ends + 1}
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that a process began and that live, but for those that keep account of what is shared."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(one) for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 @contextmanager
@@ -400,6 +446,7 @@ def resident_bytes(child: int) -> int:
 
 TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
     "kills": kills,
+    "side-by-side": side_by_side,
     "points": points,
     "full-disks": full_disks,
     "signals": signals,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fmcli
-from fmcli.errors import DataError, DivergedError
+from fmcli.errors import DataError, DivergedError, FmcliError
 from fmcli.events import BatchAnswered, CheckpointSaved, MemberFinished, StepFinished, StopRequest
 from fmcli.parallel import Ended, side_by_side
 
@@ -55,6 +55,13 @@ def fail(error, reporter):
 
 def die(reporter):
     os._exit(7)
+
+
+def be_killed(others, reporter):
+    """Be killed once the others have begun."""
+    while not others.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def be_there(folder, name, reporter):
@@ -112,8 +119,19 @@ def test_an_error_is_brought_here_and_the_others_go_on(error):
 
 
 def test_a_process_that_dies_is_told():
-    with pytest.raises(RuntimeError, match="the process of a died with exit status 7"):
+    with pytest.raises(FmcliError, match="the process of a died with exit status 7"):
         list(side_by_side({"a": die}, 1, ignore))
+
+
+def test_a_process_that_is_killed_lets_the_others_save(tmp_path):
+    works = {
+        "a": partial(be_killed, tmp_path / "begun"),
+        "b": partial(run_until_stopped, tmp_path / "b"),
+    }
+    with pytest.raises(FmcliError, match="the process of a was killed by SIGKILL") as caught:
+        list(side_by_side(works, 2, lambda event: (tmp_path / "begun").touch()))
+    assert "memory" in caught.value.hint
+    assert (tmp_path / "b").read_text() == "saved"
 
 
 @pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])

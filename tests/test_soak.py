@@ -14,7 +14,16 @@ SOAK = Path(__file__).with_name("soak.py")
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.parametrize(
-    ("trial", "rounds"), [("kills", 3), ("points", 2), ("full-disks", 3), ("signals", 4), ("races", 1), ("paths", 2000)]
+    ("trial", "rounds"),
+    [
+        ("kills", 3),
+        ("side-by-side", 2),
+        ("points", 2),
+        ("full-disks", 3),
+        ("signals", 4),
+        ("races", 1),
+        ("paths", 2000),
+    ],
 )
 def test_nothing_is_lost(trial, rounds):
     command = [sys.executable, SOAK, trial, str(rounds)]
