@@ -18,6 +18,7 @@ from fmcli.ensemble import Combiner, Stacking
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.files import write_atomic
 from fmcli.reading import parse_toml, read_text
+from fmcli.seals import check_seal, seal
 
 FORMAT = "fmcli-ensemble-1"
 SUFFIX = ".toml"
@@ -210,7 +211,7 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, shown: Path | None
         FmcliError: It cannot be written.
     """
     table = content.model_dump(mode="json", exclude_none=True)
-    text = (_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode()
+    text = seal(_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode()
     if len(text) > LARGEST_FILE:
         raise UsageError(
             f"{printable(path)} would have {len(text)} bytes; the limit is {LARGEST_FILE}",
@@ -250,6 +251,12 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
     Raises:
         CheckpointError: It is not there, damaged, or names a member outside its folder.
     """
+    try:
+        check_seal(read_text(path, LARGEST_FILE, CheckpointError))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{printable(path)}: {error}", hint="if you changed it, remove that line; else make it anew"
+        ) from error
     table = _read_table(path)
     if table.get("format") != FORMAT:
         raise CheckpointError(

@@ -1,9 +1,11 @@
 """A member's history: a JSON object an epoch, in a file beside its checkpoint."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +18,7 @@ from fmcli.recipe.training import Monitor
 _EPOCH = TypeAdapter(EpochFinished)
 HISTORY_FILE = "history.jsonl"
 LARGEST_HISTORY = 1 << 24  # bytes; an epoch takes three hundred
+_DIGITS = 16  # of a line's digest
 
 
 def write_history(folder: Path, history: Sequence[EpochFinished]) -> None:
@@ -24,7 +27,7 @@ def write_history(folder: Path, history: Sequence[EpochFinished]) -> None:
     Raises:
         FmcliError: The file cannot be written.
     """
-    lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history)
+    lines = "".join(json.dumps(_with_digest(asdict(epoch))) + "\n" for epoch in history)
     write_atomic(folder / HISTORY_FILE, lines.encode())
 
 
@@ -37,7 +40,7 @@ def read_history(folder: Path) -> list[EpochFinished]:
     path = folder / HISTORY_FILE
     try:
         lines = read_text(path, LARGEST_HISTORY, CheckpointError).splitlines()
-        return [_EPOCH.validate_python(json.loads(line)) for line in lines]
+        return [_EPOCH.validate_python(_without_digest(json.loads(line))) for line in lines]
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(
@@ -45,6 +48,24 @@ def read_history(folder: Path) -> list[EpochFinished]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
+
+
+def _with_digest(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, "digest": hashlib.sha256(json.dumps(entry).encode()).hexdigest()[:_DIGITS]}
+
+
+def _without_digest(entry: Any) -> Any:
+    """Return an entry that is as it was written; one without a digest is taken as it is.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(entry, dict) or "digest" not in entry:
+        return entry
+    inner = {key: value for key, value in entry.items() if key != "digest"}
+    if _with_digest(inner)["digest"] != entry["digest"]:
+        raise ValueError(f"the line of epoch {inner.get('epoch')} is damaged")
+    return inner
 
 
 def best_epoch(history: Sequence[EpochFinished], monitor: Monitor) -> int:

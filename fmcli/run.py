@@ -27,6 +27,7 @@ from fmcli.recipe.layers import LayerTrace, trace_recipe
 from fmcli.recipe.networks import (
     BatchNorm,
 )
+from fmcli.seals import seal
 from fmcli.trainer import SAVE_AFTER, STATE_FILE, train_member
 
 
@@ -91,7 +92,7 @@ def train_run(
         if overwrite:
             remove_run(folder, recipe)
         _sweep(folder, recipe)
-        write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
+        write_atomic(folder / RECIPE_FILE, seal(dump_recipe(recipe)).encode())
         works = {
             name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
             for name in names

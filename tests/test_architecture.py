@@ -17,7 +17,7 @@ ROOT = "fmcli"
 
 FLOORS = (
     ("errors", "choices"),
-    ("reading",),
+    ("reading", "seals"),
     ("files", "locks", "events", "libraries", "recipe"),
     ("voting", "metrics", "predictions", "history"),
     (

@@ -89,6 +89,10 @@ def test_the_file_is_text_to_be_read_and_edited(tmp_path):
     assert text.startswith("# An ensemble of fmcli")
     assert f"fmcli ensemble evaluate {path}" in text
     path.write_text(text.replace("2.0", "3"), "utf-8")
+    with pytest.raises(CheckpointError, match="is damaged or was changed") as caught:
+        read_ensemble_file(path)
+    assert "remove that line" in caught.value.hint
+    path.write_text("\n".join(text.replace("2.0", "3").splitlines()[:-1]), "utf-8")
     assert read_ensemble_file(path)[0].combiner().weights == (3.0, 1.0)
 
 

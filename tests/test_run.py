@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.data import idx
-from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
+from fmcli.errors import CheckpointError, DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
-from fmcli.history import HISTORY_FILE
+from fmcli.history import HISTORY_FILE, read_history
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import RunResult, check_augmentation, train_run
@@ -71,6 +71,28 @@ def test_recipe_in_the_run_trains_the_same_run_again(finished, tmp_path):
     for name in ("k3", "k5"):
         first, second = (load_file(folder / name / MODEL_FILE) for folder in (finished, tmp_path / "again"))
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_recipe_in_the_run_says_whether_it_was_changed(run_folder):
+    path = run_folder / RECIPE_FILE
+    text = path.read_text("utf-8")
+    path.write_text(text.replace("epochs = 1", "epochs = 2"), "utf-8")
+    with pytest.raises(RecipeError, match=r"recipe\.toml: it is damaged or was changed") as caught:
+        load_recipe(str(path))
+    assert "remove that line" in caught.value.hint
+    path.write_text("\n".join(text.replace("epochs = 1", "epochs = 2").splitlines()[:-1]), "utf-8")
+    assert load_recipe(str(path)).members[0].trainer.epochs == 2
+
+
+def test_history_says_which_line_is_damaged(run_folder):
+    path = run_folder / "k3" / HISTORY_FILE
+    [epoch] = read_history(path.parent)
+    text = path.read_text("utf-8")
+    path.write_text(text.replace(f"{epoch.train_loss}", f"{epoch.train_loss + 1}"), "utf-8")
+    with pytest.raises(CheckpointError, match="the line of epoch 1 is damaged"):
+        read_history(path.parent)
+    path.write_text(text[: text.index(', "digest"')] + "}\n", "utf-8")  # as earlier versions wrote it
+    assert read_history(path.parent) == [epoch]
 
 
 def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, monkeypatch, tmp_path):
