@@ -60,7 +60,7 @@ class SoupOrigin(BaseModel):
 
     Args:
         method: How its ingredients were chosen.
-        ingredients: In the order that they went in.
+        ingredients: In the order that they went in; one alone where `greedy` found no average that is as good.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -166,25 +166,28 @@ def _check_heading(path: Path, heading: Sequence[str]) -> None:
             f"{where}: column {heading.index('') + 1} has no name",
             hint="head each column by its class; pandas leaves its row numbers out with index=False",
         )
-    if heading and all(_is_fraction(name) for name in heading):
+    if _are_probabilities(heading):
         raise DataError(
-            f"{where} has no heading: its first line is numbers", hint="head each column by its class's name"
+            f"{where} has no heading: its first line is probabilities",
+            hint="head each column by its class; a class that is called 0.0 may be called 0",
         )
     if len(set(heading)) != len(heading):
         raise DataError(f"{where} has two columns of one name")
 
 
-def _is_fraction(name: str) -> bool:
-    """Return whether a column's name is a probability, rather than the number of a class.
+def _are_probabilities(names: Sequence[str]) -> bool:
+    """Return whether columns' names are the probabilities of a sample, rather than the numbers of classes.
 
     Example:
-        >>> [_is_fraction(name) for name in ("0.25", "1e-05", "3", "coat")]
-        [True, True, False, False]
+        >>> [_are_probabilities(names) for names in (["0", "0.25", "0.75"], ["0", "1"], ["0.0", "1.0", "2.0"])]
+        [True, False, False]
     """
     try:
-        return not float(name).is_integer() or "." in name
-    except (ValueError, OverflowError):
+        values = [float(name) for name in names]
+    except ValueError:
         return False
+    fractions = any(not name.isdecimal() for name in names)
+    return fractions and all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= _ROUNDING
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Locks between processes. A process that dies, however, holds none any more."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,3 +26,15 @@ def try_lock(folder: Path) -> FileLock | None:
     except Timeout:
         return None
     return lock
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, waiting for whoever holds it.
+
+    Raises:
+        OSError: The folder, made if missing, cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK_FILE):
+        yield

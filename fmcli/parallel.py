@@ -14,8 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from multiprocessing.synchronize import Event as Flag
-from typing import Any, cast
+from typing import Any
 
 from fmcli.errors import FmcliError, printable
 from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
@@ -51,7 +50,8 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
     itself.
 
     Args:
-        works: By name; what can be pickled, such as a `functools.partial` of a function of a module.
+        works: By name; what can be pickled, such as a `functools.partial` of a function of a module. A script that
+            asks for this needs `if __name__ == "__main__":`.
         jobs: How many processes.
         reporter: Told of what all of them announce, but not of every step.
 
@@ -60,26 +60,27 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
 
     Raises:
         FmcliError: A process died.
+        Exception: What a piece of work raised when it was stopped, in place of what stopped it.
     """
     waiting = deque(works.items())
-    stop = _CONTEXT.Event()
-    running: dict[Connection, _Running] = {}
+    running: list[_Running] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                connection, process = _start(*waiting.popleft(), stop)
-                running[connection] = process
+                with _signals_held_back():
+                    running.append(_start(*waiting.popleft()))
             for said in _heard(running):
                 if isinstance(said, Ended):
                     yield said
                 else:
                     reporter(said)
-    except BaseException:
-        stop.set()
-        _let_end(running)
+    except BaseException as reason:
+        failed = _let_end(running)
+        if failed is not None:
+            raise failed from reason  # not all was saved
         raise
     finally:
-        for one in running.values():
+        for one in running:
             one.end()
 
 
@@ -89,21 +90,22 @@ class _Running:
 
     name: str
     process: SpawnProcess
+    connection: Connection
     has_begun: bool = False
 
     def end(self) -> None:
         """End it at once."""
         self.process.kill()
         self.process.join()
+        self.connection.close()
 
 
-def _start(name: str, work: Work, stop: Flag) -> tuple[Connection, _Running]:
-    ours, theirs = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_do, args=(name, work, theirs, stop, os.getpid()))
-    with _signals_held_back():
-        process.start()
+def _start(name: str, work: Work) -> _Running:
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=_do, args=(name, work, theirs))
+    process.start()
     theirs.close()
-    return ours, _Running(name, process)
+    return _Running(name, process, ours)
 
 
 @contextmanager
@@ -119,57 +121,84 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _let_end(running: dict[Connection, _Running]) -> None:
-    """Wait until processes that were told to stop have saved and ended; those that have nothing to save end at once."""
-    for connection in [connection for connection, one in running.items() if not one.has_begun]:
-        running.pop(connection).end()
+def _let_end(running: list[_Running]) -> Exception | None:
+    """Stop processes and wait until they have saved and ended; return what went wrong with the first that could not.
+
+    Those that have nothing to save end at once.
+    """
+    failed: Exception | None = None
+    for one in list(running):
+        if one.has_begun:
+            with suppress(OSError):  # it is dead, and heard of below
+                one.connection.send("stop")
+        else:
+            running.remove(one)
+            one.end()
     while running:
-        with suppress(FmcliError):  # one that dies now is told no more
-            for _ in _heard(running):
-                pass
-
-
-def _heard(running: dict[Connection, _Running]) -> Iterator[Event | Ended]:
-    """Yield what processes say next; those that end are taken out."""
-    for connection in cast(list[Connection], wait(list(running))):
-        one = running[connection]
         try:
-            said: Event | Ended = connection.recv()
-        except EOFError:
-            del running[connection]
-            one.process.join()
+            for said in _heard(running):
+                if isinstance(said, Ended) and said.error is not None:
+                    failed = failed or said.error
+        except FmcliError as error:
+            failed = failed or error
+    return failed
+
+
+def _heard(running: list[_Running]) -> Iterator[Event | Ended]:
+    """Yield what processes say next; those that end are taken out.
+
+    Raises:
+        FmcliError: One died.
+    """
+    ready = set(wait([part for one in running for part in (one.connection, one.process.sentinel)]))
+    for one in [one for one in running if ready & {one.connection, one.process.sentinel}]:
+        with _signals_held_back():
+            said = _hear(one)
+            one.has_begun = True
+            if said is None or isinstance(said, Ended):
+                running.remove(one)
+                one.process.join(_LAST_WORDS)
+                one.end()
+        if said is None:
             raise FmcliError(
                 f"the process of {printable(one.name)} {_end_of(one.process)}",
                 hint="what is saved is kept; where memory ran out, fewer at once need less",
-            ) from None
-        one.has_begun = True
-        if isinstance(said, Ended):
-            del running[connection]
-            one.process.join(_LAST_WORDS)
-            one.end()
+            )
         yield said
+
+
+def _hear(one: _Running) -> Event | Ended | None:
+    """Return what a process says next, or None where it is dead and has said all."""
+    try:
+        # Others may hold the other end open when it is dead: its own workers.
+        said: Event | Ended | None = one.connection.recv() if one.connection.poll() else None
+    except (EOFError, OSError):
+        return None
+    return said
 
 
 def _end_of(process: SpawnProcess) -> str:
     code = process.exitcode or 0
-    return f"died with exit status {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+    return f"died with exit status {code}" if code >= 0 else f"was killed: {signal.strsignal(-code) or -code}"
 
 
-def _do(name: str, work: Work, connection: Connection, stop: Flag, parent: int) -> None:
+def _do(name: str, work: Work, connection: Connection) -> None:
     """Do a piece of work in this process and tell of it."""
-    told = 0.0
+    told, stopping = 0.0, False
 
     def tell(said: Event | Ended) -> None:
         try:
             connection.send(said)
-        except BrokenPipeError:
-            os._exit(1)
+        except OSError:
+            os._exit(1)  # nobody listens
 
     def report(event: Event) -> None:
-        nonlocal told
-        if os.name == "posix" and os.getppid() != parent:
-            os._exit(1)  # whoever goes on with this work must not meet us there
-        if stop.is_set() and not isinstance(event, CheckpointSaved):  # which belongs to an event yet to come
+        nonlocal told, stopping
+        try:
+            stopping = stopping or (connection.poll() and connection.recv() == "stop")
+        except (EOFError, OSError):
+            os._exit(1)  # the parent is gone, and whoever goes on with this work must not meet us there
+        if stopping and not isinstance(event, CheckpointSaved):  # which belongs to an event yet to come
             raise StopRequest
         if isinstance(event, StepFinished | BatchAnswered):
             if time.monotonic() - told < _EVERY:
@@ -177,13 +206,21 @@ def _do(name: str, work: Work, connection: Connection, stop: Flag, parent: int) 
             told = time.monotonic()
         tell(event)
 
-    if os.name != "posix":  # elsewhere they are held back
+    if not hasattr(signal, "pthread_sigmask"):  # elsewhere they are held back
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         ended = Ended(name, result=work(report))
     except StopRequest:
         ended = Ended(name, stopped=True)
     except Exception as error:  # whatever it is, it is raised where the work was asked for
-        error.add_note(traceback.format_exc())
-        ended = Ended(name, error=error)
+        ended = Ended(name, error=_portable(error))
     tell(ended)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that reaches another process whole: itself, or one that quotes it."""
+    note = traceback.format_exc()
+    if not isinstance(error, FmcliError | OSError | MemoryError):  # others may not be made anew from what they say
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(note)
+    return error

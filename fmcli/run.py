@@ -1,7 +1,6 @@
 """A run: every member of a recipe trained into one folder."""
 
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -71,8 +70,8 @@ def train_run(
         overwrite: Remove the run that is in the folder first.
         data_root: Where to look first for built-in sources.
         save_after: Seconds, after which a long epoch is saved within itself, and again.
-        jobs: How many members train at once; above 1, each in a process of its own.
-        threads: CPU threads of each such process; by default, the cores are shared out.
+        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`).
+        threads: CPU threads of each such process; by default, those of this one are shared out.
         reporter: Told of what happens.
 
     Returns:
@@ -98,7 +97,8 @@ def train_run(
             for name in names
         }
         if jobs > 1:
-            share = max((os.cpu_count() or 1) // jobs, 1) if threads is None else threads
+            del splits  # each process has its own
+            share = threads or max(torch.get_num_threads() // min(jobs, len(recipe.members)), 1)
             apart = {name: partial(_train_apart, work, recipe, data_root, share) for name, work in works.items()}
             ends = side_by_side(apart, jobs, reporter)
         else:
@@ -155,9 +155,9 @@ def _train_apart(
     threads: int,
     reporter: Reporter,
 ) -> list[EpochFinished]:
-    """Train a member in a process that has nothing yet."""
+    """Train a member in a process that has nothing yet; all that could be wrong was found before."""
     torch.set_num_threads(threads)
-    return train(load_splits(recipe, data_root), reporter)
+    return train(split_images(load_images(recipe.data, data_root=data_root), recipe.data), reporter)
 
 
 def _one_by_one(works: Mapping[str, Work], reporter: Reporter) -> Generator[Ended]:

@@ -26,6 +26,7 @@ from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
 from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
 from fmcli.errors import DataError, ExitStatus, UsageError
+from fmcli.locks import LOCK_FILE
 from fmcli.predictions import digest_arrays
 from fmcli.recipe import KNOWN_SOURCES, DataSpec
 from fmcli.recipe.specs import (
@@ -156,14 +157,28 @@ def test_small_idx_file_is_read(tmp_path):
 def test_gzipped_file_is_unpacked_once(little_memory, monkeypatch, tmp_path):
     path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
     open_idx(path)
-    (unpacked,) = (cache_folder() / "unpacked").iterdir()
+    (first,) = unpacked()
     with monkeypatch.context() as patch:
         patch.setattr(idx_files, "_unpack", None)
         np.testing.assert_array_equal(open_idx(path), PICTURES)
     path.unlink()
     np.testing.assert_array_equal(open_idx(write_idx(tmp_path / "a-ubyte", PICTURES[1:], gz=True)), PICTURES[1:])
-    (other,) = (cache_folder() / "unpacked").iterdir()
-    assert other != unpacked
+    (other,) = unpacked()
+    assert other != first
+
+
+def unpacked():
+    return [path for path in (cache_folder() / "unpacked").iterdir() if path.name != LOCK_FILE]
+
+
+def test_what_killed_processes_left_unpacked_is_removed(little_memory, tmp_path):
+    path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
+    torn = cache_folder() / "unpacked" / ".0123-1-1.abc.part"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"half")
+    open_idx(path)
+    assert len(unpacked()) == 1
+    assert not torn.exists()
 
 
 @pytest.mark.parametrize("end", [-40, -6])
@@ -172,7 +187,7 @@ def test_damaged_gzipped_file_leaves_nothing_unpacked(end, little_memory, tmp_pa
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(DataError, match=r"cannot read .*a-ubyte\.gz"):
         open_idx(path)
-    assert not list((cache_folder() / "unpacked").iterdir())
+    assert not unpacked()
 
 
 def test_gzipped_file_that_holds_more_than_it_says_is_not_unpacked(little_memory, tmp_path):
@@ -180,7 +195,7 @@ def test_gzipped_file_that_holds_more_than_it_says_is_not_unpacked(little_memory
     path.write_bytes(gzip.compress(idx_bytes(PICTURES) + b"x"))
     with pytest.raises(DataError, match="holds more"):
         open_idx(path)
-    assert not list((cache_folder() / "unpacked").iterdir())
+    assert not unpacked()
 
 
 def test_no_room_to_unpack_is_told_with_a_way_out(little_memory, tmp_path):

@@ -206,6 +206,7 @@ def test_python_objects_are_never_unpickled(write):
         ("a\tb\n0.5\t0.5\n", [r"'\t' between its columns"]),
         ("0.5,0.5\n0.25,0.75\n", ["no heading"]),
         ("1.0,0.0\n0.25,0.75\n", ["no heading"]),
+        ("0,0.3,0.7\n0.5,0.25,0.25\n", ["no heading"]),
         ("a,a\n0.5,0.5\n", ["two columns of one name"]),
         ("label,label,a\n0,0,1\n", ["two columns of one name"]),
         (b"\xe9,b\n1,0\n", ["UTF-8"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fmcli
-from fmcli.errors import DataError, DivergedError, FmcliError
+from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError
 from fmcli.events import BatchAnswered, CheckpointSaved, MemberFinished, StepFinished, StopRequest
 from fmcli.parallel import Ended, side_by_side
 
@@ -105,7 +105,15 @@ def test_not_every_step_is_told():
     assert isinstance(events[-1], MemberFinished)
 
 
-@pytest.mark.parametrize("error", [DivergedError("nan", hint="less"), DataError("gone"), ValueError("a fault")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        DivergedError("nan", hint="less"),
+        DataError("gone"),
+        RecipeError("wrong", problems=["a: b"], hint="mend it"),
+        OSError(28, "No space left on device"),
+    ],
+)
 def test_an_error_is_brought_here_and_the_others_go_on(error):
     ended = {one.name: one for one in side_by_side({"a": partial(fail, error), "b": partial(count, 1)}, 2, ignore)}
     assert ended["b"] == Ended("b", result=10)
@@ -118,6 +126,38 @@ def test_an_error_is_brought_here_and_the_others_go_on(error):
     assert "in fail" in found.__notes__[0]
 
 
+def fail_oddly(reporter):
+    class Odd(Exception):  # no other process knows it
+        def __init__(self, *, reason):
+            super().__init__(f"it is {reason}")
+
+    raise Odd(reason="odd")
+
+
+def test_an_error_that_cannot_travel_is_quoted():
+    (ended,) = side_by_side({"a": fail_oddly}, 1, ignore)
+    assert (type(ended.error), str(ended.error)) == (RuntimeError, "Odd: it is odd")
+    assert "in fail_oddly" in ended.error.__notes__[0]
+
+
+def fail_to_save(reporter):
+    try:
+        while True:
+            reporter(MemberFinished("m", Path()))
+            time.sleep(0.01)
+    except StopRequest:
+        raise FmcliError("no room to save") from None
+
+
+@pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])
+def test_what_cannot_be_saved_is_told_instead_of_the_stop(error):
+    def reporter(event):
+        raise error
+
+    with pytest.raises(FmcliError, match="no room to save"):
+        list(side_by_side({"a": fail_to_save}, 1, reporter))
+
+
 def test_a_process_that_dies_is_told():
     with pytest.raises(FmcliError, match="the process of a died with exit status 7"):
         list(side_by_side({"a": die}, 1, ignore))
@@ -128,7 +168,7 @@ def test_a_process_that_is_killed_lets_the_others_save(tmp_path):
         "a": partial(be_killed, tmp_path / "begun"),
         "b": partial(run_until_stopped, tmp_path / "b"),
     }
-    with pytest.raises(FmcliError, match="the process of a was killed by SIGKILL") as caught:
+    with pytest.raises(FmcliError, match="the process of a was killed: Killed") as caught:
         list(side_by_side(works, 2, lambda event: (tmp_path / "begun").touch()))
     assert "memory" in caught.value.hint
     assert (tmp_path / "b").read_text() == "saved"

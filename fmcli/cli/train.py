@@ -32,10 +32,19 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run that is there.")] = False,
     save_every: Annotated[
-        float, typer.Option(min=0, metavar="MINUTES", help="How often to save within an epoch.")
+        float,
+        typer.Option(
+            min=0, metavar="MINUTES", help="Minutes between saves within a long epoch; 0 saves after every step."
+        ),
     ] = 5.0,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Members to train at once, each on its share of the cores.")
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Members to train at once, each on its share of the cores (or --threads of its own).",
+        ),
     ] = 1,
     seed: Annotated[int | None, typer.Option(help="Short for --set trainer.seed=N.")] = None,
     device: Device = "auto",

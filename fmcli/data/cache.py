@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +11,7 @@ import platformdirs
 
 from fmcli.errors import DataError, FmcliError, printable
 from fmcli.files import open_atomic
+from fmcli.locks import locked
 
 
 def cache_folder() -> Path:
@@ -32,18 +34,24 @@ def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None]) -> Path:
     now = path.stat()
     place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
     target = folder / f"{place}-{now.st_size}-{now.st_mtime_ns}"
-    if target.is_file():
-        return target
-    for earlier in folder.glob(f"{place}-*"):
-        earlier.unlink(missing_ok=True)
     try:
-        with open_atomic(target) as file:
-            unpack(file)
+        with locked(folder):
+            if not target.is_file():
+                _remove_old(folder, place)
+                with open_atomic(target) as file:
+                    unpack(file)
     except DataError:
         raise
-    except FmcliError as error:
+    except (FmcliError, OSError) as error:
         raise DataError(
-            f"{printable(path)} is too large for memory and cannot be unpacked: {error.message}",
+            f"{printable(path)} is too large for memory and cannot be unpacked: {printable(error)}",
             hint="unpack it with gunzip where there is room, or name a folder with XDG_CACHE_HOME",
         ) from error
     return target
+
+
+def _remove_old(folder: Path, place: str) -> None:
+    """Remove what earlier files were unpacked to, and what killed processes left; nobody unpacks now."""
+    for old in (*folder.glob(f"{place}-*"), *folder.glob(".*.part")):
+        with suppress(PermissionError):  # Windows, while another process reads it
+            old.unlink(missing_ok=True)

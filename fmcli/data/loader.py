@@ -109,16 +109,19 @@ class DeviceLoader:
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield streamed batches, each gathered while earlier ones are used."""
         waiting: deque[Future[Tensor]] = deque()
-        with ThreadPoolExecutor(1) as thread:
+        thread = ThreadPoolExecutor(1)
+        try:
             for batch in batches:
                 waiting.append(thread.submit(self._gather, batch))
                 if len(waiting) > _BATCHES_AHEAD:
                     yield self._on_device(waiting.popleft().result())
             while waiting:
                 yield self._on_device(waiting.popleft().result())
+        finally:
+            thread.shutdown(cancel_futures=True)
 
     def _gather(self, places: Tensor) -> Tensor:
-        images = self._images[places if self._rows is None else self._rows[places]]
+        images = self._images[places if self._rows is None else self._rows[places]].contiguous()
         return images.pin_memory() if self.device.type == "cuda" else images
 
     def _on_device(self, images: Tensor) -> Tensor:
