@@ -263,6 +263,24 @@ def _listing(names: Sequence[str], most: int = 4) -> str:
     return f"{shown}, … ({len(names)})" if len(names) > most else f"{shown} ({len(names)})"
 
 
+def same_answers(predictions: Sequence[Predictions]) -> dict[str, str]:
+    """Return the members whose logits are, to the last bit, those of one before, and that one's name.
+
+    Args:
+        predictions: Of the same images.
+    """
+    seen: dict[bytes, list[Predictions]] = {}
+    found = {}
+    for one in predictions:
+        alike = seen.setdefault(one.logits[:1].tobytes(), [])  # those that begin in the same way
+        same = next((other for other in alike if np.array_equal(other.logits, one.logits)), None)
+        if same is None:
+            alike.append(one)
+        else:
+            found[one.member] = same.member
+    return found
+
+
 def digest_arrays(*arrays: NDArray[Any]) -> str:
     """Return a SHA-256 over arrays: their shapes, dtypes and bytes.
 

@@ -507,6 +507,17 @@ def test_a_member_that_votes_twice_under_two_names_is_told(cli, own_pool, tmp_pa
     said = cli("ensemble", "evaluate", own_pool, tmp_path / "again").err
     assert "has the very weights of" in said
     assert "has the very weights of" not in cli("ensemble", "evaluate", own_pool).err
+    assert "has the very answers of" not in said
+
+
+def test_predictions_that_vote_twice_are_told(cli, pool, tmp_path):
+    assert cli("evaluate", pool, "--save-predictions", tmp_path / "one").status == 0
+    shutil.copytree(tmp_path / "one" / "k3-1", tmp_path / "one" / "again")
+    for command in ("evaluate", "compare"):
+        said = cli("ensemble", command, tmp_path / "one").err
+        assert said.count("has the very answers of") == 1, said
+    shutil.rmtree(tmp_path / "one" / "again")
+    assert "has the very answers of" not in cli("ensemble", "evaluate", tmp_path / "one").err
 
 
 def test_saved_predictions_that_lie_beside_others_are_told(cli, pool, tmp_path):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.members import choose_rule, open_members, tell_learnt_on
+from fmcli.cli.members import choose_rule, open_members, tell_learnt_on, tell_same_answers
 from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
 from fmcli.errors import UsageError
 
@@ -75,6 +75,7 @@ def compare(
         pool = open_members(paths, where, terminal)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
         ballot = vote_on(pool, rule, split, device=where, data_root=data_root, labels=labels, calibrate=False)
+        tell_same_answers(pool, ballot.predictions, terminal)
         tell_learnt_on(pool, ballot.predictions, terminal)
         ballots.append(ballot)
     emit(comparison_document(compare_ensembles([name for name, _ in named], ballots)), format_, terminal)

@@ -2,7 +2,7 @@
 
 from fmcli.cli import compare, compose
 from fmcli.cli.figures import evaluation_drawers, write_plots
-from fmcli.cli.members import choose_rule, open_members, references_of, tell_learnt_on, tell_scaling
+from fmcli.cli.members import choose_rule, open_members, references_of, tell_learnt_on, tell_same_answers, tell_scaling
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -71,6 +71,7 @@ def evaluate_ensemble(
         raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")
     tell_scaling(pool.checkpoints, split, terminal)
     ballot = vote_on(pool, rule, split, device=where, data_root=data_root, labels=labels, views=tta)
+    tell_same_answers(pool, ballot.predictions, terminal)
     tell_learnt_on(pool, ballot.predictions, terminal)
     references = references_of(pool)
     reference = references[0] if all(other == references[0] for other in references) else None

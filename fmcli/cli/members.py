@@ -60,6 +60,16 @@ def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) 
             )
 
 
+def tell_same_answers(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
+    """Say which predictions are in the vote twice; of networks, `open_members` has said it."""
+    from fmcli.predictions import same_answers
+
+    twins = pool.twins()
+    for name, same in same_answers(predictions).items():
+        if name not in twins:
+            terminal.note(f"{printable(name)} has the very answers of {printable(same)}, which so count twice")
+
+
 def tell_learnt_on(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
     """Say so where an ensemble is judged on the images that it was made on."""
     if pool.learnt_on is not None and pool.learnt_on.data_digest == predictions[0].data_digest != "":
