@@ -636,6 +636,12 @@ def test_too_few_images_for_a_fraction(source, validation):
         split(source, validation=validation)
 
 
+def test_first_of_each_class_keep_their_order():
+    few = numbered(30).first_of_each_class(4)
+    assert numbers_of(few) == [0, 1, 2, 3, 4, 5, 8, 9, 12, 19, 29]
+    assert few.labels.tolist() == numbered(30).labels[numbers_of(few)].tolist()
+
+
 def test_bootstrap_sample_is_drawn_with_replacement():
     pixels = np.arange(250, dtype=np.uint8).reshape(250, 1, 1, 1)
     images = ImageSet(pixels, np.arange(250) % 7, tuple("abcdefg"))

@@ -71,11 +71,13 @@ def show_data(
         {name: images.digest for name, images in present.items()},
     )
     if grid is not None:
-        from fmcli.report.plots import sample_figure, save_figure
+        from fmcli.report.plots import SAMPLES_OF_EACH, sample_figure, save_figure
 
         name = f"{spec.source}, train"
-        save_figure(sample_figure(train.images, train.labels, train.class_names, source=name), grid)
+        few = train.first_of_each_class(SAMPLES_OF_EACH)
+        save_figure(sample_figure(few.images, few.labels, few.class_names, source=name), grid)
         terminal.note(f"wrote {grid}")
     emit(document, format_, terminal)
     if samples and format_ == "table" and terminal.out.is_terminal:
-        terminal.print(terminal_grid(train.images, train.labels, train.class_names, terminal.out))
+        few = train.first_of_each_class(1)
+        terminal.print(terminal_grid(few.images, few.labels, few.class_names, terminal.out))

@@ -91,10 +91,10 @@ def data_drawers(spec: DataSpec, data_root: Path | None, *, split: SplitName = "
         DataError: They are missing or broken, or there is no such split.
     """
     from fmcli.data import load_images, split_images
-    from fmcli.report.plots import class_count_figure, sample_figure
+    from fmcli.report.plots import SAMPLES_OF_EACH, class_count_figure, sample_figure
 
     splits = split_images(load_images(spec, data_root=data_root), spec)
-    shown, names = splits.named(split), splits.train.class_names
+    shown, names = splits.named(split).first_of_each_class(SAMPLES_OF_EACH), splits.train.class_names
     counts = {name: images.counts() for name, images in splits.present().items()}
     source = f"{spec.source}, {split}"
     return {

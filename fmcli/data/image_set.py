@@ -69,6 +69,11 @@ class ImageSet:
         """Return so many of the images, evenly spaced, or all: uint8 (n, C, H, W)."""
         return self.take(np.linspace(0, len(self) - 1, min(size, len(self)), dtype=np.int64))
 
+    def first_of_each_class(self, count: int) -> "ImageSet":
+        """Return the first images of each class, so many or fewer."""
+        places = [np.flatnonzero(self.labels == label)[:count] for label in range(len(self.class_names))]
+        return self.subset(np.sort(np.concatenate(places)))
+
     def subset(self, indices: NDArray[np.int64] | slice) -> "ImageSet":
         """Return some of the images, by position, which stay where they are."""
         pixels, rows = self.pixels, self.rows

@@ -27,6 +27,8 @@ from fmcli.report.plots.style import (
     text_width,
 )
 
+SAMPLES_OF_EACH = 12
+"""How many images of each class are shown, at most."""
 _SAMPLE, _LARGE = 0.55, 1.25  # inches, the longer side of an image
 _GAP = 0.04  # inches between samples
 _COLUMNS = 6
@@ -40,7 +42,12 @@ _LINE = 0.145  # inches from a line of a caption to the next
 
 @styled
 def sample_figure(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: Sequence[str], *, source: str, each: int = 12
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    source: str,
+    each: int = SAMPLES_OF_EACH,
 ) -> Figure:
     """Return a grid of samples, a row a class.
 
