@@ -17,7 +17,8 @@ from fmcli.cli import run
 from fmcli.cli.app import app
 from fmcli.errors import ExitStatus
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 SHELL_LINES = re.search(r"```sh\n(.*?)```", README, re.DOTALL).group(1).splitlines()
 
 
@@ -55,6 +56,27 @@ def test_every_option_is_explained():
     for path, command in COMMANDS:
         for parameter in command.params:
             assert getattr(parameter, "help", None) or parameter.name == "help", (path, parameter.name)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md"])
+def test_lines_fit_a_page(name):
+    """But for tables and what is captured from a terminal."""
+    text = re.sub(r"^(```+)\w*\n.*?^\1$", "", (ROOT / name).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_own_pictures_become_images_as_the_readme_says(tmp_path, monkeypatch, capsys):
+    for name, level in (("dark", 20), ("light", 220)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(7):
+            size = (20 + number, 30)
+            Image.new("RGB", size, (level, level, level)).save(tmp_path / "pictures" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1), {})
+    assert run(["data", "info", "idx:my-images", "--format", "json"]) == ExitStatus.DONE
+    told = json.loads(capsys.readouterr().out)
+    found = [(row["class"], row["train"], row["test"]) for row in told["classes"]]
+    assert found == [("dark", 5, 2), ("light", 5, 2)]
 
 
 def test_the_readme_shows_the_quick_recipe_as_it_is():

@@ -9,7 +9,7 @@ from fmcli.cli import data, ensemble, evaluate, plot, predict, recipe, reproduce
 
 app = typer.Typer(
     help="Train, combine and read ensembles of small-image classifiers.",
-    epilog="Start with: fmcli train --recipe quick, then: fmcli ensemble evaluate checkpoints/quick",
+    epilog="Start with: fmcli data fetch, fmcli train --recipe quick, fmcli ensemble evaluate checkpoints/quick",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

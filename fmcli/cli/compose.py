@@ -14,6 +14,7 @@ from fmcli.cli.options import (
     Groups,
     Labels,
     Members,
+    Networks,
     Quiet,
     Tie,
     Verbose,
@@ -105,7 +106,7 @@ def select(
         int | None,
         typer.Option(
             min=1,
-            help="Members at most; with greedy, steps. By default 20 of greedy, 10 of diverse, 3 of exhaustive.",
+            help="Most members to choose; of greedy, its steps. By default greedy 20, diverse 10, exhaustive 3.",
             show_default=False,
         ),
     ] = None,
@@ -114,12 +115,12 @@ def select(
         int | None,
         typer.Option(
             min=0,
-            help="Greedy: choose in so many random halves of the pool instead of in all of it.",
+            help="Greedy only: choose from so many random halves of the pool, and add up how often each is taken.",
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Draws those halves; by default 0.", show_default=False)
+        int | None, typer.Option(min=0, help="Seed of those halves; by default 0.", show_default=False)
     ] = None,
     vote: Vote = None,
     tie: Tie = None,
@@ -170,7 +171,7 @@ def select(
 
 
 def pack(
-    members: Members,
+    members: Networks,
     output: Annotated[
         Path,
         typer.Option(
@@ -239,12 +240,13 @@ def unpack(
 
 
 def soup(
-    members: Members,
+    members: Networks,
     output: Annotated[
         Path, typer.Option("--output", "-o", file_okay=False, help="The member's folder to make.", show_default=False)
     ],
     method: Annotated[
-        SoupMethod, typer.Option(help="Take the best while validation accuracy holds, or all.")
+        SoupMethod,
+        typer.Option(help="greedy: the best members while validation accuracy does not fall; uniform: all."),
     ] = "greedy",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the soup that is there.")] = False,
     device: Device = "auto",

@@ -37,7 +37,7 @@ def fetch_data(
 @app.command("info", short_help="Show classes, splits, digests and samples.")
 def show_data(
     source: Annotated[
-        str, typer.Argument(help="fashion-mnist, idx:DIR, or a recipe or run whose splits to count.")
+        str, typer.Argument(help="fashion-mnist, idx:DIR, a recipe, a run, a checkpoint, an ensemble file or a pack.")
     ] = "fashion-mnist",
     grid: Annotated[
         Path | None, typer.Option(help="Save a grid of samples as .png, .pdf or .svg.", show_default=False)

@@ -25,18 +25,29 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but resu
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is read and written.")]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to write the result.")]
 Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one.")
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one."
+    ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; by default one a core.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads; by default one a core.")
+]
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data-root", envvar="FMCLI_DATA", help="Where to look first for the built-in datasets."),
+    typer.Option(
+        "--data-root",
+        envvar="FMCLI_DATA",
+        metavar="DIR",
+        help="Folder of datasets: searched first, filled by data fetch, base of a relative idx:DIR.",
+    ),
 ]
 RecipeName = Annotated[
     str,
     typer.Option(
         "--recipe",
         "-r",
+        metavar="RECIPE",
         help="A shipped recipe's name, or a path.",
         autocompletion=complete_recipe,
         show_default=False,
@@ -57,7 +68,16 @@ Overrides = Annotated[
 Members = Annotated[
     list[Path],
     typer.Argument(
+        metavar="MEMBER",
         help="Runs, members, checkpoints, ensemble files, packs, or files of predictions.",
+        show_default=False,
+    ),
+]
+Networks = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MEMBER",
+        help="Runs, members, checkpoints, ensemble files or packs; predictions alone do not do.",
         show_default=False,
     ),
 ]
@@ -68,7 +88,8 @@ Labels = Annotated[
     Path | None,
     typer.Option(
         "--labels",
-        help="True classes for other tools' predictions: .npy, or a text with one a line.",
+        metavar="FILE",
+        help="True classes for predictions of other tools: a .npy of integers, or a text with one class a line.",
         show_default=False,
     ),
 ]
@@ -79,13 +100,16 @@ Tie = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="How much each member counts, in order: 2,1,1. Weighted rules learn it otherwise.", show_default=False
+        metavar="W,W,…",
+        help="Weight of each member, in order: 2,1,1. Without it, weighted rules learn them on validation images.",
+        show_default=False,
     ),
 ]
 Groups = Annotated[
     str | None,
     typer.Option(
-        help="What each member votes within in a two-level vote, in order: 3,3,5. By default its kernel sizes.",
+        metavar="G,G,…",
+        help="Group of each member for --vote two-level, in order: 3,3,5. By default its kernel size.",
         show_default=False,
     ),
 ]
@@ -103,6 +127,7 @@ Plots = Annotated[
     Path | None,
     typer.Option(
         "--plots",
+        metavar="DIR",
         file_okay=False,
         callback=_check_folder,
         help="Also draw figures into this folder, as PNG.",

@@ -39,8 +39,8 @@ def plot(
         list[str],
         typer.Argument(
             metavar="PLACE",
-            help="Run folders, member folders or checkpoints; for samples and class-counts recipes and sources, too; "
-            "for trials a search's folder.",
+            help="Runs, members, checkpoints, ensemble files, packs or predictions; for samples and class-counts also "
+            "recipes and sources; for trials a search's folder.",
             show_default=False,
         ),
     ],

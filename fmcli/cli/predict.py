@@ -33,12 +33,15 @@ def predict(
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name for each picture.")] = 1,
     invert: Annotated[
-        Invert, typer.Option(help="Swap dark and light; auto does where the background asks for it.")
+        Invert,
+        typer.Option(
+            help="Swap dark and light; auto does where picture and training images have opposite backgrounds."
+        ),
     ] = "auto",
     vote: Vote = None,
     tie: Tie = None,
     reject_below: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave pictures undecided that are less probable than this.")
+        float, typer.Option(min=0, max=1, help="Report a picture as undecided where its probability is below this.")
     ] = 0.0,
     tta: TestTimeViews = "none",
     batch_size: Annotated[

@@ -32,7 +32,10 @@ def search(
         Path | None, typer.Option("--output", "-o", help="The search's folder; by default checkpoints/search/RECIPE.")
     ] = None,
     storage: Annotated[
-        Storage | None, typer.Option(help="What keeps the trials; by default a journal.", show_default=False)
+        Storage | None,
+        typer.Option(
+            help="How trials are stored: a journal (text) or sqlite; by default a journal.", show_default=False
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that is there, or join it from another process.")

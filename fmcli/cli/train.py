@@ -25,12 +25,17 @@ CHECKPOINTS = Path("checkpoints")
 def train(
     recipe: RecipeName,
     set_: Overrides = None,
-    member: Annotated[list[str] | None, typer.Option(help="Train only this member; may be repeated.")] = None,
+    member: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Train only this member; may be repeated.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The run's folder; by default checkpoints/RECIPE.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The run's folder; by default checkpoints/RECIPE."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run that is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run that is there and train afresh.")
+    ] = False,
     save_every: Annotated[
         float,
         typer.Option(
@@ -43,10 +48,11 @@ def train(
             "--jobs",
             "-j",
             min=1,
+            metavar="N",
             help="Members to train at once, each on its share of the cores (or --threads of its own).",
         ),
     ] = 1,
-    seed: Annotated[int | None, typer.Option(help="Short for --set trainer.seed=N.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Short for --set trainer.seed=N.")] = None,
     device: Device = "auto",
     threads: Threads = None,
     data_root: DataRoot = None,
