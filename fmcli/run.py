@@ -13,7 +13,16 @@ from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run, remove_snapshots
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
-from fmcli.errors import DivergedError, FmcliError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
+from fmcli.errors import (
+    CheckpointError,
+    DivergedError,
+    FmcliError,
+    RecipeError,
+    RunInUseError,
+    UsageError,
+    did_you_mean,
+    printable,
+)
 from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.history import HISTORY_FILE
@@ -235,7 +244,21 @@ def _check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool
             hint="--resume goes on with it; --overwrite starts afresh; --output trains elsewhere",
         )
     if resume:
-        _check_same_recipe(load_recipe(str(folder / RECIPE_FILE)), recipe, folder)
+        _check_same_recipe(_recipe_of(folder), recipe, folder)
+
+
+def _recipe_of(folder: Path) -> Recipe:
+    """Return what a run was begun with.
+
+    Raises:
+        CheckpointError: The file that says so is damaged.
+    """
+    try:
+        return load_recipe(str(folder / RECIPE_FILE))
+    except RecipeError as error:
+        raise CheckpointError(
+            error.message, hint="bring the file back; --overwrite starts afresh; --output trains elsewhere"
+        ) from error
 
 
 def _holds_anything(folder: Path) -> bool:

@@ -76,10 +76,14 @@ def test_recipe_in_the_run_trains_the_same_run_again(finished, tmp_path):
 def test_recipe_in_the_run_says_whether_it_was_changed(run_folder):
     path = run_folder / RECIPE_FILE
     text = path.read_text("utf-8")
+    path.with_name("good.toml").write_text(text, "utf-8")
     path.write_text(text.replace("epochs = 1", "epochs = 2"), "utf-8")
     with pytest.raises(RecipeError, match=r"recipe\.toml: it is damaged or was changed") as caught:
         load_recipe(str(path))
     assert "remove that line" in caught.value.hint
+    with pytest.raises(CheckpointError, match="is damaged or was changed") as caught:
+        train(load_recipe(str(path.with_name("good.toml"))), run_folder, resume=True)
+    assert "--overwrite" in caught.value.hint
     path.write_text("\n".join(text.replace("epochs = 1", "epochs = 2").splitlines()[:-1]), "utf-8")
     assert load_recipe(str(path)).members[0].trainer.epochs == 2
 
@@ -431,7 +435,7 @@ def test_another_order_of_members_does_not_resume_since_seeds_come_from_the_plac
 
 def test_run_whose_recipe_is_damaged_does_not_resume(run_folder, tiny_recipe):
     (run_folder / RECIPE_FILE).write_text("[data\n")
-    with pytest.raises(RecipeError, match="not valid TOML"):
+    with pytest.raises(CheckpointError, match="not valid TOML"):
         train(tiny(tiny_recipe), run_folder, resume=True)
 
 
