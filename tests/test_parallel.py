@@ -217,6 +217,7 @@ def reporter(event):
     seen.append(event)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without
     seen = []
     list(side_by_side({"a": partial(WORK, Path(sys.argv[1]))}, 1, reporter))
 """
