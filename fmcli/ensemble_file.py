@@ -235,9 +235,17 @@ def is_ensemble_file(path: Path) -> bool:
         return False
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def _read_table(path: Path, *, checked: bool = False) -> dict[str, Any]:
+    text = read_text(path, LARGEST_FILE, CheckpointError)
     try:
-        return parse_toml(read_text(path, LARGEST_FILE, CheckpointError))
+        if checked:
+            check_seal(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{printable(path)}: {error}", hint="if you changed it, remove that line; else make it anew"
+        ) from error
+    try:
+        return parse_toml(text)
     except ValueError as error:
         raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
 
@@ -251,13 +259,7 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
     Raises:
         CheckpointError: It is not there, damaged, or names a member outside its folder.
     """
-    try:
-        check_seal(read_text(path, LARGEST_FILE, CheckpointError))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{printable(path)}: {error}", hint="if you changed it, remove that line; else make it anew"
-        ) from error
-    table = _read_table(path)
+    table = _read_table(path, checked=True)
     if table.get("format") != FORMAT:
         raise CheckpointError(
             f"{printable(path)} is not an ensemble file (format {printable(table.get('format'))!r})",

@@ -1,6 +1,6 @@
 """Work side by side: each piece in a process of its own, whose events and end are told here.
 
-Small networks in small batches keep one core busy, and not two: threads would wait for each other at every operation.
+Small networks in small batches gain little by more threads, which wait for each other at every operation.
 """
 
 import multiprocessing

@@ -64,8 +64,9 @@ def tell_same_answers(pool: Pool, predictions: Sequence[Predictions], terminal: 
     """Say which predictions are in the vote twice; of networks, `open_members` has said it."""
     from fmcli.predictions import same_answers
 
-    twins = pool.twins()
-    for name, same in same_answers(predictions).items():
+    found = same_answers(predictions)
+    twins = pool.twins() if found else {}
+    for name, same in found.items():
         if name not in twins:
             terminal.note(f"{printable(name)} has the very answers of {printable(same)}, which so count twice")
 
