@@ -1,22 +1,24 @@
 """Making ensembles: learning a rule or choosing members on validation data, and keeping what comes out."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torch
-
-from fmcli.checkpoint import MODEL_FILE, Checkpoint
 from fmcli.choices import VotingRule
 from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
 from fmcli.ensemble.select import SELECTION_METHODS, Selection
 from fmcli.ensemble_file import LearntOn, Place, describe_ensemble, write_ensemble_file
 from fmcli.errors import UsageError, printable
-from fmcli.pack import PACK_FORMAT, write_pack
+from fmcli.folders import MODEL_FILE
 from fmcli.pool import Pool, StoredMember, predict_to_learn
 from fmcli.predictions import Predictions, stack_logits
-from fmcli.tensors import read_metadata
+from fmcli.reading import read_metadata
+
+if TYPE_CHECKING:
+    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +38,19 @@ class Composed:
     selection: Selection | None = None
 
 
-def fit_ensemble(
-    pool: Pool, rule: Combiner, *, device: torch.device, data_root: Path | None = None, labels: Path | None = None
-) -> Composed:
+def fit_ensemble(pool: Pool, rule: Combiner, *, data_root: Path | None = None, labels: Path | None = None) -> Composed:
     """Learn what a rule leaves open, and the temperature, on validation images.
 
     Args:
         pool: The members.
         rule: With what was given.
-        device: Where their networks are.
         data_root: Where to look first for built-in sources.
         labels: A file of the validation images' true classes, for other tools' predictions.
 
     Raises:
         UsageError: There are no validation images in common, and the rule cannot do without.
     """
-    learn_from = predict_to_learn(pool, rule, device=device, data_root=data_root, labels=labels)
+    learn_from = predict_to_learn(pool, rule, data_root=data_root, labels=labels)
     if learn_from is None:
         return Composed(pool, rule, pool.learnt_on if rule.learnt else None)  # learnt already, or nothing to learn from
     logits, y_true = stack_logits(learn_from), learn_from[0].labels
@@ -112,7 +111,7 @@ def _place_of(member: Checkpoint | StoredMember, name: str) -> Path:
         return member.place
     if member.path.name == MODEL_FILE:
         return member.path.parent
-    if read_metadata(member.path).get("format") == PACK_FORMAT:
+    if _is_packed(member):
         raise UsageError(
             f"{printable(name)} is inside {printable(member.path)}, and an ensemble file names members that lie open",
             hint="fmcli ensemble unpack takes it apart",
@@ -121,7 +120,13 @@ def _place_of(member: Checkpoint | StoredMember, name: str) -> Path:
 
 
 def _digest_of(member: Checkpoint | StoredMember) -> str:
-    return read_metadata(member.path).get("digest", "") if isinstance(member, Checkpoint) else ""
+    return "" if isinstance(member, StoredMember) else read_metadata(member.path).get("digest", "")
+
+
+def _is_packed(member: Checkpoint) -> bool:
+    from fmcli.pack import PACK_FORMAT
+
+    return read_metadata(member.path).get("format") == PACK_FORMAT
 
 
 def refuse_packed(pool: Pool) -> None:
@@ -131,7 +136,7 @@ def refuse_packed(pool: Pool) -> None:
         UsageError: One is.
     """
     for member in pool.checkpoints:
-        if read_metadata(member.path).get("format") == PACK_FORMAT:
+        if _is_packed(member):
             raise UsageError(
                 f"{printable(member.path)} is a pack already",
                 hint=f"copy it; or for another rule, fmcli ensemble unpack {printable(member.path)} --output DIR",
@@ -145,6 +150,8 @@ def pack_ensemble(path: Path, composed: Composed) -> None:
         UsageError: A member has no network, or is in a pack already.
         FmcliError: The file cannot be written.
     """
+    from fmcli.pack import write_pack
+
     members = composed.pool.networks()
     refuse_packed(composed.pool)
     places = [

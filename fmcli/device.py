@@ -1,12 +1,27 @@
 """Where the work is done, and how exactly."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from fmcli.errors import DeviceError, did_you_mean
 
+if TYPE_CHECKING:
+    import torch  # which takes seconds: below, where it is needed
+
 _KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def check_device_name(name: str) -> str:
+    """Return what `--device` was given.
+
+    Raises:
+        DeviceError: No device is called so.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in _KINDS or (index and not (kind == "cuda" and index.isdecimal())):
+        raise DeviceError(f"unknown device {name!r}; {did_you_mean(kind, _KINDS)}", hint="for instance --device cuda:0")
+    return name
 
 
 def resolve_device(name: str) -> torch.device:
@@ -18,9 +33,9 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         DeviceError: It is not there.
     """
-    kind, _, index = name.partition(":")
-    if kind not in _KINDS or (index and not (kind == "cuda" and index.isdecimal())):
-        raise DeviceError(f"unknown device {name!r}; {did_you_mean(kind, _KINDS)}", hint="for instance --device cuda:0")
+    import torch
+
+    kind, _, index = check_device_name(name).partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind == "cuda":
@@ -40,6 +55,8 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
 
     Those are NVIDIA GPUs from sm80, and CPUs with AMX or AVX-512 BF16.
     """
+    import torch
+
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
@@ -53,11 +70,15 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
 
 def name_of(device: torch.device) -> str:
     """Return a device's name for people and for headers."""
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell a lack of memory from a bug: only CUDA has an exception of its own for it."""
+    import torch
+
     kinds = (torch.OutOfMemoryError, MemoryError)
     words = ("can't allocate memory", "out of memory")  # of the CPU's allocator, of Apple's
     return isinstance(error, kinds) or any(word in str(error) for word in words)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcli.checkpoint import Checkpoint, tell_apart
+from fmcli.checkpoint import Checkpoint
 from fmcli.choices import Invert, Views
 from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
 from fmcli.device import use_bf16
 from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
+from fmcli.folders import tell_apart
 from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.networks import kernel_group
@@ -22,30 +23,10 @@ from fmcli.voting import Vote
 _BATCH = 500  # images
 
 
-def check_alike(members: Sequence[Checkpoint]) -> None:
-    """Refuse members that cannot answer together.
-
-    Raises:
-        CheckpointError: One has other classes or another input than the first, by name.
-    """
-    for other in members[1:]:
-        first = members[0]
-        for what, mine, theirs in (
-            ("classes", first.header.class_names, other.header.class_names),
-            ("input (C, H, W)", first.header.input_shape, other.header.input_shape),
-        ):
-            if mine != theirs:
-                raise CheckpointError(
-                    f"{printable(other.path)} has the {what} {theirs}; {printable(first.path)} has {mine}",
-                    hint="combine members that were trained on the same classes and image size",
-                )
-
-
 def predict_splits(
     members: Sequence[Checkpoint],
     split: str,
     *,
-    device: torch.device,
     data_root: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions]:
@@ -54,7 +35,6 @@ def predict_splits(
     Args:
         members: Loaded checkpoints.
         split: `train`, `validation` or `test`.
-        device: Where the networks are.
         data_root: Where to look first for built-in sources.
         views: Which altered views of each image to average over.
 
@@ -72,7 +52,7 @@ def predict_splits(
         key = spec.model_dump_json()
         if key not in seen:
             seen[key] = _load_splits(spec, data_root)
-        predictions.append(_predict_split(member, name, split, seen[key].named(split), device, views))
+        predictions.append(_predict_split(member, name, split, seen[key].named(split), views))
     return predictions
 
 
@@ -103,13 +83,11 @@ def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
     return digest
 
 
-def _predict_split(
-    member: Checkpoint, name: str, split: str, images: ImageSet, device: torch.device, views: Views
-) -> Predictions:
+def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, views: Views) -> Predictions:
     digest = check_images(member, split, images)
     header = member.header
-    loader = DeviceLoader(images, batch_size=_BATCH, device=device)
-    network = network_of(member, device)
+    loader = DeviceLoader(images, batch_size=_BATCH, device=member.device)
+    network = network_of(member)
     logits = predict_logits(network, loader.batches(), header.normalization_of(split), views=views)
     if not bool(torch.isfinite(logits).all()):
         raise CheckpointError(
@@ -128,9 +106,9 @@ def _predict_split(
     )
 
 
-def network_of(member: Checkpoint, device: torch.device) -> InferenceNetwork:
-    """Return a member's network to answer with, in the precision that its recipe trains in on this device."""
-    return InferenceNetwork(member.model, bf16=use_bf16(member.header.member.trainer.precision, device))
+def network_of(member: Checkpoint) -> InferenceNetwork:
+    """Return a member's network to answer with, in the precision that its recipe trains in on its device."""
+    return InferenceNetwork(member.model, bf16=use_bf16(member.header.member.trainer.precision, member.device))
 
 
 def name_members(members: Sequence[Checkpoint]) -> list[str]:
@@ -144,7 +122,6 @@ def label_pictures(
     pictures: Iterable[Picture],
     rule: Combiner,
     *,
-    device: torch.device,
     top: int = 1,
     batch_size: int = 64,
     reject_below: float = 0.0,
@@ -156,7 +133,6 @@ def label_pictures(
         members: Loaded checkpoints that match; one is an ensemble of one.
         pictures: From a `PictureReader` made for these members.
         rule: How to combine them.
-        device: Where the networks are.
         top: How many classes to name for each picture.
         batch_size: How many pictures go through the networks at once.
         reject_below: Leave a picture undecided whose probability is lower.
@@ -166,12 +142,12 @@ def label_pictures(
         One entry a picture; unreadable ones carry their error.
     """
     stream = iter(pictures)
-    networks = [network_of(member, device) for member in members]
+    networks = [network_of(member) for member in members]
     while batch := list(islice(stream, batch_size)):
         pixels = [picture.pixels for picture in batch if picture.pixels is not None]
         vote = None
         if pixels:
-            images = torch.from_numpy(np.stack(pixels)).to(device)
+            images = torch.from_numpy(np.stack(pixels)).to(members[0].device)
             logits = [
                 predict_logits(network, [images], member.header.normalization, views=views).cpu()
                 for network, member in zip(networks, members, strict=True)

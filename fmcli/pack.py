@@ -14,17 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from fmcli.checkpoint import (
-    MODEL_FILE,
-    RECIPE_FILE,
-    Checkpoint,
-    build_checkpoint,
-    find_checkpoints,
-    is_snapshot_name,
-    lost_snapshots,
-    members_of_run,
-    parse_header,
-)
+from fmcli.checkpoint import Checkpoint, build_checkpoint, parse_header
 from fmcli.ensemble import Combiner
 from fmcli.ensemble_file import (
     SUFFIX,
@@ -37,6 +27,7 @@ from fmcli.ensemble_file import (
 )
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.files import folder_names, new_folder, write_atomic
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, is_snapshot_name, lost_snapshots, members_of_run
 from fmcli.history import HISTORY_FILE
 from fmcli.predictions import predictions_file
 from fmcli.reading import read_bytes

@@ -4,10 +4,14 @@ import os
 import re
 import stat
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from fmcli.errors import FmcliError, printable
+from safetensors import SafetensorError, safe_open
+
+from fmcli.errors import CheckpointError, FmcliError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,18 +119,38 @@ def parse_toml(text: str) -> dict[str, Any]:
     return table
 
 
-def check_safetensors(path: Path) -> None:
-    """Refuse what is a pipe or a device, or a safetensors file whose header would take much memory.
+@contextmanager
+def open_safetensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
+    """Open a safetensors file of checkpoints.
+
+    Args:
+        path: Of the file.
+        framework: Whose arrays it is to give: NumPy's or PyTorch's.
 
     Raises:
-        OSError: It is not there.
-        ValueError: It is refused.
+        CheckpointError: It is not there, or not a whole safetensors file.
     """
-    _check_regular(path)
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > LARGEST_HEADER:
-        raise ValueError(f"its header would have {size} bytes; the limit is {LARGEST_HEADER}")
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {printable(path)}", hint="fmcli train --recipe quick makes one")
+    try:
+        _check_safetensors(path)
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{printable(path)} is not a whole safetensors file: {printable(error)}",
+            hint="it was cut short or is of another format; train it again, or copy it again",
+        ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the text of a safetensors file alone, unverified: the digest in it is over the tensors, too.
+
+    Raises:
+        CheckpointError: It is not there, or not a safetensors file.
+    """
+    with open_safetensors(path, "np") as file:
+        return dict(file.metadata() or {})
 
 
 def open_array(path: Path) -> "NDArray[Any]":
@@ -144,6 +168,15 @@ def open_array(path: Path) -> "NDArray[Any]":
         raise ValueError(f"its header is larger than {_ARRAY_HEADER} bytes")
     with np.errstate(over="ignore"):  # shapes whose product is more than a number holds
         return np.lib.format.open_memmap(path, mode="r")
+
+
+def _check_safetensors(path: Path) -> None:
+    """Raise ValueError for a pipe, a device, or a safetensors file whose header would take much memory."""
+    _check_regular(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > LARGEST_HEADER:
+        raise ValueError(f"its header would have {size} bytes; the limit is {LARGEST_HEADER}")
 
 
 def _check_regular(path: Path) -> None:

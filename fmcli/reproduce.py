@@ -8,11 +8,12 @@ from statistics import fmean
 
 import torch
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint
+from fmcli.checkpoint import Checkpoint
 from fmcli.choices import SplitName
 from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.errors import CheckpointError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
+from fmcli.folders import MODEL_FILE, RECIPE_FILE
 from fmcli.history import best_epoch, read_history
 from fmcli.inference import predict_splits
 from fmcli.pool import learn_rule, open_pool
@@ -198,13 +199,13 @@ def _is_finished(run: Path) -> bool:
 
 
 def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResult:
-    pool = open_pool([run.folder], device=device)
+    pool = open_pool([run.folder], device=str(device))
     members, rule = pool.checkpoints, pool.choose_rule()
-    learnt = learn_rule(pool, rule, device=device, data_root=data_root, calibrate=False)
+    learnt = learn_rule(pool, rule, data_root=data_root, calibrate=False)
     evaluations = {
         split: evaluate_ensemble(
             hold_vote(
-                _predict(members, split, device, data_root),
+                _predict(members, split, data_root),
                 learnt,
                 learnt_here=rule if split == "validation" and learnt is not rule else None,
             )
@@ -249,16 +250,14 @@ def _kept_epoch(history: Sequence[EpochFinished], member: MemberSpec) -> EpochFi
     return history[best_epoch(history, trainer.monitor)] if trainer.keep == "best" else history[-1]
 
 
-def _predict(
-    members: Sequence[Checkpoint], split: SplitName, device: torch.device, data_root: Path | None
-) -> list[Predictions]:
+def _predict(members: Sequence[Checkpoint], split: SplitName, data_root: Path | None) -> list[Predictions]:
     """Return members' predictions on a split, from what lies beside them or anew."""
     predictions = []
     for member in members:
         path = member.path.parent / predictions_file(split)
         stored = _stored_predictions(path)
         if stored is None or not _is_of(stored, member, split):
-            [stored] = predict_splits([member], split, device=device, data_root=data_root)
+            [stored] = predict_splits([member], split, data_root=data_root)
             save_predictions(path, stored)
         predictions.append(stored)
     return predictions

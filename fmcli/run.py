@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, members_of_run, remove_snapshots
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
 from fmcli.errors import (
@@ -25,6 +24,7 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, members_of_run, remove_snapshots
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
 from fmcli.parallel import Ended, Work, side_by_side

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from fmcli.checkpoint import (
-    MODEL_FILE,
     Checkpoint,
     Ingredient,
     SoupOrigin,
@@ -25,6 +24,7 @@ from fmcli.checkpoint import (
 from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import DeviceLoader, Splits, load_images, split_images
 from fmcli.errors import CheckpointError, UsageError, printable
+from fmcli.folders import MODEL_FILE
 from fmcli.inference import check_images, network_of, predict_splits
 from fmcli.models import predict_logits
 from fmcli.pool import Pool
@@ -60,10 +60,11 @@ def make_soup(
     *,
     method: SoupMethod = "greedy",
     overwrite: bool = False,
-    device: torch.device,
     data_root: Path | None = None,
 ) -> Soup:
     """Average the weights of members whose networks are alike, and save the result as a checkpoint.
+
+    The statistics of batch normalisation are taken from the training images again.
 
     Args:
         pool: The members.
@@ -71,7 +72,6 @@ def make_soup(
         method: `uniform` takes all; `greedy` takes them from the best to the worst on validation images, and leaves
             out each that would make the soup worse: at worst it is the best member alone.
         overwrite: Replace a soup that is in the folder.
-        device: Where to compute. The statistics of batch normalisation are taken from the training images again.
         data_root: Where to look first for built-in sources.
 
     Returns:
@@ -93,16 +93,16 @@ def make_soup(
     judged = splits.validation is not None
     if method == "greedy" and not judged:
         raise UsageError("a greedy soup needs validation images, and these members have none", hint="--method uniform")
-    alone = [_accuracy(member, splits, device) for member in members] if judged else []
+    alone = [_accuracy(member, splits) for member in members] if judged else []
     order = sorted(range(len(members)), key=lambda place: -alone[place] if alone else 0)
     best: float | None
     if method == "uniform":
-        taken, soup = order, _average([members[place] for place in order], splits, device)
-        best = _accuracy(soup, splits, device) if judged else None
+        taken, soup = order, _average([members[place] for place in order], splits)
+        best = _accuracy(soup, splits) if judged else None
     else:
-        taken, soup, best = _add_while_better(members, order, alone[order[0]], splits, device)
+        taken, soup, best = _add_while_better(members, order, alone[order[0]], splits)
     names = tuple(pool.names[place] for place in taken)
-    _save(folder, _with_origin(soup, [members[place] for place in taken], names, method), device, data_root)
+    _save(folder, _with_origin(soup, [members[place] for place in taken], names, method), data_root)
     return Soup(folder, names, best, max(alone, default=None))
 
 
@@ -139,7 +139,6 @@ def _add_while_better(
     order: Sequence[int],
     best: float,
     splits: Splits,
-    device: torch.device,
 ) -> tuple[list[int], Checkpoint, float]:
     """Return the places that a greedy soup takes, the soup, and its accuracy on validation images.
 
@@ -148,12 +147,11 @@ def _add_while_better(
         order: Their places, from the best to the worst.
         best: How accurate the first of these is.
         splits: The images.
-        device: Where to compute.
     """
     taken, soup = [order[0]], members[order[0]]
     for place in order[1:]:
-        tried = _average([members[other] for other in (*taken, place)], splits, device)
-        accuracy = _accuracy(tried, splits, device)
+        tried = _average([members[other] for other in (*taken, place)], splits)
+        accuracy = _accuracy(tried, splits)
         if accuracy >= best:
             taken, soup, best = [*taken, place], tried, accuracy
     return taken, soup, best
@@ -177,23 +175,23 @@ def _check_alike(members: Sequence[Checkpoint], names: Sequence[str]) -> None:
                 )
 
 
-def _accuracy(member: Checkpoint, splits: Splits, device: torch.device) -> float:
+def _accuracy(member: Checkpoint, splits: Splits) -> float:
     images = splits.named("validation")
-    loader = DeviceLoader(images, batch_size=_BATCH, device=device)
+    loader = DeviceLoader(images, batch_size=_BATCH, device=member.device)
     normalization = member.header.normalization_of("validation")
-    logits = predict_logits(network_of(member, device), loader.batches(), normalization).cpu().numpy()
+    logits = predict_logits(network_of(member), loader.batches(), normalization).cpu().numpy()
     return float((logits.argmax(axis=1) == images.labels).mean())
 
 
-def _average(members: Sequence[Checkpoint], splits: Splits, device: torch.device) -> Checkpoint:
+def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
     """Return a checkpoint, not saved yet, of the mean weights."""
     states = [member.model.state_dict() for member in members]
     mean = {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor
         for name, tensor in states[0].items()
     }
-    soup = build_checkpoint(members[0].path, members[0].header, mean, device=device)
-    loader = DeviceLoader(splits.train, batch_size=_BATCH, device=device)
+    soup = build_checkpoint(members[0].path, members[0].header, mean, device=members[0].device)
+    loader = DeviceLoader(splits.train, batch_size=_BATCH, device=soup.device)
     _take_statistics(soup.model, _inputs(loader, soup))
     return soup
 
@@ -250,10 +248,10 @@ def _with_origin(
     return replace(soup, header=header.model_copy(update=changes))
 
 
-def _save(folder: Path, soup: Checkpoint, device: torch.device, data_root: Path | None) -> None:
+def _save(folder: Path, soup: Checkpoint, data_root: Path | None) -> None:
     for split in SPLITS:  # of a soup that is replaced
         (folder / predictions_file(split)).unlink(missing_ok=True)
     if "validation" in soup.header.data_digests:
-        [predictions] = predict_splits([soup], "validation", device=device, data_root=data_root)
+        [predictions] = predict_splits([soup], "validation", data_root=data_root)
         save_predictions(folder / predictions_file("validation"), predictions)
     save_checkpoint(folder / MODEL_FILE, soup.model, soup.header)

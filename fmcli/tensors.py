@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from fmcli.errors import CheckpointError, FmcliError, printable
 from fmcli.files import order_metadata, write_atomic
-from fmcli.reading import LARGEST_HEADER, MOST_TENSORS, check_safetensors
+from fmcli.reading import LARGEST_HEADER, MOST_TENSORS, open_safetensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -44,7 +43,12 @@ def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         CheckpointError: It is not there, cut short or altered.
     """
-    metadata, tensors = _open(path, with_tensors=True)
+    with open_safetensors(path, "pt") as file:
+        names = file.keys()
+        if len(names) > MOST_TENSORS:
+            raise ValueError(f"it has {len(names)} tensors; the limit is {MOST_TENSORS}")
+        tensors = {name: file.get_tensor(name) for name in names}
+        metadata = dict(file.metadata() or {})
     digest = metadata.pop("digest", "")
     if digest != _digest(tensors, metadata):
         raise CheckpointError(
@@ -52,33 +56,6 @@ def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             hint="copy it again; or train it again, after removing it",
         )
     return metadata, tensors
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read the text alone, unverified: the digest is over the tensors, too.
-
-    Raises:
-        CheckpointError: It is not there, or not a safetensors file.
-    """
-    return _open(path, with_tensors=False)[0]
-
-
-def _open(path: Path, *, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {printable(path)}", hint="fmcli train --recipe quick makes one")
-    try:
-        check_safetensors(path)
-        with safe_open(path, framework="pt") as file:
-            names = file.keys() if with_tensors else []
-            if len(names) > MOST_TENSORS:
-                raise ValueError(f"it has {len(names)} tensors; the limit is {MOST_TENSORS}")
-            tensors = {name: file.get_tensor(name) for name in names}
-            return dict(file.metadata() or {}), tensors
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{printable(path)} is not a whole safetensors file: {printable(error)}",
-            hint="it was cut short or is of another format; train it again, or copy it again",
-        ) from error
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -278,30 +278,26 @@ def checkpoint_seeds(folder: Path) -> Parts:
 
 
 def read_checkpoint(content: bytes, folder: Path) -> None:
-    import torch
-
-    from fmcli.checkpoint import load_checkpoint, read_header
+    from fmcli.checkpoint import read_header
 
     path = folder / "model.safetensors"
     path.write_bytes(content)
     attempt(lambda: read_header(path))
-    member = attempt(lambda: load_checkpoint(path, device=torch.device("cpu")))
-    if member is not None:
-        attempt(lambda: use([member]))
+    attempt(lambda: use(path))
 
 
-def use(members: Any) -> None:
-    """Let members label a picture."""
-    import torch
+def use(path: Path) -> None:
+    """Let the members of a file label a picture."""
     from numpy import uint8, zeros
 
     from fmcli.data import Picture
     from fmcli.ensemble import Combiner
-    from fmcli.inference import check_alike, label_pictures
+    from fmcli.inference import label_pictures
+    from fmcli.pool import open_pool
 
-    check_alike(members)
+    members = open_pool([path], device="cpu").networks()
     picture = Picture("blank", None, zeros(members[0].header.input_shape, uint8))
-    list(label_pictures(members, [picture], Combiner("soft"), device=torch.device("cpu")))
+    list(label_pictures(members, [picture], Combiner("soft")))
 
 
 def pack_seeds(folder: Path) -> Parts:
@@ -316,15 +312,11 @@ def pack_seeds(folder: Path) -> Parts:
 
 
 def read_packed(content: bytes, folder: Path) -> None:
-    import torch
-
-    from fmcli.pack import read_pack, unpack
+    from fmcli.pack import unpack
 
     path = folder / "pack.safetensors"
     path.write_bytes(content)
-    pack = attempt(lambda: read_pack(path, device=torch.device("cpu")))
-    if pack is not None:
-        attempt(lambda: use(pack.members))
+    attempt(lambda: use(path))
     attempt(lambda: unpack(path, folder / "unpacked"))
 
 

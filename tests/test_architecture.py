@@ -29,6 +29,7 @@ FLOORS = (
         "generators",
         "tensors",
         "ensemble",
+        "folders",
         "foreign",
         "systems",
         "trials",
@@ -42,7 +43,15 @@ FLOORS = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-CLI_MAY_IMPORT_AT_TOP = {"typer", "fmcli.choices", "fmcli.errors", "fmcli.files", "fmcli.recipe", "fmcli.cli"}
+CLI_MAY_IMPORT_AT_TOP = {
+    "typer",
+    "fmcli.choices",
+    "fmcli.device",
+    "fmcli.errors",
+    "fmcli.files",
+    "fmcli.recipe",
+    "fmcli.cli",
+}
 ENSEMBLE_MAY_SEE = {room for rooms in FLOORS[:4] for room in rooms}
 REPORT_MAY_SEE = ENSEMBLE_MAY_SEE | {"ensemble", "systems", "trials"}
 

@@ -10,20 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import fmcli
-from fmcli.checkpoint import (
-    FORMAT,
-    MODEL_FILE,
-    RECIPE_FILE,
-    Header,
-    find_checkpoints,
-    load_checkpoint,
-    read_header,
-    save_checkpoint,
-    tell_apart,
-    unfinished_members,
-)
+from fmcli.checkpoint import FORMAT, Header, load_checkpoint, read_header, save_checkpoint
 from fmcli.data import load_images, split_images
 from fmcli.errors import CheckpointError, FmcliError
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart, unfinished_members
 from fmcli.inference import predict_splits
 from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import load_predictions
@@ -139,7 +129,7 @@ def test_member_is_found_by_its_folder_and_by_its_file(run_folder):
 def test_moved_run_folder_keeps_working(run_folder, tmp_path):
     moved = Path(shutil.copytree(run_folder, tmp_path / "elsewhere" / "run of two"))
     members = [load_checkpoint(path, device=CPU) for path in find_checkpoints([moved])]
-    predictions = predict_splits(members, "validation", device=CPU)
+    predictions = predict_splits(members, "validation")
     for one in predictions:
         assert np.array_equal(one.logits, load_predictions(run_folder / one.member / VALIDATION_FILE).logits)
 
@@ -265,7 +255,7 @@ def test_file_that_may_not_be_read_is_refused(model_file, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fmcli.tensors.safe_open", refuse)
+    monkeypatch.setattr("fmcli.reading.safe_open", refuse)
     assert "Permission denied" in assert_refused(model_file)
 
 

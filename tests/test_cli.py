@@ -23,11 +23,11 @@ from conftest import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 from PIL import Image
 
 import fmcli
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE
 from fmcli.cli import run
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus
+from fmcli.folders import MODEL_FILE, RECIPE_FILE
 from fmcli.locks import LOCK_FILE
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
 from fmcli.run import RunResult

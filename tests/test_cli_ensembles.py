@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,23 @@ def test_predictions_that_were_saved_stand_for_their_members(cli, pool, tmp_path
     assert "predictions alone" in refused.err
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["compare", "--format", "json"], ["fit"], ["select"]])
+def test_predictions_alone_are_combined_without_torch(cli, pool, tmp_path, command):
+    for split in ("test", "validation"):
+        assert cli("evaluate", pool, "--split", split, "--save-predictions", tmp_path / "saved").status == 0
+    arguments = ["ensemble", *command, *sorted(map(str, (tmp_path / "saved").iterdir()))]
+    if command[0] in ("fit", "select"):
+        arguments += ["--output", str(tmp_path / "made.toml")]
+    program = f"""
+import sys
+from fmcli.cli import run
+status = run({arguments})
+sys.exit(status or ("torch was imported" if "torch" in sys.modules else 0))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_member_is_saved_as_one_file(cli, pool, tmp_path):
     file = tmp_path / "one.safetensors"
     assert cli("evaluate", pool / "k3-1", "--save-predictions", file).status == 0
@@ -161,7 +180,7 @@ def test_one_member_is_saved_as_one_file(cli, pool, tmp_path):
 
 
 def test_other_tools_vote_with_csv_and_npy(cli, pool, tmp_path):
-    first, second, *_ = predict_pool(open_pool([pool], device=torch.device("cpu")), "test", device=torch.device("cpu"))
+    first, second, *_ = predict_pool(open_pool([pool], device="cpu"), "test")
     probabilities = [np.exp(one.logits) / np.exp(one.logits).sum(axis=1, keepdims=True) for one in (first, second)]
     np.save(tmp_path / "forest.npy", probabilities[0])
     rows = [",".join(["label", *first.class_names])]
@@ -422,7 +441,7 @@ def test_a_plain_vote_is_packed_without_its_images(cli, own_pool, tmp_path, monk
     assert made.status == 0, made.err
     assert "without a temperature" in made.err
     assert "no images here" in made.err
-    assert open_pool([packed], device=torch.device("cpu")).rule.temperature == 1
+    assert open_pool([packed], device="cpu").rule.temperature == 1
     refused = cli("ensemble", "pack", own_pool, "--vote", "stacking", "--output", tmp_path / "other.safetensors")
     assert refused.status == 3
     assert not (tmp_path / "other.safetensors").exists()
@@ -478,7 +497,7 @@ copies = 2
     )
     train_run(load_recipe(str(recipe)), tmp_path / "run", device=torch.device("cpu"))
     assert cli("ensemble", "soup", tmp_path / "run", "--method", "uniform", "--output", tmp_path / "soup").status == 0
-    members = open_pool([tmp_path / "run", tmp_path / "soup"], device=torch.device("cpu")).checkpoints
+    members = open_pool([tmp_path / "run", tmp_path / "soup"], device="cpu").checkpoints
     first, second, soup = (member.model.state_dict() for member in members)
     for name, tensor in soup.items():
         torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from fmcli.augment import affine, erase, shift
-from fmcli.checkpoint import MODEL_FILE, load_checkpoint
+from fmcli.checkpoint import load_checkpoint
 from fmcli.data import ImageSet, Splits
 from fmcli.errors import DeviceError
+from fmcli.folders import MODEL_FILE
 from fmcli.models import predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.trainer import train_member

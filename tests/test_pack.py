@@ -10,19 +10,21 @@ import pytest
 import torch
 from conftest import TINY_RECIPE
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, load_checkpoint
+from fmcli.checkpoint import load_checkpoint
 from fmcli.data import Picture
 from fmcli.ensemble import Combiner, evaluate_ensemble, fit_combiner, hold_vote
 from fmcli.ensemble_file import LearntOn, Place, read_ensemble_file
 from fmcli.errors import CheckpointError, FmcliError, UsageError
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.history import HISTORY_FILE
 from fmcli.inference import label_pictures
 from fmcli.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
 from fmcli.pool import open_pool, predict_pool
 from fmcli.predictions import load_predictions, predictions_file, stack_logits
+from fmcli.reading import read_metadata
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
-from fmcli.tensors import load_tensors, read_metadata, save_tensors
+from fmcli.tensors import load_tensors, save_tensors
 
 CPU = torch.device("cpu")
 CARRIED = (MODEL_FILE, HISTORY_FILE, predictions_file("validation"))
@@ -110,7 +112,7 @@ def test_the_rule_and_where_it_was_learnt_come_out_again(pack, rule, tmp_path):
     np.testing.assert_array_equal(own.stacking.coefficients, rule.stacking.coefficients)
     assert content.learnt_on.images == 40
     assert paths == [tmp_path / name for name in NAMES]
-    pool = open_pool([tmp_path / ENSEMBLE_FILE], device=CPU)  # whose digests are those of the members
+    pool = open_pool([tmp_path / ENSEMBLE_FILE], device="cpu")  # whose digests are those of the members
     assert pool.names == NAMES
 
 
@@ -128,8 +130,8 @@ def test_a_packs_networks_are_those_of_its_members(pack, runs, rule):
 
 def test_a_pack_is_evaluated_as_the_run_that_it_is_of(pack, runs, rule):
     places = [runs / "one" / name for name in NAMES]
-    packed, open_ = open_pool([pack], device=CPU), open_pool(places, device=CPU)
-    found = [predict_pool(pool, "test", device=CPU) for pool in (packed, open_)]
+    packed, open_ = open_pool([pack], device="cpu"), open_pool(places, device="cpu")
+    found = [predict_pool(pool, "test") for pool in (packed, open_)]
     np.testing.assert_array_equal(stack_logits(found[0]), stack_logits(found[1]))
     results = [
         evaluate_ensemble(hold_vote(found[0], packed.choose_rule())),
@@ -143,10 +145,10 @@ def test_a_pack_is_evaluated_as_the_run_that_it_is_of(pack, runs, rule):
 def test_a_pack_labels_pictures_as_the_run_that_it_is_of(pack, runs, rule):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 12, 12), dtype=np.uint8)
     pictures = [Picture(str(place), None, image) for place, image in enumerate(pixels)]
-    packed = open_pool([pack], device=CPU)
+    packed = open_pool([pack], device="cpu")
     members = [load_checkpoint(runs / "one" / name, device=CPU) for name in NAMES]
     answers = [
-        list(label_pictures(networks, pictures, one, device=CPU, top=4))
+        list(label_pictures(networks, pictures, one, top=4))
         for networks, one in ((packed.networks(), packed.choose_rule()), (members, rule))
     ]
     assert answers[0] == answers[1]
@@ -172,9 +174,9 @@ def test_members_of_several_runs_with_one_name_lie_apart(runs, tmp_path):
             runs / run / "k3" / MODEL_FILE
         ).read_bytes()
     assert not (tmp_path / "out" / RECIPE_FILE).exists()  # there is not one for both
-    pool = open_pool([tmp_path / "both.pack"], device=CPU)
+    pool = open_pool([tmp_path / "both.pack"], device="cpu")
     assert (pool.names, pool.rule.weights) == (("one/k3", "two/k3"), (2, 1))
-    assert [one.member for one in predict_pool(pool, "test", device=CPU)] == ["one/k3", "two/k3"]
+    assert [one.member for one in predict_pool(pool, "test")] == ["one/k3", "two/k3"]
 
 
 def test_whatever_members_are_called_they_get_a_folder_each(runs, tmp_path):
@@ -185,7 +187,7 @@ def test_whatever_members_are_called_they_get_a_folder_each(runs, tmp_path):
     assert len({folder.name.casefold() for folder in folders}) == len(names)
     assert {folder.parent for folder in folders} == {tmp_path / "out"}
     assert read_pack(tmp_path / "all.pack", device=CPU).names == names
-    assert open_pool([tmp_path / "out" / ENSEMBLE_FILE], device=CPU).names == names
+    assert open_pool([tmp_path / "out" / ENSEMBLE_FILE], device="cpu").names == names
 
 
 def test_a_run_with_snapshots_is_unpacked_as_it_was(drawn_images, tmp_path):
@@ -193,7 +195,7 @@ def test_a_run_with_snapshots_is_unpacked_as_it_was(drawn_images, tmp_path):
     cyclic = ["trainer.epochs=2", "trainer.keep=snapshots", "schedule={ name = 'cyclic', cycles = 2 }"]
     run = train_run(load_recipe(str(tmp_path / "tiny.toml"), cyclic), tmp_path / "run", device=CPU).folder
     files = find_checkpoints([run])
-    pool = open_pool([run], device=CPU)
+    pool = open_pool([run], device="cpu")
     places = [Place(name, file) for name, file in zip(pool.names, files, strict=True)]
     write_pack(tmp_path / "all.pack", places, Combiner())
     unpack(tmp_path / "all.pack", tmp_path / "out")
@@ -201,7 +203,7 @@ def test_a_run_with_snapshots_is_unpacked_as_it_was(drawn_images, tmp_path):
     again = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in tmp_path.glob("out/**/*.*")}
     again = {path: content for path, content in again.items() if path != ENSEMBLE_FILE}
     assert again == there
-    assert open_pool([tmp_path / "out"], device=CPU).names == pool.names
+    assert open_pool([tmp_path / "out"], device="cpu").names == pool.names
     write_pack(tmp_path / "few.pack", places[1:], Combiner())  # without a snapshot it is not that run
     assert unpack(tmp_path / "few.pack", tmp_path / "few")[0] == tmp_path / "few" / "k3"
     assert not (tmp_path / "few" / RECIPE_FILE).exists()

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from fmcli.checkpoint import MODEL_FILE
 from fmcli.choices import FIGURES
 from fmcli.cli import run
 from fmcli.cli.figures import curve_drawers
 from fmcli.errors import CheckpointError, DataError, FmcliError
 from fmcli.events import EpochFinished
+from fmcli.folders import MODEL_FILE
 from fmcli.history import HISTORY_FILE
 from fmcli.metrics import (
     accuracy_at_coverage,

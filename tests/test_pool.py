@@ -10,10 +10,11 @@ import torch
 from conftest import TINY_RECIPE
 from safetensors.numpy import save_file
 
-from fmcli.checkpoint import MODEL_FILE, Checkpoint
+from fmcli.checkpoint import Checkpoint
 from fmcli.ensemble import Combiner, Stacking
 from fmcli.ensemble_file import Place, describe_ensemble, write_ensemble_file
 from fmcli.errors import CheckpointError, DataError, UsageError
+from fmcli.folders import MODEL_FILE
 from fmcli.pack import write_pack
 from fmcli.pool import (
     learn_rule,
@@ -25,9 +26,9 @@ from fmcli.pool import (
     write_predictions,
 )
 from fmcli.predictions import load_predictions, save_predictions, stack_logits
+from fmcli.reading import read_metadata
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
-from fmcli.tensors import read_metadata
 
 CPU = torch.device("cpu")
 CLASSES = ("top left", "top right", "bottom left", "bottom right")
@@ -51,8 +52,8 @@ def runs(drawn_images, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def predicted(runs):
     """What run `one` says of each split: k3's and k5's predictions."""
-    pool = open_pool([runs / "one"], device=CPU)
-    return {split: predict_pool(pool, split, device=CPU) for split in ("validation", "test")}
+    pool = open_pool([runs / "one"], device="cpu")
+    return {split: predict_pool(pool, split) for split in ("validation", "test")}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def write_csv(path, predictions, order=range(4), *, labels=True):
 
 
 def opened(*places, **options):
-    return open_pool([Path(place) for place in places], device=CPU, **options)
+    return open_pool([Path(place) for place in places], device="cpu", **options)
 
 
 def places_in(run, names=("k3", "k5")):
@@ -154,7 +155,7 @@ def test_stored_predictions_are_members_without_a_network(stored, predicted, for
     place, names, groups = FORMS[form]
     pool = opened(stored / place)
     assert (list(pool.names), list(pool.groups), pool.rule) == (names, groups, None)
-    found = predict_pool(pool, "test", device=CPU)
+    found = predict_pool(pool, "test")
     assert [one.member for one in found] == names
     for one, own in zip(found, predicted["test"], strict=False):
         np.testing.assert_allclose(probabilities_of(one), probabilities_of(own), atol=1e-6)
@@ -167,7 +168,7 @@ def test_stored_predictions_are_members_without_a_network(stored, predicted, for
 def test_an_array_takes_its_labels_from_a_file(stored, predicted, tmp_path):
     k3 = predicted["test"][0]
     np.save(tmp_path / "truth.npy", k3.labels)
-    [found] = predict_pool(opened(stored / "npy" / "knn.npy"), "test", device=CPU, labels=tmp_path / "truth.npy")
+    [found] = predict_pool(opened(stored / "npy" / "knn.npy"), "test", labels=tmp_path / "truth.npy")
     assert (found.class_names, found.member) == (("0", "1", "2", "3"), "knn")
     np.testing.assert_array_equal(found.labels, k3.labels)
 
@@ -176,7 +177,7 @@ def test_a_file_that_is_named_comes_before_others_of_its_split(stored, predicted
     save_predictions(tmp_path / "test.safetensors", predicted["test"][0])
     write_csv(tmp_path / "test.csv", predicted["test"][1])
     for name, own in (("test.csv", predicted["test"][1]), ("test.safetensors", predicted["test"][0])):
-        [found] = predict_pool(opened(tmp_path / name), "test", device=CPU)
+        [found] = predict_pool(opened(tmp_path / name), "test")
         np.testing.assert_array_equal(found.choices, own.choices)
     with pytest.raises(CheckpointError, match=r"test\.csv and .*test\.safetensors are two predictions"):
         opened(tmp_path)
@@ -217,12 +218,12 @@ def test_true_classes_may_lie_beside_other_tools_predictions(predicted, tmp_path
         np.save(tmp_path / "forest" / f"{split}.npy", probabilities_of(found[0]))
     np.save(tmp_path / "test-labels.npy", predicted["test"][0].labels)
     pool = opened(tmp_path / "forest")
-    [found] = predict_pool(pool, "test", device=CPU)
+    [found] = predict_pool(pool, "test")
     np.testing.assert_array_equal(found.labels, predicted["test"][0].labels)
-    assert predict_validation(pool, device=CPU) is None  # which has no labels
+    assert predict_validation(pool) is None  # which has no labels
     labels = "".join(f"{label}\n" for label in predicted["validation"][0].labels)
     (tmp_path / "forest" / "validation-labels.txt").write_text(labels)
-    [found] = predict_validation(pool, device=CPU)
+    [found] = predict_validation(pool)
     np.testing.assert_array_equal(found.labels, predicted["validation"][0].labels)
 
 
@@ -264,7 +265,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 def test_networks_and_predictions_answer_together_in_the_order_they_are_named(runs, stored, predicted):
     pool = opened(stored / "csv" / "tree.csv", runs / "one" / "k5", stored / "flat" / "first.safetensors")
     assert (pool.names, pool.groups) == (("tree", "k5", "first"), ("", "5", "3"))
-    found = predict_pool(pool, "test", device=CPU)
+    found = predict_pool(pool, "test")
     k3, k5 = predicted["test"]
     for one, own in zip(found, (k5, k5, k3), strict=True):  # the tree's columns were in another order, without labels
         np.testing.assert_allclose(probabilities_of(one), probabilities_of(own), atol=1e-6)
@@ -275,14 +276,14 @@ def test_networks_and_predictions_answer_together_in_the_order_they_are_named(ru
 
 @pytest.mark.parametrize("order", [("tree.csv", "knn.csv"), ("knn.csv", "tree.csv")])
 def test_one_table_with_labels_is_enough_wherever_it_stands(stored, order):
-    found = predict_pool(opened(*(stored / "csv" / name for name in order)), "test", device=CPU)
+    found = predict_pool(opened(*(stored / "csv" / name for name in order)), "test")
     assert stack_logits(found).shape == (2, 100, 4)
     assert {one.class_names for one in found} == {CLASSES}  # the order of the table with labels
 
 
 def test_an_array_without_any_labels_beside_it_is_refused(stored):
     with pytest.raises(DataError, match=r"knn\.npy says nothing of the true classes"):
-        predict_pool(opened(stored / "npy" / "knn.npy"), "test", device=CPU)
+        predict_pool(opened(stored / "npy" / "knn.npy"), "test")
 
 
 def test_members_of_two_runs_are_told_apart(runs):
@@ -383,7 +384,7 @@ def test_a_member_that_is_gone_is_refused(copy):
 def test_an_ensemble_that_is_moved_with_its_members_answers_as_before(copy, tmp_path, predicted):
     ensemble_of(copy, copy / "chosen.toml")
     copy.rename(tmp_path / "moved")
-    found = predict_pool(opened(tmp_path / "moved" / "chosen.toml"), "test", device=CPU)
+    found = predict_pool(opened(tmp_path / "moved" / "chosen.toml"), "test")
     np.testing.assert_array_equal(stack_logits(found), stack_logits(predicted["test"]))
 
 
@@ -393,7 +394,7 @@ def test_an_ensemble_may_name_predictions_as_members(copy, predicted):
     write_ensemble_file(
         path, describe_ensemble([places_in(copy)[0], Place("neighbours", table)], Combiner("soft"), copy)
     )
-    found = predict_pool(opened(path), "test", device=CPU)
+    found = predict_pool(opened(path), "test")
     assert [one.member for one in found] == ["k3", "neighbours"]
 
 
@@ -448,18 +449,18 @@ def test_a_pools_groups_are_those_of_the_networks_unless_others_are_asked_for(ru
 def test_a_split_that_a_member_has_no_predictions_on_is_refused(stored):
     for place, said in (("flat", "first on test, not on train"), ("by split", "k3 on validation, test, not on train")):
         with pytest.raises(DataError, match=said) as caught:
-            predict_pool(opened(stored / place), "train", device=CPU)
+            predict_pool(opened(stored / place), "train")
         assert "--split" in caught.value.hint
 
 
 def test_a_file_whose_name_says_another_split_than_it_holds_is_refused(predicted, tmp_path):
     save_predictions(tmp_path / "test.safetensors", predicted["validation"][0])
     with pytest.raises(DataError, match="says that it is of validation, not of test"):
-        predict_pool(opened(tmp_path), "test", device=CPU)
+        predict_pool(opened(tmp_path), "test")
 
 
 def test_predictions_that_were_written_are_read_as_they_were(stored, predicted):
-    for one, own in zip(predict_pool(opened(stored / "by split"), "test", device=CPU), predicted["test"], strict=True):
+    for one, own in zip(predict_pool(opened(stored / "by split"), "test"), predicted["test"], strict=True):
         np.testing.assert_array_equal(one.logits, own.logits)
         for name in ("member", "split", "data_digest", "recipe_digest", "group", "class_names"):
             assert getattr(one, name) == getattr(own, name)
@@ -497,7 +498,7 @@ def test_predictions_of_another_recipe_are_not_replaced(predicted, tmp_path):
 
 def test_validation_predictions_are_those_that_training_left(copy, predicted, monkeypatch):
     monkeypatch.setattr("fmcli.pool.validation.predict_pool", lambda *_, **__: pytest.fail("computed again"))
-    found = predict_validation(opened(copy), device=CPU)
+    found = predict_validation(opened(copy))
     np.testing.assert_array_equal(stack_logits(found), stack_logits(predicted["validation"]))
     assert [(one.member, one.group) for one in found] == [("k3", "3"), ("k5", "5")]
 
@@ -517,84 +518,84 @@ def test_validation_predictions_that_are_not_of_these_weights_are_computed_again
             save_predictions(path, replace(wrong, data_digest="0" * 64))
         case "other weights of the member":
             save_predictions(path, replace(wrong, member="k3/snapshot-1"))
-    found = predict_validation(opened(copy), device=CPU)
+    found = predict_validation(opened(copy))
     np.testing.assert_allclose(stack_logits(found), stack_logits(predicted["validation"]), atol=1e-6)
 
 
 def test_validation_predictions_of_other_views_are_computed(runs, predicted):
-    found = predict_validation(opened(runs / "one"), device=CPU, views="flip")
+    found = predict_validation(opened(runs / "one"), views="flip")
     assert not np.allclose(stack_logits(found), stack_logits(predicted["validation"]))
 
 
 def test_stored_members_have_validation_images_where_they_have_such_a_file(stored, runs):
-    assert len(predict_validation(opened(stored / "by split"), device=CPU)) == 2
-    assert predict_validation(opened(stored / "flat"), device=CPU) is None
-    assert predict_validation(opened(runs / "one" / "k3", stored / "csv" / "knn.csv"), device=CPU) is None
+    assert len(predict_validation(opened(stored / "by split"))) == 2
+    assert predict_validation(opened(stored / "flat")) is None
+    assert predict_validation(opened(runs / "one" / "k3", stored / "csv" / "knn.csv")) is None
 
 
 def test_networks_without_validation_images_have_no_predictions_on_them(drawn_images, tmp_path):
     path = tmp_path / "none.toml"
     path.write_text(TINY_RECIPE.format(folder=drawn_images).replace("validation = { first = 40 }\n", ""), "utf-8")
     pool = opened(train_run(load_recipe(str(path), ["trainer.epochs=1"]), tmp_path / "run", device=CPU).folder)
-    assert predict_validation(pool, device=CPU) is None
+    assert predict_validation(pool) is None
     soft = pool.choose_rule(vote="soft")
-    assert learn_rule(pool, soft, device=CPU) is soft
+    assert learn_rule(pool, soft) is soft
     with pytest.raises(UsageError, match="weighted-soft learns on validation images") as caught:
-        learn_rule(pool, pool.choose_rule(vote="weighted-soft"), device=CPU)
+        learn_rule(pool, pool.choose_rule(vote="weighted-soft"))
     assert "--weights" in caught.value.hint
     with pytest.raises(UsageError, match="k3 has no validation images"):
-        predict_shared_validation(pool, device=CPU)
+        predict_shared_validation(pool)
 
 
 def test_a_rule_learns_on_validation_images_and_keeps_what_is_given(runs):
     pool = opened(runs / "one")
-    learnt = learn_rule(pool, pool.choose_rule(vote="weighted-soft"), device=CPU)
+    learnt = learn_rule(pool, pool.choose_rule(vote="weighted-soft"))
     assert sum(learnt.weights) == pytest.approx(1)
     assert learnt.temperature != 1
-    plain = learn_rule(pool, pool.choose_rule(vote="weighted-soft"), device=CPU, calibrate=False)
+    plain = learn_rule(pool, pool.choose_rule(vote="weighted-soft"), calibrate=False)
     assert (plain.weights, plain.temperature) == (learnt.weights, 1)
     given = pool.choose_rule(vote="weighted-soft", weights=[1, 2])
-    assert learn_rule(pool, given, device=CPU).weights == (1, 2)
-    assert learn_rule(pool, given, device=CPU, calibrate=False) is given
+    assert learn_rule(pool, given).weights == (1, 2)
+    assert learn_rule(pool, given, calibrate=False) is given
 
 
 def test_a_network_and_another_tools_validation_predictions_are_learnt_from_together(runs, predicted, tmp_path):
     (tmp_path / "knn").mkdir()
     write_csv(tmp_path / "knn" / "validation.csv", predicted["validation"][1])
     pool = opened(runs / "one" / "k3", tmp_path / "knn")
-    learnt = learn_rule(pool, pool.choose_rule(vote="weighted-soft"), device=CPU)
-    expected = learn_rule(opened(runs / "one"), Combiner("weighted-soft"), device=CPU)
+    learnt = learn_rule(pool, pool.choose_rule(vote="weighted-soft"))
+    expected = learn_rule(opened(runs / "one"), Combiner("weighted-soft"))
     assert learnt.weights == pytest.approx(expected.weights, abs=1e-4)
 
 
 def test_an_ensemble_has_learnt_already_unless_its_rule_lacks_something(copy):
     done = opened(ensemble_of(copy, copy / "done.toml", Combiner("soft", temperature=2.0)))
-    assert predict_to_learn(done, done.choose_rule(), device=CPU) is None
-    assert learn_rule(done, done.choose_rule(), device=CPU) is done.rule
+    assert predict_to_learn(done, done.choose_rule()) is None
+    assert learn_rule(done, done.choose_rule()) is done.rule
     for vote in ("weighted-soft", "stacking"):
         begun = opened(ensemble_of(copy, copy / "begun.toml", Combiner(vote)))
-        assert not learn_rule(begun, begun.choose_rule(), device=CPU, calibrate=False).learns
+        assert not learn_rule(begun, begun.choose_rule(), calibrate=False).learns
 
 
 def test_stacking_that_an_ensemble_learnt_is_kept_where_another_tie_rule_is_asked_for(copy):
     rule = Combiner("stacking", stacking=Stacking(np.ones((4, 8)), np.zeros(4)))
     pool = opened(ensemble_of(copy, copy / "stacked.toml", rule))
-    learnt = learn_rule(pool, pool.choose_rule(tie="lowest"), device=CPU)
+    learnt = learn_rule(pool, pool.choose_rule(tie="lowest"))
     np.testing.assert_array_equal(learnt.stacking.coefficients, rule.stacking.coefficients)
 
 
 def test_members_of_other_validation_images_learn_nothing_together(runs, drawn_images, tmp_path):
     other = train(tmp_path / "other", drawn_images, "data.validation={ first = 60 }", "trainer.seed=5")
     pool = opened(runs / "one", other)
-    assert predict_to_learn(pool, pool.choose_rule(vote="soft"), device=CPU) is None
+    assert predict_to_learn(pool, pool.choose_rule(vote="soft")) is None
     with pytest.raises(UsageError, match="nothing can be learnt"):
-        predict_to_learn(pool, pool.choose_rule(vote="stacking"), device=CPU)
+        predict_to_learn(pool, pool.choose_rule(vote="stacking"))
     with pytest.raises(UsageError, match=r"other/k3 has validation images of its own|trained on"):
-        predict_shared_validation(pool, device=CPU)
+        predict_shared_validation(pool)
 
 
 def test_members_are_not_chosen_on_images_that_one_of_them_was_trained_on(runs, drawn_images, tmp_path):
     other = train(tmp_path / "other", drawn_images, "data.validation={ first = 20 }")
     with pytest.raises(UsageError, match="other/k3 was trained on 20 of them; other/k5 was trained on 20 of them"):
-        predict_shared_validation(opened(runs / "one", other), device=CPU)
-    assert len(predict_shared_validation(opened(runs / "one", runs / "two"), device=CPU)) == 4
+        predict_shared_validation(opened(runs / "one", other))
+    assert len(predict_shared_validation(opened(runs / "one", runs / "two"))) == 4

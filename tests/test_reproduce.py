@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import TINY_RECIPE, StopAt
 
-from fmcli.checkpoint import MODEL_FILE
 from fmcli.cli import run
 from fmcli.errors import CheckpointError, DataError, ExitStatus, RecipeError, UsageError
 from fmcli.events import MemberFinished, RunStarted
+from fmcli.folders import MODEL_FILE
 from fmcli.history import read_history
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe

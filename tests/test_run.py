@@ -7,10 +7,10 @@ import torch
 from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.data import idx
 from fmcli.errors import CheckpointError, DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.history import HISTORY_FILE, read_history
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe

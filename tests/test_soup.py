@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import fmcli.soup
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, load_checkpoint, read_header
+from fmcli.checkpoint import load_checkpoint, read_header
 from fmcli.data import load_images
 from fmcli.errors import UsageError
+from fmcli.folders import MODEL_FILE, RECIPE_FILE
 from fmcli.pool import open_pool
 from fmcli.predictions import load_predictions, predictions_file
 from fmcli.recipe import load_recipe, recipe_digest
@@ -52,7 +53,7 @@ def run(drawn_images, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pool(run):
-    return open_pool([run], device=CPU)
+    return open_pool([run], device="cpu")
 
 
 def judge(monkeypatch, accuracies):
@@ -67,13 +68,13 @@ def judge(monkeypatch, accuracies):
 def test_the_same_members_make_the_same_soup_byte_for_byte(run, tmp_path):
     for name in ("one", "two"):
         torch.rand(7)  # whatever was drawn before
-        make_soup(open_pool([run], device=CPU), tmp_path / name, method="uniform", device=CPU)
+        make_soup(open_pool([run], device="cpu"), tmp_path / name, method="uniform")
     for file in (MODEL_FILE, VALIDATION_FILE):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 def test_statistics_are_those_that_the_soup_sees_when_it_is_evaluated(pool, tmp_path):
-    make_soup(pool, tmp_path / "soup", method="uniform", device=CPU)
+    make_soup(pool, tmp_path / "soup", method="uniform")
     soup = load_checkpoint(tmp_path / "soup", device=CPU)
     images = load_images(soup.header.data).train.images[40:]
     seen = soup.model[0](soup.header.normalization(torch.tensor(images)))  # dropout does nothing
@@ -85,7 +86,7 @@ def test_statistics_are_those_that_the_soup_sees_when_it_is_evaluated(pool, tmp_
 
 def test_greedy_leaves_out_what_makes_it_worse(pool, tmp_path, monkeypatch):
     judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])  # alone, then the soups
-    made = make_soup(pool, tmp_path / "soup", device=CPU)
+    made = make_soup(pool, tmp_path / "soup")
     assert made.members == ("m/snapshot-2", "m/snapshot-3", "m/snapshot-1")
     assert (made.accuracy, made.best_member) == (0.95, 0.9)
 
@@ -114,7 +115,7 @@ def test_the_command_says_what_was_averaged(cli, run, tmp_path, monkeypatch):
 
 
 def test_the_header_says_what_was_averaged(pool, run, tmp_path):
-    made = make_soup(pool, tmp_path / "soup", method="uniform", device=CPU)
+    made = make_soup(pool, tmp_path / "soup", method="uniform")
     header, first = read_header(tmp_path / "soup"), read_header(run / "m")
     assert header.soup.method == "uniform"
     assert tuple(one.name for one in header.soup.ingredients) == made.members
@@ -144,7 +145,7 @@ def test_what_is_no_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kin
     before = {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()}
     judge(monkeypatch, [])  # nothing is computed
     with pytest.raises(UsageError, match="holds something already") as caught:
-        make_soup(pool, place, overwrite=overwrite, device=CPU)
+        make_soup(pool, place, overwrite=overwrite)
     assert "--output" in caught.value.hint
     assert "--overwrite" not in caught.value.hint
     assert {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()} == before
@@ -153,13 +154,13 @@ def test_what_is_no_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kin
 def test_a_soup_is_replaced_when_asked_for(pool, tmp_path):
     place = tmp_path / "soup"
     place.mkdir()
-    make_soup(pool, place, method="uniform", device=CPU)
+    make_soup(pool, place, method="uniform")
     (place / predictions_file("test")).write_bytes(b"of the old soup")
     with pytest.raises(UsageError, match="holds a soup already") as caught:
-        make_soup(pool, place, method="uniform", device=CPU)
+        make_soup(pool, place, method="uniform")
     assert "--overwrite" in caught.value.hint
-    make_soup(pool, place, method="uniform", overwrite=True, device=CPU)
+    make_soup(pool, place, method="uniform", overwrite=True)
     assert sorted(path.name for path in place.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
     (place / RECIPE_FILE).write_text("of a run whose folder a soup took over")
     with pytest.raises(UsageError, match="holds something already"):
-        make_soup(pool, place, method="uniform", overwrite=True, device=CPU)
+        make_soup(pool, place, method="uniform", overwrite=True)

@@ -8,7 +8,7 @@ import torch
 from conftest import StopAt
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import MODEL_FILE, find_checkpoints, load_checkpoint, read_header
+from fmcli.checkpoint import load_checkpoint, read_header
 from fmcli.data import ImageSet, Splits
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
 from fmcli.events import (
@@ -20,6 +20,7 @@ from fmcli.events import (
     StepFinished,
     StopRequest,
 )
+from fmcli.folders import MODEL_FILE, find_checkpoints
 from fmcli.generators import Generators
 from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
 from fmcli.models import InferenceNetwork, predict_logits

@@ -53,7 +53,6 @@ def compare(
     if draws is None and (size is not None or groups is not None or seed is not None):
         raise UsageError("--size, --groups and --seed are for --draws", hint="add --draws 200")
 
-    from fmcli.device import resolve_device
     from fmcli.ensemble.compare import compare_compositions, compare_ensembles
     from fmcli.pool import predict_pool, vote_on
     from fmcli.report.comparisons import comparison_document, study_document
@@ -61,20 +60,19 @@ def compare(
     from fmcli.report.document import emit
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
     named = [_parse(word) for word in ensembles]
     if draws is not None:
-        pool = open_members([path for _, paths in named for path in paths], where, terminal)
+        pool = open_members([path for _, paths in named for path in paths], device, terminal)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
-        predictions = predict_pool(pool.grouped(rule.groups), split, device=where, data_root=data_root, labels=labels)
+        predictions = predict_pool(pool.grouped(rule.groups), split, data_root=data_root, labels=labels)
         study = compare_compositions(predictions, rule, size=size, draws=draws, seed=seed or 0)
         emit(study_document(study, rule), format_, terminal)
         return
     ballots = []
     for _, paths in named:
-        pool = open_members(paths, where, terminal)
+        pool = open_members(paths, device, terminal)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-        ballot = vote_on(pool, rule, split, device=where, data_root=data_root, labels=labels, calibrate=False)
+        ballot = vote_on(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
         tell_same_answers(pool, ballot.predictions, terminal)
         tell_learnt_on(pool, ballot.predictions, terminal)
         ballots.append(ballot)

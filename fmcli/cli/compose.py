@@ -81,18 +81,16 @@ def fit(
     _refuse_to_replace(output, overwrite)
 
     from fmcli.compose import fit_ensemble, write_ensemble
-    from fmcli.device import resolve_device
     from fmcli.report.comparisons import fit_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    pool = open_members(members, where, terminal)
+    pool = open_members(members, device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if rule.learnt:
         terminal.note("this ensemble has learnt already: it is written as it was")
-    composed = fit_ensemble(pool, rule, device=where, data_root=data_root, labels=labels)
+    composed = fit_ensemble(pool, rule, data_root=data_root, labels=labels)
     write_ensemble(output, composed)
     accuracy = composed.learnt_on.accuracy if composed.learnt_on else None
     emit(fit_document(pool.names, composed.rule, accuracy, output), format_, terminal)
@@ -148,17 +146,15 @@ def select(
         raise UsageError(f"{of_greedy[0]} is for --method greedy, and {method} draws nothing", hint="leave it out")
 
     from fmcli.compose import select_ensemble, write_ensemble
-    from fmcli.device import resolve_device
     from fmcli.pool import predict_shared_validation
     from fmcli.report.comparisons import selection_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    pool = open_members(members, where, terminal)
+    pool = open_members(members, device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-    predictions = predict_shared_validation(pool, device=where, data_root=data_root, labels=labels)
+    predictions = predict_shared_validation(pool, data_root=data_root, labels=labels)
     given = {"size": size, "bags": bags, "seed": seed}
     options = {name: value for name, value in given.items() if value is not None}
     composed = select_ensemble(pool, predictions, rule, method=method, by=by, **options)
@@ -196,16 +192,14 @@ def pack(
     _refuse_to_replace(output, overwrite)
 
     from fmcli.compose import Composed, fit_ensemble, pack_ensemble, refuse_packed
-    from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    pool = open_members(members, where, terminal)
+    pool = open_members(members, device, terminal)
     refuse_packed(pool)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights)
     try:
-        composed = fit_ensemble(pool, rule, device=where, data_root=data_root)
+        composed = fit_ensemble(pool, rule, data_root=data_root)
     except DataError as error:
         if rule.learns:
             raise
@@ -261,16 +255,14 @@ def soup(
 
     Example: fmcli ensemble soup checkpoints/snapshots --output checkpoints/soup
     """
-    from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import percent
     from fmcli.soup import check_soup_folder, make_soup
 
     check_soup_folder(output, overwrite=overwrite)
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    pool = open_members(members, where, terminal)
-    made = make_soup(pool, output, method=method, overwrite=overwrite, device=where, data_root=data_root)
+    pool = open_members(members, device, terminal)
+    made = make_soup(pool, output, method=method, overwrite=overwrite, data_root=data_root)
     if len(made.members) == 1:
         terminal.note(f"no average is as good as {printable(made.members[0])} on validation images: it is taken alone")
     else:

@@ -56,7 +56,6 @@ def evaluate_ensemble(
 
     Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
     """
-    from fmcli.device import resolve_device
     from fmcli.ensemble import evaluate_ensemble
     from fmcli.pool import vote_on
     from fmcli.report.console import Terminal
@@ -64,13 +63,12 @@ def evaluate_ensemble(
     from fmcli.report.ensembles import ensemble_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    pool = open_members(members, where, terminal)
+    pool = open_members(members, device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if groups is not None and rule.vote != "two-level":
         raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")
     tell_scaling(pool.checkpoints, split, terminal)
-    ballot = vote_on(pool, rule, split, device=where, data_root=data_root, labels=labels, views=tta)
+    ballot = vote_on(pool, rule, split, data_root=data_root, labels=labels, views=tta)
     tell_same_answers(pool, ballot.predictions, terminal)
     tell_learnt_on(pool, ballot.predictions, terminal)
     references = references_of(pool)

@@ -48,7 +48,6 @@ def evaluate(
 
     Example: fmcli evaluate checkpoints/quick/k3 --split validation
     """
-    from fmcli.device import resolve_device
     from fmcli.ensemble import evaluate_member
     from fmcli.pool import neighbours, predict_pool, write_predictions
     from fmcli.report.console import Terminal
@@ -56,10 +55,9 @@ def evaluate(
     from fmcli.report.evaluations import evaluation_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    pool = open_members(members, where, terminal, together=False)
+    pool = open_members(members, device, terminal, together=False)
     tell_scaling(pool.checkpoints, split, terminal)
-    predictions = predict_pool(pool, split, device=where, data_root=data_root, labels=labels, views=tta)
+    predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
         written = write_predictions(save_predictions, predictions)
         for path in written:

@@ -132,7 +132,7 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
     Raises:
         CheckpointError: One has no history, or a damaged one.
     """
-    from fmcli.checkpoint import tell_apart
+    from fmcli.folders import tell_apart
     from fmcli.history import HISTORY_FILE, read_history
 
     # A member that is named twice, as by its own folder and its run's, still has one curve.
@@ -149,7 +149,7 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
 
 def _trained_folders(place: Path) -> list[Path]:
     """Return the folders of members, with a history each, that a run, a member or a checkpoint stands for."""
-    from fmcli.checkpoint import MODEL_FILE, members_of_run
+    from fmcli.folders import MODEL_FILE, members_of_run
     from fmcli.history import HISTORY_FILE
 
     if not place.exists():
@@ -171,8 +171,9 @@ def _trained_folders(place: Path) -> list[Path]:
 
 def _trainer_of(folder: Path) -> TrainerSpec | None:
     """Return how a member was trained, by its checkpoint or its run's recipe; None where neither says."""
-    from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, read_header
+    from fmcli.checkpoint import read_header
     from fmcli.errors import RecipeError
+    from fmcli.folders import MODEL_FILE, RECIPE_FILE
     from fmcli.recipe import load_recipe
 
     if (folder / MODEL_FILE).is_file():

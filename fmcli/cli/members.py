@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from fmcli.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    import torch
-
     from fmcli.checkpoint import Checkpoint
     from fmcli.choices import TieRule, VotingRule
     from fmcli.ensemble import Combiner
@@ -20,19 +18,19 @@ if TYPE_CHECKING:
     from fmcli.report.console import Terminal
 
 
-def open_members(places: Sequence[Path], device: torch.device, terminal: Terminal, *, together: bool = True) -> Pool:
+def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, together: bool = True) -> Pool:
     """Load the members that runs, checkpoints, ensembles and files of predictions stand for.
 
     Args:
         places: From the command line.
-        device: Where the networks are wanted.
+        device: Where networks are wanted, as `--device` says.
         terminal: Told what is read, and which members of a run are not trained yet.
         together: They are to answer as one, and must match.
 
     Raises:
         CheckpointError: One is missing or broken, or does not match.
     """
-    from fmcli.checkpoint import lost_snapshots, unfinished_members
+    from fmcli.folders import lost_snapshots, unfinished_members
     from fmcli.libraries import keep_freed_memory
     from fmcli.pool import open_pool
 
@@ -109,9 +107,9 @@ def _parse_groups(text: str | None) -> list[str] | None:
 
 def references_of(pool: Pool) -> list[ReferenceSpec | None]:
     """Return each member's published figures, None where there are none."""
-    from fmcli.checkpoint import Checkpoint
+    from fmcli.pool import StoredMember
 
-    return [member.header.reference if isinstance(member, Checkpoint) else None for member in pool.members]
+    return [None if isinstance(member, StoredMember) else member.header.reference for member in pool.members]
 
 
 def parse_numbers(text: str | None, option: str) -> list[float] | None:

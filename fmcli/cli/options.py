@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Format, SplitName, TieRule, Views, VotingRule
+from fmcli.device import check_device_name
 from fmcli.files import check_place
 
 
@@ -27,7 +28,10 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to wri
 Device = Annotated[
     str,
     typer.Option(
-        "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one."
+        "--device",
+        metavar="DEVICE",
+        callback=check_device_name,
+        help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one.",
     ),
 ]
 Threads = Annotated[

@@ -33,15 +33,13 @@ def data_spec(place: str) -> DataSpec:
                 f"no such source, recipe or run: {printable(place)}",
                 hint="fashion-mnist, idx:DIR, a recipe's name or path, or a run's folder",
             ) from error
-    import torch
-
-    from fmcli.checkpoint import RECIPE_FILE
+    from fmcli.folders import RECIPE_FILE
     from fmcli.pool import open_pool
 
     recipe = Path(place) / RECIPE_FILE
     if recipe.is_file():  # a run, even one that has no trained member yet
         return load_recipe(str(recipe)).data
-    return open_pool([Path(place)], device=torch.device("cpu")).networks()[0].header.data
+    return open_pool([Path(place)], device="cpu").networks()[0].header.data
 
 
 def _is_ensemble(path: Path) -> bool:

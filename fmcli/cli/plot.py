@@ -130,11 +130,9 @@ def _evaluation(
     terminal: Terminal,
 ) -> Drawers:
     """Let the members predict, and return what draws their vote."""
-    from fmcli.device import resolve_device
     from fmcli.pool import vote_on
 
-    where = resolve_device(device)
-    pool = open_members([Path(place) for place in places], where, terminal)
+    pool = open_members([Path(place) for place in places], device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-    ballot = vote_on(pool, rule, split, device=where, data_root=data_root, calibrate=False)
+    ballot = vote_on(pool, rule, split, data_root=data_root, calibrate=False)
     return evaluation_drawers(pool, ballot, data_root)

@@ -58,24 +58,21 @@ def predict(
     """
     names = _input_names(inputs or (["-"] if null else []), null)
 
-    from fmcli.device import resolve_device
     from fmcli.inference import label_pictures, picture_reader
     from fmcli.pool import learn_rule
     from fmcli.report.console import Terminal
     from fmcli.report.predictions import PredictionWriter
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    pool = open_members([model], where, terminal)
+    pool = open_members([model], device, terminal)
     members = pool.networks()
-    rule = learn_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), device=where, calibrate=False)
+    rule = learn_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
     pictures = picture_reader(members, invert).read(names)
     with PredictionWriter(format_, terminal, top=top) as writer:
         for labelled in label_pictures(
             members,
             pictures,
             rule,
-            device=where,
             top=top,
             batch_size=batch_size,
             reject_below=reject_below,

@@ -1,24 +1,26 @@
 """What places stand for: members, trained or as predictions alone, and how they are combined."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from fmcli.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, find_checkpoints, load_checkpoint, tell_apart
 from fmcli.choices import SPLITS, TieRule, VotingRule
 from fmcli.ensemble import Combiner, choose_combiner
 from fmcli.ensemble_file import SUFFIX, LearntOn, read_ensemble_file
 from fmcli.errors import CheckpointError, UsageError, printable
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart
 from fmcli.foreign import is_foreign, is_labels
 from fmcli.history import HISTORY_FILE
-from fmcli.inference import check_alike
-from fmcli.pack import PACK_FORMAT, read_pack
 from fmcli.predictions import FORMAT as PREDICTIONS_FORMAT
 from fmcli.predictions import read_predictions_header
+from fmcli.reading import read_metadata
 from fmcli.recipe.networks import kernel_group
-from fmcli.tensors import read_metadata, weights_digest
+
+if TYPE_CHECKING:
+    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
 
 _OF_TRAINING = (MODEL_FILE, HISTORY_FILE, RECIPE_FILE)
 ANY_SPLIT = ""
@@ -61,9 +63,9 @@ class Pool:
     @property
     def checkpoints(self) -> list[Checkpoint]:
         """Those that have a network."""
-        return [member for member in self.members if isinstance(member, Checkpoint)]
+        return [member for member in self.members if not isinstance(member, StoredMember)]
 
-    def subset(self, places: Sequence[int]) -> "Pool":
+    def subset(self, places: Sequence[int]) -> Pool:
         """Return some of the members, by their places."""
         return Pool(
             tuple(self.members[place] for place in places),
@@ -71,11 +73,11 @@ class Pool:
             tuple(self.groups[place] for place in places),
         )
 
-    def grouped(self, groups: Sequence[str]) -> "Pool":
+    def grouped(self, groups: Sequence[str]) -> Pool:
         """Return the pool with other groups, one a member."""
         return replace(self, groups=tuple(groups))
 
-    def alone(self) -> "list[Pool]":
+    def alone(self) -> list[Pool]:
         """Return each member as a pool of its own."""
         return [self.subset([place]) for place in range(len(self.members))]
 
@@ -84,8 +86,8 @@ class Pool:
         first: dict[str, str] = {}
         found = {}
         for member, name in zip(self.members, self.names, strict=True):
-            if isinstance(member, Checkpoint):
-                digest = weights_digest(member.model.state_dict())
+            if not isinstance(member, StoredMember):
+                digest = member.weights_digest
                 if first.setdefault(digest, name) != name:
                     found[name] = first[digest]
         return found
@@ -123,22 +125,23 @@ class Pool:
             return self.rule if tie is None else replace(self.rule, tie=tie)
         if self.rule is not None:
             vote, tie = vote or self.rule.vote, tie or self.rule.tie
-        own = [member.header.member.name if isinstance(member, Checkpoint) else member.name for member in self.members]
+        own = [one.name if isinstance(one, StoredMember) else one.header.member.name for one in self.members]
         recipes = [member.header.ensemble for member in self.checkpoints]
         return choose_combiner(recipes, own, groups or self.groups, vote=vote, tie=tie, weights=weights)
 
 
-def open_pool(places: Sequence[Path], *, device: torch.device, together: bool = True) -> Pool:
+def open_pool(places: Sequence[Path], *, device: str = "auto", together: bool = True) -> Pool:
     """Find and load what places stand for.
 
     Args:
         places: Run folders, member folders, checkpoints, ensemble files, packs, files of predictions (fmcli's, or CSV
             and `.npy` of probabilities) and folders of those.
-        device: Where networks are wanted.
+        device: Where networks are wanted, as `resolve_device` takes it.
         together: They are to answer as one, and must match.
 
     Raises:
         CheckpointError: One is missing or broken, or does not match.
+        DeviceError: The device is not there.
         UsageError: An ensemble stands beside others that are to answer as one with it.
     """
     opened = [_open_place(place, device) for place in places]
@@ -152,7 +155,7 @@ def open_pool(places: Sequence[Path], *, device: torch.device, together: bool = 
     files = [file for place, one in zip(places, opened, strict=True) for file in _files_of(place, one)]
     _check_once(files)
     if together:
-        check_alike([member for member in members if isinstance(member, Checkpoint)])
+        _check_alike([member for member in members if not isinstance(member, StoredMember)])
     if len(opened) == 1 and opened[0].names:
         return opened[0]
     names = tell_apart([_own_name(member) for member in members], files)
@@ -160,7 +163,7 @@ def open_pool(places: Sequence[Path], *, device: torch.device, together: bool = 
     return Pool(tuple(members), tuple(names), groups, opened[0].rule if len(opened) == 1 else None)
 
 
-def _open_place(place: Path, device: torch.device) -> Pool:
+def _open_place(place: Path, device: str) -> Pool:
     """Open one place; its members are named where an ensemble file or a pack does so."""
     if place.suffix == SUFFIX and place.is_file():
         content, paths = read_ensemble_file(place)
@@ -169,20 +172,27 @@ def _open_place(place: Path, device: torch.device) -> Pool:
         names = tuple(entry.name for entry in content.members)
         groups = tuple(entry.group for entry in content.members)
         return Pool(tuple(found), names, groups, content.combiner(), content.learnt_on)
-    members: Sequence[Checkpoint | StoredMember] = []
-    if place.is_file() and is_foreign(place):
-        members = [_stored(place)]
-    elif place.is_file():
-        kind = read_metadata(place).get("format")
-        if kind == PACK_FORMAT:
-            pack = read_pack(place, device=device)
-            groups = tuple(_group_of(member) for member in pack.members)
-            return Pool(pack.members, pack.names, groups, pack.rule, pack.learnt_on)
-        members = [_stored(place)] if kind == PREDICTIONS_FORMAT else []
-    elif place.is_dir():
-        members = _stored_members(place)
-    if not members:
-        members = [load_checkpoint(path, device=device) for path in find_checkpoints([place])]
+    stored: list[StoredMember] = []
+    if place.is_dir():
+        stored = _stored_members(place)
+    elif place.is_file() and (is_foreign(place) or _holds_predictions(place)):
+        stored = [_stored(place)]
+    if stored:
+        return Pool(tuple(stored), (), tuple(_group_of(member) for member in stored))
+    return _open_networks(place, device)
+
+
+def _open_networks(place: Path, device: str) -> Pool:
+    from fmcli.checkpoint import load_checkpoint
+    from fmcli.device import resolve_device
+    from fmcli.pack import PACK_FORMAT, read_pack
+
+    where = resolve_device(device)
+    if place.is_file() and read_metadata(place).get("format") == PACK_FORMAT:
+        pack = read_pack(place, device=where)
+        groups = tuple(_group_of(member) for member in pack.members)
+        return Pool(pack.members, pack.names, groups, pack.rule, pack.learnt_on)
+    members = [load_checkpoint(path, device=where) for path in find_checkpoints([place])]
     return Pool(tuple(members), (), tuple(_group_of(member) for member in members))
 
 
@@ -195,7 +205,7 @@ def _check_there(ensemble: Path, members: Mapping[str, Path]) -> None:
             )
 
 
-def _open_member(place: Path, digest: str, device: torch.device) -> Checkpoint | StoredMember:
+def _open_member(place: Path, digest: str, device: str) -> Checkpoint | StoredMember:
     """Open one member that an ensemble file names.
 
     Raises:
@@ -209,7 +219,7 @@ def _open_member(place: Path, digest: str, device: torch.device) -> Checkpoint |
     found = opened.members
     if len(found) != 1:
         raise CheckpointError(f"{printable(place)} is {len(found)} members, and the ensemble file means one")
-    if digest and isinstance(found[0], Checkpoint) and read_metadata(found[0].path).get("digest") != digest:
+    if digest and not isinstance(found[0], StoredMember) and read_metadata(found[0].path).get("digest") != digest:
         raise CheckpointError(
             f"{printable(place)} was trained again since the ensemble was made: its weights are others",
             hint="make the ensemble again: fmcli ensemble select, or fit",
@@ -300,9 +310,24 @@ def _files_of(place: Path, opened: Pool) -> list[Path]:
     if opened.rule is not None and place.suffix != SUFFIX:
         return [place / name / MODEL_FILE for name in opened.names]
     return [
-        member.path if isinstance(member, Checkpoint) else next(iter(member.files.values()))
+        next(iter(member.files.values())) if isinstance(member, StoredMember) else member.path
         for member in opened.members
     ]
+
+
+def _check_alike(members: Sequence[Checkpoint]) -> None:
+    """Refuse networks that cannot answer together, by name."""
+    for other in members[1:]:
+        first = members[0]
+        for what, mine, theirs in (
+            ("classes", first.header.class_names, other.header.class_names),
+            ("input (C, H, W)", first.header.input_shape, other.header.input_shape),
+        ):
+            if mine != theirs:
+                raise CheckpointError(
+                    f"{printable(other.path)} has the {what} {theirs}; {printable(first.path)} has {mine}",
+                    hint="combine members that were trained on the same classes and image size",
+                )
 
 
 def _check_once(files: Sequence[Path]) -> None:
@@ -314,11 +339,11 @@ def _check_once(files: Sequence[Path]) -> None:
 
 
 def _own_name(member: Checkpoint | StoredMember) -> str:
-    return member.header.name if isinstance(member, Checkpoint) else member.name
+    return member.name if isinstance(member, StoredMember) else member.header.name
 
 
 def _group_of(member: Checkpoint | StoredMember) -> str:
-    if isinstance(member, Checkpoint):
+    if not isinstance(member, StoredMember):
         return kernel_group(member.header.member.model)
     path = next(iter(member.files.values()))
     return "" if is_foreign(path) else read_predictions_header(path).group

@@ -1,17 +1,16 @@
 """The predictions of a pool's members: computed by their networks, or as stored."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from fmcli.checkpoint import Checkpoint
 from fmcli.choices import Views
 from fmcli.errors import DataError, UsageError, printable
 from fmcli.files import folder_names
 from fmcli.foreign import is_foreign, labels_beside, read_foreign, read_labels, to_predictions
-from fmcli.inference import predict_splits
 from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
 from fmcli.predictions import (
     Predictions,
@@ -22,12 +21,14 @@ from fmcli.predictions import (
     save_predictions,
 )
 
+if TYPE_CHECKING:
+    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
+
 
 def predict_pool(
     pool: Pool,
     split: str,
     *,
-    device: torch.device,
     data_root: Path | None = None,
     labels: Path | None = None,
     views: Views = "none",
@@ -37,7 +38,6 @@ def predict_pool(
     Args:
         pool: The members.
         split: `train`, `validation` or `test`.
-        device: Where the networks are.
         data_root: Where to look first for built-in sources.
         labels: A file of the true classes, for other tools' predictions; by default one that lies beside them.
         views: Which altered views of each image networks are to average over.
@@ -49,11 +49,11 @@ def predict_pool(
     """
     if views != "none":
         pool.networks()
-    computed = iter(predict_splits(pool.checkpoints, split, device=device, data_root=data_root, views=views))
+    computed = iter(_compute(pool.checkpoints, split, data_root, views))
     found: dict[int, Predictions] = {}
     foreign: dict[int, Path] = {}
     for place, (member, name) in enumerate(zip(pool.members, pool.names, strict=True)):
-        if isinstance(member, Checkpoint):
+        if not isinstance(member, StoredMember):
             found[place] = replace(next(computed), member=name)
             continue
         path = _file_for(member, name, split)
@@ -70,6 +70,14 @@ def predict_pool(
         found[place] = to_predictions(read[place], name=pool.names[place], split=split, like=like, labels=given)
         like = like or found[place]
     return [replace(found[place], group=group) if group else found[place] for place, group in enumerate(pool.groups)]
+
+
+def _compute(members: Sequence[Checkpoint], split: str, data_root: Path | None, views: Views) -> list[Predictions]:
+    if not members:
+        return []
+    from fmcli.inference import predict_splits
+
+    return predict_splits(members, split, data_root=data_root, views=views)
 
 
 def _file_for(member: StoredMember, name: str, split: str) -> Path:

@@ -1,14 +1,13 @@
 """The predictions of a pool's members on validation images: what rules learn from and members are chosen by."""
 
+from __future__ import annotations
+
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from fmcli.checkpoint import Checkpoint
 from fmcli.choices import Views
-from fmcli.data import ImageSet, load_images, split_images
 from fmcli.ensemble import FEWEST_TO_LEARN_FROM, Ballot, Combiner, fit_combiner, hold_vote
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.foreign import NoLabelsError
@@ -16,11 +15,14 @@ from fmcli.pool.places import Pool, StoredMember
 from fmcli.pool.predict import predict_pool
 from fmcli.predictions import Predictions, load_predictions, predictions_file, stack_logits
 
+if TYPE_CHECKING:
+    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
+    from fmcli.data import ImageSet
+
 
 def predict_validation(
     pool: Pool,
     *,
-    device: torch.device,
     data_root: Path | None = None,
     labels: Path | None = None,
     views: Views = "none",
@@ -31,7 +33,7 @@ def predict_validation(
     """
     if any(not _has_validation(member) for member in pool.members):
         return None
-    stored = [_left_by_training(member) if isinstance(member, Checkpoint) else None for member in pool.members]
+    stored = [_left_by_training(member) if not isinstance(member, StoredMember) else None for member in pool.members]
     if None not in stored and views == "none":
         return [
             replace(one, member=name, group=group)
@@ -39,13 +41,13 @@ def predict_validation(
             if one is not None
         ]
     try:
-        return predict_pool(pool, "validation", device=device, data_root=data_root, labels=labels, views=views)
+        return predict_pool(pool, "validation", data_root=data_root, labels=labels, views=views)
     except NoLabelsError:
         return None
 
 
 def _has_validation(member: Checkpoint | StoredMember) -> bool:
-    if isinstance(member, Checkpoint):
+    if not isinstance(member, StoredMember):
         return "validation" in member.header.data_digests
     return "validation" in member.files
 
@@ -67,7 +69,6 @@ def predict_to_learn(
     pool: Pool,
     rule: Combiner,
     *,
-    device: torch.device,
     data_root: Path | None = None,
     labels: Path | None = None,
     views: Views = "none",
@@ -84,7 +85,7 @@ def predict_to_learn(
         if not rule.learns:
             return None
         refuse_trained_on(pool, data_root)
-    found = predict_validation(pool, device=device, data_root=data_root, labels=labels, views=views)
+    found = predict_validation(pool, data_root=data_root, labels=labels, views=views)
     alike = found is not None and len({one.data_digest for one in found} - {""}) <= 1  # other tools' have none
     if rule.learns and not alike:
         raise UsageError(
@@ -104,7 +105,6 @@ def learn_rule(
     pool: Pool,
     rule: Combiner,
     *,
-    device: torch.device,
     data_root: Path | None = None,
     labels: Path | None = None,
     views: Views = "none",
@@ -115,7 +115,6 @@ def learn_rule(
     Args:
         pool: The members.
         rule: With what was given.
-        device: Where their networks are.
         data_root: Where to look first for built-in sources.
         labels: A file of the validation images' true classes, for other tools' predictions.
         views: Which altered views of each image networks are to average over.
@@ -126,7 +125,7 @@ def learn_rule(
     """
     if not rule.learns and not calibrate:
         return rule
-    learn_from = predict_to_learn(pool, rule, device=device, data_root=data_root, labels=labels, views=views)
+    learn_from = predict_to_learn(pool, rule, data_root=data_root, labels=labels, views=views)
     if learn_from is None or (len(learn_from[0].labels) < FEWEST_TO_LEARN_FROM and not rule.learns):
         return rule
     return fit_combiner(rule, stack_logits(learn_from), learn_from[0].labels, calibrate=calibrate)
@@ -137,7 +136,6 @@ def vote_on(
     rule: Combiner,
     split: str,
     *,
-    device: torch.device,
     data_root: Path | None = None,
     labels: Path | None = None,
     views: Views = "none",
@@ -151,7 +149,6 @@ def vote_on(
         pool: The members.
         rule: How to combine them.
         split: `train`, `validation` or `test`.
-        device: Where their networks are.
         data_root: Where to look first for built-in sources.
         labels: A file of the split's true classes, for other tools' predictions.
         views: Which altered views of each image networks are to average over.
@@ -165,18 +162,17 @@ def vote_on(
     learnt = learn_rule(
         pool,
         rule,
-        device=device,
         data_root=data_root,
         labels=labels if here else None,
         views=views,
         calibrate=calibrate,
     )
-    predictions = predict_pool(pool, split, device=device, data_root=data_root, labels=labels, views=views)
+    predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=views)
     return hold_vote(predictions, learnt, learnt_here=rule if here and learnt is not rule else None)
 
 
 def predict_shared_validation(
-    pool: Pool, *, device: torch.device, data_root: Path | None = None, labels: Path | None = None
+    pool: Pool, *, data_root: Path | None = None, labels: Path | None = None
 ) -> list[Predictions]:
     """Return each member's predictions on the validation images of the first, which none may have been trained on.
 
@@ -184,7 +180,7 @@ def predict_shared_validation(
         UsageError: There are no validation images, or a member was trained on some of them, by name.
     """
     refuse_trained_on(pool, data_root)
-    found = predict_validation(pool, device=device, data_root=data_root, labels=labels)
+    found = predict_validation(pool, data_root=data_root, labels=labels)
     if found is None:
         raise UsageError(
             "members are chosen on validation images, and some have none",
@@ -213,7 +209,7 @@ def refuse_trained_on(pool: Pool, data_root: Path | None) -> None:
     seen: frozenset[bytes] | None = None
     problems = []
     for member, name in zip(pool.members, pool.names, strict=True):
-        if not isinstance(member, Checkpoint) or _digests_to_learn(member) == _digests_to_learn(first):
+        if isinstance(member, StoredMember) or _digests_to_learn(member) == _digests_to_learn(first):
             continue
         seen = seen or frozenset(_marks(_split_of(first, "validation", data_root)))
         n_shared = sum(mark in seen for mark in _marks(_split_of(member, "train", data_root)))
@@ -229,6 +225,8 @@ def refuse_trained_on(pool: Pool, data_root: Path | None) -> None:
 
 
 def _split_of(member: Checkpoint, split: str, data_root: Path | None) -> ImageSet:
+    from fmcli.data import load_images, split_images
+
     spec = member.header.data
     return split_images(load_images(spec, data_root=data_root), spec).named(split)
 

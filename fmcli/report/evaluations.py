@@ -147,7 +147,10 @@ def class_records(report: ClassificationReport) -> list[dict[str, Any]]:
         ("macro average", report.macro),
         ("weighted average", report.weighted),
     ]
-    return [{"class": name, **asdict(scores)} for name, scores in named]
+    return [
+        {"class": name, "precision": of.precision, "recall": of.recall, "f1": of.f1, "support": of.support}
+        for name, of in named
+    ]
 
 
 def _confusion_sheets(report: ClassificationReport) -> list[Sheet]:

@@ -15,10 +15,10 @@ import torch
 from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
-from fmcli.checkpoint import find_checkpoints
 from fmcli.ensemble import choose_combiner, cross_fitted_vote
 from fmcli.errors import CheckpointError, DeviceError, DivergedError, FmcliError, RecipeError, UsageError, printable
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
+from fmcli.folders import find_checkpoints
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.predictions import load_predictions, stack_logits
 from fmcli.recipe import Recipe

@@ -12,15 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.checkpoint import (
-    MODEL_FILE,
-    Header,
-    load_checkpoint,
-    missing_snapshots,
-    read_header,
-    remove_snapshots,
-    snapshot_name,
-)
+from fmcli.checkpoint import Header, load_checkpoint, read_header
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sample, resolve_normalization
 from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import CheckpointError, DeviceError, DivergedError, printable
@@ -35,6 +27,7 @@ from fmcli.events import (
     StopRequest,
     ignore,
 )
+from fmcli.folders import MODEL_FILE, missing_snapshots, remove_snapshots, snapshot_name
 from fmcli.generators import Generators
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
