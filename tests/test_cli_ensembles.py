@@ -209,6 +209,16 @@ def test_other_tools_vote_with_csv_and_npy(cli, pool, tmp_path):
 # --- fit, select -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("command", ["evaluate", "fit", "select", "compare"])
+def test_true_classes_that_nobody_needs_are_refused(cli, pool, tmp_path, command):
+    np.save(tmp_path / "truth.npy", np.zeros(40, np.int64))
+    places = [pool, pool / "k3-1"] if command == "compare" else [pool]
+    output = ["--output", tmp_path / "made.toml"] if command in ("fit", "select") else []
+    refused = cli("ensemble", command, *places, "--labels", tmp_path / "truth.npy", *output)
+    assert refused.status == 2
+    assert "these members know theirs" in refused.err
+
+
 def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, picture, tmp_path):
     output = tmp_path / "fitted.toml"
     made = cli("ensemble", "fit", own_pool, "--vote", "weighted-soft", "--output", output, "--format", "json")
