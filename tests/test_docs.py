@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -65,18 +66,23 @@ def test_lines_fit_a_page(name):
     assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
-def test_own_pictures_become_images_as_the_readme_says(tmp_path, monkeypatch, capsys):
-    for name, level in (("dark", 20), ("light", 220)):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for number in range(7):
-            size = (20 + number, 30)
-            Image.new("RGB", size, (level, level, level)).save(tmp_path / "pictures" / name / f"{number}.png")
+def test_own_pictures_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, capsys):
+    for name, level in (("cat", 20), ("dog", 220)):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(30):
+            Image.new("RGB", (30, 20), (level, number, level)).save(tmp_path / "pets" / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
-    exec(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1), {})
-    assert run(["data", "info", "idx:my-images", "--format", "json"]) == ExitStatus.DONE
-    told = json.loads(capsys.readouterr().out)
-    found = [(row["class"], row["train"], row["test"]) for row in told["classes"]]
-    assert found == [("dark", 5, 2), ("light", 5, 2)]
+    lines = re.search(r"```console\n(\$ fmcli data info folder:pets.*?)```", README, re.DOTALL).group(1).splitlines()
+    info, copy, train, predict = (shlex.split(line.partition("#")[0])[2:] for line in lines)
+    assert [run(info), run(copy)] == [ExitStatus.DONE] * 2
+    [source] = re.findall(r'source = "folder:pets"', lines[1])
+    [validation] = re.findall(r"validation = \{.*\}", lines[2])
+    recipe = Path("pets.toml").read_text("utf-8").replace('source = "fashion-mnist"', source)
+    Path("pets.toml").write_text(re.sub(r"validation = \{.*\}", validation, recipe), "utf-8")
+    assert run([*train, "--set", "trainer.epochs=1", "--member", "k3"]) == ExitStatus.DONE
+    capsys.readouterr()
+    assert run([*predict[:-1], "pets/cat", "--format", "jsonl"]) == ExitStatus.DONE
+    assert {json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()} <= {"cat", "dog"}
 
 
 def test_the_readme_shows_the_quick_recipe_as_it_is():

@@ -37,7 +37,10 @@ def fetch_data(
 @app.command("info", short_help="Show classes, splits, digests and samples.")
 def show_data(
     source: Annotated[
-        str, typer.Argument(help="fashion-mnist, idx:DIR, a recipe, a run, a checkpoint, an ensemble file or a pack.")
+        str,
+        typer.Argument(
+            help="fashion-mnist, folder:DIR, idx:DIR, a recipe, a run, a checkpoint, an ensemble file or a pack."
+        ),
     ] = "fashion-mnist",
     grid: Annotated[
         Path | None, typer.Option(help="Save a grid of samples as .png, .pdf or .svg.", show_default=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmcli.errors import RecipeError, printable
+from fmcli.errors import CheckpointError, RecipeError, printable
 
 if TYPE_CHECKING:
     from fmcli.recipe import DataSpec
@@ -15,7 +15,7 @@ def data_spec(place: str) -> DataSpec:
     """Return the `[data]` table that a source, a recipe, a run, a checkpoint or an ensemble stands for.
 
     Raises:
-        RecipeError: It is none of these, or a recipe that cannot be read.
+        RecipeError: It is none of these, or a recipe that cannot be read, or a folder of pictures.
         CheckpointError: It is there, but holds no checkpoint.
         UsageError: It holds predictions alone.
     """
@@ -31,7 +31,7 @@ def data_spec(place: str) -> DataSpec:
         if not Path(place).exists():
             raise RecipeError(
                 f"no such source, recipe or run: {printable(place)}",
-                hint="fashion-mnist, idx:DIR, a recipe's name or path, or a run's folder",
+                hint="fashion-mnist, folder:DIR, idx:DIR, a recipe's name or path, or a run's folder",
             ) from error
     from fmcli.folders import RECIPE_FILE
     from fmcli.pool import open_pool
@@ -39,7 +39,20 @@ def data_spec(place: str) -> DataSpec:
     recipe = Path(place) / RECIPE_FILE
     if recipe.is_file():  # a run, even one that has no trained member yet
         return load_recipe(str(recipe)).data
-    return open_pool([Path(place)], device="cpu").networks()[0].header.data
+    try:
+        return open_pool([Path(place)], device="cpu").networks()[0].header.data
+    except CheckpointError as error:
+        if Path(place).is_dir() and _has_pictures(Path(place)):
+            raise RecipeError(
+                f"{printable(place)} holds pictures, and no run", hint=f"as a source it is folder:{printable(place)}"
+            ) from error
+        raise
+
+
+def _has_pictures(folder: Path) -> bool:
+    from fmcli.data import find_pictures
+
+    return next(find_pictures(folder), None) is not None
 
 
 def _is_ensemble(path: Path) -> bool:

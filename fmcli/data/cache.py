@@ -14,13 +14,17 @@ from fmcli.files import open_atomic
 from fmcli.locks import locked
 
 
+class CacheError(FmcliError):
+    """The cache cannot be written."""
+
+
 def cache_folder() -> Path:
     """Return where `fmcli data fetch` puts what it gets, and large files are unpacked."""
     return platformdirs.user_cache_path("fmcli")
 
 
 def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None]) -> Path:
-    """Return the unpacked form of a file, made unless it is there already; that of an earlier file is removed.
+    """Return the unpacked form of a file, made unless it is there already; see `made_once`.
 
     Args:
         path: Of the packed file, known by place, size and time of its last change.
@@ -30,28 +34,45 @@ def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None]) -> Path:
         DataError: There is no room for it.
         OSError: The packed file cannot be read.
     """
-    folder = cache_folder() / "unpacked"
     now = path.stat()
     place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    target = folder / f"{place}-{now.st_size}-{now.st_mtime_ns}"
     try:
-        with locked(folder):
-            if not target.is_file():
-                _remove_old(folder, place)
-                with open_atomic(target) as file:
-                    unpack(file)
-    except DataError:
-        raise
-    except (FmcliError, OSError) as error:
+        return made_once(place, f"{now.st_size}-{now.st_mtime_ns}", unpack)
+    except CacheError as error:
         raise DataError(
             f"{printable(path)} is too large for memory and cannot be unpacked: {printable(error)}",
             hint="unpack it with gunzip where there is room, or name a folder with XDG_CACHE_HOME",
         ) from error
+
+
+def made_once(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path:
+    """Return a file of the cache, made unless it is there already; what was made of another state is removed.
+
+    Args:
+        name: What the file is made from, as a part of its name.
+        state: What that is like now, likewise.
+        make: Writes it; what it raises goes through.
+
+    Raises:
+        CacheError: It cannot be written.
+    """
+    folder = cache_folder() / "unpacked"
+    target = folder / f"{name}-{state}"
+    try:
+        with locked(folder):
+            if not target.is_file():
+                _remove_old(folder, name)
+                with open_atomic(target) as file:
+                    make(file)
+    except DataError:
+        raise
+    except (FmcliError, OSError) as error:
+        raise CacheError(printable(error)) from error
     return target
 
 
-def _remove_old(folder: Path, place: str) -> None:
-    """Remove what earlier files were unpacked to, and what killed processes left; nobody unpacks now."""
-    for old in (*folder.glob(f"{place}-*"), *folder.glob(".*.part")):
+def _remove_old(folder: Path, name: str) -> None:
+    """Remove what was made before, and what killed processes left; nobody writes now."""
+    for old in (*folder.glob(f"{name}-*"), *folder.glob(".*.part")):
         with suppress(PermissionError):  # Windows, while another process reads it
             old.unlink(missing_ok=True)

@@ -6,9 +6,10 @@ import re
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _STRIP = 1 << 20  # pixels that are recoloured at once
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # of EXIF: those that turn a picture by a quarter
 _SCAN, _END = 0xDA, 0xD9
 _DARK, _LIGHT = 64, 191
 
@@ -56,7 +58,26 @@ def find_background(images: NDArray[np.uint8]) -> Background:
     Args:
         images: (N, C, H, W).
     """
-    medians = np.median(_border(images), axis=1)
+    return _background(np.median(_border(images), axis=1))
+
+
+def background_of_pictures(paths: Iterable[Path], channels: int) -> Background:
+    """Return likewise what most pictures have at their border; those that cannot be read do not count.
+
+    Args:
+        paths: Of pictures of any size.
+        channels: 1 or 3, of the images that they are to become.
+    """
+    reader = PictureReader((channels, 1, 1), "any")
+    medians = []
+    for path in paths:
+        with suppress(Exception):  # whatever a decoder raises is told when the picture is read
+            medians.append(np.median(_border(reader.decode(path).transpose(2, 0, 1)[None])))
+    return _background(np.array(medians)) if medians else "any"
+
+
+def _background(medians: NDArray[np.floating[Any]]) -> Background:
+    """Return what images have at their border, by the median of each one's border."""
     if (medians <= _DARK).mean() >= 0.75:
         return "dark"
     return "light" if (medians >= _LIGHT).mean() >= 0.75 else "any"
@@ -126,12 +147,8 @@ class PictureReader:
 
     def _picture(self, path: Path, name: str) -> Picture:
         try:
-            if not stat.S_ISREG(_kind_of_file(path)):  # a pipe in a folder would block
-                raise DataError("not a file or a folder")
-            if path.stat().st_size > LARGEST_FILE:
-                raise DataError(f"{path.stat().st_size} bytes; the limit is {LARGEST_FILE}")
             with warnings.catch_warnings(action="ignore"):  # of odd metadata
-                pixels = self._fit(self._decode(path))
+                pixels = self._fit(self.decode(path))
         except UnidentifiedImageError:
             return Picture(name, None, None, "not a picture of a known format")
         except Image.DecompressionBombError:  # Pillow's own limit is above ours
@@ -141,8 +158,14 @@ class PictureReader:
             return Picture(name, None, None, printable(reason))
         return Picture(name, None, pixels)
 
-    def _decode(self, path: Path) -> NDArray[np.uint8]:
-        """Return uint8 (H, W, C) with the network's channels."""
+    def decode(self, path: Path) -> NDArray[np.uint8]:
+        """Return a picture as it is but for the network's channels, uint8 (H, W, C).
+
+        Raises:
+            DataError: It is no file, or too large.
+            Exception: Whatever its decoder raises.
+        """
+        _check_file(path)
         with Image.open(path, formats=_FORMATS) as image:
             _check_size(image.height, image.width)
             if image.format in ("JPEG", "MPO"):
@@ -191,6 +214,47 @@ class PictureReader:
                 ]
             )
         return self._resize
+
+
+class PictureHeader(NamedTuple):
+    """What a picture's first bytes say of it.
+
+    Args:
+        size: (height, width), as it is to be seen.
+        is_grey: It has no colours.
+    """
+
+    size: tuple[int, int]
+    is_grey: bool
+
+
+def header_of_picture(path: Path) -> PictureHeader:
+    """Read a picture's size and kind, and not its pixels.
+
+    Raises:
+        DataError: It cannot be read, or is not a picture.
+    """
+    try:
+        _check_file(path)
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in _LYING
+            size = (image.width, image.height) if turned else (image.height, image.width)
+            return PictureHeader(size, _is_grey(image))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{printable(path)} is not a picture of a known format", hint="remove it") from error
+    except Exception as error:  # whatever a decoder raises is the picture's fault
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(
+            f"cannot read {printable(path)}: {printable(reason)}", hint="remove it, or get it again"
+        ) from error
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "P" and image.palette is not None:
+        colours = np.frombuffer(image.palette.tobytes(), np.uint8)
+        by_channel = colours[: len(colours) // 3 * 3].reshape(-1, 3)
+        return image.palette.mode == "RGB" and bool((by_channel == by_channel[:, :1]).all())
+    return image.mode.split(";")[0] in ("1", "L", "LA", "La", "I", "F")
 
 
 def find_pictures(folder: Path) -> Iterator[Path]:
@@ -244,6 +308,13 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 def _eight_bits(image: Image.Image, scale: int) -> Image.Image:
     return Image.fromarray((np.asarray(image, dtype=np.float64) / scale).clip(0, 255).astype(np.uint8))
+
+
+def _check_file(path: Path) -> None:
+    if not stat.S_ISREG(_kind_of_file(path)):  # a pipe in a folder would block
+        raise DataError("not a file or a folder")
+    if path.stat().st_size > LARGEST_FILE:
+        raise DataError(f"{path.stat().st_size} bytes; the limit is {LARGEST_FILE}")
 
 
 def _check_size(height: int, width: int) -> None:

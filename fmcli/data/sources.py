@@ -1,4 +1,4 @@
-"""Image sources by name: `fashion-mnist`, `idx:DIR`."""
+"""Image sources by name: `fashion-mnist`, `folder:DIR`, `idx:DIR`."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
 from fmcli.data.image_set import ImageSet, check_image_set
+from fmcli.data.picture_folder import read_picture_folder
 from fmcli.errors import DataError, printable
 from fmcli.reading import read_text
 from fmcli.recipe.known import KNOWN_SOURCES
@@ -58,7 +59,7 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     Args:
         spec: The recipe's `[data]` table.
         data_root: Where to look first for built-in sources, by default the environment's `FMCLI_DATA`; and what
-            a relative `idx:DIR` is relative to where it is not there from the current folder.
+            a relative DIR is relative to where it is not there from the current folder.
 
     Returns:
         The source.
@@ -68,10 +69,11 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     """
     if spec.source in DATASETS:
         return DATASETS[spec.source](spec, data_root)
-    folder = Path(spec.source.partition(":")[2]).expanduser()
+    kind, _, place = spec.source.partition(":")
+    folder = Path(place).expanduser()
     if data_root is not None and not folder.is_dir():
         folder = data_root / folder
-    return _load_idx_folder(spec, folder)
+    return _FOLDERS[kind](spec, folder)
 
 
 def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
@@ -168,6 +170,11 @@ def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
     return Source(spec.source, folder, sets["train"], sets["test"], sets.get("validation"))
 
 
+def _load_picture_folder(spec: DataSpec, folder: Path) -> Source:
+    sets = read_picture_folder(folder, classes=spec.classes, size=spec.size, channels=spec.channels)
+    return Source(spec.source, folder, sets["train"], sets["test"], sets.get("validation"))
+
+
 def _class_names(spec: DataSpec, default: tuple[str, ...]) -> tuple[str, ...]:
     names = spec.classes or default
     if len(set(names)) != len(names):
@@ -206,4 +213,8 @@ def _existing(path: Path) -> Path | None:
     return next((candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()), None)
 
 
+_FOLDERS: Mapping[str, Callable[[DataSpec, Path], Source]] = {
+    "folder": _load_picture_folder,
+    "idx": _load_idx_folder,
+}
 DATASETS: Mapping[str, Callable[[DataSpec, Path | None], Source]] = {"fashion-mnist": _load_fashion_mnist}

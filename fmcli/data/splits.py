@@ -75,7 +75,10 @@ def split_images(source: Source, spec: DataSpec) -> Splits:
             return Splits(source.train, None, source.test)
         case FirstImages(first=first):
             if first >= len(source.train):
-                raise DataError(f"data.validation.first = {first} leaves none of {len(source.train)} training images")
+                raise DataError(
+                    f"data.validation.first = {first} leaves none of {len(source.train)} training images",
+                    hint=f"set fewer aside: --set data.validation.first={max(len(source.train) // 6, 1)}",
+                )
             return Splits(source.train.subset(slice(first, None)), source.train.subset(slice(first)), source.test)
         case RandomFraction(fraction=fraction, seed=seed, stratify=stratify):
             labels = source.train.labels if stratify else None

@@ -6,7 +6,16 @@ Each class is one TOML table: frozen, strictly typed, and closed to unknown keys
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fmcli.choices import TieRule, VotingRule
 from fmcli.errors import did_you_mean
@@ -80,11 +89,18 @@ class PixelScale(Spec):
     std: Annotated[float, Field(gt=0)] = 1.0
 
 
+_OF_PICTURES = ("size", "channels")
+
+
 class DataSpec(Spec):
     """Where the images come from and how they are split."""
 
     source: Annotated[str, Field(min_length=1)]
-    """`fashion-mnist`, or `idx:DIR` for a folder of IDX files."""
+    """`fashion-mnist`; `folder:DIR` for pictures in a folder for each class; or `idx:DIR` for IDX files."""
+    size: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
+    """Of `folder:`, height and width that pictures are fitted to; by default their own, if they have one in common."""
+    channels: Literal[1, 3] | None = None
+    """Of `folder:`, 1 for grey or 3 for colour; by default grey where all pictures are."""
     validation: Validation | None = None
     """What to validate on; without it nothing is set aside."""
     resplit: Resplit | None = None
@@ -104,6 +120,18 @@ class DataSpec(Spec):
             choices = [*KNOWN_SOURCES, *(f"{prefix}:DIR" for prefix in SOURCE_PREFIXES)]
             raise ValueError(f"got {source!r}; {did_you_mean(source, choices)}")
         return source
+
+    @model_validator(mode="after")
+    def _fit_pictures(self) -> "DataSpec":
+        given = [name for name in _OF_PICTURES if getattr(self, name) is not None]
+        if given and not self.source.startswith("folder:"):
+            raise ValueError(f"{given[0]} is for source = 'folder:DIR'; of {self.source!r} it is fixed")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes of before there was such a field keep their digests.
+        return {name: value for name, value in dump(self).items() if value is not None or name not in _OF_PICTURES}
 
     @property
     def validates(self) -> bool:

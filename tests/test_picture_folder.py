@@ -1,0 +1,270 @@
+"""A folder of pictures as a source: `folder:DIR`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmcli.data import load_images, picture_folder
+from fmcli.data.cache import cache_folder
+from fmcli.errors import DataError, RecipeError
+from fmcli.recipe import load_recipe
+from fmcli.recipe.specs import DataSpec
+
+
+def draw(path: Path, level: int = 0, *, size: tuple[int, int] = (6, 4), mode: str = "L", **options: object) -> None:
+    """Write a picture of one level, of a width and height."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, level).convert(mode).save(path, **options)
+
+
+def load(folder: Path, **fields: object):
+    return load_images(DataSpec(source=f"folder:{folder}", **fields))
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+    """Three cats and two dogs to train on, one of each to test: each of its own level."""
+    for number in range(3):
+        draw(tmp_path / f"pets/train/cat/{number}.png", 10 + number)
+    for number in range(2):
+        draw(tmp_path / f"pets/train/dog/deep/er/{number}.PNG", 200 + number)
+    draw(tmp_path / "pets/test/cat/0.png", 50)
+    draw(tmp_path / "pets/test/dog/0.bmp", 250)
+    return tmp_path / "pets"
+
+
+def levels_by_label(images) -> list[tuple[int, int]]:
+    return sorted(zip(images.labels.tolist(), images.images[:, 0, 0, 0].tolist(), strict=True))
+
+
+# --- which pictures --------------------------------------------------------------------------------------
+
+
+def test_splits_and_classes_are_folders(pets):
+    source = load(pets)
+    assert source.train.class_names == ("cat", "dog")
+    assert source.train.input_shape == (1, 4, 6)
+    assert levels_by_label(source.train) == [(0, 10), (0, 11), (0, 12), (1, 200), (1, 201)]
+    assert levels_by_label(source.test) == [(0, 50), (1, 250)]
+    assert source.validation is None
+    for images in (source.train, source.test):
+        assert all((image == image[0, 0, 0]).all() for image in images.images)
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_a_validation_set_of_its_own_is_taken(pets, name):
+    draw(pets / name / "dog" / "9.png", 240)
+    source = load(pets, validation={"own": True})
+    assert levels_by_label(source.validation) == [(1, 240)]
+
+
+def test_of_classes_alone_every_fifth_picture_is_for_testing(tmp_path):
+    for number in range(20):
+        draw(tmp_path / "a" / f"{number}.png", number)
+    for number in range(7):
+        draw(tmp_path / "b" / f"{number}.png", 100 + number)
+    source = load(tmp_path)
+    assert source.test.counts().tolist() == [4, 2]
+    assert source.train.counts().tolist() == [16, 5]
+    every = levels_by_label(source.train) + levels_by_label(source.test)
+    assert sorted(every) == [*((0, number) for number in range(20)), *((1, 100 + number) for number in range(7))]
+
+
+def test_the_order_mixes_classes_and_depends_on_names_alone(tmp_path):
+    for number in range(40):
+        draw(tmp_path / "one" / "train" / "ab"[number % 2] / f"{number}.png", number)
+    for number in reversed(range(40)):
+        draw(tmp_path / "two" / "train" / "ab"[number % 2] / f"{number}.png", number)
+    for name in ("one", "two"):
+        draw(tmp_path / name / "test" / "a" / "0.png")
+    one, two = load(tmp_path / "one"), load(tmp_path / "two")
+    assert one.train.digest == two.train.digest
+    first = one.train.labels[:20]
+    assert 4 < first.sum() < 16
+
+
+def test_classes_can_be_put_into_another_order(pets):
+    source = load(pets, classes=("dog", "cat"))
+    assert source.train.class_names == ("dog", "cat")
+    assert levels_by_label(source.test) == [(0, 250), (1, 50)]
+
+
+def test_hidden_folders_and_other_files_are_left_alone(pets):
+    (pets / "train" / ".thumbnails").mkdir()
+    (pets / "train" / "cat" / "notes.txt").write_text("no picture")
+    (pets / "README").write_text("no class")
+    assert load(pets).train.counts().tolist() == [3, 2]
+
+
+def test_a_relative_folder_is_looked_for_below_the_data_root(pets):
+    found = load_images(DataSpec(source="folder:pets"), data_root=pets.parent)
+    assert found.train.counts().tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda pets: os.rename(pets, pets.parent / "moved"), "is not a folder"),
+        (lambda pets: os.rename(pets / "test", pets.parent / "test"), "no folder 'test'"),
+        (lambda pets: (pets / "test" / "cow").mkdir(), "none of the classes: cow"),
+        (lambda pets: (pets / "train" / "cow").mkdir(), "no pictures of cow"),
+        (lambda pets: [path.unlink() for path in (pets / "test").rglob("*.*")], "(test) has no images"),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(pets, change, said):
+    change(pets)
+    with pytest.raises(DataError) as caught:
+        load(pets)
+    assert said in caught.value.message
+
+
+def test_a_folder_without_folders_is_refused(tmp_path):
+    draw(tmp_path / "1.png")
+    with pytest.raises(DataError, match="has no folders"):
+        load(tmp_path)
+
+
+def test_a_folder_beyond_the_given_classes_is_refused(pets):
+    with pytest.raises(DataError, match="none of the classes: dog"):
+        load(pets, classes=("cat",))
+
+
+# --- their pixels ----------------------------------------------------------------------------------------
+
+
+def test_pictures_of_several_sizes_need_one(pets):
+    draw(pets / "train" / "cat" / "wide.png", size=(12, 3))
+    with pytest.raises(DataError) as caught:
+        load(pets)
+    assert "wide.png is 12×3" in caught.value.message
+    assert "6×4" in caught.value.message
+    assert "--set data.size=[32,32]" in caught.value.hint
+
+
+def test_pictures_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path):
+    for behind in (0, 255):
+        folder = tmp_path / str(behind)
+        for number in range(8):
+            picture = Image.new("L", (20, 10), behind)
+            picture.paste(128, (5, 3, 15, 7))
+            for split in ("train", "test"):
+                (folder / split / "a").mkdir(parents=True, exist_ok=True)
+                picture.save(folder / split / "a" / f"{number}.png")
+        image = load(folder, size=(10, 10)).train.images[0, 0]
+        assert image.shape == (10, 10)
+        assert set(np.unique(image[[0, 1, -2, -1]])) == {behind}
+        assert image[4, 5] == 128
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "expected"),
+    [("L", None, 1), ("1", None, 1), ("P", None, 1), ("LA", None, 1), ("RGB", None, 3), ("RGB", 1, 1), ("L", 3, 3)],
+)
+def test_images_are_grey_where_all_pictures_are(pets, mode, channels, expected):
+    draw(pets / "train" / "cat" / "one.png", 255, mode=mode)
+    assert load(pets, channels=channels).train.input_shape == (expected, 4, 6)
+
+
+def test_a_picture_with_a_coloured_palette_is_coloured(pets):
+    picture = Image.new("P", (6, 4))
+    picture.putpalette([255, 0, 0])
+    picture.save(pets / "train" / "cat" / "red.png")
+    assert load(pets).train.input_shape == (3, 4, 6)
+
+
+def test_a_picture_that_a_camera_turned_counts_as_it_is_seen(pets):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    draw(pets / "train" / "cat" / "turned.jpg", size=(4, 6), exif=turned)
+    assert load(pets).train.input_shape == (1, 4, 6)
+
+
+def test_unreadable_pictures_are_named_together(pets):
+    for number in range(5):
+        (pets / "train" / "cat" / f"bad{number}.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError) as caught:
+        load(pets, size=(4, 6), channels=1)
+    assert "5 of 12 pictures cannot be read" in caught.value.message
+    assert caught.value.message.count("bad") == 3
+    assert caught.value.message.endswith("and 2 more")
+    with pytest.raises(DataError, match="is not a picture of a known format"):
+        load(pets)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+@pytest.mark.parametrize("fields", [{}, {"size": (4, 6), "channels": 1}])
+def test_a_pipe_among_pictures_does_not_hang(pets, fields):
+    os.mkfifo(pets / "train" / "cat" / "pipe.png")
+    with pytest.raises(DataError, match="not a file"):
+        load(pets, **fields)
+
+
+def test_sizes_beyond_the_limit_are_refused(pets):
+    with pytest.raises(DataError, match="too large"):
+        load(pets, size=(5000, 5000))
+
+
+# --- the cache -------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_decoded_once(pets, monkeypatch):
+    first = load(pets)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture_folder.PictureReader, "read", refuse)
+        assert load(pets).train.digest == first.train.digest
+        assert not load(pets).train.is_mapped
+        with pytest.raises(AssertionError):
+            load(pets, size=(8, 8))
+    draw(pets / "train" / "cat" / "0.png", 99)
+    os.utime(pets / "train" / "cat" / "0.png", (0, 0))
+    assert (0, 99) in levels_by_label(load(pets).train)
+    assert len([path for path in (cache_folder() / "unpacked").iterdir() if not path.name.startswith(".")]) == 1
+
+
+def test_many_pictures_stay_on_the_disk(pets, monkeypatch):
+    in_memory = load(pets)
+    monkeypatch.setattr(picture_folder, "LARGEST_IN_MEMORY", 10)
+    mapped = load(pets)
+    assert mapped.train.is_mapped
+    assert mapped.train.digest == in_memory.train.digest
+
+
+def test_pictures_are_read_without_a_cache_too(pets):
+    digest = load(pets).test.digest
+    for path in (cache_folder() / "unpacked").iterdir():
+        path.unlink()
+    (cache_folder() / "unpacked").rmdir()
+    (cache_folder() / "unpacked").write_text("a file where the folder should be")
+    assert load(pets).test.digest == digest
+
+
+# --- recipes and commands --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["size=[32, 32]", "channels=3"])
+def test_other_sources_have_a_size_already(line):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("quick", [f"data.{line}"])
+    assert "is for source = 'folder:DIR'" in str(caught.value.problems)
+
+
+def test_what_is_not_said_of_pictures_is_not_in_the_recipe():
+    assert not {"size", "channels"} & DataSpec(source="fashion-mnist").model_dump().keys()
+    spec = DataSpec(source="folder:here", size=(3, 4))
+    assert spec.model_dump()["size"] == (3, 4)
+    assert DataSpec.model_validate(spec.model_dump()) == spec
+
+
+def test_a_folder_of_pictures_is_told_from_a_run(cli, pets):
+    refused = cli("data", "info", pets)
+    assert refused.status == 2
+    assert f"folder:{pets}" in refused.err
+    shown = cli("data", "info", f"folder:{pets}", "--format", "json").json
+    assert [(row["class"], row["train"], row["test"]) for row in shown["classes"]] == [("cat", 3, 1), ("dog", 2, 1)]
