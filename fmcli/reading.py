@@ -21,6 +21,7 @@ MOST_DOTS = 32  # in a key of TOML: time and memory of tomllib grow with their s
 DEEPEST = 64  # tables and lists within each other
 MOST_TENSORS = 100_000  # in a safetensors file: a thousand members
 _LONGEST_WORD = 1000  # letters of a bare key or number of TOML, whose pattern takes 100 bytes for each
+ARRAY_START = 12  # bytes of a `.npy` file that say how long its header is
 _ARRAY_HEADER = 10_000  # bytes: NumPy's own limit, which it heeds only after reading all of it
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # Windows has no such pipes
 _STRING = re.compile(r""""(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?""", re.DOTALL)
@@ -163,11 +164,22 @@ def open_array(path: Path) -> "NDArray[Any]":
 
     _check_regular(path)
     with path.open("rb") as file:
-        start = file.read(12)
-    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _ARRAY_HEADER:
-        raise ValueError(f"its header is larger than {_ARRAY_HEADER} bytes")
+        check_array_start(file.read(ARRAY_START))
     with np.errstate(over="ignore"):  # shapes whose product is more than a number holds
         return np.lib.format.open_memmap(path, mode="r")
+
+
+def check_array_start(start: bytes) -> None:
+    """Refuse a `.npy` file whose header would take much memory.
+
+    Args:
+        start: Its first `ARRAY_START` bytes.
+
+    Raises:
+        ValueError: It is refused.
+    """
+    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _ARRAY_HEADER:
+        raise ValueError(f"its header is larger than {_ARRAY_HEADER} bytes")
 
 
 def _check_safetensors(path: Path) -> None:

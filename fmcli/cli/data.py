@@ -39,7 +39,7 @@ def show_data(
     source: Annotated[
         str,
         typer.Argument(
-            help="fashion-mnist, folder:DIR, idx:DIR, a recipe, a run, a checkpoint, an ensemble file or a pack."
+            help="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, a recipe, run, checkpoint, ensemble file or pack."
         ),
     ] = "fashion-mnist",
     grid: Annotated[

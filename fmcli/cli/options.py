@@ -43,7 +43,7 @@ DataRoot = Annotated[
         "--data-root",
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets: searched first, filled by data fetch, base of a relative folder:DIR or idx:DIR.",
+        help="Folder of datasets: searched first, filled by data fetch, base of relative places in data.source.",
     ),
 ]
 RecipeName = Annotated[

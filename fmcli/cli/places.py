@@ -31,7 +31,7 @@ def data_spec(place: str) -> DataSpec:
         if not Path(place).exists():
             raise RecipeError(
                 f"no such source, recipe or run: {printable(place)}",
-                hint="fashion-mnist, folder:DIR, idx:DIR, a recipe's name or path, or a run's folder",
+                hint="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, a recipe's name or path, or a run's folder",
             ) from error
     from fmcli.folders import RECIPE_FILE
     from fmcli.pool import open_pool

@@ -24,7 +24,7 @@ from fmcli.reading import open_at_once
 LARGEST_ARRAY = 8 << 30  # bytes of what is gzipped, or read into memory: more than this is a header that lies
 LARGEST_IN_MEMORY = 256 << 20  # bytes of images; more stay in their file
 LARGEST_RATIO = 200  # of a file to its gzipped form; drawings in two colours have a hundred, bombs a thousand
-_HARMLESS = 128 << 20  # bytes, which may be gzipped to anything
+HARMLESS = 128 << 20  # bytes, which may be gzipped to anything
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK = 1 << 24
 
@@ -126,7 +126,7 @@ def _parse_header(file: BinaryIO | gzip.GzipFile, path: Path) -> _Header:
 def _check_promise(path: Path, size: int, *, packed_size: int) -> None:
     """Refuse too many bytes for the file's own size, before any memory is taken."""
     gzipped = path.suffix == ".gz"
-    if size > _HARMLESS and size > (LARGEST_RATIO if gzipped else 1) * packed_size:
+    if size > HARMLESS and size > (LARGEST_RATIO if gzipped else 1) * packed_size:
         limit = f"; the limit is {LARGEST_RATIO} times that" if gzipped else ""
         unless = "; or unpack it with gunzip, if it can be trusted" if gzipped else ""
         raise DataError(

@@ -1,4 +1,4 @@
-"""Image sources by name: `fashion-mnist`, `folder:DIR`, `idx:DIR`."""
+"""Image sources by name: `fashion-mnist`, `folder:DIR`, `idx:DIR`, `npz:FILE`."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
 from fmcli.data.image_set import ImageSet, check_image_set
+from fmcli.data.npz import read_npz
 from fmcli.data.picture_folder import read_picture_folder
 from fmcli.errors import DataError, printable
 from fmcli.reading import read_text
@@ -59,7 +60,7 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     Args:
         spec: The recipe's `[data]` table.
         data_root: Where to look first for built-in sources, by default the environment's `FMCLI_DATA`; and what
-            a relative DIR is relative to where it is not there from the current folder.
+            a relative DIR or FILE is relative to where it is not there from the current folder.
 
     Returns:
         The source.
@@ -70,10 +71,10 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     if spec.source in DATASETS:
         return DATASETS[spec.source](spec, data_root)
     kind, _, place = spec.source.partition(":")
-    folder = Path(place).expanduser()
-    if data_root is not None and not folder.is_dir():
-        folder = data_root / folder
-    return _FOLDERS[kind](spec, folder)
+    path = Path(place).expanduser()
+    if data_root is not None and not path.exists():
+        path = data_root / path
+    return _READERS[kind](spec, path)
 
 
 def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
@@ -151,23 +152,41 @@ def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
                 hint=f"expected {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, gzipped or not",
             )
     present = {split: pair for split, pair in pairs.items() if pair is not None}
+    return _source_of(spec, folder, present, _names_in(folder))
+
+
+def _load_npz(spec: DataSpec, path: Path) -> Source:
+    pairs = read_npz(path)
+    for split in ("train", "test"):
+        if split not in pairs:
+            raise DataError(f"{printable(path)} has no {split} images", hint=f"expected {split}_images, {split}_labels")
+    return _source_of(spec, path, pairs, ())
+
+
+def _source_of(
+    spec: DataSpec,
+    place: Path,
+    present: Mapping[str, tuple[NDArray[np.uint8], NDArray[Any]]],
+    class_names: tuple[str, ...],
+) -> Source:
+    """Return images and labels by split as a source, named by number where they have no names."""
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in present.values())
     if n_classes > MOST_CLASSES:
         raise DataError(
-            f"{printable(folder)} has the label {n_classes - 1}; there may be {MOST_CLASSES} classes at most"
+            f"{printable(place)} has the label {n_classes - 1}; there may be {MOST_CLASSES} classes at most"
         )
-    names = _class_names(spec, _names_in(folder) or tuple(str(label) for label in range(n_classes)))
+    names = _class_names(spec, class_names or tuple(str(label) for label in range(n_classes)))
     sets = {
-        split: check_image_set(images, labels, names, where=f"{folder} ({split})")
+        split: check_image_set(images, labels, names, where=f"{place} ({split})")
         for split, (images, labels) in present.items()
     }
     for split, images in sets.items():
         if images.input_shape != sets["train"].input_shape:
             raise DataError(
-                f"{printable(folder)}: {split} images are {images.input_shape} (C, H, W), "
+                f"{printable(place)}: {split} images are {images.input_shape} (C, H, W), "
                 f"train images {sets['train'].input_shape}; all must be of one size"
             )
-    return Source(spec.source, folder, sets["train"], sets["test"], sets.get("validation"))
+    return Source(spec.source, place, sets["train"], sets["test"], sets.get("validation"))
 
 
 def _load_picture_folder(spec: DataSpec, folder: Path) -> Source:
@@ -213,8 +232,9 @@ def _existing(path: Path) -> Path | None:
     return next((candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()), None)
 
 
-_FOLDERS: Mapping[str, Callable[[DataSpec, Path], Source]] = {
+_READERS: Mapping[str, Callable[[DataSpec, Path], Source]] = {
     "folder": _load_picture_folder,
     "idx": _load_idx_folder,
+    "npz": _load_npz,
 }
 DATASETS: Mapping[str, Callable[[DataSpec, Path | None], Source]] = {"fashion-mnist": _load_fashion_mnist}

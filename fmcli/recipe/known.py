@@ -36,5 +36,5 @@ KNOWN_SOURCES = {
         n_train=60_000,
     ),
 }
-SOURCE_PREFIXES = ("folder", "idx")
-"""What may stand before the colon in `data.source`, as in `folder:DIR`."""
+SOURCE_PREFIXES = {"folder": "DIR", "idx": "DIR", "npz": "FILE"}
+"""What may stand before the colon in `data.source`, as in `folder:DIR`, and what comes after."""

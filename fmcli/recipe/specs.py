@@ -96,7 +96,7 @@ class DataSpec(Spec):
     """Where the images come from and how they are split."""
 
     source: Annotated[str, Field(min_length=1)]
-    """`fashion-mnist`; `folder:DIR` for pictures in a folder for each class; or `idx:DIR` for IDX files."""
+    """`fashion-mnist`; `folder:DIR` for pictures in a folder for each class; `idx:DIR`; or `npz:FILE`."""
     size: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
     """Of `folder:`, height and width that pictures are fitted to; by default their own, if they have one in common."""
     channels: Literal[1, 3] | None = None
@@ -117,7 +117,7 @@ class DataSpec(Spec):
     def _source_is_known(cls, source: str) -> str:
         kind, colon, place = source.partition(":")
         if source not in KNOWN_SOURCES and not (colon and place and kind in SOURCE_PREFIXES):
-            choices = [*KNOWN_SOURCES, *(f"{prefix}:DIR" for prefix in SOURCE_PREFIXES)]
+            choices = [*KNOWN_SOURCES, *(f"{prefix}:{what}" for prefix, what in SOURCE_PREFIXES.items())]
             raise ValueError(f"got {source!r}; {did_you_mean(source, choices)}")
         return source
 
