@@ -162,7 +162,7 @@ def open_array(path: Path) -> "NDArray[Any]":
     """
     import numpy as np
 
-    _check_regular(path)
+    check_regular(path)
     with path.open("rb") as file:
         check_array_start(file.read(ARRAY_START))
     with np.errstate(over="ignore"):  # shapes whose product is more than a number holds
@@ -184,13 +184,19 @@ def check_array_start(start: bytes) -> None:
 
 def _check_safetensors(path: Path) -> None:
     """Raise ValueError for a pipe, a device, or a safetensors file whose header would take much memory."""
-    _check_regular(path)
+    check_regular(path)
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if size > LARGEST_HEADER:
         raise ValueError(f"its header would have {size} bytes; the limit is {LARGEST_HEADER}")
 
 
-def _check_regular(path: Path) -> None:
+def check_regular(path: Path) -> None:
+    """Refuse what is no file, as a pipe or a device.
+
+    Raises:
+        OSError: It is not there.
+        ValueError: It is refused.
+    """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is not a file")

@@ -29,6 +29,7 @@ import time
 import tomllib
 import traceback
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ LONG = 100_000
 SLOWEST = 5.0  # seconds
 MOST_MEMORY = 1 << 30  # bytes, beside what the libraries take
 LARGEST_INPUT = 1 << 15  # bytes
-INSTRUMENTED = ["fmcli", "PIL", "tomllib", "gzip"]
+INSTRUMENTED = ["fmcli", "PIL", "tomllib", "gzip", "zipfile"]
 RECIPES = Path(__file__).parents[1] / "recipes"
 Parts = list[bytes]
 
@@ -150,6 +151,47 @@ def npy_from(parts: Parts) -> bytes:
     version, header, values = parts
     length = struct.pack("<H", len(header) % 65536) if version[:1] < b"\2" else struct.pack("<I", len(header))
     return b"\x93NUMPY" + version + length + header + values
+
+
+def npz_seeds(folder: Path) -> Parts:
+    import numpy as np
+    from conftest import draw_quadrants
+
+    images, labels = draw_quadrants(4, size=6)
+    colours = np.repeat(images[..., None], 3, axis=3)
+    seeds = []
+    for save, names, pixels, classes in (
+        (np.savez, ("train_images", "train_labels", "test_images", "test_labels"), images, labels[:, None]),
+        (np.savez_compressed, ("x_train", "y_train", "x_test", "y_test"), colours, labels.astype(">i8")),
+    ):
+        file = BytesIO()
+        save(file, **dict(zip(names, (pixels, classes, pixels, classes), strict=True)))
+        seeds.append(file.getvalue())
+    return seeds
+
+
+def read_archive(content: bytes, folder: Path) -> None:
+    from fmcli.data import load_images
+    from fmcli.recipe import DataSpec
+
+    path = folder / "a.npz"
+    path.write_bytes(content)
+    attempt(lambda: load_images(DataSpec(source=f"npz:{path}")))
+
+
+def npz_parts(content: bytes) -> Parts:
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        return [part for name in archive.namelist() for part in (name.encode(), *npy_parts(archive.read(name)))]
+
+
+def npz_from(parts: Parts) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two of one name
+        for start in range(0, len(parts), 4):
+            name, *own = parts[start : start + 4]
+            archive.writestr(zipfile.ZipInfo(name.decode("latin-1")), npy_from(own))
+    return file.getvalue()
 
 
 def picture_seeds(*formats: str) -> Callable[[Path], Parts]:
@@ -483,6 +525,7 @@ READERS = {
         gzipped,
     ),
     "npy": Reader(npy_seeds, read_npy, npy_parts, npy_from, ast.literal_eval, repr),
+    "npz": Reader(npz_seeds, read_archive, npz_parts, npz_from, ast.literal_eval, repr),
     "png": Reader(picture_seeds("PNG"), read_picture, png_parts, png_from),
     "jpeg": Reader(picture_seeds("JPEG"), read_picture),
     "pictures": Reader(picture_seeds("TIFF", "GIF", "WEBP", "BMP", "PPM"), read_picture),

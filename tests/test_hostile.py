@@ -254,6 +254,44 @@ NPY = {
     ),
     "a terabyte of probabilities": sparse(TERABYTE + 128, npy(npy_of("(137438953472, 2)", "'<f4'").ljust(117) + "\n")),
 }
+IMAGES_OF_NPZ = npy(npy_of("(4, 6, 6)"), bytes(144))
+LABELS_OF_NPZ = npy(npy_of("(4,)"), bytes(range(4)))
+
+
+def npz(method: int = zipfile.ZIP_DEFLATED, **changes: bytes) -> bytes:
+    """Four images of 6 by 6 to train on and to test, and their labels, but for what is changed."""
+    arrays = {"x_train": IMAGES_OF_NPZ, "y_train": LABELS_OF_NPZ, "x_test": IMAGES_OF_NPZ, "y_test": LABELS_OF_NPZ}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in {**arrays, **changes}.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def swollen(path: Path) -> None:
+    """Much that packs to little."""
+    path.write_bytes(npz(x_train=npy(npy_of("(262144, 32, 32)"), bytes(256 << 20))))
+
+
+NPZ = {
+    "gigabytes of nothing": swollen,
+    "terabytes in a header": npz(x_train=npy(npy_of("(1048576, 1024, 1024)"), b"x")),
+    "gigabytes in the words of the archive": npz(x_train=IMAGES_OF_NPZ + b"x").replace(
+        struct.pack("<I", len(IMAGES_OF_NPZ) + 1), struct.pack("<I", 4_000_000_000)
+    ),
+    "more than it promises": npz(x_train=IMAGES_OF_NPZ + bytes(16 << 20)),
+    "a pickle": npz(y_train=npy(npy_of("(4,)", "'|O'"), pickle.dumps([0, 1, 2, 3]))),
+    "records": npz(y_train=npy(npy_of("(4,)", "[('a', [('b', '<i8')])]"), bytes(32))),
+    "a header that never ends": npz(x_train=b"\x93NUMPY\2\0\xff\xff\xff\x7f{"),
+    "a nest": npz(x_train=npy(npy_of("(" * 5000))),
+    "numbers of nothing": npz(x_train=npy(npy_of("(4, 6, 6)", "'|V0'"))),
+    "less than nothing": npz(x_train=npy(npy_of("(-4, -6, 6)"), bytes(144))),
+    "packed by a window of gigabytes": npz(zipfile.ZIP_LZMA),
+    "very many files": lambda path: path.write_bytes(npz(**{f"{number}": b"" for number in range(30_000)})),
+    "cut short": npz()[:-30],
+    "two thousand million classes": npz(y_train=npy(npy_of("(4,)", "'<i4'"), struct.pack("<4i", 0, 1, 2, 2**31 - 1))),
+    "something before and behind": b"PK\5\6" + npz() + b"PK\5\6",
+}
 
 
 def chunks(*parts: bytes) -> bytes:
@@ -553,6 +591,7 @@ def read_array(path: Path) -> None:
 
 
 LIARS = {
+    "npz": Liars("a.npz", lambda path: load_images(DataSpec(source=f"npz:{path}")), DataError, NPZ),
     "idx": Liars("train-images-idx3-ubyte", read_idx_folder, DataError, IDX),
     "gzip": Liars("train-images-idx3-ubyte.gz", read_idx_folder, DataError, GZIP),
     "npy": Liars("a.npy", read_array, DataError, NPY),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fmcli.data.cache import CacheError, made_once
 from fmcli.data.idx import HARMLESS, LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO, to_images
 from fmcli.errors import DataError, printable
-from fmcli.reading import ARRAY_START, check_array_start, open_at_once
+from fmcli.reading import ARRAY_START, check_array_start, check_regular
 
 NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),
@@ -95,7 +95,8 @@ def _labels(path: Path, name: str, labels: NDArray[Any]) -> NDArray[Any]:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Give an open archive, and say what is wrong with one that cannot be read."""
     try:
-        with open_at_once(path) as file:
+        check_regular(path)
+        with path.open("rb") as file:
             _check_directory(file)
             with zipfile.ZipFile(file) as archive:
                 yield archive
