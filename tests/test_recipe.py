@@ -381,6 +381,20 @@ def test_later_override_wins_and_the_table_is_left_alone():
     assert json.dumps(table) == before
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.validation.fraction=0.1", "data.validation.stratify=true"], {"fraction": 0.1, "stratify": True}),
+        (["data.validation.own=true"], {"own": True}),
+        (["data.validation.fraction=0.1", "data.validation.first=7"], {"first": 7}),
+    ],
+)
+def test_another_way_to_validate_takes_the_place_of_the_first(overrides, expected):
+    table = {"data": {"validation": {"first": 5}}}
+    assert apply_overrides(table, overrides) == {"data": {"validation": expected}}
+    assert apply_overrides({}, overrides[:1])["data"]["validation"]
+
+
 @pytest.mark.parametrize("override", ["optimizer.lr", "=3", ".lr=3", "optimizer..lr=3", ""])
 def test_override_without_key_and_value_is_refused(override):
     with pytest.raises(RecipeError, match=r"expected key=value") as caught:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcli.errors import RecipeError, did_you_mean, printable
-from fmcli.recipe.specs import SHARED_TABLES, Recipe
+from fmcli.recipe.specs import SHARED_TABLES, VALIDATION_KINDS, Recipe
 
 Table = dict[str, Any]
 DEFAULT_MEMBER = "m1"
@@ -68,6 +68,7 @@ def set_values(table: Table, values: Mapping[str, Any]) -> Table:
             _take_over_list(member, result, path)
             _set_key(member, path, _copy(value), key)
             continue
+        _drop_other_kinds(result, path)
         members = _member_tables(result) if path[0] in SHARED_TABLES else []
         having = [member for member in members if has_key(member, path)]
         for member in having:
@@ -152,6 +153,15 @@ def _take_over_list(member: Table, shared: Table, path: Sequence[str | int]) -> 
         for step in to_list:
             value = value[step]
         _set_key(member, to_list, _copy(value), "")
+
+
+def _drop_other_kinds(table: Table, path: Sequence[str | int]) -> None:
+    """Let `data.validation.fraction` take the place of `first`: images are set aside in one way."""
+    if has_key(table, path[:-1]) and path[:-1] == ["data", "validation"] and path[-1] in VALIDATION_KINDS:
+        there = table["data"]["validation"]
+        for kind in VALIDATION_KINDS:
+            if isinstance(there, dict) and kind != path[-1]:
+                there.pop(kind, None)
 
 
 def _set_key(table: Any, path: Sequence[str | int], value: Any, key: str) -> None:

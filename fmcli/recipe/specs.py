@@ -50,8 +50,12 @@ class OwnValidation(Spec):
     own: Literal[True]
 
 
+VALIDATION_KINDS = ("first", "fraction", "own")
+"""The keys that say in which of its ways `data.validation` sets images aside."""
+
+
 def _validation_kind(value: Any) -> str | None:
-    for key in ("first", "fraction", "own"):
+    for key in VALIDATION_KINDS:
         if key in value if isinstance(value, dict) else hasattr(value, key):
             return key
     return None
