@@ -73,13 +73,10 @@ def test_own_pictures_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, c
             Image.new("RGB", (30, 20), (level, number, level)).save(tmp_path / "pets" / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     lines = re.search(r"```console\n(\$ fmcli data info folder:pets.*?)```", README, re.DOTALL).group(1).splitlines()
-    info, copy, train, predict = (shlex.split(line.partition("#")[0])[2:] for line in lines)
-    assert [run(info), run(copy)] == [ExitStatus.DONE] * 2
-    [source] = re.findall(r'source = "folder:pets"', lines[1])
-    [validation] = re.findall(r"validation = \{.*\}", lines[2])
-    recipe = Path("pets.toml").read_text("utf-8").replace('source = "fashion-mnist"', source)
-    Path("pets.toml").write_text(re.sub(r"validation = \{.*\}", validation, recipe), "utf-8")
-    assert run([*train, "--set", "trainer.epochs=1", "--member", "k3"]) == ExitStatus.DONE
+    info, train, evaluate, predict = (shlex.split(line.partition("  #")[0])[2:] for line in lines)
+    assert run(info) == ExitStatus.DONE
+    assert run([*train, "--set", "trainer.epochs=1"]) == ExitStatus.DONE
+    assert run(evaluate) == ExitStatus.DONE
     capsys.readouterr()
     assert run([*predict[:-1], "pets/cat", "--format", "jsonl"]) == ExitStatus.DONE
     assert {json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()} <= {"cat", "dog"}
