@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import fmcli
 from fmcli.choices import SoupMethod
 from fmcli.data import Normalization
+from fmcli.data.background import Background
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.normalization import scale_pixels
-from fmcli.data.pictures import Background
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.folders import MODEL_FILE, snapshot_name
 from fmcli.models import build_model

@@ -219,6 +219,18 @@ def test_true_classes_that_nobody_needs_are_refused(cli, pool, tmp_path, command
     assert "these members know theirs" in refused.err
 
 
+def test_true_classes_are_for_whichever_ensemble_needs_them(cli, pool, tmp_path):
+    saved = cli("evaluate", pool / "k3-1", "--save-predictions", tmp_path / "own.safetensors")
+    assert saved.status == 0
+    own = load_predictions(tmp_path / "own.safetensors")
+    rows = np.eye(4)[own.choices] * 0.8 + 0.05
+    np.savetxt(tmp_path / "other.csv", rows, delimiter=",", header=",".join(own.class_names), comments="")
+    np.save(tmp_path / "truth.npy", own.labels)
+    places = [tmp_path / "own.safetensors", tmp_path / "other.csv"]
+    compared = cli("ensemble", "compare", *places, "--labels", tmp_path / "truth.npy", "--format", "json")
+    assert compared.status == 0, compared.err
+
+
 def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, picture, tmp_path):
     output = tmp_path / "fitted.toml"
     made = cli("ensemble", "fit", own_pool, "--vote", "weighted-soft", "--output", output, "--format", "json")

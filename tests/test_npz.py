@@ -105,7 +105,7 @@ def test_a_relative_file_is_looked_for_below_the_data_root(tmp_path):
         ({"train_labels": np.array(["a"] * 12, object)}, "Python's objects"),
         ({"train_labels": LABELS + 1_000_000}, "classes at most"),
         ({"test_images": IMAGES[:6, :3]}, "must be of one size"),
-        ({"train_images": np.asfortranarray(IMAGES)}, "columns come first"),
+        ({"train_images": np.asfortranarray(IMAGES)}, "come first, as in Fortran"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, change, said):
@@ -175,8 +175,19 @@ def test_ways_of_packing_that_numpy_does_not_write_are_refused(tmp_path):
     assert "packed in a way" in refusal(archive(tmp_path / "a.npz", {}, zipfile.ZIP_LZMA))
 
 
-def test_an_archive_of_very_many_files_is_refused(tmp_path):
+@pytest.mark.parametrize("lie", ["none", "end", "zip64"])
+def test_an_archive_of_very_many_files_is_refused(tmp_path, lie):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
         for number in range(20_000):
             file.writestr(f"{number}.npy", b"")
+    content = (tmp_path / "a.npz").read_bytes()
+    end = content[-22:]
+    if lie == "end":  # the list's place looks like another end
+        end = end[:16] + b"PK\5\6" + end[20:]
+    elif lie == "zip64":  # the larger record counts, whatever the smaller one says
+        size, place = struct.unpack("<II", end[12:20])
+        record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 20_000, 20_000, size, place)
+        locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1)
+        end = record + locator + end[:12] + struct.pack("<I", 10) + end[16:]
+    (tmp_path / "a.npz").write_bytes(content[:-22] + end)
     assert "its list of files" in refusal(tmp_path / "a.npz")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmcli.data import load_images, picture_folder
+from fmcli.data import fitted, load_images
 from fmcli.data.cache import cache_folder
+from fmcli.data.pictures import PictureReader
 from fmcli.errors import DataError, RecipeError
 from fmcli.recipe import load_recipe
 from fmcli.recipe.specs import DataSpec
@@ -92,8 +93,24 @@ def test_classes_can_be_put_into_another_order(pets):
     assert levels_by_label(source.test) == [(0, 250), (1, 50)]
 
 
+def test_the_splits_folders_may_be_called_otherwise(pets):
+    os.rename(pets / "train", pets / "Training")
+    os.rename(pets / "test", pets / "TEST")
+    assert load(pets).train.counts().tolist() == [3, 2]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train", "bus"):
+        for number in range(5):
+            draw(tmp_path / name / f"{number}.png", number)
+    assert load(tmp_path).train.class_names == ("bus", "train")
+
+
 def test_hidden_folders_and_other_files_are_left_alone(pets):
     (pets / "train" / ".thumbnails").mkdir()
+    (pets / "train" / "__MACOSX").mkdir()
+    draw(pets / "train" / "cat" / ".thumbnails" / "0.png")
+    (pets / "train" / "cat" / "._0.png").write_bytes(b"no picture")
     (pets / "train" / "cat" / "notes.txt").write_text("no picture")
     (pets / "README").write_text("no class")
     assert load(pets).train.counts().tolist() == [3, 2]
@@ -110,6 +127,10 @@ def test_a_relative_folder_is_looked_for_below_the_data_root(pets):
         (lambda pets: os.rename(pets, pets.parent / "moved"), "is not a folder"),
         (lambda pets: os.rename(pets / "test", pets.parent / "test"), "no folder 'test'"),
         (lambda pets: (pets / "test" / "cow").mkdir(), "none of the classes: cow"),
+        (lambda pets: os.rename(pets / "train", pets / "others"), "no folder 'train'"),
+        (lambda pets: os.mkdir(pets / "TRAINING"), "are of one split"),
+        (lambda pets: os.mkdir(os.fsencode(pets / "train") + b"/caf\xe9"), "must be printable UTF-8"),
+        (lambda pets: (pets / "train" / "cat" / "gone.png").symlink_to("nowhere"), "gone.png"),
         (lambda pets: (pets / "train" / "cow").mkdir(), "no pictures of cow"),
         (lambda pets: [path.unlink() for path in (pets / "test").rglob("*.*")], "(test) has no images"),
     ],
@@ -127,9 +148,17 @@ def test_a_folder_without_folders_is_refused(tmp_path):
         load(tmp_path)
 
 
-def test_a_folder_beyond_the_given_classes_is_refused(pets):
-    with pytest.raises(DataError, match="none of the classes: dog"):
-        load(pets, classes=("cat",))
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("cat",), "none of the classes: dog"),
+        (("cat", "cow", "dog"), "no folder for the class cow"),
+        (("cat", "dog", "cat"), "the same name"),
+    ],
+)
+def test_classes_that_are_not_the_folders_are_refused(pets, classes, said):
+    with pytest.raises(DataError, match=said):
+        load(pets, classes=classes)
 
 
 # --- their pixels ----------------------------------------------------------------------------------------
@@ -168,11 +197,29 @@ def test_images_are_grey_where_all_pictures_are(pets, mode, channels, expected):
     assert load(pets, channels=channels).train.input_shape == (expected, 4, 6)
 
 
-def test_a_picture_with_a_coloured_palette_is_coloured(pets):
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tif"])
+def test_a_picture_with_a_coloured_palette_is_coloured(pets, ending):
     picture = Image.new("P", (6, 4))
+    picture.putpalette([0, 0, 0, 9, 9, 9])
+    picture.save(pets / "train" / "cat" / f"one.{ending}")
+    assert load(pets).train.input_shape == (1, 4, 6)
     picture.putpalette([255, 0, 0])
-    picture.save(pets / "train" / "cat" / "red.png")
+    picture.save(pets / "train" / "cat" / f"one.{ending}")
     assert load(pets).train.input_shape == (3, 4, 6)
+
+
+def test_pictures_are_labelled_as_they_were_trained_on(tmp_path):
+    """Borders that fitting adds do not count as what lies behind."""
+    for number in range(8):
+        draw(tmp_path / "ab"[number % 2] / f"{number}.png", 20 if number % 2 else 240, size=(20, 10))
+    source = load(tmp_path, size=(10, 10))
+    assert source.train.background == source.train.subset(slice(2)).background == "any"
+    reader = PictureReader(source.train.input_shape, source.train.background)
+    [picture] = reader.read([str(tmp_path / "a" / "0.png")])
+    assert any((picture.pixels == image).all() for image in (*source.train.images, *source.test.images))
+    for number in range(8):
+        draw(tmp_path / "light" / "ab"[number % 2] / f"{number}.png", 240, size=(20, 10))
+    assert load(tmp_path / "light", size=(10, 10)).train.background == "light"
 
 
 def test_a_picture_that_a_camera_turned_counts_as_it_is_seen(pets):
@@ -217,7 +264,7 @@ def test_pictures_are_decoded_once(pets, monkeypatch):
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(picture_folder.PictureReader, "read", refuse)
+        patch.setattr(fitted.PictureReader, "read", refuse)
         assert load(pets).train.digest == first.train.digest
         assert not load(pets).train.is_mapped
         with pytest.raises(AssertionError):
@@ -230,7 +277,7 @@ def test_pictures_are_decoded_once(pets, monkeypatch):
 
 def test_many_pictures_stay_on_the_disk(pets, monkeypatch):
     in_memory = load(pets)
-    monkeypatch.setattr(picture_folder, "LARGEST_IN_MEMORY", 10)
+    monkeypatch.setattr(fitted, "LARGEST_IN_MEMORY", 10)
     mapped = load(pets)
     assert mapped.train.is_mapped
     assert mapped.train.digest == in_memory.train.digest
@@ -243,6 +290,33 @@ def test_pictures_are_read_without_a_cache_too(pets):
     (cache_folder() / "unpacked").rmdir()
     (cache_folder() / "unpacked").write_text("a file where the folder should be")
     assert load(pets).test.digest == digest
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b"", lambda content: content + b"x"])
+def test_a_damaged_cache_is_made_again(pets, damage):
+    digest = load(pets).train.digest
+    [made] = [path for path in (cache_folder() / "unpacked").iterdir() if not path.name.startswith(".")]
+    made.write_bytes(damage(made.read_bytes()))
+    assert load(pets).train.digest == digest
+
+
+def test_many_pictures_without_a_cache_are_refused(pets, monkeypatch):
+    (cache_folder()).mkdir(parents=True, exist_ok=True)
+    (cache_folder() / "unpacked").write_text("a file where the folder should be")
+    monkeypatch.setattr(fitted, "LARGEST_IN_MEMORY", 10)
+    with pytest.raises(DataError) as caught:
+        load(pets)
+    assert "XDG_CACHE_HOME" in caught.value.hint
+
+
+def test_a_picture_changed_in_place_is_read_again(pets):
+    place = pets / "test" / "dog" / "0.bmp"
+    before = place.stat()
+    load(pets)
+    draw(place, 77)
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert place.stat().st_size == before.st_size
+    assert (1, 77) in levels_by_label(load(pets).test)
 
 
 # --- recipes and commands --------------------------------------------------------------------------------

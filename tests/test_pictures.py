@@ -13,7 +13,8 @@ from PIL import Image
 
 import fmcli.data.pictures
 from fmcli.data import load_images
-from fmcli.data.pictures import PictureReader, find_background, find_pictures, is_array_file
+from fmcli.data.background import find_background
+from fmcli.data.pictures import PictureReader, find_pictures, is_array_file
 from fmcli.recipe import DataSpec
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 24)

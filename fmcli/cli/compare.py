@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.members import choose_rule, open_members, tell_learnt_on, tell_same_answers
+from fmcli.cli.members import choose_rule, open_members, refuse_needless_labels, tell_learnt_on, tell_same_answers
 from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
 from fmcli.errors import UsageError
 
@@ -63,14 +63,16 @@ def compare(
     named = [_parse(word) for word in ensembles]
     if draws is not None:
         pool = open_members([path for _, paths in named for path in paths], device, terminal)
+        refuse_needless_labels([pool], labels)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
         predictions = predict_pool(pool.grouped(rule.groups), split, data_root=data_root, labels=labels)
         study = compare_compositions(predictions, rule, size=size, draws=draws, seed=seed or 0)
         emit(study_document(study, rule), format_, terminal)
         return
+    pools = [open_members(paths, device, terminal) for _, paths in named]
+    refuse_needless_labels(pools, labels)
     ballots = []
-    for _, paths in named:
-        pool = open_members(paths, device, terminal)
+    for pool in pools:
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
         ballot = vote_on(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
         tell_same_answers(pool, ballot.predictions, terminal)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Measure, SelectionMethod, SoupMethod
-from fmcli.cli.members import choose_rule, open_members
+from fmcli.cli.members import choose_rule, open_members, refuse_needless_labels
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -87,6 +87,7 @@ def fit(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
+    refuse_needless_labels([pool], labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if rule.learnt:
         terminal.note("this ensemble has learnt already: it is written as it was")
@@ -153,6 +154,7 @@ def select(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
+    refuse_needless_labels([pool], labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
     predictions = predict_shared_validation(pool, data_root=data_root, labels=labels)
     given = {"size": size, "bags": bags, "seed": seed}

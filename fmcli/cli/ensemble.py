@@ -2,7 +2,15 @@
 
 from fmcli.cli import compare, compose
 from fmcli.cli.figures import evaluation_drawers, write_plots
-from fmcli.cli.members import choose_rule, open_members, references_of, tell_learnt_on, tell_same_answers, tell_scaling
+from fmcli.cli.members import (
+    choose_rule,
+    open_members,
+    references_of,
+    refuse_needless_labels,
+    tell_learnt_on,
+    tell_same_answers,
+    tell_scaling,
+)
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -64,6 +72,7 @@ def evaluate_ensemble(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
+    refuse_needless_labels([pool], labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if groups is not None and rule.vote != "two-level":
         raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")

@@ -47,6 +47,19 @@ def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, tog
     return pool
 
 
+def refuse_needless_labels(pools: Sequence[Pool], labels: Path | None) -> None:
+    """Refuse `--labels` where it would do nothing.
+
+    Raises:
+        UsageError: It is given, and all members know the true classes.
+    """
+    if labels is not None and not any(pool.needs_labels for pool in pools):
+        raise UsageError(
+            "--labels gives the true classes to other tools' predictions, and these members know theirs",
+            hint="leave it out",
+        )
+
+
 def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
     """Say which members' recipes scale these images otherwise than those that they were trained on."""
     for member in members:

@@ -39,6 +39,10 @@ def data_spec(place: str) -> DataSpec:
     recipe = Path(place) / RECIPE_FILE
     if recipe.is_file():  # a run, even one that has no trained member yet
         return load_recipe(str(recipe)).data
+    if place.endswith(".npz") and Path(place).is_file():
+        raise RecipeError(
+            f"{printable(place)} is an archive of arrays", hint=f"as a source it is npz:{printable(place)}"
+        )
     try:
         return open_pool([Path(place)], device="cpu").networks()[0].header.data
     except CheckpointError as error:

@@ -58,6 +58,8 @@ def made_once(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path:
     """
     folder = cache_folder() / "unpacked"
     target = folder / f"{name}-{state}"
+    if target.is_file():
+        return target
     try:
         with locked(folder):
             if not target.is_file():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
 
 LARGEST_IMAGE = 1 << 22  # numbers, of all channels
@@ -25,12 +26,14 @@ class ImageSet:
         labels: int64 (N,), in 0 … n_classes - 1.
         class_names: In label order.
         rows: int64 (N,): which of `pixels` the images are. By default all, in their order.
+        background: What lies behind what they show, where their source knows; see `find_background`.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     rows: NDArray[np.int64] | None = None
+    background: Background | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,7 +86,7 @@ class ImageSet:
             pixels = pixels[indices]
         else:
             rows = indices
-        return ImageSet(pixels, self.labels[indices], self.class_names, rows)
+        return ImageSet(pixels, self.labels[indices], self.class_names, rows, self.background)
 
     def counts(self) -> NDArray[np.int64]:
         """Return int64 (n_classes,): how many images each class has."""

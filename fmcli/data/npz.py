@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
 }
 """What the images and labels of a split are called: by MedMNIST, and by Keras."""
-LARGEST_DIRECTORY = 1 << 20  # bytes of the list of an archive's files, which is read at once
-_CHUNK = 1 << 24
-_END, _END_64 = b"PK\5\6", b"PK\6\6"
-_LONGEST_END = 1 << 17  # bytes: with a comment, and where the archive is large the second record before it
+LARGEST_PART = 1 << 20  # bytes that are read at once, as the list of an archive's files is
 
 
 class _Header(NamedTuple):
@@ -96,10 +93,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Give an open archive, and say what is wrong with one that cannot be read."""
     try:
         check_regular(path)
-        with path.open("rb") as file:
-            _check_directory(file)
-            with zipfile.ZipFile(file) as archive:
-                yield archive
+        with path.open("rb") as file, zipfile.ZipFile(cast(BinaryIO, _InSmallParts(file))) as archive:
+            yield archive
     except DataError:
         raise
     except Exception as error:  # zip archives are damaged in many ways, and headers parsed as Python in more
@@ -110,26 +105,32 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def _check_directory(file: BinaryIO) -> None:
-    """Refuse an archive whose list of files would take much memory; what has none at all is `zipfile`'s to refuse."""
-    length = file.seek(0, os.SEEK_END)
-    file.seek(max(length - _LONGEST_END, 0))
-    tail = file.read()
-    end, end_64 = tail.rfind(_END), tail.rfind(_END_64)
-    sizes = [int.from_bytes(tail[end + 12 : end + 16], "little")] if end >= 0 else [0]
-    sizes += [int.from_bytes(tail[end_64 + 40 : end_64 + 48], "little")] if end_64 >= 0 else []
-    if (sizes[-1] if sizes[0] == 0xFFFFFFFF else sizes[0]) > LARGEST_DIRECTORY:
-        raise ValueError(f"its list of files is larger than {LARGEST_DIRECTORY} bytes")
+class _InSmallParts:
+    """A file that is never read much of at once, as `zipfile` would read a long list of files."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many bytes, or a comment at the end.
+
+        Raises:
+            ValueError: They are more than an archive of arrays needs.
+        """
+        if size > LARGEST_PART:
+            raise ValueError(f"its list of files is larger than {LARGEST_PART} bytes")
+        return self._file.read(size if size >= 0 else LARGEST_PART)
 
 
 def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, may_stay: bool) -> NDArray[Any]:
     """Return an array of the archive, in memory, or where it may stay on the disk and is large, mapped from there."""
     _check_promise(path, info)
     with archive.open(info) as file:
-        header = _parse_header(info, file)
+        header = _parse_header(path, info, file)
         if not may_stay or info.file_size <= LARGEST_IN_MEMORY:
             content = bytearray()
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(LARGEST_PART):
                 content += chunk
             return np.frombuffer(content, header.dtype, math.prod(header.shape)).reshape(header.shape)
     unpacked = _unpacked(path, archive, info)
@@ -140,7 +141,7 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, may_s
 def _unpacked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Path:
     def unpack(file: BinaryIO) -> None:
         with archive.open(info) as packed:
-            while chunk := packed.read(_CHUNK):
+            while chunk := packed.read(LARGEST_PART):
                 file.write(chunk)
 
     now = path.stat()
@@ -167,7 +168,7 @@ def _check_promise(path: Path, info: zipfile.ZipInfo) -> None:
         )
 
 
-def _parse_header(info: zipfile.ZipInfo, file: IO[bytes]) -> _Header:
+def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> _Header:
     """Read what comes before the numbers of an array; ValueError where it is no array."""
     check_array_start(file.read(ARRAY_START))
     file.seek(0)
@@ -181,6 +182,11 @@ def _parse_header(info: zipfile.ZipInfo, file: IO[bytes]) -> _Header:
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python's objects, which are never read")
     size = file.tell()
-    if columns_first or info.file_size != size + dtype.itemsize * math.prod(shape):
-        raise ValueError(f"{info.filename} is not as long as its shape {shape} says, or its columns come first")
+    if info.file_size != size + dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{info.filename} is not as long as its shape {shape} says")
+    if columns_first and len(shape) > 1:
+        raise DataError(
+            f"{printable(path)}: the columns of {printable(info.filename)} come first, as in Fortran",
+            hint="save its arrays in rows: numpy.ascontiguousarray(array)",
+        )
     return _Header(size, shape, dtype)

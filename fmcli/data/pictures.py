@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmcli.choices import Invert
+from fmcli.data.background import Background, background_of, border_medians
 from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.libraries import import_albumentations
@@ -30,9 +31,6 @@ _STRIP = 1 << 20  # pixels that are recoloured at once
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # of EXIF: those that turn a picture by a quarter
 _SCAN, _END = 0xDA, 0xD9
-_DARK, _LIGHT = 64, 191
-
-Background = Literal["dark", "light", "any"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,17 +50,8 @@ class Picture:
     error: str | None = None
 
 
-def find_background(images: NDArray[np.uint8]) -> Background:
-    """Return what most training images have at their border: `dark`, `light`, or `any` for photographs.
-
-    Args:
-        images: (N, C, H, W).
-    """
-    return _background(np.median(_border(images), axis=1))
-
-
 def background_of_pictures(paths: Iterable[Path], channels: int) -> Background:
-    """Return likewise what most pictures have at their border; those that cannot be read do not count.
+    """Return what most pictures have at their border; those that cannot be read do not count.
 
     Args:
         paths: Of pictures of any size.
@@ -72,21 +61,8 @@ def background_of_pictures(paths: Iterable[Path], channels: int) -> Background:
     medians = []
     for path in paths:
         with suppress(Exception):  # whatever a decoder raises is told when the picture is read
-            medians.append(np.median(_border(reader.decode(path).transpose(2, 0, 1)[None])))
-    return _background(np.array(medians)) if medians else "any"
-
-
-def _background(medians: NDArray[np.floating[Any]]) -> Background:
-    """Return what images have at their border, by the median of each one's border."""
-    if (medians <= _DARK).mean() >= 0.75:
-        return "dark"
-    return "light" if (medians >= _LIGHT).mean() >= 0.75 else "any"
-
-
-def _border(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the outermost pixels of each image, (N, -1)."""
-    edges = (images[:, :, 0, :], images[:, :, -1, :], images[:, :, :, 0], images[:, :, :, -1])
-    return np.concatenate([edge.reshape(len(images), -1) for edge in edges], axis=1)
+            medians.append(border_medians(reader.decode(path).transpose(2, 0, 1)[None]))
+    return background_of(np.concatenate(medians)) if medians else "any"
 
 
 class PictureReader:
@@ -199,7 +175,7 @@ class PictureReader:
     def _must_invert(self, image: NDArray[np.uint8]) -> bool:
         if self.invert != "auto" or self.background == "any":
             return self.invert == "always"
-        middle = np.median(_border(image.transpose(2, 0, 1)[None]))
+        [middle] = border_medians(image.transpose(2, 0, 1)[None])
         return bool(middle > 127) if self.background == "dark" else bool(middle < 128)
 
     def _resizer(self) -> Any:
@@ -250,15 +226,17 @@ def header_of_picture(path: Path) -> PictureHeader:
 
 
 def _is_grey(image: Image.Image) -> bool:
-    if image.mode == "P" and image.palette is not None:
-        colours = np.frombuffer(image.palette.tobytes(), np.uint8)
-        by_channel = colours[: len(colours) // 3 * 3].reshape(-1, 3)
-        return image.palette.mode == "RGB" and bool((by_channel == by_channel[:, :1]).all())
+    palette = image.getpalette("RGB") if image.mode in ("P", "PA") else None
+    if palette is not None:
+        colours = np.array(palette).reshape(-1, 3)
+        return bool((colours == colours[:, :1]).all())
     return image.mode.split(";")[0] in ("1", "L", "LA", "La", "I", "F")
 
 
 def find_pictures(folder: Path) -> Iterator[Path]:
     """Yield the pictures below a folder, by their endings, in the order of their names.
+
+    What is hidden is left alone, and links to folders are not followed.
 
     Raises:
         DataError: A folder in it cannot be read.
@@ -268,9 +246,9 @@ def find_pictures(folder: Path) -> Iterator[Path]:
         raise DataError(f"cannot read {printable(error.filename)}: {error.strerror}")
 
     for here, folders, names in os.walk(folder, onerror=refuse):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES:
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 yield Path(here, name)
 
 

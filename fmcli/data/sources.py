@@ -41,7 +41,7 @@ class Source:
 
     Args:
         name: As in the recipe.
-        place: The folder that was read.
+        place: The folder or file that was read.
         train: The training images.
         test: The test images.
         validation: A validation set of its own, where the source has one.
@@ -71,7 +71,10 @@ def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     if spec.source in DATASETS:
         return DATASETS[spec.source](spec, data_root)
     kind, _, place = spec.source.partition(":")
-    path = Path(place).expanduser()
+    try:
+        path = Path(place).expanduser()
+    except RuntimeError as error:  # ~user
+        raise DataError(f"{printable(place)}: {error}", hint="write the whole path") from error
     if data_root is not None and not path.exists():
         path = data_root / path
     return _READERS[kind](spec, path)

@@ -109,7 +109,7 @@ def draw_sample(images: ImageSet, size: int, generator: torch.Generator) -> Imag
 def _resplit(source: Source, spec: Resplit) -> Splits:
     images = np.concatenate([source.train.images, source.test.images])
     labels = np.concatenate([source.train.labels, source.test.labels])
-    everything = ImageSet(images, labels, source.train.class_names)
+    everything = ImageSet(images, labels, source.train.class_names, background=source.train.background)
     order = np.random.default_rng(spec.seed).permutation(len(everything))
     n_train = round(spec.train * len(order))
     n_validation = round(spec.validation * len(order))

@@ -77,6 +77,12 @@ class Pool:
         """Return the pool with other groups, one a member."""
         return replace(self, groups=tuple(groups))
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a member is of another tool, whose predictions may come without the true classes."""
+        stored = (member for member in self.members if isinstance(member, StoredMember))
+        return any(is_foreign(path) for member in stored for path in member.files.values())
+
     def alone(self) -> list[Pool]:
         """Return each member as a pool of its own."""
         return [self.subset([place]) for place in range(len(self.members))]

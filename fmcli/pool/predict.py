@@ -45,10 +45,8 @@ def predict_pool(
     Raises:
         DataError: Images or stored predictions are missing or broken, or have no labels.
         CheckpointError: The images are not what a member was trained on.
-        UsageError: Views are asked for, and of a member there are predictions alone; or true classes are given, and
-            all know theirs.
+        UsageError: Views are asked for, and of a member there are predictions alone.
     """
-    refuse_needless_labels(pool, labels)
     if views != "none":
         pool.networks()
     computed = iter(_compute(pool.checkpoints, split, data_root, views))
@@ -80,20 +78,6 @@ def _compute(members: Sequence[Checkpoint], split: str, data_root: Path | None, 
     from fmcli.inference import predict_splits
 
     return predict_splits(members, split, data_root=data_root, views=views)
-
-
-def refuse_needless_labels(pool: Pool, labels: Path | None) -> None:
-    """Refuse a file of true classes where no member is another tool's, so that it would do nothing.
-
-    Raises:
-        UsageError: There is such a file, and no such member.
-    """
-    files = (path for member in pool.members if isinstance(member, StoredMember) for path in member.files.values())
-    if labels is not None and not any(is_foreign(path) for path in files):
-        raise UsageError(
-            "--labels gives the true classes to other tools' predictions, and these members know theirs",
-            hint="leave it out",
-        )
 
 
 def _file_for(member: StoredMember, name: str, split: str) -> Path:

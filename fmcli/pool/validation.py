@@ -12,7 +12,7 @@ from fmcli.ensemble import FEWEST_TO_LEARN_FROM, Ballot, Combiner, fit_combiner,
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.foreign import NoLabelsError
 from fmcli.pool.places import Pool, StoredMember
-from fmcli.pool.predict import predict_pool, refuse_needless_labels
+from fmcli.pool.predict import predict_pool
 from fmcli.predictions import Predictions, load_predictions, predictions_file, stack_logits
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ def predict_validation(
     """Return each member's predictions on its validation images, or None where one has no such images or labels.
 
     Those that training left beside a checkpoint are taken from there.
-
-    Raises:
-        UsageError: True classes are given, and all members know theirs.
     """
-    refuse_needless_labels(pool, labels)
     if any(not _has_validation(member) for member in pool.members):
         return None
     stored = [_left_by_training(member) if not isinstance(member, StoredMember) else None for member in pool.members]

@@ -45,7 +45,7 @@ class RandomFraction(Spec):
 
 
 class OwnValidation(Spec):
-    """Validate on a set that the source brings along (`validation-images-…` beside `train-images-…`)."""
+    """Validate on a set that the source brings along: a folder `validation`, `validation-images-…`, `val_images`."""
 
     own: Literal[True]
 

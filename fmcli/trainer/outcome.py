@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fmcli.checkpoint import Header, save_checkpoint, versions
 from fmcli.choices import SPLITS
 from fmcli.data import Normalization, Splits
-from fmcli.data.pictures import find_background
+from fmcli.data.background import find_background
 from fmcli.device import name_of
 from fmcli.folders import MODEL_FILE
 from fmcli.predictions import Predictions, predictions_file, save_predictions
@@ -91,7 +91,7 @@ class Outcome:
             class_names=train.class_names,
             mean=self.normalization.mean,
             std=self.normalization.std,
-            background=find_background(train.sample(_BORDERS)),
+            background=train.background or find_background(train.sample(_BORDERS)),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             epochs=epochs,
             snapshot=snapshot,

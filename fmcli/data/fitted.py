@@ -1,0 +1,153 @@
+"""Many pictures fitted to one size: done once, and kept in the cache as one array."""
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmcli.data.background import Background
+from fmcli.data.cache import CacheError, made_once
+from fmcli.data.idx import LARGEST_IN_MEMORY
+from fmcli.data.image_set import LARGEST_IMAGE
+from fmcli.data.pictures import PictureReader, background_of_pictures, header_of_picture
+from fmcli.errors import DataError, printable
+
+_BORDERS = 256  # pictures that are looked at for what lies behind them
+_MOST_NAMED = 3  # unreadable pictures in an error
+_VERSION = 1  # of how pictures are fitted: arrays in the cache are made again when it changes
+
+Fitted = tuple[NDArray[np.uint8], Background]
+_BACKGROUNDS: tuple[Background, ...] = get_args(Background)
+_Shape = tuple[int, int, int]
+
+
+def fit_pictures(folder: Path, paths: Sequence[str], *, size: tuple[int, int] | None, channels: int | None) -> Fitted:
+    """Return pictures as images of one size, in which they keep their proportions, as `predict` fits them.
+
+    Args:
+        folder: What their paths are relative to.
+        paths: Of each.
+        size: (height, width) of the images; by default the pictures' own, which must all be the same.
+        channels: 1 or 3; by default 1 where all pictures are grey.
+
+    Returns:
+        uint8 (N, C, H, W), in memory, or mapped from the cache where they are many; and what lies behind most of the
+        pictures, before they were fitted.
+
+    Raises:
+        DataError: A picture cannot be read, they differ in size and none is given, or there is no room for the images.
+    """
+    asked = json.dumps([os.fspath(folder.resolve()), size, channels, _VERSION])
+    name = hashlib.sha256(asked.encode(errors="surrogateescape")).hexdigest()[:32]
+    state = _state_of(folder, paths)
+
+    places = [folder / path for path in paths]
+
+    def make(file: BinaryIO) -> None:
+        _write(places, _shape_of(places, size, channels), file)
+
+    try:
+        made = made_once(name, state, make)
+    except CacheError as error:
+        return _fit_in_memory(folder, places, _shape_of(places, size, channels), error)
+    try:
+        return _open_made(made, len(paths))
+    except (OSError, ValueError):  # damaged, or removed by another process since
+        made.unlink(missing_ok=True)
+    return _open_made(made_once(name, state, make), len(paths))
+
+
+def _fit_in_memory(folder: Path, places: Sequence[Path], shape: _Shape, problem: CacheError) -> Fitted:
+    if len(places) * math.prod(shape) > LARGEST_IN_MEMORY:
+        raise DataError(
+            f"the pictures of {printable(folder)} are too many for memory, and cannot be kept in the cache: "
+            f"{printable(problem)}",
+            hint="name a folder where there is room with XDG_CACHE_HOME",
+        ) from problem
+    content = io.BytesIO()
+    _write(places, shape, content)
+    content.seek(0)
+    return np.asarray(np.lib.format.read_array(content)), _parse_background(content.read())
+
+
+def _state_of(folder: Path, paths: Sequence[str]) -> str:
+    """Return what changes whenever a picture does."""
+    state = hashlib.sha256()
+    for path in paths:
+        place = folder / path
+        try:
+            now = place.stat()
+        except OSError as error:
+            raise DataError(f"cannot read {printable(place)}: {error.strerror}", hint="remove it") from error
+        state.update(f"{path}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}\0".encode(errors="surrogateescape"))
+    return state.hexdigest()[:32]
+
+
+def _open_made(path: Path, count: int) -> Fitted:
+    """Open what `_write` wrote; ValueError where it is damaged."""
+    array = np.lib.format.open_memmap(path, mode="c")  # writable in memory, where nobody writes: torch wants that
+    with path.open("rb") as file:
+        file.seek(array.offset + array.nbytes)
+        background = _parse_background(file.read())
+    if len(array) != count:
+        raise ValueError(f"{path} has {len(array)} images, and should have {count}")
+    return (np.array(array) if array.nbytes <= LARGEST_IN_MEMORY else array), background
+
+
+def _parse_background(word: bytes) -> Background:
+    for background in _BACKGROUNDS:
+        if word == background.encode():
+            return background
+    raise ValueError("nothing is said of what lies behind")
+
+
+def _shape_of(places: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> _Shape:
+    """Return (C, H, W) of the images: as asked for, or what the pictures have in common."""
+    headers = {} if size and channels else {path: header_of_picture(path) for path in places}
+    if channels is None:
+        channels = 1 if all(header.is_grey for header in headers.values()) else 3
+    if size is None:
+        sizes = {header.size: path for path, header in headers.items()}
+        if len(sizes) > 1:
+            (one, first), (other, second) = min(sizes.items()), max(sizes.items())
+            raise DataError(
+                f"pictures differ in size: {printable(first)} is {one[1]}×{one[0]}, {printable(second)} "
+                f"{other[1]}×{other[0]} (width × height)",
+                hint="say to what they are to be fitted: size = [32, 32] in a recipe's [data], "
+                "or train --set data.size=[32,32]",
+            )
+        [size] = sizes
+    if math.prod(size) * channels > LARGEST_IMAGE:
+        raise DataError(
+            f"images of {size[1]}×{size[0]} pixels are too large: more than {LARGEST_IMAGE} numbers",
+            hint="fit them to smaller ones: size = [32, 32] in a recipe's [data], or train --set data.size=[32,32]",
+        )
+    return channels, *size
+
+
+def _write(places: Sequence[Path], shape: _Shape, file: BinaryIO) -> None:
+    """Write all pictures as a `.npy` file, one after another, and behind it what lies behind most of them."""
+    background = background_of_pictures(places[:: max(len(places) // _BORDERS, 1)], shape[0])
+    reader = PictureReader(shape, background, "never")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(places), *shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+    wrong = []
+    for picture in reader.read(map(os.fspath, places)):
+        if picture.pixels is None:
+            wrong.append(f"{printable(picture.name)}: {picture.error}")
+        else:
+            file.write(picture.pixels.tobytes())
+    if wrong:
+        more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        raise DataError(
+            f"{len(wrong)} of {len(places)} pictures cannot be read: {'; '.join(wrong[:_MOST_NAMED])}{more}",
+            hint="remove them, or get them again",
+        )
+    file.write(background.encode())
