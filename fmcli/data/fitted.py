@@ -48,14 +48,14 @@ def fit_pictures(folder: Path, paths: Sequence[str], *, size: tuple[int, int] | 
     name = hashlib.sha256(asked.encode(errors="surrogateescape")).hexdigest()[:32]
     state = _state_of(folder, paths)
 
-    places = [folder / path for path in paths]
-
     def make(file: BinaryIO) -> None:
+        places = [folder / path for path in paths]
         _write(places, _shape_of(places, size, channels), file)
 
     try:
         made = made_once(name, state, make)
     except CacheError as error:
+        places = [folder / path for path in paths]
         return _fit_in_memory(folder, places, _shape_of(places, size, channels), error)
     try:
         return _open_made(made, len(paths))
@@ -81,11 +81,10 @@ def _state_of(folder: Path, paths: Sequence[str]) -> str:
     """Return what changes whenever a picture does."""
     state = hashlib.sha256()
     for path in paths:
-        place = folder / path
         try:
-            now = place.stat()
+            now = os.stat(os.path.join(folder, path))
         except OSError as error:
-            raise DataError(f"cannot read {printable(place)}: {error.strerror}", hint="remove it") from error
+            raise DataError(f"cannot read {printable(folder / path)}: {error.strerror}", hint="remove it") from error
         state.update(f"{path}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}\0".encode(errors="surrogateescape"))
     return state.hexdigest()[:32]
 

@@ -248,7 +248,7 @@ def find_pictures(folder: Path) -> Iterator[Path]:
     for here, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith("."):
                 yield Path(here, name)
 
 
