@@ -46,17 +46,18 @@ def data_spec(place: str) -> DataSpec:
     try:
         return open_pool([Path(place)], device="cpu").networks()[0].header.data
     except CheckpointError as error:
-        if Path(place).is_dir() and _has_pictures(Path(place)):
+        if Path(place).is_dir() and _has_classes(Path(place)):
             raise RecipeError(
                 f"{printable(place)} holds pictures, and no run", hint=f"as a source it is folder:{printable(place)}"
             ) from error
         raise
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has_classes(folder: Path) -> bool:
+    """Tell whether pictures lie in folders of a folder."""
     from fmcli.data import find_pictures
 
-    return next(find_pictures(folder), None) is not None
+    return any(path.parent != folder for path in find_pictures(folder))
 
 
 def _is_ensemble(path: Path) -> bool:
