@@ -23,25 +23,26 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("fmcli")
 
 
-def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None]) -> Path:
+def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None], *, part: str = "") -> Path:
     """Return the unpacked form of a file, made unless it is there already; see `made_once`.
 
     Args:
         path: Of the packed file, known by place, size and time of its last change.
         unpack: Writes the unpacked form.
+        part: What of the file that is, where it holds several.
 
     Raises:
         DataError: There is no room for it.
         OSError: The packed file cannot be read.
     """
     now = path.stat()
-    place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    place = hashlib.sha256(os.fsencode(path.resolve()) + f"\0{part}".encode()).hexdigest()[:32]
     try:
         return made_once(place, f"{now.st_size}-{now.st_mtime_ns}", unpack)
     except CacheError as error:
         raise DataError(
             f"{printable(path)} is too large for memory and cannot be unpacked: {printable(error)}",
-            hint="unpack it with gunzip where there is room, or name a folder with XDG_CACHE_HOME",
+            hint="name a folder where there is room with XDG_CACHE_HOME; or unpack it yourself",
         ) from error
 
 

@@ -5,9 +5,7 @@ References:
     Yang et al., "MedMNIST v2", Scientific Data 10, 2023: the names `train_images`, `train_labels` and so on.
 """
 
-import hashlib
 import math
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.data.cache import CacheError, made_once
+from fmcli.data.cache import unpacked_once
 from fmcli.data.idx import HARMLESS, LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO, to_images
 from fmcli.errors import DataError, printable
 from fmcli.reading import ARRAY_START, check_array_start, check_regular
@@ -144,15 +142,7 @@ def _unpacked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Pa
             while chunk := packed.read(LARGEST_PART):
                 file.write(chunk)
 
-    now = path.stat()
-    name = hashlib.sha256(os.fsencode(path.resolve()) + b"\0" + info.filename.encode()).hexdigest()[:32]
-    try:
-        return made_once(name, f"{now.st_size}-{now.st_mtime_ns}", unpack)
-    except CacheError as error:
-        raise DataError(
-            f"{printable(path)} is too large for memory and cannot be unpacked: {printable(error)}",
-            hint="name a folder where there is room with XDG_CACHE_HOME",
-        ) from error
+    return unpacked_once(path, unpack, part=info.filename)
 
 
 def _check_promise(path: Path, info: zipfile.ZipInfo) -> None:
