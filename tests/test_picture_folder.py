@@ -342,3 +342,9 @@ def test_a_folder_of_pictures_is_told_from_a_run(cli, pets):
     assert f"folder:{pets}" in refused.err
     shown = cli("data", "info", f"folder:{pets}", "--format", "json").json
     assert [(row["class"], row["train"], row["test"]) for row in shown["classes"]] == [("cat", 3, 1), ("dog", 2, 1)]
+
+
+def test_a_picture_of_far_too_many_pixels_is_refused_by_its_header(pets):
+    Image.new("P", (10_000, 8_000)).save(pets / "train" / "cat" / "huge.gif")
+    with pytest.raises(DataError, match="the limit is"):
+        load(pets)

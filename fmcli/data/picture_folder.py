@@ -29,14 +29,12 @@ class _Listing:
     """The pictures of a folder, split by split, in the order in which their images are kept.
 
     Args:
-        folder: What the paths are relative to.
         class_names: In label order.
-        paths: Of every picture.
+        paths: Of every picture, relative to the folder.
         labels: int64, likewise.
         splits: Where each split begins and ends.
     """
 
-    folder: Path
     class_names: tuple[str, ...]
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -80,7 +78,7 @@ def _list_pictures(folder: Path, classes: tuple[str, ...] | None) -> _Listing:
     places = _split_places(folder)
     if "train" not in places:
         names = _class_names(folder, classes)
-        found = {name: _pictures_of(folder, folder / name) for name in names}
+        found = {name: sorted(_pictures_of(folder, folder / name), key=_mixed) for name in names}
         listed = {
             "train": {
                 name: [path for at, path in enumerate(paths) if at % TEST_EVERY] for name, paths in found.items()
@@ -166,12 +164,12 @@ def _refuse_other_classes(place: Path, names: tuple[str, ...]) -> None:
 
 
 def _pictures_of(folder: Path, place: Path) -> list[str]:
-    """Return a class's pictures, relative to the folder, mixed in a way that their names alone decide."""
-    paths = [path.relative_to(folder).as_posix() for path in find_pictures(place)]
-    return sorted(paths, key=_mixed)
+    """Return a class's pictures, relative to the folder."""
+    return [path.relative_to(folder).as_posix() for path in find_pictures(place)]
 
 
 def _mixed(path: str) -> bytes:
+    """Return what to sort pictures by, so that their names alone decide on an order, which mixes the classes."""
     return hashlib.sha256(os.fsencode(path)).digest()
 
 
@@ -193,4 +191,4 @@ def _in_order(folder: Path, names: tuple[str, ...], listed: Mapping[str, Mapping
             f"{printable(folder)} has no pictures of {printable(names[min(empty)])} to train on",
             hint="put some there, or remove the class's folder",
         )
-    return _Listing(folder, names, tuple(paths), np.array(labels, np.int64), splits)
+    return _Listing(names, tuple(paths), np.array(labels, np.int64), splits)

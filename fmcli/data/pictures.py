@@ -205,7 +205,7 @@ class PictureHeader(NamedTuple):
 
 
 def header_of_picture(path: Path) -> PictureHeader:
-    """Read a picture's size and kind, and not its pixels.
+    """Read a picture's size and kind, and of its pixels nothing but where a palette needs it.
 
     Raises:
         DataError: It cannot be read, or is not a picture.
@@ -213,6 +213,7 @@ def header_of_picture(path: Path) -> PictureHeader:
     try:
         _check_file(path)
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+            _check_size(image.height, image.width)
             turned = image.getexif().get(_ORIENTATION, 1) in _LYING
             size = (image.width, image.height) if turned else (image.height, image.width)
             return PictureHeader(size, _is_grey(image))
