@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fmcli.optim import WeightAverage, build_optimizer, build_schedule, set_learning_rate
+from fmcli.optim.muon import orthogonalized
 from fmcli.recipe.training import (
     AdamSpec,
     AdamWSpec,
@@ -19,6 +20,7 @@ from fmcli.recipe.training import (
     CyclicSchedule,
     ExponentialSchedule,
     LinearSchedule,
+    MuonSpec,
     OneCycleSchedule,
     OptimizerSpec,
     SgdSpec,
@@ -278,7 +280,12 @@ def test_an_average_goes_on_from_its_saved_state(decay):
 
 # --- optimizers ------------------------------------------------------------------------------------------
 
-OPTIMIZERS = {"adam": AdamSpec(), "adamw": AdamWSpec(lr=0.1, weight_decay=0.5), "sgd": SgdSpec(weight_decay=0.5)}
+OPTIMIZERS = {
+    "adam": AdamSpec(),
+    "adamw": AdamWSpec(lr=0.1, weight_decay=0.5),
+    "muon": MuonSpec(lr=0.1, weight_decay=0.5),
+    "sgd": SgdSpec(weight_decay=0.5),
+}
 
 
 def test_every_optimizer_is_tested():
@@ -363,3 +370,103 @@ def test_the_learning_rate_is_set_for_every_group():
     set_learning_rate(optimizer, 0.25)
     step_with(optimizer, model, gradient=1.0)
     assert all((parameter == -0.25).all() for parameter in model.parameters())
+
+
+# --- Muon ------------------------------------------------------------------------------------------------
+
+
+def orthogonalized_slowly(matrix):
+    """The iteration on singular values one by one, which is what it does to a matrix."""
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / matrix.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return left @ torch.diag(values) @ right
+
+
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9), seed=st.integers(0, 99))
+def test_orthogonalized_is_the_iteration_on_singular_values(rows, columns, seed):
+    matrix = torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(orthogonalized(matrix), orthogonalized_slowly(matrix), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (144, 16), (30, 30), (1, 9)])
+def test_orthogonalized_has_singular_values_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalized(matrix))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    torch.testing.assert_close(orthogonalized(1e6 * matrix), orthogonalized(matrix), rtol=1e-3, atol=1e-3)
+
+
+def test_orthogonalized_zeros_are_zeros():
+    assert (orthogonalized(torch.zeros(3, 5)) == 0).all()
+
+
+def test_muon_by_hand():
+    """Three steps of a convolution's kernel: Nesterov's momentum, made orthogonal, as large as AdamW's steps."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.Flatten(), nn.Linear(4, 2, bias=False))
+    spec = MuonSpec(lr=0.1, momentum=0.9, weight_decay=0.5)
+    optimizer = build_optimizer(spec, model)
+    weight, momentum = model[0].weight.detach().clone(), torch.zeros(4, 2, 3, 3)
+    for _ in range(3):
+        gradient = torch.randn(4, 2, 3, 3, generator=generator)
+        model[0].weight.grad, model[2].weight.grad = gradient, torch.zeros(2, 4)
+        optimizer.step()
+        momentum = 0.9 * momentum + 0.1 * gradient
+        ahead = 0.9 * momentum + 0.1 * gradient
+        update = orthogonalized_slowly(ahead.reshape(4, 18)).reshape(4, 2, 3, 3)
+        weight = weight * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(18) * update
+        torch.testing.assert_close(model[0].weight.detach(), weight, rtol=1e-4, atol=1e-5)
+
+
+def test_muon_trains_the_last_layer_and_biases_as_adamw_does():
+    models = [small_network(), small_network()]
+    specs = MuonSpec(lr=0.1, weight_decay=0.5), AdamWSpec(lr=0.1, weight_decay=0.5)
+    optimizers = [build_optimizer(spec, model) for spec, model in zip(specs, models, strict=True)]
+    for step in range(3):
+        for optimizer, model in zip(optimizers, models, strict=True):
+            step_with(optimizer, model, gradient=1.0 - step)
+    for name, parameter in models[0].named_parameters():
+        same = torch.equal(parameter, models[1].get_parameter(name))
+        assert same == (name != "0.weight")
+
+
+def test_muon_leaves_alone_what_has_no_gradient():
+    model = small_network()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(MuonSpec(), model)
+    model[3].bias.grad = torch.ones(2)
+    optimizer.step()
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {"3.bias"}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_an_optimizer_goes_on_from_its_saved_state(name):
+    generator = torch.Generator().manual_seed(0)
+    gradients = [
+        {key: torch.randn(value.shape, generator=generator) for key, value in small_network().named_parameters()}
+        for _ in range(4)
+    ]
+    spec = OPTIMIZERS[name]
+
+    def train(model, optimizer, steps):
+        for step in steps:
+            for key, parameter in model.named_parameters():
+                parameter.grad = gradients[step][key].clone()
+            optimizer.step()
+
+    whole = small_network()
+    train(whole, build_optimizer(spec, whole), range(4))
+    first = small_network()
+    stopped = build_optimizer(spec, first)
+    train(first, stopped, range(2))
+    second = small_network(seed=1)
+    second.load_state_dict(first.state_dict())
+    resumed = build_optimizer(spec, second)
+    resumed.load_state_dict(stopped.state_dict())
+    train(second, resumed, range(2, 4))
+    for ours, theirs in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -49,7 +49,22 @@ class SgdSpec(Spec):
         return self
 
 
-OptimizerSpec = Annotated[AdamSpec | AdamWSpec | SgdSpec, Field(discriminator="name")]
+class MuonSpec(Spec):
+    """Momentum made orthogonal (Jordan et al. 2024) for kernels; AdamW for the last layer and all that is no kernel."""
+
+    name: Literal["muon"] = "muon"
+    lr: LearningRate = 3e-3
+    """Of both: orthogonal steps are scaled to be as large as AdamW's."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    betas: Betas = (0.9, 0.999)
+    """Of AdamW."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Of AdamW."""
+    weight_decay: WeightDecay = 0.01
+    """Of kernels, the last layer's among them."""
+
+
+OptimizerSpec = Annotated[AdamSpec | AdamWSpec | SgdSpec | MuonSpec, Field(discriminator="name")]
 
 
 # --- [schedule] -----------------------------------------------------------------------------------------
