@@ -160,7 +160,7 @@ def describe_ensemble(
         learnt_on: The images that it was learnt on.
 
     Raises:
-        UsageError: A member lies outside that folder.
+        UsageError: A member lies outside that folder, or its path is not UTF-8.
     """
     weights = rule.weights or (None,) * len(places)
     groups = rule.groups or ("",) * len(places)
@@ -173,7 +173,7 @@ def describe_ensemble(
         members=tuple(
             MemberEntry(
                 name=place.name,
-                path=place.path.as_posix() if folder is None else _below(place.path, folder),
+                path=_in_utf8(place.path.as_posix() if folder is None else _below(place.path, folder)),
                 weight=weight,
                 group=group,
                 digest=place.digest,
@@ -186,6 +186,16 @@ def describe_ensemble(
             intercepts=tuple(stacking.intercepts.tolist()),
         ),
     )
+
+
+def _in_utf8(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"an ensemble file cannot name {printable(path)}, which is not UTF-8", hint="rename that folder"
+        ) from None
+    return path
 
 
 def _below(path: Path, folder: Path) -> str:

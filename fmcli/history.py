@@ -35,11 +35,13 @@ def read_history(folder: Path) -> list[EpochFinished]:
     """Read a member's history.
 
     Raises:
-        CheckpointError: It is not there, or damaged.
+        CheckpointError: It is not there, empty or damaged.
     """
     path = folder / HISTORY_FILE
     try:
         lines = read_text(path, LARGEST_HISTORY, CheckpointError).splitlines()
+        if not lines:  # it is written with the first epoch
+            raise CheckpointError(f"{printable(path)} is empty", hint="bring it back, or train that member again")
         return [_EPOCH.validate_python(_without_digest(json.loads(line))) for line in lines]
     except ValidationError as error:
         first = error.errors()[0]

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from fmcli.errors import CheckpointError, printable
 from fmcli.files import order_metadata, write_atomic
+from fmcli.reading import open_tensors
 
 FORMAT = "fmcli-predictions-2"
 
@@ -148,7 +149,7 @@ def load_predictions(path: Path) -> Predictions:
 
 def _read(path: Path, *, with_arrays: bool) -> tuple[PredictionsHeader, dict[str, NDArray[Any]]]:
     try:
-        with safe_open(path, framework="numpy") as file:
+        with open_tensors(path, "np") as file:
             header = file.metadata() or {}
             found = _parse_header(header, path)
             arrays = {name: file.get_tensor(name) for name in ("logits", "labels")} if with_arrays else {}

@@ -134,14 +134,41 @@ def open_safetensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {printable(path)}", hint="fmcli train --recipe quick makes one")
     try:
-        _check_safetensors(path)
-        with safe_open(path, framework=framework) as file:
+        with open_tensors(path, framework) as file:
             yield file
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{printable(path)} is not a whole safetensors file: {printable(error)}",
             hint="it was cut short or is of another format; train it again, or copy it again",
         ) from error
+
+
+@contextmanager
+def open_tensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
+    """Open a safetensors file as `safe_open` does, but for what would wait or take much memory.
+
+    Raises:
+        OSError, SafetensorError: It cannot be read, or is no such file.
+        ValueError: It is a pipe or a device, or its header or number of tensors is too large.
+    """
+    check_regular(path)
+    with path.open("rb") as start:
+        size = int.from_bytes(start.read(8), "little")
+        if size > LARGEST_HEADER:
+            raise ValueError(f"its header would have {size} bytes; the limit is {LARGEST_HEADER}")
+        with safe_open(_name_in_utf8(path, start.fileno()), framework=framework) as file:
+            if len(file.keys()) > MOST_TENSORS:
+                raise ValueError(f"it has {len(file.keys())} tensors; the limit is {MOST_TENSORS}")
+            yield file
+
+
+def _name_in_utf8(path: Path, descriptor: int) -> str:
+    """Return a file's name, or another of the same file where safetensors would not take it."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{descriptor}"
+    return os.fspath(path)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -180,15 +207,6 @@ def check_array_start(start: bytes) -> None:
     """
     if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _ARRAY_HEADER:
         raise ValueError(f"its header is larger than {_ARRAY_HEADER} bytes")
-
-
-def _check_safetensors(path: Path) -> None:
-    """Raise ValueError for a pipe, a device, or a safetensors file whose header would take much memory."""
-    check_regular(path)
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > LARGEST_HEADER:
-        raise ValueError(f"its header would have {size} bytes; the limit is {LARGEST_HEADER}")
 
 
 def check_regular(path: Path) -> None:

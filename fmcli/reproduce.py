@@ -214,7 +214,7 @@ def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResul
         if split in _splits_of(members)
     }
     trained = [member for member in members if member.header.snapshot is None]
-    histories = [_history_of(member) for member in trained]
+    histories = [read_history(member.path.parent) for member in trained]
     kept = [_kept_epoch(history, member.header.member) for history, member in zip(histories, trained, strict=True)]
     test = evaluations["test"]
     accuracy: dict[str, float] = {split: one.vote.report.accuracy for split, one in evaluations.items()}
@@ -234,15 +234,6 @@ def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResul
 def _splits_of(members: Sequence[Checkpoint]) -> set[str]:
     """Return the splits that the members saw, and `test`, which every source has."""
     return {"test", *members[0].header.data_digests}
-
-
-def _history_of(member: Checkpoint) -> list[EpochFinished]:
-    history = read_history(member.path.parent)
-    if not history:
-        raise CheckpointError(
-            f"{printable(member.path.parent)} has an empty history", hint="train it again: fmcli reproduce --overwrite"
-        )
-    return history
 
 
 def _kept_epoch(history: Sequence[EpochFinished], member: MemberSpec) -> EpochFinished:

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from fmcli.augment import AlbumentationsAugment
+from fmcli.checkpoint import read_header
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
+from fmcli.device import use_bf16
 from fmcli.errors import (
     CheckpointError,
     DivergedError,
@@ -36,7 +38,7 @@ from fmcli.recipe.networks import (
     BatchNorm,
 )
 from fmcli.seals import seal
-from fmcli.trainer import SAVE_AFTER, STATE_FILE, train_member
+from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, train_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,10 @@ def train_run(
     _check_folder(folder, recipe, resume=resume, overwrite=overwrite)
     splits = load_splits(recipe, data_root)
     with _locked(folder):
+        _check_folder(folder, recipe, resume=resume, overwrite=overwrite)  # once more: others may have been faster
+        share = (threads or max(torch.get_num_threads() // min(jobs, len(recipe.members)), 1)) if jobs > 1 else None
+        if resume:
+            _check_finished(recipe, folder, names, splits, device, share)
         if overwrite:
             remove_run(folder, recipe)
         _sweep(folder, recipe)
@@ -105,9 +111,8 @@ def train_run(
             name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
             for name in names
         }
-        if jobs > 1:
+        if share is not None:
             del splits  # each process has its own
-            share = threads or max(torch.get_num_threads() // min(jobs, len(recipe.members)), 1)
             apart = {name: partial(_train_apart, work, recipe, data_root, share) for name, work in works.items()}
             ends = side_by_side(apart, jobs, reporter)
         else:
@@ -215,6 +220,31 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_finished(
+    recipe: Recipe, folder: Path, names: Sequence[str], splits: Splits, device: torch.device, threads: int | None
+) -> None:
+    """Refuse to train what is left of a run otherwise than what is finished of it.
+
+    Args:
+        recipe: The recipe.
+        folder: The run's.
+        names: Members that are asked for; where all of them are finished, nothing is refused here.
+        splits: The images.
+        device: Where to train.
+        threads: CPU threads to train with; None for those of this process.
+
+    Raises:
+        CheckpointError: What is left would not come out as if the run had never stopped.
+    """
+    finished = [member for member in recipe.members if (folder / member.name / MODEL_FILE).is_file()]
+    if {member.name for member in finished}.issuperset(names):
+        return
+    for member in finished:
+        bf16 = use_bf16(member.trainer.precision, device)
+        now = Circumstances.of(member, recipe, splits, device, bf16=bf16, threads=threads)
+        now.check(Circumstances.of_header(read_header(folder / member.name)), member=member.name, folder=folder)
 
 
 def _choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:

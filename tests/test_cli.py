@@ -27,7 +27,7 @@ from fmcli.cli import run
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus
-from fmcli.folders import MODEL_FILE, RECIPE_FILE
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.locks import LOCK_FILE
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
 from fmcli.run import RunResult
@@ -762,6 +762,41 @@ def test_closed_standard_error_ends_training_quietly(capfd, closed_pipe, recipe_
 
 
 FMCLI = [sys.executable, "-m", "fmcli"]
+
+
+def in_a_shell(redirection: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run the real command by a shell, with some redirection."""
+    line = f"{shlex.join([*FMCLI, *map(str, arguments)])} {redirection}"
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&-"])
+def test_a_training_whose_streams_are_closed_or_full_goes_on(recipe_file, tmp_path, redirection):
+    done = in_a_shell(redirection, "train", "-r", recipe_file, "-o", tmp_path / "run")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert find_checkpoints([tmp_path / "run"])
+
+
+@pytest.mark.parametrize("arguments", [["recipe", "show", "quick"], ["recipe", "list"], ["--help"], ["data", "info"]])
+def test_closed_standard_output_is_no_traceback(arguments):
+    assert "Traceback" not in in_a_shell(">&-", *arguments).stderr
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="takes no such names")
+def test_names_need_not_be_utf8(cli, recipe_file, tmp_path):
+    recipe = shutil.copy(recipe_file, tmp_path / os.fsdecode(b"tiny\xff.toml"))
+    run_folder = tmp_path / os.fsdecode(b"run\xff")
+    assert cli("train", "-r", recipe, "-o", run_folder).status == 0
+    assert cli("ensemble", "evaluate", run_folder).status == 0
+    assert cli("evaluate", run_folder / "k3", "--save-predictions", tmp_path / os.fsdecode(b"saved\xff")).status == 0
+    assert cli("ensemble", "evaluate", tmp_path / os.fsdecode(b"saved\xff")).status == 0
+    assert cli("ensemble", "pack", run_folder, "-o", tmp_path / os.fsdecode(b"pack\xff.safetensors")).status == 0
+    refused = cli("ensemble", "fit", run_folder, "--vote", "soft", "-o", tmp_path / "ensemble.toml")
+    assert_error(refused, ExitStatus.USAGE, "an ensemble file cannot name")
+    refused = cli("train", "-r", "quick", "--set", os.fsdecode(b"data.source=\xff"), "-o", tmp_path / "other")
+    assert_error(refused, ExitStatus.USAGE, "is not UTF-8 text")
 
 
 def test_closed_pipe_of_the_real_process_ends_quietly(recipe_file):

@@ -459,7 +459,10 @@ PACK = {name: lie for name, lie in TENSORS.items() if name != "more tensors than
     "members without an end": pack(lambda said: changed(said, "headers", to=[{}] * 100_000)),
     "a rule that bursts": pack(lambda said: changed(said, "ensemble", "members", 0, "weight", to=1e308)),
 }
-PREDICTIONS = {name: lie for name, lie in TENSORS.items() if "header" not in name} | {
+PREDICTIONS = TENSORS | {
+    "text without an end": lambda path: path.write_bytes(
+        tensors({"__metadata__": {f"{number}": "" for number in range(2_000_000)}})
+    ),
     "classes that are none": with_json("classes", lambda names: names.append(7), "predictions"),
     "classes in a nest": of_seed("predictions", lambda parts: with_text(parts, "classes", 100_000 * "[")),
     "labels that are numbers of another kind": with_json(
@@ -607,17 +610,22 @@ LIARS = {
         CheckpointError,
         PACK,
     ),
-    "predictions": Liars("test.safetensors", load_predictions, CheckpointError, PREDICTIONS, odd={}),
+    "predictions": Liars("test.safetensors", load_predictions, CheckpointError, PREDICTIONS),
     "recipe": Liars("a.toml", lambda path: load_recipe(str(path)), RecipeError, RECIPE),
     "ensemble": Liars("a.toml", read_ensemble_file, CheckpointError, ENSEMBLE),
     "csv": Liars("a.csv", read_foreign, DataError, CSV),
-    "labels": Liars("labels.txt", read_labels, DataError, LABELS, odd={}),
+    "labels": Liars(
+        "labels.txt",
+        read_labels,
+        DataError,
+        LABELS,
+        odd={name: make for name, make in ODD.items() if make is not os.mkfifo},  # which is an empty text
+    ),
     "history": Liars(
         "history.jsonl",
         lambda path: read_history(path.parent),
         CheckpointError,
         HISTORY,
-        odd={name: make for name, make in ODD.items() if make is not os.mkfifo},  # which is empty: no epoch yet
     ),
 }
 ALL_LIES = [(reader, lie) for reader, liars in LIARS.items() for lie in liars.all]

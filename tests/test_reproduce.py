@@ -233,7 +233,7 @@ def test_damaged_predictions_are_made_again_and_an_empty_history_is_told(system,
     [after] = reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
     assert after == before
     (member / "history.jsonl").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="empty history"):
+    with pytest.raises(CheckpointError, match=r"history\.jsonl is empty"):
         reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
 
 

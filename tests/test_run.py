@@ -7,7 +7,9 @@ import torch
 from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
-from fmcli.data import idx
+import fmcli.run
+from fmcli.checkpoint import load_checkpoint, save_checkpoint
+from fmcli.data import Splits, idx
 from fmcli.errors import CheckpointError, DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
@@ -376,6 +378,65 @@ def test_resuming_trains_the_members_that_are_left(finished, tiny_recipe, tmp_pa
     for name in ("k3", "k5"):
         first, second = (load_file(folder / name / MODEL_FILE) for folder in (finished, tmp_path / "run"))
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("threads", "7", "was begun with 7 CPU threads"),
+        ("device", "NVIDIA H200", "was begun on cuda"),
+        ("precision", "bf16", "was begun in bf16"),
+        ("torch", "1.0", "was begun with torch 1.0"),
+        ("fmcli", "0.0.1", r"was begun with fmcli 0\.0\.1"),
+    ],
+)
+def test_what_is_left_is_not_trained_otherwise_than_what_is_finished(run_folder, tiny_recipe, key, value, said):
+    place = run_folder / "k3"
+    finished = load_checkpoint(place / MODEL_FILE, device=CPU)
+    of = "versions" if key in ("torch", "fmcli") else "trained_on"
+    header = finished.header.model_copy(update={of: getattr(finished.header, of) | {key: value}})
+    save_checkpoint(place / MODEL_FILE, finished.model, header)
+    train(tiny(tiny_recipe), run_folder, resume=True)  # nothing is left to train
+    (run_folder / "k5" / MODEL_FILE).unlink()
+    before = files_in(run_folder)
+    with pytest.raises(CheckpointError, match=said):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+    assert files_in(run_folder) == before
+    train(tiny(tiny_recipe), run_folder, resume=True, members=["k3"])
+
+
+def test_a_checkpoint_that_says_nothing_of_its_training_is_no_part_of_a_run(run_folder, tiny_recipe):
+    place = run_folder / "k3"
+    finished = load_checkpoint(place / MODEL_FILE, device=CPU)
+    save_checkpoint(place / MODEL_FILE, finished.model, finished.header.model_copy(update={"trained_on": {}}))
+    (run_folder / "k5" / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match="k3 lacks what it was trained on"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+def test_a_damaged_member_is_not_finished(run_folder, tiny_recipe):
+    path = run_folder / "k3" / MODEL_FILE
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}])
+def test_a_run_that_another_process_finished_meanwhile_is_untouched(tiny_recipe, tmp_path, monkeypatch, options):
+    """Between the first look at a folder and its lock, reading the images may take minutes."""
+    load = fmcli.run.load_splits
+
+    def load_slowly(*arguments: object) -> Splits:
+        monkeypatch.setattr("fmcli.run.load_splits", load)
+        train(tiny(tiny_recipe, "optimizer.lr=0.5"), tmp_path / "run")
+        return load(*arguments)
+
+    monkeypatch.setattr("fmcli.run.load_splits", load_slowly)
+    with pytest.raises(UsageError, match="another recipe" if options else "already holds a run"):
+        train(tiny(tiny_recipe), tmp_path / "run", **options)
+    assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)).members[0].optimizer.lr == 0.5
 
 
 def test_run_stopped_in_its_second_member_goes_on_there(tiny_recipe, tmp_path):

@@ -9,13 +9,14 @@ from contextlib import suppress
 
 import pytest
 import torch
-from conftest import StopAt
+from conftest import StopAt, draw_quadrants, write_idx_folder
 from optuna.storages.journal import JournalFileBackend
 
 from fmcli.cli import run
 from fmcli.cli.interrupts import interruptible
-from fmcli.errors import ExitStatus, FmcliError, InterruptedRun, RecipeError, UsageError
+from fmcli.errors import ExitStatus, FmcliError, InterruptedRun, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
+from fmcli.locks import try_lock
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
 from fmcli.report.plots import trial_figure
 from fmcli.report.trials import search_document
@@ -209,6 +210,64 @@ def test_a_journal_that_was_torn_is_mended(recipe_file, tmp_path):
     more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
     assert more.trials[:4] == whole.trials
     assert more.count("complete") == 5
+
+
+def test_a_damaged_line_of_the_journal_is_named(recipe_file, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
+    path = tmp_path / "s" / STORAGE_FILES["journal"]
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    place = next(place for place, line in enumerate(lines) if '"values":[' in line)
+    changed = json.loads(lines[place]) | {"values": [0.999]}
+    path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
+    for read in (lambda: search_in(recipe_file, tmp_path / "s", resume=True), lambda: read_search(tmp_path / "s")):
+        with pytest.raises(UsageError, match=f"line {place + 1} is damaged or was changed"):
+            read()
+    changed.pop("digest")  # as people do who mean it
+    path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
+    assert 0.999 in {trial.score for trial in read_search(tmp_path / "s").trials}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_is_no_journal(recipe_file, tmp_path):
+    (tmp_path / "s").mkdir()
+    os.mkfifo(tmp_path / "s" / STORAGE_FILES["journal"])
+    with pytest.raises(UsageError, match="is not a file"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+    with pytest.raises(UsageError, match="there is no search"):
+        read_search(tmp_path / "s")
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_other_images_do_not_resume(recipe_file, drawn_images, tmp_path, storage):
+    search_in(recipe_file, tmp_path / "s", storage=storage)
+    write_idx_folder(tmp_path / "other", *draw_quadrants(200, seed=9))
+    shutil.move(drawn_images, tmp_path / "aside")
+    shutil.move(tmp_path / "other", drawn_images)
+    try:
+        with pytest.raises(UsageError, match=r"was begun with train images [0-9a-f]+, and now it is"):
+            run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
+    finally:
+        shutil.rmtree(drawn_images)
+        shutil.move(tmp_path / "aside", drawn_images)
+    assert len(read_search(tmp_path / "s").trials) == 4
+
+
+def test_another_version_does_not_resume(recipe_file, tmp_path, monkeypatch):
+    search_in(recipe_file, tmp_path / "s")
+    monkeypatch.setattr("fmcli.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
+    with pytest.raises(UsageError, match=r"was begun with fmcli .*, and now it is 9\.9"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+
+
+def test_a_training_that_another_process_is_at_is_left_to_it(recipe_file, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
+    lock = try_lock(tmp_path / "s" / "trial-0000" / "training-0")
+    try:
+        with pytest.raises(RunInUseError):
+            search_in(recipe_file, tmp_path / "s", resume=True)
+    finally:
+        lock.release()
 
 
 def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
@@ -569,6 +628,21 @@ def test_a_signal_whose_exception_was_lost_is_heeded_at_the_next_event():
         work()
     assert caught.value.exit_status == ExitStatus.INTERRUPTED
     assert seen == ["first"]
+
+
+def test_a_signal_in_code_that_is_made_on_the_way_ends_with_its_own_status():
+    """KeyboardInterrupt there would make Python end by SIGINT, whatever status it is given; dataclasses are made so."""
+    script = (
+        "import os, signal, sys\n"
+        "from fmcli.cli.interrupts import interruptible\n"
+        "from fmcli.errors import InterruptedRun\n"
+        "try:\n"
+        "    with interruptible('--resume'):\n"
+        "        exec('os.kill(os.getpid(), signal.SIGTERM)')\n"
+        "except InterruptedRun as error:\n"
+        "    sys.exit(error.exit_status)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == ExitStatus.TERMINATED
 
 
 def test_ctrl_c_names_the_command_that_goes_on(recipe_file, tmp_path):

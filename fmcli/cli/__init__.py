@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from fmcli.errors import DeviceError, ExitStatus, FmcliError, OutputClosed
 
@@ -14,10 +14,30 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: Without the program's name; by default those of the process.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed, as by 2>&-
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a class name in any script
-    sys.exit(run(arguments))
+    try:
+        _open_streams()
+        status = run(arguments)
+    except KeyboardInterrupt:  # also while an error is shown
+        status = ExitStatus.INTERRUPTED
+    _empty(sys.stderr)
+    sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Make the process's streams take any text, and nothing where one is closed, as by `2>&-`."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # so that no file that is opened later takes its place
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # a class name in any script
+
+
+def _empty(stream: TextIO) -> None:
+    """Write what a stream holds, or drop it where that cannot be; Python would end with a status of its own."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -26,9 +46,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Without the program's name; by default those of the process.
     """
-    from fmcli.cli.app import app
-
     try:
+        from fmcli.cli.app import app
+
         app(args=arguments, prog_name="fmcli")
     except SystemExit as leaving:  # typer's own: help, wrong use; typer's and rich's: a closed pipe
         if isinstance(leaving.__context__, BrokenPipeError):
@@ -53,12 +73,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: FmcliError) -> ExitStatus:
     """Show an error and return its exit status; a closed pipe is none, and gets no word."""
     if isinstance(error, OutputClosed):
-        # What is still buffered has nowhere to go; without this, Python complains at exit.
         for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _empty(stream)
         return error.exit_status
     from fmcli.report.console import show_error
 

@@ -138,9 +138,6 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
     # A member that is named twice, as by its own folder and its run's, still has one curve.
     folders = list({folder.resolve(): folder for place in places for folder in _trained_folders(place)}.values())
     read = [read_history(folder) for folder in folders]
-    for folder, history in zip(folders, read, strict=True):
-        if not history:
-            raise CheckpointError(f"{printable(folder / HISTORY_FILE)} is empty", hint="wait for the first epoch's end")
     names = tell_apart([history[0].member for history in read], [folder / HISTORY_FILE for folder in folders])
     trainers = {name: trainer for name, folder in zip(names, folders, strict=True) if (trainer := _trainer_of(folder))}
     runs = dict.fromkeys(folder.resolve().parent.name for folder in folders)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fmcli.events import Event, Reporter
 
 
+class _StopAtOnce(BaseException):
+    """A signal that is not waited for. KeyboardInterrupt would let Python end by SIGINT, if raised within `exec`."""
+
+
 @contextmanager
 def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     """Turn Ctrl-C and SIGTERM into an error that names the command that goes on: the same one, with a flag.
@@ -47,7 +51,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     def stop(number: int, _: object) -> None:
         received.append(number)
         if not training or len(received) > 1:
-            raise KeyboardInterrupt  # wherever this comes, so nothing can be saved
+            raise _StopAtOnce  # wherever this comes, so nothing can be saved
 
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
@@ -65,7 +69,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     hint = f"what is done is kept; go on with: {command}"
     try:
         yield heeding
-    except (StopRequest, KeyboardInterrupt):
+    except (StopRequest, _StopAtOnce):
         if received[:1] == [signal.SIGTERM]:
             raise InterruptedRun("terminated", exit_status=ExitStatus.TERMINATED, hint=hint) from None
         raise InterruptedRun("interrupted", exit_status=ExitStatus.INTERRUPTED, hint=hint) from None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -110,7 +111,8 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeText:
         raise RecipeError(
             f"{printable(path)} is not valid TOML: {printable(error)}", hint='strings take quotes: name = "adam"'
         ) from error
-    return RecipeText(path.stem, describe(text), apply_overrides(table, overrides))
+    in_utf8 = os.fsencode(path.stem).decode(errors="replace")  # as what is written must be
+    return RecipeText(in_utf8, describe(text), apply_overrides(table, overrides))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

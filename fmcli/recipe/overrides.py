@@ -26,7 +26,7 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
         A new table.
 
     Raises:
-        RecipeError: An override has no `=`, or names a member or a table that is not there.
+        RecipeError: An override has no `=`, is not UTF-8, or names a member or a table that is not there.
 
     Example:
         >>> apply_overrides({"trainer": {"epochs": 3}}, ["trainer.epochs=5", "optimizer.name=sgd"])
@@ -40,11 +40,18 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
                 f"--set {printable(override)}: expected key=value",
                 hint="for instance --set optimizer.lr=3e-4",
             )
+        if not _is_unicode(override):
+            raise RecipeError(f"--set {printable(override)} is not UTF-8 text")
         values[key.strip()] = _parse_value(text.strip())
     try:
         return set_values(table, values)
     except KeyError as error:
         raise RecipeError(f"--set {error.args[0]}", hint="for instance --set optimizer.lr=3e-4") from None
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell text from bytes of an argument that are no UTF-8, which Python stands in surrogates for."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def set_values(table: Table, values: Mapping[str, Any]) -> Table:

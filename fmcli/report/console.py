@@ -3,7 +3,9 @@
 import json
 import os
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +14,49 @@ from rich.text import Text
 from fmcli.errors import FmcliError, OutputClosed, printable
 
 UNBOUNDED = 100_000  # columns: a table that goes into a file or a pipe is never cut
+
+
+class Forgiving:
+    """A stream that loses what cannot be written, so that no training ends because the disk of its log is full.
+
+    Args:
+        stream: Text.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, or not.
+
+        Raises:
+            BrokenPipeError: Nobody reads it any more.
+        """
+        with _forgiven():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back, or not.
+
+        Raises:
+            BrokenPipeError: Nobody reads it any more.
+        """
+        with _forgiven():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _forgiven() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 class Terminal:
@@ -35,7 +80,7 @@ class Terminal:
         self.quiet = quiet
         self.verbose = verbose
         self.out = make_console(out or sys.stdout)
-        self.err = make_console(err or sys.stderr)
+        self.err = make_console(Forgiving(err or sys.stderr))
 
     def print(self, *results: object) -> None:
         """Write results to standard output.
@@ -82,11 +127,11 @@ def _harmless(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
-def make_console(file: TextIO) -> Console:
+def make_console(file: TextIO | Forgiving) -> Console:
     """Return a console for a stream: as wide and colourful as its terminal, or plain and unbounded."""
     interactive = file.isatty() and os.environ.get("TERM") != "dumb"
     return Console(
-        file=file,
+        file=cast(TextIO, file),
         width=None if interactive else UNBOUNDED,
         color_system="auto" if interactive else None,
         force_terminal=interactive,
@@ -98,7 +143,7 @@ def make_console(file: TextIO) -> Console:
 
 def show_error(error: FmcliError, *, file: TextIO | None = None) -> None:
     """Print an error and its hint on standard error."""
-    console = make_console(file or sys.stderr)
+    console = make_console(Forgiving(file or sys.stderr))
     first, *rest = error.message.split("\n")
     lines = [f"[bold red]error:[/] {escape(printable(first))}", *(escape(printable(line)) for line in rest)]
     if error.hint:

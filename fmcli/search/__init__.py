@@ -7,7 +7,9 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
+from fmcli.checkpoint import versions
 from fmcli.choices import Storage
+from fmcli.data import Splits
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.files import write_atomic
@@ -17,6 +19,7 @@ from fmcli.run import load_splits
 from fmcli.search.plan import Search, open_search
 from fmcli.search.study import STORAGE_FILES, load_study, open_study
 from fmcli.search.trial import REASON, claim, label_of, run_trial
+from fmcli.trainer.circumstances import computing_versions, digests_of_training
 from fmcli.trials import SearchResult, State, TrialResult
 
 __all__ = ["STORAGE_FILES", "Search", "open_search", "read_search", "run_search", "write_winner"]
@@ -57,8 +60,8 @@ def run_search(
         UsageError: There is a search and `resume` is not set, or it is of another recipe.
         RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
     """
-    load_splits(search.recipe, data_root)  # what is wrong with data or recipe is found before anything is made
-    study = open_study(search, storage, resume=resume)
+    splits = load_splits(search.recipe, data_root)  # what is wrong is found before anything is made
+    study = open_study(search, storage, resume=resume, circumstances=_circumstances(splits))
     while (trial := claim(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
@@ -66,6 +69,11 @@ def run_search(
         finally:
             trial.lock.release()
     return _result_of(study, search.recipe, search.spec, search.folder)
+
+
+def _circumstances(splits: Splits) -> dict[str, str]:
+    digests = {f"{split} images": digest for split, digest in digests_of_training(splits).items()}
+    return digests | computing_versions(versions())
 
 
 def read_search(folder: Path) -> SearchResult:

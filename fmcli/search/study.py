@@ -1,14 +1,12 @@
 """Optuna's study of a search: the file that keeps it, and what it says of the search."""
 
-import warnings
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL
 
 from fmcli.choices import Storage
@@ -16,21 +14,26 @@ from fmcli.errors import FmcliError, UsageError, printable
 from fmcli.recipe import Recipe
 from fmcli.recipe.differences import recipe_differences, show_differences
 from fmcli.recipe.specs import SearchSpec
+from fmcli.search.journal import open_journal
 from fmcli.search.plan import Search
 
 STORAGE_FILES: dict[Storage, str] = {"journal": "trials.journal", "sqlite": "trials.db"}
 _STUDY = "fmcli-search"
 _RECIPE = "fmcli recipe"  # a study's attribute
 _SEARCH = "fmcli search"
+_CIRCUMSTANCES = "fmcli circumstances"
 
 
-def open_study(search: Search, storage: Storage | None, *, resume: bool) -> optuna.Study:
+def open_study(
+    search: Search, storage: Storage | None, *, resume: bool, circumstances: Mapping[str, str]
+) -> optuna.Study:
     """Make the study of a search, or open the one that is there.
 
     Args:
         search: What it is about.
         storage: What kind of file keeps it.
         resume: There may be one.
+        circumstances: What must stay the same for scores to be comparable, by what people call it.
 
     Raises:
         UsageError: There is one and `resume` is not set, or it is of something else.
@@ -43,6 +46,8 @@ def open_study(search: Search, storage: Storage | None, *, resume: bool) -> optu
             f"{printable(search.folder)} already holds a search",
             hint="--resume goes on with it or joins it; --output searches elsewhere",
         )
+    if there and not all(kinds[kind].is_file() for kind in there):
+        raise UsageError(f"{printable(kinds[there[0]])} is not a file", hint="--output searches elsewhere")
     if there and not place.exists():
         raise UsageError(f"{printable(search.folder)} keeps its trials as {there[0]}", hint="leave out --storage")
     with _explained(place):
@@ -50,7 +55,7 @@ def open_study(search: Search, storage: Storage | None, *, resume: bool) -> optu
         study = optuna.create_study(
             storage=_storage_of(place, mend=True), study_name=_STUDY, direction="maximize", load_if_exists=True
         )
-        _check_study(study, search, place)
+        _check_study(study, search, place, circumstances)
     return study
 
 
@@ -82,59 +87,33 @@ def _explained(place: Path) -> Iterator[None]:
         raise FmcliError(f"cannot use {printable(place)}: {error.strerror or error}") from error
     except optuna.exceptions.StorageInternalError as error:
         raise FmcliError(
-            f"cannot use {printable(place)}: {printable(error.__cause__ or error).splitlines()[0]}",
+            f"cannot use {printable(place)}: {_first_line(error.__cause__ or error)}",
             hint="check that file, its rights and the disk",
         ) from error
     except Exception as error:
         raise UsageError(
-            f"{printable(place)} holds no search of fmcli: {printable(error).splitlines()[0]}",
+            f"{printable(place)} holds no search of fmcli: {_first_line(error)}",
             hint="give another folder with --output",
         ) from error
+
+
+def _short(value: object) -> str:
+    """Return a version, or as much of a digest as tells it from another."""
+    return str(value)[:20]
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(printable(error).splitlines()), type(error).__name__)
 
 
 def _storage_of(place: Path, *, mend: bool) -> BaseStorage:
     if place.name == STORAGE_FILES["sqlite"]:
         url = URL.create("sqlite", database=str(place))
         return RDBStorage(url.render_as_string(), engine_kwargs={"connect_args": {"timeout": 60}})
-    lock = _JournalLock(place)
-    if mend:
-        lock.acquire()
-        try:
-            _cut_torn_line(place)
-        finally:
-            lock.release()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return JournalStorage(JournalFileBackend(str(place), lock_obj=lock))  # type: ignore[arg-type]
+    return open_journal(place, mend=mend)
 
 
-class _JournalLock:
-    """What Optuna locks its journal with; its own locks outlive a process that is killed."""
-
-    def __init__(self, place: Path) -> None:
-        self._lock = FileLock(place.with_name(f".{place.name}.lock"))
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Leave it to the next."""
-        self._lock.release()
-
-
-def _cut_torn_line(place: Path) -> None:
-    """Remove what a process wrote of a line before it was killed; what comes after would make it unreadable."""
-    if not place.is_file():
-        return
-    content = place.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with place.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def _check_study(study: optuna.Study, search: Search, place: Path) -> None:
+def _check_study(study: optuna.Study, search: Search, place: Path, circumstances: Mapping[str, str]) -> None:
     """Note in a new study what it searches; refuse one that searches something else."""
     recipe = search.recipe.model_copy(update={"search": None})
     if _RECIPE not in study.user_attrs:
@@ -143,8 +122,16 @@ def _check_study(study: optuna.Study, search: Search, place: Path) -> None:
                 f"{printable(place)} holds trials that are not fmcli's", hint="give another folder with --output"
             )
         study.set_user_attr(_SEARCH, search.spec.model_dump_json())
+        study.set_user_attr(_CIRCUMSTANCES, json.dumps(dict(circumstances)))
         study.set_user_attr(_RECIPE, recipe.model_dump_json())
         return
+    begun: dict[str, str] = json.loads(study.user_attrs[_CIRCUMSTANCES])
+    for name, value in circumstances.items():
+        if begun.get(name) != value:
+            raise UsageError(
+                f"{printable(place)} was begun with {name} {_short(begun.get(name))}, and now it is {_short(value)}",
+                hint="bring it back to resume; --output searches elsewhere",
+            )
     old_recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
     old_spec = SearchSpec.model_validate_json(study.user_attrs[_SEARCH])
     old, new = (spec.model_dump(mode="json", exclude={"trials"}) for spec in (old_spec, search.spec))

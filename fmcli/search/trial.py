@@ -16,7 +16,16 @@ from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
 from fmcli.ensemble import choose_combiner, cross_fitted_vote
-from fmcli.errors import CheckpointError, DeviceError, DivergedError, FmcliError, RecipeError, UsageError, printable
+from fmcli.errors import (
+    CheckpointError,
+    DeviceError,
+    DivergedError,
+    FmcliError,
+    RecipeError,
+    RunInUseError,
+    UsageError,
+    printable,
+)
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.folders import find_checkpoints
 from fmcli.locks import LOCK_FILE, try_lock
@@ -134,6 +143,8 @@ def _train(recipe: Recipe, folder: Path, *, device: torch.device, data_root: Pat
     """Go on with a training, or begin it afresh where what an earlier process left is of no use."""
     try:
         train_run(recipe, folder, device=device, resume=True, data_root=data_root, reporter=reporter)
+    except RunInUseError:
+        raise
     except (CheckpointError, UsageError):
         remove_run(folder, recipe)
         train_run(recipe, folder, device=device, data_root=data_root, reporter=reporter)

@@ -1,7 +1,8 @@
 """Training one member: its epochs (`loop`), its steps (`learner`), and its files (`outcome`, `state`)."""
 
+from fmcli.trainer.circumstances import Circumstances
 from fmcli.trainer.loop import SAVE_AFTER, train_member
 from fmcli.trainer.outcome import VALIDATION_FILE
 from fmcli.trainer.state import STATE_FILE
 
-__all__ = ["SAVE_AFTER", "STATE_FILE", "VALIDATION_FILE", "train_member"]
+__all__ = ["SAVE_AFTER", "STATE_FILE", "VALIDATION_FILE", "Circumstances", "train_member"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fmcli.checkpoint import versions
+from fmcli.checkpoint import Header, versions
 from fmcli.data import Splits
 from fmcli.errors import CheckpointError, printable
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
@@ -38,19 +38,47 @@ class Circumstances:
 
     @classmethod
     def of(
-        cls, spec: MemberSpec, recipe: Recipe, splits: Splits, device: torch.device, *, bf16: bool
+        cls,
+        spec: MemberSpec,
+        recipe: Recipe,
+        splits: Splits,
+        device: torch.device,
+        *,
+        bf16: bool,
+        threads: int | None = None,
     ) -> "Circumstances":
-        """Return those of a member of a recipe in this process."""
-        computing = {name: version for name, version in versions().items() if name in _COMPUTING}
+        """Return those of a member of a recipe in this process, or in one of so many threads."""
+        computing = computing_versions(versions())
         if spec.augment.albumentations:
             computing |= {name: metadata.version(name) for name in ("albumentations", "numpy")}
         return cls(
             recipe=recipe_digest(spec, recipe.data),
-            data={name: images.digest for name, images in splits.present().items() if name != "test"},
+            data=digests_of_training(splits),
             device=device.type,
-            threads=torch.get_num_threads(),
+            threads=threads or torch.get_num_threads(),
             precision="bf16" if bf16 else "fp32",
             versions=computing,
+        )
+
+    @classmethod
+    def of_header(cls, header: Header) -> "Circumstances":
+        """Return those that a finished member was trained with, as its checkpoint tells them.
+
+        Raises:
+            CheckpointError: It does not tell.
+        """
+        try:
+            device, threads, precision = (header.trained_on[key] for key in ("device", "threads", "precision"))
+            n_threads = int(threads)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint of {printable(header.name)} lacks what it was trained on") from error
+        return cls(
+            recipe=header.recipe_digest,
+            data=header.data_digests,
+            device=device if device in ("cpu", "mps") else "cuda",  # of which it tells the model's name
+            threads=n_threads,
+            precision=precision,
+            versions=computing_versions(header.versions),
         )
 
     def check_recipe_and_data(self, recipe: str, data: Mapping[str, str], *, member: str, folder: Path) -> None:
@@ -112,6 +140,16 @@ class Circumstances:
                 "otherwise",
                 hint=f"--threads {begun.threads}, {_AFRESH}",
             )
+
+
+def digests_of_training(splits: Splits) -> dict[str, str]:
+    """Return the SHA-256 of each split that training sees, by name."""
+    return {name: images.digest for name, images in splits.present().items() if name != "test"}
+
+
+def computing_versions(all_versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions of what computes, of those that a checkpoint tells."""
+    return {name: version for name, version in all_versions.items() if name in _COMPUTING}
 
 
 def _count(threads: int) -> str:

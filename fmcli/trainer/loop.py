@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.checkpoint import Header, load_checkpoint, read_header
+from fmcli.checkpoint import Header, load_checkpoint
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sample, resolve_normalization
 from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import CheckpointError, DeviceError, DivergedError, printable
@@ -86,8 +86,7 @@ def train_member(
     """
     training = _Training(recipe, name, splits, folder, device, save_after, reporter)
     if resume and (folder / MODEL_FILE).is_file():
-        header = read_header(folder)
-        training.check_same(header)
+        training.check_same(load_checkpoint(folder / MODEL_FILE, device=torch.device("cpu")).header)
         training.check_all_snapshots()
         (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
         reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
