@@ -50,9 +50,7 @@ def reproduce(
 
     Example: fmcli reproduce roy-1 becker-cnn --seeds 3
     """
-    import torch
-
-    from fmcli.device import resolve_device
+    from fmcli.device import resolve_device, set_threads
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
@@ -61,14 +59,16 @@ def reproduce(
     from fmcli.reproduce import reproduce as run_systems
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    where = resolve_device(device)
+    slow = set_threads(threads, where)
+    if slow and not skip_done:  # what was begun goes on with its own threads
+        terminal.note(slow)
     with interruptible("--skip-done") as heeding, TrainingProgress(terminal) as progress:
         results = run_systems(
             systems or published_systems(),
             output,
             seeds=seeds,
-            device=resolve_device(device),
+            device=where,
             overrides=set_ or (),
             skip_done=skip_done,
             overwrite=overwrite,

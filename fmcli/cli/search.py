@@ -54,9 +54,7 @@ def search(
 
     Example: fmcli search --recipe ams-search --write-recipe tuned.toml
     """
-    import torch
-
-    from fmcli.device import resolve_device
+    from fmcli.device import resolve_device, set_threads
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
@@ -64,15 +62,17 @@ def search(
     from fmcli.search import open_search, run_search, write_winner
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    where = resolve_device(device)
+    slow = set_threads(threads, where)
+    if slow and not resume:
+        terminal.note(slow)
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
     if write_recipe is not None:
         _check_winners_place(recipe, write_recipe)
     with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
         result = run_search(
             chosen,
-            device=resolve_device(device),
+            device=where,
             storage=storage,
             resume=resume,
             data_root=data_root,

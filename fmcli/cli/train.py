@@ -71,9 +71,7 @@ def train(
     values = load_recipe(recipe, overrides)
     folder = output or CHECKPOINTS / values.name
 
-    import torch
-
-    from fmcli.device import resolve_device
+    from fmcli.device import resolve_device, set_threads
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluations import history_document
@@ -81,9 +79,10 @@ def train(
     from fmcli.run import train_run
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    if threads is not None:
-        torch.set_num_threads(threads)
     where = resolve_device(device)
+    slow = set_threads(threads, where)
+    if slow and not resume:  # a run goes on with the threads that it was begun with
+        terminal.note(slow)
     with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
         result = train_run(
             values,
