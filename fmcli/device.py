@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fmcli.errors import DeviceError, did_you_mean
@@ -12,9 +9,6 @@ from fmcli.errors import DeviceError, did_you_mean
 if TYPE_CHECKING:
     import torch  # which takes seconds: below, where it is needed
 
-_LOAD = Path("/proc/loadavg")  # of Linux; the fourth field: threads that run or could, of all
-_SAMPLES = 5
-_BETWEEN_SAMPLES = 0.02  # seconds
 _KINDS = ("auto", "cpu", "cuda", "mps")
 
 
@@ -54,41 +48,6 @@ def resolve_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("no device mps: torch finds no Apple GPU here", hint="--device auto takes what is there")
     return torch.device(kind, int(index)) if index else torch.device(kind)
-
-
-def set_threads(threads: int | None, device: torch.device) -> str | None:
-    """Compute with so many CPU threads; by default, one a core.
-
-    The threads of an operation wait for each other at its end: beside another program, which now and then keeps one of
-    them from its core, two may be twenty times slower than one.
-
-    Returns:
-        What to tell who asked for none in particular, where fewer would be faster.
-    """
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-        return None
-    busy, n_threads = busy_cores() if device.type == "cpu" else 0, torch.get_num_threads()
-    free = max((os.cpu_count() or 1) - busy, 1)
-    if not busy or free >= n_threads:
-        return None
-    programs = "another program keeps a core" if busy == 1 else f"other programs keep {busy} cores"
-    return f"{programs} busy; beside that, --threads {free} may be several times as fast as {n_threads}"
-
-
-def busy_cores() -> int:
-    """Return how many cores other programs keep busy just now; 0 where that cannot be told."""
-    samples = []
-    try:
-        for _ in range(_SAMPLES):
-            running = _LOAD.read_text().split()[3].partition("/")[0]
-            samples.append(int(running) - 1)  # itself
-            time.sleep(_BETWEEN_SAMPLES)
-    except (OSError, IndexError, ValueError):
-        return 0
-    return max(min(samples), 0)
 
 
 def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:

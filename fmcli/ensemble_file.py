@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fmcli.choices import SplitName, TieRule, VotingRule
 from fmcli.ensemble import Combiner, Stacking
-from fmcli.errors import CheckpointError, UsageError, printable
+from fmcli.errors import CheckpointError, UsageError, is_utf8, printable
 from fmcli.files import write_atomic
 from fmcli.reading import parse_toml, read_text
 from fmcli.seals import check_seal, seal
@@ -189,12 +189,10 @@ def describe_ensemble(
 
 
 def _in_utf8(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(path):
         raise UsageError(
             f"an ensemble file cannot name {printable(path)}, which is not UTF-8", hint="rename that folder"
-        ) from None
+        )
     return path
 
 

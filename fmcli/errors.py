@@ -140,6 +140,11 @@ def did_you_mean(name: object, choices: Sequence[str]) -> str:
     return f"did you mean '{match}'?" if match else f"choose from: {', '.join(choices)}"
 
 
+def is_utf8(text: str) -> bool:
+    """Tell text from that which stands for bytes that are not UTF-8, as in a file's name or an argument."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def printable(text: object) -> str:
     r"""Return text that is safe on a terminal: control characters and undecodable bytes are escaped.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from fmcli.errors import CheckpointError, FmcliError, printable
+from fmcli.errors import CheckpointError, FmcliError, is_utf8, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,11 +164,12 @@ def open_tensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
 
 def _name_in_utf8(path: Path, descriptor: int) -> str:
     """Return a file's name, or another of the same file where safetensors would not take it."""
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        return f"/dev/fd/{descriptor}"
-    return os.fspath(path)
+    name = os.fspath(path)
+    if is_utf8(name):
+        return name
+    if os.name != "posix":
+        raise ValueError("its name is not UTF-8")
+    return f"/dev/fd/{descriptor}"
 
 
 def read_metadata(path: Path) -> dict[str, str]:

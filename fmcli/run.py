@@ -93,6 +93,7 @@ def train_run(
             else; or a member is not in the recipe.
         RunInUseError: Another process is training it.
         DivergedError: The loss of a member is no longer finite; the others are trained.
+        CheckpointError: What is left of the run would be trained otherwise than what is finished.
         RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `trainer.train_member`.
     """
     names = _choose_members(recipe, members)
@@ -244,7 +245,8 @@ def _check_finished(
     for member in finished:
         bf16 = use_bf16(member.trainer.precision, device)
         now = Circumstances.of(member, recipe, splits, device, bf16=bf16, threads=threads)
-        now.check(Circumstances.of_header(read_header(folder / member.name)), member=member.name, folder=folder)
+        before = Circumstances.of_header(read_header(folder / member.name))
+        now.check_finished(before, member=member.name, folder=folder)
 
 
 def _choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:

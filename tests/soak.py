@@ -372,7 +372,8 @@ def stop_once(soak: Soak, place: Path, kind: signal.Signals) -> tuple[int, float
     time.sleep(soak.draw.uniform(0.01, soak.seconds))
     os.kill(child, kind)
     started = time.perf_counter()
-    return finish(child), time.perf_counter() - started
+    status = finish(child)
+    return 128 - status if status < 0 else status, time.perf_counter() - started  # as a shell tells one killed by it
 
 
 # --- races ------------------------------------------------------------------------------------------------

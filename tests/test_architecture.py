@@ -18,7 +18,7 @@ ROOT = "fmcli"
 FLOORS = (
     ("errors", "choices"),
     ("reading", "seals"),
-    ("files", "locks", "events", "libraries", "recipe"),
+    ("files", "locks", "cores", "events", "libraries", "recipe"),
     ("voting", "metrics", "predictions", "history"),
     (
         "data",

@@ -403,22 +403,24 @@ def test_orthogonalized_zeros_are_zeros():
     assert (orthogonalized(torch.zeros(3, 5)) == 0).all()
 
 
-def test_muon_by_hand():
+@pytest.mark.parametrize("filters", [4, 64])  # a wide matrix, a tall one
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_by_hand(filters, layout):
     """Three steps of a convolution's kernel: Nesterov's momentum, made orthogonal, as large as AdamW's steps."""
     generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.Flatten(), nn.Linear(4, 2, bias=False))
-    spec = MuonSpec(lr=0.1, momentum=0.9, weight_decay=0.5)
-    optimizer = build_optimizer(spec, model)
-    weight, momentum = model[0].weight.detach().clone(), torch.zeros(4, 2, 3, 3)
+    model = nn.Sequential(nn.Conv2d(2, filters, 3, bias=False), nn.Flatten(), nn.Linear(filters, 2, bias=False))
+    model = model.to(memory_format=layout)
+    optimizer = build_optimizer(MuonSpec(lr=0.1, momentum=0.9, weight_decay=0.5), model)
+    weight, momentum = model[0].weight.detach().clone(), torch.zeros(filters, 2, 3, 3)
     for _ in range(3):
-        gradient = torch.randn(4, 2, 3, 3, generator=generator)
-        model[0].weight.grad, model[2].weight.grad = gradient, torch.zeros(2, 4)
+        gradient = torch.randn(filters, 2, 3, 3, generator=generator)
+        model[0].weight.grad, model[2].weight.grad = gradient.to(memory_format=layout), torch.zeros(2, filters)
         optimizer.step()
         momentum = 0.9 * momentum + 0.1 * gradient
         ahead = 0.9 * momentum + 0.1 * gradient
-        update = orthogonalized_slowly(ahead.reshape(4, 18)).reshape(4, 2, 3, 3)
-        weight = weight * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(18) * update
-        torch.testing.assert_close(model[0].weight.detach(), weight, rtol=1e-4, atol=1e-5)
+        update = orthogonalized_slowly(ahead.reshape(filters, 18)).reshape(filters, 2, 3, 3)
+        weight = weight * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(max(filters, 18)) * update
+        torch.testing.assert_close(model[0].weight.detach(), weight.contiguous(), rtol=1e-4, atol=1e-4)
 
 
 def test_muon_trains_the_last_layer_and_biases_as_adamw_does():
@@ -470,3 +472,18 @@ def test_an_optimizer_goes_on_from_its_saved_state(name):
     train(second, resumed, range(2, 4))
     for ours, theirs in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_saved_state_goes_to_the_device_of_the_weights(name):
+    """Fused optimizers on a GPU want all of it there, also what is no moment."""
+    model = small_network()
+    saved = build_optimizer(OPTIMIZERS[name], model)
+    step_with(saved, model, gradient=1.0)
+    elsewhere = small_network().to("meta")
+    optimizer = build_optimizer(OPTIMIZERS[name], elsewhere)
+    optimizer.load_state_dict(saved.state_dict())
+    tensors = [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
+    assert {tensor.device.type for tensor in tensors} <= {"meta"}

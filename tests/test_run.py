@@ -383,11 +383,11 @@ def test_resuming_trains_the_members_that_are_left(finished, tiny_recipe, tmp_pa
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("threads", "7", "was begun with 7 CPU threads"),
-        ("device", "NVIDIA H200", "was begun on cuda"),
-        ("precision", "bf16", "was begun in bf16"),
-        ("torch", "1.0", "was begun with torch 1.0"),
-        ("fmcli", "0.0.1", r"was begun with fmcli 0\.0\.1"),
+        ("threads", "7", "was trained with 7 CPU threads"),
+        ("device", "NVIDIA H200", "was trained on cuda"),
+        ("precision", "bf16", "was trained in bf16"),
+        ("torch", "1.0", "was trained with torch 1.0"),
+        ("fmcli", "0.0.1", r"was trained with fmcli 0\.0\.1"),
     ],
 )
 def test_what_is_left_is_not_trained_otherwise_than_what_is_finished(run_folder, tiny_recipe, key, value, said):
@@ -399,10 +399,18 @@ def test_what_is_left_is_not_trained_otherwise_than_what_is_finished(run_folder,
     train(tiny(tiny_recipe), run_folder, resume=True)  # nothing is left to train
     (run_folder / "k5" / MODEL_FILE).unlink()
     before = files_in(run_folder)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=f"member k3 {said}, and what is left of its run would be") as caught:
         train(tiny(tiny_recipe), run_folder, resume=True)
+    assert "--output" in caught.value.hint
     assert files_in(run_folder) == before
     train(tiny(tiny_recipe), run_folder, resume=True, members=["k3"])
+
+
+def test_threads_are_shared_out_before_they_are_compared(run_folder, tiny_recipe):
+    (run_folder / "k5" / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match="was trained with 1 CPU thread, and what is left"):
+        train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, threads=2)
+    train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, threads=1)
 
 
 def test_a_checkpoint_that_says_nothing_of_its_training_is_no_part_of_a_run(run_folder, tiny_recipe):

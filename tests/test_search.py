@@ -13,8 +13,7 @@ from conftest import StopAt, draw_quadrants, write_idx_folder
 from optuna.storages.journal import JournalFileBackend
 
 from fmcli.cli import run
-from fmcli.cli.interrupts import interruptible
-from fmcli.errors import ExitStatus, FmcliError, InterruptedRun, RecipeError, RunInUseError, UsageError
+from fmcli.errors import ExitStatus, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
 from fmcli.locks import try_lock
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
@@ -220,7 +219,7 @@ def test_a_damaged_line_of_the_journal_is_named(recipe_file, tmp_path):
     changed = json.loads(lines[place]) | {"values": [0.999]}
     path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
     for read in (lambda: search_in(recipe_file, tmp_path / "s", resume=True), lambda: read_search(tmp_path / "s")):
-        with pytest.raises(UsageError, match=f"line {place + 1} is damaged or was changed"):
+        with pytest.raises(UsageError, match=f"line {place + 1} of .*journal is damaged or was changed"):
             read()
     changed.pop("digest")  # as people do who mean it
     path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
@@ -268,6 +267,32 @@ def test_a_training_that_another_process_is_at_is_left_to_it(recipe_file, tmp_pa
             search_in(recipe_file, tmp_path / "s", resume=True)
     finally:
         lock.release()
+
+
+@pytest.mark.parametrize("line", ["[]", "7", "null"])
+def test_a_line_of_the_journal_that_is_no_table_is_damaged(recipe_file, tmp_path, line):
+    search_in(recipe_file, tmp_path / "s")
+    with (tmp_path / "s" / STORAGE_FILES["journal"]).open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UsageError, match="is damaged or was changed"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+
+
+def test_a_journal_that_is_damaged_while_a_search_runs_is_an_error(recipe_file, tmp_path):
+    def damage(event: object) -> None:
+        if isinstance(event, TrialStarted) and event.number == 1:
+            with (tmp_path / "s" / STORAGE_FILES["journal"]).open("a") as file:
+                file.write('{"digest": "0"}\n')
+
+    with pytest.raises(UsageError, match="is damaged or was changed"):
+        search_in(recipe_file, tmp_path / "s", reporter=damage)
+
+
+def test_the_file_that_is_none_is_named(recipe_file, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
+    (tmp_path / "s" / STORAGE_FILES["sqlite"]).mkdir()
+    with pytest.raises(UsageError, match=r"trials\.db is not a file"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
 
 
 def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
@@ -613,36 +638,49 @@ def test_the_command(recipe_file, tmp_path, capfd):
     shutil.rmtree(tmp_path / "s")
 
 
-def test_a_signal_whose_exception_was_lost_is_heeded_at_the_next_event():
-    seen = []
+SIGNALLED = """
+import os, signal, sys
+from fmcli.cli.interrupts import interruptible
+from fmcli.errors import InterruptedRun
+from fmcli.events import MemberStarted, StepFinished
 
-    def work():
-        with interruptible("--resume") as heeding:
-            report = heeding(seen.append)
-            report("first")
-            with suppress(KeyboardInterrupt):  # as a destructor does with whatever is raised in it
-                signal.raise_signal(signal.SIGINT)
-            report("second")
+def told(number):
+    os.kill(os.getpid(), number)
 
-    with pytest.raises(InterruptedRun) as caught:
-        work()
-    assert caught.value.exit_status == ExitStatus.INTERRUPTED
-    assert seen == ["first"]
+def work():
+    with interruptible("--resume") as heeding:
+        report = heeding(lambda event: print(type(event).__name__, flush=True))
+        {work}
+
+try:
+    work()
+except InterruptedRun as error:
+    print("saved", flush=True)
+    sys.exit(error.exit_status)
+"""
+BEGIN = "report(MemberStarted('m', 1, 2, 1, 1, 'cpu', 'fp32'))"
 
 
-def test_a_signal_in_code_that_is_made_on_the_way_ends_with_its_own_status():
-    """KeyboardInterrupt there would make Python end by SIGINT, whatever status it is given; dataclasses are made so."""
-    script = (
-        "import os, signal, sys\n"
-        "from fmcli.cli.interrupts import interruptible\n"
-        "from fmcli.errors import InterruptedRun\n"
-        "try:\n"
-        "    with interruptible('--resume'):\n"
-        "        exec('os.kill(os.getpid(), signal.SIGTERM)')\n"
-        "except InterruptedRun as error:\n"
-        "    sys.exit(error.exit_status)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == ExitStatus.TERMINATED
+@pytest.mark.skipif(os.name == "nt", reason="has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("work", "out"),
+    [
+        ("told(NUMBER)", ""),  # nothing trains: at once
+        ("exec('told(NUMBER)')", ""),  # where Python would take KeyboardInterrupt for the end by a signal
+        ("max([1, 2], key=lambda _: told(NUMBER))", ""),
+        (f"{BEGIN}; told(NUMBER); report(StepFinished('m', 1)); report(1)", "MemberStarted\nsaved\n"),
+        (f"{BEGIN}; told(NUMBER); told(NUMBER); report(StepFinished('m', 1))", "MemberStarted\n"),  # does not wait
+    ],
+)
+def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):
+    script = SIGNALLED.format(work=work.replace("NUMBER", str(int(number))))
+    done = subprocess.run([sys.executable, "-c", script, "train"], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + number
+    assert done.stdout == out
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    said = f"error: {word}\nhint:  what is done is kept; go on with: fmcli train --resume\n"
+    assert done.stderr == ("" if "saved" in out else said)
 
 
 def test_ctrl_c_names_the_command_that_goes_on(recipe_file, tmp_path):

@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = run(arguments)
     except KeyboardInterrupt:  # also while an error is shown
         status = ExitStatus.INTERRUPTED
-    _empty(sys.stderr)
+    finally:
+        _empty(sys.stderr)
     sys.exit(status)
 
 
@@ -27,7 +28,11 @@ def _open_streams() -> None:
     """Make the process's streams take any text, and nothing where one is closed, as by `2>&-`."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # so that no file that is opened later takes its place
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)  # no file that is opened later takes its place, here or in a child
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
         getattr(sys, name).reconfigure(errors="backslashreplace")  # a class name in any script
 
@@ -78,5 +83,8 @@ def _fail(error: FmcliError) -> ExitStatus:
         return error.exit_status
     from fmcli.report.console import show_error
 
-    show_error(error)
+    try:
+        show_error(error)
+    except (BrokenPipeError, SystemExit):  # rich's way to say so: nobody reads it
+        _empty(sys.stderr)
     return error.exit_status

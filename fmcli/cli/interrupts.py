@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
-from fmcli.errors import ExitStatus, InterruptedRun
+from fmcli.errors import ExitStatus, InterruptedRun, printable
 
 if TYPE_CHECKING:
     from fmcli.events import Event, Reporter
 
 
-class _StopAtOnce(BaseException):
-    """A signal that is not waited for. KeyboardInterrupt would let Python end by SIGINT, if raised within `exec`."""
+_ENDS: dict[int, tuple[str, ExitStatus]] = {
+    signal.SIGINT: ("interrupted", ExitStatus.INTERRUPTED),
+    signal.SIGTERM: ("terminated", ExitStatus.TERMINATED),
+}
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     """Turn Ctrl-C and SIGTERM into an error that names the command that goes on: the same one, with a flag.
 
     While a member trains, the first signal waits for the end of the step, so that all of it can be saved; a second one
-    does not wait, and neither does the first while nothing trains.
+    does not wait, and neither does the first while nothing trains: then the process ends at once.
 
     Args:
         flag: What lets the command go on with what is there; it takes the place of `--overwrite`.
@@ -51,28 +54,39 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     def stop(number: int, _: object) -> None:
         received.append(number)
         if not training or len(received) > 1:
-            raise _StopAtOnce  # wherever this comes, so nothing can be saved
+            _leave(received[0], hint)
 
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
             nonlocal training
             training = isinstance(event, of_training)
-            # Also where Python or a library ignored the exception that the signal raised, as in a destructor. After a
-            # file is saved, the event that it belongs to is yet to come.
+            # After a file is saved, the event that it belongs to is yet to come.
             if received and not isinstance(event, CheckpointSaved):
                 raise StopRequest
             reporter(event)
 
         return report
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     hint = f"what is done is kept; go on with: {command}"
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield heeding
-    except (StopRequest, _StopAtOnce):
-        if received[:1] == [signal.SIGTERM]:
-            raise InterruptedRun("terminated", exit_status=ExitStatus.TERMINATED, hint=hint) from None
-        raise InterruptedRun("interrupted", exit_status=ExitStatus.INTERRUPTED, hint=hint) from None
+    except StopRequest:
+        word, status = _ENDS[received[0]]
+        raise InterruptedRun(word, exit_status=status, hint=hint) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave(number: int, hint: str) -> NoReturn:
+    """End the process from within a signal's handler, as a kill would, which all that is written survives.
+
+    An exception, raised wherever the signal happens to come, could be lost in a destructor, be taken for another by a
+    library, or abort the process in C++.
+    """
+    word, status = _ENDS[number]
+    before = "\x1b[?25h\n" if os.isatty(2) else ""  # the cursor, which a progress bar hides
+    with suppress(OSError):
+        os.write(2, f"{before}error: {word}\nhint:  {printable(hint)}\n".encode(errors="backslashreplace"))
+    os._exit(status)

@@ -16,6 +16,7 @@ from fmcli.cli.options import (
     Verbose,
     complete_recipe,
 )
+from fmcli.cli.threads import use_threads
 
 
 def reproduce(
@@ -50,7 +51,7 @@ def reproduce(
 
     Example: fmcli reproduce roy-1 becker-cnn --seeds 3
     """
-    from fmcli.device import resolve_device, set_threads
+    from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
@@ -60,9 +61,7 @@ def reproduce(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    slow = set_threads(threads, where)
-    if slow and not skip_done:  # what was begun goes on with its own threads
-        terminal.note(slow)
+    use_threads(threads, where, None if skip_done else terminal)
     with interruptible("--skip-done") as heeding, TrainingProgress(terminal) as progress:
         results = run_systems(
             systems or published_systems(),

@@ -18,6 +18,7 @@ from fmcli.cli.options import (
     Threads,
     Verbose,
 )
+from fmcli.cli.threads import use_threads
 from fmcli.errors import UsageError
 from fmcli.files import check_place
 
@@ -54,7 +55,7 @@ def search(
 
     Example: fmcli search --recipe ams-search --write-recipe tuned.toml
     """
-    from fmcli.device import resolve_device, set_threads
+    from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
@@ -63,9 +64,7 @@ def search(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    slow = set_threads(threads, where)
-    if slow and not resume:
-        terminal.note(slow)
+    use_threads(threads, where, terminal)
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
     if write_recipe is not None:
         _check_winners_place(recipe, write_recipe)

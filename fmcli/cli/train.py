@@ -18,6 +18,7 @@ from fmcli.cli.options import (
     Threads,
     Verbose,
 )
+from fmcli.cli.threads import use_threads
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -71,7 +72,7 @@ def train(
     values = load_recipe(recipe, overrides)
     folder = output or CHECKPOINTS / values.name
 
-    from fmcli.device import resolve_device, set_threads
+    from fmcli.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluations import history_document
@@ -80,9 +81,7 @@ def train(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    slow = set_threads(threads, where)
-    if slow and not resume:  # a run goes on with the threads that it was begun with
-        terminal.note(slow)
+    use_threads(threads, where, None if resume or jobs > 1 else terminal)
     with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
         result = train_run(
             values,

@@ -1,7 +1,6 @@
 """Batches of uint8 images on the device."""
 
 import math
-import os
 import signal
 import warnings
 from collections import deque
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fmcli.cores import count_cores
 from fmcli.data.image_set import ImageSet
 from fmcli.errors import DataError
 
@@ -134,7 +134,7 @@ class DeviceLoader:
                 _HostBatches(self._set, self._transform),
                 batch_size=None,
                 sampler=self._plan,  # the list is refilled for each epoch
-                num_workers=min(_WORKERS, _count_cores()),
+                num_workers=min(_WORKERS, count_cores()),
                 prefetch_factor=_BATCHES_AHEAD,
                 persistent_workers=True,
                 pin_memory=self.device.type == "cuda",
@@ -161,12 +161,6 @@ def _as_tensor(images: NDArray[np.uint8]) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(images)
-
-
-def _count_cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

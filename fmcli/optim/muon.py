@@ -1,4 +1,4 @@
-"""Muon: momentum made orthogonal, which trains kernels in fewer epochs than AdamW."""
+"""Muon: momentum whose matrix is made orthogonal, for kernels."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
             {"params": kernels[-1:], "weight_decay": spec.weight_decay, "orthogonal": False},
             {"params": others, "weight_decay": 0.0, "orthogonal": False},
         ]
-        defaults = {"lr": spec.lr, "momentum": spec.momentum, "betas": spec.betas, "eps": spec.eps}
+        defaults = {"lr": spec.lr, "momentum": spec.momentum, "betas": spec.betas, "eps": spec.eps, "fused": True}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=True,
+            fused=group["fused"],  # by which a resumed state finds its device, too
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],

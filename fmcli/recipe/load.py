@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from fmcli import reading
-from fmcli.errors import RecipeError, did_you_mean, printable
+from fmcli.errors import RecipeError, did_you_mean, is_utf8, printable
 from fmcli.recipe.overrides import Table, apply_overrides
 from fmcli.recipe.resolve import resolve_recipe
 from fmcli.recipe.specs import Recipe
@@ -111,7 +110,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeText:
         raise RecipeError(
             f"{printable(path)} is not valid TOML: {printable(error)}", hint='strings take quotes: name = "adam"'
         ) from error
-    in_utf8 = os.fsencode(path.stem).decode(errors="replace")  # as what is written must be
+    in_utf8 = path.stem if is_utf8(path.stem) else path.stem.encode("ascii", "replace").decode().replace("?", "_")
     return RecipeText(in_utf8, describe(text), apply_overrides(table, overrides))
 
 

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmcli.errors import RecipeError, did_you_mean, printable
+from fmcli.errors import RecipeError, did_you_mean, is_utf8, printable
 from fmcli.recipe.specs import SHARED_TABLES, VALIDATION_KINDS, Recipe
 
 Table = dict[str, Any]
@@ -40,18 +40,13 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
                 f"--set {printable(override)}: expected key=value",
                 hint="for instance --set optimizer.lr=3e-4",
             )
-        if not _is_unicode(override):
-            raise RecipeError(f"--set {printable(override)} is not UTF-8 text")
+        if not is_utf8(override):
+            raise RecipeError(f"--set {printable(override)} is not UTF-8 text", hint="type that value in UTF-8")
         values[key.strip()] = _parse_value(text.strip())
     try:
         return set_values(table, values)
     except KeyError as error:
         raise RecipeError(f"--set {error.args[0]}", hint="for instance --set optimizer.lr=3e-4") from None
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell text from bytes of an argument that are no UTF-8, which Python stands in surrogates for."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def set_values(table: Table, values: Mapping[str, Any]) -> Table:

@@ -57,7 +57,8 @@ def run_search(
         All trials so far; those that another process is still at have the state `running`.
 
     Raises:
-        UsageError: There is a search and `resume` is not set, or it is of another recipe.
+        UsageError: There is a search and `resume` is not set, or it is of another recipe, other images or
+            another version.
         RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
     """
     splits = load_splits(search.recipe, data_root)  # what is wrong is found before anything is made
@@ -72,7 +73,7 @@ def run_search(
 
 
 def _circumstances(splits: Splits) -> dict[str, str]:
-    digests = {f"{split} images": digest for split, digest in digests_of_training(splits).items()}
+    digests = {f"{split} images": digest[:12] for split, digest in digests_of_training(splits).items()}
     return digests | computing_versions(versions())
 
 

@@ -12,6 +12,8 @@ from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from fmcli.errors import UsageError, printable
+
 _DIGEST = "digest"
 
 
@@ -23,7 +25,7 @@ def open_journal(place: Path, *, mend: bool) -> JournalStorage:
         mend: Cut off what a process wrote of a line before it was killed; what comes after would be unreadable.
 
     Raises:
-        ValueError: A line is damaged.
+        UsageError: A line is damaged.
     """
     lock = _Lock(place)
     if mend:
@@ -38,22 +40,27 @@ def open_journal(place: Path, *, mend: bool) -> JournalStorage:
 
 
 class _CheckedJournal(JournalFileBackend):
-    """Optuna's journal, whose lines end with their digests; a line without one is anybody's."""
+    """Optuna's journal, whose lines end with their digests; a line without one is taken as it is."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write lines."""
-        super().append_logs([{**log, _DIGEST: _digest(log)} for log in logs])
+        plain = [json.loads(json.dumps(log)) for log in logs]  # as it will be read
+        super().append_logs([{**log, _DIGEST: _digest(log)} for log in plain])
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # Optuna 4: a list
         """Yield lines from a number on.
 
         Raises:
-            ValueError: One is damaged.
+            UsageError: One is damaged.
         """
         for number, log in enumerate(super().read_logs(log_number_from), start=log_number_from + 1):
-            digest = log.pop(_DIGEST, None)
+            digest = log.pop(_DIGEST, None) if isinstance(log, dict) else ""
             if digest is not None and digest != _digest(log):
-                raise ValueError(f"line {number} is damaged or was changed: its digest is of something else")
+                raise UsageError(
+                    f"line {number} of {printable(self._file_path)} is damaged or was changed: its digest is of "
+                    "something else",
+                    hint="bring the file back; if you changed it, remove the digest of that line",
+                )
             yield log
 
 

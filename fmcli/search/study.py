@@ -46,8 +46,9 @@ def open_study(
             f"{printable(search.folder)} already holds a search",
             hint="--resume goes on with it or joins it; --output searches elsewhere",
         )
-    if there and not all(kinds[kind].is_file() for kind in there):
-        raise UsageError(f"{printable(kinds[there[0]])} is not a file", hint="--output searches elsewhere")
+    for kind in there:
+        if not kinds[kind].is_file():
+            raise UsageError(f"{printable(kinds[kind])} is not a file", hint="--output searches elsewhere")
     if there and not place.exists():
         raise UsageError(f"{printable(search.folder)} keeps its trials as {there[0]}", hint="leave out --storage")
     with _explained(place):
@@ -97,11 +98,6 @@ def _explained(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _short(value: object) -> str:
-    """Return a version, or as much of a digest as tells it from another."""
-    return str(value)[:20]
-
-
 def _first_line(error: BaseException) -> str:
     return next(iter(printable(error).splitlines()), type(error).__name__)
 
@@ -126,10 +122,11 @@ def _check_study(study: optuna.Study, search: Search, place: Path, circumstances
         study.set_user_attr(_RECIPE, recipe.model_dump_json())
         return
     begun: dict[str, str] = json.loads(study.user_attrs[_CIRCUMSTANCES])
-    for name, value in circumstances.items():
-        if begun.get(name) != value:
+    for name in sorted({*begun, *circumstances}):
+        before, now = begun.get(name, "none"), circumstances.get(name, "none")
+        if before != now:
             raise UsageError(
-                f"{printable(place)} was begun with {name} {_short(begun.get(name))}, and now it is {_short(value)}",
+                f"{printable(place)} was begun with {name} {before}, and now it is {now}",
                 hint="bring it back to resume; --output searches elsewhere",
             )
     old_recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])

@@ -1,6 +1,6 @@
 """What must be the same for a training to go on as if it had never stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -71,7 +71,10 @@ class Circumstances:
             device, threads, precision = (header.trained_on[key] for key in ("device", "threads", "precision"))
             n_threads = int(threads)
         except (KeyError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint of {printable(header.name)} lacks what it was trained on") from error
+            raise CheckpointError(
+                f"the checkpoint of {printable(header.name)} lacks what it was trained on",
+                hint="train that member again",
+            ) from error
         return cls(
             recipe=header.recipe_digest,
             data=header.data_digests,
@@ -106,7 +109,7 @@ class Circumstances:
             )
 
     def check(self, begun: "Circumstances", *, member: str, folder: Path) -> None:
-        """Refuse to go on where the numbers would come out otherwise than without a stop.
+        """Refuse to go on with a member where its numbers would come out otherwise than without a stop.
 
         Args:
             begun: With what the training was begun.
@@ -117,29 +120,42 @@ class Circumstances:
             CheckpointError: They would, saying why.
         """
         self.check_recipe_and_data(begun.recipe, begun.data, member=member, folder=folder)
+        for before, now, way_back in self._differences(begun):
+            raise CheckpointError(
+                f"member {member} was begun {before}, and would go on {now}: its numbers would come out otherwise",
+                hint=f"{way_back}, {_AFRESH}",
+            )
+
+    def check_finished(self, finished: "Circumstances", *, member: str, folder: Path) -> None:
+        """Refuse to train the other members of a run otherwise than one that is finished.
+
+        Args:
+            finished: With what it was trained.
+            member: Which one.
+            folder: Where its files lie.
+
+        Raises:
+            CheckpointError: They would be, saying how.
+        """
+        self.check_recipe_and_data(finished.recipe, finished.data, member=member, folder=folder)
+        for before, now, way_back in self._differences(finished):
+            raise CheckpointError(
+                f"member {member} was trained {before}, and what is left of its run would be trained {now}",
+                hint=f"{way_back}; or train the others elsewhere with --output",
+            )
+
+    def _differences(self, begun: "Circumstances") -> Iterator[tuple[str, str, str]]:
+        """Yield how it was, how it is, and what brings that back, for each thing that changes numbers."""
         if begun.device != self.device:
-            raise CheckpointError(
-                f"member {member} was begun on {begun.device}; its random numbers cannot go on on {self.device}",
-                hint=f"--device {begun.device}, {_AFRESH}",
-            )
+            yield f"on {begun.device}", f"on {self.device}", f"--device {begun.device}"
         if begun.precision != self.precision:
-            raise CheckpointError(
-                f"member {member} was begun in {begun.precision}, and this device would go on in {self.precision}",
-                hint=f"go on on the machine that it was begun on, {_AFRESH}",
-            )
+            yield f"in {begun.precision}", f"in {self.precision}", "go on on the machine that it was begun on"
         for package, version in begun.versions.items():
             now = self.versions.get(package, "none")
             if now != version:
-                raise CheckpointError(
-                    f"member {member} was begun with {package} {version}, and {package} {now} may compute otherwise",
-                    hint=f"install {package} {version} again, {_AFRESH}",
-                )
+                yield f"with {package} {version}", f"with {package} {now}", f"install {package} {version} again"
         if begun.threads != self.threads and self.device == "cpu":
-            raise CheckpointError(
-                f"member {member} was begun with {_count(begun.threads)}, and with {self.threads} sums come out "
-                "otherwise",
-                hint=f"--threads {begun.threads}, {_AFRESH}",
-            )
+            yield f"with {_count(begun.threads)}", f"with {self.threads}", f"--threads {begun.threads}"
 
 
 def digests_of_training(splits: Splits) -> dict[str, str]:

@@ -1,0 +1,28 @@
+"""The CPU's cores: how many there are, and how many are busy."""
+
+import os
+import time
+from pathlib import Path
+
+_LOAD = Path("/proc/loadavg")  # of Linux; its fourth field: runnable threads, of all
+_SAMPLES = 5
+_BETWEEN_SAMPLES = 0.05  # seconds
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def busy_cores() -> int:
+    """Return how many threads of other programs run just now; 0 where that cannot be told."""
+    samples = []
+    try:
+        for sample in range(_SAMPLES):
+            time.sleep(_BETWEEN_SAMPLES if sample else 0)
+            running = _LOAD.read_text().split()[3].partition("/")[0]
+            samples.append(int(running) - 1)  # itself
+    except (OSError, IndexError, ValueError):
+        return 0
+    return max(min(samples), 0)

@@ -1,0 +1,77 @@
+"""Threads: as many as asked for, and a word where fewer would be faster."""
+
+import pytest
+import torch
+
+from fmcli import cores
+from fmcli.cli.threads import advice_on_threads, use_threads
+from fmcli.cores import busy_cores, count_cores
+from fmcli.report.console import Terminal
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Let the system say how many threads run, on four cores."""
+    monkeypatch.setattr(cores, "_LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(cores, "count_cores", lambda: 4)
+    return (tmp_path / "loadavg").write_text
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "busy"),
+    [("0.52 0.58 0.59 1/812 4242", 0), ("1.9 0.1 0.1 3/812 4242", 2), ("", 0), ("0 0 0 none/1 2", 0)],
+)
+def test_busy_cores_are_those_of_others(load, text, busy):
+    load(text)
+    assert busy_cores() == busy
+
+
+def test_where_the_system_does_not_say_no_core_is_busy(monkeypatch, tmp_path):
+    monkeypatch.setattr(cores, "_LOAD", tmp_path / "nothing")
+    assert busy_cores() == 0
+    assert count_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("running", "threads", "said"),
+    [
+        (1, 4, None),
+        (2, 4, None),  # three of four cores are free
+        (3, 4, "other programs keep 2 cores busy; beside that, --threads 2 may"),
+        (9, 4, "other programs keep 8 cores busy; beside that, --threads 1 may"),
+        (9, 1, None),
+    ],
+)
+def test_fewer_threads_are_recommended_where_half_the_cores_are_busy(load, running, threads, said):
+    load(f"0.1 0.1 0.1 {running}/100 4242")
+    found = advice_on_threads(threads)
+    assert (found is None) if said is None else found.startswith(said)
+
+
+def test_one_other_program_on_two_cores(load, monkeypatch):
+    load("0.1 0.1 0.1 2/100 4242")
+    monkeypatch.setattr(cores, "count_cores", lambda: 2)
+    assert advice_on_threads(2).startswith("another program keeps a core busy; beside that, --threads 1 may")
+
+
+def test_who_asks_for_threads_or_goes_on_hears_nothing(load, capfd):
+    load("0.1 0.1 0.1 9/100 4242")
+    torch.set_num_threads(4)
+    use_threads(None, CPU, None)
+    use_threads(None, torch.device("meta"), Terminal())  # no CPU
+    use_threads(None, CPU, Terminal(quiet=True))
+    use_threads(3, CPU, Terminal())
+    assert torch.get_num_threads() == 3
+    assert capfd.readouterr() == ("", "")
+    torch.set_num_threads(4)
+    use_threads(None, CPU, Terminal())
+    assert "--threads 1 may be several times as fast" in capfd.readouterr().err
