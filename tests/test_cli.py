@@ -1,6 +1,7 @@
 """The whole program, in-process: what goes to standard output, to standard error, and the exit status."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -26,10 +27,11 @@ import fmcli
 from fmcli.cli import run
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
-from fmcli.errors import ExitStatus
+from fmcli.errors import ExitStatus, FmcliError
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.locks import LOCK_FILE
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
+from fmcli.report.console import Terminal, show_error
 from fmcli.run import RunResult
 from fmcli.trainer import STATE_FILE
 
@@ -771,7 +773,7 @@ def in_a_shell(redirection: str, *arguments: object) -> subprocess.CompletedProc
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&-"])
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&-", "--jobs 2 >&- 2>&-"])
 def test_a_training_whose_streams_are_closed_or_full_goes_on(recipe_file, tmp_path, redirection):
     done = in_a_shell(redirection, "train", "-r", recipe_file, "-o", tmp_path / "run")
     assert done.returncode == 0
@@ -779,9 +781,36 @@ def test_a_training_whose_streams_are_closed_or_full_goes_on(recipe_file, tmp_pa
     assert find_checkpoints([tmp_path / "run"])
 
 
-@pytest.mark.parametrize("arguments", [["recipe", "show", "quick"], ["recipe", "list"], ["--help"], ["data", "info"]])
+@pytest.mark.parametrize("arguments", [["recipe", "show", "quick"], ["recipe", "list"], ["--help"], ["--version"]])
 def test_closed_standard_output_is_no_traceback(arguments):
-    assert "Traceback" not in in_a_shell(">&-", *arguments).stderr
+    done = in_a_shell(">&-", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+class Failing(io.StringIO):
+    """A stream whose every write fails in a way."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, _: str) -> int:
+        raise self.error
+
+    def flush(self) -> None:
+        raise self.error
+
+
+def test_notes_that_cannot_be_written_are_lost():
+    terminal = Terminal(err=Failing(OSError(errno.ENOSPC, "No space left on device")))
+    terminal.note("said")
+    show_error(FmcliError("wrong"), file=terminal.err.file)
+
+
+def test_an_error_that_nobody_reads_keeps_its_status():
+    process = subprocess.Popen([*FMCLI, "recipe", "show", "nosuch"], stderr=subprocess.PIPE)
+    process.stderr.close()
+    assert process.wait(60) == ExitStatus.USAGE
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="takes no such names")
