@@ -719,6 +719,7 @@ def test_events_tell_the_whole_story_in_order(splits, tmp_path):
 RESUMABLE = {
     "adam": {"optimizer": {"name": "adam", "lr": 0.01}},
     "adamw": {"optimizer": {"name": "adamw", "lr": 0.01}, "schedule": {"name": "cosine", "warmup": 0.3}},
+    "muon": {"optimizer": {"name": "muon", "lr": 0.01}},
     "sgd": {"optimizer": {"name": "sgd", "lr": 0.05}},
     "sgd-momentum": {"optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}},
     "weight-average": {"trainer": {"weight_average": 0.9}},
