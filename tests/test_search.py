@@ -460,6 +460,8 @@ trials = 3
         ('"trainer.batch_size"', '"trainer.epochs"', "a search sets this itself"),
         ("low = 1e-4, high = 1e-1, log = true", "low = 1, high = 2", r"whole numbers alone; write low = 1\.0"),
         ("high = 64, step = 16", "high = 65, step = 16", "steps of 16 from 16 do not reach 65"),
+        ("low = 16, high = 64, step = 16", "low = 0.0, high = 1e308, step = 0.05", "the range is too wide"),
+        ("low = 1e-4, high = 1e-1, log = true", "low = -1e308, high = 1e308", "the range is too wide"),
         ("trials = 4", 'trials = 4\nsampler = "tpx"', "search.sampler: got 'tpx'"),
         (
             "[trainer]",

@@ -3,6 +3,7 @@
 Each class is one TOML table: frozen, strictly typed, and closed to unknown keys.
 """
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -250,6 +251,8 @@ class RangeSpace(Spec):
         if self.is_whole and isinstance(self.step, float):
             raise ValueError(f"step is {self.step:g} between whole numbers; write low = {self.low}.0 for others")
         steps = (self.high - self.low) / (self.step or 1)
+        if not math.isfinite(steps):
+            raise ValueError(f"the range is too wide: from {self.low:g} to {self.high:g}")
         if self.step is not None and abs(steps - round(steps)) > _ROUNDING:
             raise ValueError(f"steps of {self.step:g} from {self.low:g} do not reach {self.high:g}")
         return self
