@@ -46,7 +46,7 @@ class MemberEntry(_Table):
     """
 
     name: str
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # NUL is in no path
     weight: Annotated[float, Field(ge=0, le=1e9)] | None = None
     group: str = ""
     digest: str = ""
