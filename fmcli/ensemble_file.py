@@ -34,6 +34,9 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_PartOfPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # NUL is in no path
+
+
 class MemberEntry(_Table):
     """A member.
 
@@ -45,8 +48,8 @@ class MemberEntry(_Table):
         digest: Of its weights, where it has any.
     """
 
-    name: str
-    path: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # NUL is in no path
+    name: _PartOfPath
+    path: Annotated[_PartOfPath, Field(min_length=1)]
     weight: Annotated[float, Field(ge=0, le=1e9)] | None = None
     group: str = ""
     digest: str = ""

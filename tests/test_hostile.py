@@ -446,6 +446,7 @@ def pack_file(name: str) -> Make:
 PACK = {name: lie for name, lie in TENSORS.items() if name != "more tensors than anything has"} | {
     "a member above the folder": pack_path("../pooled"),
     "a member at NUL": pack_path("\0"),
+    "a member called NUL": pack(lambda said: changed(said, "ensemble", "members", 0, "name", to="\0")),
     "a member at a place of its own": pack_path("/tmp/pooled"),
     "a member on a drive": pack_path("C:\\pooled"),
     "a member too deep": pack_path("a/b/c"),
@@ -502,6 +503,7 @@ ENSEMBLE = {
     name: lie for name, lie in RECIPE.items() if name.startswith(("a key", "a nest", "a number", "no text"))
 } | {
     "a member at NUL": ENSEMBLE_TEXT.replace(b'"run/k3"', b'"run/\\u0000"'),
+    "a member called NUL": ENSEMBLE_TEXT.replace(b'"k3"', b'"\\u0000"', 1),
     "a member above": ENSEMBLE_TEXT.replace(b"run/k3", b"../k3"),
     "a member above, later": ENSEMBLE_TEXT.replace(b"run/k3", b"run/../../k3"),
     "a member at a place of its own": ENSEMBLE_TEXT.replace(b"run/k3", b"/run/k3"),
