@@ -41,7 +41,10 @@ def read_history(folder: Path) -> list[EpochFinished]:
     try:
         lines = read_text(path, LARGEST_HISTORY, CheckpointError).splitlines()
         if not lines:  # it is written with the first epoch
-            raise CheckpointError(f"{printable(path)} is empty", hint="bring it back, or train that member again")
+            raise CheckpointError(
+                f"{printable(path)} is empty",
+                hint=f"bring it back; or delete {printable(folder)} and resume, which trains that member again",
+            )
         return [_EPOCH.validate_python(_without_digest(json.loads(line))) for line in lines]
     except ValidationError as error:
         first = error.errors()[0]

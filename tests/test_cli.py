@@ -802,9 +802,9 @@ class Failing(io.StringIO):
 
 
 def test_notes_that_cannot_be_written_are_lost():
-    terminal = Terminal(err=Failing(OSError(errno.ENOSPC, "No space left on device")))
-    terminal.note("said")
-    show_error(FmcliError("wrong"), file=terminal.err.file)
+    full = Failing(OSError(errno.ENOSPC, "No space left on device"))
+    Terminal(err=full).note("said")
+    show_error(FmcliError("wrong"), file=full)
 
 
 def test_an_error_that_nobody_reads_keeps_its_status():

@@ -74,4 +74,4 @@ def test_who_asks_for_threads_or_goes_on_hears_nothing(load, capfd):
     assert capfd.readouterr() == ("", "")
     torch.set_num_threads(4)
     use_threads(None, CPU, Terminal())
-    assert "--threads 1 may be several times as fast" in capfd.readouterr().err
+    assert "--threads 1 may be twice as fast" in capfd.readouterr().err

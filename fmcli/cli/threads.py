@@ -30,7 +30,7 @@ def advice_on_threads(threads: int) -> str | None:
     """Return what to tell who trains with so many threads while other programs keep half the cores busy, or more.
 
     The threads of an operation wait for each other at its end: where another program now and then keeps one of them
-    from its core, two may be twenty times slower than one.
+    from its core, two are slower than one (measured: two to three times).
     """
     from fmcli.cores import busy_cores, count_cores
 
@@ -39,4 +39,4 @@ def advice_on_threads(threads: int) -> str | None:
     if not busy or 2 * free > threads:
         return None
     programs = "another program keeps a core" if busy == 1 else f"other programs keep {busy} cores"
-    return f"{programs} busy; beside that, --threads {free} may be several times as fast"
+    return f"{programs} busy; beside that, --threads {free} may be twice as fast"

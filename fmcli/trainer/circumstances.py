@@ -73,7 +73,7 @@ class Circumstances:
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint of {printable(header.name)} lacks what it was trained on",
-                hint="train that member again",
+                hint="delete its folder and resume, which trains that member again",
             ) from error
         return cls(
             recipe=header.recipe_digest,
