@@ -16,6 +16,7 @@ from fmcli.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.layers import expand_layers
 from fmcli.tensors import flatten_state, unflatten_state, with_prefix, without_prefix
+from fmcli.trainer.step_graph import Answers, CudaRecorder, Recorder, StepGraph
 
 
 class Learner:
@@ -55,6 +56,9 @@ class Learner:
         set_dropout_generator(self.model, generators.dropout)
         self._twin = Bf16Twin(self.model) if bf16 else None
         self._optimizer = build_optimizer(spec.optimizer, self.model)
+        self._graph: StepGraph | None = None
+        if device.type == "cuda":
+            self.record_steps(CudaRecorder(device, [generators.augment, generators.dropout]))
         trainer = spec.trainer
         self._step_average = (
             None if trainer.weight_average is None else WeightAverage(self.model, trainer.weight_average)
@@ -71,6 +75,10 @@ class Learner:
         """The largest absolute value of a weight; not finite where one is not."""
         return float(torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max())
 
+    def record_steps(self, recorder: Recorder) -> None:
+        """Compute further steps by what is recorded of the first."""
+        self._graph = StepGraph(self._gradients, list(self.model.parameters()), recorder)
+
     def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Take one optimizer step.
 
@@ -82,8 +90,16 @@ class Learner:
         Returns:
             The mean cross-entropy and the logits, both without gradient.
         """
-        trainer = self.spec.trainer
+        loss, logits = (self._gradients if self._graph is None else self._graph)(images, labels)
         set_learning_rate(self._optimizer, lr)
+        self._optimizer.step()
+        if self._step_average is not None:
+            self._step_average.update()
+        return loss, logits
+
+    def _gradients(self, images: Tensor, labels: Tensor) -> Answers:
+        """Leave the weights' gradients, and return what `step` does. On a GPU this is recorded: see `StepGraph`."""
+        trainer = self.spec.trainer
         inputs = self.normalization(augment(images, self.spec.augment, self.generators.augment))
         self._optimizer.zero_grad(set_to_none=True)
         logits = (self.model if self._twin is None else self._twin)(inputs).float()
@@ -94,9 +110,6 @@ class Learner:
         add_l2_gradients(self.model)
         if trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), trainer.clip_norm)
-        self._optimizer.step()
-        if self._step_average is not None:
-            self._step_average.update()
         return loss.detach(), logits.detach()
 
     def end_epoch(self, epoch: int, batches: Iterable[Tensor]) -> None:
