@@ -38,6 +38,7 @@ from fmcli.recipe.networks import (
     LayerSpec,
     MaxPool,
     SequentialSpec,
+    kernel_group,
 )
 from fmcli.recipe.networks import (
     Dropout as DropoutSpec,
@@ -148,6 +149,16 @@ def test_the_pooled_form_takes_any_image_size(input_shape, n_classes, n_stages, 
     logits = model.eval()(torch.rand(2, *input_shape))
     assert logits.shape == (2, n_classes)
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("form", ["plain", "pooled"])
+def test_each_width_may_have_a_kernel_size_of_its_own(form):
+    spec = KernelCnnSpec(kernel_size=(7, 3, 1), widths=(4, 5, 6), form=form)
+    sizes = {layer.filters: layer.kernel_size for layer in expand(spec, 10, (1, 28, 28)) if isinstance(layer, Conv)}
+    assert sizes == {4: 7, 5: 3, 6: 1}
+    assert kernel_group(spec) == "1+3+7"
+    equal = KernelCnnSpec(kernel_size=(3, 3), widths=(4, 5), form=form)
+    assert expand(equal, 10, (1, 28, 28)) == expand(equal.model_copy(update={"kernel_size": 3}), 10, (1, 28, 28))
 
 
 # --- traced against built --------------------------------------------------------------------------------

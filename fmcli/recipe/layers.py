@@ -67,8 +67,8 @@ def expand_layers(model: ModelSpec, n_classes: int, input_shape: Shape) -> tuple
 
 def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
     """Yield the layers of An et al. 2020 (arXiv 2008.10400): M3, M5 and M7 are three sets of arguments."""
-    for width in model.widths:
-        yield Conv(filters=width, kernel_size=model.kernel_size, bias=False)
+    for width, kernel_size in zip(model.widths, model.kernel_sizes, strict=True):
+        yield Conv(filters=width, kernel_size=kernel_size, bias=False)
         yield BatchNorm(activation="relu")
     yield Flatten()
     yield Dense(units=n_classes, bias=False)
@@ -81,11 +81,11 @@ def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: Shape) -> Iterato
     Where nothing is left to halve, a stage leaves the image as it is: any size will do.
     """
     side = min(input_shape[1:])
-    for stage, width in enumerate(model.widths):
+    for stage, (width, kernel_size) in enumerate(zip(model.widths, model.kernel_sizes, strict=True)):
         last_stage = stage == len(model.widths) - 1
         depth = 1 if stage == 0 else model.depth
         for position in range(depth):
-            yield Conv(filters=width, kernel_size=model.kernel_size, padding="same", bias=False)
+            yield Conv(filters=width, kernel_size=kernel_size, padding="same", bias=False)
             if position == depth - 1 and not last_stage and side >= 2:
                 yield MaxPool(size=2)
                 side //= 2
