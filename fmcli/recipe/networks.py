@@ -110,8 +110,6 @@ LayerSpec = Annotated[
 class KernelCnnSpec(Spec):
     """A convolutional network whose kernel size is an argument.
 
-    Large kernels cost least in the first stage, where there are few channels: [7, 3, 3] trains about as fast as 3.
-
     `plain`: one unpadded convolution for each width, each with batch normalisation and ReLU, then a dense
     layer with batch normalisation: the networks of An et al. 2020, arXiv 2008.10400.
     `pooled`: one stage for each width, "same" padding, each stage halving the image, then global pooling: for
@@ -120,7 +118,7 @@ class KernelCnnSpec(Spec):
 
     family: Literal["kernel-cnn"] = "kernel-cnn"
     kernel_size: Positive | Annotated[tuple[Positive, ...], Field(strict=False)]
-    """Side of every convolution's kernel, in pixels; or one for each width."""
+    """Side of every convolution's kernel, in pixels; or one for each width: [3, 3, 7] has large ones at the end."""
     widths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1, max_length=50)]
     """Channels of each convolution (plain) or of each stage (pooled)."""
     form: Literal["plain", "pooled"] = "plain"
