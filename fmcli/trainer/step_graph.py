@@ -47,8 +47,10 @@ class CudaRecorder:
         """Record a graph."""
         with torch.cuda.device(self._device):
             graph = torch.cuda.CUDAGraph()
-            for generator in self._generators:
-                graph.register_generator_state(generator)
+            if hasattr(graph, "register_generator_state"):  # later versions of torch find generators by themselves
+                with warnings.catch_warnings(action="ignore"):
+                    for generator in self._generators:
+                        graph.register_generator_state(generator)
             with torch.cuda.graph(graph):
                 answers = compute()
         return graph.replay, answers
