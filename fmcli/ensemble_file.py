@@ -34,7 +34,8 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-_PartOfPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # NUL is in no path
+# No NUL; by their names, members of a pack are told apart as if they lay in folders.
+_PartOfPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
 class MemberEntry(_Table):

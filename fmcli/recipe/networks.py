@@ -130,7 +130,7 @@ class KernelCnnSpec(Spec):
     def _have_a_kernel_for_each_width(self) -> Self:
         given, needed = len(self.kernel_sizes), len(self.widths)
         if given != needed:
-            raise ValueError(f"kernel_size takes one number, or one for each of {needed} widths; got {given}")
+            raise ValueError(f"kernel_size takes one number, or one for each width ({needed}); got {given}")
         return self
 
     @property
