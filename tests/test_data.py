@@ -168,7 +168,18 @@ def test_gzipped_file_is_unpacked_once(little_memory, monkeypatch, tmp_path):
 
 
 def unpacked():
-    return [path for path in (cache_folder() / "unpacked").iterdir() if path.name != LOCK_FILE]
+    written = (path for path in (cache_folder() / "unpacked").iterdir() if path.name != LOCK_FILE)
+    return [path for path in written if path.suffix != ".sha256"]
+
+
+def test_a_damaged_file_is_unpacked_again(little_memory, tmp_path):
+    path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
+    open_idx(path)
+    (made,) = unpacked()
+    content = bytearray(made.read_bytes())
+    content[-1] ^= 1
+    made.write_bytes(content)
+    np.testing.assert_array_equal(open_idx(path), PICTURES)
 
 
 def test_what_killed_processes_left_unpacked_is_removed(little_memory, tmp_path):

@@ -1,5 +1,6 @@
 """A folder of pictures as a source: `folder:DIR`."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -272,7 +273,7 @@ def test_pictures_are_decoded_once(pets, monkeypatch):
     draw(pets / "train" / "cat" / "0.png", 99)
     os.utime(pets / "train" / "cat" / "0.png", (0, 0))
     assert (0, 99) in levels_by_label(load(pets).train)
-    assert len([path for path in (cache_folder() / "unpacked").iterdir() if not path.name.startswith(".")]) == 1
+    assert len(made_files()) == 1
 
 
 def test_many_pictures_stay_on_the_disk(pets, monkeypatch):
@@ -292,12 +293,41 @@ def test_pictures_are_read_without_a_cache_too(pets):
     assert load(pets).test.digest == digest
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: b"", lambda content: content + b"x"])
+def made_files():
+    return [path for path in (cache_folder() / "unpacked").glob("[!.]*") if path.suffix != ".sha256"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-20],
+        lambda content: b"",
+        lambda content: content + b"x",
+        lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],  # a bit of a pixel
+    ],
+)
 def test_a_damaged_cache_is_made_again(pets, damage):
     digest = load(pets).train.digest
-    [made] = [path for path in (cache_folder() / "unpacked").iterdir() if not path.name.startswith(".")]
-    made.write_bytes(damage(made.read_bytes()))
+    [made] = made_files()
+    whole = made.read_bytes()
+    made.write_bytes(damage(whole))
     assert load(pets).train.digest == digest
+    assert made.read_bytes() == whole
+
+
+def test_a_file_of_the_cache_without_a_digest_is_made_again(pets):
+    digest = load(pets).train.digest
+    [made] = made_files()
+    made.with_name(f"{made.name}.sha256").unlink()  # as a process leaves it that is killed between the two
+    made.write_bytes(b"")
+    assert load(pets).train.digest == digest
+
+
+def test_the_digest_is_one_that_sha256sum_checks(pets):
+    load(pets)
+    [made] = made_files()
+    line = f"{hashlib.sha256(made.read_bytes()).hexdigest()}  {made.name}\n"
+    assert made.with_name(f"{made.name}.sha256").read_text() == line
 
 
 def test_many_pictures_without_a_cache_are_refused(pets, monkeypatch):

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import platformdirs
 
 from fmcli.errors import DataError, FmcliError, printable
-from fmcli.files import open_atomic
+from fmcli.files import open_atomic, write_atomic
 from fmcli.locks import locked
 
 
@@ -47,7 +47,9 @@ def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None], *, part: str =
 
 
 def made_once(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path:
-    """Return a file of the cache, made unless it is there already; what was made of another state is removed.
+    """Return a file of the cache, made unless it is there already, whole; what was made of another state is removed.
+
+    A file beside it has its SHA-256, as `sha256sum --check` reads it; one that no longer agrees is made again.
 
     Args:
         name: What the file is made from, as a part of its name.
@@ -59,19 +61,36 @@ def made_once(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path:
     """
     folder = cache_folder() / "unpacked"
     target = folder / f"{name}-{state}"
-    if target.is_file():
+    if _is_whole(target):
         return target
     try:
         with locked(folder):
-            if not target.is_file():
+            if not _is_whole(target):
                 _remove_old(folder, name)
                 with open_atomic(target) as file:
                     make(file)
+                write_atomic(_beside(target), _digest_line(target))
     except DataError:
         raise
     except (FmcliError, OSError) as error:
         raise CacheError(printable(error)) from error
     return target
+
+
+def _is_whole(target: Path) -> bool:
+    try:
+        return _beside(target).read_bytes() == _digest_line(target)
+    except OSError:
+        return False
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _digest_line(target: Path) -> bytes:
+    with target.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {target.name}\n".encode()
 
 
 def _remove_old(folder: Path, name: str) -> None:

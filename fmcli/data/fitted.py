@@ -58,10 +58,9 @@ def fit_pictures(folder: Path, paths: Sequence[str], *, size: tuple[int, int] | 
         places = [folder / path for path in paths]
         return _fit_in_memory(folder, places, _shape_of(places, size, channels), error)
     try:
-        return _open_made(made, len(paths))
-    except (OSError, ValueError):  # damaged, or removed by another process since
-        made.unlink(missing_ok=True)
-    return _open_made(made_once(name, state, make), len(paths))
+        return _open_made(made)
+    except FileNotFoundError:  # removed by another process since, for which the pictures had changed
+        return _open_made(made_once(name, state, make))
 
 
 def _fit_in_memory(folder: Path, places: Sequence[Path], shape: _Shape, problem: CacheError) -> Fitted:
@@ -89,14 +88,12 @@ def _state_of(folder: Path, paths: Sequence[str]) -> str:
     return state.hexdigest()[:32]
 
 
-def _open_made(path: Path, count: int) -> Fitted:
-    """Open what `_write` wrote; ValueError where it is damaged."""
+def _open_made(path: Path) -> Fitted:
+    """Open what `_write` wrote."""
     array = np.lib.format.open_memmap(path, mode="c")  # writable in memory, where nobody writes: torch wants that
     with path.open("rb") as file:
         file.seek(array.offset + array.nbytes)
         background = _parse_background(file.read())
-    if len(array) != count:
-        raise ValueError(f"{path} has {len(array)} images, and should have {count}")
     return (np.array(array) if array.nbytes <= LARGEST_IN_MEMORY else array), background
 
 
