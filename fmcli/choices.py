@@ -42,5 +42,3 @@ FIGURES: tuple[FigureName, ...] = tuple(name for name in get_args(FigureName) if
 FigureChoice = Literal[FigureName, "all"]
 FileFormat = Literal["png", "svg", "pdf"]
 """How a figure is written."""
-Storage = Literal["journal", "sqlite"]
-"""What keeps the trials of a search."""

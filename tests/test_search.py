@@ -19,7 +19,7 @@ from fmcli.locks import try_lock
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
 from fmcli.report.plots import trial_figure
 from fmcli.report.trials import search_document
-from fmcli.search import STORAGE_FILES, open_search, read_search, run_search, write_winner
+from fmcli.search import JOURNAL, open_search, read_search, run_search, write_winner
 from fmcli.trials import SearchResult, TrialResult
 
 CPU = torch.device("cpu")
@@ -153,13 +153,11 @@ def test_same_seed_same_search(change, tmp_path, sampler):
     assert other.trials != first.trials
 
 
-@pytest.mark.parametrize("storage", ["journal", "sqlite"])
 @pytest.mark.parametrize(("kind", "count"), [(EpochFinished, 3), (MemberFinished, 3), (TrialFinished, 2)])
-def test_a_stopped_search_goes_on_as_if_it_had_not_been(recipe_file, tmp_path, storage, kind, count):
+def test_a_stopped_search_goes_on_as_if_it_had_not_been(recipe_file, tmp_path, kind, count):
     whole = search_in(recipe_file, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        search_in(recipe_file, tmp_path / "broken", storage=storage, reporter=StopAt(kind, count))
-    assert (tmp_path / "broken" / STORAGE_FILES[storage]).is_file()
+        search_in(recipe_file, tmp_path / "broken", reporter=StopAt(kind, count))
     events = []
     result = search_in(recipe_file, tmp_path / "broken", resume=True, reporter=events.append)
     assert result.trials == whole.trials
@@ -203,7 +201,7 @@ def test_a_killed_process_leaves_its_trial_to_the_next(recipe_file, tmp_path):
 
 def test_a_journal_that_was_torn_is_mended(recipe_file, tmp_path):
     whole = search_in(recipe_file, tmp_path / "s")
-    with (tmp_path / "s" / STORAGE_FILES["journal"]).open("ab") as file:
+    with (tmp_path / "s" / JOURNAL).open("ab") as file:
         file.write(b'{"op_code":4,"wor')
     (tmp_path / "s" / "trials.journal.lock").symlink_to("/nowhere")  # Optuna's own, of a process that was killed
     more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
@@ -213,7 +211,7 @@ def test_a_journal_that_was_torn_is_mended(recipe_file, tmp_path):
 
 def test_a_damaged_line_of_the_journal_is_named(recipe_file, tmp_path):
     search_in(recipe_file, tmp_path / "s")
-    path = tmp_path / "s" / STORAGE_FILES["journal"]
+    path = tmp_path / "s" / JOURNAL
     lines = path.read_text("utf-8").splitlines(keepends=True)
     place = next(place for place, line in enumerate(lines) if '"values":[' in line)
     changed = json.loads(lines[place]) | {"values": [0.999]}
@@ -229,16 +227,15 @@ def test_a_damaged_line_of_the_journal_is_named(recipe_file, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
 def test_a_pipe_is_no_journal(recipe_file, tmp_path):
     (tmp_path / "s").mkdir()
-    os.mkfifo(tmp_path / "s" / STORAGE_FILES["journal"])
+    os.mkfifo(tmp_path / "s" / JOURNAL)
     with pytest.raises(UsageError, match="is not a file"):
         search_in(recipe_file, tmp_path / "s", resume=True)
     with pytest.raises(UsageError, match="there is no search"):
         read_search(tmp_path / "s")
 
 
-@pytest.mark.parametrize("storage", ["journal", "sqlite"])
-def test_other_images_do_not_resume(recipe_file, drawn_images, tmp_path, storage):
-    search_in(recipe_file, tmp_path / "s", storage=storage)
+def test_other_images_do_not_resume(recipe_file, drawn_images, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
     write_idx_folder(tmp_path / "other", *draw_quadrants(200, seed=9))
     shutil.move(drawn_images, tmp_path / "aside")
     shutil.move(tmp_path / "other", drawn_images)
@@ -272,7 +269,7 @@ def test_a_training_that_another_process_is_at_is_left_to_it(recipe_file, tmp_pa
 @pytest.mark.parametrize("line", ["[]", "7", "null"])
 def test_a_line_of_the_journal_that_is_no_table_is_damaged(recipe_file, tmp_path, line):
     search_in(recipe_file, tmp_path / "s")
-    with (tmp_path / "s" / STORAGE_FILES["journal"]).open("a") as file:
+    with (tmp_path / "s" / JOURNAL).open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(UsageError, match="is damaged or was changed"):
         search_in(recipe_file, tmp_path / "s", resume=True)
@@ -281,17 +278,16 @@ def test_a_line_of_the_journal_that_is_no_table_is_damaged(recipe_file, tmp_path
 def test_a_journal_that_is_damaged_while_a_search_runs_is_an_error(recipe_file, tmp_path):
     def damage(event: object) -> None:
         if isinstance(event, TrialStarted) and event.number == 1:
-            with (tmp_path / "s" / STORAGE_FILES["journal"]).open("a") as file:
+            with (tmp_path / "s" / JOURNAL).open("a") as file:
                 file.write('{"digest": "0"}\n')
 
     with pytest.raises(UsageError, match="is damaged or was changed"):
         search_in(recipe_file, tmp_path / "s", reporter=damage)
 
 
-def test_the_file_that_is_none_is_named(recipe_file, tmp_path):
-    search_in(recipe_file, tmp_path / "s")
-    (tmp_path / "s" / STORAGE_FILES["sqlite"]).mkdir()
-    with pytest.raises(UsageError, match=r"trials\.db is not a file"):
+def test_a_folder_is_no_journal(recipe_file, tmp_path):
+    (tmp_path / "s" / JOURNAL).mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"trials\.journal is not a file"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
@@ -515,18 +511,11 @@ def test_another_search_does_not_resume(change, recipe_file, tmp_path, old, new,
     assert read_search(tmp_path / "s") == before
 
 
-@pytest.mark.parametrize("name", STORAGE_FILES.values())
-def test_a_file_that_is_no_search_is_refused(recipe_file, tmp_path, name):
-    (tmp_path / name).write_bytes(b"not a search\n\x00\n")
+def test_a_file_that_is_no_search_is_refused(recipe_file, tmp_path):
+    (tmp_path / JOURNAL).write_bytes(b"not a search\n\x00\n")
     with pytest.raises(UsageError, match="holds no search of fmcli"):
         search_in(recipe_file, tmp_path, resume=True)
-    assert (tmp_path / name).read_bytes() == b"not a search\n\x00\n"
-
-
-def test_a_search_keeps_its_kind_of_file(recipe_file, tmp_path):
-    search_in(recipe_file, tmp_path / "s")
-    with pytest.raises(UsageError, match="keeps its trials as journal"):
-        search_in(recipe_file, tmp_path / "s", resume=True, storage="sqlite")
+    assert (tmp_path / JOURNAL).read_bytes() == b"not a search\n\x00\n"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

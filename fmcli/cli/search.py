@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fmcli.choices import Storage
 from fmcli.cli.interrupts import interruptible
 from fmcli.cli.options import (
     DataRoot,
@@ -31,12 +30,6 @@ def search(
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The search's folder; by default checkpoints/search/RECIPE.")
-    ] = None,
-    storage: Annotated[
-        Storage | None,
-        typer.Option(
-            help="How trials are stored: a journal (text) or sqlite; by default a journal.", show_default=False
-        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search that is there, or join it from another process.")
@@ -72,7 +65,6 @@ def search(
         result = run_search(
             chosen,
             device=where,
-            storage=storage,
             resume=resume,
             data_root=data_root,
             reporter=heeding(progress),

@@ -8,7 +8,6 @@ import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.checkpoint import versions
-from fmcli.choices import Storage
 from fmcli.data import Splits
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
@@ -17,12 +16,12 @@ from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec
 from fmcli.run import load_splits
 from fmcli.search.plan import Search, open_search
-from fmcli.search.study import STORAGE_FILES, load_study, open_study
+from fmcli.search.study import JOURNAL, load_study, open_study
 from fmcli.search.trial import REASON, claim, label_of, run_trial
 from fmcli.trainer.circumstances import computing_versions, digests_of_training
 from fmcli.trials import SearchResult, State, TrialResult
 
-__all__ = ["STORAGE_FILES", "Search", "open_search", "read_search", "run_search", "write_winner"]
+__all__ = ["JOURNAL", "Search", "open_search", "read_search", "run_search", "write_winner"]
 
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -37,7 +36,6 @@ def run_search(
     search: Search,
     *,
     device: torch.device,
-    storage: Storage | None = None,
     resume: bool = False,
     data_root: Path | None = None,
     reporter: Reporter = ignore,
@@ -47,8 +45,6 @@ def run_search(
     Args:
         search: What to try.
         device: Where to train.
-        storage: What kind of file keeps the trials, in the search's folder; by default the kind that is there, or
-            a journal. Several processes may share either.
         resume: Go on with, or join, the search that is there.
         data_root: Where to look first for built-in sources.
         reporter: Told of what happens.
@@ -62,7 +58,7 @@ def run_search(
         RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
     """
     splits = load_splits(search.recipe, data_root)  # what is wrong is found before anything is made
-    study = open_study(search, storage, resume=resume, circumstances=_circumstances(splits))
+    study = open_study(search, resume=resume, circumstances=_circumstances(splits))
     while (trial := claim(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))

@@ -6,10 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import URL
 
-from fmcli.choices import Storage
 from fmcli.errors import FmcliError, UsageError, printable
 from fmcli.recipe import Recipe
 from fmcli.recipe.differences import recipe_differences, show_differences
@@ -17,44 +14,36 @@ from fmcli.recipe.specs import SearchSpec
 from fmcli.search.journal import open_journal
 from fmcli.search.plan import Search
 
-STORAGE_FILES: dict[Storage, str] = {"journal": "trials.journal", "sqlite": "trials.db"}
+JOURNAL = "trials.journal"
 _STUDY = "fmcli-search"
 _RECIPE = "fmcli recipe"  # a study's attribute
 _SEARCH = "fmcli search"
 _CIRCUMSTANCES = "fmcli circumstances"
 
 
-def open_study(
-    search: Search, storage: Storage | None, *, resume: bool, circumstances: Mapping[str, str]
-) -> optuna.Study:
+def open_study(search: Search, *, resume: bool, circumstances: Mapping[str, str]) -> optuna.Study:
     """Make the study of a search, or open the one that is there.
 
     Args:
         search: What it is about.
-        storage: What kind of file keeps it.
         resume: There may be one.
         circumstances: What must stay the same for scores to be comparable, by what people call it.
 
     Raises:
         UsageError: There is one and `resume` is not set, or it is of something else.
     """
-    kinds: dict[Storage, Path] = {kind: search.folder / name for kind, name in STORAGE_FILES.items()}
-    there = [kind for kind, path in kinds.items() if path.exists()]
-    place = kinds[storage or (there[0] if there else "journal")]
-    if there and not resume:
+    place = search.folder / JOURNAL
+    if place.exists() and not resume:
         raise UsageError(
             f"{printable(search.folder)} already holds a search",
             hint="--resume goes on with it or joins it; --output searches elsewhere",
         )
-    for kind in there:
-        if not kinds[kind].is_file():
-            raise UsageError(f"{printable(kinds[kind])} is not a file", hint="--output searches elsewhere")
-    if there and not place.exists():
-        raise UsageError(f"{printable(search.folder)} keeps its trials as {there[0]}", hint="leave out --storage")
+    if place.exists() and not place.is_file():
+        raise UsageError(f"{printable(place)} is not a file", hint="--output searches elsewhere")
     with _explained(place):
         search.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            storage=_storage_of(place, mend=True), study_name=_STUDY, direction="maximize", load_if_exists=True
+            storage=open_journal(place, mend=True), study_name=_STUDY, direction="maximize", load_if_exists=True
         )
         _check_study(study, search, place, circumstances)
     return study
@@ -66,11 +55,11 @@ def load_study(folder: Path) -> tuple[optuna.Study, Recipe, SearchSpec]:
     Raises:
         UsageError: It holds none.
     """
-    there = [folder / name for name in STORAGE_FILES.values() if (folder / name).is_file()]
-    if not there:
+    place = folder / JOURNAL
+    if not place.is_file():
         raise UsageError(f"there is no search in {printable(folder)}", hint="fmcli search --recipe … makes one")
-    with _explained(there[0]):
-        study = optuna.load_study(study_name=_STUDY, storage=_storage_of(there[0], mend=False))
+    with _explained(place):
+        study = optuna.load_study(study_name=_STUDY, storage=open_journal(place, mend=False))
         recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
         spec = SearchSpec.model_validate_json(study.user_attrs[_SEARCH])
     return study, recipe, spec
@@ -78,7 +67,7 @@ def load_study(folder: Path) -> tuple[optuna.Study, Recipe, SearchSpec]:
 
 @contextmanager
 def _explained(place: Path) -> Iterator[None]:
-    """Turn what Optuna, SQLAlchemy and pydantic raise on a file that is not a search into one error."""
+    """Turn what Optuna and pydantic raise on a file that is not a search into one error."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
@@ -86,11 +75,6 @@ def _explained(place: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise FmcliError(f"cannot use {printable(place)}: {error.strerror or error}") from error
-    except optuna.exceptions.StorageInternalError as error:
-        raise FmcliError(
-            f"cannot use {printable(place)}: {_first_line(error.__cause__ or error)}",
-            hint="check that file, its rights and the disk",
-        ) from error
     except Exception as error:
         raise UsageError(
             f"{printable(place)} holds no search of fmcli: {_first_line(error)}",
@@ -100,13 +84,6 @@ def _explained(place: Path) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(printable(error).splitlines()), type(error).__name__)
-
-
-def _storage_of(place: Path, *, mend: bool) -> BaseStorage:
-    if place.name == STORAGE_FILES["sqlite"]:
-        url = URL.create("sqlite", database=str(place))
-        return RDBStorage(url.render_as_string(), engine_kwargs={"connect_args": {"timeout": 60}})
-    return open_journal(place, mend=mend)
 
 
 def _check_study(study: optuna.Study, search: Search, place: Path, circumstances: Mapping[str, str]) -> None:
