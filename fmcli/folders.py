@@ -15,6 +15,8 @@ from fmcli.recipe.training import CyclicSchedule
 
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.toml"
+LAST_GOOD = "last-good"
+"""A folder in a member's: the weights that were saved last before the loss was no longer finite."""
 _SNAPSHOT = re.compile(r"snapshot-([1-9]\d*)", re.ASCII)
 
 
@@ -61,10 +63,9 @@ def find_checkpoints(places: Sequence[Path]) -> list[Path]:
 def _members_of(run: Path) -> list[Path]:
     """Return the folders of a run's trained members, in the order of its recipe where it has one."""
     folders = {path.parent.name: path.parent for path in sorted(run.glob(f"*/{MODEL_FILE}"))}
-    # The folder of a member that is still trained is no run, though it may have snapshots.
-    return [
-        folders[name] for name in members_of_run(run) or folders if name in folders and not _SNAPSHOT.fullmatch(name)
-    ]
+    names = [name for name in members_of_run(run) or folders if name in folders]
+    # The folder of a member without weights of its own is no run, though it may have snapshots.
+    return [folders[name] for name in names if name != LAST_GOOD and not is_snapshot_name(name)]
 
 
 def _with_snapshots(member: Path) -> list[Path]:
@@ -93,7 +94,18 @@ def snapshot_folders(member: Path) -> list[Path]:
 def remove_snapshots(member: Path) -> None:
     """Remove the files of a member's snapshots, and nothing that is not ours."""
     for folder in snapshot_folders(member):
-        remove_files(folder, (MODEL_FILE, *map(predictions_file, SPLITS)))
+        _remove_weights(folder)
+
+
+def remove_last_good(member: Path) -> None:
+    """Remove what an earlier training left when its loss was no longer finite."""
+    folder = member / LAST_GOOD
+    if folder.is_dir() and not folder.is_symlink():
+        _remove_weights(folder)
+
+
+def _remove_weights(folder: Path) -> None:
+    remove_files(folder, (MODEL_FILE, *map(predictions_file, SPLITS)))
 
 
 def missing_snapshots(member: MemberSpec, folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, members_of_run, remove_snapshots
+from fmcli.folders import MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
 from fmcli.parallel import Ended, Work, side_by_side
@@ -377,5 +377,6 @@ def remove_run(folder: Path, recipe: Recipe) -> None:
         if not place.is_dir() or place.is_symlink():
             continue
         remove_snapshots(place)
+        remove_last_good(place)
         remove_files(place, _OF_MEMBERS)
     (folder / RECIPE_FILE).unlink(missing_ok=True)

@@ -8,16 +8,18 @@ from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
 import fmcli.run
+import fmcli.trainer.loop
 from fmcli.checkpoint import load_checkpoint, save_checkpoint
 from fmcli.data import Splits, idx
 from fmcli.errors import CheckpointError, DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
+from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.history import HISTORY_FILE, read_history
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import RunResult, check_augmentation, train_run
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE
+from fmcli.trainer.state import load_state
 
 CPU = torch.device("cpu")
 OF_A_RUN = {
@@ -296,6 +298,44 @@ def test_members_go_on_without_one_whose_loss_is_no_longer_finite(tiny_recipe, t
     assert [event.member for event in events if isinstance(event, MemberDiverged)] == ["k3"]
     assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
     assert not (tmp_path / "run" / "k3" / MODEL_FILE).exists()
+
+
+@pytest.fixture
+def in_the_third_epoch(monkeypatch):
+    """Let learning rates be such that a loss is no longer finite."""
+
+    def too_high(spec, *, lr: float, epochs: int, steps_per_epoch: int):
+        return lambda step: lr if step < 2 * steps_per_epoch else 1e38
+
+    monkeypatch.setattr(fmcli.trainer.loop, "build_schedule", too_high)
+
+
+def test_the_last_good_weights_of_a_member_that_diverges_are_kept(in_the_third_epoch, tiny_recipe, tmp_path, cli):
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    folder = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"in epoch 3 .*; what was saved last before that is in .*last-good"):
+        train(recipe, folder, members=["k3"])
+    stopped = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, stopped, members=["k3"], reporter=StopAt(EpochFinished, 2))
+    before = load_state(stopped / "k3" / STATE_FILE).tensors
+    kept = load_checkpoint(folder / "k3" / LAST_GOOD / MODEL_FILE, device=torch.device("cpu"))
+    assert kept.header.epochs == 2
+    assert all(torch.equal(tensor, before[f"model.{name}"]) for name, tensor in kept.model.state_dict().items())
+    assert "k3" in cli("evaluate", folder / "k3" / LAST_GOOD).out
+    for place in (folder, folder / "k3"):  # it has no vote
+        with pytest.raises(CheckpointError, match="holds no trained member"):
+            find_checkpoints([place])
+    train(tiny(tiny_recipe), folder, overwrite=True)
+    assert not (folder / "k3" / LAST_GOOD).exists()
+
+
+def test_nothing_is_kept_of_a_member_that_diverges_before_anything_was_saved(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.optimizer.name=sgd", "members.k3.optimizer.lr=1e38")
+    with pytest.raises(DivergedError) as caught:
+        train(recipe, tmp_path / "run", members=["k3"])
+    assert "saved last" not in caught.value.message
+    assert not (tmp_path / "run" / "k3" / LAST_GOOD).exists()
 
 
 def test_resuming_a_run_with_snapshots_trains_what_is_left(finished_snapshots, tiny_recipe, tmp_path):

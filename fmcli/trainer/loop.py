@@ -15,7 +15,7 @@ from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import Header, load_checkpoint
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sample, resolve_normalization
 from fmcli.device import is_out_of_memory, name_of, use_bf16
-from fmcli.errors import CheckpointError, DeviceError, DivergedError, printable
+from fmcli.errors import CheckpointError, DeviceError, DivergedError, FmcliError, printable
 from fmcli.events import (
     BatchAnswered,
     CheckpointSaved,
@@ -27,7 +27,14 @@ from fmcli.events import (
     StopRequest,
     ignore,
 )
-from fmcli.folders import MODEL_FILE, missing_snapshots, remove_snapshots, snapshot_name
+from fmcli.folders import (
+    LAST_GOOD,
+    MODEL_FILE,
+    missing_snapshots,
+    remove_last_good,
+    remove_snapshots,
+    snapshot_name,
+)
 from fmcli.generators import Generators
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
@@ -81,7 +88,7 @@ def train_member(
         RecipeError: The network or the augmentation cannot be built for these images.
         CheckpointError: The state to resume from is of another recipe or other images, or is damaged.
         DeviceError: The device has too little memory.
-        DivergedError: The loss is no longer finite.
+        DivergedError: The loss is no longer finite. The weights that were saved last, if any, are left in `last-good`.
         FmcliError: A file cannot be written.
     """
     training = _Training(recipe, name, splits, folder, device, save_after, reporter)
@@ -93,11 +100,15 @@ def train_member(
         return read_history(folder)
     try:
         training.prepare()
+        remove_last_good(folder)
         if resume and (folder / STATE_FILE).is_file():
             training.restore()
         else:
             remove_snapshots(folder)  # of an earlier training
         training.run()
+    except DivergedError as error:
+        kept = training.leave_last_good()
+        raise error if kept is None else DivergedError(f"{error.message}; {kept}", hint=error.hint) from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -347,11 +358,26 @@ class _Training:
 
     def _finish(self) -> None:
         self._save_state()  # what follows takes a while where validation images are many
-        self.learner.model.load_state_dict(self.best or self.learner.evaluated_weights())
-        epochs = best_epoch(self.history, self.spec.trainer.monitor) + 1 if self.best else len(self.history)
-        path = self._save_weights(self.folder, epochs, self.history[-1].lr)
+        path = self._save_result(self.folder)
         (self.folder / STATE_FILE).unlink(missing_ok=True)  # only what is unfinished needs it
         self.reporter(MemberFinished(self.spec.name, path))
+
+    def leave_last_good(self) -> str | None:
+        """Leave the weights as they were saved last, before the loss went wrong; return what can be said of that."""
+        if not (self.folder / STATE_FILE).is_file():
+            return None
+        try:
+            self.restore()
+            path = self._save_result(self.folder / LAST_GOOD)
+        except FmcliError as error:
+            return f"what was saved last before that cannot be kept: {error.message}"
+        return f"what was saved last before that is in {printable(path.parent)}"
+
+    def _save_result(self, folder: Path) -> Path:
+        """Leave the weights that training has come to, and return their file."""
+        self.learner.model.load_state_dict(self.best or self.learner.evaluated_weights())
+        epochs = best_epoch(self.history, self.spec.trainer.monitor) + 1 if self.best else len(self.history)
+        return self._save_weights(folder, epochs, self.schedule(max(len(self.history) * len(self.loader) - 1, 0)))
 
     def _save_snapshot(self, epochs: int, lr: float) -> None:
         """Keep the weights of a cycle that ends with this epoch, where the recipe says so."""
