@@ -77,8 +77,8 @@ class Header(BaseModel):
         std: Of each channel, in pixel units.
         background: Of the training images.
         parameters: How many numbers the network learnt.
-        epochs: How many these weights were trained for; with `keep = "best"`, up to the best epoch; of a soup, the
-            most that one of its ingredients was.
+        epochs: How many whole ones these weights were trained for; with `keep = "best"`, up to the best epoch; of a
+            soup, the most that one of its ingredients was.
         snapshot: Which of the member's snapshots they are, from 1; None for those that it ended with.
         data_digests: SHA-256 of each split it saw, by name.
         recipe_digest: SHA-256 of `member` and `data`.

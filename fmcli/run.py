@@ -26,7 +26,7 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
+from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
 from fmcli.parallel import Ended, Work, side_by_side
@@ -366,7 +366,11 @@ def _sweep(folder: Path, recipe: Recipe) -> None:
     """Remove what processes left that were killed while they wrote."""
     remove_torn(folder, [RECIPE_FILE])
     for member in recipe.members:
-        for place in (folder / member.name, *(folder / member.name).glob("snapshot-*")):
+        for place in (
+            folder / member.name,
+            folder / member.name / LAST_GOOD,
+            *(folder / member.name).glob("snapshot-*"),
+        ):
             remove_torn(place, _OF_MEMBERS)
 
 

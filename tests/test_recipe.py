@@ -591,6 +591,9 @@ def test_message_counts_and_lists_the_problems():
         (MINIMAL + "[[members]]\nname = 'snapshot'\ncopies = 2\n",
          {"members.snapshot.name: got 'snapshot', which is what a member's snapshots are called; "
           "choose another name"}),
+        (MINIMAL + "[[members]]\nname = 'Last-Good'\n",
+         {"members.Last-Good.name: got 'Last-Good', which is where a member that diverges leaves weights; "
+          "choose another name"}),
         (MINIMAL + "[augment]\nerase_area = [0.5, 0.1]\n", {"augment: erase_area must be [smallest, largest]"}),
         (MINIMAL + "[[members]]\n", {"members[0].name: missing"}),
         (MINIMAL + "[[members]]\nname = ['a']\n", {"members[0].name: got ['a']; expected text in quotes"}),

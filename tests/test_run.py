@@ -11,7 +11,16 @@ import fmcli.run
 import fmcli.trainer.loop
 from fmcli.checkpoint import load_checkpoint, save_checkpoint
 from fmcli.data import Splits, idx
-from fmcli.errors import CheckpointError, DataError, DivergedError, FmcliError, RecipeError, RunInUseError, UsageError
+from fmcli.errors import (
+    CheckpointError,
+    DataError,
+    DivergedError,
+    ExitStatus,
+    FmcliError,
+    RecipeError,
+    RunInUseError,
+    UsageError,
+)
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
 from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.history import HISTORY_FILE, read_history
@@ -313,8 +322,10 @@ def in_the_third_epoch(monkeypatch):
 def test_the_last_good_weights_of_a_member_that_diverges_are_kept(in_the_third_epoch, tiny_recipe, tmp_path, cli):
     recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
     folder = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"in epoch 3 .*; what was saved last before that is in .*last-good"):
+    with pytest.raises(DivergedError, match=r"in epoch 3 ") as caught:
         train(recipe, folder, members=["k3"])
+    assert str(folder) not in caught.value.message  # a search keeps that
+    assert f"what was saved last before that is in {folder / 'k3' / LAST_GOOD}" in caught.value.hint
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         train(recipe, stopped, members=["k3"], reporter=StopAt(EpochFinished, 2))
@@ -326,8 +337,58 @@ def test_the_last_good_weights_of_a_member_that_diverges_are_kept(in_the_third_e
     for place in (folder, folder / "k3"):  # it has no vote
         with pytest.raises(CheckpointError, match="holds no trained member"):
             find_checkpoints([place])
+    with pytest.raises(CheckpointError, match="thread"):
+        train(recipe, folder, members=["k3"], resume=True, jobs=2, threads=3)
+    assert (folder / "k3" / LAST_GOOD / MODEL_FILE).exists()
+    with pytest.raises(DivergedError):
+        train(recipe, folder, members=["k3"], resume=True)
+    assert (folder / "k3" / LAST_GOOD / MODEL_FILE).exists()
     train(tiny(tiny_recipe), folder, overwrite=True)
     assert not (folder / "k3" / LAST_GOOD).exists()
+
+
+def test_the_others_go_on_where_the_last_good_weights_cannot_be_kept(in_the_third_epoch, tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    (tmp_path / "run").mkdir()
+
+    def put_a_file_there(event: object) -> None:
+        if isinstance(event, EpochFinished) and event.member == "k3":
+            (tmp_path / "run" / "k3" / LAST_GOOD).touch()
+
+    with pytest.raises(DivergedError, match="2 of 2 members") as caught:
+        train(recipe, tmp_path / "run", reporter=put_a_file_there)
+    assert "cannot be kept" in caught.value.hint
+    assert (tmp_path / "run" / "k5" / LAST_GOOD / MODEL_FILE).is_file()
+
+
+def test_what_diverges_may_come_right_and_leaves_nothing_then(tiny_recipe, tmp_path, monkeypatch):
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    with monkeypatch.context() as patch:
+        patch.setattr(fmcli.trainer.loop, "build_schedule", lambda *_, **__: lambda step: 1e-3 if step < 10 else 1e38)
+        with pytest.raises(DivergedError):
+            train(recipe, tmp_path / "run", members=["k3"])
+    assert (tmp_path / "run" / "k3" / LAST_GOOD).is_dir() == (tmp_path / "run" / "k3" / STATE_FILE).is_file()
+    train(recipe, tmp_path / "run", members=["k3"], resume=True)
+    assert (tmp_path / "run" / "k3" / MODEL_FILE).is_file()
+    assert not (tmp_path / "run" / "k3" / LAST_GOOD).exists()
+
+
+def test_divergence_has_an_exit_status(tiny_recipe, tmp_path, cli):
+    done = cli(
+        "train", "--recipe", tiny_recipe, "--set", "optimizer={name='sgd',lr=1e38}", "--output", tmp_path / "run"
+    )
+    assert done.status == ExitStatus.FAILED
+    assert "optimizer.lr" in done.err
+
+
+def test_a_run_that_was_moved_goes_on(finished, tiny_recipe, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(tiny_recipe), tmp_path / "run", reporter=StopAt(StepFinished, 2))
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    train(tiny(tiny_recipe), tmp_path / "elsewhere", resume=True)
+    for member in ("k3", "k5"):
+        ours, theirs = (load_file(run / member / MODEL_FILE) for run in (tmp_path / "elsewhere", finished))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_nothing_is_kept_of_a_member_that_diverges_before_anything_was_saved(tiny_recipe, tmp_path):

@@ -209,6 +209,27 @@ def test_a_journal_that_was_torn_is_mended(recipe_file, tmp_path):
     assert more.count("complete") == 5
 
 
+def test_a_line_that_another_process_had_no_room_for_is_cut_off(recipe_file, tmp_path):
+    def tear(event: object) -> None:
+        if isinstance(event, TrialStarted) and event.number == 1:
+            with (tmp_path / "s" / JOURNAL).open("ab") as file:
+                file.write(b'{"op_code":4,"wor')
+
+    whole = search_in(recipe_file, tmp_path / "whole")
+    assert search_in(recipe_file, tmp_path / "s", reporter=tear).trials == whole.trials
+    assert read_search(tmp_path / "s").trials == whole.trials
+
+
+def test_what_is_no_line_of_a_journal_is_an_error_while_a_search_runs(recipe_file, tmp_path):
+    def damage(event: object) -> None:
+        if isinstance(event, TrialStarted) and event.number == 1:
+            with (tmp_path / "s" / JOURNAL).open("ab") as file:
+                file.write(b'{"op_code":4,"wor\n')
+
+    with pytest.raises(UsageError, match="is damaged"):
+        search_in(recipe_file, tmp_path / "s", reporter=damage)
+
+
 def test_a_damaged_line_of_the_journal_is_named(recipe_file, tmp_path):
     search_in(recipe_file, tmp_path / "s")
     path = tmp_path / "s" / JOURNAL

@@ -310,6 +310,8 @@ class MemberSpec(Spec):
     def _name_is_free(cls, name: str) -> str:
         if name == "vote":
             raise ValueError("got 'vote', which is what the members' vote is called; choose another name")
+        if name.lower() == "last-good":
+            raise ValueError(f"got {name!r}, which is where a member that diverges leaves weights; choose another name")
         if re.fullmatch(r"snapshot(-\d+)?", name, re.IGNORECASE):
             raise ValueError(f"got {name!r}, which is what a member's snapshots are called; choose another name")
         return name

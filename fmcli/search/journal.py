@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,30 +23,38 @@ def open_journal(place: Path, *, mend: bool) -> JournalStorage:
 
     Args:
         place: The file; made where there is none.
-        mend: Cut off what a process wrote of a line before it was killed; what comes after would be unreadable.
+        mend: Cut off what a process wrote of a line before it was killed.
 
     Raises:
         UsageError: A line is damaged.
     """
-    lock = _Lock(place)
+    journal = _CheckedJournal(place)
     if mend:
-        lock.acquire()
-        try:
-            _cut_torn_line(place)
-        finally:
-            lock.release()
+        journal.mend()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return JournalStorage(_CheckedJournal(str(place), lock_obj=lock))  # type: ignore[arg-type]
+        return JournalStorage(journal)
 
 
 class _CheckedJournal(JournalFileBackend):
     """Optuna's journal, whose lines end with their digests; a line without one is taken as it is."""
 
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._guard = FileLock(place.with_name(f".{place.name}.lock"))  # Optuna's outlive a process that is killed
+        super().__init__(str(place), lock_obj=self._guard)  # type: ignore[arg-type]  # it has what is called of one
+
+    def mend(self) -> None:
+        """Cut off what a process wrote of a line before it was killed, or had no room."""
+        with self._guard:
+            _cut_torn_line(self._place)
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines."""
+        """Write lines, behind whole ones."""
         plain = [json.loads(json.dumps(log)) for log in logs]  # as it will be read
-        super().append_logs([{**log, _DIGEST: _digest(log)} for log in plain])
+        with self._guard:
+            _cut_torn_line(self._place)  # of another process since
+            super().append_logs([{**log, _DIGEST: _digest(log)} for log in plain])
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # Optuna 4: a list
         """Yield lines from a number on.
@@ -53,41 +62,35 @@ class _CheckedJournal(JournalFileBackend):
         Raises:
             UsageError: One is damaged.
         """
-        for number, log in enumerate(super().read_logs(log_number_from), start=log_number_from + 1):
+        for number, log in enumerate(self._read_lines(log_number_from), start=log_number_from + 1):
             digest = log.pop(_DIGEST, None) if isinstance(log, dict) else ""
             if digest is not None and digest != _digest(log):
                 raise UsageError(
-                    f"line {number} of {printable(self._file_path)} is damaged or was changed: its digest is of "
+                    f"line {number} of {printable(self._place)} is damaged or was changed: its digest is of "
                     "something else",
                     hint="bring the file back; if you changed it, remove the digest of that line",
                 )
             yield log
+
+    def _read_lines(self, log_number_from: int) -> Iterator[Any]:
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise UsageError(
+                f"{printable(self._place)} holds no search of fmcli, or is damaged: {printable(error)}",
+                hint="bring the file back; --output searches elsewhere",
+            ) from error
 
 
 def _digest(log: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(log, sort_keys=True).encode()).hexdigest()
 
 
-class _Lock:
-    """What Optuna locks its journal with; its own locks outlive a process that is killed."""
-
-    def __init__(self, place: Path) -> None:
-        self._lock = FileLock(place.with_name(f".{place.name}.lock"))
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Leave it to the next."""
-        self._lock.release()
-
-
 def _cut_torn_line(place: Path) -> None:
-    if not place.is_file():
+    if not place.is_file() or place.stat().st_size == 0:
         return
-    content = place.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with place.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+    with place.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)

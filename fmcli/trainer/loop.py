@@ -100,15 +100,15 @@ def train_member(
         return read_history(folder)
     try:
         training.prepare()
-        remove_last_good(folder)
         if resume and (folder / STATE_FILE).is_file():
             training.restore()
         else:
             remove_snapshots(folder)  # of an earlier training
+            remove_last_good(folder)
         training.run()
     except DivergedError as error:
-        kept = training.leave_last_good()
-        raise error if kept is None else DivergedError(f"{error.message}; {kept}", hint=error.hint) from error
+        error.hint = "; ".join(filter(None, (error.hint, training.leave_last_good())))
+        raise
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -360,6 +360,7 @@ class _Training:
         self._save_state()  # what follows takes a while where validation images are many
         path = self._save_result(self.folder)
         (self.folder / STATE_FILE).unlink(missing_ok=True)  # only what is unfinished needs it
+        remove_last_good(self.folder)
         self.reporter(MemberFinished(self.spec.name, path))
 
     def leave_last_good(self) -> str | None:
@@ -369,8 +370,8 @@ class _Training:
         try:
             self.restore()
             path = self._save_result(self.folder / LAST_GOOD)
-        except FmcliError as error:
-            return f"what was saved last before that cannot be kept: {error.message}"
+        except (FmcliError, OSError, MemoryError, RuntimeError) as error:  # the divergence is what is to be told
+            return f"what was saved last before that cannot be kept: {printable(error)}"
         return f"what was saved last before that is in {printable(path.parent)}"
 
     def _save_result(self, folder: Path) -> Path:
