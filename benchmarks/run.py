@@ -197,7 +197,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": describe(),
         "command": ["python", "-m", "benchmarks.run", *sys.argv[1:]],
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "options": {key: value for key, value in vars(options).items() if key != "output"},
         "began": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "load_before": os.getloadavg()[0],
         "notes": notes,
