@@ -361,6 +361,18 @@ def test_the_others_go_on_where_the_last_good_weights_cannot_be_kept(in_the_thir
     assert (tmp_path / "run" / "k5" / LAST_GOOD / MODEL_FILE).is_file()
 
 
+def test_weights_that_answer_with_nan_are_not_kept(tiny_recipe, tmp_path, monkeypatch):
+    """They are saved within an epoch, finite, and too large for what is computed with them."""
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    rates = dict.fromkeys(range(2), 1e-3) | dict.fromkeys(range(2, 4), 1e18)
+    monkeypatch.setattr(fmcli.trainer.loop, "build_schedule", lambda *_, **__: lambda step: rates.get(step, 1e38))
+    with pytest.raises(DivergedError) as caught:
+        train(recipe, tmp_path / "run", members=["k3"], save_after=0.0)
+    assert (tmp_path / "run" / "k3" / STATE_FILE).is_file()
+    assert "answers with NaN, too, and is not kept" in caught.value.hint
+    assert not (tmp_path / "run" / "k3" / LAST_GOOD / MODEL_FILE).exists()
+
+
 def test_what_diverges_may_come_right_and_leaves_nothing_then(tiny_recipe, tmp_path, monkeypatch):
     recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
     with monkeypatch.context() as patch:

@@ -370,6 +370,8 @@ class _Training:
         try:
             self.restore()
             path = self._save_result(self.folder / LAST_GOOD)
+        except DivergedError:
+            return "what was saved last before that answers with NaN, too, and is not kept"
         except (FmcliError, OSError, MemoryError, RuntimeError) as error:  # the divergence is what is to be told
             return f"what was saved last before that cannot be kept: {printable(error)}"
         return f"what was saved last before that is in {printable(path.parent)}"
@@ -400,6 +402,8 @@ class _Training:
         self._check_weights(epochs - 1, lr)
         network = InferenceNetwork(self.learner.model, bf16=self.bf16)
         logits = None if self.validation is None else self._predict(network, self.validation)
+        if logits is not None:
+            self._check_finite("largest validation logit", float(logits.abs().max()), epochs - 1, lr)
         path = self.outcome.save(folder, self.learner.model, logits, epochs=epochs, snapshot=snapshot)
         self.reporter(CheckpointSaved(path))
         return path
