@@ -22,6 +22,7 @@ from fmcli.models import (
     set_dropout_generator,
 )
 from fmcli.models.build import ChannelsLastFlatten, Dropout, draw_bits
+from fmcli.models.pooling import MaxPool2d
 from fmcli.recipe.layers import count_parameters, expand_layers, same_padding, trace_layers
 from fmcli.recipe.networks import (
     Activate,
@@ -343,7 +344,7 @@ def test_flattening_goes_by_rows_columns_channels_and_copies_nothing():
 def test_a_pooling_before_its_relu_gives_the_same_numbers_and_gradients_bit_for_bit(dtype):
     layers = [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2), Flatten(), Dense(units=2)]
     model = build_model(layers, (1, 13, 11), 2, generator=seeded()).to(dtype)
-    assert [type(module) for module in model[:3]] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
+    assert [type(module) for module in model[:3]] == [nn.Conv2d, MaxPool2d, nn.ReLU]
     as_written = nn.Sequential(model[0], nn.ReLU(), nn.MaxPool2d(2), *model[3:])
     images = torch.randint(-2, 3, (50, 1, 13, 11), generator=seeded(1)).to(dtype)  # few values: many ties
     found = []

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmcli.models.pooling import MaxPool2d
 from fmcli.recipe.layers import LayerTrace, pair, same_padding, trace_layers
 from fmcli.recipe.networks import (
     Activate,
@@ -79,7 +80,7 @@ def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
             dense.l2 = layer.l2
             yield dense
         case MaxPool():
-            yield nn.MaxPool2d(pair(layer.size), pair(layer.stride or layer.size))
+            yield MaxPool2d(pair(layer.size), pair(layer.stride or layer.size))
         case AvgPool():
             yield nn.AvgPool2d(pair(layer.size), pair(layer.stride or layer.size))
         case GlobalMaxPool():
