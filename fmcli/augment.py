@@ -80,12 +80,13 @@ def affine(images: Tensor, degrees: Tensor, right: Tensor, down: Tensor) -> Tens
 
     References:
         Jaderberg, Simonyan, Zisserman and Kavukcuoglu, "Spatial transformer networks", 2015: a grid of places to
-        sample from. Written out, where `F.affine_grid` multiplies matrices, which takes several times as long.
+        sample from.
     """
     height, width = images.shape[2:]
     angle = degrees[:, None] * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()
     # From output to input, in pixels from the centre: undo the move, then turn back. The grid's unit is half a side.
+    # `F.affine_grid` multiplies a matrix for each pixel, which takes several times as long.
     columns = torch.arange(width, device=images.device) - ((width - 1) / 2 + right[:, None])  # (N, W)
     rows = torch.arange(height, device=images.device) - ((height - 1) / 2 + down[:, None])  # (N, H)
     x = (cos * columns * (2 / width))[:, None, :] - (sin * rows * (2 / width))[:, :, None]  # (N, H, W)

@@ -74,7 +74,7 @@ def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
     layer = trace.layer
     match layer:
         case Conv():
-            yield from _build_conv(layer, trace.input_shape, n_columns=trace.output_shape[2])
+            yield from _build_conv(layer, trace.input_shape, output_columns=trace.output_shape[2])
         case Dense():
             dense = nn.utils.skip_init(nn.Linear, trace.input_shape[0], layer.units, bias=layer.bias)
             dense.l2 = layer.l2
@@ -109,13 +109,15 @@ def _pool_first(modules: Sequence[nn.Module]) -> list[nn.Module]:
     return ordered
 
 
-def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, n_columns: int) -> Iterator[nn.Module]:
+def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, output_columns: int) -> Iterator[nn.Module]:
     channels, *sides = input_shape
     kernel, stride = pair(layer.kernel_size), pair(layer.stride)
     top = bottom = left = right = 0
     if layer.padding == "same":
         (top, bottom), (left, right) = (same_padding(*axis) for axis in zip(sides, kernel, stride, strict=True))
-    if channels == 1 and n_columns == 1:  # with a stride greater than 1, torch 2.15 answers with garbage on some CPUs
+    if channels == 1 and output_columns == 1:
+        # With a stride greater than 1 across, torch 2.15 answers with garbage on some CPUs. What lies to the right of
+        # the only window is cut off, so that a stride of 1 gives the same column.
         right, stride = kernel[1] - sides[1] - left, (stride[0], 1)
     padding = (0, 0)
     if top == bottom and left == right:
@@ -140,7 +142,7 @@ class ChannelsLastFlatten(nn.Flatten):
 class SamePad(nn.Module):
     """Zeros around an image, more on one side than on the other, which a convolution cannot pad itself.
 
-    A negative number of them cuts the image.
+    Below 0, so many rows or columns are cut off.
     """
 
     def __init__(self, left: int, right: int, top: int, bottom: int) -> None:

@@ -1,5 +1,6 @@
 """Max-pooling that learns in less than half the time that PyTorch's takes on a CPU."""
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -12,19 +13,24 @@ from torch.autograd.function import once_differentiable
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """PyTorch's max-pooling, with the same numbers and gradients.
+    """PyTorch's max-pooling: equal numbers and gradients; there are no second derivatives.
 
     For learning on a CPU, PyTorch keeps each maximum's place in eight bytes, fills the gradient with zeros, and then
     writes it number by number. `pool_kernels` keeps one byte, and writes the gradient once, by vectors. They are for
-    tiles of 2 × 2, channels last, on Linux; all else PyTorch does, and prediction, which is over before they are ready.
+    tiles of 2 × 2, channels last, on Linux. All else PyTorch does, and prediction, where loading them takes longer than
+    they save.
     """
 
     def forward(self, images: Tensor) -> Tensor:
         """Pool (N, C, H, W)."""
-        is_tiling = self.kernel_size == self.stride == (2, 2)
-        if is_tiling and _is_suitable(images) and (kernels := _load_kernels()) is not None:
+        if self._has_kernels and _is_suitable(images) and (kernels := _load_kernels(images.dtype)) is not None:
             return cast(Tensor, _Pool.apply(images, kernels))
         return cast(Tensor, super().forward(images))
+
+    @property
+    def _has_kernels(self) -> bool:
+        asked = (self.kernel_size, self.stride, self.padding, self.dilation, self.return_indices, self.ceil_mode)
+        return asked == ((2, 2), (2, 2), 0, 1, False, False)
 
 
 class _Pool(torch.autograd.Function):
@@ -47,6 +53,7 @@ class _Pool(torch.autograd.Function):
         if images.shape[2] % 2 or images.shape[3] % 2:
             images.zero_()  # what lies in no tile receives nothing
         gradient = gradient.contiguous(memory_format=torch.channels_last)
+        ctx.kernels.use_threads(torch.get_num_threads())
         ctx.kernels.pool_backward(_as_array(gradient), _as_array(places), _as_array(images))
         return images, None
 
@@ -65,6 +72,7 @@ def _as_array(images: Tensor) -> NDArray[Any]:
 def _is_suitable(images: Tensor) -> bool:
     return (
         images.requires_grad
+        and torch.is_grad_enabled()
         and images.device.type == "cpu"
         and images.dtype in (torch.float32, torch.bfloat16)
         and images.is_contiguous(memory_format=torch.channels_last)
@@ -72,16 +80,26 @@ def _is_suitable(images: Tensor) -> bool:
     )
 
 
+def _load_kernels(dtype: torch.dtype) -> ModuleType | None:
+    """Return `pool_kernels`, compiled for a dtype, or None where they cannot be had."""
+    kernels = _compile_kernels(dtype) if sys.platform == "linux" else None
+    return None if kernels is None or kernels.is_forked() else kernels
+
+
 @cache
-def _load_kernels() -> ModuleType | None:
-    """Return `pool_kernels`, or None where they cannot be compiled and kept, or would not share PyTorch's threads."""
+def _compile_kernels(dtype: torch.dtype) -> ModuleType | None:
     n_threads = torch.get_num_threads()
     try:
         from fmcli.models import pool_kernels
 
-        pool_kernels.share_threads()
-    except (ImportError, RuntimeError, ValueError):
+        if pool_kernels.is_forked() or not pool_kernels.shares_threads():
+            return None
+        images = torch.zeros((1, 1, 2, 2), dtype=dtype, requires_grad=True)
+        _Pool.apply(images, pool_kernels).sum().backward()
+    except (
+        Exception
+    ):  # no OpenMP, a full disk, a damaged cache, no right to make machine code: PyTorch pools everywhere
         return None
     finally:
-        torch.set_num_threads(n_threads)  # numba's begin changes it
+        torch.set_num_threads(n_threads)  # starting numba's threads sets the number of OpenMP's
     return pool_kernels
