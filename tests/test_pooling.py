@@ -158,7 +158,6 @@ def test_pytorch_keeps_the_threads_that_it_was_given(kernels):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 @pytest.mark.parametrize("before", ["learn()", "pooling._compile_kernels(torch.bfloat16)", "pass"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_pools(kernels, before):
     done = run(f"""
 import os

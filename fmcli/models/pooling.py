@@ -1,4 +1,4 @@
-"""Max-pooling that learns in less than half the time that PyTorch's takes on a CPU."""
+"""Max-pooling that learns in about 0.4 of the time that PyTorch's takes on a CPU."""
 
 import sys
 from collections.abc import Sequence
