@@ -920,6 +920,24 @@ def test_recipe_commands_load_nothing_heavy(recipe_file):
     assert modules_imported(program).isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
+def test_training_and_evaluating_load_no_compiler_of_torch(optimizer, recipe_file, tmp_path):
+    calls = [
+        ["train", "-r", str(recipe_file), "--set", f"optimizer.name={optimizer}", "-o", str(tmp_path / "run")],
+        ["evaluate", str(tmp_path / "run")],
+    ]
+    program = f"""
+import sys
+from fmcli.cli import run
+for call in {calls}:
+    assert run(call) == 0, call
+loaded = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]  # 150 MiB and more than a second
+sys.exit(f"loaded: {{loaded}}" if loaded else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 ONE_MEMBER = TINY_RECIPE.split('\n[[members]]\nname = "k5"')[0]
 INTERRUPTIBLE = """
 import signal

@@ -1,6 +1,7 @@
 """Schedules by hand, the weight average against a slow loop, and what optimizers do to which parameters."""
 
 import math
+from copy import deepcopy
 from itertools import pairwise
 from typing import get_args
 
@@ -296,6 +297,26 @@ def step_with(optimizer, model, gradient):
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     optimizer.step()
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_optimizers_do_what_they_do_with_the_decorators_of_torch(name, monkeypatch):
+    models, generator = (small_network(), small_network()), torch.Generator().manual_seed(0)
+    optimizers = [build_optimizer(OPTIMIZERS[name], models[0])]
+    monkeypatch.setattr("fmcli.optim.optimizers._lean", lambda kind: kind)
+    optimizers.append(build_optimizer(OPTIMIZERS[name], models[1]))
+    assert type(optimizers[0]) is not type(optimizers[1])
+    for _ in range(3):
+        for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            ours.grad = torch.randn(ours.shape, generator=generator)
+            theirs.grad = ours.grad.clone()
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.step()
+            optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
+            optimizer.zero_grad()
+            assert all(parameter.grad is None for parameter in model.parameters())
+    torch.testing.assert_close(*(optimizer.state_dict() for optimizer in optimizers), rtol=0, atol=0)
+    torch.testing.assert_close(*(floats_of(model) for model in models), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

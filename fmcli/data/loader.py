@@ -27,8 +27,8 @@ _SHARE = 0.5  # of a GPU's free memory that images may take
 class DeviceLoader:
     """Images that live on the device as uint8 and leave it in shuffled batches.
 
-    What is mapped from a file, or too large for the device, streams instead: a thread gathers batches ahead of the
-    trainer. With a `transform`, worker processes make them. The batches are the same in each case.
+    A CPU takes them from where they are. What is mapped from a file, or too large for a GPU, streams: a thread gathers
+    batches ahead of the trainer. With a `transform`, worker processes make them. The batches are the same in each case.
 
     Args:
         images: What to load.
@@ -57,7 +57,7 @@ class DeviceLoader:
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
         self._streams = transform is None and _has_to_stream(images, device)
         self._rows: Tensor | None = None
-        if self._streams:
+        if self._streams or device.type == "cpu":
             self._images = _as_tensor(images.pixels)
             self._rows = None if images.rows is None else torch.from_numpy(images.rows)
         elif transform is None:
@@ -77,10 +77,8 @@ class DeviceLoader:
 
     def batches(self) -> Iterator[Tensor]:
         """Yield all images in their own order: uint8 (N, C, H, W)."""
-        places = torch.arange(len(self._set))
-        yield from (
-            self._gathered(places.split(self.batch_size)) if self._streams else self._images.split(self.batch_size)
-        )
+        places = torch.arange(len(self._set), device=self._images.device)
+        yield from self._gathered(places.split(self.batch_size))
 
     def epoch(self, generator: torch.Generator, *, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield an epoch of shuffled batches.
@@ -99,15 +97,16 @@ class DeviceLoader:
             seeds = torch.randint(2**31, (len(self),), generator=generator).tolist()[skip:]
             plan = [(seed, batch.numpy()) for seed, batch in zip(seeds, batches, strict=True)]
             pictures: Iterable[Tensor] = self._host_batches(plan)
-        elif self._streams:
-            pictures = self._gathered(batches)
         else:
-            pictures = (self._images[batch] for batch in places)
+            pictures = self._gathered(batches if self._streams else places)
         for images, batch in zip(pictures, places, strict=True):
             yield images, self._labels[batch]
 
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield streamed batches, each gathered while earlier ones are used."""
+        """Yield batches, by the images' places; those that stream are gathered while earlier ones are used."""
+        if not self._streams:
+            yield from map(self._take, batches)
+            return
         waiting: deque[Future[Tensor]] = deque()
         thread = ThreadPoolExecutor(1)
         try:
@@ -121,8 +120,11 @@ class DeviceLoader:
             thread.shutdown(cancel_futures=True)
 
     def _gather(self, places: Tensor) -> Tensor:
-        images = self._images[places if self._rows is None else self._rows[places]].contiguous()
+        images = self._take(places)
         return images.pin_memory() if self.device.type == "cuda" else images
+
+    def _take(self, places: Tensor) -> Tensor:
+        return self._images[places if self._rows is None else self._rows[places]].contiguous()
 
     def _on_device(self, images: Tensor) -> Tensor:
         return images.to(self.device, non_blocking=True)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
         case Conv():
             yield from _build_conv(layer, trace.input_shape, output_columns=trace.output_shape[2])
         case Dense():
-            dense = nn.utils.skip_init(nn.Linear, trace.input_shape[0], layer.units, bias=layer.bias)
+            dense = _without_weights(nn.Linear, trace.input_shape[0], layer.units, bias=layer.bias)
             dense.l2 = layer.l2
             yield dense
         case MaxPool():
@@ -124,11 +125,17 @@ def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, output_columns: in
         padding = (top, left)
     else:
         yield SamePad(left, right, top, bottom)
-    conv = nn.utils.skip_init(
-        nn.Conv2d, channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias
-    )
+    conv = _without_weights(nn.Conv2d, channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias)
     conv.l2 = layer.l2
     yield conv
+
+
+def _without_weights(kind: Callable[..., nn.Module], *args: Any, **options: Any) -> Any:
+    """Return a layer whose weights are not drawn: `nn.utils.skip_init`, but that loads 35 MiB of PyTorch's compiler."""
+    layer = kind(*args, **options, device="meta")
+    for name, parameter in list(layer.named_parameters()):
+        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
+    return layer
 
 
 class ChannelsLastFlatten(nn.Flatten):
