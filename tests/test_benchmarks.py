@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import peers, processes, summary
+from benchmarks import peers, precision, processes, summary
 from benchmarks.peers import Clock, Job, torch_peer
 from benchmarks.plan import Measurement, interleave, parse, plan
 from benchmarks.run import collect
 from benchmarks.table import build
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_bytes, training_operations
-from fmcli.models import build_model
+from fmcli.checkpoint import read_header
+from fmcli.models import build_model, pooling
 from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
 
@@ -314,3 +315,32 @@ def test_a_small_run_writes_json_and_prints_the_tables(fashion_mnist, tmp_path):
     for peer in ("fmcli", "torch"):
         assert line["peers"][peer]["answers"][0]["steps"] >= 5
     assert written["machine"]["versions"]["fmcli"]
+
+
+# --- what speed costs in accuracy ------------------------------------------------------------------------
+
+
+def test_networks_as_written_keep_the_order_of_the_recipe_and_pool_by_pytorch():
+    layers = [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2), Flatten(), Dense(units=2)]
+    names = [type(layer).__name__ for layer in build_model(layers, (1, 8, 8), 2)]
+    assert names[1:3] == ["MaxPool2d", "ReLU"]
+    with precision.as_written():
+        names = [type(layer).__name__ for layer in build_model(layers, (1, 8, 8), 2)]
+        assert names[1:3] == ["ReLU", "MaxPool2d"]
+        assert pooling._load_kernels(torch.float32) is None
+
+
+def test_accuracies_are_compared_over_seeds(tiny_recipe, monkeypatch, capsys, tmp_path):
+    arguments = [f"{tiny_recipe}:1", "--seeds", "2", "--threads", "1"]
+    paths = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "found.json")]
+    monkeypatch.setattr(sys, "argv", ["precision", *arguments, *paths])
+    precision.main()
+    found = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert [(one["seed"], one["way"]) for one in found] == [(s, way) for s in (0, 1) for way in precision.WAYS]
+    assert all(set(one["accuracy"]) == {"k3", "k5", "vote"} for one in found)
+    headers = {path.parent.parent.name: read_header(path) for path in tmp_path.glob("runs/*/k3/model.safetensors")}
+    assert {name[-10:]: header.trained_on["precision"] for name, header in headers.items()}["as-written"] == "fp32"
+    shown = capsys.readouterr().out
+    assert shown.count("±") == 6
+    precision.main()  # all is trained
+    assert capsys.readouterr().out == shown

@@ -1,0 +1,128 @@
+"""Whether what makes fmcli fast costs accuracy: bfloat16, layers in another order, pooling of our own, folded weights.
+
+    python -m benchmarks.precision roy-1 quick:2 --seeds 5
+
+Trains each recipe (`quick:2`: for two epochs) over several seeds in two ways, from the same initial weights, by the
+same order of images and the same augmentation: as fmcli does by itself; and as written, in fp32, the layers in the
+recipe's order, all of them PyTorch's, answering with batch normalisation unfolded. Goes on where it was stopped, writes
+JSON with hardware and versions under benchmarks/results/, and prints the README's table.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.machine import describe
+from fmcli.checkpoint import load_checkpoint
+from fmcli.data import DeviceLoader, Splits, load_images, split_images
+from fmcli.folders import MODEL_FILE
+from fmcli.inference import network_of
+from fmcli.metrics import mean_interval
+from fmcli.models import predict_logits
+from fmcli.recipe import Recipe, load_recipe
+from fmcli.trainer import train_member
+from fmcli.voting import majority_vote
+
+RESULTS = Path(__file__).parent / "results"
+WAYS = {"fast": (), "as-written": ("trainer.precision=fp32",)}
+CPU = torch.device("cpu")
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Let networks be built in the recipe's order, and PyTorch pool."""
+    with (
+        patch("fmcli.models.build._pool_first", list),
+        patch("fmcli.models.pooling._load_kernels", lambda dtype: None),
+    ):
+        yield
+
+
+def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) -> NDArray[np.float32]:
+    """Train a member, unless that is done, and return its logits of the test images: (n_images, n_classes)."""
+    train_member(recipe, member, splits, folder, device=CPU, resume=True)
+    trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
+    network = network_of(trained) if way == "fast" else trained.model
+    images = DeviceLoader(splits.test, batch_size=500, device=CPU)
+    logits: NDArray[np.float32] = predict_logits(network, images.batches(), trained.header.normalization).numpy()
+    return logits
+
+
+def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[str, Any]:
+    """Return the test accuracy of each member of a recipe and, where there are several, of their majority vote."""
+    recipe = load_recipe(name, [f"trainer.seed={seed}", *WAYS[way], *([f"trainer.epochs={epochs}"] if epochs else [])])
+    splits = split_images(load_images(recipe.data), recipe.data)
+    names = [member.name for member in recipe.members]
+    with as_written() if way == "as-written" else nullcontext():
+        logits = np.stack([answer(recipe, member, splits, folder / member, way) for member in names])
+    labels = dict(zip(names, logits.argmax(axis=2), strict=True))
+    if len(names) > 1:
+        labels["vote"] = majority_vote(logits).labels
+    accuracies = {name: float((chosen == splits.test.labels).mean()) for name, chosen in labels.items()}
+    return {
+        "recipe": name,
+        "epochs": recipe.members[0].trainer.epochs,
+        "seed": seed,
+        "way": way,
+        "accuracy": accuracies,
+    }
+
+
+def show(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the README's table."""
+    yield "| recipe, epochs | | as fmcli does | as written, in fp32 | difference | 95 % interval |"
+    yield "|---|---|---|---|---|---|"
+    for recipe, epochs in dict.fromkeys((one["recipe"], one["epochs"]) for one in results):
+        ways = [
+            [one["accuracy"] for one in results if (one["recipe"], one["epochs"], one["way"]) == (recipe, epochs, way)]
+            for way in WAYS
+        ]
+        for name in ways[0][0]:
+            fast, written = ([100 * accuracies[name] for accuracies in seeds] for seeds in ways)
+            differences = [one - other for one, other in zip(fast, written, strict=True)]
+            low, high = mean_interval(differences)
+            cells = [f"{statistics.mean(one):.2f} ± {statistics.stdev(one):.2f}" for one in (fast, written)]
+            cells += [f"{statistics.mean(differences):+.2f}", f"{low:+.2f} to {high:+.2f}"]
+            yield f"| `{recipe}`, {epochs} | {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE[:EPOCHS]")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--runs", type=Path, default=Path("checkpoints/precision"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=RESULTS / "precision.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = []
+    for seed in range(arguments.seeds):
+        for given in arguments.recipes:
+            name, _, epochs = given.partition(":")
+            for way in WAYS:
+                folder = arguments.runs / f"{Path(name).stem}-{epochs or 'all'}-seed-{seed}-{way}"
+                results.append(measure(name, epochs, seed, way, folder))
+                print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    written = {
+        "machine": describe(),
+        "command": ["python", "-m", "benchmarks.precision", *sys.argv[1:]],
+        "results": results,
+    }
+    arguments.output.write_text(json.dumps(written, indent=2) + "\n")
+    print(*show(results), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
