@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.checkpoint import Header, load_checkpoint
 from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sample, resolve_normalization
 from fmcli.device import is_out_of_memory, name_of, use_bf16
-from fmcli.errors import CheckpointError, DeviceError, DivergedError, FmcliError, printable
+from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
 from fmcli.events import (
     BatchAnswered,
     CheckpointSaved,
@@ -30,7 +29,6 @@ from fmcli.events import (
 from fmcli.folders import (
     LAST_GOOD,
     MODEL_FILE,
-    missing_snapshots,
     remove_last_good,
     remove_snapshots,
     snapshot_name,
@@ -44,6 +42,7 @@ from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
 from fmcli.tensors import with_prefix, without_prefix
 from fmcli.trainer.circumstances import Circumstances
+from fmcli.trainer.earlier import check_snapshot, check_trained
 from fmcli.trainer.learner import Learner
 from fmcli.trainer.outcome import Outcome
 from fmcli.trainer.state import (
@@ -93,8 +92,7 @@ def train_member(
     """
     training = _Training(recipe, name, splits, folder, device, save_after, reporter)
     if resume and (folder / MODEL_FILE).is_file():
-        training.check_same(load_checkpoint(folder / MODEL_FILE, device=torch.device("cpu")).header)
-        training.check_all_snapshots()
+        check_trained(training.spec, folder, training.circumstances)
         (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
         reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
         return read_history(folder)
@@ -440,42 +438,7 @@ class _Training:
         self.progress = self._on_device(state.progress)
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", state.tensors).items()}
         for number in range(1, min(len(self.history), self.n_epochs - 1) // self._epochs_per_snapshot + 1):
-            self._check_snapshot(number)
-
-    def _check_snapshot(self, number: int) -> None:
-        """Refuse to go on where the snapshot of a cycle that is over is gone, damaged or of another training."""
-        path = self.folder / snapshot_name(number) / MODEL_FILE
-        try:
-            header = load_checkpoint(path, device=torch.device("cpu")).header
-            self.check_same(header)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"member {self.spec.name} cannot go on without its snapshot {number}: {error.message}",
-                hint="bring the file back, or train afresh with --overwrite",
-            ) from error
-
-    def check_same(self, header: Header) -> None:
-        """Refuse a checkpoint of another recipe or other images.
-
-        Raises:
-            CheckpointError: It is.
-        """
-        self.circumstances.check_recipe_and_data(
-            header.recipe_digest, header.data_digests, member=self.spec.name, folder=self.folder
-        )
-
-    def check_all_snapshots(self) -> None:
-        """Refuse a member that is trained and has lost snapshots.
-
-        Raises:
-            CheckpointError: It has, by name.
-        """
-        missing = missing_snapshots(self.spec, self.folder)
-        if missing:
-            raise CheckpointError(
-                f"member {self.spec.name} in {printable(self.folder)} is trained, and lacks {', '.join(missing)}",
-                hint="bring the file back, or train afresh with --overwrite",
-            )
+            check_snapshot(number, self.spec, self.folder, self.circumstances)
 
     def _on_device(self, progress: EpochProgress | None) -> EpochProgress | None:
         if progress is None:

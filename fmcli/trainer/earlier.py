@@ -1,0 +1,57 @@
+"""What an earlier process left of a member: refused where it does not belong to the training that goes on with it."""
+
+from pathlib import Path
+
+import torch
+
+from fmcli.checkpoint import load_checkpoint
+from fmcli.errors import CheckpointError, printable
+from fmcli.folders import MODEL_FILE, missing_snapshots, snapshot_name
+from fmcli.recipe import MemberSpec
+from fmcli.trainer.circumstances import Circumstances
+
+
+def check_trained(spec: MemberSpec, folder: Path, circumstances: Circumstances) -> None:
+    """Refuse a trained member of another recipe or other images, or one that has lost snapshots.
+
+    Args:
+        spec: The member's recipe.
+        folder: Where its files lie.
+        circumstances: Of the training that goes on.
+
+    Raises:
+        CheckpointError: It is one of these.
+    """
+    _check_checkpoint(folder / MODEL_FILE, spec, folder, circumstances)
+    missing = missing_snapshots(spec, folder)
+    if missing:
+        raise CheckpointError(
+            f"member {spec.name} in {printable(folder)} is trained, and lacks {', '.join(missing)}",
+            hint="bring the file back, or train afresh with --overwrite",
+        )
+
+
+def check_snapshot(number: int, spec: MemberSpec, folder: Path, circumstances: Circumstances) -> None:
+    """Refuse to go on where the snapshot of a cycle that is over is gone, damaged or of another training.
+
+    Args:
+        number: Which one, from 1.
+        spec: The member's recipe.
+        folder: Where its files lie.
+        circumstances: Of the training that goes on.
+
+    Raises:
+        CheckpointError: It is one of these.
+    """
+    try:
+        _check_checkpoint(folder / snapshot_name(number) / MODEL_FILE, spec, folder, circumstances)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"member {spec.name} cannot go on without its snapshot {number}: {error.message}",
+            hint="bring the file back, or train afresh with --overwrite",
+        ) from error
+
+
+def _check_checkpoint(path: Path, spec: MemberSpec, folder: Path, circumstances: Circumstances) -> None:
+    header = load_checkpoint(path, device=torch.device("cpu")).header
+    circumstances.check_recipe_and_data(header.recipe_digest, header.data_digests, member=spec.name, folder=folder)
