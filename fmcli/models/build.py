@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +51,7 @@ def build_model(
         input_shape: (C, H, W).
         n_classes: How many logits must come out.
         init: How kernels are drawn.
-        generator: On the CPU; draws the weights, the same for the same seed. Without one they are not set,
+        generator: On the CPU; draws the weights, the same for the same seed. Without one they are any,
             for a network whose weights are about to be loaded.
 
     Returns:
@@ -62,7 +61,8 @@ def build_model(
         RecipeError: The network is impossible.
     """
     traces = trace_layers(layers, input_shape, n_classes)
-    modules = [module for trace in traces for module in _build_layer(trace)]
+    with torch.random.fork_rng(devices=()):  # layers draw weights when they are made, for nothing
+        modules = [module for trace in traces for module in _build_layer(trace)]
     model = nn.Sequential(*_pool_first(modules))
     if generator is not None:
         for module in model:
@@ -77,8 +77,8 @@ def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
         case Conv():
             yield from _build_conv(layer, trace.input_shape, output_columns=trace.output_shape[2])
         case Dense():
-            dense = _without_weights(nn.Linear, trace.input_shape[0], layer.units, bias=layer.bias)
-            dense.l2 = layer.l2
+            dense = nn.Linear(trace.input_shape[0], layer.units, bias=layer.bias)
+            vars(dense)["l2"] = layer.l2
             yield dense
         case MaxPool():
             yield MaxPool2d(pair(layer.size), pair(layer.stride or layer.size))
@@ -125,17 +125,9 @@ def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, output_columns: in
         padding = (top, left)
     else:
         yield SamePad(left, right, top, bottom)
-    conv = _without_weights(nn.Conv2d, channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias)
-    conv.l2 = layer.l2
+    conv = nn.Conv2d(channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias)
+    vars(conv)["l2"] = layer.l2
     yield conv
-
-
-def _without_weights(kind: Callable[..., nn.Module], *args: Any, **options: Any) -> Any:
-    """Return a layer whose weights are not drawn: `nn.utils.skip_init`, but that loads 35 MiB of PyTorch's compiler."""
-    layer = kind(*args, **options, device="meta")
-    for name, parameter in list(layer.named_parameters()):
-        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape)))
-    return layer
 
 
 class ChannelsLastFlatten(nn.Flatten):
