@@ -3,8 +3,8 @@
     python -m benchmarks.precision roy-1 quick:2 --seeds 5
 
 Trains each recipe (`quick:2`: for two epochs) over several seeds in two ways, from the same initial weights, by the
-same order of images and the same augmentation: as fmcli does by itself; and as written, in fp32, the layers in the
-recipe's order, all of them PyTorch's, answering with batch normalisation unfolded. Goes on where it was stopped, writes
+same order of images and the same augmentation: as fmcli does by itself; and as written, in fp32, with the layers in the
+recipe's order, PyTorch's pooling, and tested with batch normalisation unfolded. Goes on where it was stopped, writes
 JSON with hardware and versions under benchmarks/results/, and prints the README's table.
 """
 
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
-from fmcli.checkpoint import load_checkpoint
+from fmcli.checkpoint import load_checkpoint, read_header
 from fmcli.data import DeviceLoader, Splits, load_images, split_images
 from fmcli.folders import MODEL_FILE
 from fmcli.inference import network_of
@@ -54,8 +54,11 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
     network = network_of(trained) if way == "fast" else trained.model
-    images = DeviceLoader(splits.test, batch_size=500, device=CPU)
-    logits: NDArray[np.float32] = predict_logits(network, images.batches(), trained.header.normalization).numpy()
+    images, normalization = (
+        DeviceLoader(splits.test, batch_size=500, device=CPU),
+        trained.header.normalization_of("test"),
+    )
+    logits: NDArray[np.float32] = predict_logits(network, images.batches(), normalization).numpy()
     return logits
 
 
@@ -69,13 +72,14 @@ def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[s
     labels = dict(zip(names, logits.argmax(axis=2), strict=True))
     if len(names) > 1:
         labels["vote"] = majority_vote(logits).labels
-    accuracies = {name: float((chosen == splits.test.labels).mean()) for name, chosen in labels.items()}
+    header = read_header(folder / names[0])
     return {
         "recipe": name,
         "epochs": recipe.members[0].trainer.epochs,
         "seed": seed,
         "way": way,
-        "accuracy": accuracies,
+        "trained_on": header.trained_on | header.versions,
+        "accuracy": {voter: float((chosen == splits.test.labels).mean()) for voter, chosen in labels.items()},
     }
 
 
@@ -101,15 +105,18 @@ def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE[:EPOCHS]")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="two or more")
     parser.add_argument("--runs", type=Path, default=Path("checkpoints/precision"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=RESULTS / "precision.json")
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("a spread needs two seeds at least")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     results = []
     for seed in range(arguments.seeds):
-        for given in arguments.recipes:
+        for given in dict.fromkeys(arguments.recipes):
             name, _, epochs = given.partition(":")
             for way in WAYS:
                 folder = arguments.runs / f"{Path(name).stem}-{epochs or 'all'}-seed-{seed}-{way}"

@@ -931,7 +931,7 @@ import sys
 from fmcli.cli import run
 for call in {calls}:
     assert run(call) == 0, call
-loaded = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]  # 150 MiB and more than a second
+loaded = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]  # some 130 MiB and a second
 sys.exit(f"loaded: {{loaded}}" if loaded else 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

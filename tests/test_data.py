@@ -233,6 +233,7 @@ def test_images_are_the_same_in_memory_and_on_the_disk(validation, gz, monkeypat
         assert one.moments == other.moments
         np.testing.assert_array_equal(one.sample(3), other.sample(3))
         loaders = [DeviceLoader(images, batch_size=3, device=torch.device("cpu")) for images in (one, other)]
+        assert np.shares_memory(loaders[0]._images, one.pixels)
         order = torch.randperm(len(one), generator=torch.Generator().manual_seed(0)).numpy()
         for loader in loaders:
             for skip in (0, 2):

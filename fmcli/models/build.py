@@ -51,8 +51,8 @@ def build_model(
         input_shape: (C, H, W).
         n_classes: How many logits must come out.
         init: How kernels are drawn.
-        generator: On the CPU; draws the weights, the same for the same seed. Without one they are any,
-            for a network whose weights are about to be loaded.
+        generator: On the CPU; draws the weights, the same for the same seed. Without one they are
+            arbitrary, for a network whose weights are about to be loaded.
 
     Returns:
         A module from float (N, C, H, W) to logits (N, n_classes), channels last in memory.
@@ -61,7 +61,7 @@ def build_model(
         RecipeError: The network is impossible.
     """
     traces = trace_layers(layers, input_shape, n_classes)
-    with torch.random.fork_rng(devices=()):  # layers draw weights when they are made, for nothing
+    with torch.random.fork_rng(devices=()):  # layers draw weights as they are made: not from the caller's numbers
         modules = [module for trace in traces for module in _build_layer(trace)]
     model = nn.Sequential(*_pool_first(modules))
     if generator is not None:

@@ -1,4 +1,8 @@
-"""Training one member: its epochs (`loop`), its steps (`learner`), and its files (`outcome`, `state`)."""
+"""Training one member.
+
+Its epochs (`loop`), its steps (`learner`, on a GPU `step_graph`), its files (`outcome`, `state`), and what must be the
+same to go on with them (`circumstances`, `earlier`).
+"""
 
 from fmcli.trainer.circumstances import Circumstances
 from fmcli.trainer.loop import SAVE_AFTER, train_member

@@ -20,7 +20,7 @@ def check_trained(spec: MemberSpec, folder: Path, circumstances: Circumstances) 
         circumstances: Of the training that goes on.
 
     Raises:
-        CheckpointError: It is one of these.
+        CheckpointError: It is one of these, or damaged.
     """
     _check_checkpoint(folder / MODEL_FILE, spec, folder, circumstances)
     missing = missing_snapshots(spec, folder)
