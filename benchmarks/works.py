@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from fmcli.recipe import AugmentSpec, MemberSpec, Recipe, load_recipe
-from fmcli.recipe.layers import LayerTrace, expand_layers, pair, trace_layers
-from fmcli.recipe.networks import Conv, Dense
+from fmcli.recipe.layers import LayerTrace, expand_layers, trace_layers
 
 INPUT_SHAPE = (1, 28, 28)
 N_CLASSES = 10
@@ -60,23 +59,13 @@ def load_work(name: str, *, augment: bool = False) -> Work:
     return Work(recipe.model_copy(update={"members": (member,)}), member, trace_layers(layers, INPUT_SHAPE, N_CLASSES))
 
 
-def multiply_adds(trace: LayerTrace) -> int:
-    """Return the multiply-adds of a layer for one image, forward; those of convolutions and dense layers count."""
-    match trace.layer:
-        case Conv() as conv:
-            return trace.input_shape[0] * math.prod(pair(conv.kernel_size)) * math.prod(trace.output_shape)
-        case Dense():
-            return trace.input_shape[0] * trace.output_shape[0]
-    return 0
-
-
 def training_operations(traces: Sequence[LayerTrace]) -> int:
     """Return the operations of a training step for each image: two for each multiply-add.
 
     Each layer computes its output, the gradient of its weights and that of its input; the first needs no gradient of
     its input.
     """
-    counts = [count for trace in traces if (count := multiply_adds(trace))]
+    counts = [count for trace in traces if (count := trace.multiply_adds)]
     return 2 * (3 * sum(counts) - counts[0])
 
 

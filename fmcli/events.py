@@ -47,6 +47,14 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class MembersShare:
+    """Several members are about to train at once."""
+
+    jobs: int
+    threads: int  # of each
+
+
+@dataclass(frozen=True, slots=True)
 class MemberStarted:
     """A member is about to train its first epoch of this process."""
 
@@ -125,6 +133,7 @@ Event = (
     | RunAwaited
     | TrialStarted
     | TrialFinished
+    | MembersShare
     | MemberStarted
     | StepFinished
     | BatchAnswered

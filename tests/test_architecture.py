@@ -35,7 +35,7 @@ FLOORS = (
         "trials",
     ),
     ("checkpoint", "ensemble_file"),
-    ("trainer", "inference", "pack", "parallel"),
+    ("trainer", "inference", "pack", "parallel", "sharing"),
     ("run", "pool", "report"),
     ("reproduce", "search", "compose", "soup"),
     ("cli",),

@@ -167,7 +167,7 @@ def test_train_shares_the_cores_out_to_jobs_or_as_asked(cli, recipe_file, tmp_pa
     )
     for words in ([], ["--jobs", "2"], ["-j", "3", "--threads", "1"]):
         assert cli("train", "--recipe", recipe_file, "--output", tmp_path, *words).status == ExitStatus.DONE
-    assert given == [(1, None), (2, None), (3, 1)]
+    assert given == [(None, None), (2, None), (3, 1)]
 
 
 def test_train_resumes_on_request_only(cli, trained, recipe_file, tmp_path):

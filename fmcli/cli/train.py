@@ -44,15 +44,16 @@ def train(
         ),
     ] = 5.0,
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--jobs",
             "-j",
             min=1,
             metavar="N",
-            help="Members to train at once, each on its share of the cores (or --threads of its own).",
+            help="Members to train at once, each on its share of the cores (or --threads of its own). "
+            "By default, several where that should be faster.",
         ),
-    ] = 1,
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Short for --set trainer.seed=N.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -81,7 +82,7 @@ def train(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    use_threads(threads, where, None if resume or jobs > 1 else terminal)
+    use_threads(threads, where, None if resume or (jobs or 1) > 1 else terminal)
     with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
         result = train_run(
             values,

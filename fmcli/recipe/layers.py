@@ -4,6 +4,7 @@ A recipe's `[model]` table, whatever its family, becomes one list of layers here
 summary and the check for impossible networks read the same list.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,16 @@ class LayerTrace:
     input_shape: Shape
     output_shape: Shape
     parameters: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """How many it takes for one image, forward; those of convolutions and dense layers count."""
+        match self.layer:
+            case Conv() as conv:
+                return self.input_shape[0] * math.prod(pair(conv.kernel_size)) * math.prod(self.output_shape)
+            case Dense():
+                return self.input_shape[0] * self.output_shape[0]
+        return 0
 
 
 def expand_layers(model: ModelSpec, n_classes: int, input_shape: Shape) -> tuple[LayerSpec, ...]:

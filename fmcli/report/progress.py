@@ -13,6 +13,7 @@ from fmcli.events import (
     Event,
     MemberDiverged,
     MemberFinished,
+    MembersShare,
     MemberStarted,
     RunAwaited,
     RunStarted,
@@ -78,6 +79,9 @@ class TrainingProgress:
                 for member in list(self._begun):
                     self._drop(member)
                 self.terminal.note(f"trial {event.number}: {result}")
+            case MembersShare():
+                threads = "a thread" if event.threads == 1 else f"{event.threads} threads"
+                self.terminal.note(f"{event.jobs} members at once, {threads} each")
             case MemberStarted():
                 self._start(event)
             case EpochFinished():
