@@ -14,8 +14,8 @@ from fmcli.recipe import MemberSpec, Recipe, SourceFacts
 from fmcli.recipe.layers import LayerTrace, trace_recipe
 
 # Measured on two cores with AVX-512 BF16, for small networks.
-_BETWEEN = 1.5e-3  # seconds of a step that more threads do not shorten
-_RATE = 5e10  # multiply-adds a second of a thread
+_BETWEEN = 3e-3  # seconds of a step that more threads do not shorten
+_RATE = 6e10  # multiply-adds a second of a thread
 _START = 5.0  # seconds until a process trains
 _WORTH = 1.2  # several at once are to be so many times as fast
 _PROCESS = 1 << 30  # bytes, beside the images

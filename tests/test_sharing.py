@@ -51,7 +51,7 @@ def test_three_members_share_two_threads_in_two_turns_only_where_that_is_faster(
     alone = tiny_recipe.read_text("utf-8").split('\n[[members]]\nname = "k5"')[0]
     tiny_recipe.write_text(alone + "copies = 3\n", "utf-8")
     assert [jobs(threads=threads) for threads in (2, 3)] == [2, 3]
-    wider = "model.widths=[32, 64]"
+    wider = "model.widths=[64, 128]"
     assert [jobs(wider, threads=threads) for threads in (2, 3)] == [1, 3]
 
 
