@@ -85,7 +85,7 @@ def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[s
 
 def show(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the README's table."""
-    yield "| recipe, epochs | | as fmcli does | as written, in fp32 | difference | 95 % interval |"
+    yield "| recipe, epochs | member | as fmcli does | as written, in fp32 | difference | 95 % interval |"
     yield "|---|---|---|---|---|---|"
     for recipe, epochs in dict.fromkeys((one["recipe"], one["epochs"]) for one in results):
         ways = [
