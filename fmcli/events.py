@@ -47,11 +47,11 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class MembersShare:
-    """Several members are about to train at once."""
+class FasterAtOnce:
+    """Members are about to train one after another, where several at once should be faster."""
 
     jobs: int
-    threads: int  # of each
+    times: float  # as fast
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ Event = (
     | RunAwaited
     | TrialStarted
     | TrialFinished
-    | MembersShare
+    | FasterAtOnce
     | MemberStarted
     | StepFinished
     | BatchAnswered

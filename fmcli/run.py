@@ -24,7 +24,7 @@ from fmcli.errors import (
     did_you_mean,
     printable,
 )
-from fmcli.events import EpochFinished, MemberDiverged, MembersShare, Reporter, ignore
+from fmcli.events import EpochFinished, FasterAtOnce, MemberDiverged, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
 from fmcli.history import HISTORY_FILE
@@ -38,7 +38,7 @@ from fmcli.recipe.networks import (
     BatchNorm,
 )
 from fmcli.seals import seal
-from fmcli.sharing import choose_jobs
+from fmcli.sharing import faster_jobs
 from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, train_member
 
 
@@ -82,8 +82,8 @@ def train_run(
         overwrite: Remove the run that is in the folder first.
         data_root: Where to look first for built-in sources.
         save_after: Seconds, after which a long epoch is saved within itself, and again.
-        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`). None: as many
-            as `choose_jobs` estimates to be fastest, one where `threads` is given.
+        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`). None: one, and
+            the reporter is told where more should be faster.
         threads: CPU threads of each such process; by default, those of this one are shared out.
         reporter: Told of what happens.
 
@@ -103,8 +103,11 @@ def train_run(
     splits = load_splits(recipe, data_root)
     with _locked(folder):
         _check_folder(folder, recipe, resume=resume, overwrite=overwrite)  # once more: others may have been faster
-        if jobs is None:
-            jobs = choose_jobs(recipe, splits, device) if threads is None else 1
+        if jobs is None and not resume and threads is None:  # what goes on must keep its threads
+            faster, times = faster_jobs(recipe, names, splits, device)
+            if faster > 1:
+                reporter(FasterAtOnce(faster, times))
+        jobs = jobs or 1
         share = (threads or max(torch.get_num_threads() // min(jobs, len(recipe.members)), 1)) if jobs > 1 else None
         if resume:
             _check_finished(recipe, folder, names, splits, device, share)
@@ -119,7 +122,6 @@ def train_run(
         if share is not None:
             del splits  # each process has its own
             apart = {name: partial(_train_apart, work, recipe, data_root, share) for name, work in works.items()}
-            reporter(MembersShare(jobs, share))
             ends = side_by_side(apart, jobs, reporter)
         else:
             ends = _one_by_one({name: partial(work, splits) for name, work in works.items()}, reporter)

@@ -1,4 +1,4 @@
-"""Whether members train one after another on all cores, or several at once, each on some of them.
+"""Whether members should train one after another on all cores, or several at once, each on some of them.
 
 The threads of an operation wait for each other at its end, and what lies between operations is one thread's: small
 networks in small batches gain little by more of them. Several at once cost a process each.
@@ -6,6 +6,7 @@ networks in small batches gain little by more of them. Several at once cost a pr
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -17,30 +18,33 @@ from fmcli.recipe.layers import LayerTrace, trace_recipe
 _BETWEEN = 3e-3  # seconds of a step that more threads do not shorten
 _RATE = 6e10  # multiply-adds a second of a thread
 _START = 5.0  # seconds until a process trains
-_WORTH = 1.2  # several at once are to be so many times as fast
+_WORTH = 1.2  # so many times as fast, or it is not told
 _PROCESS = 1 << 30  # bytes, beside the images
 
 
-def choose_jobs(recipe: Recipe, splits: Splits, device: torch.device) -> int:
-    """Return how many members of a recipe to train at once.
+def faster_jobs(recipe: Recipe, names: Sequence[str], splits: Splits, device: torch.device) -> tuple[int, float]:
+    """Return how many members at once should train fastest, and how many times as fast as one after another that is.
 
-    By an estimate, not a measurement: the same each time on the same machine, so that a run can go on.
+    By an estimate, not a measurement; (1, 1.0) where several are not worth it.
 
     Args:
         recipe: The recipe.
+        names: Which members are to be trained.
         splits: The images.
         device: Where to train; only a CPU is shared.
     """
+    members = [member for member in recipe.members if member.name in names]
     threads = torch.get_num_threads()
-    pipelines = any(member.augment.albumentations for member in recipe.members)  # have processes of their own
-    most = min(threads, len(recipe.members), _processes_in_memory(splits))
+    pipelines = any(member.augment.albumentations for member in members)  # have processes of their own
+    most = min(threads, len(members), _processes_in_memory(splits))
     if device.type != "cpu" or pipelines or most < 2:
-        return 1
+        return 1, 1.0
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
-    works = [_work(member, traces[member.name], len(splits.train)) for member in recipe.members]
+    works = [_work(member, traces[member.name], len(splits.train)) for member in members]
     seconds = {jobs: _seconds(works, jobs, threads // jobs) for jobs in range(1, most + 1)}
     best = min(seconds, key=seconds.__getitem__)
-    return best if seconds[1] >= _WORTH * seconds[best] else 1
+    times = seconds[1] / seconds[best]
+    return (best, times) if times >= _WORTH else (1, 1.0)
 
 
 def _work(member: MemberSpec, traces: tuple[LayerTrace, ...], n_images: int) -> tuple[int, float]:

@@ -5,13 +5,12 @@ import torch
 
 from fmcli import sharing
 from fmcli.data import ImageSet
-from fmcli.events import MembersShare
-from fmcli.folders import MODEL_FILE
+from fmcli.events import FasterAtOnce
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import Conv, Dense, Flatten, MaxPool
 from fmcli.run import load_splits, train_run
-from fmcli.sharing import choose_jobs
+from fmcli.sharing import faster_jobs
 
 CPU = torch.device("cpu")
 
@@ -21,10 +20,11 @@ def jobs(tiny_recipe, monkeypatch):
     """Return how many members of the tiny recipe, trained for long, train at once."""
     monkeypatch.setattr(sharing, "_processes_in_memory", lambda splits: 99)
 
-    def choose(*overrides, threads=4, device=CPU, epochs=10_000):
+    def choose(*overrides, threads=4, device=CPU, epochs=10_000, members=None):
         recipe = load_recipe(str(tiny_recipe), [f"trainer.epochs={epochs}", *overrides])
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        return choose_jobs(recipe, load_splits(recipe), device)
+        names = [member.name for member in recipe.members]
+        return faster_jobs(recipe, names[:members], load_splits(recipe), device)[0]
 
     return choose
 
@@ -85,16 +85,23 @@ def test_multiply_adds_by_hand():
     assert [trace.multiply_adds for trace in traces] == [(2 * 3 * 2) * (4 * 6 * 8), 0, 0, (4 * 3 * 4) * 5]
 
 
-def test_a_run_trains_as_many_at_once_as_chosen(tiny_recipe, monkeypatch, tmp_path):
+def test_members_that_are_not_trained_do_not_count(jobs):
+    assert (jobs(), jobs(members=1)) == (2, 1)
+
+
+def test_a_training_that_begins_says_what_would_be_faster(tiny_recipe, monkeypatch, tmp_path):
     recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=1"])
-    train_run(recipe, tmp_path / "apart", device=CPU)
+    asked = []
+    monkeypatch.setattr("fmcli.run.faster_jobs", lambda recipe, names, splits, device: asked.append(names) or (2, 1.5))
     events = []
-    monkeypatch.setattr("fmcli.run.choose_jobs", lambda recipe, splits, device: 2)
-    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, threads=1, reporter=events.append)
-    assert not any(isinstance(event, MembersShare) for event in events)  # threads are given
-    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, overwrite=True, reporter=events.append)
-    assert MembersShare(jobs=2, threads=1) in events
-    for name in ("k3", "k5"):
-        assert (tmp_path / "run" / name / MODEL_FILE).read_bytes() == (
-            tmp_path / "apart" / name / MODEL_FILE
-        ).read_bytes()
+    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, members=["k3"], reporter=events.append)
+    assert [event for event in events if isinstance(event, FasterAtOnce)] == [FasterAtOnce(2, 1.5)]
+    for options in ({"resume": True}, {"overwrite": True, "threads": 1}, {"overwrite": True, "jobs": 1}):
+        train_run(recipe, tmp_path / "run", device=CPU, **{"jobs": None} | options)
+    assert asked == [["k3"]]
+
+
+def test_the_advice_can_be_typed(cli, tiny_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr("fmcli.run.faster_jobs", lambda recipe, names, splits, device: (3, 1.449))
+    told = cli("train", "-r", tiny_recipe, "--set", "trainer.epochs=1", "-o", tmp_path / "run").err
+    assert "1.4 times as fast by --jobs 3" in told

@@ -50,8 +50,7 @@ def train(
             "-j",
             min=1,
             metavar="N",
-            help="Members to train at once, each on its share of the cores (or --threads of its own). "
-            "By default, several where that should be faster.",
+            help="Members to train at once, each on its share of the cores (or --threads of its own); by default one.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Short for --set trainer.seed=N.")] = None,

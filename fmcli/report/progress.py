@@ -11,9 +11,9 @@ from fmcli.events import (
     CheckpointSaved,
     EpochFinished,
     Event,
+    FasterAtOnce,
     MemberDiverged,
     MemberFinished,
-    MembersShare,
     MemberStarted,
     RunAwaited,
     RunStarted,
@@ -79,9 +79,10 @@ class TrainingProgress:
                 for member in list(self._begun):
                     self._drop(member)
                 self.terminal.note(f"trial {event.number}: {result}")
-            case MembersShare():
-                threads = "a thread" if event.threads == 1 else f"{event.threads} threads"
-                self.terminal.note(f"{event.jobs} members at once, {threads} each")
+            case FasterAtOnce():
+                self.terminal.note(
+                    f"such small networks should train {event.times:.1f} times as fast by --jobs {event.jobs}"
+                )
             case MemberStarted():
                 self._start(event)
             case EpochFinished():
