@@ -54,11 +54,8 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
     network = network_of(trained) if way == "fast" else trained.model
-    images, normalization = (
-        DeviceLoader(splits.test, batch_size=500, device=CPU),
-        trained.header.normalization_of("test"),
-    )
-    logits: NDArray[np.float32] = predict_logits(network, images.batches(), normalization).numpy()
+    images = DeviceLoader(splits.test, batch_size=500, device=CPU).batches()
+    logits: NDArray[np.float32] = predict_logits(network, images, trained.header.normalization_of("test")).numpy()
     return logits
 
 

@@ -1,4 +1,4 @@
-"""How many members train at once: the estimate by hand, and where one after another is right."""
+"""How many members at once should be faster: the estimate by hand, where one after another is, and who is told."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def jobs(tiny_recipe, monkeypatch):
-    """Return how many members of the tiny recipe, trained for long, train at once."""
+    """Return how many members of the tiny recipe, trained for long, should train at once."""
     monkeypatch.setattr(sharing, "_processes_in_memory", lambda splits: 99)
 
     def choose(*overrides, threads=4, device=CPU, epochs=10_000, members=None):
@@ -101,7 +101,7 @@ def test_a_training_that_begins_says_what_would_be_faster(tiny_recipe, monkeypat
     assert asked == [["k3"]]
 
 
-def test_the_advice_can_be_typed(cli, tiny_recipe, monkeypatch, tmp_path):
+def test_the_advice_names_the_option(cli, tiny_recipe, monkeypatch, tmp_path):
     monkeypatch.setattr("fmcli.run.faster_jobs", lambda recipe, names, splits, device: (3, 1.449))
     told = cli("train", "-r", tiny_recipe, "--set", "trainer.epochs=1", "-o", tmp_path / "run").err
     assert "1.4 times as fast by --jobs 3" in told

@@ -96,9 +96,7 @@ def _compile_kernels(dtype: torch.dtype) -> ModuleType | None:
             return None
         images = torch.zeros((1, 1, 2, 2), dtype=dtype, requires_grad=True)
         _Pool.apply(images, pool_kernels).sum().backward()
-    except (
-        Exception
-    ):  # no OpenMP, a full disk, a damaged cache, no right to make machine code: PyTorch pools everywhere
+    except Exception:  # no OpenMP, a full disk, a damaged cache, no right to make machine code: PyTorch pools
         return None
     finally:
         torch.set_num_threads(n_threads)  # starting numba's threads sets the number of OpenMP's
