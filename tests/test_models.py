@@ -551,7 +551,7 @@ def test_every_dropout_of_a_network_draws_from_the_generator_it_is_given():
 @pytest.mark.parametrize(
     "layers",
     [
-        [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(), BatchNorm(), Flatten()],
+        [Conv(filters=4, kernel_size=2, activation="relu"), MaxPool(), BatchNorm(), Flatten()],
         [BatchNorm(), Conv(filters=4, kernel_size=(4, 3), padding="same", bias=False, l2=0.1), BatchNorm(), Flatten()],
         [Conv(filters=4, kernel_size=3), Activate(function="gelu"), GlobalAvgPool(), DropoutSpec(rate=0.25)],
         [AvgPool(), Flatten(), Dense(units=5, activation="sigmoid"), DropoutSpec(rate=0.5)],

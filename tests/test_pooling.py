@@ -1,5 +1,6 @@
-"""Max-pooling: compiled kernels against PyTorch's own, and where they are not used."""
+"""Max-pooling, alone and behind a convolution: compiled kernels against PyTorch's own, and where they are not used."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.models import pooling
-from fmcli.models.pooling import MaxPool2d
+from fmcli.models import Bf16Twin, build_model, pooling
+from fmcli.models.pooling import ConvPoolReLU, MaxPool2d
+from fmcli.recipe.networks import BatchNorm, Conv, Dense, Flatten, MaxPool
 
 LEARN = """
 import torch
@@ -27,7 +29,7 @@ def learn():
 
 @pytest.fixture
 def kernels():
-    found = pooling._compile_kernels(torch.float32)
+    found = pooling._compile_kernels(pooling._Pool, torch.float32)
     if found is None:
         say = pytest.fail if os.environ.get("CI") and sys.platform == "linux" else pytest.skip
         say("no OpenMP that numba could use here: PyTorch pools")
@@ -115,7 +117,7 @@ def test_several_threads_of_python_may_pool_at_once(kernels):
     ids=["larger", "overlapping", "oblong", "padded", "dilated", "ceiling", "channels first", "float64", "no gradient"],
 )
 def test_pytorch_pools_what_the_kernels_are_not_for(monkeypatch, pooled, prepare):
-    monkeypatch.setattr(pooling, "_load_kernels", lambda _: pytest.fail("the kernels were asked for"))
+    monkeypatch.setattr(pooling, "_load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
     images = prepare(torch.rand(2, 8, 7, 7).contiguous(memory_format=torch.channels_last))
     assert torch.equal(MaxPool2d(*pooled)(images), nn.MaxPool2d(*pooled)(images))
 
@@ -148,16 +150,18 @@ def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget, monkeypa
             monkeypatch.setattr(kernels, "pool_backward", fail)
     images = draw_images((4, 8, 6, 6), torch.bfloat16)
     assert_equal(pool_and_learn(tiled(), images), pool_and_learn(nn.MaxPool2d(2), images))
-    assert pooling._compile_kernels(torch.bfloat16) is None
+    assert pooling._compile_kernels(pooling._Pool, torch.bfloat16) is None
 
 
 def test_pytorch_keeps_the_threads_that_it_was_given(kernels):
-    done = run("assert learn() and pooling._compile_kernels(torch.float32); print(torch.get_num_threads())")
+    done = run(
+        "assert learn() and pooling._compile_kernels(pooling._Pool, torch.float32); print(torch.get_num_threads())"
+    )
     assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
-@pytest.mark.parametrize("before", ["learn()", "pooling._compile_kernels(torch.bfloat16)", "pass"])
+@pytest.mark.parametrize("before", ["learn()", "pooling._compile_kernels(pooling._Pool, torch.bfloat16)", "pass"])
 def test_a_forked_process_pools(kernels, before):
     done = run(f"""
 import os
@@ -172,6 +176,140 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_file_in_the_working_directory_does_not_say_what_code_is_loaded(kernels, tmp_path):
     (tmp_path / ".numba_config.yaml").write_text("cache_dir: strangers\ncache_locator_classes: strangers.Locator\n")
-    done = run("assert learn(); print(pooling._compile_kernels(torch.float32) is not None)", cwd=tmp_path)
+    done = run(
+        "assert learn(); print(pooling._compile_kernels(pooling._Pool, torch.float32) is not None)", cwd=tmp_path
+    )
     assert done.stdout == "True\n", done.stderr
     assert not (tmp_path / "strangers").exists()
+
+
+# --- behind a convolution --------------------------------------------------------------------------------
+
+
+def three(n_filters=32, *, padding=0, bias=True, whole=True, seed=0):
+    """Return the three layers in bfloat16, of whole numbers, whose sums float32 holds exactly, or of any."""
+    conv = nn.Conv2d(1, n_filters, 3, padding=padding, bias=bias)
+    for weights in conv.parameters():
+        draws = torch.randn(weights.shape, generator=seeded(seed))
+        weights.data = (draws.mul(2).round() if whole else draws).to(torch.bfloat16)
+    return [conv, tiled(), nn.ReLU()]
+
+
+def pixels(*shape, whole=True, seed=1):
+    draws = torch.rand(shape, generator=seeded(seed))
+    return (draws.mul(4).round() if whole else draws).to(torch.bfloat16)
+
+
+def compute_and_learn(network, conv, images):
+    """Return what comes out, in float32, and the gradients of the convolution's weights."""
+    conv.zero_grad()
+    outputs = network(images)
+    outputs.backward(torch.randn(outputs.shape, generator=seeded(2)).mul(4).round().to(outputs.dtype))
+    return [outputs.detach().float(), *(weights.grad.float() for weights in conv.parameters())]
+
+
+def compute_in_float32(layers, images):
+    """The slow twin: PyTorch's three layers in float32, whose numbers are then rounded."""
+    conv, *others = copy.deepcopy(layers)
+    found = compute_and_learn(nn.Sequential(conv.float(), *others), conv, images.float())
+    return [tensor.to(torch.bfloat16).float() for tensor in found]
+
+
+@pytest.fixture
+def convolving(kernels, monkeypatch):
+    """Fail where PyTorch's layers are used instead of the kernels."""
+    assert pooling._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is kernels
+    return lambda: monkeypatch.setattr(nn.Sequential, "forward", lambda *_: pytest.fail("PyTorch's were used"))
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28), (70, 4, 4), (5, 13, 8), (2, 9, 27), (0, 8, 8), (1, 5, 5)])
+@pytest.mark.parametrize("n_filters", [1, 32, 67])
+@pytest.mark.parametrize("padding", [0, 1, (2, 0)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_three_layers_in_one_give_the_numbers_of_float32(
+    convolving, monkeypatch, shape, n_filters, padding, bias, n_threads
+):
+    layers, images = three(n_filters, padding=padding, bias=bias), pixels(shape[0], 1, *shape[1:])
+    expected = compute_in_float32(layers, images)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    convolving()
+    assert_equal(compute_and_learn(ConvPoolReLU(*layers), layers[0], images), expected)
+
+
+def test_the_three_layers_in_one_round_numbers_that_are_not_whole_to_the_nearest(convolving):
+    layers, images = three(whole=False), pixels(40, 1, 28, 28, whole=False)
+    outputs, *gradients = compute_in_float32(layers, images)
+    convolving()
+    found, *found_gradients = compute_and_learn(ConvPoolReLU(*layers), layers[0], images)
+    assert (found != outputs).float().mean() < 1e-4  # another order of the sums, rounded at the border
+    torch.testing.assert_close(found, outputs, rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(found_gradients, gradients, rtol=2**-6, atol=0.1)  # of sums of 7,000, up to 500
+
+
+def test_the_three_layers_in_one_pass_on_what_is_no_number(convolving):
+    layers, images = three(), pixels(4, 1, 8, 8)
+    layers[0].weight.data[3], layers[0].bias.data[5] = torch.nan, torch.inf
+    expected = compute_in_float32(layers, images)
+    convolving()
+    found = compute_and_learn(ConvPoolReLU(*layers), layers[0], images)
+    assert found[0][:, 3].isnan().all()
+    assert found[0][:, 5].isinf().all()
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "fits"),
+    [
+        ([Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2)], True),
+        ([Conv(filters=4, kernel_size=3, padding="same", activation="relu"), MaxPool(size=2)], True),
+        ([Conv(filters=4, kernel_size=3, activation="tanh"), MaxPool(size=2)], False),
+        ([Conv(filters=4, kernel_size=3), MaxPool(size=2)], False),
+        ([Conv(filters=4, kernel_size=3, stride=2, activation="relu"), MaxPool(size=2)], False),
+        ([Conv(filters=4, kernel_size=(3, 5), activation="relu"), MaxPool(size=2)], False),
+        ([Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=3)], False),
+        ([Conv(filters=4, kernel_size=3, activation="relu")], False),
+    ],
+)
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("before", [[], [BatchNorm()]], ids=["first", "behind a normalisation"])
+def test_the_twin_in_bfloat16_makes_one_of_three_where_they_are_its_first(layers, fits, n_channels, before):
+    model = build_model([*before, *layers, Flatten(), Dense(units=2)], (n_channels, 12, 12), 2)
+    fused = [layer for layer in Bf16Twin(model)._network if isinstance(layer, ConvPoolReLU)]
+    assert len(fused) == (fits and n_channels == 1)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda layers, images: images.requires_grad_(),
+        lambda layers, images: layers[0].requires_grad_(False) and images,
+        lambda layers, images: layers[0].float() and images.float(),
+        lambda layers, images: images[:, :, :3],
+    ],
+    ids=["gradient of images", "weights that do not learn", "float32", "no whole tile"],
+)
+def test_pytorch_computes_the_three_layers_where_the_kernels_are_not_for_it(monkeypatch, prepare):
+    layers = three(4)
+    images = prepare(layers, pixels(2, 1, 8, 8))
+    monkeypatch.setattr(pooling, "_load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+    layers[1] = nn.MaxPool2d(2)
+
+    def answer(network):
+        try:
+            return network(images)
+        except RuntimeError as error:
+            return str(error)
+
+    found, expected = answer(ConvPoolReLU(*layers)), answer(nn.Sequential(*layers))
+    assert found == expected if isinstance(expected, str) else torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kernel", ["convolve_and_pool", "convolve_and_pool_backward"])
+def test_where_the_kernels_for_three_layers_cannot_be_had_pytorch_computes_them(kernels, forget, monkeypatch, kernel):
+    monkeypatch.delattr(kernels, kernel)
+    layers, images = three(), pixels(2, 1, 8, 8)
+    expected = compute_and_learn(nn.Sequential(*layers), layers[0], images)
+    assert_equal(compute_and_learn(ConvPoolReLU(*layers), layers[0], images), expected)
+    assert pooling._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is None
+    assert pooling._compile_kernels(pooling._Pool, torch.bfloat16) is kernels
