@@ -3,7 +3,9 @@
 import math
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -158,7 +160,10 @@ class Checkpoint:
 
 def versions() -> dict[str, str]:
     """Return what a checkpoint was made with."""
-    return {"fmcli": fmcli.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    found = {"fmcli": fmcli.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    with suppress(metadata.PackageNotFoundError):
+        found["numba"] = metadata.version("numba")
+    return found
 
 
 def save_checkpoint(path: Path, model: nn.Module, header: Header) -> None:

@@ -47,11 +47,12 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class FasterAtOnce:
-    """Members are about to train one after another, where several at once should be faster."""
+class MembersAtOnce:
+    """Several members are about to train at once, without having been asked for it."""
 
     jobs: int
-    times: float  # as fast
+    threads: int  # of each
+    times: float | None  # as fast as one by one, by an estimate; None where a run goes on and keeps its threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ Event = (
     | RunAwaited
     | TrialStarted
     | TrialFinished
-    | FasterAtOnce
+    | MembersAtOnce
     | MemberStarted
     | StepFinished
     | BatchAnswered

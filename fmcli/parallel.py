@@ -162,7 +162,7 @@ def _heard(running: list[_Running]) -> Iterator[Event | Ended]:
         if said is None:
             raise FmcliError(
                 f"the process of {printable(one.name)} {_end_of(one.process)}",
-                hint="what is saved is kept; where memory ran out, fewer at once need less",
+                hint="what is saved is kept; where memory ran out, --jobs 1 needs less",
             )
         yield said
 

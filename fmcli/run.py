@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from fmcli.errors import (
     did_you_mean,
     printable,
 )
-from fmcli.events import EpochFinished, FasterAtOnce, MemberDiverged, Reporter, ignore
+from fmcli.events import EpochFinished, MemberDiverged, MembersAtOnce, Reporter, ignore
 from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
 from fmcli.history import HISTORY_FILE
@@ -38,8 +38,8 @@ from fmcli.recipe.networks import (
     BatchNorm,
 )
 from fmcli.seals import seal
-from fmcli.sharing import faster_jobs
-from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, train_member
+from fmcli.sharing import share_out
+from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, load_state, train_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,10 @@ def train_run(
         overwrite: Remove the run that is in the folder first.
         data_root: Where to look first for built-in sources.
         save_after: Seconds, after which a long epoch is saved within itself, and again.
-        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`). None: one, and
-            the reporter is told where more should be faster.
-        threads: CPU threads of each such process; by default, those of this one are shared out.
+        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`). None: what
+            should be fastest (see `share_out`), or one, where `threads` are given.
+        threads: CPU threads of each such process; by default, those that the run was begun with, or a share of those of
+            this one. One by one, members train in this process, on its threads.
         reporter: Told of what happens.
 
     Returns:
@@ -95,7 +96,8 @@ def train_run(
             else; or a member is not in the recipe.
         RunInUseError: Another process is training it.
         DivergedError: The loss of a member is no longer finite; the others are trained.
-        CheckpointError: What is left of the run would be trained otherwise than what is finished.
+        CheckpointError: What is left of the run would be trained otherwise than what is done of it; or on images that
+            have changed since it began.
         RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `trainer.train_member`.
     """
     names = _choose_members(recipe, members)
@@ -103,14 +105,17 @@ def train_run(
     splits = load_splits(recipe, data_root)
     with _locked(folder):
         _check_folder(folder, recipe, resume=resume, overwrite=overwrite)  # once more: others may have been faster
-        if jobs is None and not resume and threads is None:  # what goes on must keep its threads
-            faster, times = faster_jobs(recipe, names, splits, device)
-            if faster > 1:
-                reporter(FasterAtOnce(faster, times))
-        jobs = jobs or 1
-        share = (threads or max(torch.get_num_threads() // min(jobs, len(recipe.members)), 1)) if jobs > 1 else None
-        if resume:
-            _check_finished(recipe, folder, names, splits, device, share)
+        finished = [one.name for one in recipe.members if resume and (folder / one.name / MODEL_FILE).is_file()]
+        left = [name for name in names if name not in finished]
+        earlier = _read_earlier(folder, recipe, finished, left) if resume and left else {}
+        kept = next((one.threads for one in earlier.values()), None)
+        share = share_out(recipe, left, splits, device, jobs=jobs, threads=threads, kept=kept)
+        planned = _circumstances(recipe, splits, device, share.threads if share is not None else None)
+        for name, before in earlier.items():
+            check = planned[name].check if name in left else planned[name].check_finished
+            check(before, member=name, folder=folder)
+        if share is not None and share.jobs > 1 and jobs is None:
+            reporter(MembersAtOnce(share.jobs, share.threads, share.times))
         if overwrite:
             remove_run(folder, recipe)
         _sweep(folder, recipe)
@@ -119,19 +124,23 @@ def train_run(
             name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
             for name in names
         }
-        if share is not None:
-            del splits  # each process has its own
-            apart = {name: partial(_train_apart, work, recipe, data_root, share) for name, work in works.items()}
-            ends = side_by_side(apart, jobs, reporter)
-        else:
+        if share is None:
             ends = _one_by_one({name: partial(work, splits) for name, work in works.items()}, reporter)
+        else:
+            done = {name: partial(works[name], splits) for name in names if name in finished}
+            apart = {
+                name: partial(_train_apart, works[name], recipe, name, planned[name], device, data_root)
+                for name in left
+            }
+            ends = _several_at_once(done, apart, share.jobs, reporter)
+            del splits, done  # each process has its own
         histories: dict[str, list[EpochFinished]] = {}
         diverged: list[DivergedError] = []
         with closing(ends):
-            for done, ended in enumerate(ends, start=1):
+            for count, ended in enumerate(ends, start=1):
                 if isinstance(ended.error, DivergedError):
                     diverged.append(ended.error)
-                    reporter(MemberDiverged(ended.name, ended.error.message, others=len(names) - done))
+                    reporter(MemberDiverged(ended.name, ended.error.message, others=len(names) - count))
                 elif ended.error is not None:
                     raise ended.error
                 else:
@@ -173,13 +182,38 @@ def _train(
 def _train_apart(
     train: Callable[[Splits, Reporter], list[EpochFinished]],
     recipe: Recipe,
+    name: str,
+    planned: Circumstances,
+    device: torch.device,
     data_root: Path | None,
-    threads: int,
     reporter: Reporter,
 ) -> list[EpochFinished]:
-    """Train a member in a process that has nothing yet; all that could be wrong was found before."""
-    torch.set_num_threads(threads)
-    return train(split_images(load_images(recipe.data, data_root=data_root), recipe.data), reporter)
+    """Train a member in a process that has nothing yet; all that could be wrong when the run began was found then."""
+    torch.set_num_threads(planned.threads)
+    splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
+    _circumstances(recipe, splits, device)[name].check_unchanged(planned, member=name)
+    return train(splits, reporter)
+
+
+def _circumstances(
+    recipe: Recipe, splits: Splits, device: torch.device, threads: int | None = None
+) -> dict[str, Circumstances]:
+    """Return with what each member is trained, in this process or in one of so many threads."""
+    return {
+        member.name: Circumstances.of(
+            member, recipe, splits, device, bf16=use_bf16(member.trainer.precision, device), threads=threads
+        )
+        for member in recipe.members
+    }
+
+
+def _several_at_once(
+    finished: Mapping[str, Work], left: Mapping[str, Work], jobs: int, reporter: Reporter
+) -> Generator[Ended]:
+    """Do what is left in processes of its own; what is finished needs none."""
+    yield from _one_by_one(finished, reporter)
+    del finished  # it holds the images
+    yield from side_by_side(left, jobs, reporter)
 
 
 def _one_by_one(works: Mapping[str, Work], reporter: Reporter) -> Generator[Ended]:
@@ -230,30 +264,23 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_finished(
-    recipe: Recipe, folder: Path, names: Sequence[str], splits: Splits, device: torch.device, threads: int | None
-) -> None:
-    """Refuse to train what is left of a run otherwise than what is finished of it.
-
-    Args:
-        recipe: The recipe.
-        folder: The run's.
-        names: Members that are asked for; where all of them are finished, nothing is refused here.
-        splits: The images.
-        device: Where to train.
-        threads: CPU threads to train with; None for those of this process.
+def _read_earlier(
+    folder: Path, recipe: Recipe, finished: Sequence[str], left: Sequence[str]
+) -> dict[str, Circumstances]:
+    """Return with what the members of a run were trained that are finished or begun.
 
     Raises:
-        CheckpointError: What is left would not come out as if the run had never stopped.
+        CheckpointError: One does not tell, or is damaged. Of those that are begun, and neither finished nor left to be
+            trained now, such are passed over.
     """
-    finished = [member for member in recipe.members if (folder / member.name / MODEL_FILE).is_file()]
-    if {member.name for member in finished}.issuperset(names):
-        return
-    for member in finished:
-        bf16 = use_bf16(member.trainer.precision, device)
-        now = Circumstances.of(member, recipe, splits, device, bf16=bf16, threads=threads)
-        before = Circumstances.of_header(read_header(folder / member.name))
-        now.check_finished(before, member=member.name, folder=folder)
+    earlier = {}
+    for name in (member.name for member in recipe.members):
+        if name in finished:
+            earlier[name] = Circumstances.of_header(read_header(folder / name))
+        elif (state := folder / name / STATE_FILE).is_file():
+            with nullcontext() if name in left else suppress(CheckpointError):
+                earlier[name] = load_state(state).circumstances
+    return earlier
 
 
 def _choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:

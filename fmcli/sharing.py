@@ -7,6 +7,9 @@ networks in small batches gain little by more of them. Several at once cost a pr
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,33 +21,87 @@ from fmcli.recipe.layers import LayerTrace, trace_recipe
 _BETWEEN = 3e-3  # seconds of a step that more threads do not shorten
 _RATE = 6e10  # multiply-adds a second of a thread
 _START = 5.0  # seconds until a process trains
-_WORTH = 1.2  # so many times as fast, or it is not told
+_WORTH = 1.2  # so many times as fast, or one after another
 _PROCESS = 1 << 30  # bytes, beside the images
+_CONTAINER = (  # how much memory a container may use, in bytes, on Linux: version 2 and 1 of control groups
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
-def faster_jobs(recipe: Recipe, names: Sequence[str], splits: Splits, device: torch.device) -> tuple[int, float]:
-    """Return how many members at once should train fastest, and how many times as fast as one after another that is.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How members train in processes of their own.
 
-    By an estimate, not a measurement; (1, 1.0) where several are not worth it.
+    Args:
+        jobs: How many at once.
+        threads: Of the CPU, for each.
+        times: How many times as fast that should be as one by one; None where it was not chosen for that.
+    """
+
+    jobs: int
+    threads: int
+    times: float | None = None
+
+
+def share_out(
+    recipe: Recipe,
+    names: Sequence[str],
+    splits: Splits,
+    device: torch.device,
+    *,
+    jobs: int | None = None,
+    threads: int | None = None,
+    kept: int | None = None,
+) -> Share | None:
+    """Return how members train, each in a process of its own; None: one by one in this process, on its threads.
 
     Args:
         recipe: The recipe.
         names: Which members are to be trained.
         splits: The images.
-        device: Where to train; only a CPU is shared.
+        device: Where to train.
+        jobs: How many at once, where that is asked for.
+        threads: CPU threads for each, where that is asked for.
+        kept: With how many threads the run was begun. Others keep them, unless one by one or other threads are asked
+            for, or there are too few: with other numbers of threads, weights come out otherwise. None for a run that
+            begins.
     """
-    members = [member for member in recipe.members if member.name in names]
+    here = torch.get_num_threads()
+    if not names or jobs == 1 or (jobs is None and threads is not None):
+        return None
+    if device.type == "cpu" and threads is None and kept is not None and kept > 0:
+        if jobs is None:
+            return Share(_most_at_once(recipe, names, splits, here // kept), kept) if kept < here else None
+        if kept * min(jobs, len(names)) <= here:
+            return Share(jobs, kept)
+    if jobs is not None:
+        return Share(jobs, threads or max(here // min(jobs, len(recipe.members)), 1))
+    return _choose_fastest(recipe, names, splits) if device.type == "cpu" and kept is None else None
+
+
+def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits) -> Share | None:
+    """Return what should be fastest; None: one by one.
+
+    By an estimate, not a measurement, so that a run that is begun again has the same numbers of threads.
+    """
     threads = torch.get_num_threads()
-    pipelines = any(member.augment.albumentations for member in members)  # have processes of their own
-    most = min(threads, len(members), _processes_in_memory(splits))
-    if device.type != "cpu" or pipelines or most < 2:
-        return 1, 1.0
+    most = _most_at_once(recipe, names, splits, threads)
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
+    members = [member for member in recipe.members if member.name in names]
     works = [_work(member, traces[member.name], len(splits.train)) for member in members]
     seconds = {jobs: _seconds(works, jobs, threads // jobs) for jobs in range(1, most + 1)}
     best = min(seconds, key=seconds.__getitem__)
     times = seconds[1] / seconds[best]
-    return (best, times) if times >= _WORTH else (1, 1.0)
+    return Share(best, threads // best, times) if times >= _WORTH else None
+
+
+def _most_at_once(recipe: Recipe, names: Sequence[str], splits: Splits, most: int) -> int:
+    """Return how many members there is room for: as many as there are, and as memory holds, but no more than given."""
+    members = [member for member in recipe.members if member.name in names]
+    if any(member.augment.albumentations for member in members):  # they have processes of their own
+        return 1
+    return max(min(most, len(members), _processes_in_memory(splits)), 1)
 
 
 def _work(member: MemberSpec, traces: tuple[LayerTrace, ...], n_images: int) -> tuple[int, float]:
@@ -66,9 +123,18 @@ def _seconds(works: list[tuple[int, float]], jobs: int, threads: int) -> float:
 
 
 def _processes_in_memory(splits: Splits) -> int:
-    """Return how many processes, each with the images, half of the machine's memory holds; 1 where none can tell."""
+    """Return how many processes, each with the images, half of the memory holds; 1 where none can tell."""
+    images = sum(0 if images.is_mapped else images.pixels.nbytes for images in splits.present().values())
+    return max(_memory() // (2 * (_PROCESS + images)), 1)
+
+
+def _memory() -> int:
+    """Return how many bytes of memory the machine has, or its container; 0 where neither tells."""
     names = getattr(os, "sysconf_names", {})
     if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
-        return 1
-    images = sum(0 if images.is_mapped else images.pixels.nbytes for images in splits.present().values())
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * (_PROCESS + images))
+        return 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in _CONTAINER:
+        with suppress(OSError, ValueError):  # there is none, or it says "max"
+            memory = min(memory, int(path.read_text()))
+    return memory

@@ -18,6 +18,7 @@ from fmcli.models import (
     InferenceNetwork,
     add_l2_gradients,
     build_model,
+    pooling,
     predict_logits,
     set_dropout_generator,
 )
@@ -582,6 +583,30 @@ def test_the_twin_in_bfloat16_learns_as_autocast_does_bit_for_bit(layers):
 
     for one, other in zip(learn(with_twin=True), learn(with_twin=False), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_twin_learns_from_its_first_layers_in_one_as_autocast_does_from_three(monkeypatch):
+    layers = [Conv(filters=4, kernel_size=3, activation="relu", l2=0.1), MaxPool(), Flatten(), Dense(units=3)]
+    model = build_model(layers, (1, 12, 12), 3, generator=seeded()).train()
+    images, labels = torch.rand(64, 1, 12, 12, generator=seeded(1)), torch.randint(0, 3, (64,), generator=seeded(2))
+
+    def learn(network, twin=None):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=twin is None):
+            logits = network(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        if twin is not None:
+            twin.collect_gradients()
+        add_l2_gradients(model)
+        return [logits.detach().float(), *(weight.grad.clone() for weight in model.parameters())]
+
+    expected = learn(model)
+    twin = Bf16Twin(model)
+    for ours, theirs in zip(learn(twin, twin), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.01 * float(theirs.abs().max()))
+    monkeypatch.setattr(pooling, "_load_kernels", lambda *_: None)
+    for ours, theirs in zip(learn(twin, twin), expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 # --- inference -------------------------------------------------------------------------------------------

@@ -525,6 +525,45 @@ def test_threads_are_shared_out_before_they_are_compared(run_folder, tiny_recipe
     train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, threads=1)
 
 
+def test_a_member_that_is_half_trained_is_compared_before_another_is_trained(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "trainer.epochs=2")
+    with pytest.raises(StopRequest):
+        train(recipe, tmp_path / "run", members=["k5"], reporter=StopAt(EpochFinished, 1, StopRequest))
+    before = files_in(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="member k5 was begun with 1 CPU thread") as caught:
+        train(recipe, tmp_path / "run", resume=True, jobs=2, threads=2)
+    assert "--threads 1" in caught.value.hint
+    assert files_in(tmp_path / "run") == before
+    train(recipe, tmp_path / "run", resume=True, jobs=2, threads=1)
+
+
+def test_what_is_finished_needs_no_process(run_folder, tiny_recipe, monkeypatch):
+    monkeypatch.setattr("fmcli.parallel._start", lambda *_: pytest.fail("a process was started"))
+    events = []
+    result = train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, reporter=events.append)
+    assert [(type(event), event.already) for event in events] == 2 * [(MemberFinished, True)]
+    assert list(result.histories) == ["k3", "k5"]
+
+
+def test_a_member_that_begins_later_trains_on_no_other_images(tiny_recipe, tmp_path):
+    folder = tmp_path / "quadrants"
+    images, labels = draw_quadrants(240, seed=1)
+    write_idx_folder(folder, images, labels, test=draw_quadrants(100, seed=2), classes=("a", "b", "c", "d"))
+    recipe = tiny(tiny_recipe, f"data.source=idx:{folder}")
+    train(recipe, tmp_path / "run", members=["k3"])
+
+    def change(event):
+        if isinstance(event, MemberFinished):  # of k3, before any process has begun
+            write_idx_folder(
+                folder, images, labels[::-1], test=draw_quadrants(100, seed=2), classes=("a", "b", "c", "d")
+            )
+
+    with pytest.raises(CheckpointError, match="the train images have changed since the run began: member k5") as caught:
+        train(recipe, tmp_path / "run", jobs=2, threads=1, resume=True, reporter=change)
+    assert "--resume" in caught.value.hint
+    assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
+
+
 def test_a_checkpoint_that_says_nothing_of_its_training_is_no_part_of_a_run(run_folder, tiny_recipe):
     place = run_folder / "k3"
     finished = load_checkpoint(place / MODEL_FILE, device=CPU)

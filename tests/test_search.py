@@ -654,7 +654,7 @@ SIGNALLED = """
 import os, signal, sys
 from fmcli.cli.interrupts import interruptible
 from fmcli.errors import InterruptedRun
-from fmcli.events import MemberStarted, StepFinished
+from fmcli.events import MemberFinished, MemberStarted, StepFinished, TrialFinished
 
 def told(number):
     os.kill(os.getpid(), number)
@@ -683,6 +683,14 @@ BEGIN = "report(MemberStarted('m', 1, 2, 1, 1, 'cpu', 'fp32'))"
         ("max([1, 2], key=lambda _: told(NUMBER))", ""),
         (f"{BEGIN}; told(NUMBER); report(StepFinished('m', 1)); report(1)", "MemberStarted\nsaved\n"),
         (f"{BEGIN}; told(NUMBER); told(NUMBER); report(StepFinished('m', 1))", "MemberStarted\n"),  # does not wait
+        # one of two has ended; the other is in a step
+        (
+            f"{BEGIN}; report(StepFinished('n', 1)); report(MemberFinished('m', 'there')); told(NUMBER); "
+            "report(StepFinished('n', 2))",
+            "MemberStarted\nStepFinished\nMemberFinished\nsaved\n",
+        ),
+        (f"{BEGIN}; report(MemberFinished('m', 'there')); told(NUMBER)", "MemberStarted\nMemberFinished\n"),
+        (f"{BEGIN}; report(TrialFinished(0, None)); told(NUMBER)", "MemberStarted\nTrialFinished\n"),
     ],
 )
 def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):

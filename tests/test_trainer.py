@@ -8,7 +8,7 @@ import torch
 from conftest import StopAt
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import load_checkpoint, read_header
+from fmcli.checkpoint import load_checkpoint, read_header, versions
 from fmcli.data import ImageSet, Splits
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
 from fmcli.events import (
@@ -27,7 +27,7 @@ from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.tensors import load_tensors, save_tensors
-from fmcli.trainer import STATE_FILE, VALIDATION_FILE, train_member
+from fmcli.trainer import STATE_FILE, VALIDATION_FILE, Circumstances, train_member
 from fmcli.trainer.learner import Learner
 from fmcli.trainer.state import load_state
 
@@ -316,6 +316,52 @@ def test_other_circumstances_do_not_resume(splits, tmp_path, change, said, hint)
     with pytest.raises(CheckpointError, match=said) as caught:
         train(small_recipe(), splits, tmp_path, resume=True)
     assert hint in caught.value.hint
+
+
+def test_a_member_is_not_begun_in_other_circumstances_than_planned(splits):
+    recipe = small_recipe()
+    now = Circumstances.of(recipe.members[0], recipe, splits, CPU, bf16=False)
+    now.check_unchanged(now, member="m")
+    planned = replace(now, versions={**now.versions, "torch": "2.8.0"})
+    with pytest.raises(CheckpointError, match=r"the run was begun with torch 2\.8\.0, and member m would be") as caught:
+        now.check_unchanged(planned, member="m")
+    assert caught.value.hint.startswith("install torch 2.8.0 again and go on with --resume")
+
+
+@pytest.mark.parametrize(
+    ("bf16", "device", "expected"), [(True, "cpu", True), (False, "cpu", False), (True, "cuda", False)]
+)
+def test_kernels_are_compiled_by_the_same_numba_where_they_are_used(splits, bf16, device, expected):
+    recipe = small_recipe()
+    found = Circumstances.of(recipe.members[0], recipe, splits, torch.device(device), bf16=bf16)
+    assert found.versions.get("numba") == (versions().get("numba", "none") if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said", "hint"),
+    [
+        ("0.1", "0.2", "with numba 0.1, and would go on with numba 0.2", "install numba 0.1 again"),
+        ("none", "0.2", "without numba, and would go on with numba 0.2", "uninstall numba"),
+        ("0.1", "none", "with numba 0.1, and would go on without numba", "install numba 0.1 again"),
+    ],
+)
+def test_other_kernels_do_not_go_on(splits, tmp_path, before, now, said, hint):
+    recipe = small_recipe()
+    found = Circumstances.of(recipe.members[0], recipe, splits, CPU, bf16=True)
+    begun, today = (replace(found, versions={**found.versions, "numba": version}) for version in (before, now))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        today.check(begun, member="m", folder=tmp_path)
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "one", None])
+def test_a_checkpoint_tells_with_how_many_threads_it_was_trained(splits, tmp_path, threads):
+    train(small_recipe(), splits, tmp_path)
+    header = read_header(tmp_path)
+    trained_on = {key: value for key, value in header.trained_on.items() if key != "threads"}
+    trained_on |= {"threads": threads} if threads else {}
+    with pytest.raises(CheckpointError, match="lacks what it was trained on"):
+        Circumstances.of_header(header.model_copy(update={"trained_on": trained_on}))
 
 
 def test_l2_pulls_the_kernels_towards_zero(splits, tmp_path):

@@ -39,17 +39,18 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
         BatchAnswered,
         CheckpointSaved,
         EpochFinished,
+        MemberDiverged,
+        MemberFinished,
         MemberStarted,
         StepFinished,
         StopRequest,
     )
 
-    of_training = MemberStarted | StepFinished | BatchAnswered | EpochFinished | CheckpointSaved
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
     end = words.index("--") if "--" in words else len(words)
     command = shlex.join(["fmcli", *words[:end], flag, *words[end:]])
     received: list[int] = []
-    training = False
+    training: set[str] = set()  # members, of which several may train at once
 
     def stop(number: int, _: object) -> None:
         received.append(number)
@@ -58,8 +59,15 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
 
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
-            nonlocal training
-            training = isinstance(event, of_training)
+            match event:
+                case MemberStarted() | StepFinished() | BatchAnswered() | EpochFinished():
+                    training.add(event.member)
+                case MemberFinished() | MemberDiverged():
+                    training.discard(event.member)
+                case CheckpointSaved():
+                    pass
+                case _:  # between two runs
+                    training.clear()
             # After a file is saved, the event that it belongs to is yet to come.
             if received and not isinstance(event, CheckpointSaved):
                 raise StopRequest

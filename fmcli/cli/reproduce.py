@@ -61,8 +61,8 @@ def reproduce(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    use_threads(threads, where, None if skip_done else terminal)
-    with interruptible("--skip-done") as heeding, TrainingProgress(terminal) as progress:
+    advice = use_threads(threads, where, advise=not skip_done)
+    with interruptible("--skip-done") as heeding, TrainingProgress(terminal, advice) as progress:
         results = run_systems(
             systems or published_systems(),
             output,

@@ -57,11 +57,11 @@ def search(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    use_threads(threads, where, terminal)
+    advice = use_threads(threads, where, advise=True)
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
     if write_recipe is not None:
         _check_winners_place(recipe, write_recipe)
-    with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
+    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice) as progress:
         result = run_search(
             chosen,
             device=where,

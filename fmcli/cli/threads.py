@@ -7,23 +7,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from fmcli.report.console import Terminal
 
-
-def use_threads(threads: int | None, device: torch.device, terminal: Terminal | None) -> None:
-    """Compute with so many threads; where none are asked for, with torch's own number, and tell if fewer were better.
+def use_threads(threads: int | None, device: torch.device, *, advise: bool) -> str | None:
+    """Compute with so many threads; where none are asked for, with torch's own number.
 
     Args:
         threads: As `--threads` says.
         device: Where to train.
-        terminal: Whom to tell; None where something goes on that must keep its number.
+        advise: Look whether fewer were better; not where something goes on that must keep its number.
+
+    Returns:
+        What to tell who trains, one member after another, if fewer were better.
     """
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    elif terminal is not None and device.type == "cpu" and (advice := advice_on_threads(torch.get_num_threads())):
-        terminal.note(advice)
+    elif advise and device.type == "cpu":
+        return advice_on_threads(torch.get_num_threads())
+    return None
 
 
 def advice_on_threads(threads: int) -> str | None:

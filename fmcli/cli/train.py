@@ -50,7 +50,8 @@ def train(
             "-j",
             min=1,
             metavar="N",
-            help="Members to train at once, each on its share of the cores (or --threads of its own); by default one.",
+            help="Members to train at once, each on its share of the cores (or --threads of its own); by default, what "
+            "should be fastest.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Short for --set trainer.seed=N.")] = None,
@@ -81,8 +82,8 @@ def train(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
-    use_threads(threads, where, None if resume or (jobs or 1) > 1 else terminal)
-    with interruptible("--resume") as heeding, TrainingProgress(terminal) as progress:
+    advice = use_threads(threads, where, advise=not resume and (jobs or 1) == 1)
+    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice) as progress:
         result = train_run(
             values,
             folder,

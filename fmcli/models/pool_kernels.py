@@ -18,8 +18,9 @@ from numba.extending import overload
 numba.config.CACHE_DIR = os.environ.get("NUMBA_CACHE_DIR", "")
 numba.config.CACHE_LOCATOR_CLASSES = os.environ.get("NUMBA_CACHE_LOCATOR_CLASSES", "")
 
-_compile = numba.njit(parallel=True, cache=True, fastmath={"contract"})  # takes seconds, once on a machine
-_part = numba.njit(fastmath={"contract"})  # of a kernel; a product and a sum may be rounded once
+_compile = numba.njit(parallel=True, cache=True)  # takes seconds, once on a machine
+_compile_sums = numba.njit(parallel=True, cache=True, fastmath={"contract"})  # x + y · z may be rounded once
+_inline = numba.njit(fastmath={"contract"})
 _process = os.getpid()
 
 
@@ -109,7 +110,7 @@ def pool_backward(gradient, places, images):
                     given[channel] = received[channel] if place[channel] == np.uint8(pixel) else zero
 
 
-@_compile
+@_compile_sums
 def convolve_and_pool(images, weights, maxima, places):
     """Convolve images of one channel by 3 × 3 pixels, and write each tile's maximum, or 0 if it is less.
 
@@ -139,11 +140,11 @@ def convolve_and_pool(images, weights, maxima, places):
                     best, place = other, np.uint8(3)
                 if best <= 0:
                     best, place = np.float32(0), np.uint8(4)
-                maxima[image, row, column, channel] = _round(best)
+                maxima[image, row, column, channel] = _bits_of_bfloat16(best)
                 places[image, row, column, channel] = place
 
 
-@_compile
+@_compile_sums
 def convolve_and_pool_backward(images, gradient, places, sums):
     """Add up the gradients of weights and biases, each part of the images by itself.
 
@@ -179,7 +180,7 @@ def convolve_and_pool_backward(images, gradient, places, sums):
                         total[9, channel] += number
 
 
-@_part
+@_inline
 def _get_pixels(image, row, column):
     """Return the four rows of four pixels that a tile is made of."""
     return (
@@ -190,12 +191,12 @@ def _get_pixels(image, row, column):
     )
 
 
-@_part
+@_inline
 def _get_four(pixels, start):
     return pixels[start], pixels[start + 1], pixels[start + 2], pixels[start + 3]
 
 
-@_part
+@_inline
 def _convolve(upper, middle, lower, weights, channel):
     total = weights[9, channel]
     total += upper[0] * weights[0, channel] + upper[1] * weights[1, channel] + upper[2] * weights[2, channel]
@@ -204,7 +205,7 @@ def _convolve(upper, middle, lower, weights, channel):
     return total
 
 
-@_part
+@_inline
 def _choose(upper, lower, place):
     """Return the three pixels of a row of the filter where the maximum lay, of the rows that it may be."""
     first = lower[0] if place >= 2 else upper[0]
@@ -214,8 +215,8 @@ def _choose(upper, lower, place):
     return (second, third, fourth) if place % 2 else (first, second, third)
 
 
-@_part
-def _round(number):
-    """Return the bits of the nearest bfloat16, of two the even one."""
+@_inline
+def _bits_of_bfloat16(number):
+    """Return the bits of the nearest bfloat16, of two the even one; NaN must be one that a computation gives."""
     bits = np.float32(number).view(np.int32)
     return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))

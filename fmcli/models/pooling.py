@@ -34,8 +34,9 @@ class MaxPool2d(nn.MaxPool2d):
 class ConvPoolReLU(nn.Sequential):
     """A convolution over one channel, max-pooling and ReLU: in bfloat16 on a CPU, they learn in 0.4 of their time.
 
-    The numbers are those of the three in float32, rounded to bfloat16 once, and gradients, too: of pixels that are
-    equal when rounded, the larger one learns. All but learning is left to the three layers, and what `fits` refuses.
+    The numbers are those of the three in float32, then rounded, and gradients, too: of pixels that are equal when
+    rounded, the larger one learns, not the first. All but learning is left to the three layers, and what `fits`
+    refuses.
     """
 
     @staticmethod

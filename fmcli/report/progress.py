@@ -11,9 +11,9 @@ from fmcli.events import (
     CheckpointSaved,
     EpochFinished,
     Event,
-    FasterAtOnce,
     MemberDiverged,
     MemberFinished,
+    MembersAtOnce,
     MemberStarted,
     RunAwaited,
     RunStarted,
@@ -32,10 +32,11 @@ class TrainingProgress:
 
     Args:
         terminal: Where to.
+        advice: What to tell where members are about to train one by one.
     """
 
-    def __init__(self, terminal: Terminal) -> None:
-        self.terminal = terminal
+    def __init__(self, terminal: Terminal, advice: str | None = None) -> None:
+        self.terminal, self._advice = terminal, advice
         self._begun: dict[str, _Begun] = {}
         self._bar: Progress | None = None
         self._awaited: Path | None = None
@@ -79,10 +80,9 @@ class TrainingProgress:
                 for member in list(self._begun):
                     self._drop(member)
                 self.terminal.note(f"trial {event.number}: {result}")
-            case FasterAtOnce():
-                self.terminal.note(
-                    f"such small networks should train {event.times:.1f} times as fast by --jobs {event.jobs}"
-                )
+            case MembersAtOnce():
+                self._advice = None
+                self.terminal.note(_at_once(event))
             case MemberStarted():
                 self._start(event)
             case EpochFinished():
@@ -94,6 +94,9 @@ class TrainingProgress:
 
     def _start(self, event: MemberStarted) -> None:
         self._drop(event.member)
+        if self._advice is not None:
+            self.terminal.note(self._advice)
+            self._advice = None
         left = event.epochs - event.first_epoch + 1
         begun = event.first_epoch > 1 or event.steps_done
         again = f", going on with epoch {event.first_epoch}" if begun and event.first_epoch <= event.epochs else ""
@@ -167,3 +170,12 @@ class _Begun:
     started: MemberStarted
     epochs_done: int = 0
     task: TaskID | None = None
+
+
+def _at_once(event: MembersAtOnce) -> str:
+    threads = "a thread" if event.threads == 1 else f"{event.threads} threads"
+    if event.times is None:
+        why = f"the run was begun with {threads} each (--threads {event.threads}: one by one)"
+        return f"{event.jobs} members at once: {why}"
+    why = f"{event.times:.1f} times as fast by an estimate (--jobs 1: one by one)"
+    return f"{event.jobs} members at once, {threads} each: {why}"

@@ -13,6 +13,7 @@ from fmcli.errors import CheckpointError, printable
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
 
 _COMPUTING = ("fmcli", "torch")
+_NONE = "none"  # of a package that is not installed
 _AFRESH = "or train afresh with --overwrite"
 
 
@@ -48,7 +49,7 @@ class Circumstances:
         threads: int | None = None,
     ) -> "Circumstances":
         """Return those of a member of a recipe in this process, or in one of so many threads."""
-        computing = computing_versions(versions())
+        computing = computing_versions(versions(), kernels=bf16 and device.type == "cpu")
         if spec.augment.albumentations:
             computing |= {name: metadata.version(name) for name in ("albumentations", "numpy")}
         return cls(
@@ -70,6 +71,8 @@ class Circumstances:
         try:
             device, threads, precision = (header.trained_on[key] for key in ("device", "threads", "precision"))
             n_threads = int(threads)
+            if n_threads < 1:
+                raise ValueError(threads)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint of {printable(header.name)} lacks what it was trained on",
@@ -81,7 +84,7 @@ class Circumstances:
             device=device if device in ("cpu", "mps") else "cuda",  # of which it tells the model's name
             threads=n_threads,
             precision=precision,
-            versions=computing_versions(header.versions),
+            versions=computing_versions(header.versions, kernels=device == "cpu" and precision == "bf16"),
         )
 
     def check_recipe_and_data(self, recipe: str, data: Mapping[str, str], *, member: str, folder: Path) -> None:
@@ -144,6 +147,28 @@ class Circumstances:
                 hint=f"{way_back}; or train the others elsewhere with --output",
             )
 
+    def check_unchanged(self, expected: "Circumstances", *, member: str) -> None:
+        """Refuse to begin a member otherwise than was planned when its run began, perhaps hours before.
+
+        Args:
+            expected: With what it was to be trained then.
+            member: Which one.
+
+        Raises:
+            CheckpointError: Something has changed since, saying what.
+        """
+        for split, digest in expected.data.items():
+            if self.data.get(split) != digest:
+                raise CheckpointError(
+                    f"the {split} images have changed since the run began: member {member} would learn from others",
+                    hint=f"bring them back and go on with --resume, {_AFRESH}",
+                )
+        for before, now, way_back in self._differences(expected):
+            raise CheckpointError(
+                f"the run was begun {before}, and member {member} would be trained {now}",
+                hint=f"{way_back} and go on with --resume, {_AFRESH}",
+            )
+
     def _differences(self, begun: "Circumstances") -> Iterator[tuple[str, str, str]]:
         """Yield how it was, how it is, and what brings that back, for each thing that changes numbers."""
         if begun.device != self.device:
@@ -151,9 +176,10 @@ class Circumstances:
         if begun.precision != self.precision:
             yield f"in {begun.precision}", f"in {self.precision}", "go on on the machine that it was begun on"
         for package, version in begun.versions.items():
-            now = self.versions.get(package, "none")
+            now = self.versions.get(package, _NONE)
             if now != version:
-                yield f"with {package} {version}", f"with {package} {now}", f"install {package} {version} again"
+                way_back = f"uninstall {package}" if version == _NONE else f"install {package} {version} again"
+                yield _with(package, version), _with(package, now), way_back
         if begun.threads != self.threads and self.device == "cpu":
             yield f"with {_count(begun.threads)}", f"with {self.threads}", f"--threads {begun.threads}"
 
@@ -163,9 +189,14 @@ def digests_of_training(splits: Splits) -> dict[str, str]:
     return {name: images.digest for name, images in splits.present().items() if name != "test"}
 
 
-def computing_versions(all_versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the versions of what computes, of those that a checkpoint tells."""
-    return {name: version for name, version in all_versions.items() if name in _COMPUTING}
+def computing_versions(all_versions: Mapping[str, str], *, kernels: bool = False) -> dict[str, str]:
+    """Return the versions of what computes, of those that a checkpoint tells; with what compiles kernels, if asked."""
+    computing = {name: version for name, version in all_versions.items() if name in _COMPUTING}
+    return computing | ({"numba": all_versions.get("numba", _NONE)} if kernels else {})
+
+
+def _with(package: str, version: str) -> str:
+    return f"without {package}" if version == _NONE else f"with {package} {version}"
 
 
 def _count(threads: int) -> str:

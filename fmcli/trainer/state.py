@@ -91,7 +91,10 @@ def load_state(path: Path) -> TrainingState:
     """
     metadata, tensors = load_tensors(path)
     if metadata.get("format") != STATE_FORMAT:
-        raise CheckpointError(f"{printable(path)} is not a training state of this fmcli")
+        raise CheckpointError(
+            f"{printable(path)} is not a training state of this fmcli",
+            hint="another version of fmcli wrote it: use that, or train afresh with --overwrite",
+        )
     progress = None
     if "progress" in metadata:
         parts: dict[str, Any] = {**without_prefix("progress", tensors), **json.loads(metadata["progress"])}
