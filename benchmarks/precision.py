@@ -44,7 +44,7 @@ def as_written() -> Iterator[None]:
     """Let networks be built in the recipe's order, and PyTorch pool."""
     with (
         patch("fmcli.models.build._pool_first", list),
-        patch("fmcli.models.pooling._load_kernels", lambda *_: None),
+        patch("fmcli.models.compiled.load_kernels", lambda *_: None),
     ):
         yield
 

@@ -18,7 +18,7 @@ from fmcli.models import (
     InferenceNetwork,
     add_l2_gradients,
     build_model,
-    pooling,
+    compiled,
     predict_logits,
     set_dropout_generator,
 )
@@ -604,7 +604,7 @@ def test_the_twin_learns_from_its_first_layers_in_one_as_autocast_does_from_thre
     twin = Bf16Twin(model)
     for ours, theirs in zip(learn(twin, twin), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.01 * float(theirs.abs().max()))
-    monkeypatch.setattr(pooling, "_load_kernels", lambda *_: None)
+    monkeypatch.setattr(compiled, "load_kernels", lambda *_: None)
     for ours, theirs in zip(learn(twin, twin), expected, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.models import Bf16Twin, build_model, pooling
+from fmcli.models import Bf16Twin, build_model, compiled, pooling
 from fmcli.models.pooling import ConvPoolReLU, MaxPool2d
 from fmcli.recipe.networks import BatchNorm, Conv, Dense, Flatten, MaxPool
 
 LEARN = """
 import torch
 torch.set_num_threads(1)
-from fmcli.models import pooling
+from fmcli.models import compiled, pooling
 
 def learn():
     images = torch.rand(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -29,7 +29,7 @@ def learn():
 
 @pytest.fixture
 def kernels():
-    found = pooling._compile_kernels(pooling._Pool, torch.float32)
+    found = compiled._compile_kernels(pooling._Pool, torch.float32)
     if found is None:
         say = pytest.fail if os.environ.get("CI") and sys.platform == "linux" else pytest.skip
         say("no OpenMP that numba could use here: PyTorch pools")
@@ -39,9 +39,9 @@ def kernels():
 @pytest.fixture
 def forget():
     """Let what was compiled be asked for anew, before and after."""
-    pooling._compile_kernels.cache_clear()
+    compiled._compile_kernels.cache_clear()
     yield
-    pooling._compile_kernels.cache_clear()
+    compiled._compile_kernels.cache_clear()
 
 
 def seeded(seed=0):
@@ -117,7 +117,7 @@ def test_several_threads_of_python_may_pool_at_once(kernels):
     ids=["larger", "overlapping", "oblong", "padded", "dilated", "ceiling", "channels first", "float64", "no gradient"],
 )
 def test_pytorch_pools_what_the_kernels_are_not_for(monkeypatch, pooled, prepare):
-    monkeypatch.setattr(pooling, "_load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+    monkeypatch.setattr(compiled, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
     images = prepare(torch.rand(2, 8, 7, 7).contiguous(memory_format=torch.channels_last))
     assert torch.equal(MaxPool2d(*pooled)(images), nn.MaxPool2d(*pooled)(images))
 
@@ -138,8 +138,8 @@ def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget, monkeypa
 
     match obstacle:
         case "import":
-            monkeypatch.setitem(sys.modules, "fmcli.models.pool_kernels", None)
-            monkeypatch.delattr("fmcli.models.pool_kernels")
+            monkeypatch.setitem(sys.modules, "fmcli.models.kernels", None)
+            monkeypatch.delattr("fmcli.models.kernels")
         case "threads":
             monkeypatch.setattr(kernels, "use_threads", fail)
         case "another pool":
@@ -150,18 +150,18 @@ def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget, monkeypa
             monkeypatch.setattr(kernels, "pool_backward", fail)
     images = draw_images((4, 8, 6, 6), torch.bfloat16)
     assert_equal(pool_and_learn(tiled(), images), pool_and_learn(nn.MaxPool2d(2), images))
-    assert pooling._compile_kernels(pooling._Pool, torch.bfloat16) is None
+    assert compiled._compile_kernels(pooling._Pool, torch.bfloat16) is None
 
 
 def test_pytorch_keeps_the_threads_that_it_was_given(kernels):
     done = run(
-        "assert learn() and pooling._compile_kernels(pooling._Pool, torch.float32); print(torch.get_num_threads())"
+        "assert learn() and compiled._compile_kernels(pooling._Pool, torch.float32); print(torch.get_num_threads())"
     )
     assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
-@pytest.mark.parametrize("before", ["learn()", "pooling._compile_kernels(pooling._Pool, torch.bfloat16)", "pass"])
+@pytest.mark.parametrize("before", ["learn()", "compiled._compile_kernels(pooling._Pool, torch.bfloat16)", "pass"])
 def test_a_forked_process_pools(kernels, before):
     done = run(f"""
 import os
@@ -177,7 +177,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_file_in_the_working_directory_does_not_say_what_code_is_loaded(kernels, tmp_path):
     (tmp_path / ".numba_config.yaml").write_text("cache_dir: strangers\ncache_locator_classes: strangers.Locator\n")
     done = run(
-        "assert learn(); print(pooling._compile_kernels(pooling._Pool, torch.float32) is not None)", cwd=tmp_path
+        "assert learn(); print(compiled._compile_kernels(pooling._Pool, torch.float32) is not None)", cwd=tmp_path
     )
     assert done.stdout == "True\n", done.stderr
     assert not (tmp_path / "strangers").exists()
@@ -218,7 +218,7 @@ def compute_in_float32(layers, images):
 @pytest.fixture
 def convolving(kernels, monkeypatch):
     """Fail where PyTorch's layers are used instead of the kernels."""
-    assert pooling._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is kernels
+    assert compiled._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is kernels
     return lambda: monkeypatch.setattr(nn.Sequential, "forward", lambda *_: pytest.fail("PyTorch's were used"))
 
 
@@ -292,7 +292,7 @@ def test_the_twin_in_bfloat16_makes_one_of_three_where_they_are_its_first(layers
 def test_pytorch_computes_the_three_layers_where_the_kernels_are_not_for_it(monkeypatch, prepare):
     layers = three(4)
     images = prepare(layers, pixels(2, 1, 8, 8))
-    monkeypatch.setattr(pooling, "_load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+    monkeypatch.setattr(compiled, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
     layers[1] = nn.MaxPool2d(2)
 
     def answer(network):
@@ -311,5 +311,5 @@ def test_where_the_kernels_for_three_layers_cannot_be_had_pytorch_computes_them(
     layers, images = three(), pixels(2, 1, 8, 8)
     expected = compute_and_learn(nn.Sequential(*layers), layers[0], images)
     assert_equal(compute_and_learn(ConvPoolReLU(*layers), layers[0], images), expected)
-    assert pooling._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is None
-    assert pooling._compile_kernels(pooling._Pool, torch.bfloat16) is kernels
+    assert compiled._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is None
+    assert compiled._compile_kernels(pooling._Pool, torch.bfloat16) is kernels

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmcli.models.pooling import MaxPool2d
+from fmcli.models.strided import StridedConv2d
 from fmcli.recipe.layers import LayerTrace, pair, same_padding, trace_layers
 from fmcli.recipe.networks import (
     Activate,
@@ -125,7 +126,8 @@ def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, output_columns: in
         padding = (top, left)
     else:
         yield SamePad(left, right, top, bottom)
-    conv = nn.Conv2d(channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias)
+    kind = nn.Conv2d if stride == (1, 1) else StridedConv2d
+    conv = kind(channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias)
     vars(conv)["l2"] = layer.l2
     yield conv
 

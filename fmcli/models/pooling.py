@@ -1,16 +1,16 @@
 """Max-pooling that learns in a part of the time that PyTorch's takes on a CPU, alone and behind a convolution."""
 
-import sys
 from collections.abc import Sequence
-from functools import cache
 from types import ModuleType
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from fmcli.models import compiled
+from fmcli.models.compiled import as_array
 
 _N_PARTS = 64  # of a batch, whose gradients are added up apart: the same sums for any number of threads
 
@@ -19,14 +19,18 @@ class MaxPool2d(nn.MaxPool2d):
     """PyTorch's max-pooling: equal numbers and gradients; there are no second derivatives.
 
     For learning on a CPU, PyTorch keeps each maximum's place in eight bytes, fills the gradient with zeros, and then
-    writes it number by number. `pool_kernels` keeps one byte, and writes the gradient once, by vectors. They are for
+    writes it number by number. `kernels` keeps one byte, and writes the gradient once, by vectors. They are for
     tiles of 2 × 2, channels last, on Linux. All else PyTorch does, and prediction, where loading them takes longer than
     they save.
     """
 
     def forward(self, images: Tensor) -> Tensor:
         """Pool (N, C, H, W)."""
-        if _has_tiles(self) and _is_suitable(images) and (kernels := _load_kernels(_Pool, images.dtype)) is not None:
+        if (
+            _has_tiles(self)
+            and _is_suitable(images)
+            and (kernels := compiled.load_kernels(_Pool, images.dtype)) is not None
+        ):
             return cast(Tensor, _Pool.apply(images, kernels))
         return cast(Tensor, super().forward(images))
 
@@ -52,7 +56,10 @@ class ConvPoolReLU(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         """Compute (N, n_filters, ...) from (N, 1, H, W)."""
         conv = cast(nn.Conv2d, self[0])
-        if self._is_suitable(conv, images) and (kernels := _load_kernels(_ConvPoolReLU, images.dtype)) is not None:
+        if (
+            self._is_suitable(conv, images)
+            and (kernels := compiled.load_kernels(_ConvPoolReLU, images.dtype)) is not None
+        ):
             return cast(Tensor, _ConvPoolReLU.apply(images, conv.weight, conv.bias, conv.padding, kernels))
         return cast(Tensor, super().forward(images))  # type: ignore[no-untyped-call]
 
@@ -75,7 +82,7 @@ class _Pool(torch.autograd.Function):
         N, C, H, W = images.shape
         maxima, places = _create_maxima((N, C, H // 2, W // 2), images.dtype)
         kernels.use_threads(torch.get_num_threads())
-        kernels.pool(_as_array(images), _as_array(maxima), _as_array(places))
+        kernels.pool(as_array(images), as_array(maxima), as_array(places))
         ctx.save_for_backward(places)
         ctx.kernels, ctx.shape = kernels, images.shape
         return maxima
@@ -89,7 +96,7 @@ class _Pool(torch.autograd.Function):
             images.zero_()  # what lies in no tile receives nothing
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         ctx.kernels.use_threads(torch.get_num_threads())
-        ctx.kernels.pool_backward(_as_array(gradient), _as_array(places), _as_array(images))
+        ctx.kernels.pool_backward(as_array(gradient), as_array(places), as_array(images))
         return images, None
 
     @staticmethod
@@ -111,7 +118,7 @@ class _ConvPoolReLU(torch.autograd.Function):
         biases = torch.zeros(len(weight)) if bias is None else bias.float()
         weights = torch.cat((weight.float().flatten(1).T, biases[None]))
         kernels.use_threads(torch.get_num_threads())
-        kernels.convolve_and_pool(padded.numpy(), weights.numpy(), _as_array(maxima), _as_array(places))
+        kernels.convolve_and_pool(padded.numpy(), weights.numpy(), as_array(maxima), as_array(places))
         ctx.save_for_backward(padded, places)
         ctx.kernels, ctx.has_bias = kernels, bias is not None
         return maxima
@@ -123,7 +130,7 @@ class _ConvPoolReLU(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         sums = torch.zeros(_N_PARTS, 10, gradient.shape[1])
         ctx.kernels.use_threads(torch.get_num_threads())
-        ctx.kernels.convolve_and_pool_backward(padded.numpy(), _as_array(gradient), _as_array(places), sums.numpy())
+        ctx.kernels.convolve_and_pool_backward(padded.numpy(), as_array(gradient), as_array(places), sums.numpy())
         total = sums.sum(0).to(gradient.dtype)
         return None, total[:9].T.reshape(-1, 1, 3, 3), total[9] if ctx.has_bias else None, None, None
 
@@ -148,13 +155,6 @@ def _create(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, memory_format=torch.channels_last)
 
 
-def _as_array(images: Tensor) -> NDArray[Any]:
-    """Return the same memory as (N, H, W, C), bfloat16 as int16."""
-    images = images.detach().permute(0, 2, 3, 1)
-    array: NDArray[Any] = (images.view(torch.int16) if images.dtype == torch.bfloat16 else images).numpy()
-    return array
-
-
 def _is_suitable(images: Tensor) -> bool:
     return (
         images.requires_grad
@@ -164,25 +164,3 @@ def _is_suitable(images: Tensor) -> bool:
         and images.is_contiguous(memory_format=torch.channels_last)
         and min(images.shape[2:]) >= 2
     )
-
-
-def _load_kernels(layer: type[_Pool | _ConvPoolReLU], dtype: torch.dtype) -> ModuleType | None:
-    """Return `pool_kernels`, compiled for a layer and a dtype, or None where they cannot be had."""
-    kernels = _compile_kernels(layer, dtype) if sys.platform == "linux" else None
-    return None if kernels is None or kernels.is_forked() else kernels
-
-
-@cache
-def _compile_kernels(layer: type[_Pool | _ConvPoolReLU], dtype: torch.dtype) -> ModuleType | None:
-    n_threads = torch.get_num_threads()
-    try:
-        from fmcli.models import pool_kernels
-
-        if pool_kernels.is_forked() or not pool_kernels.shares_threads():
-            return None
-        layer.try_out(pool_kernels, dtype)
-    except Exception:  # no OpenMP, a full disk, a damaged cache, no right to make machine code: PyTorch pools
-        return None
-    finally:
-        torch.set_num_threads(n_threads)  # starting numba's threads sets the number of OpenMP's
-    return pool_kernels

@@ -1,10 +1,11 @@
-"""Max-pooling over tiles of 2 × 2 pixels, compiled to machine code: whole vectors of channels, a byte for each place.
+"""What PyTorch's operators do slowly on a CPU, compiled to machine code by numba.
 
-Images are (N, H, W, C), in float32 or as int16, which are then the bits of bfloat16. `pooling` uses these, and PyTorch
-where they cannot be had: importing this module, compiling and the first calls may fail in many ways.
+Images are (N, H, W, C), in float32 or as int16, which are then the bits of bfloat16. `pooling` and `strided` use these,
+and PyTorch where they cannot be had: importing this module, compiling and the first calls may fail in many ways.
 
-A convolution over one channel, pooled, needs neither its own pixels in memory nor their gradient: of a tile, a filter
-learns from one pixel only, by the 3 × 3 pixels of the image that it was made of.
+Max-pooling is over tiles of 2 × 2 pixels, by whole vectors of channels, with a byte for each place. A convolution over
+one channel, pooled, needs neither its own pixels in memory nor their gradient: of a tile, a filter learns from one
+pixel only, by the 3 × 3 pixels of the image that it was made of.
 """
 
 import os
@@ -220,3 +221,30 @@ def _bits_of_bfloat16(number):
     """Return the bits of the nearest bfloat16, of two the even one; NaN must be one that a computation gives."""
     bits = np.float32(number).view(np.int32)
     return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
+
+
+@_compile
+def gather_patches(images, patches, strides, padding):
+    """Write for each pixel of a convolution the pixels that it is made of; zeros outside of the image.
+
+    Args:
+        images: float32 or int16 (N, H, W, C).
+        patches: The same dtype, (N, n_rows, n_columns, kernel rows, kernel columns, C), written.
+        strides: Down and across.
+        padding: Of zeros, above and below, left and right.
+    """
+    n_rows, n_columns, kernel_rows, kernel_columns, n_channels = patches.shape[1:]
+    height, width = images.shape[1:3]
+    for task in prange(len(images) * n_rows):
+        image, row = task // n_rows, task % n_rows
+        for column in range(n_columns):
+            for kernel_row in range(kernel_rows):
+                y = row * strides[0] - padding[0] + kernel_row
+                for kernel_column in range(kernel_columns):
+                    x = column * strides[1] - padding[1] + kernel_column
+                    patch = patches[image, row, column, kernel_row, kernel_column]
+                    if 0 <= y < height and 0 <= x < width:
+                        for channel in range(n_channels):
+                            patch[channel] = images[image, y, x, channel]
+                    else:
+                        patch[:] = 0
