@@ -1,4 +1,7 @@
-"""Networks: built from a list of layers (`build`), trained in bfloat16 (`bf16`), run over images (`inference`)."""
+"""Networks: built from a list of layers (`build`), trained in bfloat16 (`bf16`), run over images (`inference`).
+
+What PyTorch does slowly on a CPU: `pooling` and `strided`, by `kernels`, which `compiled` loads where they can be had.
+"""
 
 from fmcli.models.bf16 import Bf16Twin
 from fmcli.models.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
