@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -62,6 +63,8 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
         FmcliError: A process died.
         Exception: What a piece of work raised when it was stopped, in place of what stopped it.
     """
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # the first process would start it, which lets signals through again
     waiting = deque(works.items())
     running: list[_Running] = []
     try:
