@@ -134,17 +134,28 @@ def train_run(
             }
             ends = _several_at_once(done, apart, share.jobs, reporter)
             del splits, done  # each process has its own
-        histories: dict[str, list[EpochFinished]] = {}
-        diverged: list[DivergedError] = []
-        with closing(ends):
-            for count, ended in enumerate(ends, start=1):
-                if isinstance(ended.error, DivergedError):
-                    diverged.append(ended.error)
-                    reporter(MemberDiverged(ended.name, ended.error.message, others=len(names) - count))
-                elif ended.error is not None:
-                    raise ended.error
-                else:
-                    histories[ended.name] = ended.result
+        histories = _gather(ends, names, reporter)
+    return RunResult(folder, {name: histories[name] for name in names})
+
+
+def _gather(ends: Generator[Ended], names: Sequence[str], reporter: Reporter) -> dict[str, list[EpochFinished]]:
+    """Wait for all members, and return their histories.
+
+    Raises:
+        DivergedError: Some diverged; the others are trained.
+        Exception: What else went wrong with one, at which the others are stopped.
+    """
+    histories: dict[str, list[EpochFinished]] = {}
+    diverged: list[DivergedError] = []
+    with closing(ends):
+        for count, ended in enumerate(ends, start=1):
+            if isinstance(ended.error, DivergedError):
+                diverged.append(ended.error)
+                reporter(MemberDiverged(ended.name, ended.error.message, others=len(names) - count))
+            elif ended.error is not None:
+                raise ended.error
+            else:
+                histories[ended.name] = ended.result
     if len(names) == 1 and diverged:
         raise diverged[0]
     if diverged:
@@ -153,7 +164,7 @@ def train_run(
             + "; ".join(error.message for error in diverged),
             hint=diverged[0].hint,
         )
-    return RunResult(folder, {name: histories[name] for name in names})
+    return histories
 
 
 def _train(

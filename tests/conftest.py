@@ -214,3 +214,13 @@ def cli(capfd):
         return Result(int(status), *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def forget_kernels():
+    """Let what was compiled be asked for anew, before and after."""
+    from fmcli.models import compiled
+
+    compiled._compile_kernels.cache_clear()
+    yield
+    compiled._compile_kernels.cache_clear()

@@ -36,14 +36,6 @@ def kernels():
     return found
 
 
-@pytest.fixture
-def forget():
-    """Let what was compiled be asked for anew, before and after."""
-    compiled._compile_kernels.cache_clear()
-    yield
-    compiled._compile_kernels.cache_clear()
-
-
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -132,7 +124,7 @@ def test_an_image_without_a_whole_tile_is_refused_as_by_pytorch():
     "obstacle",
     ["import", "threads", "another pool", "compile", "backward"],
 )
-def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget, monkeypatch, obstacle):
+def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget_kernels, monkeypatch, obstacle):
     def fail(*_):
         raise OSError("no room on the disk")
 
@@ -306,7 +298,9 @@ def test_pytorch_computes_the_three_layers_where_the_kernels_are_not_for_it(monk
 
 
 @pytest.mark.parametrize("kernel", ["convolve_and_pool", "convolve_and_pool_backward"])
-def test_where_the_kernels_for_three_layers_cannot_be_had_pytorch_computes_them(kernels, forget, monkeypatch, kernel):
+def test_where_the_kernels_for_three_layers_cannot_be_had_pytorch_computes_them(
+    kernels, forget_kernels, monkeypatch, kernel
+):
     monkeypatch.delattr(kernels, kernel)
     layers, images = three(), pixels(2, 1, 8, 8)
     expected = compute_and_learn(nn.Sequential(*layers), layers[0], images)

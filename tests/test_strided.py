@@ -111,16 +111,12 @@ def test_pytorch_computes_all_else(monkeypatch, options, prepare):
 
 
 @pytest.mark.parametrize("obstacle", ["gather_patches", "shares_threads"])
-def test_where_the_kernels_cannot_be_had_pytorch_computes(monkeypatch, obstacle):
-    from fmcli.models import kernels
-
-    compiled._compile_kernels.cache_clear()
-    monkeypatch.delattr(kernels, obstacle)
+def test_where_the_kernels_cannot_be_had_pytorch_computes(forget_kernels, monkeypatch, obstacle):
+    monkeypatch.delattr("fmcli.models.kernels." + obstacle)
     conv, images = strided_conv(4, 6, 3, stride=2, padding=1), whole(2, 4, 9, 9)
     expected = learn(conv, images, nn.Conv2d.forward)
     assert all(map(torch.equal, learn(conv, images, StridedConv2d.__call__), expected))
     assert compiled._compile_kernels(strided._StridedConv, torch.bfloat16) is None
-    compiled._compile_kernels.cache_clear()
 
 
 def test_networks_have_them_where_there_are_strides():
