@@ -11,7 +11,7 @@ import torch
 from fmcli.checkpoint import Checkpoint
 from fmcli.choices import SplitName
 from fmcli.ensemble import evaluate_ensemble, hold_vote
-from fmcli.errors import CheckpointError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
+from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
 from fmcli.folders import MODEL_FILE, RECIPE_FILE
 from fmcli.history import best_epoch, read_history
@@ -20,7 +20,7 @@ from fmcli.pool import learn_rule, open_pool
 from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
-from fmcli.run import load_splits, remove_run, train_run
+from fmcli.run import load_splits, remove_runs, train_run
 from fmcli.systems import SeedResult, SystemResult
 
 _PAUSE = 2.0  # seconds
@@ -79,13 +79,12 @@ def reproduce(
     for name, recipe in recipes.items():
         _check_classes(recipe, references[name], data_root)
     runs = [
-        _Run(name, recipe.name, seed, folders[name] / f"seed-{seed}")
+        _Run(name, recipe.name, seed, (*overrides, f"trainer.seed={seed}"), folders[name] / f"seed-{seed}")
         for name, recipe in recipes.items()
         for seed in range(seeds)
     ]
     if overwrite:  # all at once: what is stopped can then go on with --skip-done
-        for run in runs:
-            remove_run(run.folder, recipes[run.name])
+        remove_runs({run.folder: load_recipe(run.name, run.overrides) for run in runs})
 
     told: set[_Run] = set()
 
@@ -93,8 +92,9 @@ def reproduce(
         if run not in told:  # a run of another process is tried again and again
             told.add(run)
             reporter(RunStarted(run.title, run.seed, seeds))
-        recipe = load_recipe(run.name, [*overrides, f"trainer.seed={run.seed}"])
-        train_run(recipe, run.folder, device=device, resume=skip_done, data_root=data_root, reporter=reporter)
+        recipe = load_recipe(run.name, run.overrides)
+        again = skip_done or overwrite
+        train_run(recipe, run.folder, device=device, resume=again, data_root=data_root, reporter=reporter)
 
     _train_each(runs, train, share=skip_done, reporter=reporter)
     results = []
@@ -114,18 +114,25 @@ class _Run:
         name: Of its recipe, as the user wrote it.
         title: Of its recipe, as that calls itself.
         seed: Of the training.
+        overrides: `key=value` strings for its recipe.
         folder: Where it goes.
     """
 
     name: str
     title: str
     seed: int
+    overrides: tuple[str, ...]
     folder: Path
 
 
 def _train_each(runs: Sequence[_Run], train: Callable[[_Run], None], *, share: bool, reporter: Reporter) -> None:
-    """Train runs; where they are shared with other processes, none twice, and wait until all are done."""
+    """Train runs; where they are shared with other processes, none twice, and wait until all are done.
+
+    Raises:
+        DivergedError: Some diverged; the others are trained.
+    """
     left = list(runs)
+    diverged: dict[_Run, DivergedError] = {}
     while left := [run for run in left if not (share and _is_finished(run.folder))]:
         in_use = []
         for run in left:
@@ -135,10 +142,18 @@ def _train_each(runs: Sequence[_Run], train: Callable[[_Run], None], *, share: b
                 if not share:
                     raise
                 in_use.append(run)
+            except DivergedError as error:
+                diverged[run] = error
         if in_use == left:
             reporter(RunAwaited(left[0].folder))
             time.sleep(_PAUSE)
         left = in_use
+    if diverged:
+        raise DivergedError(
+            f"{len(diverged)} of {len(runs)} trainings did not come to an end: "
+            + "; ".join(f"{printable(run.title)}, seed {run.seed}: {error.message}" for run, error in diverged.items()),
+            hint="the others are trained: leave those systems out, with --skip-done; or fewer --seeds",
+        )
 
 
 def _changes(run: _Run) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,11 +34,9 @@ from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
 from fmcli.recipe.layers import LayerTrace, trace_recipe
-from fmcli.recipe.networks import (
-    BatchNorm,
-)
+from fmcli.recipe.networks import BatchNorm
 from fmcli.seals import seal
-from fmcli.sharing import share_out
+from fmcli.sharing import Share, share_out
 from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, load_state, train_member
 
 
@@ -102,40 +100,79 @@ def train_run(
     """
     names = _choose_members(recipe, members)
     _check_folder(folder, recipe, resume=resume, overwrite=overwrite)
+    if folder.is_dir():
+        with _locked(folder):
+            pass  # whether another process trains it is known before the images are read
     splits = load_splits(recipe, data_root)
     with _locked(folder):
         _check_folder(folder, recipe, resume=resume, overwrite=overwrite)  # once more: others may have been faster
-        finished = [one.name for one in recipe.members if resume and (folder / one.name / MODEL_FILE).is_file()]
-        left = [name for name in names if name not in finished]
-        earlier = _read_earlier(folder, recipe, finished, left) if resume and left else {}
-        kept = next((one.threads for one in earlier.values()), None)
-        share = share_out(recipe, left, splits, device, jobs=jobs, threads=threads, kept=kept)
-        planned = _circumstances(recipe, splits, device, share.threads if share is not None else None)
-        for name, before in earlier.items():
-            check = planned[name].check if name in left else planned[name].check_finished
-            check(before, member=name, folder=folder)
-        if share is not None and share.jobs > 1 and jobs is None:
-            reporter(MembersAtOnce(share.jobs, share.threads, share.times))
+        plan = _plan(recipe, names, folder, splits, device, resume=resume, jobs=jobs, threads=threads)
+        share = plan.share
         if overwrite:
             remove_run(folder, recipe)
         _sweep(folder, recipe)
-        write_atomic(folder / RECIPE_FILE, seal(dump_recipe(recipe)).encode())
+        _write_recipe(folder, recipe)
+        if share is not None and share.jobs > 1 and jobs is None:
+            reporter(MembersAtOnce(share.jobs, share.threads, share.times))
         works = {
             name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
             for name in names
         }
-        if share is None:
-            ends = _one_by_one({name: partial(work, splits) for name, work in works.items()}, reporter)
+        done = {name: partial(works[name], splits) for name in names if name not in plan.left}
+        if share is None:  # what is finished comes first: if it is damaged, that is found before hours of training
+            ends = _one_by_one(done | {name: partial(works[name], splits) for name in plan.left}, reporter)
         else:
-            done = {name: partial(works[name], splits) for name in names if name in finished}
             apart = {
-                name: partial(_train_apart, works[name], recipe, name, planned[name], device, data_root)
-                for name in left
+                name: partial(_train_apart, works[name], recipe, name, plan.circumstances[name], device, data_root)
+                for name in plan.left
             }
             ends = _several_at_once(done, apart, share.jobs, reporter)
             del splits, done  # each process has its own
         histories = _gather(ends, names, reporter)
     return RunResult(folder, {name: histories[name] for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a run has left to do, and how.
+
+    Args:
+        left: The members that are to be trained, and not finished.
+        share: How they train in processes of their own; None: one by one in this process.
+        circumstances: With what each member of the recipe is trained.
+    """
+
+    left: list[str]
+    share: Share | None
+    circumstances: dict[str, Circumstances]
+
+
+def _plan(
+    recipe: Recipe,
+    names: Sequence[str],
+    folder: Path,
+    splits: Splits,
+    device: torch.device,
+    *,
+    resume: bool,
+    jobs: int | None,
+    threads: int | None,
+) -> _Plan:
+    """Return what is left to do.
+
+    Raises:
+        CheckpointError: It would be trained otherwise than what is done of the run.
+    """
+    finished = [one.name for one in recipe.members if resume and (folder / one.name / MODEL_FILE).is_file()]
+    left = [name for name in names if name not in finished]
+    earlier = _read_earlier(folder, recipe, finished, left) if resume and left else {}
+    kept = next((one.threads for one in earlier.values()), None)
+    share = share_out(recipe, left, splits, device, jobs=jobs, threads=threads, kept=kept)
+    circumstances = _circumstances(recipe, splits, device, share.threads if share is not None else None)
+    for name, before in earlier.items():
+        check = circumstances[name].check if name in left else circumstances[name].check_finished
+        check(before, member=name, folder=folder)
+    return _Plan(left, share, circumstances)
 
 
 def _gather(ends: Generator[Ended], names: Sequence[str], reporter: Reporter) -> dict[str, list[EpochFinished]]:
@@ -233,7 +270,7 @@ def _one_by_one(works: Mapping[str, Work], reporter: Reporter) -> Generator[Ende
         try:
             ended = Ended(name, work(reporter))
         except DivergedError as error:
-            ended = Ended(name, error=error)
+            ended = Ended(name, error=error.with_traceback(None))  # which would keep its images and network
         yield ended
 
 
@@ -417,6 +454,30 @@ def _sweep(folder: Path, recipe: Recipe) -> None:
             *(folder / member.name).glob("snapshot-*"),
         ):
             remove_torn(place, _OF_MEMBERS)
+
+
+def remove_runs(runs: Mapping[Path, Recipe]) -> None:
+    """Remove what is trained of runs, of all or of none; `train_run` trains them again with `resume`.
+
+    Args:
+        runs: By folder, the recipes that will be trained there.
+
+    Raises:
+        UsageError: A folder holds something else.
+        RunInUseError: Another process is training one.
+    """
+    there = {folder: recipe for folder, recipe in runs.items() if _holds_anything(folder)}
+    with ExitStack() as locks:
+        for folder, recipe in there.items():
+            _check_folder(folder, recipe, resume=False, overwrite=True)
+            locks.enter_context(_locked(folder))
+        for folder, recipe in there.items():
+            remove_run(folder, recipe)
+            _write_recipe(folder, recipe)  # by which a folder that holds other files, too, is still a run's
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    write_atomic(folder / RECIPE_FILE, seal(dump_recipe(recipe)).encode())
 
 
 def remove_run(folder: Path, recipe: Recipe) -> None:

@@ -9,10 +9,11 @@ import torch
 from conftest import TINY_RECIPE, StopAt
 
 from fmcli.cli import run
-from fmcli.errors import CheckpointError, DataError, ExitStatus, RecipeError, UsageError
+from fmcli.errors import CheckpointError, DataError, DivergedError, ExitStatus, RecipeError, RunInUseError, UsageError
 from fmcli.events import MemberFinished, RunStarted
 from fmcli.folders import MODEL_FILE
 from fmcli.history import read_history
+from fmcli.locks import try_lock
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
 from fmcli.report.systems import systems_document
@@ -223,6 +224,49 @@ def test_overwriting_that_was_stopped_goes_on_with_nothing_old(system, tmp_path)
     [result] = reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
     assert result.changes == ()
     assert [seed.epochs for seed in result.seeds] == [2, 2]
+
+
+def test_overwriting_leaves_all_runs_alone_where_another_process_trains_one(system, tmp_path):
+    options = {"seeds": 2, "device": CPU}
+    reproduce([str(system)], tmp_path / "out", overrides=["trainer.epochs=1"], **options)
+    runs = [tmp_path / "out" / "pets" / f"seed-{seed}" for seed in range(2)]
+    weights = [(run / "k3" / MODEL_FILE).read_bytes() for run in runs]
+    lock = try_lock(runs[1])
+    with pytest.raises(RunInUseError, match="seed-1"):
+        reproduce([str(system)], tmp_path / "out", overwrite=True, **options)
+    assert [(run / "k3" / MODEL_FILE).read_bytes() for run in runs] == weights
+    lock.release()
+    [result] = reproduce([str(system)], tmp_path / "out", overwrite=True, **options)
+    assert [seed.epochs for seed in result.seeds] == [2, 2]
+
+
+def test_overwriting_keeps_what_is_not_ours_and_goes_on_beside_it(system, tmp_path):
+    options = {"seeds": 1, "device": CPU}
+    reproduce([str(system)], tmp_path / "out", **options)
+    figure = tmp_path / "out" / "pets" / "seed-0" / "figure.png"
+    figure.write_bytes(b"a figure")
+    [_] = reproduce([str(system)], tmp_path / "out", overwrite=True, **options)
+    assert figure.read_bytes() == b"a figure"
+
+
+def test_overwriting_refuses_a_folder_that_is_no_run(system, tmp_path):
+    weights = tmp_path / "out" / "pets" / "seed-0" / "k3" / MODEL_FILE
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"whose?")
+    with pytest.raises(UsageError, match="is not a run of fmcli"):
+        reproduce([str(system)], tmp_path / "out", seeds=1, device=CPU, overwrite=True)
+    assert weights.read_bytes() == b"whose?"
+
+
+def test_systems_are_trained_though_one_before_them_diverges(system, tmp_path):
+    wild = tmp_path / "wild.toml"
+    text = system.read_text("utf-8").replace("lr = 1e-2", 'name = "sgd"\nlr = 1e38')
+    wild.write_text(text, "utf-8")
+    options = {"seeds": 2, "device": CPU}
+    with pytest.raises(DivergedError, match=r"2 of 4 trainings did not come to an end: wild, seed 0: .*; wild, seed 1"):
+        reproduce([str(wild), str(system)], tmp_path / "out", **options)
+    [result] = reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
+    assert len(result.seeds) == 2
 
 
 def test_damaged_predictions_are_made_again_and_an_empty_history_is_told(system, tmp_path):

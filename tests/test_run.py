@@ -303,10 +303,18 @@ def test_members_go_on_without_one_whose_loss_is_no_longer_finite(tiny_recipe, t
         DivergedError, match=r"1 of 2 members could not be trained: member k3: the loss of step"
     ) as caught:
         train(recipe, tmp_path / "run", reporter=events.append)
-    assert "optimizer.lr" in caught.value.hint
+    assert "--member k3 --set members.k3.optimizer.lr=…" in caught.value.hint
     assert [event.member for event in events if isinstance(event, MemberDiverged)] == ["k3"]
     assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
     assert not (tmp_path / "run" / "k3" / MODEL_FILE).exists()
+
+
+def test_what_is_advised_to_a_copy_of_a_member_that_diverges_can_be_typed(tiny_recipe, tmp_path):
+    overrides = ["members.k3.copies=2", "optimizer.name=sgd", "optimizer.lr=1e38"]
+    with pytest.raises(DivergedError) as caught:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "run", members=["k3-2"])
+    assert "--member k3-2 --set optimizer.lr=… --output …" in caught.value.hint
+    train(tiny(tiny_recipe, *overrides, "optimizer.lr=1e-3"), tmp_path / "other", members=["k3-2"])
 
 
 @pytest.fixture
@@ -746,3 +754,22 @@ def test_a_run_that_another_process_trains_is_refused(tiny_recipe, tmp_path):
     assert not (tmp_path / "run" / RECIPE_FILE).exists()
     lock.release()
     assert train(tiny(tiny_recipe), tmp_path / "run").histories
+
+
+def test_it_is_refused_before_its_images_are_read(tiny_recipe, tmp_path, monkeypatch):
+    lock = try_lock(tmp_path / "run")
+    monkeypatch.setattr(fmcli.run, "load_splits", lambda *_: pytest.fail("they were read"))
+    with pytest.raises(RunInUseError):
+        train(tiny(tiny_recipe), tmp_path / "run")
+    lock.release()
+
+
+def test_a_finished_member_that_is_damaged_is_found_before_another_is_trained(finished, tiny_recipe, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "k3" / MODEL_FILE).unlink()
+    weights = tmp_path / "run" / "k5" / MODEL_FILE
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    events = []
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(tiny(tiny_recipe), tmp_path / "run", resume=True, reporter=events.append)
+    assert events == []

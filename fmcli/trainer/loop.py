@@ -330,9 +330,14 @@ class _Training:
         if not np.isfinite(value):
             raise DivergedError(
                 f"member {self.spec.name}: the {what} is {value} in epoch {epoch + 1} at learning rate {lr:.3g}",
-                hint=f"a lower learning rate may hold: --member {self.spec.name} --set "
-                f"members.{self.spec.name}.optimizer.lr=… --output …",
+                hint=f"a lower learning rate may hold: --member {self.spec.name} --set {self._key_of_lr}=… --output …",
             )
+
+    @property
+    def _key_of_lr(self) -> str:
+        """What `--set` calls the learning rate: a copy of a member has no table of its own."""
+        has_own = any(member.optimizer != self.spec.optimizer for member in self.recipe.members)
+        return f"members.{self.spec.name}.optimizer.lr" if has_own else "optimizer.lr"
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Return loss and accuracy on the validation images, of the averaged weights where there are any."""
@@ -357,8 +362,8 @@ class _Training:
     def _finish(self) -> None:
         self._save_state()  # what follows takes a while where validation images are many
         path = self._save_result(self.folder)
-        (self.folder / STATE_FILE).unlink(missing_ok=True)  # only what is unfinished needs it
         remove_last_good(self.folder)
+        (self.folder / STATE_FILE).unlink(missing_ok=True)  # only what is unfinished needs it
         self.reporter(MemberFinished(self.spec.name, path))
 
     def leave_last_good(self) -> str | None:
