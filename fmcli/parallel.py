@@ -6,6 +6,7 @@ Small networks in small batches gain little by more threads, which wait for each
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections import deque
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from fmcli.errors import FmcliError, printable
+from fmcli.errors import DivergedError, FmcliError, printable
 from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked one could not use the threads that its parent began
@@ -47,8 +48,8 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
     """Do pieces of work, so many at a time.
 
     What the reporter raises, Ctrl-C, a process that dies, or closing the generator stops all of them at their next
-    event, and goes on once they have ended; Ctrl-C meanwhile ends them at once. A process whose parent is gone ends by
-    itself.
+    event, and goes on once they have ended; Ctrl-C meanwhile ends them at once. A process whose parent is gone ends at
+    once, by itself.
 
     Args:
         works: By name; what can be pickled, such as a `functools.partial` of a function of a module. A script that
@@ -140,8 +141,8 @@ def _let_end(running: list[_Running]) -> Exception | None:
     while running:
         try:
             for said in _heard(running):
-                if isinstance(said, Ended) and said.error is not None:
-                    failed = failed or said.error
+                if isinstance(said, Ended) and said.error is not None and not isinstance(said.error, DivergedError):
+                    failed = failed or said.error  # what diverged had nothing to save
         except FmcliError as error:
             failed = failed or error
     return failed
@@ -200,7 +201,7 @@ def _do(name: str, work: Work, connection: Connection) -> None:
         try:
             stopping = stopping or (connection.poll() and connection.recv() == "stop")
         except (EOFError, OSError):
-            os._exit(1)  # the parent is gone, and whoever goes on with this work must not meet us there
+            os._exit(1)  # the parent is gone
         if stopping and not isinstance(event, CheckpointSaved):  # which belongs to an event yet to come
             raise StopRequest
         if isinstance(event, StepFinished | BatchAnswered):
@@ -211,6 +212,7 @@ def _do(name: str, work: Work, connection: Connection) -> None:
 
     if not hasattr(signal, "pthread_sigmask"):  # elsewhere they are held back
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         ended = Ended(name, result=work(report))
     except StopRequest:
@@ -218,6 +220,14 @@ def _do(name: str, work: Work, connection: Connection) -> None:
     except Exception as error:  # whatever it is, it is raised where the work was asked for
         ended = Ended(name, error=_portable(error))
     tell(ended)
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent is gone: whoever goes on with this work must not meet us there."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _portable(error: Exception) -> Exception:

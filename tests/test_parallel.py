@@ -50,6 +50,14 @@ def save_for_ever(place, reporter):
         time.sleep(0.01)
 
 
+def touch_for_ever(place, reporter):
+    """Report once, and never again."""
+    reporter(CheckpointSaved(place))
+    while True:
+        place.touch()
+        time.sleep(0.01)
+
+
 def fail(error, reporter):
     raise error
 
@@ -150,6 +158,29 @@ def fail_to_save(reporter):
         raise FmcliError("no room to save") from None
 
 
+def diverge_when_stopped(reporter):
+    try:
+        while True:
+            reporter(MemberFinished("m", Path()))
+            time.sleep(0.01)
+    except StopRequest:
+        raise DivergedError("the loss is nan") from None
+
+
+def test_what_diverged_has_nothing_to_save_and_is_no_reason_to_tell_of_in_place_of_the_stop(tmp_path):
+    works = {"a": diverge_when_stopped, "b": partial(run_until_stopped, tmp_path / "b")}
+    heard = set()
+
+    def reporter(event):
+        heard.add(event.path)
+        if len(heard) == 2:
+            raise StopRequest
+
+    with pytest.raises(StopRequest):
+        list(side_by_side(works, 2, reporter))
+    assert (tmp_path / "b").read_text() == "saved"
+
+
 @pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])
 def test_what_cannot_be_saved_is_told_instead_of_the_stop(error):
     def reporter(event):
@@ -205,7 +236,7 @@ import os, signal, sys, threading, time
 from functools import partial
 from pathlib import Path
 from fmcli.parallel import side_by_side
-from test_parallel import save_for_ever, run_until_stopped
+from test_parallel import save_for_ever, run_until_stopped, touch_for_ever
 
 def interrupt():
     for number in NUMBERS:
@@ -246,8 +277,9 @@ def test_second_ctrl_c_ends_what_does_not_stop(tmp_path):
     assert not is_still_touched(tmp_path / "a")
 
 
-def test_a_process_whose_parent_is_killed_ends(tmp_path):
-    assert run_script("save_for_ever", "[signal.SIGKILL]", tmp_path / "a") == -signal.SIGKILL
+@pytest.mark.parametrize("work", ["save_for_ever", "touch_for_ever"])
+def test_a_process_whose_parent_is_killed_ends(work, tmp_path):
+    assert run_script(work, "[signal.SIGKILL]", tmp_path / "a") == -signal.SIGKILL
     assert not is_still_touched(tmp_path / "a")
 
 
