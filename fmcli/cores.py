@@ -1,18 +1,25 @@
 """The CPU's cores: how many there are, and how many are busy."""
 
+import math
 import os
 import time
 from pathlib import Path
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container on Linux: microseconds of cores' time in so many
 _LOAD = Path("/proc/loadavg")  # of Linux; its fourth field: runnable threads, of all
 _SAMPLES = 5
 _BETWEEN_SAMPLES = 0.05  # seconds
 
 
 def count_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use, all of their time or, in a container, as much as that of so many."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    try:
+        quota, period = map(int, _QUOTA.read_text().split())
+        return max(min(count, math.ceil(quota / period)), 1)
+    except (OSError, ValueError, ZeroDivisionError):  # there is none, or it says "max"
+        return count
 
 
 def busy_cores() -> int:

@@ -63,18 +63,19 @@ def share_out(
         device: Where to train.
         jobs: How many at once, where that is asked for.
         threads: CPU threads for each, where that is asked for.
-        kept: With how many threads the run was begun. Others keep them, unless one by one or other threads are asked
+        kept: With how many threads, at least one, the run was begun. Others keep them, unless other threads are asked
             for, or there are too few: with other numbers of threads, weights come out otherwise. None for a run that
             begins.
     """
     here = torch.get_num_threads()
-    if not names or jobs == 1 or (jobs is None and threads is not None):
+    if not names or (jobs is None and threads is not None):
         return None
-    if device.type == "cpu" and threads is None and kept is not None and kept > 0:
-        if jobs is None:
-            return Share(_most_at_once(recipe, names, splits, here // kept), kept) if kept < here else None
-        if kept * min(jobs, len(names)) <= here:
-            return Share(jobs, kept)
+    if device.type == "cpu" and threads is None and kept is not None:
+        at_once = _most_at_once(recipe, names, splits, here // kept) if jobs is None else jobs
+        if kept * min(at_once, len(names)) <= here:
+            return Share(at_once, kept) if at_once > 1 or kept < here else None
+    if jobs == 1:
+        return None
     if jobs is not None:
         return Share(jobs, threads or max(here // min(jobs, len(recipe.members)), 1))
     return _choose_fastest(recipe, names, splits) if device.type == "cpu" and kept is None else None

@@ -127,13 +127,14 @@ def test_members_that_are_not_trained_do_not_count(jobs):
         (1, {"jobs": 3}, (3, 1)),
         (2, {"jobs": 8}, (8, 2)),  # of which two are left
         (4, {"jobs": 2, "members": 1}, (2, 4)),
+        (1, {"jobs": 1}, (1, 1)),
+        (4, {"jobs": 1}, None),  # in this process
         # no cores for that, which is refused later
         (4, {}, None),
         (5, {}, None),
+        (5, {"jobs": 1}, None),
         (3, {"jobs": 2}, (2, 2)),
-        (0, {}, None),
         # asked for otherwise, which is refused later, too
-        (1, {"jobs": 1}, None),
         (1, {"threads": 2}, None),
         (1, {"threads": 2, "jobs": 2}, (2, 2)),
         (1, {"device": torch.device("cuda")}, None),
@@ -187,7 +188,10 @@ def test_a_run_chooses_by_itself_and_goes_on_as_it_began(tiny_recipe, two, tmp_p
 
     (tmp_path / "run" / "k5" / MODEL_FILE).unlink()
     with pytest.raises(CheckpointError, match="was trained with 1 CPU thread"):
-        train_run(recipe, tmp_path / "run", device=CPU, jobs=1, resume=True)
+        train_run(recipe, tmp_path / "run", device=CPU, jobs=None, threads=2, resume=True)
+    train_run(recipe, tmp_path / "run", device=CPU, jobs=1, resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    (tmp_path / "run" / "k5" / MODEL_FILE).unlink()
     events.clear()
     train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, reporter=events.append)
     assert [event.member for event in events if isinstance(event, MemberStarted)] == ["k5"]

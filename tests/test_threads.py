@@ -41,6 +41,33 @@ def test_where_the_system_does_not_say_no_core_is_busy(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("10000 100000", 1),
+        ("900000 100000", 4),
+        ("max 100000", 4),
+        ("", 4),
+        ("1 0", 4),
+    ],
+)
+def test_a_container_that_may_use_the_time_of_so_many_cores_has_so_many(monkeypatch, tmp_path, text, expected):
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(cores, "_QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(f"{text}\n")
+    assert count_cores() == expected
+
+
+def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(cores, "count_cores", lambda: 3)
+    for before, asked, after in ((4, None, 3), (2, None, 2), (4, 4, 4)):
+        torch.set_num_threads(before)
+        use_threads(asked, CPU, advise=False)
+        assert torch.get_num_threads() == after
+
+
+@pytest.mark.parametrize(
     ("running", "threads", "said"),
     [
         (1, 4, None),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def use_threads(threads: int | None, device: torch.device, *, advise: bool) -> str | None:
-    """Compute with so many threads; where none are asked for, with torch's own number.
+    """Compute with so many threads; where none are asked for, with torch's own number, but no more than cores.
 
     Args:
         threads: As `--threads` says.
@@ -21,6 +21,10 @@ def use_threads(threads: int | None, device: torch.device, *, advise: bool) -> s
     """
     import torch
 
+    from fmcli.cores import count_cores
+
+    if threads is None and torch.get_num_threads() > count_cores():  # which a container's share of time may make few
+        threads = count_cores()
     if threads is not None:
         torch.set_num_threads(threads)
     elif advise and device.type == "cpu":
