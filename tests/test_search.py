@@ -12,6 +12,7 @@ import torch
 from conftest import StopAt, draw_quadrants, write_idx_folder
 from optuna.storages.journal import JournalFileBackend
 
+from fmcli.checkpoint import versions
 from fmcli.cli import run
 from fmcli.errors import ExitStatus, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
@@ -273,6 +274,14 @@ def test_another_version_does_not_resume(recipe_file, tmp_path, monkeypatch):
     search_in(recipe_file, tmp_path / "s")
     monkeypatch.setattr("fmcli.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
     with pytest.raises(UsageError, match=r"was begun with fmcli .*, and now it is 9\.9"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+
+
+def test_in_bf16_on_a_cpu_another_numba_does_not_resume(recipe_file, tmp_path, monkeypatch):
+    recipe_file.write_text(recipe_file.read_text("utf-8").replace('"fp32"', '"bf16"'), "utf-8")
+    search_in(recipe_file, tmp_path / "s")
+    monkeypatch.setattr("fmcli.search.versions", lambda: {**versions(), "numba": "9.9"})
+    with pytest.raises(UsageError, match=r"was begun with numba .*, and now it is 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
@@ -701,6 +710,20 @@ def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):
     word = "interrupted" if number == signal.SIGINT else "terminated"
     said = f"error: {word}\nhint:  what is done is kept; go on with: fmcli train --resume\n"
     assert done.stderr == ("" if "saved" in out else said)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such signals")
+@pytest.mark.parametrize(
+    ("work", "hint"),
+    [
+        ("told(2)", "nothing is removed yet: the same command starts anew"),
+        (f"{BEGIN}; report(TrialFinished(0, None)); told(2)", "what is done is kept; go on with: fmcli train --resume"),
+    ],
+)
+def test_ctrl_c_before_anything_is_overwritten_names_nothing_that_would_keep_it(work, hint):
+    words = [sys.executable, "-c", SIGNALLED.format(work=work), "train", "--overwrite"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stderr == f"error: interrupted\nhint:  {hint}\n"
 
 
 def test_ctrl_c_names_the_command_that_goes_on(recipe_file, tmp_path):

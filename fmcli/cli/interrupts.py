@@ -26,6 +26,9 @@ _ENDS: dict[int, tuple[str, ExitStatus]] = {
 def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     """Turn Ctrl-C and SIGTERM into an error that names the command that goes on: the same one, with a flag.
 
+    With `--overwrite` nothing is removed before the first event: until then, nothing is named that would go on with
+    what is there.
+
     While a member trains, the first signal waits for the end of the step, so that all of it can be saved; a second one
     does not wait, and neither does the first while nothing trains: then the process ends at once.
 
@@ -49,16 +52,19 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
     end = words.index("--") if "--" in words else len(words)
     command = shlex.join(["fmcli", *words[:end], flag, *words[end:]])
+    has_begun = "--overwrite" not in sys.argv
     received: list[int] = []
     training: set[str] = set()  # members, of which several may train at once
 
     def stop(number: int, _: object) -> None:
         received.append(number)
         if not training or len(received) > 1:
-            _leave(received[0], hint)
+            _leave(received[0], hint if has_begun else "nothing is removed yet: the same command starts anew")
 
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
+            nonlocal has_begun
+            has_begun = True
             match event:
                 case MemberStarted() | StepFinished() | BatchAnswered() | EpochFinished():
                     training.add(event.member)

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.checkpoint import versions
 from fmcli.data import Splits
+from fmcli.device import use_bf16
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.files import write_atomic
@@ -58,7 +59,7 @@ def run_search(
         RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
     """
     splits = load_splits(search.recipe, data_root)  # what is wrong is found before anything is made
-    study = open_study(search, resume=resume, circumstances=_circumstances(splits))
+    study = open_study(search, resume=resume, circumstances=_circumstances(search.recipe, splits, device))
     while (trial := claim(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
@@ -68,9 +69,10 @@ def run_search(
     return _result_of(study, search.recipe, search.spec, search.folder)
 
 
-def _circumstances(splits: Splits) -> dict[str, str]:
+def _circumstances(recipe: Recipe, splits: Splits, device: torch.device) -> dict[str, str]:
     digests = {f"{split} images": digest[:12] for split, digest in digests_of_training(splits).items()}
-    return digests | computing_versions(versions())
+    in_bf16 = any(use_bf16(member.trainer.precision, device) for member in recipe.members)
+    return digests | computing_versions(versions(), kernels=in_bf16 and device.type == "cpu")
 
 
 def read_search(folder: Path) -> SearchResult:
