@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fmcli.cores import count_cores
 from fmcli.data.image_set import ImageSet
-from fmcli.errors import DataError
+from fmcli.errors import DataError, printable
 
 # Augments uint8 (N, H, W, C) on the host; the same seed gives the same pictures.
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
@@ -143,7 +143,7 @@ class DeviceLoader:
                 worker_init_fn=_leave_signals_to_the_trainer,
             )
         self._plan[:] = plan
-        for batch in self._workers:
+        for batch in _alive(self._workers):
             if isinstance(batch, str):
                 raise DataError(
                     f"host-side augmentation fails on a training image: {batch.splitlines()[0]}",
@@ -152,10 +152,33 @@ class DeviceLoader:
             yield self._on_device(batch)
 
 
+def _alive(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
+    """Yield what worker processes make.
+
+    Raises:
+        DataError: One of them died, or has no room to hand over what it made.
+    """
+    batches = iter(workers)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError) as error:  # of PyTorch: "worker exited unexpectedly", "too many open files"
+            raise DataError(
+                f"host-side augmentation has stopped: {printable(str(error).splitlines()[0])}",
+                hint="it runs in processes of its own, which need memory, shared memory too (--shm-size of a "
+                "container), and open files (ulimit -n); a smaller --set trainer.batch_size=… needs less",
+            ) from error
+        yield batch
+
+
 def _has_to_stream(images: ImageSet, device: torch.device) -> bool:
     if device.type != "cuda":
         return images.is_mapped
-    return len(images) * math.prod(images.input_shape) > _SHARE * torch.cuda.mem_get_info(device)[0]
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free, though PyTorch has it
+    free = torch.cuda.mem_get_info(device)[0] + kept
+    return len(images) * math.prod(images.input_shape) > _SHARE * free
 
 
 def _as_tensor(images: NDArray[np.uint8]) -> Tensor:
