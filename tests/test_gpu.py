@@ -7,6 +7,7 @@ import torch
 from fmcli.augment import affine, erase, shift
 from fmcli.checkpoint import load_checkpoint
 from fmcli.data import ImageSet, Splits
+from fmcli.device import resolve_device
 from fmcli.errors import DeviceError
 from fmcli.folders import MODEL_FILE
 from fmcli.models import predict_logits
@@ -97,3 +98,12 @@ def test_too_little_memory_is_a_clear_error(tmp_path):
     finally:
         del held
         torch.cuda.empty_cache()
+
+
+def test_fp32_convolves_in_fp32():
+    device = resolve_device("cuda")
+    generator = torch.Generator().manual_seed(0)
+    images, weights = (torch.randn(shape, generator=generator) for shape in ((8, 32, 16, 16), (32, 32, 3, 3)))
+    found = torch.conv2d(images.to(device), weights.to(device)).cpu()
+    exact = torch.conv2d(images.double(), weights.double()).float()
+    torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)  # TF32 is off by some 1e-2

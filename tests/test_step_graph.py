@@ -1,5 +1,8 @@
 """Steps that are recorded and replayed: by a stand-in for CUDA graphs, on the CPU."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -123,6 +126,42 @@ def test_replayed_steps_are_those_that_are_computed(trainer):
     ]  # fmt: skip
 
 
+class RefusingSmall(StandIn):
+    """Cannot record a smaller batch."""
+
+    def record(self, compute):
+        launch, answers = super().record(compute)
+        if len(answers[1]) < 16:
+            self.said.append("refused")
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return launch, answers
+
+
+def test_nothing_recorded_is_used_any_more_once_a_recording_is_refused():
+    sizes = [*[16] * 5, *[5] * 4, *[16] * 2, *[7] * 5]
+    computed, refused = new_learner(), new_learner()
+    recorder = RefusingSmall(refused)
+    refused.record_steps(recorder)
+    with pytest.warns(UserWarning, match="launched kernel by kernel"):
+        answers = train(refused, sizes)
+    assert_same((train(computed, sizes), answers), (computed, refused))
+    assert recorder.said[recorder.said.index("refused") :] == ["refused"]
+
+
+def test_a_learner_that_records_is_gone_when_nobody_needs_it():
+    learner = new_learner()
+    learner.record_steps(StandIn(learner))
+    learner._graph._recorder.learner = None  # the stand-in's own
+    train(learner, [16] * 3)
+    here = weakref.ref(learner)
+    gc.disable()
+    try:
+        del learner
+        assert here() is None
+    finally:
+        gc.enable()
+
+
 def test_a_training_goes_on_where_recording_is_refused():
     sizes = [16] * 6
     computed, refused = new_learner(), new_learner()
@@ -143,3 +182,28 @@ def test_cuda_graphs_compute_what_single_kernels_do(bf16):
         expected = train(computed, sizes)
     for found, wanted in zip(train(replayed, sizes), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_training_goes_on_where_a_capture_fails(monkeypatch):
+    """The generators draw on as if nothing had been tried, and the stream is the one of before."""
+    sizes = [16] * 8
+    learners = [new_learner(torch.device("cuda")) for _ in range(2)]
+    computed, failing = learners
+    computed.record_steps(Refusing(computed))
+    gradients = failing._gradients
+
+    def wait_within_a_capture(images, labels):
+        answers = gradients(images, labels)
+        if torch.cuda.is_current_stream_capturing():
+            answers[0].item()
+        return answers
+
+    monkeypatch.setattr(failing, "_gradients", wait_within_a_capture)
+    stream = torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="launched kernel by kernel"):
+        expected, found = (train(learner, sizes) for learner in learners)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)
+    assert torch.cuda.current_stream() == stream

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ class Learner:
 
     def record_steps(self, recorder: Recorder) -> None:
         """Compute further steps by what is recorded of the first."""
-        self._graph = StepGraph(self._gradients, list(self.model.parameters()), recorder)
+        self._graph = StepGraph(list(self.model.parameters()), recorder)
 
     def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Take one optimizer step.
@@ -90,7 +91,8 @@ class Learner:
         Returns:
             The mean cross-entropy and the logits, both without gradient.
         """
-        loss, logits = (self._gradients if self._graph is None else self._graph)(images, labels)
+        compute = self._gradients if self._graph is None else partial(self._graph, self._gradients)
+        loss, logits = compute(images, labels)
         set_learning_rate(self._optimizer, lr)
         self._optimizer.step()
         if self._step_average is not None:

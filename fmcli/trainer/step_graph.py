@@ -1,8 +1,11 @@
 """What a training step computes, recorded once on an NVIDIA GPU and launched as a whole from then on."""
 
+import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -36,7 +39,7 @@ class CudaRecorder:
     def warm_up(self, compute: Callable[[], Answers]) -> Answers:
         """Compute on a stream aside, as PyTorch's notes on CUDA graphs ask for."""
         with torch.cuda.device(self._device):
-            aside = torch.cuda.Stream()
+            aside = _stream_aside(torch.cuda.current_device())
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 answers = compute()
@@ -44,27 +47,53 @@ class CudaRecorder:
         return answers
 
     def record(self, compute: Callable[[], Answers]) -> tuple[Callable[[], None], Answers]:
-        """Record a graph."""
-        with torch.cuda.device(self._device):
+        """Record a graph. Where that fails, stream and generators are left as before."""
+        with torch.cuda.device(self._device), _no_garbage_collection():
             graph = torch.cuda.CUDAGraph()
             if hasattr(graph, "register_generator_state"):  # later versions of torch find generators by themselves
                 with warnings.catch_warnings(action="ignore"):
                     for generator in self._generators:
                         graph.register_generator_state(generator)
-            with torch.cuda.graph(graph):
-                answers = compute()
+            stream, states = torch.cuda.current_stream(), [one.get_state() for one in self._generators]
+            try:
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others pin memory meanwhile
+                    answers = compute()
+            except RuntimeError:  # torch leaves both as the capture had them
+                torch.cuda.set_stream(stream)
+                for generator, state in zip(self._generators, states, strict=True):
+                    fresh = torch.Generator(self._device)
+                    fresh.set_state(state)
+                    generator.graphsafe_set_state(fresh)
+                raise
         return graph.replay, answers
+
+
+@cache
+def _stream_aside(device: int) -> torch.cuda.Stream:
+    """Return a GPU's stream for warming up: each new one would keep memory of its own."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage before, not within: a graph that is freed during a capture spoils it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class StepGraph:
     """Computes loss, logits and gradients of a batch; after a few calls by replaying what was recorded.
 
     A step of a small network is hundreds of kernels of a few microseconds each: launching them one by one takes longer
-    than they do. Where a recording fails, they are launched one by one all the same, and a warning says so.
+    than they do. Where a recording fails, they are launched one by one from then on, and a warning says so.
 
     Args:
-        compute: From uint8 (N, C, H, W) and int64 (N,) to loss and logits; sets the parameters' gradients. It may
-            neither wait for the device nor depend on what changes on the host.
         parameters: Which get gradients.
         recorder: The device's.
 
@@ -72,35 +101,45 @@ class StepGraph:
         "CUDA semantics" in PyTorch's documentation: whole-network capture.
     """
 
-    def __init__(
-        self, compute: Callable[[Tensor, Tensor], Answers], parameters: Sequence[nn.Parameter], recorder: Recorder
-    ) -> None:
-        self._compute, self._parameters, self._recorder = compute, parameters, recorder
+    def __init__(self, parameters: Sequence[nn.Parameter], recorder: Recorder) -> None:
+        self._parameters, self._recorder = parameters, recorder
         self._calls: dict[torch.Size, int] = {}  # by shape: the last batch of an epoch may be smaller
-        self._recordings: dict[torch.Size, _Recording | None] = {}
+        self._recordings: dict[torch.Size, _Recording] = {}
+        self._is_refused = False
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Answers:
-        """Compute. What is returned is overwritten by the next call."""
+    def __call__(self, compute: Callable[[Tensor, Tensor], Answers], images: Tensor, labels: Tensor) -> Answers:
+        """Compute.
+
+        Args:
+            compute: From images and labels to loss and logits; sets the parameters' gradients. It may neither wait for
+                the device nor depend on what changes on the host.
+            images: uint8 (N, C, H, W).
+            labels: int64 (N,).
+
+        Returns:
+            Loss and logits, which the next call overwrites.
+        """
         shape = images.shape
         self._calls[shape] = self._calls.get(shape, 0) + 1
-        if self._calls[shape] <= _WARM_UP:
-            return self._recorder.warm_up(lambda: self._compute(images, labels))
-        if shape not in self._recordings:
-            self._recordings[shape] = self._record(images, labels)
-        recording = self._recordings[shape]
-        return self._compute(images, labels) if recording is None else recording.replay(images, labels)
+        if self._calls[shape] <= _WARM_UP and not self._is_refused:
+            return self._recorder.warm_up(lambda: compute(images, labels))
+        if shape not in self._recordings and not self._is_refused:
+            self._record(compute, images, labels)
+        return compute(images, labels) if self._is_refused else self._recordings[shape].replay(images, labels)
 
-    def _record(self, images: Tensor, labels: Tensor) -> "_Recording | None":
+    def _record(self, compute: Callable[[Tensor, Tensor], Answers], images: Tensor, labels: Tensor) -> None:
         images, labels = images.clone(), labels.clone()
         try:
-            launch, answers = self._recorder.record(lambda: self._compute(images, labels))
+            launch, answers = self._recorder.record(lambda: compute(images, labels))
         except RuntimeError as error:
             warnings.warn(
                 f"steps are launched kernel by kernel: no CUDA graph could be recorded: {error}", stacklevel=2
             )
-            return None
+            self._is_refused = True
+            self._recordings.clear()  # what they draw from is gone
+            return
         gradients = [parameter.grad for parameter in self._parameters]
-        return _Recording(launch, images, labels, answers, self._parameters, gradients)
+        self._recordings[images.shape] = _Recording(launch, images, labels, answers, self._parameters, gradients)
 
 
 @dataclass(frozen=True, slots=True)
