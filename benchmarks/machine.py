@@ -13,7 +13,7 @@ from typing import Any
 import fmcli
 from benchmarks.peers import Answer, Job, main
 
-PACKAGES = ("torch", "torchvision", "keras", "tensorflow", "numpy")
+PACKAGES = ("torch", "torchvision", "keras", "tensorflow", "numpy", "numba")
 ROOT = Path(__file__).parent.parent
 
 
@@ -30,11 +30,22 @@ def describe() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
+        "driver": _driver() if cuda else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {"fmcli": fmcli.__version__, **_versions()},
         "commit": commit(),
     }
+
+
+def _driver() -> str | None:
+    """Return the version of the GPU's driver; None where that cannot be told."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said.partition("\n")[0].strip() or None
 
 
 def _cpu_facts() -> dict[str, str]:

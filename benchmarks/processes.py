@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-FMCLI = str(Path(sys.executable).with_name("fmcli"))
+_SCRIPT = Path(sys.executable).with_name("fmcli")
+FMCLI = (str(_SCRIPT),) if _SCRIPT.is_file() else (sys.executable, "-m", "fmcli")
 EVERY = 0.02  # seconds between two looks at the memory
 
 

@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 def run(*arguments: str) -> tuple[str, float]:
     """Return what fmcli prints and how many seconds the whole process takes."""
     started = time.perf_counter()
-    done = subprocess.run([FMCLI, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([*FMCLI, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout, time.perf_counter() - started
 
 

@@ -40,7 +40,7 @@ def measure(options: argparse.Namespace, measurement: Measurement, peer: str, re
     try:
         match measurement:
             case Measurement(section="startup"):
-                done = run([FMCLI, *STARTUP[measurement.work]], limit=options.limit)
+                done = run([*FMCLI, *STARTUP[measurement.work]], limit=options.limit)
                 return {"seconds": done.seconds} if repeat else {}  # the first one fills the disk's cache
             case Measurement(section="accuracy") if peer == "fmcli":
                 return train_whole(options, measurement.work, repeat, folder / "trained-on")
@@ -96,9 +96,9 @@ def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Pat
     settings = [word for key, value in data.items() for word in ("--set", f"{key}={value}")]
     where = ("--device", options.device, "--format", "json", "--quiet")
     with TemporaryDirectory() as folder:
-        command = [FMCLI, "train", "--recipe", recipe, *settings, "--seed", str(seed), "--output", folder, *where]
+        command = [*FMCLI, "train", "--recipe", recipe, *settings, "--seed", str(seed), "--output", folder, *where]
         trained = run([*command, "--threads", str(options.threads)], environment=environment(options))
-        vote = run([FMCLI, "ensemble", "evaluate", folder, *where], environment=environment(options))
+        vote = run([*FMCLI, "ensemble", "evaluate", folder, *where], environment=environment(options))
     curves: dict[str, list[list[float]]] = {name: [] for name in members}
     for epoch in json.loads(trained.output)["epochs"]:
         trainer, curve = members[epoch["member"]], curves[epoch["member"]]

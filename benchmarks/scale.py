@@ -74,7 +74,7 @@ def train(folder: Path, n_members: int, threads: int) -> dict[str, float]:
         recipe.write_text(RECIPE.format(folder=folder) + members, "utf-8")
         words = ["train", "--recipe", str(recipe), "--output", f"{place}/run", "--threads", str(threads)]
         started = time.perf_counter()
-        process = subprocess.Popen([FMCLI, *words, "--quiet", "--format", "json"], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*FMCLI, *words, "--quiet", "--format", "json"], stdout=subprocess.PIPE, text=True)
         memory: dict[str, int] = {}
         watcher = threading.Thread(target=watch, args=(process.pid, memory))
         watcher.start()

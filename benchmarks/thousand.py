@@ -44,7 +44,7 @@ def draw_members(folder: Path, split: str, n_members: int, *, seed: int) -> Path
 def time_command(*arguments: str) -> dict[str, float]:
     """Return the seconds and the peak memory of a whole process."""
     started = time.perf_counter()
-    process = subprocess.Popen([FMCLI, *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*FMCLI, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     if status:
