@@ -287,6 +287,7 @@ RESULTS = {
     "ensemble evaluate": ["ensemble", "evaluate", "{run}"],
     "predict": ["predict", "{run}", "{test}", "--top", "3"],
     "recipe list": ["recipe", "list"],
+    "recipe keys": ["recipe", "keys"],
     "recipe show --summary": ["recipe", "show", "{recipe}", "--summary"],
     "data info": ["data", "info", "{recipe}"],
 }
@@ -356,6 +357,12 @@ def test_recipe_list_names_every_shipped_recipe(cli):
 def test_recipe_show_prints_the_file_as_it_is(cli, recipe_file):
     assert cli("recipe", "show", recipe_file).out == recipe_file.read_text()
     assert cli("recipe", "show", "quick").out == shipped_recipes()["quick"].read_text()
+
+
+def test_recipe_keys_lists_a_table_and_those_in_it(cli):
+    tables = {record["table"] for record in cli("recipe", "keys", "model", "--format", "json").json["keys"]}
+    assert tables == {"model", "model.layers[]"}
+    assert cli("recipe", "keys", "[trainer]").out == cli("recipe", "keys", "trainer").out != ""
 
 
 def test_recipe_show_resolved_can_be_read_back(cli, recipe_file, tmp_path):
@@ -579,6 +586,7 @@ BAD = {
     "nothing to label": (["predict", "{run}"], 2, "nothing to label"),
     "- and a path": (["predict", "{run}", "-", "{picture}"], 2, "- stands alone"),
     "grid of no kind": (["data", "info", "{recipe}", "--grid", "{new}.doc"], 1, "cannot write a picture"),
+    "no such table": (["recipe", "keys", "optimiser"], 2, "did you mean 'optimizer'"),
     "no such source": (["data", "info", "mnist"], 2, "no such source"),
     "no data": (["train", "-r", "{recipe}", "--set", "data.source=idx:{new}", "-o", "{new}"], 3, "is not a folder"),
     "no real data": (["data", "info", "fashion-mnist", "--data-root", "{new}"], 3, "Fashion-MNIST is not here"),

@@ -27,6 +27,7 @@ from fmcli.recipe import (
     find_recipe,
     load_recipe,
     recipe_digest,
+    recipe_keys,
     recipe_schema,
     resolve_recipe,
     shipped_recipes,
@@ -1075,3 +1076,63 @@ def test_class_names_of_the_recipe_count_in_the_network_check():
     layers = '[model]\nfamily = "sequential"\nlayers = [{ type = "flatten" }, { type = "dense", units = 12 }]\n'
     text = layers + '[data]\nsource = "fashion-mnist"\nclasses = ["a","b","c","d","e","f","g","h","i","j","k","l"]\n'
     assert len(load_text(text).data.classes) == 12
+
+
+# --- the list of keys ---------------------------------------------------------------------------------------
+
+
+def keys_by_name(path, choice=""):
+    return {
+        key.name: key for table in recipe_keys() if (table.path, table.choice) == (path, choice) for key in table.keys
+    }
+
+
+def test_every_key_of_every_table_is_listed():
+    tables = {
+        'optimizer name = "muon"': t.MuonSpec,
+        'schedule name = "one-cycle"': t.OneCycleSchedule,
+        'model family = "kernel-cnn"': n.KernelCnnSpec,
+        'model.layers[] type = "conv"': n.Conv,
+        'model.layers[] type = "flatten"': n.Flatten,
+        "augment.albumentations[]": AlbumentationsSpec,
+        "augment": AugmentSpec,
+        "trainer": TrainerSpec,
+        "ensemble": EnsembleSpec,
+        "reference": ReferenceSpec,
+        "search": s.SearchSpec,
+        "data": DataSpec,
+        "members[]": {"name", "copies"},
+        "": {"name"},
+    }
+    found = {f"{table.path} {table.choice}".strip(): {key.name for key in table.keys} for table in recipe_keys()}
+    for name, kind in tables.items():
+        fields = kind if isinstance(kind, set) else set(kind.model_fields)
+        assert found[name] == fields - {"family", "type"} - ({"name"} if "name = " in name else set()), name
+
+
+def test_a_listed_default_is_the_one_that_is_taken():
+    member = load_text(MINIMAL).members[0]
+    for table in ("trainer", "augment"):
+        for name, key in keys_by_name(table).items():
+            value = getattr(member, table).model_dump(mode="json")[name]
+            assert key.default == ("" if value is None else json.dumps(value)), name
+    assert keys_by_name("optimizer", 'name = "sgd"')["lr"].default == "0.1"
+
+
+def test_what_has_no_default_is_needed_but_for_what_means_something_when_left_out():
+    network = keys_by_name("model", 'family = "kernel-cnn"')
+    assert {name for name, key in network.items() if key.default is None} == {"kernel_size", "widths"}
+    assert {name for name, key in keys_by_name("data").items() if key.default is None} == {"source"}
+    assert {name for name, key in keys_by_name("ensemble").items() if key.default is None} == set()
+    assert keys_by_name("")["name"].default == ""
+    assert keys_by_name("members[]")["name"].default is None
+
+
+def test_what_a_key_takes_is_said_in_words():
+    trainer, conv = keys_by_name("trainer"), keys_by_name("model.layers[]", 'type = "conv"')
+    assert trainer["bagging"].takes == "number > 0, ≤ 1"
+    assert trainer["keep"].takes == "last | best | retrained | snapshots"
+    assert trainer["full_batch"].takes == "true or false"
+    assert conv["stride"].takes == "whole number > 0 or [whole number > 0, whole number > 0]"
+    assert keys_by_name("data")["validation"].takes == "table"
+    assert keys_by_name("search.space.KEY")["choice"].takes == "list of: any value"

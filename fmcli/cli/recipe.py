@@ -13,7 +13,7 @@ from fmcli.cli.options import (
     RecipeArgument,
     command_group,
 )
-from fmcli.errors import UsageError, printable
+from fmcli.errors import UsageError, did_you_mean, printable
 from fmcli.files import write_atomic
 
 app = command_group("Find, read, copy and check recipes.")
@@ -110,12 +110,37 @@ def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
 
     values = load_recipe(recipe, set_ or ())
     if any(member.augment.albumentations for member in values.members):
-        from fmcli.run import check_augmentation
+        from fmcli.recipe_images import check_augmentation
 
         facts = known_facts(values.data)
         check_augmentation(values, facts.input_shape if facts else None)
     count = f"{len(values.members)} member{'s' if len(values.members) > 1 else ''}"
     Terminal().write(f"{printable(recipe)}: valid, {count}\n")
+
+
+@app.command("keys", short_help="List the keys of a recipe, with defaults.")
+def list_keys(
+    table: Annotated[
+        str | None, typer.Argument(help="Only this table and those in it, such as trainer.", show_default=False)
+    ] = None,
+    format_: FormatOption = "table",
+) -> None:
+    """List every key that a recipe may have: what it takes, its default and its meaning.
+
+    Example: fmcli recipe keys optimizer
+    """
+    from fmcli.recipe import recipe_keys
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import emit
+    from fmcli.report.recipes import keys_document
+
+    tables = recipe_keys()
+    wanted = (table or "").strip("[]")
+    found = [one for one in tables if wanted in ("", one.path) or one.path.startswith((f"{wanted}.", f"{wanted}["))]
+    if not found:
+        names = sorted({one.path.partition(".")[0] for one in tables if one.path})
+        raise UsageError(f"no table of a recipe is called {printable(wanted)!r}; {did_you_mean(wanted, names)}")
+    emit(keys_document(found), format_, Terminal())
 
 
 @app.command("schema")

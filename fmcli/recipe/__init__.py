@@ -3,6 +3,7 @@
 `specs`, `networks` and `training` hold the values, `load` reads, `resolve` checks.
 """
 
+from fmcli.recipe.keys import KeyTable, recipe_keys
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.load import (
     RecipeText,
@@ -16,9 +17,7 @@ from fmcli.recipe.load import (
     recipe_digest,
     shipped_recipes,
 )
-from fmcli.recipe.networks import (
-    ModelSpec,
-)
+from fmcli.recipe.networks import ModelSpec
 from fmcli.recipe.overrides import apply_overrides, set_values, value_at
 from fmcli.recipe.resolve import known_facts, resolve_recipe, trial_table
 from fmcli.recipe.schema import recipe_schema
@@ -40,6 +39,7 @@ __all__ = [
     "AugmentSpec",
     "DataSpec",
     "EnsembleSpec",
+    "KeyTable",
     "MemberSpec",
     "ModelSpec",
     "OptimizerSpec",
@@ -60,6 +60,7 @@ __all__ = [
     "read_recipe",
     "read_text",
     "recipe_digest",
+    "recipe_keys",
     "recipe_schema",
     "resolve_recipe",
     "set_values",

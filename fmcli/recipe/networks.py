@@ -122,6 +122,7 @@ class KernelCnnSpec(Spec):
     widths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1, max_length=50)]
     """Channels of each convolution (plain) or of each stage (pooled)."""
     form: Literal["plain", "pooled"] = "plain"
+    """`plain`: unpadded convolutions, as An et al. have them; `pooled`: stages that halve the image, for any size."""
     depth: Annotated[int, Field(gt=0, le=20)] = 2
     """Convolutions in each stage after the first, which has one (pooled only)."""
     init: Initialization = "torch"

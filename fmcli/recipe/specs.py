@@ -46,7 +46,7 @@ class RandomFraction(Spec):
 
 
 class OwnValidation(Spec):
-    """Validate on a set that the source brings along: a folder `validation`, `validation-images-…`, `val_images`."""
+    """Validate on the source's own set: a folder `validation`, `validation-images-idx3-ubyte`, `val_images`."""
 
     own: Literal[True]
 
@@ -196,6 +196,7 @@ class EnsembleSpec(Spec):
     """How the members' answers become one."""
 
     vote: VotingRule = "majority"
+    """How members' answers become one; `--vote` of the ensemble commands takes its place."""
     tie: TieRule = "probability"
     """Which tied class wins: the highest mean probability, the lowest label, or the first member's choice."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)

@@ -19,8 +19,11 @@ class AdamSpec(Spec):
 
     name: Literal["adam"] = "adam"
     lr: LearningRate = 1e-3
+    """The learning rate; of a schedule, the highest."""
     betas: Betas = (0.9, 0.999)
+    """How much of the gradients' mean and of their squares' mean a step keeps."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second."""
 
 
 class AdamWSpec(Spec):
@@ -28,9 +31,13 @@ class AdamWSpec(Spec):
 
     name: Literal["adamw"] = "adamw"
     lr: LearningRate = 1e-3
+    """The learning rate; of a schedule, the highest."""
     betas: Betas = (0.9, 0.999)
+    """How much of the gradients' mean and of their squares' mean a step keeps."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second."""
     weight_decay: WeightDecay = 0.01
+    """The part of each weight that a step takes away, times the learning rate."""
 
 
 class SgdSpec(Spec):
@@ -38,9 +45,11 @@ class SgdSpec(Spec):
 
     name: Literal["sgd"] = "sgd"
     lr: LearningRate = 0.1
+    """The learning rate; of a schedule, the highest."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     weight_decay: WeightDecay = 0.0
+    """So many times each weight is added to its gradient."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SgdSpec":
@@ -163,7 +172,9 @@ class TrainerSpec(Spec):
     """The loop."""
 
     epochs: Positive = 10
+    """How often all training images are seen, at most."""
     batch_size: Positive = 128
+    """Images in a step."""
     full_batch: bool = False
     """Take all training images as one batch (plain gradient descent) instead of `batch_size`."""
     drop_last: bool = False
@@ -172,6 +183,7 @@ class TrainerSpec(Spec):
     """All that is drawn, from initial weights to augmentation, comes from this seed and the member's place in the
     recipe."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The part of the target that all classes share equally."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of all gradients together; longer ones are scaled down to it."""
     monitor: Monitor = "accuracy"

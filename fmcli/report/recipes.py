@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmcli.recipe import Recipe
+from fmcli.recipe import KeyTable, Recipe
 from fmcli.recipe.layers import LayerTrace, count_parameters, show_shape
 from fmcli.recipe.networks import (
     Conv,
@@ -17,6 +17,38 @@ def recipes_document(rows: Sequence[tuple[str, str]]) -> Document:
     """Return the shipped recipes, (name, description)."""
     records = [{"name": name, "description": description} for name, description in rows]
     return Document([Sheet(columns=["Recipe", "What it is"], rows=rows)], {"recipes": records}, records)
+
+
+def keys_document(tables: Sequence[KeyTable]) -> Document:
+    """Return tables of keys, each with what it takes, its default and its meaning."""
+    sheets = [
+        Sheet(
+            title=": ".join(filter(None, (_table_name(table), table.about))),
+            columns=["Key", "Takes", "Default", "Meaning"],
+            rows=[
+                (key.name, key.takes, "needed" if key.default is None else key.default, key.meaning)
+                for key in table.keys
+            ],
+        )
+        for table in tables
+    ]
+    records = [
+        {
+            "table": table.path,
+            "choice": table.choice,
+            "key": key.name,
+            "takes": key.takes,
+            "needed": key.default is None,
+        }
+        | {"default": key.default, "meaning": key.meaning}
+        for table in tables
+        for key in table.keys
+    ]
+    return Document(sheets, {"keys": records}, records)
+
+
+def _table_name(table: KeyTable) -> str:
+    return " ".join(filter(None, (f"[{table.path}]" if table.path else "", table.choice)))
 
 
 def summary_document(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]]) -> Document:
