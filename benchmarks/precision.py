@@ -1,11 +1,11 @@
-"""Whether what makes fmcli fast costs accuracy: bfloat16, layers in another order, pooling of our own, folded weights.
+"""Whether what makes fmcli fast costs accuracy: bfloat16, layers in another order, kernels of our own, folded weights.
 
     python -m benchmarks.precision roy-1 quick:2 --seeds 5
 
 Trains each recipe (`quick:2`: for two epochs) over several seeds in two ways, from the same initial weights, by the
 same order of images and the same augmentation: as fmcli does by itself; and as written, in fp32, with the layers in the
-recipe's order, PyTorch's pooling, and tested with batch normalisation unfolded. Goes on where it was stopped, writes
-JSON with hardware and versions under benchmarks/results/, and prints the README's table.
+recipe's order, without kernels of our own, and tested with batch normalisation unfolded. Goes on where it was stopped,
+writes JSON with hardware and versions under benchmarks/results/, and prints the README's table.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from fmcli.data import DeviceLoader, Splits, load_images, split_images
 from fmcli.folders import MODEL_FILE
 from fmcli.inference import network_of
 from fmcli.metrics import mean_interval
-from fmcli.models import predict_logits
+from fmcli.models import EVALUATION_BATCH, predict_logits
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 @contextmanager
 def as_written() -> Iterator[None]:
-    """Let networks be built in the recipe's order, and PyTorch pool."""
+    """Let networks be built in the recipe's order, and PyTorch compute all."""
     with (
         patch("fmcli.models.build._pool_first", list),
         patch("fmcli.models.compiled.load_kernels", lambda *_: None),
@@ -54,7 +54,7 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
     network = network_of(trained) if way == "fast" else trained.model
-    images = DeviceLoader(splits.test, batch_size=500, device=CPU).batches()
+    images = DeviceLoader(splits.test, batch_size=EVALUATION_BATCH, device=CPU).batches()
     logits: NDArray[np.float32] = predict_logits(network, images, trained.header.normalization_of("test")).numpy()
     return logits
 

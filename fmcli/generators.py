@@ -12,7 +12,7 @@ _GO_ON = ("order", "augment", "dropout")  # the others are drawn from once, befo
 
 @dataclass(frozen=True, slots=True)
 class Generators:
-    """The five streams of random numbers of a member, each from the recipe's seed and the member's place.
+    """The five streams of random numbers of a member, each from the recipe's seed and the member's index.
 
     Args:
         weights: On the CPU.
@@ -29,9 +29,9 @@ class Generators:
     sample: torch.Generator
 
     @classmethod
-    def seeded(cls, seed: int, place: int, device: torch.device, *, afresh: bool = False) -> "Generators":
-        """Return new generators: members differ by their place in the recipe, a training afresh from the first."""
-        seeds = np.random.SeedSequence([seed, place], spawn_key=(1,) if afresh else ()).generate_state(5, np.uint64)
+    def seeded(cls, seed: int, index: int, device: torch.device, *, afresh: bool = False) -> "Generators":
+        """Return new generators: members differ by their index in the recipe, a training afresh from the first."""
+        seeds = np.random.SeedSequence([seed, index], spawn_key=(1,) if afresh else ()).generate_state(5, np.uint64)
         cpu = torch.device("cpu")
         devices = (cpu, cpu, device, device, cpu)
         return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))

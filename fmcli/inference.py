@@ -14,13 +14,11 @@ from fmcli.device import use_bf16
 from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.folders import tell_apart
-from fmcli.models import InferenceNetwork, predict_logits
+from fmcli.models import EVALUATION_BATCH, InferenceNetwork, predict_logits
 from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.networks import kernel_group
 from fmcli.recipe.specs import DataSpec
 from fmcli.voting import Vote
-
-_BATCH = 500  # images
 
 
 def predict_splits(
@@ -86,7 +84,7 @@ def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
 def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, views: Views) -> Predictions:
     digest = check_images(member, split, images)
     header = member.header
-    loader = DeviceLoader(images, batch_size=_BATCH, device=member.device)
+    loader = DeviceLoader(images, batch_size=EVALUATION_BATCH, device=member.device)
     network = network_of(member)
     logits = predict_logits(network, loader.batches(), header.normalization_of(split), views=views)
     if not bool(torch.isfinite(logits).all()):

@@ -1,7 +1,4 @@
-"""Work side by side: each piece in a process of its own, whose events and end are told here.
-
-Small networks in small batches gain little by more threads, which wait for each other at every operation.
-"""
+"""Work side by side: each piece in a process of its own, whose events and end are told here."""
 
 import multiprocessing
 import os

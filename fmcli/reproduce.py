@@ -20,7 +20,8 @@ from fmcli.pool import learn_rule, open_pool
 from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
-from fmcli.run import load_splits, remove_runs, train_run
+from fmcli.recipe_images import load_splits
+from fmcli.run import remove_runs, train_run
 from fmcli.systems import SeedResult, SystemResult
 
 _PAUSE = 2.0  # seconds

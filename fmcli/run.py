@@ -1,6 +1,5 @@
 """A run: every member of a recipe trained into one folder."""
 
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from fmcli.augment import AlbumentationsAugment
 from fmcli.checkpoint import read_header
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
@@ -31,10 +29,9 @@ from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
 from fmcli.parallel import Ended, Work, side_by_side
 from fmcli.predictions import predictions_file
-from fmcli.recipe import Recipe, SourceFacts, dump_recipe, load_recipe
+from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
-from fmcli.recipe.layers import LayerTrace, trace_recipe
-from fmcli.recipe.networks import BatchNorm
+from fmcli.recipe_images import load_splits
 from fmcli.seals import seal
 from fmcli.sharing import Share, share_out
 from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, load_state, train_member
@@ -274,24 +271,6 @@ def _one_by_one(works: Mapping[str, Work], reporter: Reporter) -> Generator[Ende
         yield ended
 
 
-def load_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
-    """Return a recipe's images, having found all that is wrong between them and the recipe.
-
-    Args:
-        recipe: The recipe.
-        data_root: Where to look first for built-in sources.
-
-    Raises:
-        DataError: The images are missing or broken.
-        RecipeError: A network or an augmentation does not fit them.
-    """
-    splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
-    traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
-    _check_last_batches(recipe, traces, len(splits.train))
-    check_augmentation(recipe, splits.train.input_shape)
-    return splits
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes from training the same run."""
@@ -399,46 +378,6 @@ def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
             f"{printable(folder)} was begun with another recipe:\n  " + "\n  ".join(differences[:10]),
             hint="drop the change to resume; --overwrite starts afresh; --output trains elsewhere",
         )
-
-
-def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_train: int) -> None:
-    """Refuse a batch of one image where that leaves batch normalisation one value, which has no spread."""
-    problems = []
-    for member in recipe.members:
-        trainer = member.trainer
-        n_images = trainer.sample_size(n_train)
-        size = n_images if trainer.full_batch else min(trainer.batch_size, n_images)
-        last = size if trainer.drop_last else n_images % size or size
-        of_one_value = any(
-            isinstance(trace.layer, BatchNorm) and math.prod(trace.input_shape[1:]) == 1
-            for trace in traces[member.name]
-        )
-        if last == 1 and of_one_value:
-            problems.append(
-                f"members.{member.name}.trainer.batch_size: the last batch of {n_images} images by {size} has one, "
-                "and batch normalisation needs more"
-            )
-    if problems:
-        raise RecipeError(
-            f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
-            problems=problems,
-            hint="another trainer.batch_size, or --set trainer.drop_last=true, which leaves that image out",
-        )
-
-
-def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] | None) -> None:
-    """Build every albumentations pipeline of a recipe once, and try it on blank pictures.
-
-    Args:
-        recipe: The recipe.
-        input_shape: (C, H, W) of its images; None where it is not known yet: then nothing is tried.
-
-    Raises:
-        RecipeError: One cannot be built, or changes a picture's size.
-    """
-    for member in recipe.members:
-        if member.augment.albumentations:
-            AlbumentationsAugment(member.augment.albumentations, input_shape)
 
 
 _OF_MEMBERS = (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLITS))

@@ -35,7 +35,7 @@ FLOORS = (
         "trials",
     ),
     ("checkpoint", "ensemble_file"),
-    ("trainer", "inference", "pack", "parallel", "sharing"),
+    ("trainer", "inference", "pack", "parallel", "recipe_images", "sharing"),
     ("run", "pool", "report"),
     ("reproduce", "search", "compose", "soup"),
     ("cli",),

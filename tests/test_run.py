@@ -26,7 +26,8 @@ from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, find_checkpoints, 
 from fmcli.history import HISTORY_FILE, read_history
 from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe
-from fmcli.run import RunResult, check_augmentation, train_run
+from fmcli.recipe_images import check_augmentation
+from fmcli.run import RunResult, train_run
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE
 from fmcli.trainer.state import load_state
 

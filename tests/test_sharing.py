@@ -13,9 +13,10 @@ from fmcli.folders import MODEL_FILE
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import Conv, Dense, Flatten, MaxPool
+from fmcli.recipe_images import load_splits
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
-from fmcli.run import load_splits, train_run
+from fmcli.run import train_run
 from fmcli.sharing import Share, share_out
 
 CPU = torch.device("cpu")

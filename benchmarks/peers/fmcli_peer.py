@@ -12,7 +12,7 @@ from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
 from fmcli.data import DeviceLoader, ImageSet, Splits, resolve_normalization
 from fmcli.device import resolve_device, use_bf16
 from fmcli.events import Event, StepFinished
-from fmcli.models import InferenceNetwork, build_model, predict_logits
+from fmcli.models import EVALUATION_BATCH, InferenceNetwork, build_model, predict_logits
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -72,7 +72,7 @@ def predict(job: Job) -> Answer:
     torch.set_num_threads(job.threads)
     device = resolve_device(job.device)
     images = image_set(job, "t10k")
-    loader = DeviceLoader(images, batch_size=500, device=device)
+    loader = DeviceLoader(images, batch_size=EVALUATION_BATCH, device=device)
     normalization = resolve_normalization("standard", images)
     generator = torch.Generator().manual_seed(0)
     models = [

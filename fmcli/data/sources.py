@@ -18,9 +18,7 @@ from fmcli.data.picture_folder import read_picture_folder
 from fmcli.errors import DataError, printable
 from fmcli.reading import read_text
 from fmcli.recipe.known import KNOWN_SOURCES
-from fmcli.recipe.specs import (
-    DataSpec,
-)
+from fmcli.recipe.specs import DataSpec
 
 # The current files, of 31 August 2017 and later, unpacked: SHA-256. Distributors compress them each their own way.
 FASHION_MNIST_FILES = {

@@ -12,6 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from fmcli.choices import Views
 from fmcli.models.build import Dropout
 
+EVALUATION_BATCH = (
+    500  # images; more gains nothing on a CPU. All who predict take as many, so that answers agree to the last bit
+)
+
 
 class InferenceNetwork(nn.Module):
     """A network that answers and does not learn, in less time: dropout gone, batch normalisation folded into weights.

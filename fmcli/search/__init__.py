@@ -15,7 +15,7 @@ from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.files import write_atomic
 from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec
-from fmcli.run import load_splits
+from fmcli.recipe_images import load_splits
 from fmcli.search.plan import Search, open_search
 from fmcli.search.study import JOURNAL, load_study, open_study
 from fmcli.search.trial import REASON, claim, label_of, run_trial

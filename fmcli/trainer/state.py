@@ -66,16 +66,14 @@ def save_state(path: Path, state: TrainingState) -> None:
     Raises:
         FmcliError: The file cannot be written.
     """
-    tensors, metadata = (
-        dict(state.tensors),
-        {
-            "format": STATE_FORMAT,
-            "circumstances": json.dumps(asdict(state.circumstances)),
-            "afresh": "true" if state.afresh else "false",
-            "history": json.dumps([asdict(epoch) for epoch in state.history]),
-            "updates": str(state.updates),
-        },
-    )
+    tensors = dict(state.tensors)
+    metadata = {
+        "format": STATE_FORMAT,
+        "circumstances": json.dumps(asdict(state.circumstances)),
+        "afresh": "true" if state.afresh else "false",
+        "history": json.dumps([asdict(epoch) for epoch in state.history]),
+        "updates": str(state.updates),
+    }
     if state.progress is not None:
         progress = {field.name: getattr(state.progress, field.name) for field in fields(EpochProgress)}
         tensors |= with_prefix("progress", {name: progress.pop(name) for name in _PROGRESS_TENSORS})
