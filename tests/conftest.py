@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import os
 import struct
 from collections.abc import Sequence
@@ -158,6 +159,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch):
+    """However short it is, so that tests know from where a training goes on."""
+    monkeypatch.setattr("fmcli.trainer.loop._SAVING", math.inf)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from fmcli.models import InferenceNetwork, predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.tensors import load_tensors, save_tensors
-from fmcli.trainer import STATE_FILE, VALIDATION_FILE, Circumstances, train_member
+from fmcli.trainer import STATE_FILE, VALIDATION_FILE, Circumstances, loop, train_member
 from fmcli.trainer.learner import Learner
 from fmcli.trainer.state import load_state
 
@@ -640,7 +641,7 @@ def assert_statistics_are_of(folder, images: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize(("batch", "batches"), [(500, [96]), (40, [40, 40, 16]), (95, [95]), (19, [19] * 5)])
 def test_statistics_are_taken_afresh_over_the_training_images(splits, tmp_path, monkeypatch, batch, batches):
     """A last image by itself is left out, as of 95 + 1 and of 5 · 19 + 1."""
-    monkeypatch.setattr("fmcli.trainer.loop._EVALUATION_BATCH", batch)
+    monkeypatch.setattr("fmcli.trainer.loop.EVALUATION_BATCH", batch)
     train(swa_recipe(0.5, augment={"rotate": 90, "erase": 1.0}), splits, tmp_path)
     images = torch.from_numpy(splits.train.images)[: sum(batches)].split(batches)
     assert_statistics_are_of(tmp_path, list(images))
@@ -860,6 +861,51 @@ def test_resumption_with_worker_processes(splits, tmp_path):
     pipeline = [{"name": "Affine", "args": {"rotate": (-20, 20), "p": 1.0}}, {"name": "GaussNoise"}]
     recipe = small_recipe(augment={"albumentations": pipeline}, trainer={"epochs": 2, "batch_size": 32})
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, 1), StopAt(StepFinished, 2, StopRequest))
+
+
+def test_of_short_epochs_so_many_are_saved_that_saving_takes_little_of_the_time(splits, tmp_path, monkeypatch):
+    """By a clock that hardly moves but for saving, which takes a second, and for epochs, a second each."""
+    now = 0.0
+
+    def perf_counter():
+        nonlocal now
+        now += 1e-6
+        return now
+
+    def advance(function):
+        def slowly(*arguments):
+            nonlocal now
+            now += 1.0
+            return function(*arguments)
+
+        return slowly
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=perf_counter))
+    monkeypatch.setattr(loop, "_SAVING", 0.25)  # again after four seconds, which are four epochs
+    monkeypatch.setattr(loop, "save_state", advance(loop.save_state))
+    monkeypatch.setattr(loop._Training, "_validate", advance(loop._Training._validate))
+    recipe = small_recipe(trainer={"epochs": 11})
+    saved_at: list[int] = []
+    epochs = 0
+
+    def listen(event):
+        nonlocal epochs
+        epochs += isinstance(event, EpochFinished)
+        if isinstance(event, CheckpointSaved) and event.path.name == STATE_FILE:
+            saved_at.append(epochs)
+            assert len(read_history(tmp_path / "run")) == min(epochs + 1, 11)
+
+    train(recipe, splits, tmp_path / "run", reporter=listen)
+    assert saved_at == [0, 4, 8, 11]  # behind the first, fifth and ninth; and at the end
+    assert len(read_history(tmp_path / "run")) == 11
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, splits, tmp_path / "killed", reporter=StopAt(EpochFinished, 7))
+    events = []
+    train(recipe, splits, tmp_path / "killed", resume=True, reporter=events.append)
+    assert next(event.first_epoch for event in events if isinstance(event, MemberStarted)) == 6
+    assert same_tensors(weights(tmp_path / "run"), weights(tmp_path / "killed"))
+    assert timeless(read_history(tmp_path / "killed")) == timeless(read_history(tmp_path / "run"))
 
 
 def test_resuming_where_nothing_is_there_starts(splits, tmp_path):

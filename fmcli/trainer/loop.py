@@ -36,7 +36,7 @@ from fmcli.folders import (
 from fmcli.generators import Generators
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
-from fmcli.models import InferenceNetwork, predict_logits
+from fmcli.models import EVALUATION_BATCH, InferenceNetwork, predict_logits
 from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
@@ -53,8 +53,8 @@ from fmcli.trainer.state import (
     save_state,
 )
 
-_EVALUATION_BATCH = 500  # images; more gains nothing on a CPU
 SAVE_AFTER = 300.0  # seconds, after which a long epoch is saved within itself
+_SAVING = 0.05  # of the time, at most, that saving after short epochs may take
 
 
 def train_member(
@@ -133,12 +133,13 @@ class _Training:
         names = [member.name for member in recipe.members]
         self.spec: MemberSpec = recipe.members[names.index(name)]
         self.recipe = recipe
-        self.place = names.index(name)
+        self.index = names.index(name)
         self.splits, self.folder, self.device = splits, folder, device
         self.save_after, self.reporter = save_after, reporter
         self.bf16 = use_bf16(self.spec.trainer.precision, device)
         self.progress: EpochProgress | None = None  # of an epoch that is begun
         self.can_be_saved = True
+        self.save_due = 0.0  # when the next epoch that ends is to be saved, by `time.perf_counter`
         self.history: list[EpochFinished] = []
         self.before: list[EpochFinished] = []  # of the first training, once a network is trained afresh
         self.circumstances = Circumstances.of(self.spec, recipe, splits, device, bf16=self.bf16)
@@ -165,7 +166,7 @@ class _Training:
         self._start(afresh=False)
 
     def _generators(self, *, afresh: bool = False) -> Generators:
-        return Generators.seeded(self.spec.trainer.seed, self.place, self.device, afresh=afresh)
+        return Generators.seeded(self.spec.trainer.seed, self.index, self.device, afresh=afresh)
 
     def _sample(self) -> ImageSet:
         """Return the images that this member trains on: all, or its own bootstrap sample."""
@@ -175,7 +176,7 @@ class _Training:
         return draw_sample(train, trainer.sample_size(len(train)), self._generators().sample)
 
     def _evaluation_loader(self, images: ImageSet | None) -> DeviceLoader | None:
-        return DeviceLoader(images, batch_size=_EVALUATION_BATCH, device=self.device) if images else None
+        return DeviceLoader(images, batch_size=EVALUATION_BATCH, device=self.device) if images else None
 
     def _start(self, *, afresh: bool) -> None:
         """Set a new network and its optimizer at their beginning."""
@@ -310,8 +311,9 @@ class _Training:
         self.progress = None
         if trainer.keep == "best" and best_epoch(self.history, trainer.monitor) + 1 == finished.epoch:
             self.best = self.learner.evaluated_weights()
-        write_history(self.folder, [*self.before, *self.history])
-        if not self._is_done():
+        if self._is_done():
+            self._write_history()
+        elif time.perf_counter() >= self.save_due:
             self._save_state()
         self.reporter(finished)
 
@@ -413,7 +415,12 @@ class _Training:
 
     # --- resuming -----------------------------------------------------------------------------------------
 
+    def _write_history(self) -> None:
+        write_history(self.folder, [*self.before, *self.history])
+
     def _save_state(self) -> None:
+        """Leave what `restore` takes over, and the history up to here."""
+        started = time.perf_counter()
         epoch = len(self.history)
         steps = 0 if self.progress is None else self.progress.steps
         if self.progress is not None:
@@ -428,7 +435,11 @@ class _Training:
             progress=self.progress,
         )
         path = self.folder / STATE_FILE
+        if state.history:
+            self._write_history()
         save_state(path, state)
+        now = time.perf_counter()
+        self.save_due = now + (now - started) / _SAVING
         self.reporter(CheckpointSaved(path))
 
     def restore(self) -> None:
