@@ -374,6 +374,14 @@ def test_a_folder_of_pictures_is_told_from_a_run(cli, pets):
     assert [(row["class"], row["train"], row["test"]) for row in shown["classes"]] == [("cat", 3, 1), ("dog", 2, 1)]
 
 
+def test_a_validation_set_that_is_left_alone_is_told(cli, pets):
+    assert "validation" not in cli("data", "info", f"folder:{pets}").err
+    draw(pets / "validation" / "dog" / "9.png", 240)
+    told = cli("data", "info", f"folder:{pets}").err
+    assert "own 1 validation images are left alone" in told
+    assert "data.validation = { own = true }" in told
+
+
 def test_a_picture_of_far_too_many_pixels_is_refused_by_its_header(pets):
     Image.new("P", (10_000, 8_000)).save(pets / "train" / "cat" / "huge.gif")
     with pytest.raises(DataError, match="the limit is"):

@@ -716,7 +716,7 @@ def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):
 @pytest.mark.parametrize(
     ("work", "hint"),
     [
-        ("told(2)", "nothing is removed yet: the same command starts anew"),
+        ("told(2)", "nothing is trained yet: the same command starts anew"),
         (f"{BEGIN}; report(TrialFinished(0, None)); told(2)", "what is done is kept; go on with: fmcli train --resume"),
     ],
 )

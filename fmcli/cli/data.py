@@ -73,6 +73,11 @@ def show_data(
         train.class_names,
         {name: images.digest for name, images in present.items()},
     )
+    if found.validation is not None and splits.validation is not found.validation:
+        terminal.note(
+            f"the source's own {len(found.validation):,} validation images are left alone: "
+            "a recipe takes them by data.validation = { own = true }"
+        )
     if grid is not None:
         from fmcli.report.plots import SAMPLES_OF_EACH, sample_figure, save_figure
 

@@ -25,7 +25,7 @@ SavePredictions = Annotated[
     Path | None,
     typer.Option(
         "--save-predictions",
-        help="Also write each member's predictions: a file for one member, a folder for several.",
+        help="Also write each member's predictions: into a folder, or for one member a file, NAME.safetensors.",
         show_default=False,
     ),
 ]

@@ -59,7 +59,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     def stop(number: int, _: object) -> None:
         received.append(number)
         if not training or len(received) > 1:
-            _leave(received[0], hint if has_begun else "nothing is removed yet: the same command starts anew")
+            _leave(received[0], hint if has_begun else "nothing is trained yet: the same command starts anew")
 
     def heeding(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:

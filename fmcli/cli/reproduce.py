@@ -36,7 +36,7 @@ def reproduce(
     skip_done: Annotated[
         bool,
         typer.Option(
-            "--skip-done", help="Take finished runs as they are, go on with begun ones; two processes share the work."
+            "--skip-done", help="Take finished runs as they are, go on with begun ones; processes share the work."
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train afresh what is there.")] = False,
