@@ -4,12 +4,13 @@
     python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
     python -m benchmarks.table benchmarks/results/cpu.json
 
-How it is measured:
+README.md here says what else is measured, by which module, and what it gave. How it is measured:
 
 - Each peer runs in a process of its own, anew for each repeat. For each piece of work all peers take their turn
   before the next repeat begins, and the one that goes first changes, so that a machine that slows down slows all alike.
-- All get the same images, network, batch size, optimizer, learning rate, cores and threads. A network is converted
-  from the recipe's list of layers; a test compares the numbers of parameters.
+- All get the same images, network, batch size, optimizer, learning rate, cores and threads; but the peers train
+  `quick` by AdamW instead of Muon, which is less work. A network is converted from the recipe's list of layers; a test
+  compares the numbers of parameters.
 - Training is timed after a warm-up, for some seconds and at least five steps. fmcli is timed in its own training loop,
   and does what its recipes say beyond that: a learning rate for each step, the average of the weights, a saved
   state after each epoch. The peers are spared those.

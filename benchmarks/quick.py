@@ -51,20 +51,20 @@ def show(result: dict[str, Any]) -> None:
     """Print the table of the README."""
     seeds = result["seeds"]
     names = list(seeds[0]["members"])
-    print("| seed |", " | ".join(names), "| vote | training | `ensemble evaluate` |")
-    print("|---" * (len(names) + 4) + "|")
-    for one in seeds:
+    gains = [one["vote"] - max(one["members"].values()) for one in seeds]
+    print("| seed |", " | ".join(names), "| vote | over the best member | training | `ensemble evaluate` |")
+    print("|---" * (len(names) + 5) + "|")
+    for one, gain in zip(seeds, gains, strict=True):
         accuracies = " | ".join(f"{100 * one['members'][name]:.2f}" for name in names)
         print(
-            f"| {one['seed']} | {accuracies} | {100 * one['vote']:.2f} "
+            f"| {one['seed']} | {accuracies} | {100 * one['vote']:.2f} | {100 * gain:+.2f} "
             f"| {one['train_seconds']:.0f} s | {one['evaluate_seconds']:.1f} s |"
         )
     columns = [[one["members"][name] for one in seeds] for name in names] + [[one["vote"] for one in seeds]]
     means = " | ".join(f"{100 * statistics.mean(column):.2f}" for column in columns)
     train, evaluate = (statistics.median(one[key] for one in seeds) for key in ("train_seconds", "evaluate_seconds"))
-    print(f"| mean (median of times) | {means} | {train:.0f} s | {evaluate:.1f} s |")
-    best = statistics.mean(max(one["members"].values()) for one in seeds)
-    print(f"\nThe best member of each seed has {100 * best:.2f} % on the mean.\n")
+    gain = statistics.mean(gains)
+    print(f"| mean (median of times) | {means} | {100 * gain:+.2f} | {train:.0f} s | {evaluate:.1f} s |")
     print(result["machine"])
 
 

@@ -1,6 +1,7 @@
 """The README's tables: `python -m benchmarks.table benchmarks/results/cpu.json` prints what `benchmarks.run` wrote."""
 
 import json
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ COMPARED = {"faster keras": "× faster Keras", "keras": "× Keras", "torch": "×
 LIMITS = {"bf16_rate": "of bf16 rate", "bandwidth": "of bandwidth"}
 THRESHOLDS = {"cpu": (90, 92, 93, 94), "cuda": (94, 95, 96)}
 Line = Mapping[str, Any]
+Curve = Sequence[Sequence[float]]  # for each epoch, the seconds of training up to its end, and the accuracy then
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -86,24 +88,42 @@ def memory(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield a table of the seconds of training until a test accuracy was reached, a row for each training."""
+    """Yield a table of the seconds of training until a test accuracy was reached: each training, and several's mean."""
     if not lines:
         return
     yield from heading(["Seconds of training until", *(f"{percent} %" for percent in thresholds), "at the end"])
     for line in lines:
         for peer, entry in line["peers"].items():
+            curves: dict[str, list[Curve]] = {}
             for answer in entry["answers"]:
                 for member, curve in answer.get("members", {}).items():
-                    reached = [seconds_to(curve, percent / 100) for percent in thresholds]
-                    cells = [f"{seconds:.1f}" if seconds is not None else "–" for seconds in reached]
-                    end = f"{100 * curve[-1][1]:.2f} % after {curve[-1][0]:.1f} s"
                     name = member if member == line["work"] else f"{line['work']} {member}"
-                    yield row([f"{name}, {TITLES[peer]}", *cells, end])
+                    curves.setdefault(f"{name}, {TITLES[peer]}", []).append(curve)
+                    yield row([f"{name}, {TITLES[peer]}", *reached([curve], thresholds)])
                 if "vote_accuracy" in answer:
                     seconds, whole = answer["train_seconds"], answer["command_seconds"]
                     end = f"{100 * answer['vote_accuracy']:.2f} % after {seconds:.1f} s; whole command {whole:.1f} s"
                     yield row([f"{line['work']}, vote", *[""] * len(thresholds), end])
+            for name, several in curves.items():
+                if len(several) > 1:
+                    yield row([f"{name}, mean of {len(several)}", *reached(several, thresholds)])
     yield ""
+
+
+def reached(curves: Sequence[Curve], thresholds: Sequence[int]) -> Iterator[str]:
+    """Yield cells: when each accuracy was reached by all trainings, if it was, and what they ended with."""
+    for percent in thresholds:
+        seconds = [seconds_to(curve, percent / 100) for curve in curves]
+        known = [one for one in seconds if one is not None]
+        yield spread(known, 1) if len(known) == len(seconds) else "–"
+    accuracies, times = [100 * curve[-1][1] for curve in curves], [curve[-1][0] for curve in curves]
+    yield f"{spread(accuracies, 2)} % after {spread(times, 1)} s"
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return a value, or the mean of several with their standard deviation."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def describe(result: Mapping[str, Any], limits: Line) -> Iterator[str]:

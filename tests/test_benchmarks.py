@@ -17,7 +17,7 @@ from benchmarks import peers, precision, processes, summary
 from benchmarks.peers import Clock, Job, torch_peer
 from benchmarks.plan import Measurement, interleave, parse, plan
 from benchmarks.run import collect
-from benchmarks.table import build
+from benchmarks.table import accuracy, build
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_bytes, training_operations
 from fmcli.models import build_model, compiled, pooling
 from fmcli.recipe.layers import trace_layers
@@ -289,6 +289,17 @@ def result() -> dict:
 )
 def test_the_tables_say(line):
     assert line in list(build(json.loads(json.dumps(result()))))
+
+
+def test_of_several_trainings_the_table_says_mean_and_spread():
+    curves = [[[10.0, 0.91], [20.0, 0.935]], [[14.0, 0.89], [24.0, 0.925]]]
+    answers = [
+        {"members": {"m1": curve}, "train_seconds": 1, "command_seconds": 1, "vote_accuracy": 1} for curve in curves
+    ]
+    line = {"work": "roy-1", "peers": {"fmcli": {"answers": answers}}}
+    rows = list(accuracy([line], (90, 92, 93)))
+    assert "| roy-1 m1, fmcli | 24.0 | 24.0 | – | 92.50 % after 24.0 s |" in rows
+    assert "| roy-1 m1, fmcli, mean of 2 | 17.0 ± 9.9 | 22.0 ± 2.8 | – | 93.00 ± 0.71 % after 22.0 ± 2.8 s |" in rows
 
 
 def test_rows_of_a_table_are_as_long_as_its_heading():
