@@ -59,7 +59,7 @@ def test_every_option_is_explained():
             assert getattr(parameter, "help", None) or parameter.name == "help", (path, parameter.name)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md"])
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"])
 def test_lines_fit_a_page(name):
     """But for tables and what is captured from a terminal."""
     text = re.sub(r"^(```+)\w*\n.*?^\1$", "", (ROOT / name).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
