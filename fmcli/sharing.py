@@ -63,14 +63,14 @@ def share_out(
         device: Where to train.
         jobs: How many at once, where that is asked for.
         threads: CPU threads for each, where that is asked for.
-        kept: With how many threads, at least one, the run was begun. Others keep them, unless other threads are asked
+        kept: With how many threads the run was begun. Others keep them, unless other threads are asked
             for, or there are too few: with other numbers of threads, weights come out otherwise. None for a run that
             begins.
     """
     here = torch.get_num_threads()
     if not names or (jobs is None and threads is not None):
         return None
-    if device.type == "cpu" and threads is None and kept is not None:
+    if device.type == "cpu" and threads is None and kept:  # a damaged state may say 0, which is refused later
         at_once = _most_at_once(recipe, names, splits, here // kept) if jobs is None else jobs
         if kept * min(at_once, len(names)) <= here:
             return Share(at_once, kept) if at_once > 1 or kept < here else None

@@ -135,6 +135,7 @@ def test_members_that_are_not_trained_do_not_count(jobs):
         (5, {}, None),
         (5, {"jobs": 1}, None),
         (3, {"jobs": 2}, (2, 2)),
+        (0, {}, None),
         # asked for otherwise, which is refused later, too
         (1, {"threads": 2}, None),
         (1, {"threads": 2, "jobs": 2}, (2, 2)),
