@@ -362,6 +362,7 @@ def test_recipe_show_prints_the_file_as_it_is(cli, recipe_file):
 def test_recipe_keys_lists_a_table_and_those_in_it(cli):
     tables = {record["table"] for record in cli("recipe", "keys", "model", "--format", "json").json["keys"]}
     assert tables == {"model", "model.layers[]"}
+    assert cli("recipe", "keys", "members").out == cli("recipe", "keys", "members[]").out != ""
     assert cli("recipe", "keys", "[trainer]").out == cli("recipe", "keys", "trainer").out != ""
 
 

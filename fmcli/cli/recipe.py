@@ -138,7 +138,7 @@ def list_keys(
     wanted = (table or "").strip("[]")
     found = [one for one in tables if wanted in ("", one.path) or one.path.startswith((f"{wanted}.", f"{wanted}["))]
     if not found:
-        names = sorted({one.path.partition(".")[0] for one in tables if one.path})
+        names = sorted({one.path.partition(".")[0].removesuffix("[]") for one in tables if one.path})
         raise UsageError(f"no table of a recipe is called {printable(wanted)!r}; {did_you_mean(wanted, names)}")
     emit(keys_document(found), format_, Terminal())
 
