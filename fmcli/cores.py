@@ -3,9 +3,13 @@
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container on Linux: microseconds of cores' time in so many
+_QUOTAS = (  # of a container on Linux, by control groups of version 2 and 1: microseconds of cores' time, in so many
+    (Path("/sys/fs/cgroup/cpu.max"),),
+    (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
+)
 _LOAD = Path("/proc/loadavg")  # of Linux; its fourth field: runnable threads, of all
 _SAMPLES = 5
 _BETWEEN_SAMPLES = 0.05  # seconds
@@ -15,11 +19,12 @@ def count_cores() -> int:
     """Return how many cores this process may use, all of their time or, in a container, as much as that of so many."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    try:
-        quota, period = map(int, _QUOTA.read_text().split())
-        return max(min(count, math.ceil(quota / period)), 1)
-    except (OSError, ValueError, ZeroDivisionError):  # there is none, or it says "max"
-        return count
+    for files in _QUOTAS:
+        with suppress(OSError, ValueError, ZeroDivisionError):  # there is none, or it says "max"
+            quota, period = (int(word) for file in files for word in file.read_text().split())
+            if quota > 0:  # -1 is "max" in version 1
+                count = max(min(count, math.ceil(quota / period)), 1)
+    return count
 
 
 def busy_cores() -> int:

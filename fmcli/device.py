@@ -45,20 +45,9 @@ def resolve_device(name: str) -> torch.device:
             raise DeviceError(
                 f"no device {name}: {found}", hint="--device auto takes what is there; --device cpu always is"
             )
-        _convolve_in_whole_fp32()
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("no device mps: torch finds no Apple GPU here", hint="--device auto takes what is there")
     return torch.device(kind, int(index)) if index else torch.device(kind)
-
-
-def _convolve_in_whole_fp32() -> None:
-    """Let convolutions in fp32 on an NVIDIA GPU be so: by default PyTorch rounds their factors to TF32, of 10 bits."""
-    import torch
-
-    if hasattr(torch.backends.cudnn, "conv"):  # since torch 2.9
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
-    else:
-        torch.backends.cudnn.allow_tf32 = False
 
 
 def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:

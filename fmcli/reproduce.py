@@ -48,6 +48,7 @@ def reproduce(
     overrides: Sequence[str] = (),
     skip_done: bool = False,
     overwrite: bool = False,
+    threads: int | None = None,
     data_root: Path | None = None,
     reporter: Reporter = ignore,
 ) -> list[SystemResult]:
@@ -62,6 +63,7 @@ def reproduce(
         skip_done: Take finished runs as they are, and go on with begun ones. Several processes may do so at once:
             each trains what no other does, and waits for the others in the end.
         overwrite: Train what is there afresh.
+        threads: CPU threads, where they are asked for; by default, a run that goes on keeps those it was begun with.
         data_root: Where to look first for built-in sources.
         reporter: Told of what happens.
 
@@ -95,7 +97,9 @@ def reproduce(
             reporter(RunStarted(run.title, run.seed, seeds))
         recipe = load_recipe(run.name, run.overrides)
         again = skip_done or overwrite
-        train_run(recipe, run.folder, device=device, resume=again, data_root=data_root, reporter=reporter)
+        train_run(
+            recipe, run.folder, device=device, resume=again, threads=threads, data_root=data_root, reporter=reporter
+        )
 
     _train_each(runs, train, share=skip_done, reporter=reporter)
     results = []
@@ -153,7 +157,7 @@ def _train_each(runs: Sequence[_Run], train: Callable[[_Run], None], *, share: b
         raise DivergedError(
             f"{len(diverged)} of {len(runs)} trainings did not come to an end: "
             + "; ".join(f"{printable(run.title)}, seed {run.seed}: {error.message}" for run, error in diverged.items()),
-            hint="the others are trained: leave those systems out, with --skip-done; or fewer --seeds",
+            hint="the others are trained: --skip-done shows them, without those systems, or with fewer --seeds",
         )
 
 

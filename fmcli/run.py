@@ -80,7 +80,8 @@ def train_run(
         jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`). None: what
             should be fastest (see `share_out`), or one, where `threads` are given.
         threads: CPU threads of each such process; by default, those that the run was begun with, or a share of those of
-            this one. One by one, members train in this process, on its threads.
+            this one. One by one, members train in this process, on its threads, which this does not set; but in a
+            process of its own where the run was begun with fewer and this is None.
         reporter: Told of what happens.
 
     Returns:

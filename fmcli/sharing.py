@@ -63,9 +63,8 @@ def share_out(
         device: Where to train.
         jobs: How many at once, where that is asked for.
         threads: CPU threads for each, where that is asked for.
-        kept: With how many threads the run was begun. Others keep them, unless other threads are asked
-            for, or there are too few: with other numbers of threads, weights come out otherwise. None for a run that
-            begins.
+        kept: With how many threads the run was begun. Others keep them, unless other threads are asked for, or there
+            are too few: with other numbers of threads, weights come out otherwise. None for a run that begins.
     """
     here = torch.get_num_threads()
     if not names or (jobs is None and threads is not None):

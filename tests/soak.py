@@ -12,6 +12,7 @@ import argparse
 import errno
 import hashlib
 import json
+import math
 import os
 import random
 import signal
@@ -30,6 +31,7 @@ import torch
 from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 from PIL import Image
 
+import fmcli.trainer.loop
 from fmcli.cli import run
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.history import HISTORY_FILE, read_history
@@ -80,6 +82,7 @@ class Soak:
     """
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
+        fmcli.trainer.loop._SAVING = math.inf  # save after every epoch: how often must not depend on the clock
         self.folder, self.draw = folder, random.Random(seed)
         self.problems: list[str] = []
         images = write_idx_folder(folder / "images", *draw_quadrants(240, seed=1), test=draw_quadrants(40, seed=2))

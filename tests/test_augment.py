@@ -1,7 +1,6 @@
 """Augmentation held to OpenCV, to albumentations and to slow loops; random draws; worker processes."""
 
 import math
-import os
 
 import albumentations
 import cv2
@@ -22,7 +21,7 @@ from fmcli.augment import (
 )
 from fmcli.data.image_set import ImageSet
 from fmcli.data.loader import DeviceLoader
-from fmcli.errors import DataError, RecipeError
+from fmcli.errors import RecipeError
 from fmcli.recipe.specs import (
     AlbumentationsSpec,
     AugmentSpec,
@@ -573,14 +572,3 @@ def test_worker_processes_give_what_the_pipeline_gives_here():
     # An epoch that is broken off leaves nothing behind for the next.
     assert next(iter(loader.epoch(seeded(9))))[0].shape == (4, 1, 6, 6)
     assert order_of(loader.epoch(seeded(0))) == epochs[0]
-
-
-def die(pictures, seed):
-    os._exit(3)
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
-def test_a_worker_process_that_dies_is_an_error_that_says_what_it_may_lack():
-    with pytest.raises(DataError, match="host-side augmentation has stopped: DataLoader worker") as caught:
-        list(loader_of(image_set(), batch_size=4, transform=die).epoch(seeded()))
-    assert "--shm-size" in caught.value.hint

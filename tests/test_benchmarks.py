@@ -279,8 +279,8 @@ def result() -> dict:
         "| `quick` | 12,346 | 1,000 | 12.3 | 12.3 |",
         "| MiB, all processes together | 512 | 1,024 |",
         "| fmcli takes | × 1.00 | × 0.50 |",
-        "| quick k3, fmcli | 10.0 | 20.0 | 30.0 | – | 93.50 % after 30.0 s |",
-        "| quick, vote |  |  |  |  | 94.12 % after 30.0 s; whole command 33.0 s |",
+        "| `quick`, k3, fmcli | 10.0 | 20.0 | 30.0 | – | 93.50 % after 30.0 s |",
+        "| `quick`, vote |  |  |  |  | 94.12 % after 30.0 s; whole command 33.0 s |",
         "kernel-vote, all epochs of all members, estimated, fmcli: 2.0 h",
         "`fmcli --help`: 0.11 s",
         "train m3, torch: took more than 600 s (2 times)",
@@ -294,12 +294,17 @@ def test_the_tables_say(line):
 def test_of_several_trainings_the_table_says_mean_and_spread():
     curves = [[[10.0, 0.91], [20.0, 0.935]], [[14.0, 0.89], [24.0, 0.925]]]
     answers = [
-        {"members": {"m1": curve}, "train_seconds": 1, "command_seconds": 1, "vote_accuracy": 1} for curve in curves
+        {"members": {"m1": curve}, "train_seconds": 1 + place, "command_seconds": 5, "vote_accuracy": 0.91}
+        for place, curve in enumerate(curves)
     ]
-    line = {"work": "roy-1", "peers": {"fmcli": {"answers": answers}}}
-    rows = list(accuracy([line], (90, 92, 93)))
-    assert "| roy-1 m1, fmcli | 24.0 | 24.0 | – | 92.50 % after 24.0 s |" in rows
-    assert "| roy-1 m1, fmcli, mean of 2 | 17.0 ± 9.9 | 22.0 ± 2.8 | – | 93.00 ± 0.71 % after 22.0 ± 2.8 s |" in rows
+    of_peer = [{"members": {"quick-k3": curve}} for curve in curves]
+    line = {"work": "roy-1", "peers": {"fmcli": {"answers": [*answers, {"error": "took too long"}]}}}
+    rows = list(accuracy([line, {"work": "quick-k3", "peers": {"keras": {"answers": of_peer}}}], (90, 92, 93)))
+    assert "| `roy-1`, m1, fmcli | 24.0 | 24.0 | – | 92.50 % after 24.0 s |" in rows
+    times = "17.0 ± 9.9 | 22.0 ± 2.8 | – | 93.00 ± 0.71 % after 22.0 ± 2.8 s |"
+    assert f"| `roy-1`, mean of 2, m1, fmcli | {times}" in rows
+    assert "| `roy-1`, mean of 2, vote |  |  |  | 91.00 ± 0.00 % after 1.5 ± 0.7 s; whole command 5.0 ± 0.0 s |" in rows
+    assert f"| `quick-k3`, mean of 2, Keras | {times}" in rows
 
 
 def test_rows_of_a_table_are_as_long_as_its_heading():

@@ -66,6 +66,12 @@ def test_lines_fit_a_page(name):
     assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"])
+def test_rows_of_tables_stand_on_lines_of_their_own(name):
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    assert [line for line in lines if "|---" in line and not re.fullmatch(r"\|(---\|)+", line)] == []
+
+
 def test_own_pictures_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, capsys):
     for name, level in (("cat", 20), ("dog", 220)):
         (tmp_path / "pets" / name).mkdir(parents=True)

@@ -7,10 +7,9 @@ import torch
 from fmcli.augment import affine, erase, shift
 from fmcli.checkpoint import load_checkpoint
 from fmcli.data import ImageSet, Splits
-from fmcli.device import resolve_device
 from fmcli.errors import DeviceError
 from fmcli.folders import MODEL_FILE
-from fmcli.models import predict_logits
+from fmcli.models import convolve_in_fp32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.trainer import train_member
 
@@ -101,9 +100,9 @@ def test_too_little_memory_is_a_clear_error(tmp_path):
 
 
 def test_fp32_convolves_in_fp32():
-    device = resolve_device("cuda")
+    convolve_in_fp32()
     generator = torch.Generator().manual_seed(0)
     images, weights = (torch.randn(shape, generator=generator) for shape in ((8, 32, 16, 16), (32, 32, 3, 3)))
-    found = torch.conv2d(images.to(device), weights.to(device)).cpu()
+    found = torch.conv2d(images.to(GPU), weights.to(GPU)).cpu()
     exact = torch.conv2d(images.double(), weights.double()).float()
     torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)  # TF32 is off by some 1e-2

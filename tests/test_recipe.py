@@ -1115,17 +1115,17 @@ def test_a_listed_default_is_the_one_that_is_taken():
     for table in ("trainer", "augment"):
         for name, key in keys_by_name(table).items():
             value = getattr(member, table).model_dump(mode="json")[name]
-            assert key.default == ("" if value is None else json.dumps(value)), name
-    assert keys_by_name("optimizer", 'name = "sgd"')["lr"].default == "0.1"
+            assert (key.needed, key.default) == (False, value), name
+    assert keys_by_name("optimizer", 'name = "sgd"')["lr"].default == 0.1
 
 
 def test_what_has_no_default_is_needed_but_for_what_means_something_when_left_out():
     network = keys_by_name("model", 'family = "kernel-cnn"')
-    assert {name for name, key in network.items() if key.default is None} == {"kernel_size", "widths"}
-    assert {name for name, key in keys_by_name("data").items() if key.default is None} == {"source"}
-    assert {name for name, key in keys_by_name("ensemble").items() if key.default is None} == set()
-    assert keys_by_name("")["name"].default == ""
-    assert keys_by_name("members[]")["name"].default is None
+    assert {name for name, key in network.items() if key.needed} == {"kernel_size", "widths"}
+    assert {name for name, key in keys_by_name("data").items() if key.needed} == {"source"}
+    assert not any(key.needed for key in keys_by_name("ensemble").values())
+    assert not keys_by_name("")["name"].needed
+    assert keys_by_name("members[]")["name"].needed
 
 
 def test_what_a_key_takes_is_said_in_words():

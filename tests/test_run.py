@@ -317,6 +317,12 @@ def test_what_is_advised_to_a_copy_of_a_member_that_diverges_can_be_typed(tiny_r
     assert "--member k3-2 --set optimizer.lr=… --output …" in caught.value.hint
     train(tiny(tiny_recipe, *overrides, "optimizer.lr=1e-3"), tmp_path / "other", members=["k3-2"])
 
+    overrides.append("members.k5.optimizer.lr=0.1")
+    with pytest.raises(DivergedError) as caught:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "third", members=["k3-2"])
+    assert "--member k3-2 --set members.k3.optimizer.lr=… --output …" in caught.value.hint
+    train(tiny(tiny_recipe, *overrides, "members.k3.optimizer.lr=1e-3"), tmp_path / "fourth", members=["k3-2"])
+
 
 @pytest.fixture
 def in_the_third_epoch(monkeypatch):

@@ -41,21 +41,25 @@ def test_where_the_system_does_not_say_no_core_is_busy(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("texts", "expected"),
     [
-        ("200000 100000", 2),
-        ("150000 100000", 2),
-        ("10000 100000", 1),
-        ("900000 100000", 4),
-        ("max 100000", 4),
-        ("", 4),
-        ("1 0", 4),
+        (["200000 100000"], 2),
+        (["150000 100000"], 2),
+        (["10000 100000"], 1),
+        (["900000 100000"], 4),
+        (["max 100000"], 4),
+        ([""], 4),
+        (["1 0"], 4),
+        (["200000", "100000"], 2),  # by version 1
+        (["-1", "100000"], 4),
     ],
 )
-def test_a_container_that_may_use_the_time_of_so_many_cores_has_so_many(monkeypatch, tmp_path, text, expected):
+def test_a_container_that_may_use_the_time_of_so_many_cores_has_so_many(monkeypatch, tmp_path, texts, expected):
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr(cores, "_QUOTA", tmp_path / "cpu.max")
-    (tmp_path / "cpu.max").write_text(f"{text}\n")
+    files = [tmp_path / str(place) for place in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(f"{text}\n")
+    monkeypatch.setattr(cores, "_QUOTAS", ((tmp_path / "nothing",), files))
     assert count_cores() == expected
 
 

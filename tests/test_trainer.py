@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import time
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -906,6 +908,37 @@ def test_of_short_epochs_so_many_are_saved_that_saving_takes_little_of_the_time(
     assert next(event.first_epoch for event in events if isinstance(event, MemberStarted)) == 6
     assert same_tensors(weights(tmp_path / "run"), weights(tmp_path / "killed"))
     assert timeless(read_history(tmp_path / "killed")) == timeless(read_history(tmp_path / "run"))
+
+
+class Deadly:
+    """Augments nothing; the process that is to make the batch with a certain seed ends, or all do."""
+
+    def __init__(self, specs, input_shape):
+        pass
+
+    def __call__(self, pictures, seed):
+        time.sleep(0.05)  # so that the others of both processes are on their way
+        if seed % 3 == 0:
+            os._exit(3)
+        return pictures
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
+def test_a_worker_process_that_dies_is_an_error_that_says_what_it_may_lack(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "AlbumentationsAugment", Deadly)
+    recipe = small_recipe(augment={"albumentations": [{"name": "HorizontalFlip"}]}, trainer={"batch_size": 8})
+    with pytest.raises(FmcliError, match="host-side augmentation has stopped: DataLoader worker") as caught:
+        train(recipe, splits, tmp_path)
+    assert "--shm-size" in caught.value.hint
+
+
+def test_what_only_sounds_like_a_dead_worker_is_a_bug(splits, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Learner, "step", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(small_recipe(), splits, tmp_path)
 
 
 def test_resuming_where_nothing_is_there_starts(splits, tmp_path):

@@ -26,8 +26,8 @@ _ENDS: dict[int, tuple[str, ExitStatus]] = {
 def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     """Turn Ctrl-C and SIGTERM into an error that names the command that goes on: the same one, with a flag.
 
-    With `--overwrite` nothing is removed before the first event: until then, nothing is named that would go on with
-    what is there.
+    With `--overwrite`, nothing new is trained before the first event, and what was there may be gone: until then, no
+    command is named that would go on.
 
     While a member trains, the first signal waits for the end of the step, so that all of it can be saved; a second one
     does not wait, and neither does the first while nothing trains: then the process ends at once.

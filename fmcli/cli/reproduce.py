@@ -71,6 +71,7 @@ def reproduce(
             overrides=set_ or (),
             skip_done=skip_done,
             overwrite=overwrite,
+            threads=threads,
             data_root=data_root,
             reporter=heeding(progress),
         )

@@ -66,6 +66,7 @@ def search(
             chosen,
             device=where,
             resume=resume,
+            threads=threads,
             data_root=data_root,
             reporter=heeding(progress),
         )

@@ -23,11 +23,10 @@ def use_threads(threads: int | None, device: torch.device, *, advise: bool) -> s
 
     from fmcli.cores import count_cores
 
-    if threads is None and torch.get_num_threads() > count_cores():  # which a container's share of time may make few
-        threads = count_cores()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    elif advise and device.type == "cpu":
+    most = threads or min(torch.get_num_threads(), count_cores())  # of which a container's share of time may make few
+    if most != torch.get_num_threads():
+        torch.set_num_threads(most)
+    if threads is None and advise and device.type == "cpu":
         return advice_on_threads(torch.get_num_threads())
     return None
 

@@ -1,7 +1,7 @@
 """Images: where they come from (`sources`), how they are split, and how they reach the device (`loader`)."""
 
 from fmcli.data.image_set import ImageSet
-from fmcli.data.loader import DeviceLoader, Transform
+from fmcli.data.loader import DeviceLoader, Transform, is_of_worker, worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
 from fmcli.data.pictures import Picture, PictureReader, find_pictures
 from fmcli.data.sources import DATASETS, Source, load_images
@@ -19,7 +19,9 @@ __all__ = [
     "Transform",
     "draw_sample",
     "find_pictures",
+    "is_of_worker",
     "load_images",
     "resolve_normalization",
     "split_images",
+    "worker_error",
 ]

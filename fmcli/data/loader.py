@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fmcli.cores import count_cores
 from fmcli.data.image_set import ImageSet
-from fmcli.errors import DataError, printable
+from fmcli.errors import DataError, FmcliError, printable
 
 # Augments uint8 (N, H, W, C) on the host; the same seed gives the same pictures.
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
@@ -156,21 +156,32 @@ def _alive(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
     """Yield what worker processes make.
 
     Raises:
-        DataError: One of them died, or has no room to hand over what it made.
+        FmcliError: They cannot be started, one of them died, or has no room to hand over what it made.
     """
-    batches = iter(workers)
+    batches: Iterator[Tensor | str] | None = None
     while True:
         try:
+            batches = batches or iter(workers)
             batch = next(batches)
         except StopIteration:
             return
-        except (RuntimeError, OSError) as error:  # of PyTorch: "worker exited unexpectedly", "too many open files"
-            raise DataError(
-                f"host-side augmentation has stopped: {printable(str(error).splitlines()[0])}",
-                hint="it runs in processes of its own, which need memory, shared memory too (--shm-size of a "
-                "container), and open files (ulimit -n); a smaller --set trainer.batch_size=… needs less",
-            ) from error
+        except (RuntimeError, OSError) as error:  # "worker exited unexpectedly", "too many open files"
+            raise worker_error(error) from error
         yield batch
+
+
+def is_of_worker(error: Exception) -> bool:
+    """Tell whether PyTorch says that a worker process died, which it does wherever the trainer is just then."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def worker_error(error: Exception) -> FmcliError:
+    """Return what to tell where worker processes fail."""
+    return FmcliError(
+        f"host-side augmentation has stopped: {printable(str(error).partition(chr(10))[0])}",
+        hint="it runs in processes of its own, which need memory, shared memory too (--shm-size of a container), and "
+        "open files (ulimit -n); a smaller --set trainer.batch_size=… needs less",
+    )
 
 
 def _has_to_stream(images: ImageSet, device: torch.device) -> bool:

@@ -5,7 +5,7 @@ What PyTorch does slowly on a CPU: `pooling` and `strided`, by `kernels`, which 
 
 from fmcli.models.bf16 import Bf16Twin
 from fmcli.models.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
-from fmcli.models.inference import EVALUATION_BATCH, InferenceNetwork, predict_logits
+from fmcli.models.inference import EVALUATION_BATCH, InferenceNetwork, convolve_in_fp32, predict_logits
 
 __all__ = [
     "EVALUATION_BATCH",
@@ -15,6 +15,7 @@ __all__ = [
     "SamePad",
     "add_l2_gradients",
     "build_model",
+    "convolve_in_fp32",
     "predict_logits",
     "set_dropout_generator",
 ]

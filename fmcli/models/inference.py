@@ -12,9 +12,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from fmcli.choices import Views
 from fmcli.models.build import Dropout
 
-EVALUATION_BATCH = (
-    500  # images; more gains nothing on a CPU. All who predict take as many, so that answers agree to the last bit
-)
+EVALUATION_BATCH = 500
+"""Images; more gains nothing on a CPU. All who predict take as many, so that their answers agree to the last bit."""
+
+
+def convolve_in_fp32() -> None:
+    """Let convolutions in fp32 on an NVIDIA GPU be so: by default PyTorch rounds their factors to TF32, of 10 bits."""
+    if hasattr(torch.backends.cudnn, "conv"):  # since torch 2.9
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+    else:
+        torch.backends.cudnn.allow_tf32 = False
 
 
 class InferenceNetwork(nn.Module):
@@ -35,6 +42,7 @@ class InferenceNetwork(nn.Module):
 
     def __init__(self, model: nn.Sequential, *, bf16: bool = False) -> None:
         super().__init__()
+        convolve_in_fp32()
         layers = _fold([layer for layer in model if not isinstance(layer, Dropout)])
         end = _end_of_body(layers)
         self._dtype = torch.bfloat16 if bf16 else torch.float32

@@ -20,14 +20,15 @@ class Key:
     Args:
         name: As it is written.
         takes: What may stand behind it, in words.
-        default: As TOML has it; None where there is none, so that it is needed, and empty where leaving it out has a
-            meaning of its own.
+        needed: Whether it has to be given.
+        default: What stands for it where it is not given; None also where leaving it out has a meaning of its own.
         meaning: What it does; empty where its name says it.
     """
 
     name: str
     takes: str
-    default: str | None
+    needed: bool
+    default: Any
     meaning: str
 
 
@@ -102,16 +103,13 @@ def _keys(properties: _Schema, needed: Collection[str], definitions: _Schema) ->
         Key(
             name=name,
             takes=_takes(schema, definitions),
-            default=None if "default" not in schema and name in needed else _show(schema.get("default")),
+            needed="default" not in schema and name in needed,
+            default=schema.get("default"),
             meaning=" ".join(str(schema.get("description", "")).split()),
         )
         for name, schema in properties.items()
         if "const" not in schema
     )
-
-
-def _show(value: Any) -> str:
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _takes(schema: _Schema, definitions: _Schema) -> str:

@@ -19,11 +19,11 @@ class AdamSpec(Spec):
 
     name: Literal["adam"] = "adam"
     lr: LearningRate = 1e-3
-    """The learning rate; of a schedule, the highest."""
+    """The learning rate; with a schedule, its highest value."""
     betas: Betas = (0.9, 0.999)
     """How much of the gradients' mean and of their squares' mean a step keeps."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the root of the second."""
+    """Added to the root of the squares' mean, so that nothing is divided by zero."""
 
 
 class AdamWSpec(Spec):
@@ -31,11 +31,11 @@ class AdamWSpec(Spec):
 
     name: Literal["adamw"] = "adamw"
     lr: LearningRate = 1e-3
-    """The learning rate; of a schedule, the highest."""
+    """The learning rate; with a schedule, its highest value."""
     betas: Betas = (0.9, 0.999)
     """How much of the gradients' mean and of their squares' mean a step keeps."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the root of the second."""
+    """Added to the root of the squares' mean, so that nothing is divided by zero."""
     weight_decay: WeightDecay = 0.01
     """The part of each weight that a step takes away, times the learning rate."""
 
@@ -45,7 +45,7 @@ class SgdSpec(Spec):
 
     name: Literal["sgd"] = "sgd"
     lr: LearningRate = 0.1
-    """The learning rate; of a schedule, the highest."""
+    """The learning rate; with a schedule, its highest value."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     nesterov: bool = False
     weight_decay: WeightDecay = 0.0
@@ -180,7 +180,7 @@ class TrainerSpec(Spec):
     drop_last: bool = False
     """Leave out the last, smaller batch of an epoch."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """All that is drawn, from initial weights to augmentation, comes from this seed and the member's place in the
+    """All that is drawn, from initial weights to augmentation, comes from this seed and the member's index in the
     recipe."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The part of the target that all classes share equally."""

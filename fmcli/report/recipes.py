@@ -1,9 +1,11 @@
 """Recipes and their networks as documents."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcli.recipe import KeyTable, Recipe
+from fmcli.recipe.keys import Key
 from fmcli.recipe.layers import LayerTrace, count_parameters, show_shape
 from fmcli.recipe.networks import (
     Conv,
@@ -25,10 +27,7 @@ def keys_document(tables: Sequence[KeyTable]) -> Document:
         Sheet(
             title=": ".join(filter(None, (_table_name(table), table.about))),
             columns=["Key", "Takes", "Default", "Meaning"],
-            rows=[
-                (key.name, key.takes, "needed" if key.default is None else key.default, key.meaning)
-                for key in table.keys
-            ],
+            rows=[(key.name, key.takes, _show_default(key), key.meaning) for key in table.keys],
         )
         for table in tables
     ]
@@ -38,13 +37,20 @@ def keys_document(tables: Sequence[KeyTable]) -> Document:
             "choice": table.choice,
             "key": key.name,
             "takes": key.takes,
-            "needed": key.default is None,
+            "needed": key.needed,
+            "default": key.default,
+            "meaning": key.meaning,
         }
-        | {"default": key.default, "meaning": key.meaning}
         for table in tables
         for key in table.keys
     ]
     return Document(sheets, {"keys": records}, records)
+
+
+def _show_default(key: Key) -> str:
+    if key.default is None:
+        return "needed" if key.needed else ""
+    return json.dumps(key.default, ensure_ascii=False)
 
 
 def _table_name(table: KeyTable) -> str:

@@ -38,6 +38,7 @@ def run_search(
     *,
     device: torch.device,
     resume: bool = False,
+    threads: int | None = None,
     data_root: Path | None = None,
     reporter: Reporter = ignore,
 ) -> SearchResult:
@@ -47,6 +48,7 @@ def run_search(
         search: What to try.
         device: Where to train.
         resume: Go on with, or join, the search that is there.
+        threads: CPU threads, where they are asked for; by default, a training that goes on keeps its own.
         data_root: Where to look first for built-in sources.
         reporter: Told of what happens.
 
@@ -63,7 +65,9 @@ def run_search(
     while (trial := claim(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
-            reporter(run_trial(study, trial, search, device=device, data_root=data_root, reporter=reporter))
+            reporter(
+                run_trial(study, trial, search, device=device, threads=threads, data_root=data_root, reporter=reporter)
+            )
         finally:
             trial.lock.release()
     return _result_of(study, search.recipe, search.spec, search.folder)

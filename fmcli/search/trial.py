@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -114,6 +115,7 @@ def run_trial(
     search: Search,
     *,
     device: torch.device,
+    threads: int | None,
     data_root: Path | None,
     reporter: Reporter,
 ) -> TrialFinished:
@@ -125,7 +127,7 @@ def run_trial(
             folder = trial.folder / f"training-{training}"
             watch = _pruning(trial.handle, reporter) if search.spec.pruner != "none" and training == 0 else reporter
             study.pruner = _pruner_of(search.spec)
-            _train(recipe, folder, device=device, data_root=data_root, reporter=watch)
+            _train(recipe, folder, device=device, threads=threads, data_root=data_root, reporter=watch)
             scores.append(_score(folder, recipe))
     except (RecipeError, DivergedError, DeviceError) as error:  # together, these values give nothing to score
         reason = printable(" ".join(error.message.split()))
@@ -139,15 +141,24 @@ def run_trial(
     return TrialFinished(trial.number, fmean(scores))
 
 
-def _train(recipe: Recipe, folder: Path, *, device: torch.device, data_root: Path | None, reporter: Reporter) -> None:
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: torch.device,
+    threads: int | None,
+    data_root: Path | None,
+    reporter: Reporter,
+) -> None:
     """Go on with a training, or begin it afresh where what an earlier process left is of no use."""
+    train = partial(train_run, recipe, folder, device=device, threads=threads, data_root=data_root, reporter=reporter)
     try:
-        train_run(recipe, folder, device=device, resume=True, data_root=data_root, reporter=reporter)
+        train(resume=True)
     except RunInUseError:
         raise
     except (CheckpointError, UsageError):
         remove_run(folder, recipe)
-        train_run(recipe, folder, device=device, data_root=data_root, reporter=reporter)
+        train()
 
 
 def _score(folder: Path, recipe: Recipe) -> float:

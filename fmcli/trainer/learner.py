@@ -114,6 +114,11 @@ class Learner:
             nn.utils.clip_grad_norm_(self.model.parameters(), trainer.clip_norm)
         return loss.detach(), logits.detach()
 
+    def averages(self, epoch: int) -> bool:
+        """Tell whether an epoch, from 0, is one of the last, after which the recipe averages the weights."""
+        trainer = self.spec.trainer
+        return trainer.swa is not None and epoch >= trainer.epochs - trainer.averaged_epochs
+
     def end_epoch(self, epoch: int, batches: Iterable[Tensor]) -> None:
         """Take the weights into the average of the last epochs, where the recipe has one; after the last, adopt it.
 
@@ -121,11 +126,10 @@ class Learner:
             epoch: Which one ends, from 0.
             batches: The training images, uint8 (N, C, H, W), to take the statistics of batch normalisation from.
         """
-        trainer = self.spec.trainer
-        if self._epoch_average is None or epoch < trainer.epochs - trainer.averaged_epochs:
+        if self._epoch_average is None or not self.averages(epoch):
             return
         self._epoch_average.update()
-        if epoch == trainer.epochs - 1:
+        if epoch == self.spec.trainer.epochs - 1:
             self._epoch_average.swap()
             update_bn(self._inputs(batches), self.model)
 

@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmcli.augment import AlbumentationsAugment
-from fmcli.data import DeviceLoader, ImageSet, Normalization, Splits, draw_sample, resolve_normalization
+from fmcli.data import (
+    DeviceLoader,
+    ImageSet,
+    Normalization,
+    Splits,
+    draw_sample,
+    is_of_worker,
+    resolve_normalization,
+    worker_error,
+)
 from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
 from fmcli.events import (
@@ -36,7 +45,7 @@ from fmcli.folders import (
 from fmcli.generators import Generators
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
-from fmcli.models import EVALUATION_BATCH, InferenceNetwork, predict_logits
+from fmcli.models import EVALUATION_BATCH, InferenceNetwork, convolve_in_fp32, predict_logits
 from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
@@ -108,6 +117,8 @@ def train_member(
         error.hint = "; ".join(filter(None, (error.hint, training.leave_last_good())))
         raise
     except (MemoryError, RuntimeError) as error:
+        if is_of_worker(error):
+            raise worker_error(error) from error
         if not is_out_of_memory(error):
             raise
         raise DeviceError(
@@ -147,6 +158,7 @@ class _Training:
     def prepare(self) -> None:
         """Build everything that the loop needs."""
         keep_freed_memory()
+        convolve_in_fp32()
         spec, train = self.spec, self._sample()
         pipeline = spec.augment.albumentations
         self.loader = DeviceLoader(
@@ -252,7 +264,7 @@ class _Training:
         self._check_losses(epoch, progress)
         lr = self.schedule((epoch + 1) * len(self.loader) - 1)
         started = time.perf_counter()
-        if self.unaugmented is not None and not progress.ended:
+        if self.unaugmented is not None and not progress.ended and self.learner.averages(epoch):
             self._save_state()  # what follows is not saved half-done
             with self._unsaved():
                 self.learner.end_epoch(epoch, self._announced(self.unaugmented.batches()))
@@ -337,9 +349,12 @@ class _Training:
 
     @property
     def _key_of_lr(self) -> str:
-        """What `--set` calls the learning rate: a copy of a member has no table of its own."""
-        has_own = any(member.optimizer != self.spec.optimizer for member in self.recipe.members)
-        return f"members.{self.spec.name}.optimizer.lr" if has_own else "optimizer.lr"
+        """What `--set` calls the learning rate: copies of a member have one table, of its name without their number."""
+        if all(member.optimizer == self.spec.optimizer for member in self.recipe.members):
+            return "optimizer.lr"
+        base, _, number = self.spec.name.rpartition("-")
+        is_copy = number.isdigit() and {f"{base}-1", f"{base}-2"} <= {member.name for member in self.recipe.members}
+        return f"members.{base if is_copy else self.spec.name}.optimizer.lr"
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Return loss and accuracy on the validation images, of the averaged weights where there are any."""
