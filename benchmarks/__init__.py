@@ -12,8 +12,8 @@ README.md here says what else is measured, by which module, and what it gave. Ho
   `quick` by AdamW instead of Muon, which is less work. A network is converted from the recipe's list of layers; a test
   compares the numbers of parameters.
 - Training is timed after a warm-up, for some seconds and at least five steps. fmcli is timed in its own training loop,
-  and does what its recipes say beyond that: a learning rate for each step, the average of the weights, a saved
-  state after each epoch. The peers are spared those.
+  and does what its recipes say beyond that: a learning rate for each step, the average of the weights, saved states.
+  The peers are spared those.
 - Keras is timed by epochs, since a callback after each step would slow it down; its progress bar is off.
 - What is reported is the median over repeats, and ratios of medians. The shares of the machine's limits are those of
   the operations and bytes in `works`, against the fastest matrix product and copy measured in the same run.

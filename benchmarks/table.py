@@ -88,26 +88,35 @@ def memory(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield a table of the seconds of training until a test accuracy was reached: each training, and several's mean."""
+    """Yield a table of the seconds of training until a test accuracy was reached: of each training, then of all."""
     if not lines:
         return
     yield from heading(["Seconds of training until", *(f"{percent} %" for percent in thresholds), "at the end"])
     for line in lines:
         for peer, entry in line["peers"].items():
-            curves: dict[str, list[Curve]] = {}
-            for answer in entry["answers"]:
-                for member, curve in answer.get("members", {}).items():
-                    name = member if member == line["work"] else f"{line['work']} {member}"
-                    curves.setdefault(f"{name}, {TITLES[peer]}", []).append(curve)
-                    yield row([f"{name}, {TITLES[peer]}", *reached([curve], thresholds)])
-                if "vote_accuracy" in answer:
-                    seconds, whole = answer["train_seconds"], answer["command_seconds"]
-                    end = f"{100 * answer['vote_accuracy']:.2f} % after {seconds:.1f} s; whole command {whole:.1f} s"
-                    yield row([f"{line['work']}, vote", *[""] * len(thresholds), end])
-            for name, several in curves.items():
-                if len(several) > 1:
-                    yield row([f"{name}, mean of {len(several)}", *reached(several, thresholds)])
+            answers = [answer for answer in entry["answers"] if "error" not in answer]
+            for answer in answers:
+                yield from times_of(f"`{line['work']}`", TITLES[peer], [answer], thresholds)
+            if len(answers) > 1:
+                yield from times_of(f"`{line['work']}`, mean of {len(answers)}", TITLES[peer], answers, thresholds)
     yield ""
+
+
+def times_of(work: str, peer: str, answers: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
+    """Yield a row for each member that a peer trained, and one for their vote; of several trainings, means."""
+    members: dict[str, list[Curve]] = {}
+    for answer in answers:
+        for member, curve in answer.get("members", {}).items():
+            members.setdefault(member, []).append(curve)
+    for member, curves in members.items():
+        name = work if f"`{member}`" in work else f"{work}, {member}"
+        yield row([f"{name}, {peer}", *reached(curves, thresholds)])
+    if all("vote_accuracy" in answer for answer in answers):
+        accuracy, training, whole = (
+            [float(answer[key]) for answer in answers] for key in ("vote_accuracy", "train_seconds", "command_seconds")
+        )
+        end = f"{spread([100 * one for one in accuracy], 2)} % after {spread(training, 1)} s"
+        yield row([f"{work}, vote", *[""] * len(thresholds), f"{end}; whole command {spread(whole, 1)} s"])
 
 
 def reached(curves: Sequence[Curve], thresholds: Sequence[int]) -> Iterator[str]:
