@@ -364,7 +364,7 @@ def _holds_anything(folder: Path) -> bool:
     try:
         if folder.is_dir():
             return any(not path.name.startswith(".") for path in folder.iterdir())  # a lock, a torn file
-        return folder.exists()
+        return folder.exists() and not folder.is_dir()  # which another process may just have made
     except OSError as error:
         raise UsageError(
             f"cannot use {printable(folder)}: {error.strerror}", hint="choose another folder with --output"

@@ -763,6 +763,17 @@ def test_a_run_that_another_process_trains_is_refused(tiny_recipe, tmp_path):
     assert train(tiny(tiny_recipe), tmp_path / "run").histories
 
 
+def test_a_folder_that_another_process_makes_meanwhile_holds_nothing_yet(tiny_recipe, tmp_path, monkeypatch):
+    exists = Path.exists
+
+    def make_first(path, **options):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", make_first)
+    assert not fmcli.run._holds_anything(tmp_path / "run")
+
+
 def test_it_is_refused_before_its_images_are_read(tiny_recipe, tmp_path, monkeypatch):
     lock = try_lock(tmp_path / "run")
     monkeypatch.setattr(fmcli.run, "load_splits", lambda *_: pytest.fail("they were read"))
