@@ -158,16 +158,10 @@ def _alive(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
     Raises:
         FmcliError: They cannot be started, one of them died, or has no room to hand over what it made.
     """
-    batches: Iterator[Tensor | str] | None = None
-    while True:
-        try:
-            batches = batches or iter(workers)
-            batch = next(batches)
-        except StopIteration:
-            return
-        except (RuntimeError, OSError) as error:  # "worker exited unexpectedly", "too many open files"
-            raise worker_error(error) from error
-        yield batch
+    try:
+        yield from workers
+    except (RuntimeError, OSError) as error:  # "worker exited unexpectedly", "too many open files"
+        raise worker_error(error) from error
 
 
 def is_of_worker(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 `specs`, `networks` and `training` hold the values, `load` reads, `resolve` checks.
 """
 
-from fmcli.recipe.keys import KeyTable, recipe_keys
+from fmcli.recipe.keys import recipe_keys
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.load import (
     RecipeText,
@@ -39,7 +39,6 @@ __all__ = [
     "AugmentSpec",
     "DataSpec",
     "EnsembleSpec",
-    "KeyTable",
     "MemberSpec",
     "ModelSpec",
     "OptimizerSpec",

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmcli.recipe import KeyTable, Recipe
-from fmcli.recipe.keys import Key
+from fmcli.recipe import Recipe
+from fmcli.recipe.keys import Key, KeyTable
 from fmcli.recipe.layers import LayerTrace, count_parameters, show_shape
 from fmcli.recipe.networks import (
     Conv,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -91,8 +90,10 @@ class Learner:
         Returns:
             The mean cross-entropy and the logits, both without gradient.
         """
-        compute = self._gradients if self._graph is None else partial(self._graph, self._gradients)
-        loss, logits = compute(images, labels)
+        if self._graph is None:
+            loss, logits = self._gradients(images, labels)
+        else:
+            loss, logits = self._graph(self._gradients, images, labels)
         set_learning_rate(self._optimizer, lr)
         self._optimizer.step()
         if self._step_average is not None:

@@ -323,9 +323,7 @@ class _Training:
         self.progress = None
         if trainer.keep == "best" and best_epoch(self.history, trainer.monitor) + 1 == finished.epoch:
             self.best = self.learner.evaluated_weights()
-        if self._is_done():
-            self._write_history()
-        elif time.perf_counter() >= self.save_due:
+        if not self._is_done() and time.perf_counter() >= self.save_due:
             self._save_state()
         self.reporter(finished)
 
@@ -430,9 +428,6 @@ class _Training:
 
     # --- resuming -----------------------------------------------------------------------------------------
 
-    def _write_history(self) -> None:
-        write_history(self.folder, [*self.before, *self.history])
-
     def _save_state(self) -> None:
         """Leave what `restore` takes over, and the history up to here."""
         started = time.perf_counter()
@@ -451,7 +446,7 @@ class _Training:
         )
         path = self.folder / STATE_FILE
         if state.history:
-            self._write_history()
+            write_history(self.folder, state.history)
         save_state(path, state)
         now = time.perf_counter()
         self.save_due = now + (now - started) / _SAVING
