@@ -206,7 +206,9 @@ def picture_seeds(*formats: str) -> Callable[[Path], Parts]:
         contents = []
         for kind in formats:
             for mode in ("RGBA", "RGB", "L", "P", "1", "I;16", "CMYK", "F"):
-                image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 9) if mode == "I;16" else whole.convert(mode)
+                image = (
+                    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else whole.convert(mode)
+                )
                 for options in ({}, {"exif": turned, "progressive": True, "compression": "tiff_lzw"}):
                     file = BytesIO()
                     try:

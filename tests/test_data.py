@@ -231,7 +231,7 @@ def test_images_are_the_same_in_memory_and_on_the_disk(validation, gz, monkeypat
         np.testing.assert_array_equal(one.images, other.images)
         assert one.digest == other.digest == digest_arrays(one.images, one.labels)
         assert one.moments == other.moments
-        np.testing.assert_array_equal(one.sample(3), other.sample(3))
+        np.testing.assert_array_equal(one.sample(3).images, other.sample(3).images)
         loaders = [DeviceLoader(images, batch_size=3, device=torch.device("cpu")) for images in (one, other)]
         assert np.shares_memory(loaders[0]._images, one.pixels)
         order = torch.randperm(len(one), generator=torch.Generator().manual_seed(0)).numpy()
@@ -645,8 +645,25 @@ def test_stratified_fraction_takes_the_same_part_of_every_class():
     ],
 )
 def test_too_few_images_for_a_fraction(source, validation):
-    with pytest.raises(DataError, match=r"cannot set 0\.5 of \d+ images aside"):
+    with pytest.raises(DataError, match=r"cannot set 0\.5 of \d+ images aside") as caught:
         split(source, validation=validation)
+    assert (caught.value.hint is not None) == validation.stratify
+
+
+def test_a_class_is_not_set_aside_as_a_whole():
+    labels = np.array([0] * 19 + [1])
+    images = ImageSet(np.zeros((20, 1, 2, 2), np.uint8), labels, ("many", "one", "none"))
+    source = Source("few", None, images, images)
+    refused, kept = [], []
+    for seed in range(20):
+        try:
+            kept.append(split(source, validation=RandomFraction(fraction=0.25, seed=seed)).train.counts().tolist())
+        except DataError as error:
+            refused.append((error.message, error.hint))
+    assert set(map(tuple, kept)) == {(14, 1, 0)}
+    [(message, hint)] = set(refused)
+    assert "all training images of one would be set aside" in message
+    assert "data.validation.stratify=true" in hint
 
 
 def test_first_of_each_class_keep_their_order():
@@ -688,7 +705,10 @@ def test_resplit_without_validation():
     assert (len(splits.train), len(splits.test)) == (900, 300)
 
 
-@pytest.mark.parametrize("parts", [{"train": 0.001, "validation": 0.5}, {"train": 0.5, "validation": 0.4999}])
+@pytest.mark.parametrize(
+    "parts",
+    [{"train": 0.001, "validation": 0.5}, {"train": 0.5, "validation": 0.4999}, {"train": 0.5, "validation": 0.01}],
+)
 def test_resplit_that_leaves_a_part_empty_is_refused(parts):
     with pytest.raises(DataError, match=r"data\.resplit leaves a part of 20 images empty"):
         split(Source("few", None, numbered(10), numbered(10)), resplit=Resplit(**parts))

@@ -153,13 +153,42 @@ def test_palette_with_a_transparent_colour(read_one):
     assert pixels[0, 0] == 0
 
 
-@pytest.mark.parametrize(("background", "paper"), [("dark", 0), ("any", 0), ("light", 255)])
-def test_what_is_transparent_becomes_the_background(background, paper, read_one):
+def icon(level):
+    """Return a square of a level before what is transparent: uint8 (28, 28, 4)."""
     image = np.zeros((28, 28, 4), np.uint8)
     image[..., :3] = 90  # hidden where alpha is 0
-    image[8:20, 8:20] = (160, 160, 160, 255)
-    pixels = read_one(save("a.png", image), background=background)[0]
+    image[8:20, 8:20] = (level, level, level, 255)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("background", "paper"), [("dark", 0), ("mostly dark", 0), ("any", 255), ("light", 255), ("mostly light", 255)]
+)
+def test_what_is_transparent_becomes_the_background(background, paper, read_one):
+    pixels = read_one(save("a.png", icon(160)), background=background)[0]
     assert (pixels[0, 0], pixels[14, 14]) == (paper, 160)
+
+
+@pytest.mark.parametrize(
+    ("background", "invert", "level", "shown"),
+    [
+        ("dark", "auto", 20, (0, 235)),  # on white, and so inverted
+        ("light", "auto", 240, (255, 15)),
+        ("mostly dark", "auto", 20, (255, 20)),
+        ("any", "auto", 240, (0, 240)),
+        ("any", "never", 240, (0, 240)),
+        ("dark", "never", 20, (0, 20)),  # of a set, all on the same
+        ("light", "never", 240, (255, 240)),
+        ("mostly light", "never", 240, (0, 240)),
+    ],
+)
+def test_what_is_transparent_does_not_hide_the_picture(background, invert, level, shown, read_one):
+    pixels = read_one(save("a.png", icon(level)), background=background, invert=invert)[0]
+    assert (pixels[0, 0], pixels[14, 14]) == shown
+
+
+def test_a_picture_of_nothing_is_read(read_one):
+    assert np.ptp(read_one(save("a.png", np.zeros((28, 28, 4), np.uint8)))) == 0
 
 
 def test_sixteen_bits_are_scaled_to_eight(read_one):
@@ -179,6 +208,27 @@ def test_sixteen_bits_in_the_other_order_are_the_same(read_one):
         assert image.mode == "I;16B"
     assert np.array_equal(read_one("MM.tif"), read_one("II.tif"))
     assert np.array_equal(read_one("MM.tif"), (deep / 257).astype(np.uint8)[None])
+
+
+@pytest.mark.parametrize(
+    ("array", "brightest"),
+    [
+        (garment().astype(np.float32) / 255, "0.843137"),
+        (garment().astype(np.uint16), "215"),
+        (garment().astype(np.uint16) * 16, "3440"),  # 12 bits
+        (garment().astype(np.int32) * 1000, "215000"),
+        (garment().astype(np.float32) * np.nan, "nan"),
+    ],
+    ids=["fractions", "8 bits in 16", "12 bits in 16", "32 bits", "NaN"],
+)
+def test_deep_pixels_of_unknown_brightness_are_refused(array, brightest, read):
+    error = error_of(read(save("a.tif", array)))
+    assert f"its brightest pixel is {brightest}, of more than 8 bits" in error
+    assert "save it with 8 bits" in error
+
+
+def test_a_deep_picture_that_is_black_is_read(read_one):
+    assert read_one(save("a.png", np.zeros((28, 28), np.uint16))).max() == 0
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "PA", "I;16", "F"])
@@ -274,9 +324,12 @@ def bordered(border, inside, n=1, channels=1):
     ("borders", "background"),
     [
         ([0, 0, 0, 0], "dark"),
-        ([64, 0, 30, 255], "dark"),
+        ([64, 0, 30, 255], "mostly dark"),
+        ([64, 0, 30, 127], "dark"),
+        ([0] * 99 + [255], "dark"),
         ([255, 255, 200, 191], "light"),
-        ([255, 255, 255, 0], "light"),
+        ([255, 255, 255, 0], "mostly light"),
+        ([255, 255, 255, 128], "light"),
         ([0, 0, 255, 255], "any"),
         ([100, 120, 140, 90], "any"),
     ],
@@ -284,12 +337,12 @@ def bordered(border, inside, n=1, channels=1):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_background_is_what_most_borders_are(borders, background, channels):
     images = np.concatenate([bordered(border, 255 - border, channels=channels) for border in borders])
-    assert find_background(images) == background
+    assert find_background([images]) == find_background(np.array_split(images, 3)) == background
 
 
 def test_real_clothes_lie_on_a_dark_background(fashion_mnist):
     images = load_images(DataSpec(source="fashion-mnist"), data_root=fashion_mnist).test.images
-    assert find_background(images) == "dark"
+    assert find_background([images]) == "dark"
 
 
 @pytest.mark.parametrize(
@@ -298,6 +351,8 @@ def test_real_clothes_lie_on_a_dark_background(fashion_mnist):
         ("dark", "auto", False, True),
         ("light", "auto", True, False),
         ("any", "auto", False, False),
+        ("mostly dark", "auto", False, False),
+        ("mostly light", "auto", False, False),
         ("dark", "never", False, False),
         ("light", "never", False, False),
         ("dark", "always", True, True),
@@ -347,6 +402,33 @@ def test_folder_is_read_to_its_depth_in_the_order_of_names(read):
     assert [picture.error for picture in pictures] == [None] * 6
     assert {picture.index for picture in pictures} == {None}
     assert [str(path) for path in find_pictures(Path("photos"))] == names
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="all folders can be read here")
+def test_a_folder_that_is_locked_ends_nothing(read):
+    for name in ("photos/a", "photos/b"):
+        os.makedirs(name)
+        save(f"{name}/1.png", garment())
+    os.chmod("photos/a", 0)
+    try:
+        pictures = read("photos", "photos/a")
+    finally:
+        os.chmod("photos/a", 0o700)
+    told = [(picture.name, picture.error) for picture in pictures]
+    assert told == [("photos/b/1.png", None), ("photos/a", "Permission denied"), ("photos/a", "Permission denied")]
+
+
+def test_a_folder_in_it_that_cannot_be_read_is_told(read, monkeypatch):
+    os.makedirs("photos/b")
+    save("photos/b/1.png", garment())
+
+    def walk(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", "photos/a"))
+        yield "photos/b", [], ["1.png"]
+
+    monkeypatch.setattr(os, "walk", walk)
+    told = [(picture.name, picture.error) for picture in read("photos")]
+    assert told == [("photos/b/1.png", None), ("photos/a", "Permission denied")]
 
 
 def test_inputs_keep_their_order_and_their_names(read, tmp_path):
@@ -594,11 +676,6 @@ def test_bad_idx_file_is_an_error(read, tmp_path):
 def test_odd_metadata_is_passed_over_in_silence(read_one):
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03\0\0\0\x01"  # promises more than there is
     np.testing.assert_array_equal(read_one(save("a.png", garment(), exif=exif))[0], garment())
-
-
-def test_floats_that_are_no_numbers_are_read_in_silence(read):
-    save("a.tif", np.full((28, 28), np.nan, np.float32))
-    assert read("a.tif")[0].error is None
 
 
 @given(

@@ -1,21 +1,25 @@
 """What lies behind what images show: black, white, or anything."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Background = Literal["dark", "light", "any"]
-_DARK, _LIGHT = 64, 191
+Background = Literal["dark", "light", "mostly dark", "mostly light", "any"]
+"""What nearly all images have at their border, or most of them; `any` for photographs."""
+MIDDLE = 127.5  # between dark and light
+DARK, LIGHT = 64, 191
+_MOST, _HARDLY_ANY = 0.75, 0.01
 
 
-def find_background(images: NDArray[np.uint8]) -> Background:
-    """Return what most images have at their border: `dark`, `light`, or `any` for photographs.
+def find_background(blocks: Iterable[NDArray[np.uint8]]) -> Background:
+    """Return what images have at their border.
 
     Args:
-        images: (N, C, H, W).
+        blocks: (n, C, H, W) each.
     """
-    return background_of(border_medians(images))
+    return background_of(np.concatenate([border_medians(block) for block in blocks]))
 
 
 def border_medians(images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
@@ -25,7 +29,9 @@ def border_medians(images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
 
 
 def background_of(medians: NDArray[np.floating[Any]]) -> Background:
-    """Return likewise what most images have at their border, by its median in each, (N,)."""
-    if (medians <= _DARK).mean() >= 0.75:
-        return "dark"
-    return "light" if (medians >= _LIGHT).mean() >= 0.75 else "any"
+    """Return likewise what images have at their border, by its median in each, (N,)."""
+    if (medians <= DARK).mean() >= _MOST:
+        return "dark" if (medians > MIDDLE).mean() <= _HARDLY_ANY else "mostly dark"
+    if (medians >= LIGHT).mean() >= _MOST:
+        return "light" if (medians < MIDDLE).mean() <= _HARDLY_ANY else "mostly light"
+    return "any"

@@ -21,7 +21,7 @@ from fmcli.errors import DataError, printable
 
 _BORDERS = 256  # pictures that are looked at for what lies behind them
 _MOST_NAMED = 3  # unreadable pictures in an error
-_VERSION = 1  # of how pictures are fitted: arrays in the cache are made again when it changes
+_VERSION = 2  # of how pictures are fitted: arrays in the cache are made again when it changes
 
 Fitted = tuple[NDArray[np.uint8], Background]
 _BACKGROUNDS: tuple[Background, ...] = get_args(Background)
@@ -117,13 +117,13 @@ def _shape_of(places: Sequence[Path], size: tuple[int, int] | None, channels: in
                 f"pictures differ in size: {printable(first)} is {one[1]}×{one[0]}, {printable(second)} "
                 f"{other[1]}×{other[0]} (width × height)",
                 hint="say to what they are to be fitted: size = [32, 32] in a recipe's [data], "
-                "or train --set data.size=[32,32]",
+                "or --set 'data.size=[32,32]'",
             )
         [size] = sizes
     if math.prod(size) * channels > LARGEST_IMAGE:
         raise DataError(
             f"images of {size[1]}×{size[0]} pixels are too large: more than {LARGEST_IMAGE} numbers",
-            hint="fit them to smaller ones: size = [32, 32] in a recipe's [data], or train --set data.size=[32,32]",
+            hint="fit them to smaller ones: size = [32, 32] in a recipe's [data], or --set 'data.size=[32,32]'",
         )
     return channels, *size
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
+from fmcli.reading import MOST_CLASSES
 
 LARGEST_IMAGE = 1 << 22  # numbers, of all channels
 _BLOCK = 1 << 24  # bytes of images to look through at once
@@ -68,9 +69,9 @@ class ImageSet:
         for start in range(0, len(self), self.block_size):
             yield self.take(slice(start, start + self.block_size))
 
-    def sample(self, size: int) -> NDArray[np.uint8]:
-        """Return so many of the images, evenly spaced, or all: uint8 (n, C, H, W)."""
-        return self.take(np.linspace(0, len(self) - 1, min(size, len(self)), dtype=np.int64))
+    def sample(self, size: int) -> "ImageSet":
+        """Return so many of the images, evenly spaced, or all."""
+        return self.subset(np.linspace(0, len(self) - 1, min(size, len(self)), dtype=np.int64))
 
     def first_of_each_class(self, count: int) -> "ImageSet":
         """Return the first images of each class, so many or fewer."""
@@ -130,10 +131,13 @@ def check_image_set(
         where: What to call it in errors.
 
     Raises:
-        DataError: There are no images, or far too large ones, counts differ, or a label has no class.
+        DataError: There are no images, far too large ones, or far too many classes; counts differ, or a label has no
+            class.
     """
     if len(images) == 0:
         raise DataError(f"{printable(where)} has no images")
+    if len(class_names) > MOST_CLASSES:
+        raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MOST_CLASSES}")
     if images[0].size > LARGEST_IMAGE:
         raise DataError(f"{printable(where)} has images of {images[0].size} numbers; the limit is {LARGEST_IMAGE}")
     if len(images) != len(labels):

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmcli.choices import Invert
-from fmcli.data.background import Background, background_of, border_medians
+from fmcli.data.background import DARK, LIGHT, MIDDLE, Background, background_of, border_medians
 from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.libraries import import_albumentations
@@ -25,8 +25,11 @@ from fmcli.reading import open_array
 LARGEST_PICTURE = 64_000_000  # pixels; more is a bomb, not a small image
 LARGEST_FILE = 256 << 20  # bytes of such a picture, not compressed
 MOST_SCANS = 32  # of a JPEG, each of which may have a few bytes and take as long as the whole picture
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
+PICTURE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
+)
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_BRIGHTEST = 65535  # of 16 bits
 _STRIP = 1 << 20  # pixels that are recoloured at once
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # of EXIF: those that turn a picture by a quarter
@@ -51,7 +54,7 @@ class Picture:
 
 
 def background_of_pictures(paths: Iterable[Path], channels: int) -> Background:
-    """Return what most pictures have at their border; those that cannot be read do not count.
+    """Return what pictures have at their border; those that cannot be read do not count.
 
     Args:
         paths: Of pictures of any size.
@@ -74,8 +77,8 @@ class PictureReader:
     Args:
         input_shape: (C, H, W) of the network's input, C of 1 or 3.
         background: What the network was trained on.
-        invert: `auto` inverts a picture whose border is light where training had dark, and the other way
-            round; or `never`, `always`.
+        invert: `auto` inverts a picture whose border is light where nearly all in training had dark, and the other
+            way round; or `never`, `always`.
     """
 
     def __init__(
@@ -106,10 +109,13 @@ class PictureReader:
         kind = _kind_of_file(name)
         if stat.S_ISDIR(kind):
             found = False
-            for inner in find_pictures(path):
+            locked: list[OSError] = []
+            for inner in find_pictures(path, locked.append):
                 found = True
                 yield self._picture(inner, str(inner))
-            if not found:
+            for error in locked:
+                yield Picture(str(error.filename), None, None, printable(error.strerror))
+            if not found and not locked:
                 raise DataError(f"no pictures in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")
         elif not stat.S_ISREG(kind):
             raise DataError("not a file or a folder")
@@ -148,17 +154,25 @@ class PictureReader:
                 _check_scans(path)
             ImageOps.exif_transpose(image, in_place=True)
             pixels = np.empty((image.height, image.width, self.input_shape[0]), np.uint8)
-            is_deep = image.mode.startswith(("I", "F"))  # 16 bits a pixel or more
-            scale = 257 if is_deep and any(np.asarray(strip).max() > 255 for _, strip in _strips(image)) else 1
+            scale = _scale_of(image) if image.mode.startswith(("I", "F")) else None  # 16 bits a pixel or more
+            paper = self._paper_for(image) if image.has_transparency_data else None
             for rows, strip in _strips(image):  # several copies of all of it would be much
-                pixels[rows] = self._flatten(_eight_bits(strip, scale) if is_deep else strip)
+                pixels[rows] = self._flatten(strip if scale is None else _eight_bits(strip, scale), paper)
             return pixels
 
-    def _flatten(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Return uint8 (H, W, C) with the network's channels, what is transparent before its background."""
-        if image.has_transparency_data:
-            paper = Image.new("RGBA", image.size, "white" if self.background == "light" else "black")
-            image = Image.alpha_composite(paper, image.convert("RGBA"))
+    def _paper_for(self, image: Image.Image) -> str:
+        """Return the colour to lay behind what is transparent: the background, unless that would hide the picture."""
+        is_light = not self.background.endswith("dark")
+        if self.invert == "never" and self.background in ("dark", "light"):  # all of a set on the same
+            return "white" if is_light else "black"
+        middle = _median_of_visible(image)
+        hides = middle >= LIGHT if is_light else middle <= DARK
+        return "white" if is_light != hides else "black"
+
+    def _flatten(self, image: Image.Image, paper: str | None) -> NDArray[np.uint8]:
+        """Return uint8 (H, W, C) with the network's channels, what is transparent before paper of a colour."""
+        if paper is not None:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image.convert("RGBA"))
         return _channels_last(np.asarray(image.convert("L" if self.input_shape[0] == 1 else "RGB")))
 
     def _fit(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -173,10 +187,10 @@ class PictureReader:
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def _must_invert(self, image: NDArray[np.uint8]) -> bool:
-        if self.invert != "auto" or self.background == "any":
+        if self.invert != "auto" or self.background not in ("dark", "light"):
             return self.invert == "always"
         [middle] = border_medians(image.transpose(2, 0, 1)[None])
-        return bool(middle > 127) if self.background == "dark" else bool(middle < 128)
+        return bool((middle > MIDDLE) == (self.background == "dark"))
 
     def _resizer(self) -> Any:
         """Return the albumentations pipeline that fits a picture into the input, keeping its proportions."""
@@ -186,7 +200,7 @@ class PictureReader:
             self._resize = library.Compose(
                 [
                     library.LongestMaxSize(max_size_hw=(height, width), area_for_downscale="image"),
-                    library.PadIfNeeded(height, width, fill=255 if self.background == "light" else 0),
+                    library.PadIfNeeded(height, width, fill=255 if self.background.endswith("light") else 0),
                 ]
             )
         return self._resize
@@ -214,7 +228,7 @@ def header_of_picture(path: Path) -> PictureHeader:
         _check_file(path)
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
             _check_size(image.height, image.width)
-            turned = image.getexif().get(_ORIENTATION, 1) in _LYING
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _LYING  # of a TIFF it is done
             size = (image.width, image.height) if turned else (image.height, image.width)
             return PictureHeader(size, _is_grey(image))
     except UnidentifiedImageError as error:
@@ -234,10 +248,14 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode.split(";")[0] in ("1", "L", "LA", "La", "I", "F")
 
 
-def find_pictures(folder: Path) -> Iterator[Path]:
+def find_pictures(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
     """Yield the pictures below a folder, by their endings, in the order of their names.
 
     What is hidden is left alone, and links to folders are not followed.
+
+    Args:
+        folder: Where to look.
+        on_error: Told of each folder in it that cannot be read; by default that is an error.
 
     Raises:
         DataError: A folder in it cannot be read.
@@ -246,7 +264,7 @@ def find_pictures(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read {printable(error.filename)}: {error.strerror}")
 
-    for here, folders, names in os.walk(folder, onerror=refuse):
+    for here, folders, names in os.walk(folder, onerror=on_error or refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith("."):
@@ -285,7 +303,33 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def _eight_bits(image: Image.Image, scale: int) -> Image.Image:
+def _median_of_visible(image: Image.Image) -> int:
+    """Return how bright a picture is where it is not transparent, 0 to 255."""
+    counts = np.zeros(256, np.int64)
+    for _, strip in _strips(image):
+        colours = strip.convert("RGBA")
+        counts += colours.convert("L").histogram(colours.getchannel("A"))
+    return int(np.searchsorted(counts.cumsum(), counts.sum() / 2))
+
+
+def _scale_of(image: Image.Image) -> float:
+    """Return by what to divide the pixels of a picture of 16 bits or more.
+
+    Raises:
+        DataError: How bright they are meant cannot be told: they may have 12 bits, or be fractions.
+    """
+    largest = max(float(np.asarray(strip).max()) for _, strip in _strips(image))
+    if largest == 0 or _BRIGHTEST / 4 <= largest <= _BRIGHTEST:
+        return _BRIGHTEST / 255
+    if image.mode.startswith("F") and 1 < largest <= 255:
+        return 1
+    raise DataError(
+        f"its brightest pixel is {largest:g}, of more than 8 bits: how bright that is cannot be told; "
+        "save it with 8 bits a pixel, or with 16 from 0 to 65535"
+    )
+
+
+def _eight_bits(image: Image.Image, scale: float) -> Image.Image:
     return Image.fromarray((np.asarray(image, dtype=np.float64) / scale).clip(0, 255).astype(np.uint8))
 
 

@@ -91,7 +91,7 @@ class Outcome:
             class_names=train.class_names,
             mean=self.normalization.mean,
             std=self.normalization.std,
-            background=train.background or find_background(train.sample(_BORDERS)),
+            background=train.background or find_background(train.sample(_BORDERS).blocks()),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             epochs=epochs,
             snapshot=snapshot,
