@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fmcli.choices import SPLITS
 from fmcli.errors import DataError, printable
 from fmcli.predictions import Predictions
-from fmcli.reading import open_array, read_text
+from fmcli.reading import MOST_CLASSES, open_array, read_text
 
 SUFFIXES = (".csv", ".npy")
 """How such files end, in small letters or large ones."""
@@ -96,6 +96,8 @@ def read_foreign(path: Path) -> ForeignPredictions:
     values, where = found.probabilities, printable(path)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"{where} has shape {values.shape}; expected (n_samples, n_classes)")
+    if values.shape[1] > MOST_CLASSES:
+        raise DataError(f"{where} has {values.shape[1]} classes; the limit is {MOST_CLASSES}", hint=_HINT)
     wrong = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1)
     if wrong.any():
         raise DataError(
@@ -129,7 +131,7 @@ def _open_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_csv(path: Path) -> ForeignPredictions:
-    text = read_text(path, LARGEST_TABLE, DataError, encoding="utf-8-sig")
+    text = read_text(path, LARGEST_TABLE, DataError)
     rows = csv.reader(io.StringIO(text, newline=""))
     filled = (row for row in rows if "".join(row).strip() or len(row) > 1)
     labels: list[str] = []
@@ -203,7 +205,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         if array.nbytes > LARGEST_LABELS:
             raise DataError(f"{printable(path)} holds {array.nbytes} bytes of labels; the limit is {LARGEST_LABELS}")
         return tuple(str(label) for label in array.tolist())
-    labels = [line.strip() for line in read_text(path, LARGEST_LABELS, DataError, encoding="utf-8-sig").splitlines()]
+    labels = [line.strip() for line in read_text(path, LARGEST_LABELS, DataError).splitlines()]
     while labels and not labels[-1]:
         labels.pop()
     return tuple(labels[1 if labels[:1] == [LABEL_COLUMN] else 0 :])
@@ -233,6 +235,8 @@ def to_predictions(
     where, n_classes = printable(foreign.path), foreign.probabilities.shape[1]
     names = foreign.class_names or (like.class_names if like else tuple(str(label) for label in range(n_classes)))
     probabilities = foreign.probabilities
+    if like is not None and len(like.class_names) != n_classes and foreign.class_names is None and labels is not None:
+        names, like = tuple(str(label) for label in range(n_classes)), None  # of something else, evaluated by itself
     if like is not None and set(names) == set(like.class_names) and len(names) == n_classes:
         probabilities = probabilities[:, [names.index(one) for one in like.class_names]]
         names = like.class_names

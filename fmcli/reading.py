@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LARGEST_HEADER = 1 << 24  # bytes: of a safetensors file, all members of a large pack
 MOST_DOTS = 32  # in a key of TOML: time and memory of tomllib grow with their square
 DEEPEST = 64  # tables and lists within each other
+MOST_CLASSES = 10_000  # a confusion matrix has the square of that
 MOST_TENSORS = 100_000  # in a safetensors file: a thousand members
 _LONGEST_WORD = 1000  # letters of a bare key or number of TOML, whose pattern takes 100 bytes for each
 ARRAY_START = 12  # bytes of a `.npy` file that say how long its header is
@@ -58,14 +59,14 @@ def read_bytes(path: Path, limit: int, error: type[FmcliError] = FmcliError) -> 
     return content
 
 
-def read_text(path: Path, limit: int, error: type[FmcliError], *, encoding: str = "utf-8") -> str:
-    """Read a text as `read_bytes` does.
+def read_text(path: Path, limit: int, error: type[FmcliError]) -> str:
+    """Read a text as `read_bytes` does, without the byte order mark that Windows may put before it.
 
     Raises:
         FmcliError: It cannot be read, holds more, or is not UTF-8.
     """
     try:
-        return read_bytes(path, limit, error).decode(encoding)
+        return read_bytes(path, limit, error).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise error(f"{printable(path)} is not UTF-8 text: byte {problem.start}") from problem
 

@@ -38,7 +38,7 @@ from fmcli.data import load_images
 from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.pictures import LARGEST_FILE, LARGEST_PICTURE, MOST_SCANS
-from fmcli.data.sources import LARGEST_NAMES, MOST_CLASSES
+from fmcli.data.sources import LARGEST_NAMES
 from fmcli.ensemble_file import LARGEST_FILE as LARGEST_ENSEMBLE
 from fmcli.ensemble_file import read_ensemble_file
 from fmcli.errors import CheckpointError, DataError, FmcliError, RecipeError, printable
@@ -46,7 +46,16 @@ from fmcli.foreign import LARGEST_LABELS, LARGEST_TABLE, read_foreign, read_labe
 from fmcli.history import LARGEST_HISTORY, read_history
 from fmcli.pack import read_pack, unpack
 from fmcli.predictions import load_predictions
-from fmcli.reading import DEEPEST, LARGEST_HEADER, MOST_DOTS, MOST_TENSORS, parse_toml, read_bytes, read_text
+from fmcli.reading import (
+    DEEPEST,
+    LARGEST_HEADER,
+    MOST_CLASSES,
+    MOST_DOTS,
+    MOST_TENSORS,
+    parse_toml,
+    read_bytes,
+    read_text,
+)
 from fmcli.recipe import DataSpec, load_recipe
 from fmcli.recipe.load import LARGEST_RECIPE
 from fmcli.recipe.networks import MOST_LAYERS

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,11 @@ def test_a_relative_folder_is_looked_for_below_the_data_root(pets):
         (lambda pets: os.mkdir(os.fsencode(pets / "train") + b"/caf\xe9"), "must be printable UTF-8"),
         (lambda pets: (pets / "train" / "cat" / "gone.png").symlink_to("nowhere"), "gone.png"),
         (lambda pets: (pets / "train" / "cow").mkdir(), "no pictures of cow"),
+        (
+            lambda pets: [os.rename(path, pets / "train" / path.name) for path in pets.glob("train/*/*.png")],
+            "of cat to",
+        ),
+        (lambda pets: shutil.rmtree(pets / "train" / "dog"), "has one folder, cat, and so one class"),
         (lambda pets: [path.unlink() for path in (pets / "test").rglob("*.*")], "(test) has no images"),
     ],
 )
@@ -141,6 +147,34 @@ def test_folders_that_do_not_fit_are_refused(pets, change, said):
     with pytest.raises(DataError) as caught:
         load(pets)
     assert said in caught.value.message
+
+
+def test_pictures_in_train_itself_are_no_class(tmp_path):
+    draw(tmp_path / "train" / "cat.1.png")
+    draw(tmp_path / "test" / "1.png")
+    with pytest.raises(DataError, match="train has no folders, and so no classes"):
+        load(tmp_path)
+
+
+def test_one_folder_too_high_is_told(tmp_path):
+    for name in ("cat", "dog"):
+        draw(tmp_path / "unpacked" / "pets" / name / "1.png")
+    with pytest.raises(DataError, match="has one folder, pets, and so one class") as caught:
+        load(tmp_path / "unpacked")
+    assert caught.value.hint == f"data.source = 'folder:{tmp_path / 'unpacked' / 'pets'}'"
+
+
+def test_a_class_whose_only_picture_is_for_testing_is_told(tmp_path):
+    for name, count in (("cat", 5), ("dog", 1)):
+        for number in range(count):
+            draw(tmp_path / name / f"{number}.png")
+    with pytest.raises(DataError, match="no pictures of dog to train on") as caught:
+        load(tmp_path)
+    assert "what it has is for testing" in caught.value.hint
+    os.rename(tmp_path / "dog" / "0.png", tmp_path / "dog" / "0.heic")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    assert "looked for .bmp, .gif" in caught.value.hint
 
 
 def test_a_folder_without_folders_is_refused(tmp_path):
@@ -171,7 +205,7 @@ def test_pictures_of_several_sizes_need_one(pets):
         load(pets)
     assert "wide.png is 12×3" in caught.value.message
     assert "6×4" in caught.value.message
-    assert "--set data.size=[32,32]" in caught.value.hint
+    assert "--set 'data.size=[32,32]'" in caught.value.hint
 
 
 def test_pictures_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path):
@@ -181,8 +215,8 @@ def test_pictures_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path
             picture = Image.new("L", (20, 10), behind)
             picture.paste(128, (5, 3, 15, 7))
             for split in ("train", "test"):
-                (folder / split / "a").mkdir(parents=True, exist_ok=True)
-                picture.save(folder / split / "a" / f"{number}.png")
+                (folder / split / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+                picture.save(folder / split / "ab"[number % 2] / f"{number}.png")
         image = load(folder, size=(10, 10)).train.images[0, 0]
         assert image.shape == (10, 10)
         assert set(np.unique(image[[0, 1, -2, -1]])) == {behind}
@@ -223,10 +257,11 @@ def test_pictures_are_labelled_as_they_were_trained_on(tmp_path):
     assert load(tmp_path / "light", size=(10, 10)).train.background == "light"
 
 
-def test_a_picture_that_a_camera_turned_counts_as_it_is_seen(pets):
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+def test_a_picture_that_a_camera_turned_counts_as_it_is_seen(pets, ending):
     turned = Image.Exif()
     turned[0x0112] = 6
-    draw(pets / "train" / "cat" / "turned.jpg", size=(4, 6), exif=turned)
+    draw(pets / "train" / "cat" / f"turned.{ending}", size=(4, 6), exif=turned)
     assert load(pets).train.input_shape == (1, 4, 6)
 
 
@@ -372,6 +407,19 @@ def test_a_folder_of_pictures_is_told_from_a_run(cli, pets):
     assert f"folder:{pets}" in refused.err
     shown = cli("data", "info", f"folder:{pets}", "--format", "json").json
     assert [(row["class"], row["train"], row["test"]) for row in shown["classes"]] == [("cat", 3, 1), ("dog", 2, 1)]
+
+
+def test_pictures_of_several_sizes_can_be_looked_at(cli, pets):
+    draw(pets / "train" / "cat" / "wide.png", size=(12, 3))
+    refused = cli("data", "info", f"folder:{pets}")
+    assert refused.status == 3
+    assert "--set 'data.size=[32,32]'" in refused.err
+    shown = cli("data", "info", f"folder:{pets}", "--set", "data.size=[8,9]", "-f", "json").json
+    assert shown["input_shape"] == [1, 8, 9]
+    for key, said in (("data.siez=[8,8]", "data.siez: unknown key"), ("trainer.epochs=3", "trainer: expected data")):
+        refused = cli("data", "info", f"folder:{pets}", "--set", key)
+        assert refused.status == 2
+        assert said in refused.err
 
 
 def test_a_validation_set_that_is_left_alone_is_told(cli, pets):

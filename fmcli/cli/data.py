@@ -45,21 +45,31 @@ def show_data(
     grid: Annotated[
         Path | None, typer.Option(help="Save a grid of samples as .png, .pdf or .svg.", show_default=False)
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Take them otherwise than they are named, e.g. --set 'data.size=[32,32]'; may be repeated.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
     samples: Annotated[bool, typer.Option(help="Show a sample of each class in the terminal.")] = True,
     data_root: DataRoot = None,
     format_: FormatOption = "table",
 ) -> None:
     """Show the images of each class and split, their size, digests and samples.
 
-    Example: fmcli data info quick --grid samples.png
+    Example: fmcli data info folder:pets --set 'data.size=[32,32]' --grid samples.png
     """
     spec = data_spec(source)
 
     from fmcli.data import load_images, split_images
+    from fmcli.recipe import resolve_data
     from fmcli.report.console import Terminal
     from fmcli.report.datasets import data_document, terminal_grid
     from fmcli.report.document import emit
 
+    spec = resolve_data(spec, set_ or ())
     terminal = Terminal()
     found = load_images(spec, data_root=data_root)
     splits = split_images(found, spec)

@@ -20,7 +20,8 @@ class CacheError(FmcliError):
 
 def cache_folder() -> Path:
     """Return where `fmcli data fetch` puts what it gets, and large files are unpacked."""
-    return platformdirs.user_cache_path("fmcli")
+    wanted = os.environ.get("XDG_CACHE_HOME")  # which by itself counts on Linux alone
+    return Path(wanted, "fmcli") if wanted else platformdirs.user_cache_path("fmcli")
 
 
 def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None], *, part: str = "") -> Path:

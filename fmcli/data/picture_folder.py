@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fmcli.data.fitted import fit_pictures
 from fmcli.data.image_set import ImageSet, check_image_set
-from fmcli.data.pictures import find_pictures
+from fmcli.data.pictures import PICTURE_SUFFIXES, find_pictures
 from fmcli.errors import DataError, printable
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -103,7 +103,7 @@ def _list_pictures(folder: Path, classes: tuple[str, ...] | None) -> _Listing:
 
 
 def _split_places(folder: Path) -> dict[str, Path]:
-    """Return the folders of splits; none where `train` is not among them, or has pictures itself and so is a class."""
+    """Return the folders of splits; none where `train` alone is there and has pictures itself, and so is a class."""
     split_of = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     found: dict[str, Path] = {}
     for place in _folders_in(folder):
@@ -120,12 +120,20 @@ def _split_places(folder: Path) -> dict[str, Path]:
             f"{printable(folder)} has the folder {printable(place.name)}, and no folder 'train'",
             hint="put the pictures to train on into one; or, if that is a class, call it otherwise",
         )
-    return found if found and _folders_in(found["train"]) else {}
+    if not found or _folders_in(found["train"]):
+        return found
+    if len(found) > 1:
+        raise DataError(
+            f"{printable(found['train'])} has no folders, and so no classes",
+            hint="put the pictures of each class into a folder of its name, in train and in test",
+        )
+    return {}
 
 
 def _folders_in(place: Path) -> list[Path]:
     try:
-        return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+        found = [path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+        return sorted(found, key=lambda path: path.name)  # paths themselves have another order on Windows
     except OSError as error:
         raise DataError(f"cannot read {printable(place)}: {error.strerror}") from error
 
@@ -140,6 +148,15 @@ def _class_names(place: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...]
     for name in found:
         if not name.isprintable() or name.encode(errors="replace").decode() != name:
             raise DataError(f"{printable(place / name)}: a class's name must be printable UTF-8", hint="rename it")
+    if len(found) == 1:
+        [inner] = _folders_in(place)
+        deeper = len(_folders_in(inner)) > 1
+        raise DataError(
+            f"{printable(place)} has one folder, {printable(inner.name)}, and so one class",
+            hint=f"data.source = 'folder:{printable(inner)}'"
+            if deeper
+            else "put the pictures of each class into a folder of its name: two classes or more",
+        )
     if wanted is None:
         return found
     missing = [name for name in wanted if name not in found]
@@ -187,8 +204,10 @@ def _in_order(folder: Path, names: tuple[str, ...], listed: Mapping[str, Mapping
         labels += [label for _, label in mixed]
     empty = set(range(len(names))) - set(labels[splits["train"]])
     if empty:
-        raise DataError(
-            f"{printable(folder)} has no pictures of {printable(names[min(empty)])} to train on",
-            hint="put some there, or remove the class's folder",
-        )
+        name = names[min(empty)]
+        if any(classes.get(name) for classes in listed.values()):
+            hint = "put some there: what it has is for testing, or for validation"
+        else:
+            hint = f"put some there, or remove the class's folder; looked for {', '.join(sorted(PICTURE_SUFFIXES))}"
+        raise DataError(f"{printable(folder)} has no pictures of {printable(name)} to train on", hint=hint)
     return _Listing(names, tuple(paths), np.array(labels, np.int64), splits)

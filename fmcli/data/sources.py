@@ -16,7 +16,7 @@ from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.data.npz import read_npz
 from fmcli.data.picture_folder import read_picture_folder
 from fmcli.errors import DataError, printable
-from fmcli.reading import read_text
+from fmcli.reading import MOST_CLASSES, read_text
 from fmcli.recipe.known import KNOWN_SOURCES
 from fmcli.recipe.specs import DataSpec
 
@@ -29,7 +29,6 @@ FASHION_MNIST_FILES = {
 }
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 LARGEST_NAMES = 1 << 20  # bytes of a classes.txt
-MOST_CLASSES = 1 << 16
 _SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
 
 

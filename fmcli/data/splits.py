@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fmcli.choices import SPLITS
 from fmcli.data.image_set import ImageSet
 from fmcli.data.sources import Source
-from fmcli.errors import DataError, UsageError, did_you_mean
+from fmcli.errors import DataError, UsageError, did_you_mean, printable
 from fmcli.recipe.specs import (
     DataSpec,
     FirstImages,
@@ -83,6 +83,7 @@ def split_images(source: Source, spec: DataSpec) -> Splits:
         case RandomFraction(fraction=fraction, seed=seed, stratify=stratify):
             labels = source.train.labels if stratify else None
             kept, aside = _divide(np.arange(len(source.train)), fraction, seed, labels)
+            _check_none_lost(source.train, kept)
             return Splits(source.train.subset(kept), source.train.subset(aside), source.test)
     if source.validation is None:
         raise DataError(
@@ -114,8 +115,8 @@ def _resplit(source: Source, spec: Resplit) -> Splits:
     n_train = round(spec.train * len(order))
     n_validation = round(spec.validation * len(order))
     parts = np.split(order, [n_train, n_train + n_validation])
-    if len(parts[0]) == 0 or len(parts[2]) == 0:
-        raise DataError(f"data.resplit leaves a part of {len(order)} images empty")
+    if len(parts[0]) == 0 or len(parts[2]) == 0 or (spec.validation and len(parts[1]) == 0):
+        raise DataError(f"data.resplit leaves a part of {len(order)} images empty", hint="give that part more of them")
     train, validation, test = (everything.subset(part) for part in parts)
     return Splits(train, validation if len(validation) else None, test)
 
@@ -129,5 +130,20 @@ def _divide(
 
         kept, aside = train_test_split(indices, test_size=fraction, random_state=seed, stratify=labels)
     except ValueError as error:
-        raise DataError(f"cannot set {fraction} of {len(indices)} images aside: {error}") from error
+        raise DataError(
+            f"cannot set {fraction} of {len(indices)} images aside: {error}",
+            hint=None
+            if labels is None
+            else "with data.validation.stratify, each class needs two images, and the part set aside one of each",
+        ) from error
     return kept, aside
+
+
+def _check_none_lost(train: ImageSet, kept: NDArray[Any]) -> None:
+    """Refuse to set all images of a class aside."""
+    lost = np.flatnonzero((train.counts() > 0) & (train.subset(kept).counts() == 0))
+    if len(lost):
+        raise DataError(
+            f"all training images of {printable(train.class_names[lost[0]])} would be set aside for validation",
+            hint="add more of them; or let each class give its share: --set data.validation.stratify=true",
+        )

@@ -112,7 +112,7 @@ def _class_scores(scores: NDArray[np.float64], support: int) -> ClassScores:
 
 def _confusion_matrix(y_true: Labels, y_pred: Labels, n_classes: int) -> NDArray[np.int64]:
     pairs = np.bincount(y_true * n_classes + y_pred, minlength=n_classes**2)
-    return pairs.reshape(n_classes, n_classes).astype(np.int64)
+    return pairs.reshape(n_classes, n_classes).astype(np.int64, copy=False)
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:

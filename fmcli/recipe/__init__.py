@@ -19,7 +19,7 @@ from fmcli.recipe.load import (
 )
 from fmcli.recipe.networks import ModelSpec
 from fmcli.recipe.overrides import apply_overrides, set_values, value_at
-from fmcli.recipe.resolve import known_facts, resolve_recipe, trial_table
+from fmcli.recipe.resolve import known_facts, resolve_data, resolve_recipe, trial_table
 from fmcli.recipe.schema import recipe_schema
 from fmcli.recipe.specs import (
     AlbumentationsSpec,
@@ -61,6 +61,7 @@ __all__ = [
     "recipe_digest",
     "recipe_keys",
     "recipe_schema",
+    "resolve_data",
     "resolve_recipe",
     "set_values",
     "shipped_recipes",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -34,7 +35,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         RecipeError: There is neither.
     """
-    if name.endswith(".toml") or "/" in name or Path(name).is_file():
+    if name.endswith(".toml") or set(name) & {"/", os.sep} or Path(name).is_file():
         path = Path(name)
         if path.is_dir():
             path = path / "recipe.toml"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcli.errors import RecipeError, did_you_mean, is_utf8, printable
-from fmcli.recipe.specs import SHARED_TABLES, VALIDATION_KINDS, Recipe
+from fmcli.recipe.specs import SHARED_TABLES, VALIDATION_KINDS, RandomFraction, Recipe
 
 Table = dict[str, Any]
 DEFAULT_MEMBER = "m1"
@@ -161,9 +161,10 @@ def _drop_other_kinds(table: Table, path: Sequence[str | int]) -> None:
     """Let `data.validation.fraction` take the place of `first`: images are set aside in one way."""
     if has_key(table, path[:-1]) and path[:-1] == ["data", "validation"] and path[-1] in VALIDATION_KINDS:
         there = table["data"]["validation"]
-        for kind in VALIDATION_KINDS:
-            if isinstance(there, dict) and kind != path[-1]:
-                there.pop(kind, None)
+        dropped = VALIDATION_KINDS if path[-1] == "fraction" else (*VALIDATION_KINDS, *RandomFraction.model_fields)
+        for key in dropped if isinstance(there, dict) else ():
+            if key != path[-1]:
+                there.pop(key, None)
 
 
 def _set_key(table: Any, path: Sequence[str | int], value: Any, key: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.layers import trace_members
-from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, has_key, set_values, value_at
+from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, apply_overrides, has_key, set_values, value_at
 from fmcli.recipe.problems import MOST_PROBLEMS, describe_problems, show_path
 from fmcli.recipe.specs import (
     MOST_MEMBERS,
@@ -79,6 +79,20 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
         reference=reference,
         search=search,
     )
+
+
+def resolve_data(spec: DataSpec, overrides: Sequence[str]) -> DataSpec:
+    """Return which images are meant, `--set data.size=[32,32]` and the like laid over it.
+
+    Raises:
+        RecipeError: An override does not fit, or is of another table.
+    """
+    table = apply_overrides({"data": spec.model_dump(mode="json", exclude_none=True)}, overrides)
+    problems = [f"{printable(key)}: expected data, as only images are looked at" for key in table if key != "data"]
+    data = _validate(DataSpec, table, "data", problems)
+    if data is None or problems:
+        raise RecipeError("--set has a problem:", problems=problems, hint="for instance --set 'data.size=[32,32]'")
+    return data
 
 
 def _check_space(table: Table, search: SearchSpec, members: Sequence[MemberTable]) -> list[str]:
