@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcli.checkpoint import Checkpoint
+from fmcli.checkpoint import Checkpoint, Header
 from fmcli.choices import Invert, Views
 from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
 from fmcli.device import use_bf16
 from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.folders import tell_apart
-from fmcli.models import EVALUATION_BATCH, InferenceNetwork, predict_logits
+from fmcli.models import InferenceNetwork, evaluation_batch, predict_together
 from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.networks import kernel_group
 from fmcli.recipe.specs import DataSpec
 from fmcli.voting import Vote
+
+_MOST_NAMED = 5  # classes, in an error
 
 
 def predict_splits(
@@ -43,15 +45,16 @@ def predict_splits(
         DataError: The images are missing or broken.
         CheckpointError: They are not what the member was trained on.
     """
-    seen: dict[str, Splits] = {}
-    predictions = []
-    for member, name in zip(members, name_members(members), strict=True):
-        spec = member.header.data
-        key = spec.model_dump_json()
-        if key not in seen:
-            seen[key] = _load_splits(spec, data_root)
-        predictions.append(_predict_split(member, name, split, seen[key].named(split), views))
-    return predictions
+    names = name_members(members)
+    alike: dict[str, list[int]] = {}  # members' places, by their images
+    for place, member in enumerate(members):
+        alike.setdefault(member.header.data.model_dump_json(), []).append(place)
+    found: dict[int, Predictions] = {}
+    for places in alike.values():
+        images = _load_splits(members[places[0]].header.data, data_root).named(split)
+        some, their_names = [members[place] for place in places], [names[place] for place in places]
+        found |= zip(places, _predict_split(some, their_names, split, images, views), strict=True)
+    return [found[place] for place in range(len(members))]
 
 
 def _load_splits(spec: DataSpec, data_root: Path | None) -> Splits:
@@ -65,11 +68,12 @@ def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
         CheckpointError: They have other classes, another size or another digest.
     """
     header = member.header
-    if images.class_names != header.class_names or images.input_shape != header.input_shape:
+    differences = list(_differences(header, images))
+    if differences:
         raise CheckpointError(
-            f"{printable(member.path)} was trained on {len(header.class_names)} classes of "
-            f"{header.input_shape} images; {header.data.source} now has {len(images.class_names)} "
-            f"of {images.input_shape}"
+            f"{printable(member.path)} was trained on other images than {printable(header.data.source)} now has: "
+            f"{'; '.join(differences)}",
+            hint="bring the data back, or train again",
         )
     digest = images.digest
     if digest != header.data_digests.get(split, digest):
@@ -81,27 +85,46 @@ def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
     return digest
 
 
-def _predict_split(member: Checkpoint, name: str, split: str, images: ImageSet, views: Views) -> Predictions:
-    digest = check_images(member, split, images)
-    header = member.header
-    loader = DeviceLoader(images, batch_size=EVALUATION_BATCH, device=member.device)
-    network = network_of(member)
-    logits = predict_logits(network, loader.batches(), header.normalization_of(split), views=views)
-    if not bool(torch.isfinite(logits).all()):
-        raise CheckpointError(
-            f"{printable(name)} answers with NaN or infinity on {split}: its weights are no good",
-            hint="train it again, or leave it out",
+def _differences(header: Header, images: ImageSet) -> Iterator[str]:
+    """Yield how images differ in shape and classes from those that a member was trained on."""
+    if images.input_shape != header.input_shape:
+        yield f"they are {images.input_shape}, and were {header.input_shape}"
+    before, now = header.class_names, images.class_names
+    for word, names in (
+        ("without", [name for name in before if name not in now]),
+        ("with", [name for name in now if name not in before]),
+    ):
+        if names:
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            yield f"{word} the class{'es' * (len(names) > 1)} {printable(', '.join(names[:_MOST_NAMED]))}{more}"
+    if before != now and set(before) == set(now):
+        yield "the classes in another order"
+
+
+def _predict_split(
+    members: Sequence[Checkpoint], names: Sequence[str], split: str, images: ImageSet, views: Views
+) -> Iterator[Predictions]:
+    """Yield what members on one device answer to the same images, in one pass over these."""
+    digests = [check_images(member, split, images) for member in members]
+    loader = DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=members[0].device)
+    networks = [(network_of(member), member.header.normalization_of(split)) for member in members]
+    answers = predict_together(networks, loader.batches(), views=views)
+    for member, name, digest, logits in zip(members, names, digests, answers, strict=True):
+        if not bool(torch.isfinite(logits).all()):
+            raise CheckpointError(
+                f"{printable(name)} answers with NaN or infinity on {split}: its weights are no good",
+                hint="train it again, or leave it out",
+            )
+        yield Predictions(
+            logits=logits.cpu().numpy(),
+            labels=images.labels,
+            class_names=member.header.class_names,
+            member=name,
+            split=split,
+            data_digest=digest,
+            recipe_digest=member.header.recipe_digest,
+            group=kernel_group(member.header.member.model),
         )
-    return Predictions(
-        logits=logits.cpu().numpy(),
-        labels=images.labels,
-        class_names=header.class_names,
-        member=name,
-        split=split,
-        data_digest=digest,
-        recipe_digest=header.recipe_digest,
-        group=kernel_group(header.member.model),
-    )
 
 
 def network_of(member: Checkpoint) -> InferenceNetwork:
@@ -140,17 +163,13 @@ def label_pictures(
         One entry a picture; unreadable ones carry their error.
     """
     stream = iter(pictures)
-    networks = [network_of(member) for member in members]
+    networks = [(network_of(member), member.header.normalization) for member in members]
     while batch := list(islice(stream, batch_size)):
         pixels = [picture.pixels for picture in batch if picture.pixels is not None]
         vote = None
         if pixels:
             images = torch.from_numpy(np.stack(pixels)).to(members[0].device)
-            logits = [
-                predict_logits(network, [images], member.header.normalization, views=views).cpu()
-                for network, member in zip(networks, members, strict=True)
-            ]
-            vote = rule(torch.stack(logits).numpy())
+            vote = rule(torch.stack(predict_together(networks, [images], views=views)).cpu().numpy())
         place = 0
         for picture in batch:
             if picture.pixels is None or vote is None:

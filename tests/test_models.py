@@ -19,7 +19,9 @@ from fmcli.models import (
     add_l2_gradients,
     build_model,
     compiled,
+    evaluation_batch,
     predict_logits,
+    predict_together,
     set_dropout_generator,
 )
 from fmcli.models.build import ChannelsLastFlatten, Dropout, draw_bits
@@ -673,6 +675,33 @@ def test_network_that_answers_is_the_network_itself(layers, training):
     expected = model.eval()(images.float() / 255).detach()
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(halves, expected, atol=0.05, rtol=0.05)  # bfloat16 keeps 8 bits
+
+
+def test_several_networks_answer_in_one_pass_as_by_themselves():
+    images = torch.randint(0, 256, (10, 1, 6, 6), generator=seeded(), dtype=torch.uint8)
+    networks = [InferenceNetwork(build_model(layers, (1, 6, 6), 2, generator=seeded())) for layers in INFERRED.values()]
+    seen = []
+
+    def normalize(pixels):
+        seen.append(pixels)
+        return pixels.float() / 255
+
+    normalizations = [normalize] * (len(networks) - 1) + [lambda pixels: pixels.float() - 100]
+    for views in ("none", "flip"):
+        seen.clear()
+        once = iter(images.split(4))
+        found = predict_together(list(zip(networks, normalizations, strict=True)), once, views=views)
+        assert len(seen) == (3 if views == "none" else 6)
+        for network, own, logits in zip(networks, normalizations, found, strict=True):
+            assert torch.equal(logits, predict_logits(network, images.split(4), own, views=views))
+
+
+@pytest.mark.parametrize(
+    ("shape", "images"),
+    [((1, 28, 28), 500), ((3, 64, 64), 500), ((3, 128, 128), 125), ((1, 2048, 2048), 1), ((1, 1, 1), 500)],
+)
+def test_fewer_large_images_are_answered_at_once(shape, images):
+    assert evaluation_batch(shape) == images
 
 
 def test_normalisation_costs_nothing_in_the_end():

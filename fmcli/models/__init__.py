@@ -5,10 +5,15 @@ What PyTorch does slowly on a CPU: `pooling` and `strided`, by `kernels`, which 
 
 from fmcli.models.bf16 import Bf16Twin
 from fmcli.models.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
-from fmcli.models.inference import EVALUATION_BATCH, InferenceNetwork, convolve_in_fp32, predict_logits
+from fmcli.models.inference import (
+    InferenceNetwork,
+    convolve_in_fp32,
+    evaluation_batch,
+    predict_logits,
+    predict_together,
+)
 
 __all__ = [
-    "EVALUATION_BATCH",
     "Bf16Twin",
     "Dropout",
     "InferenceNetwork",
@@ -16,6 +21,8 @@ __all__ = [
     "add_l2_gradients",
     "build_model",
     "convolve_in_fp32",
+    "evaluation_batch",
     "predict_logits",
+    "predict_together",
     "set_dropout_generator",
 ]

@@ -14,7 +14,8 @@ class Bf16Twin:
 
     The numbers are those of `torch.autocast`, to the last bit, for less work each step: all weights are converted in
     one call and all gradients in another, where autocast converts each by itself and again on the way back. Only
-    `ConvPoolReLU`, which takes the place of the first layers where it can, chooses maxima before it rounds.
+    `ConvPoolReLU`, which takes the place of the first layers where it can, chooses maxima before it rounds, and
+    `StridedConv2d` adds the gradients of its weights up in another order.
 
     Args:
         model: The network that learns, in float32; its other layers serve both.

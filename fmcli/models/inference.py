@@ -12,8 +12,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from fmcli.choices import Views
 from fmcli.models.build import Dropout
 
-EVALUATION_BATCH = 500
-"""Images; more gains nothing on a CPU. All who predict take as many, so that their answers agree to the last bit."""
+Normalize = Callable[[Tensor], Tensor]
+"""From pixels, uint8 or float (N, C, H, W), 0 to 255, to network input: float32, channels last."""
+
+_MOST_IMAGES = 500  # at once; more gain nothing on a CPU
+_MOST_PIXELS = _MOST_IMAGES * 64 * 64  # likewise: of so many, a layer with 64 filters makes half a gigabyte in float32
+
+
+def evaluation_batch(input_shape: tuple[int, int, int]) -> int:
+    """Return how many images of (C, H, W) a network answers at once, fewer where they are large.
+
+    All who predict a data set take as many, so that their answers agree to the last bit.
+    """
+    return min(max(_MOST_PIXELS // math.prod(input_shape[1:]), 1), _MOST_IMAGES)
 
 
 def convolve_in_fp32() -> None:
@@ -26,6 +37,8 @@ def convolve_in_fp32() -> None:
 
 class InferenceNetwork(nn.Module):
     """A network that answers and does not learn, in less time: dropout gone, batch normalisation folded into weights.
+
+    That is done where it stands directly behind a convolution or a dense layer; behind a pooling it stays.
 
     It answers as the network itself, but for rounding. Measured with `quick` on the 10,000 test images: in fp32, logits
     within 2e-5 and the same labels; in bfloat16, probabilities within 0.05 and less than one label in a thousand other.
@@ -85,7 +98,7 @@ def _in_dtype(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
 def predict_logits(
     network: nn.Module,
     batches: Iterable[Tensor],
-    normalize: Callable[[Tensor], Tensor],
+    normalize: Normalize,
     *,
     views: Views = "none",
 ) -> Tensor:
@@ -100,12 +113,33 @@ def predict_logits(
     Returns:
         float32 (n_samples, n_classes), on that device; of several views, the logarithm of their mean probability.
     """
-    logits: list[Tensor] = []
+    return predict_together([(network, normalize)], batches, views=views)[0]
+
+
+def predict_together(
+    networks: Sequence[tuple[nn.Module, Normalize]], batches: Iterable[Tensor], *, views: Views = "none"
+) -> list[Tensor]:
+    """Run several networks over images in one pass: each batch is brought, altered and normalized once.
+
+    Args:
+        networks: Each with what makes its input of pixels; networks whose normalizations are equal share the input.
+        batches: As for `predict_logits`.
+        views: Likewise.
+
+    Returns:
+        What `predict_logits` returns for each network, to the last bit.
+    """
+    logits: list[list[Tensor]] = [[] for _ in networks]
     with torch.inference_mode():
         for images in batches:
-            seen = [network(normalize(view)) for view in _views(images, views)]
-            logits.append(seen[0] if len(seen) == 1 else _mean(seen))
-    return torch.cat(logits)
+            seen: list[list[Tensor]] = [[] for _ in networks]
+            for view in _views(images, views):
+                inputs = {normalize: normalize(view) for normalize in dict.fromkeys(one for _, one in networks)}
+                for answers, (network, normalize) in zip(seen, networks, strict=True):
+                    answers.append(network(inputs[normalize]))
+            for found, answers in zip(logits, seen, strict=True):
+                found.append(answers[0] if len(answers) == 1 else _mean(answers))
+    return [torch.cat(found) for found in logits]
 
 
 def _mean(logits: list[Tensor]) -> Tensor:
