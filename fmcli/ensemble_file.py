@@ -164,7 +164,7 @@ def describe_ensemble(
         learnt_on: The images that it was learnt on.
 
     Raises:
-        UsageError: A member lies outside that folder, or its path is not UTF-8.
+        UsageError: A member lies outside that folder, its path is not UTF-8, or a weight is far too large.
     """
     weights = rule.weights or (None,) * len(places)
     groups = rule.groups or ("",) * len(places)
@@ -175,14 +175,7 @@ def describe_ensemble(
         temperature=rule.temperature,
         learnt_on=learnt_on,
         members=tuple(
-            MemberEntry(
-                name=place.name,
-                path=_in_utf8(place.path.as_posix() if folder is None else _below(place.path, folder)),
-                weight=weight,
-                group=group,
-                digest=place.digest,
-            )
-            for place, weight, group in zip(places, weights, groups, strict=True)
+            _entry(place, folder, weight, group) for place, weight, group in zip(places, weights, groups, strict=True)
         ),
         stacking=stacking
         and StackingEntry(
@@ -190,6 +183,16 @@ def describe_ensemble(
             intercepts=tuple(stacking.intercepts.tolist()),
         ),
     )
+
+
+def _entry(place: Place, folder: Path | None, weight: float | None, group: str) -> MemberEntry:
+    path = _in_utf8(place.path.as_posix() if folder is None else _below(place.path, folder))
+    try:
+        return MemberEntry(name=place.name, path=path, weight=weight, group=group, digest=place.digest)
+    except ValidationError as error:
+        raise UsageError(
+            f"an ensemble file cannot hold {printable(place.name)}: {first_problem(error)}", hint="check --weights"
+        ) from error
 
 
 def _in_utf8(path: str) -> str:

@@ -13,6 +13,8 @@ import torch
 from conftest import TINY_RECIPE
 from PIL import Image
 
+from fmcli.ensemble import Combiner
+from fmcli.ensemble_file import Place, describe_ensemble, write_ensemble_file
 from fmcli.errors import DataError
 from fmcli.pool import open_pool, predict_pool
 from fmcli.predictions import load_predictions
@@ -206,6 +208,38 @@ def test_other_tools_vote_with_csv_and_npy(cli, pool, tmp_path):
     assert labelled.json["members"][0]["accuracy"] == own.json["members"][0]["accuracy"]
 
 
+def test_other_tools_answers_to_different_questions_are_evaluated_together(cli, tmp_path):
+    for name, n_classes in (("three", 3), ("ten", 10)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "test.npy", np.eye(n_classes))
+        np.save(tmp_path / name / "test-labels.npy", np.arange(n_classes))
+    places = [tmp_path / name / "test.npy" for name in ("three", "ten")]
+    shown = cli("evaluate", *places, "--format", "json")
+    assert [member["accuracy"] for member in shown.json["members"]] == [1, 1]
+    refused = cli("ensemble", "evaluate", *places)
+    assert refused.status in (3, 4)
+    assert "classes" in refused.err
+
+
+def test_an_ensemble_file_names_predictions_that_are_called_after_a_split(cli, tmp_path):
+    place = tmp_path / "predictions"
+    place.mkdir()
+    for name in ("test", "knn", "test-labels"):
+        np.save(place / f"{name}.npy", np.arange(3) if name == "test-labels" else np.eye(3) * 0.7 + 0.1)
+    members = (place / "test.npy", place / "knn.npy")
+    made = cli("ensemble", "fit", *members, "--vote", "soft", "--output", place / "both.toml")
+    assert made.status == 0, made.err
+    assert accuracy_of(cli("ensemble", "evaluate", place / "both.toml", "--format", "json")) == 1
+
+
+def test_weights_that_no_file_can_hold_are_refused(cli, pool, own_pool, tmp_path):
+    members = (own_pool / "k3-1", own_pool / "k3-2")
+    refused = cli("ensemble", "fit", *members, "--weights", "2000000000,1", "-o", own_pool / "heavy.toml")
+    assert refused.status == 2
+    assert "k3-1: weight: Input should be less than or equal to" in refused.err
+    assert "Traceback" not in refused.err
+
+
 # --- fit, select -----------------------------------------------------------------------------------------
 
 
@@ -393,6 +427,7 @@ def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
         (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "groups"),
         (["{pool}", "--size", "2"], 2, "--draws"),
         (["{pool}", "--draws", "20", "--vote", "stacking"], 2, "stacking"),
+        (["{pool}", f"all={','.join(f'm{place:05}.npy' for place in range(1000))}"], 4, "there is nothing at m00000"),
     ],
 )
 def test_comparisons_that_cannot_be_made_are_refused(cli, pool, arguments, status, said):
@@ -417,8 +452,9 @@ def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, picture, tmp_pat
     packed = tmp_path / "pool.safetensors"
     made = cli("ensemble", "pack", pool, "--output", packed)
     assert (made.status, made.out) == (0, f"{packed}\n")
-    of_pack = cli("ensemble", "evaluate", packed, "--format", "json").json
-    of_run = cli("ensemble", "evaluate", pool, "--format", "json").json
+    of_pack, of_run = (cli("ensemble", "evaluate", place, "--format", "json").json for place in (packed, pool))
+    for one in (of_pack, of_run):
+        del one["ensemble"]["coverage"], one["ensemble"]["aurc"]  # of what `predict` gives, which a pack calibrates
     assert of_pack == of_run
     assert cli("predict", packed, picture).status == 0
     assert cli("evaluate", packed).status == 0
@@ -427,7 +463,9 @@ def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, picture, tmp_pat
         if file.is_file() and not file.name.startswith("."):
             assert (tmp_path / "again" / file.relative_to(pool)).read_bytes() == file.read_bytes(), file
     assert cli("ensemble", "unpack", packed, "--output", tmp_path / "again").status == 2
-    assert cli("ensemble", "evaluate", tmp_path / "again" / "ensemble.toml", "--format", "json").json == of_run
+    of_unpacked = cli("ensemble", "evaluate", tmp_path / "again" / "ensemble.toml", "--format", "json").json
+    del of_unpacked["ensemble"]["coverage"], of_unpacked["ensemble"]["aurc"]
+    assert of_unpacked == of_run
     assert cli("ensemble", "pack", pool, "--output", tmp_path / "pool.zip").status == 2
     refused = cli("ensemble", "fit", packed, "--output", tmp_path / "fitted.toml")
     assert refused.status == 2
@@ -584,6 +622,23 @@ def test_an_option_that_would_do_nothing_is_refused(cli, own_pool, tmp_path, arg
     refused = cli(*(word.format(**places) for word in arguments))
     assert refused.status in (2, 4)
     assert said in " ".join(refused.err.split())
+
+
+def test_the_line_between_certain_and_uncertain_is_that_of_predict(cli, own_pool, drawn_images, tmp_path):
+    """Of a plain run and of an ensemble file, whose temperature counts for both."""
+    images = np.fromfile(drawn_images / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 12, 12)
+    np.save(tmp_path / "test.npy", images)
+    fitted = own_pool / "fitted.toml"
+    places = [Place(name, own_pool / name) for name in ("k3-1", "k5-1")]
+    write_ensemble_file(fitted, describe_ensemble(places, Combiner("soft", temperature=3.0), own_pool))
+    lines = []
+    for members in ([own_pool / "k3-1", own_pool / "k5-1", "--vote", "soft"], [fitted]):
+        shown = cli("ensemble", "evaluate", *members, "--format", "json").json["ensemble"]
+        lines += [one["probability_from"] for one in shown["coverage"] if one["kept"] == 0.9]
+    options = ("--invert", "never", "--reject-below", lines[1] - 1e-6, "--format", "jsonl")
+    labelled = cli("predict", fitted, tmp_path / "test.npy", *options).records
+    assert sum(not one["undecided"] for one in labelled) == 90
+    assert lines[1] < lines[0] - 0.01
 
 
 @pytest.mark.parametrize("format_", ["table", "json", "jsonl", "csv"])

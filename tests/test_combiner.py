@@ -140,12 +140,20 @@ def test_stacking_learns_from_members_that_never_give_a_class_a_chance():
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [([0] * 80, "there are 1"), ([0] * 40 + [1] * 36 + [2] * 4, "with 4 or more"), ([], "0")]
+    ("labels", "said"), [([0] * 80, "there are 1"), ([0] * 40 + [1] * 36 + [2] * 3, "with 3 or more"), ([], "0")]
 )
 def test_stacking_without_images_enough_is_refused(labels, said):
     logits = np.zeros((2, len(labels), 3))
-    with pytest.raises(UsageError, match=f"5 validation images or more of each.*{said}"):
+    with pytest.raises(UsageError, match=f"4 validation images or more of each.*{said}"):
         learn_stacking(logits, np.array(labels, dtype=int))
+
+
+@pytest.mark.parametrize("fewest", [5, 6])
+def test_stacking_learns_in_folds_from_as_few_images_of_a_class_as_from_all(fewest):
+    labels = np.repeat([0, 1, 2], [40, 36, fewest])
+    logits = np.random.default_rng(0).normal(size=(2, len(labels), 3))
+    assert learn_stacking(logits, labels).coefficients.shape == (3, 6)
+    assert len(cross_fitted_vote(Combiner("stacking"), logits, labels).labels) == len(labels)
 
 
 @every_vote

@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from fmcli.choices import FIGURES
 from fmcli.cli import run
@@ -616,6 +617,23 @@ def test_what_there_is_nothing_for_is_refused_alone_and_left_out_of_all(cli, pla
     assert result.err.startswith("left out curves: ")
     assert result.out.split() == [str(tmp_path / "figures" / f"{kind}.png") for kind in FIGURES if kind != "curves"]
     assert len(figures) == len(FIGURES) - 1
+
+
+def test_what_predictions_alone_can_show_is_drawn(cli, place, tmp_path, monkeypatch):
+    saved = tmp_path / "predictions"
+    assert cli("evaluate", place / "run", "--save-predictions", saved).status == 0
+    figures_drawn(monkeypatch)
+    result = cli("plot", "all", saved, "-o", tmp_path / "figures")
+    assert result.status == 0, result.err
+    drawn = ("confusion", "precision-recall", "reliability", "coverage")
+    assert result.out.split() == [str(tmp_path / "figures" / f"{kind}.png") for kind in FIGURES if kind in drawn]
+    assert "left out samples: of " in result.err
+
+
+def test_a_figure_of_many_classes_is_made_smaller(tmp_path):
+    plots.save_figure(Figure(figsize=(0.5, 1000)), tmp_path / "long.png")
+    with Image.open(tmp_path / "long.png") as image:
+        assert 60_000 < image.height < 1 << 16
 
 
 def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_path):

@@ -281,6 +281,28 @@ def test_one_table_with_labels_is_enough_wherever_it_stands(stored, order):
     assert {one.class_names for one in found} == {CLASSES}  # the order of the table with labels
 
 
+@pytest.mark.parametrize("order", [("with", "without"), ("without", "with")])
+def test_labels_beside_one_array_are_enough_wherever_it_stands(predicted, tmp_path, order):
+    for name, own in zip(("with", "without"), predicted["test"], strict=True):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "test.npy", probabilities_of(own))
+    np.save(tmp_path / "with" / "test-labels.npy", predicted["test"][0].labels)
+    found = predict_pool(opened(*(tmp_path / name for name in order)), "test")
+    for one in found:
+        np.testing.assert_array_equal(one.labels, predicted["test"][0].labels)
+
+
+def test_members_of_different_images_are_predicted_in_the_order_they_are_named(runs, drawn_images, tmp_path):
+    other = train(tmp_path / "other", drawn_images, "data.validation.first=50", "trainer.epochs=1")
+    places = [runs / "one" / "k3", other / "k3", runs / "one" / "k5", other / "k5"]
+    pool = opened(*places)
+    found = predict_pool(pool, "test")
+    assert [one.member for one in found] == list(pool.names)
+    for one, place in zip(found, places, strict=True):
+        [alone] = predict_pool(opened(place), "test")
+        np.testing.assert_array_equal(one.logits, alone.logits)
+
+
 def test_an_array_without_any_labels_beside_it_is_refused(stored):
     with pytest.raises(DataError, match=r"knn\.npy says nothing of the true classes"):
         predict_pool(opened(stored / "npy" / "knn.npy"), "test")
@@ -485,12 +507,36 @@ def test_predictions_of_another_recipe_are_not_replaced(predicted, tmp_path):
     write_predictions(tmp_path / "saved", [k3, k5])
     write_predictions(tmp_path / "saved", [k3, k5])  # the same again
     other = replace(k5, recipe_digest="0" * 64)
-    with pytest.raises(UsageError, match=rf"holds predictions of k5 \(recipe {k5.recipe_digest[:12]}\).*0{{12}}"):
+    with pytest.raises(
+        UsageError, match=rf"holds predictions of k5 on test \(recipe {k5.recipe_digest[:12]}\).*0{{12}}"
+    ):
         write_predictions(tmp_path / "saved", [replace(k3, member="new"), other])
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["k3", "k5"]  # all or nothing
     (tmp_path / "text.safetensors").write_text("a letter")
     with pytest.raises(CheckpointError, match=r"text\.safetensors"):
         write_predictions(tmp_path / "text.safetensors", [k3])
+
+
+def test_predictions_of_another_split_or_tool_are_not_replaced(predicted, tmp_path):
+    path = tmp_path / "saved.safetensors"
+    write_predictions(path, predicted["test"][:1])
+    with pytest.raises(UsageError, match=r"predictions of k3 on test .* those of k3 on validation"):
+        write_predictions(path, predicted["validation"][:1])
+    of_others = [replace(predicted["test"][0], recipe_digest="", member=name) for name in ("forest", "svm")]
+    path = tmp_path / "other.safetensors"
+    for _ in range(2):
+        write_predictions(path, of_others[:1])
+    with pytest.raises(UsageError, match=r"forest on test \(another tool\), and those of svm"):
+        write_predictions(path, of_others[1:])
+
+
+def test_predictions_of_views_do_not_pass_for_those_that_training_left(copy, predicted, tmp_path):
+    before = (copy / "k3" / "validation.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="lies beside a checkpoint"):
+        write_predictions(copy, predicted["validation"], views="flip")
+    assert (copy / "k3" / "validation.safetensors").read_bytes() == before
+    write_predictions(copy, predicted["validation"])
+    write_predictions(tmp_path / "elsewhere", predicted["validation"], views="flip")
 
 
 # --- validation -----------------------------------------------------------------------------------------

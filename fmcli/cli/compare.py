@@ -1,5 +1,6 @@
 """`fmcli ensemble compare`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -83,7 +84,7 @@ def compare(
 
 def _parse(word: str) -> tuple[str, list[Path]]:
     """Return the name and the places of an ensemble: PATH, PATH,PATH or NAME=PATH,PATH."""
-    if Path(word).exists():
+    if os.path.exists(word):  # pathlib raises where a name is too long, as a list may be
         return word.rstrip("/"), [Path(word)]
     name, equals, places = word.partition("=")
     paths = [Path(place) for place in (places if equals else word).split(",") if place]

@@ -60,7 +60,7 @@ def evaluate(
     tell_scaling(pool.checkpoints, split, terminal)
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
-        written = write_predictions(save_predictions, predictions)
+        written = write_predictions(save_predictions, predictions, views=tta)
         for path in written:
             terminal.detail(f"wrote {printable(path)}")
         if save_predictions.is_dir() and (others := neighbours(written)):

@@ -217,7 +217,7 @@ def evaluation_drawers(pool: Pool, ballot: Ballot, data_root: Path | None) -> Dr
     names = [one.member for one in ballot.predictions]
     listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} members"
     name = names[0] if len(names) == 1 else f"{rule.vote} vote of {listed}"
-    answers = plots.Answers(name, first.split, first.class_names, first.labels, vote.labels, vote.probabilities)
+    answers = plots.Answers(name, first.split, first.class_names, first.labels, vote.labels, ballot.given)
 
     @cache
     def images() -> Any:

@@ -108,9 +108,12 @@ def _common_spec(places: Sequence[str]) -> DataSpec:
     """Return the one `[data]` table that all places stand for.
 
     Raises:
-        DataError: They differ.
+        DataError: They differ, or one holds predictions alone.
     """
-    first, *others = [data_spec(place) for place in places]
+    try:
+        first, *others = [data_spec(place) for place in places]
+    except UsageError as error:
+        raise DataError(error.message, hint=error.hint) from error
     for place, other in zip(places[1:], others, strict=True):
         if other != first:
             raise DataError(

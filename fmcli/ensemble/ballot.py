@@ -20,6 +20,8 @@ class Ballot:
         vote: What came out, its probabilities as the rule gives them.
         calibrated: float64 (n_samples, n_classes), those probabilities after temperature scaling.
         combine: From logits of these images to the vote: the rule, or one for each fold of the images.
+        gives_calibrated: The temperature came with the rule, from a pack or an ensemble file, so that `predict` scales
+            by it, too.
     """
 
     predictions: tuple[Predictions, ...]
@@ -28,6 +30,12 @@ class Ballot:
     vote: Vote
     calibrated: Floats
     combine: Combiner | CrossFitted
+    gives_calibrated: bool = False
+
+    @property
+    def given(self) -> Floats:
+        """float64 (n_samples, n_classes), the probabilities that `predict` gives by this rule."""
+        return self.calibrated if self.gives_calibrated else self.vote.probabilities
 
     @property
     def cross_fitted(self) -> bool:
@@ -35,7 +43,13 @@ class Ballot:
         return isinstance(self.combine, CrossFitted)
 
 
-def hold_vote(predictions: Sequence[Predictions], rule: Combiner, *, learnt_here: Combiner | None = None) -> Ballot:
+def hold_vote(
+    predictions: Sequence[Predictions],
+    rule: Combiner,
+    *,
+    learnt_here: Combiner | None = None,
+    gives_calibrated: bool = False,
+) -> Ballot:
     """Combine members' predictions.
 
     Args:
@@ -43,6 +57,7 @@ def hold_vote(predictions: Sequence[Predictions], rule: Combiner, *, learnt_here
         rule: How to combine them, with all that it learnt.
         learnt_here: Where it learnt on these very images, the rule as it was before; that is then done again in
             folds, so that no image is answered by what was learnt from it.
+        gives_calibrated: See `Ballot`.
 
     Raises:
         CheckpointError: Members do not match.
@@ -57,4 +72,4 @@ def hold_vote(predictions: Sequence[Predictions], rule: Combiner, *, learnt_here
         calibrated = cross_fitted_probabilities(vote.probabilities, y_true)
     else:
         calibrated = apply_temperature(vote.probabilities, rule.temperature)
-    return Ballot(tuple(predictions), logits, rule, vote, calibrated, combine)
+    return Ballot(tuple(predictions), logits, rule, vote, calibrated, combine, gives_calibrated)

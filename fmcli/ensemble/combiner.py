@@ -31,6 +31,7 @@ LEARNT_RULES = ("weighted-majority", "weighted-soft", "stacking")
 FEWEST_TO_LEARN_FROM = 2
 """Images: each is answered by what was learnt from others."""
 _FOLDS = 5
+_FEWEST_OF_A_CLASS = _FOLDS - 1  # that stacking learns from: what a fold leaves of five
 _STRENGTHS = np.logspace(-4, 0, 5)  # inverse strengths of the penalty that stacking chooses from
 _NEVER = -100.0  # the logit of a class without validation images
 _EM_STEPS = 1000
@@ -363,7 +364,8 @@ def learn_soft_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
 def learn_stacking(logits: Logits, y_true: Labels) -> Stacking:
     """Fit a multinomial logistic regression to all members' log-probabilities.
 
-    The strength of its L2 penalty is chosen among five by five-fold cross-validated likelihood.
+    The strength of its L2 penalty is chosen among five by likelihood, cross-validated in five folds, or as many as the
+    rarest class has images.
 
     Args:
         logits: (n_members, n_samples, n_classes).
@@ -375,10 +377,11 @@ def learn_stacking(logits: Logits, y_true: Labels) -> Stacking:
     n_classes = logits.shape[2]
     counts = np.bincount(y_true, minlength=n_classes)
     present = counts[counts > 0]
-    if len(present) < 2 or present.min() < _FOLDS:
+    fewest = int(present.min(initial=len(y_true)))
+    if len(present) < 2 or fewest < _FEWEST_OF_A_CLASS:
         raise UsageError(
-            f"stacking needs two classes or more, with {_FOLDS} validation images or more of each; there are "
-            f"{len(present)}, with {present.min(initial=len(y_true))} or more",
+            f"stacking needs two classes or more, with {_FEWEST_OF_A_CLASS} validation images or more of each to learn "
+            f"from; there are {len(present)}, with {fewest} or more",
             hint="--vote soft or --vote majority learns nothing",
         )
     from sklearn.linear_model import LogisticRegression
@@ -389,7 +392,7 @@ def learn_stacking(logits: Logits, y_true: Labels) -> Stacking:
     features = np.concatenate([stacking_features(member) for member in logits], axis=1)
     # Scaled so that the penalty treats all alike, and so that the solver finds its way.
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedKFold(min(_FOLDS, fewest), shuffle=True, random_state=0)
     # scikit-learn's own LogisticRegressionCV changes its arguments from version to version.
     search = GridSearchCV(
         pipeline, {"logisticregression__C": _STRENGTHS}, scoring="neg_log_loss", cv=folds, error_score="raise"

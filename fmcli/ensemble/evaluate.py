@@ -63,7 +63,7 @@ class EnsembleEvaluation:
     Args:
         split: What it was evaluated on.
         members: Each member, in order.
-        vote: The ensemble, its probabilities as the rule gives them.
+        vote: The ensemble: calibration of what the rule gives, coverage by the probabilities that `predict` gives.
         rule: What combined them, with what was given and learnt.
         calibrated: How far the vote's probabilities can be trusted after temperature scaling; None where there was
             nothing to learn the temperature from.
@@ -102,7 +102,14 @@ def evaluate_member(predictions: Predictions) -> Evaluation:
     )
 
 
-def evaluate_vote(vote: Vote, y_true: Labels, class_names: Sequence[str], *, name: str = "vote") -> Evaluation:
+def evaluate_vote(
+    vote: Vote,
+    y_true: Labels,
+    class_names: Sequence[str],
+    *,
+    name: str = "vote",
+    given: Floats | None = None,
+) -> Evaluation:
     """Score what an ensemble answers.
 
     Args:
@@ -110,8 +117,10 @@ def evaluate_vote(vote: Vote, y_true: Labels, class_names: Sequence[str], *, nam
         y_true: (n_samples,).
         class_names: In label order.
         name: What to call it.
+        given: float64 (n_samples, n_classes), the probabilities that `predict` gives, if they are others.
     """
-    confidence = np.take_along_axis(vote.probabilities, vote.labels[:, None], axis=1)[:, 0]
+    given = vote.probabilities if given is None else given
+    confidence = np.take_along_axis(given, vote.labels[:, None], axis=1)[:, 0]
     return Evaluation(
         name,
         classification_report(y_true, vote.labels, class_names=class_names),
@@ -134,7 +143,7 @@ def evaluate_ensemble(ballot: Ballot) -> EnsembleEvaluation:
     return EnsembleEvaluation(
         split=first.split,
         members=members,
-        vote=evaluate_vote(vote, y_true, first.class_names),
+        vote=evaluate_vote(vote, y_true, first.class_names, given=ballot.given),
         rule=ballot.rule,
         calibrated=calibration_of_probabilities(ballot.calibrated, y_true) if is_calibrated else None,
         cross_fitted=ballot.cross_fitted,

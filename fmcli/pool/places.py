@@ -306,7 +306,7 @@ def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]
 def _stored(path: Path) -> StoredMember:
     """Return the member of one file of predictions, with its other splits where files beside it are named so."""
     if path.stem in SPLITS:
-        return StoredMember(path.parent.resolve().name, path.parent, _files_by_split(path.parent, path))
+        return StoredMember(path.parent.resolve().name, path, _files_by_split(path.parent, path))
     split = ANY_SPLIT if is_foreign(path) else read_predictions_header(path).split
     return StoredMember(path.stem, path, {split: path})
 

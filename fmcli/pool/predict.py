@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fmcli.choices import Views
 from fmcli.errors import DataError, UsageError, printable
 from fmcli.files import folder_names
+from fmcli.folders import MODEL_FILE
 from fmcli.foreign import is_foreign, labels_beside, read_foreign, read_labels, to_predictions
 from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
 from fmcli.predictions import (
@@ -63,9 +64,11 @@ def predict_pool(
             found[place] = replace(_load(path, split), member=name)
     like = next(iter(found.values()), None)
     read = {place: read_foreign(path) for place, path in foreign.items()}
+    beside = {place: labels or labels_beside(path, split) for place, path in foreign.items()}
     # First those that others can be like: what knows the true classes, then what knows the classes' names.
-    for place in sorted(read, key=lambda place: (read[place].labels is None, read[place].class_names is None)):
-        source = labels or labels_beside(foreign[place], split)
+    no_labels = {place: read[place].labels is None and beside[place] is None for place in read}
+    for place in sorted(read, key=lambda place: (no_labels[place], read[place].class_names is None)):
+        source = beside[place]
         given = None if source is None else read_labels(source)
         found[place] = to_predictions(read[place], name=pool.names[place], split=split, like=like, labels=given)
         like = like or found[place]
@@ -111,19 +114,20 @@ def neighbours(paths: Sequence[Path]) -> list[Path]:
     return [path for path in sorted(folder.glob(f"*/{paths[0].name}")) if path not in paths]
 
 
-def write_predictions(place: Path, predictions: Sequence[Predictions]) -> list[Path]:
+def write_predictions(place: Path, predictions: Sequence[Predictions], *, views: Views = "none") -> list[Path]:
     """Write each member's predictions: into one file, or for several into a folder of each in a folder.
 
     Args:
         place: A file for one member, where it ends in `.safetensors`; else a folder.
         predictions: One entry a member.
+        views: Which altered views of each image they are the mean of.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: Several members do not fit into one file, the place is named as neither a file nor a folder, or
-            predictions of another recipe lie there.
+        UsageError: Several members do not fit into one file, the place is named as neither a file nor a folder,
+            other predictions lie there, or those of views would stand for what training leaves beside a checkpoint.
         CheckpointError: Something else lies where a file is to be written.
         FmcliError: A file cannot be written.
     """
@@ -144,6 +148,11 @@ def write_predictions(place: Path, predictions: Sequence[Predictions]) -> list[P
         paths = [place / word / predictions_file(one.split) for word, one in zip(folders, predictions, strict=True)]
     for path, one in zip(paths, predictions, strict=True):
         _check_replaceable(path, one)
+        if views != "none" and (path.parent / MODEL_FILE).exists():
+            raise UsageError(
+                f"{printable(path)} lies beside a checkpoint, and would pass for its answers without views",
+                hint="choose another place",
+            )
     for path, one in zip(paths, predictions, strict=True):
         save_predictions(path, one)
     return paths
@@ -153,7 +162,8 @@ def _check_replaceable(path: Path, predictions: Predictions) -> None:
     if not path.exists():
         return
     there = read_predictions_header(path)
-    if there.recipe_digest != predictions.recipe_digest:
+    same = (there.recipe_digest, there.split) == (predictions.recipe_digest, predictions.split)
+    if not same or (not there.recipe_digest and there.member != predictions.member):
         raise UsageError(
             f"{printable(path)} holds predictions of {_described(there)}, and those of {_described(predictions)} "
             "would replace them",
@@ -163,4 +173,4 @@ def _check_replaceable(path: Path, predictions: Predictions) -> None:
 
 def _described(one: Predictions | PredictionsHeader) -> str:
     recipe = f"recipe {one.recipe_digest[:12]}" if one.recipe_digest else "another tool"
-    return f"{printable(one.member)} ({recipe})"
+    return f"{printable(one.member)} on {printable(one.split)} ({recipe})"

@@ -98,7 +98,7 @@ def predict_to_learn(
 
 def _digests_to_learn(member: Checkpoint) -> tuple[str, str]:
     digests = member.header.data_digests
-    return digests["train"], digests.get("validation", "")
+    return digests.get("train", ""), digests.get("validation", "")
 
 
 def learn_rule(
@@ -168,7 +168,9 @@ def vote_on(
         calibrate=calibrate,
     )
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=views)
-    return hold_vote(predictions, learnt, learnt_here=rule if here and learnt is not rule else None)
+    if learnt is rule:
+        return hold_vote(predictions, rule, gives_calibrated=rule.temperature != 1)
+    return hold_vote(predictions, learnt, learnt_here=rule if here else None)
 
 
 def predict_shared_validation(

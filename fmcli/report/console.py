@@ -149,4 +149,4 @@ def show_error(error: FmcliError, *, file: TextIO | None = None) -> None:
     if error.hint:
         lines.append(f"[cyan]hint:[/]  {escape(printable(error.hint))}")
     for line in lines:
-        console.print(Text.from_markup(line), soft_wrap=True)
+        console.print(Text.from_markup(line, emoji=False), soft_wrap=True)

@@ -12,6 +12,7 @@ from fmcli.errors import FmcliError, printable
 from fmcli.files import write_atomic
 from fmcli.report.plots.style import choose_fonts, house_style
 
+_LONGEST_SIDE = (1 << 16) - 1  # pixels that matplotlib draws, if no more
 # A date would make the same figure another file each time.
 _NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
@@ -46,6 +47,7 @@ def save_figure(figure: Figure, path: Path) -> str:
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         lacking = choose_fonts(figure)
-        figure.savefig(content, format=kind, metadata=_NO_DATE.get(kind))
+        dpi = min(figure.dpi, _LONGEST_SIDE / max(figure.get_size_inches()))
+        figure.savefig(content, format=kind, metadata=_NO_DATE.get(kind), dpi=dpi)
     write_atomic(path, content.getvalue())
     return lacking
