@@ -24,7 +24,7 @@ from conftest import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 from PIL import Image
 
 import fmcli
-from fmcli.cli import run
+from fmcli.cli import interrupts, run
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
@@ -687,6 +687,39 @@ def test_paths_that_the_system_refuses_are_no_traceback(cli, run_folder, recipe_
     assert "Traceback" not in result.err
 
 
+def test_colons_in_a_name_are_no_emoji(cli):
+    assert "nothing at :bug:" in cli("evaluate", ":bug:").err
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+def test_a_recipe_may_begin_as_windows_writes_it(cli, recipe_file, tmp_path, mark):
+    (tmp_path / "of-windows.toml").write_text(mark + recipe_file.read_text("utf-8"), "utf-8")
+    assert cli("recipe", "validate", tmp_path / "of-windows.toml").status == 0
+
+
+def test_evaluating_uses_no_more_threads_than_cores(cli, run_folder, monkeypatch):
+    monkeypatch.setattr("fmcli.cores.count_cores", lambda: 1)
+    torch.set_num_threads(2)
+    assert cli("evaluate", run_folder, "--format", "csv").status == 0
+    assert torch.get_num_threads() == 1
+
+
+def test_images_that_have_changed_are_told_apart(cli, tiny_recipe, tmp_path):
+    folder = tmp_path / "pets"
+    for number in range(20):
+        for name in ("cat", "dog"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (12, 12), number * 10 + 20 * (name == "dog")).save(folder / name / f"{number}.png")
+    sets = (f"data.source=folder:{folder}", "data.validation.fraction=0.25", "trainer.epochs=1")
+    words = [word for one in sets for word in ("--set", one)]
+    trained = cli("train", "-r", tiny_recipe, *words, "-o", tmp_path / "run", "-q")
+    assert trained.status == 0, trained.err
+    (folder / "cat").rename(folder / "cats")
+    refused = cli("evaluate", tmp_path / "run")
+    assert refused.status == 4
+    assert "without the class cat; with the class cats" in refused.err
+
+
 def test_control_characters_in_names_do_not_reach_the_terminal(cli, run_folder):
     name = "\x1b]0;evil\x07\x1b[31m.png"
     for result in (cli("predict", run_folder, name), cli("evaluate", name), cli("train", "-r", name)):
@@ -700,7 +733,7 @@ def test_too_little_memory_is_no_traceback(cli, run_folder, test_file, monkeypat
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmcli.inference.predict_logits", fail)
+    monkeypatch.setattr("fmcli.inference.predict_together", fail)
     arguments = [*command.split(), run_folder, *([test_file] if command == "predict" else [])]
     assert_error(cli(*arguments), ExitStatus.DEVICE, "too little memory")
 
@@ -710,7 +743,7 @@ def test_interrupted_evaluation_is_no_traceback(cli, run_folder, monkeypatch, co
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fmcli.inference.predict_logits", stop)
+    monkeypatch.setattr("fmcli.inference.predict_together", stop)
     result = cli(*command.split(), run_folder)
     assert (result.status, result.out) == (ExitStatus.INTERRUPTED, "")
     assert "Traceback" not in result.err
@@ -720,7 +753,7 @@ def test_bugs_keep_their_traceback(cli, run_folder, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("fmcli.inference.predict_logits", fail)
+    monkeypatch.setattr("fmcli.inference.predict_together", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli("evaluate", run_folder)
 
@@ -779,6 +812,38 @@ def in_a_shell(redirection: str, *arguments: object) -> subprocess.CompletedProc
     """Run the real command by a shell, with some redirection."""
     line = f"{shlex.join([*FMCLI, *map(str, arguments)])} {redirection}"
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_line():
+    done = in_a_shell(">/dev/full", "recipe", "show", "quick")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Exception" not in done.stderr
+
+
+def test_paths_from_a_closed_standard_input_are_refused(run_folder):
+    done = in_a_shell("<&-", "predict", run_folder, "-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "standard input is closed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "named"),
+    [
+        ("/opt/fmcli/bin/fmcli", "/opt/fmcli/bin/fmcli"),
+        (".venv/bin/fmcli", ".venv/bin/fmcli"),
+        ("fmcli", "fmcli"),
+        ("/usr/lib/python3/fmcli/__main__.py", f"{sys.executable} -m fmcli"),
+        ("/usr/bin/pytest", "fmcli"),
+    ],
+)
+def test_the_command_that_goes_on_names_fmcli_as_it_was_called(monkeypatch, program, named):
+    monkeypatch.setattr(sys, "argv", [program])
+    assert shlex.join(interrupts._program()) == named
+    found = "/opt/fmcli/bin/fmcli"
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    assert shlex.join(interrupts._program()) == ("fmcli" if program == found else named)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")

@@ -63,6 +63,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error)
     except OSError as error:  # what no room could say more of: a name that is too long, a folder that is locked
         where = f"{error.filename}: " if error.filename else ""
+        _empty(sys.stdout)  # which may be what has no room
         return _fail(FmcliError(f"{where}{error.strerror or error}", hint="check that path, its rights and the disk"))
     except (MemoryError, RuntimeError) as error:
         from fmcli.device import is_out_of_memory

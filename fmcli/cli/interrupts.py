@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from fmcli.errors import ExitStatus, InterruptedRun, printable
@@ -51,7 +53,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
 
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
     end = words.index("--") if "--" in words else len(words)
-    command = shlex.join(["fmcli", *words[:end], flag, *words[end:]])
+    command = shlex.join([*_program(), *words[:end], flag, *words[end:]])
     has_begun = "--overwrite" not in sys.argv
     received: list[int] = []
     training: set[str] = set()  # members, of which several may train at once
@@ -91,6 +93,15 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _program() -> list[str]:
+    """Return the words by which fmcli was called, so that they work again where it is not on the PATH."""
+    called = Path(sys.argv[0])
+    if called.parts[-2:] == ("fmcli", "__main__.py"):
+        return [sys.executable, "-m", "fmcli"]
+    is_elsewhere = called.parent != Path() and called.stem == "fmcli" and shutil.which("fmcli") != str(called)
+    return [sys.argv[0] if is_elsewhere else "fmcli"]
 
 
 def _leave(number: int, hint: str) -> NoReturn:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmcli.cli.threads import limit_threads
 from fmcli.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, tog
 
     keep_freed_memory()
     pool = open_pool(places, device=device, together=together)
+    if pool.checkpoints:
+        limit_threads()
     for member in pool.checkpoints:
         terminal.detail(f"read {printable(member.path)}")
     for place, names in unfinished_members(places).items():

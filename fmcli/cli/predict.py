@@ -1,6 +1,7 @@
 """`fmcli predict`."""
 
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -100,11 +101,15 @@ def _input_names(inputs: list[str], null: bool) -> Iterable[str]:
 
 def _names_from_stdin(separator: str, chunk: int = 1 << 16) -> Iterator[str]:
     """Yield paths as they arrive, whatever bytes they are made of."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", hint="give pictures, folders or arrays on the command line")
     stream = cast(io.BufferedReader, sys.stdin.buffer)
     rest = b""
     end = separator.encode()
     while block := stream.read1(chunk):
         *names, rest = (rest + block).split(end)
+        if os.name == "nt" and separator == "\n":
+            names = [name.removesuffix(b"\r") for name in names]
         yield from (name.decode(errors="surrogateescape") for name in names if name)
         if len(rest) > LONGEST_PATH:
             raise UsageError(

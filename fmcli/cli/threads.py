@@ -21,14 +21,23 @@ def use_threads(threads: int | None, device: torch.device, *, advise: bool) -> s
     """
     import torch
 
-    from fmcli.cores import count_cores
-
-    most = threads or min(torch.get_num_threads(), count_cores())  # of which a container's share of time may make few
-    if most != torch.get_num_threads():
-        torch.set_num_threads(most)
+    if threads is None:
+        limit_threads()
+    elif threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     if threads is None and advise and device.type == "cpu":
         return advice_on_threads(torch.get_num_threads())
     return None
+
+
+def limit_threads() -> None:
+    """Compute with no more threads than cores, of which a container's share of time may leave few."""
+    import torch
+
+    from fmcli.cores import count_cores
+
+    if torch.get_num_threads() > count_cores():
+        torch.set_num_threads(count_cores())
 
 
 def advice_on_threads(threads: int) -> str | None:
