@@ -6,7 +6,7 @@ import torch
 
 from fmcli.augment import affine, erase, shift
 from fmcli.checkpoint import load_checkpoint
-from fmcli.data import ImageSet, Splits
+from fmcli.data import DeviceLoader, ImageSet, Splits
 from fmcli.errors import DeviceError
 from fmcli.folders import MODEL_FILE
 from fmcli.models import convolve_in_fp32, predict_logits
@@ -86,6 +86,24 @@ def test_checkpoints_move_between_devices(tmp_path, trained_on, used_on):
         member = load_checkpoint(tmp_path / MODEL_FILE, device=device)
         logits.append(predict_logits(member.model, [images.to(device)], member.header.normalization).cpu())
     torch.testing.assert_close(logits[0], logits[1], atol=0.02, rtol=0.01)
+
+
+def test_what_streams_is_what_is_kept_on_the_device(monkeypatch):
+    images = drawn_splits().train
+
+    def epoch() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        loader = DeviceLoader(images, batch_size=50, device=GPU)
+        batches = []
+        for batch, labels in loader.epoch(torch.Generator().manual_seed(0)):
+            torch.cuda._sleep(10_000_000)  # the trainer's stream has not come to this batch when the next are copied
+            batches.append((batch + 1, labels))
+        return batches
+
+    kept = epoch()
+    monkeypatch.setattr("fmcli.data.loader._has_to_stream", lambda *_: True)
+    for one, other in zip(kept, epoch(), strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
 
 
 def test_too_little_memory_is_a_clear_error(tmp_path):

@@ -112,6 +112,7 @@ def test_pytorch_computes_all_else(monkeypatch, options, prepare):
 
 @pytest.mark.parametrize("obstacle", ["gather_patches", "shares_threads"])
 def test_where_the_kernels_cannot_be_had_pytorch_computes(forget_kernels, monkeypatch, obstacle):
+    pytest.importorskip("numba")
     monkeypatch.delattr("fmcli.models.kernels." + obstacle)
     conv, images = strided_conv(4, 6, 3, stride=2, padding=1), whole(2, 4, 9, 9)
     expected = learn(conv, images, nn.Conv2d.forward)

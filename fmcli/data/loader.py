@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,8 @@ class DeviceLoader:
     """Images that live on the device as uint8 and leave it in shuffled batches.
 
     A CPU takes them from where they are. What is mapped from a file, or too large for a GPU, streams: a thread gathers
-    batches ahead of the trainer. With a `transform`, worker processes make them. The batches are the same in each case.
+    batches, and copies them to a GPU, ahead of the trainer. With a `transform`, worker processes make them. The batches
+    are the same in each case.
 
     Args:
         images: What to load.
@@ -56,6 +58,7 @@ class DeviceLoader:
         self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
         self._streams = transform is None and _has_to_stream(images, device)
+        self._copies = torch.cuda.Stream(device) if self._streams and device.type == "cuda" else None
         self._rows: Tensor | None = None
         if self._streams or device.type == "cpu":
             self._images = _as_tensor(images.pixels)
@@ -113,15 +116,26 @@ class DeviceLoader:
             for batch in batches:
                 waiting.append(thread.submit(self._gather, batch))
                 if len(waiting) > _BATCHES_AHEAD:
-                    yield self._on_device(waiting.popleft().result())
+                    yield self._received(waiting.popleft())
             while waiting:
-                yield self._on_device(waiting.popleft().result())
+                yield self._received(waiting.popleft())
         finally:
             thread.shutdown(cancel_futures=True)
 
     def _gather(self, places: Tensor) -> Tensor:
         images = self._take(places)
-        return images.pin_memory() if self.device.type == "cuda" else images
+        if self._copies is None:
+            return images
+        with torch.cuda.stream(self._copies):  # beside the trainer's, so that one copies while the other computes
+            images = self._on_device(images.pin_memory())
+        self._copies.synchronize()
+        return images
+
+    def _received(self, gathered: Future[Tensor]) -> Tensor:
+        images = gathered.result()
+        if self._copies is not None:  # its memory may be used again when the trainer's stream is done with it
+            images.record_stream(torch.cuda.current_stream(self.device))
+        return images
 
     def _take(self, places: Tensor) -> Tensor:
         return self._images[places if self._rows is None else self._rows[places]].contiguous()
@@ -139,6 +153,7 @@ class DeviceLoader:
                 num_workers=min(_WORKERS, count_cores()),
                 prefetch_factor=_BATCHES_AHEAD,
                 persistent_workers=True,
+                multiprocessing_context="fork" if sys.platform == "linux" else None,  # else images are copied to each
                 pin_memory=self.device.type == "cuda",
                 worker_init_fn=_leave_signals_to_the_trainer,
             )
