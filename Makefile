@@ -33,7 +33,10 @@ bench: $(VENV)/.installed-bench
 
 bench-gpu: $(VENV)/.installed
 	$(BIN)/fmcli data fetch fashion-mnist
-	$(BIN)/python -m benchmarks.run --device cuda
+	$(BIN)/python -m benchmarks.run --device cuda --accuracy-recipes kernel-vote
+	$(BIN)/python -m benchmarks.run --device cuda --sections accuracy --accuracy-repeats 5 \
+		--output benchmarks/results/cuda-accuracy.json
+	$(BIN)/python -m benchmarks.profile m5 --device cuda
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fmcli needs Python 3.11 or newer: make PYTHON=python3.12 …"'

@@ -1,4 +1,4 @@
-"""Speed, memory and start-up of fmcli and its peers, on the same work, in one run.
+"""Speed and memory of fmcli and its peers, on the same work, in one run; and what its speed costs in accuracy.
 
     make bench                                  everything, on the CPU; takes hours
     python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3

@@ -109,7 +109,7 @@ def plan(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measuremen
         match section:
             case "limits":
                 planned.append(Measurement(section, "machine", ("machine",), repeats=repeats))
-            case "startup":
+            case "startup" if "fmcli" in peers:
                 planned += [Measurement(section, command, ("fmcli",), repeats=repeats + 1) for command in STARTUP]
             case "train":
                 planned += [
@@ -131,7 +131,8 @@ def plan_accuracy(options: argparse.Namespace, peers: tuple[str, ...]) -> list[M
     others = tuple(peer for peer in peers if peer != "fmcli")
     works = [work for work, (recipe, _) in WORKS.items() if recipe == "quick" and options.accuracy_peers and others]
     repeats = options.accuracy_repeats
-    ours = [Measurement("accuracy", name, ("fmcli",), repeats=repeats) for name in options.accuracy_recipes]
+    recipes = options.accuracy_recipes if "fmcli" in peers else ()
+    ours = [Measurement("accuracy", name, ("fmcli",), repeats=repeats) for name in recipes]
     return [*ours, *(Measurement("accuracy", work, others, repeats=repeats) for work in works)]
 
 

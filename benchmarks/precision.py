@@ -10,7 +10,6 @@ writes JSON with hardware and versions under benchmarks/results/, and prints the
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +24,12 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe
 from fmcli.checkpoint import load_checkpoint, read_header
+from fmcli.cores import count_cores
 from fmcli.data import DeviceLoader, Splits, load_images, split_images
 from fmcli.folders import MODEL_FILE
 from fmcli.inference import network_of
 from fmcli.metrics import mean_interval
-from fmcli.models import EVALUATION_BATCH, predict_logits
+from fmcli.models import evaluation_batch, predict_logits
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -54,7 +54,7 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
     network = network_of(trained) if way == "fast" else trained.model
-    images = DeviceLoader(splits.test, batch_size=EVALUATION_BATCH, device=CPU).batches()
+    images = DeviceLoader(splits.test, batch_size=evaluation_batch(splits.test.input_shape), device=CPU).batches()
     logits: NDArray[np.float32] = predict_logits(network, images, trained.header.normalization_of("test")).numpy()
     return logits
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("recipes", nargs="+", metavar="RECIPE[:EPOCHS]")
     parser.add_argument("--seeds", type=int, default=5, help="two or more")
     parser.add_argument("--runs", type=Path, default=Path("checkpoints/precision"))
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=count_cores())
     parser.add_argument("--output", type=Path, default=RESULTS / "precision.json")
     arguments = parser.parse_args()
     if arguments.seeds < 2:

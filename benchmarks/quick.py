@@ -8,7 +8,6 @@ under benchmarks/results/, and prints the README's table.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from benchmarks.machine import describe
 from benchmarks.processes import FMCLI
 from fmcli.checkpoint import read_header
+from fmcli.cores import count_cores
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("checkpoints"))
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=count_cores())
     arguments = parser.parse_args()
     result = {
         "machine": describe(),

@@ -9,7 +9,6 @@ others. For recipes that divide pixels by 255.
 
 import argparse
 import json
-import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import tensorflow as tf
 from benchmarks.machine import describe
 from benchmarks.peers.keras_peer import build_network, build_optimizer
 from benchmarks.works import INPUT_SHAPE, N_CLASSES
+from fmcli.cores import count_cores
 from fmcli.data import load_images, split_images
 from fmcli.metrics import mean_interval
 from fmcli.recipe import load_recipe
@@ -64,9 +64,11 @@ def main() -> None:
     """Train, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seeds", type=int, default=3, help="two or more")
+    parser.add_argument("--threads", type=int, default=count_cores())
     arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("a spread needs two seeds at least")
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     for name in arguments.recipes:

@@ -194,6 +194,8 @@ def main() -> None:
     peers, notes = choose_peers(options.peers)
     for note in notes:
         print(note, file=sys.stderr)
+    if not peers:
+        raise SystemExit("there is nobody to measure: make bench installs the peers")
     result: dict[str, Any] = {
         "machine": describe(),
         "command": ["python", "-m", "benchmarks.run", *sys.argv[1:]],

@@ -11,7 +11,6 @@ holds; pages of the mapped file, which the system takes back as it likes, are co
 
 import argparse
 import json
-import os
 import struct
 import subprocess
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 
 from benchmarks.machine import describe
 from benchmarks.processes import FMCLI
+from fmcli.cores import count_cores
 from fmcli.data import ImageSet, load_images
 from fmcli.recipe import DataSpec
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--each", type=int, default=100_000, help="images for each number of members")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=count_cores())
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lines = measure(arguments, Path(folder))

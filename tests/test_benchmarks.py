@@ -8,20 +8,24 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 
-from benchmarks import peers, precision, processes, summary
+from benchmarks import folding, peers, precision, processes, profile, summary
 from benchmarks.peers import Clock, Job, torch_peer
 from benchmarks.plan import Measurement, interleave, parse, plan
 from benchmarks.run import collect
 from benchmarks.table import accuracy, build
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_bytes, training_operations
 from fmcli.models import build_model, compiled, pooling
+from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
+from fmcli.run import train_run
 
 ROOT = Path(__file__).parent.parent
 PEERS = ("fmcli", "keras", "keras-bf16", "torch", "torch-bf16")
@@ -134,6 +138,12 @@ def test_a_part_and_the_gpu_can_be_asked_for():
     assert [(one.work, one.peers) for one in others] == [
         (work, PEERS[1:]) for work in ("quick-k3", "quick-k5", "quick-k7")
     ]
+
+
+def test_peers_are_measured_without_fmcli():
+    planned = plan(parse(["--accuracy-peers"]), ("keras",))
+    assert {one.peers for one in planned} == {("machine",), ("keras",)}
+    assert "startup" not in {one.section for one in planned}
 
 
 # --- clocks and processes --------------------------------------------------------------------------------
@@ -332,7 +342,65 @@ def test_a_small_run_writes_json_and_prints_the_tables(fashion_mnist, tmp_path):
     assert written["machine"]["versions"]["fmcli"]
 
 
+# --- where the time goes -----------------------------------------------------------------------------------
+
+
+def event(name, *, count=20, cpu=0.0, gpu=0.0, on_gpu=False, annotation=False):
+    return SimpleNamespace(
+        key=name,
+        count=count,
+        self_cpu_time_total=cpu,
+        self_device_time_total=gpu,
+        device_type=DeviceType.CUDA if on_gpu else DeviceType.CPU,
+        is_user_annotation=annotation,
+    )
+
+
+def test_costs_are_of_a_step_and_count_once():
+    events = [
+        event("aten::conv2d", cpu=4000.0, gpu=300.0),
+        event("aten::add", count=40, cpu=6000.0),
+        event("a kernel", gpu=300.0, on_gpu=True),
+        event("Optimizer.step", gpu=900.0, on_gpu=True, annotation=True),
+        event("nothing"),
+    ]
+    on_cpu, on_gpu = (profile.sum_up(events, 20, on_gpu=on_gpu) for on_gpu in (False, True))
+    assert [(cost.name, cost.calls, cost.seconds) for cost in on_cpu] == [
+        ("aten::add", 2, pytest.approx(300e-6)),
+        ("aten::conv2d", 1, pytest.approx(200e-6)),
+    ]
+    assert [(cost.name, cost.seconds) for cost in on_gpu] == [("a kernel", pytest.approx(15e-6))]
+    assert list(profile.build(on_cpu, 1e-3, 1))[2:] == [
+        "| `aten::add` | 2.0 | 300 | 30.0 % |",
+        "| `1 others` | 1.0 | 200 | 20.0 % |",
+        "| `the rest` |  | 500 | 50.0 % |",
+        "| `a step` |  | 1,000 | 100.0 % |",
+    ]
+
+
+@pytest.mark.slow
+def test_a_profile_of_a_training_is_printed(fashion_mnist, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["profile", "mell-cnn", "--steps", "3", "--threads", "1"])
+    profile.main()
+    printed = capsys.readouterr().out
+    assert "convolution" in printed
+    assert "| `a step` |" in printed
+
+
 # --- what speed costs in accuracy ------------------------------------------------------------------------
+
+
+def test_folding_and_bfloat16_are_compared_with_the_network_as_trained(tiny_recipe, monkeypatch, capsys, tmp_path):
+    train_run(load_recipe(str(tiny_recipe)), tmp_path / "run", device=torch.device("cpu"))
+    monkeypatch.setattr(sys, "argv", ["folding", str(tmp_path / "run"), "--output", str(tmp_path / "found.json")])
+    folding.main()
+    found = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert [line["voter"] for line in found] == ["k3", "k5", "vote"]
+    for line in found[:2]:
+        assert line["folded"]["logits"] < 1e-4
+        assert line["folded"]["labels"] == 0
+        assert line["folded"]["probabilities"] < line["folded, bf16"]["probabilities"] < 0.05
+    assert capsys.readouterr().out.count("|") == 5 * 6
 
 
 def test_networks_as_written_keep_the_order_of_the_recipe_and_pool_by_pytorch():

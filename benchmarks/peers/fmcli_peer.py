@@ -1,5 +1,6 @@
 """fmcli, as `fmcli train` and `fmcli ensemble evaluate` call it."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,7 @@ from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
 from fmcli.data import DeviceLoader, ImageSet, Splits, resolve_normalization
 from fmcli.device import resolve_device, use_bf16
 from fmcli.events import Event, StepFinished
-from fmcli.models import EVALUATION_BATCH, InferenceNetwork, build_model, predict_logits
+from fmcli.models import InferenceNetwork, build_model, evaluation_batch, predict_together
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -28,8 +29,15 @@ def image_set(job: Job, split: str, *, multiple_of: int = 1) -> ImageSet:
     return ImageSet(images[:, None], labels.astype(np.int64), tuple(str(label) for label in range(N_CLASSES)))
 
 
-def run(job: Job, work: Work, epochs: int, clock: Clock | None) -> None:
-    """Train the work's member for so many epochs, or until the clock has seen enough."""
+def run(job: Job, work: Work, epochs: int, is_enough: Callable[[], bool] = lambda: False) -> None:
+    """Train the work's member.
+
+    Args:
+        job: On what device and images.
+        work: Network and recipe.
+        epochs: For how many, at most.
+        is_enough: Asked after each step.
+    """
     torch.set_num_threads(job.threads)
     images = image_set(job, "train", multiple_of=work.batch_size)
     member = work.member.model_copy(
@@ -38,7 +46,7 @@ def run(job: Job, work: Work, epochs: int, clock: Clock | None) -> None:
     recipe: Recipe = work.recipe.model_copy(update={"members": (member,)})
 
     def listen(event: Event) -> None:
-        if clock is not None and isinstance(event, StepFinished) and clock.step():
+        if isinstance(event, StepFinished) and is_enough():
             raise Enough
 
     with TemporaryDirectory() as folder, suppress(Enough):
@@ -57,13 +65,13 @@ def train(job: Job) -> Answer:
     work = load_work(job.work, augment=job.augment)
     synchronize = torch.cuda.synchronize if job.device == "cuda" else lambda: None
     clock = Clock(job.seconds, work.batch_size, synchronize)
-    run(job, work, 10**6, clock)
+    run(job, work, 10**6, clock.step)
     return clock.answer()
 
 
 def epoch(job: Job) -> Answer:
     """Train a whole epoch."""
-    run(job, load_work(job.work, augment=job.augment), 1, None)
+    run(job, load_work(job.work, augment=job.augment), 1)
     return {}
 
 
@@ -72,18 +80,17 @@ def predict(job: Job) -> Answer:
     torch.set_num_threads(job.threads)
     device = resolve_device(job.device)
     images = image_set(job, "t10k")
-    loader = DeviceLoader(images, batch_size=EVALUATION_BATCH, device=device)
+    loader = DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=device)
     normalization = resolve_normalization("standard", images)
     generator = torch.Generator().manual_seed(0)
     models = [
         build_model([trace.layer for trace in load_work(name).traces], INPUT_SHAPE, N_CLASSES, generator=generator)
         for name in VOTE
     ]
-    networks = [InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)) for model in models]
+    networks = [(InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)), normalization) for model in models]
 
     def vote() -> None:
-        logits = [predict_logits(network, loader.batches(), normalization).cpu().numpy() for network in networks]
-        majority_vote(np.stack(logits))
+        majority_vote(torch.stack(predict_together(networks, loader.batches())).cpu().numpy())
 
     return time_passes(vote, len(images), job.seconds)
 

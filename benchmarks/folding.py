@@ -1,0 +1,97 @@
+"""How far a trained run's answers change by folding batch normalisation into weights, and by bfloat16.
+
+    python -m benchmarks.folding checkpoints/quick
+
+Answers the test images by each member as it was trained, in fp32; folded, in fp32; and folded, in bfloat16. Writes JSON
+with hardware and versions under benchmarks/results/, and prints a table.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from benchmarks.machine import describe
+from fmcli.checkpoint import Checkpoint
+from fmcli.data import DeviceLoader, load_images, split_images
+from fmcli.models import InferenceNetwork, evaluation_batch, predict_together
+from fmcli.pool import open_pool
+from fmcli.voting import majority_vote
+
+RESULT = Path(__file__).parent / "results" / "folding.json"
+
+
+def answer(member: Checkpoint) -> NDArray[np.float32]:
+    """Return logits of the test images, (3, n_images, n_classes): as trained, folded, and folded in bfloat16."""
+    spec = member.header.data
+    images = split_images(load_images(spec), spec).test
+    loader = DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=torch.device("cpu"))
+    networks = (member.model.eval(), InferenceNetwork(member.model), InferenceNetwork(member.model, bf16=True))
+    normalization = member.header.normalization_of("test")
+    found = predict_together([(network, normalization) for network in networks], loader.batches())
+    logits: NDArray[np.float32] = torch.stack(found).numpy()
+    return logits
+
+
+def compare(logits: NDArray[np.float32]) -> Iterator[dict[str, float]]:
+    """Yield how far folding, and folding in bfloat16, change a member's answers: (3, n_images, n_classes)."""
+    probabilities, labels = softmax(logits.astype(np.float64), axis=2), logits.argmax(axis=2)
+    for way in (1, 2):
+        yield {
+            "logits": float(np.abs(logits[way] - logits[0]).max()),
+            "probabilities": float(np.abs(probabilities[way] - probabilities[0]).max()),
+            "labels": int((labels[way] != labels[0]).sum()),
+        }
+
+
+def measure(members: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
+    """Return the differences of each member, and of the labels of their vote."""
+    logits = {name: answer(member) for name, member in members.items()}
+    lines: list[dict[str, Any]] = []
+    for name, one in logits.items():
+        folded, in_bf16 = compare(one)
+        lines.append({"voter": name, "folded": folded, "folded, bf16": in_bf16})
+    if len(members) > 1:
+        votes = [majority_vote(np.stack([one[way] for one in logits.values()])).labels for way in range(3)]
+        folded, in_bf16 = ({"labels": int((votes[way] != votes[0]).sum())} for way in (1, 2))
+        lines.append({"voter": "vote", "folded": folded, "folded, bf16": in_bf16})
+    return lines
+
+
+def show(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a table in Markdown."""
+    yield "| | folded: logits differ by | other labels | folded, bf16: probabilities differ by | other labels |"
+    yield "|---|---|---|---|---|"
+    for line in lines:
+        folded, in_bf16 = line["folded"], line["folded, bf16"]
+        far = [f"{folded['logits']:.1e}", f"{in_bf16['probabilities']:.3f}"] if "logits" in folded else ["", ""]
+        yield f"| {line['voter']} | {far[0]} | {folded['labels']} | {far[1]} | {in_bf16['labels']} |"
+
+
+def main() -> None:
+    """Answer, compare, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    pool = open_pool([arguments.run], device="cpu")
+    lines = measure(dict(zip(pool.names, pool.networks(), strict=True)))
+    written = {
+        "machine": describe(),
+        "command": ["python", "-m", "benchmarks.folding", *sys.argv[1:]],
+        "trained_by": sorted({member.header.versions["fmcli"] for member in pool.networks()}),
+        "results": lines,
+    }
+    arguments.output.write_text(json.dumps(written, indent=2) + "\n")
+    print(*show(lines), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Where the time of training steps goes, operator by operator.
+
+    python -m benchmarks.profile roy-1
+    python -m benchmarks.profile m5 --device cuda --augment
+
+On a CPU, times are those of the thread that trains; kernels of our own count for the operator that calls them, and
+Python between operators is the rest. Watching makes small operators slower. On a GPU, times are those of its kernels,
+and the rest is what it idles.
+"""
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.peers import Job
+from benchmarks.peers.fmcli_peer import run
+from benchmarks.run import write_images
+from benchmarks.table import heading, row
+from benchmarks.works import WORKS, load_work
+from fmcli.cores import count_cores
+
+WARM_UP_STEPS = 20  # more than pass until a GPU's steps are recorded
+NAME_LENGTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an operator takes of a step.
+
+    Args:
+        name: The operator's; a kernel's on a GPU.
+        calls: In a step, on average.
+        seconds: In a step, without what it calls itself.
+    """
+
+    name: str
+    calls: float
+    seconds: float
+
+
+class Watch:
+    """Profiles training steps, after a warm-up.
+
+    Args:
+        n_steps: How many.
+        device: Where they are computed, `cpu` or `cuda`.
+    """
+
+    def __init__(self, n_steps: int, device: str) -> None:
+        self.n_steps, self.device = n_steps, device
+        watched = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+        self.profiler = profile(activities=[watched], acc_events=True)  # without, torch 2.10 warns
+        self.step, self.seconds = 0, 0.0
+
+    def is_enough(self) -> bool:
+        """Take note that a step is done; tell whether it was the last one."""
+        self.step += 1
+        is_last = self.step == WARM_UP_STEPS + self.n_steps
+        if self.device == "cuda" and (is_last or self.step == WARM_UP_STEPS):
+            torch.cuda.synchronize()
+        if self.step == WARM_UP_STEPS:
+            self.profiler.start()
+            self.seconds -= time.perf_counter()
+        if is_last:
+            self.seconds += time.perf_counter()
+            self.profiler.stop()
+        return is_last
+
+    def costs(self) -> list[Cost]:
+        """Return what was watched, the longest first."""
+        return sum_up(self.profiler.key_averages(), self.n_steps, on_gpu=self.device == "cuda")
+
+
+def sum_up(events: Iterable[FunctionEventAvg], n_steps: int, *, on_gpu: bool) -> list[Cost]:
+    """Return what each operator, or on a GPU each kernel, takes of a step, the longest first."""
+    costs = [
+        Cost(event.key, event.count / n_steps, microseconds / 1e6 / n_steps)
+        for event in events
+        if (event.device_type == DeviceType.CUDA) == on_gpu
+        and not event.is_user_annotation  # spans kernels, which count by themselves
+        and (microseconds := event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+    ]
+    return sorted(costs, key=lambda cost: -cost.seconds)
+
+
+def build(costs: Sequence[Cost], step_seconds: float, n_rows: int) -> Iterator[str]:
+    """Yield the lines of a table of the longest operators, all others, and what is left of a step."""
+    others = costs[n_rows:]
+    shown = [
+        *costs[:n_rows],
+        Cost(f"{len(others)} others", sum(one.calls for one in others), sum(one.seconds for one in others)),
+        Cost("the rest", 0, step_seconds - sum(one.seconds for one in costs)),
+        Cost("a step", 0, step_seconds),
+    ]
+    yield from heading(["operator", "calls a step", "µs a step", "share"])
+    for cost in shown:
+        name = cost.name if len(cost.name) <= NAME_LENGTH else f"{cost.name[: NAME_LENGTH - 1]}…"
+        calls = f"{cost.calls:.1f}" if cost.calls else ""
+        yield row([f"`{name}`", calls, f"{cost.seconds * 1e6:,.0f}", f"{100 * cost.seconds / step_seconds:.1f} %"])
+
+
+def main() -> None:
+    """Train, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("--augment", action="store_true", help="with rotation and translation")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=count_cores())
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=20)
+    options = parser.parse_args()
+    if options.steps < 1:
+        parser.error("a step at least")
+    watch = Watch(options.steps, options.device)
+    with TemporaryDirectory() as folder:
+        write_images(Path(folder))
+        job = Job("train", f"{folder}/all", augment=options.augment, device=options.device, threads=options.threads)
+        run(job, load_work(options.work, augment=options.augment), 10**6, watch.is_enough)
+    print("\n".join(build(watch.costs(), watch.seconds / options.steps, options.rows)))
+
+
+if __name__ == "__main__":
+    main()
