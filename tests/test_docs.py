@@ -78,7 +78,8 @@ def test_own_pictures_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, c
         for number in range(30):
             Image.new("RGB", (30, 20), (level, number, level)).save(tmp_path / "pets" / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
-    lines = re.search(r"```console\n(\$ fmcli data info folder:pets.*?)```", README, re.DOTALL).group(1).splitlines()
+    block = re.search(r"```console\n(\$ fmcli data info folder:pets.*?)```", README, re.DOTALL).group(1)
+    lines = block.replace("\\\n", "").splitlines()
     info, train, evaluate, predict = (shlex.split(line.partition("  #")[0])[2:] for line in lines)
     assert run(info) == ExitStatus.DONE
     assert run([*train, "--set", "trainer.epochs=1"]) == ExitStatus.DONE
