@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from conftest import StopAt
 
 from fmcli.augment import affine, erase, shift
 from fmcli.checkpoint import load_checkpoint
 from fmcli.data import DeviceLoader, ImageSet, Splits
 from fmcli.errors import DeviceError
+from fmcli.events import EpochFinished
 from fmcli.folders import MODEL_FILE
 from fmcli.models import convolve_in_fp32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
@@ -33,11 +35,11 @@ def drawn_splits(n: int = 1024) -> Splits:
     return Splits(everything.subset(slice(256, None)), everything.subset(slice(256)), everything.subset(slice(256)))
 
 
-def recipe(precision: str, **trainer: object) -> Recipe:
+def recipe(precision: str, augment: dict[str, object] | None = None, **trainer: object) -> Recipe:
     return resolve_recipe(
         {
             "data": {"source": "idx:drawn"},
-            "augment": {"flip": 0.0},
+            "augment": augment or {},
             "model": {"family": "kernel-cnn", "form": "pooled", "kernel_size": 3, "widths": [16, 32]},
             "trainer": {"epochs": 3, "batch_size": 64, "precision": precision, **trainer},
         },
@@ -86,6 +88,28 @@ def test_checkpoints_move_between_devices(tmp_path, trained_on, used_on):
         member = load_checkpoint(tmp_path / MODEL_FILE, device=device)
         logits.append(predict_logits(member.model, [images.to(device)], member.header.normalization).cpu())
     torch.testing.assert_close(logits[0], logits[1], atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_was_stopped_goes_on(tmp_path, precision):
+    whole = train_member(recipe(precision), "m1", drawn_splits(), tmp_path / "whole", device=GPU)
+    with pytest.raises(KeyboardInterrupt):
+        train_member(
+            recipe(precision), "m1", drawn_splits(), tmp_path / "two", device=GPU, reporter=StopAt(EpochFinished, 2)
+        )
+    resumed = train_member(recipe(precision), "m1", drawn_splits(), tmp_path / "two", device=GPU, resume=True)
+    losses = [[epoch.train_loss for epoch in history] for history in (whole, resumed)]
+    np.testing.assert_allclose(*losses, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"swa": 0.5}, {"weight_average": 0.9}, {"augment": {"albumentations": [{"name": "GaussNoise"}]}}],
+    ids=["swa", "average", "albumentations"],
+)
+def test_what_stands_beside_the_recorded_step_works(tmp_path, options):
+    history = train_member(recipe("bf16", **options), "m1", drawn_splits(), tmp_path, device=GPU)
+    assert history[-1].validation_accuracy > 0.9
 
 
 def test_what_streams_is_what_is_kept_on_the_device(monkeypatch):
