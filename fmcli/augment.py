@@ -145,7 +145,7 @@ def random_erase(
     Args:
         images: (N, C, H, W), uint8 or float in 0 … 255.
         probability: In [0, 1].
-        area: Smallest and largest part of the image.
+        area: Smallest and largest part of the image; less where the rectangle is longer than a side of it.
         generator: On the images' device.
 
     References:

@@ -505,6 +505,12 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
     assert float(outputs.double().mean()) == pytest.approx(3, abs=3 * error / (1 - rate))
 
 
+def test_dropout_of_nearly_all_drops_nearly_all():
+    dropout = Dropout(0.999999)
+    dropout.generator = seeded()
+    assert float((dropout.train()(torch.ones(1000, 1000)) == 0).double().mean()) > 0.9999
+
+
 def test_the_bits_that_dropout_draws_are_uniform_and_lie_as_its_input_does():
     like = torch.empty(7, 5, 30, 31).contiguous(memory_format=torch.channels_last)  # a count that 4 does not divide
     bits = draw_bits(like, seeded())

@@ -543,6 +543,8 @@ def test_message_counts_and_lists_the_problems():
     ("text", "problems"),
     [
         ("", {"data: missing table", "model: missing"}),
+        (MINIMAL + "[trainer]\nseed = 4294967296\n",
+         {"trainer.seed: got 4294967296; expected a number below 4294967296"}),
         ("trainer.seed = -1\n",
          {"data: missing table", "model: missing", "trainer.seed: got -1; expected a number of at least 0"}),
         ("data = 3\n" + MODEL, {"data: got 3; expected a table"}),
@@ -844,7 +846,7 @@ TRAINERS = build(
         "batch_size": COUNTS,
         "full_batch": BOOL,
         "drop_last": BOOL,
-        "seed": st.integers(0, 2**63 - 1),
+        "seed": SEEDS,
         "label_smoothing": BELOW_ONE,
         "weight_average": st.none() | FRACTION,
         "precision": st.sampled_from(["auto", "fp32", "bf16"]),

@@ -133,6 +133,18 @@ def test_a_trial_keeps_its_best_epoch_or_the_average(change, tmp_path, trainer, 
         assert list(folder.glob("m1/snapshot-*")) == []
 
 
+def test_cycles_that_the_epochs_of_a_trial_do_not_hold_are_refused(change):
+    change('patience = 2\nkeep = "retrained"\n', "")
+    change("[trainer]", '[schedule]\nname = "cyclic"\ncycles = 2\n\n[trainer]')
+    path = change(
+        '"trainer.batch_size" = { low = 16, high = 64, step = 16 }', '"schedule.cycles" = { choice = [2, 4] }'
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    said = "search.epochs: got 2; expected a multiple of the schedule's 4 cycles"
+    assert list(caught.value.problems) == [f'search.space."schedule.cycles" = 4: {said}']
+
+
 def test_values_of_a_member_with_copies_are_searched_for_all_of_them(change, tmp_path):
     change("[search]\n", '[[members]]\nname = "a"\ncopies = 2\n\n[search]\n')
     path = change('"optimizer.lr"', '"members.a.optimizer.lr"')

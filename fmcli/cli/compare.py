@@ -26,7 +26,8 @@ def compare(
         int | None,
         typer.Option(
             min=10,
-            help="Instead draw so many ensembles of different kernel sizes, and of each alone, from all members.",
+            help="Draw about so many ensembles of mixed kernel sizes, and of each size alone, from all members, and "
+            "compare these.",
             show_default=False,
         ),
     ] = None,

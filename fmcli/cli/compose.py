@@ -139,7 +139,7 @@ def select(
 
     exhaustive: the best of all subsets, of small pools.
 
-    Example: fmcli ensemble select checkpoints/*/ --size 10 --output checkpoints/chosen.toml
+    Example: fmcli ensemble select checkpoints/quick checkpoints/snapshots --size 3 --output checkpoints/chosen.toml
     """
     _refuse_to_replace(output, overwrite)
     of_greedy = [option for option, value in (("--bags", bags), ("--seed", seed)) if value is not None]

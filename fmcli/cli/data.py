@@ -49,7 +49,7 @@ def show_data(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Take them otherwise than they are named, e.g. --set 'data.size=[32,32]'; may be repeated.",
+            help="Change a key of its [data] table, e.g. --set 'data.size=[32,32]'; may be repeated.",
             metavar="KEY=VALUE",
         ),
     ] = None,

@@ -43,7 +43,8 @@ DataRoot = Annotated[
         "--data-root",
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets: searched first, filled by data fetch, base of relative places in data.source.",
+        help="Folder of datasets: searched first, filled by data fetch; relative places in data.source are looked for "
+        "here if they are not in the current folder.",
     ),
 ]
 RecipeName = Annotated[
@@ -81,7 +82,7 @@ Networks = Annotated[
     list[Path],
     typer.Argument(
         metavar="MEMBER",
-        help="Runs, members, checkpoints, ensemble files or packs; predictions alone do not do.",
+        help="Runs, members, checkpoints or ensemble files; networks, not predictions alone.",
         show_default=False,
     ),
 ]
@@ -105,7 +106,8 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="W,W,…",
-        help="Weight of each member, in order: 2,1,1. Without it, weighted rules learn them on validation images.",
+        help="Weight of each member, in order: 2,1,1. Without it, those of the recipe; else weighted rules learn "
+        "them on validation images.",
         show_default=False,
     ),
 ]

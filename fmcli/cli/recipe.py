@@ -101,7 +101,7 @@ def copy_recipe(
 def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
     """Check a recipe and report every problem at once.
 
-    No images are read: but for fashion-mnist, neither the networks' input nor the size of the splits is checked.
+    No images are read, so the networks' input and the size of the splits are checked for fashion-mnist only.
 
     Example: fmcli recipe validate my.toml
     """

@@ -171,7 +171,8 @@ class Dropout(nn.Module):
         """Zero a part of the inputs while training, and scale up the rest."""
         if not self.training or self.rate == 0:
             return inputs
-        keep = draw_bits(inputs, self.generator).ge_(round(self.rate * 2**16) - 2**15).to(inputs.dtype)
+        dropped = min(round(self.rate * 2**16), 2**16 - 1)  # of as many draws; one at least is kept
+        keep = draw_bits(inputs, self.generator).ge_(dropped - 2**15).to(inputs.dtype)
         return inputs * keep.mul_(1 / (1 - self.rate))
 
 

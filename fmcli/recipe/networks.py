@@ -18,7 +18,7 @@ class Layer(Spec):
 
 
 class Conv(Layer):
-    """Convolution. "same" pads by (kernel - 1) x, the odd pixel at the bottom and right."""
+    """Convolution. "same" pads with zeros to a side / stride, rounded up; an odd pixel at the bottom and right."""
 
     type: Literal["conv"] = "conv"
     filters: Positive
@@ -89,7 +89,7 @@ class Dropout(Layer):
 
 
 class Flatten(Layer):
-    """Channels, rows and columns in one row."""
+    """All numbers of an image in one row: by rows, columns, then channels."""
 
     type: Literal["flatten"] = "flatten"
 

@@ -114,12 +114,15 @@ def _check_space(table: Table, search: SearchSpec, members: Sequence[MemberTable
             continue
         for value in extremes(space):
             try:
-                resolve_recipe(trial_table(table, {key: value}), name="trial")
+                tried = resolve_recipe(trial_table(table, {key: value}), name="trial")
             except KeyError as error:
                 problems.append(f"{path}: {error.args[0]}")
             except RecipeError as error:
                 problems += [f"{path} = {printable(value)}: {problem}" for problem in error.problems]
             else:
+                problems += [
+                    f"{path} = {printable(value)}: {problem}" for problem in _check_cycles(tried.members, search)
+                ]
                 if isinstance(value_at(untuned, key), float) and isinstance(space, RangeSpace) and space.is_whole:
                     problems.append(f"{path}: would draw whole numbers alone; write low = {space.low}.0")
     return list(dict.fromkeys(problems))

@@ -178,7 +178,7 @@ class AugmentSpec(Spec):
     erase: Probability = 0.0
     """Probability that a random rectangle is filled with noise."""
     erase_area: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.02, 0.33)
-    """Smallest and largest part of the image to erase."""
+    """Smallest and largest part of the image to erase; less where the rectangle is longer than a side of it."""
     albumentations: Annotated[tuple[AlbumentationsSpec, ...], Field(strict=False)] = ()
     """A pipeline for worker processes on the host, before everything else here."""
 

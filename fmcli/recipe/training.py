@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fmcli.recipe.spec import Fraction, Positive, Probability, Spec
+from fmcli.recipe.spec import Fraction, Positive, Probability, Seed, Spec
 
 # --- [optimizer] ----------------------------------------------------------------------------------------
 
@@ -63,7 +63,7 @@ class MuonSpec(Spec):
 
     name: Literal["muon"] = "muon"
     lr: LearningRate = 3e-3
-    """Of both: orthogonal steps are scaled to be as large as AdamW's."""
+    """Of Muon and AdamW, whose steps are as large; with a schedule, the highest."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     betas: Betas = (0.9, 0.999)
     """Of AdamW."""
@@ -179,7 +179,7 @@ class TrainerSpec(Spec):
     """Take all training images as one batch (plain gradient descent) instead of `batch_size`."""
     drop_last: bool = False
     """Leave out the last, smaller batch of an epoch."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """All that is drawn, from initial weights to augmentation, comes from this seed and the member's index in the
     recipe."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -199,7 +199,7 @@ class TrainerSpec(Spec):
     swa: Fraction | None = None
     """The part of the epochs, at the end, after each of which the weights enter an equal average (stochastic weight
     averaging, Izmailov et al. 2018); with the statistics of batch normalisation taken afresh over the training
-    images, it is what is evaluated after the last epoch and saved."""
+    images, dropout included, it is what is evaluated after the last epoch and saved."""
     bagging: Annotated[float, Field(gt=0, le=1)] | None = None
     """Train on a sample of the training images, of this part of their number, that is drawn with replacement once
     (bootstrap aggregating, Breiman 1996)."""
