@@ -662,8 +662,17 @@ def test_a_class_is_not_set_aside_as_a_whole():
             refused.append((error.message, error.hint))
     assert set(map(tuple, kept)) == {(14, 1, 0)}
     [(message, hint)] = set(refused)
-    assert "all training images of one would be set aside" in message
-    assert "data.validation.stratify=true" in hint
+    assert "all images of one would be set aside, and none trained on" in message
+    assert "stratify = true" in hint
+
+
+@pytest.mark.parametrize(
+    "fields", [{"validation": FirstImages(first=12)}, {"resplit": Resplit(train=0.03, validation=0.9, seed=1)}]
+)
+def test_a_class_is_not_lost_where_images_are_sorted_or_few(fields):
+    images = ImageSet(np.zeros((30, 1, 2, 2), np.uint8), np.repeat([0, 1, 2], 10), ("a", "b", "c"))
+    with pytest.raises(DataError, match="all images of a would be set aside"):
+        split(Source("sorted", None, images, images), **fields)
 
 
 def test_first_of_each_class_keep_their_order():

@@ -161,7 +161,7 @@ def test_one_folder_too_high_is_told(tmp_path):
         draw(tmp_path / "unpacked" / "pets" / name / "1.png")
     with pytest.raises(DataError, match="has one folder, pets, and so one class") as caught:
         load(tmp_path / "unpacked")
-    assert caught.value.hint == f"data.source = 'folder:{tmp_path / 'unpacked' / 'pets'}'"
+    assert f"data.source = 'folder:{tmp_path / 'unpacked' / 'pets'}'" in caught.value.hint
 
 
 def test_a_class_whose_only_picture_is_for_testing_is_told(tmp_path):

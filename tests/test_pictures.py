@@ -177,8 +177,8 @@ def test_what_is_transparent_becomes_the_background(background, paper, read_one)
         ("mostly dark", "auto", 20, (255, 20)),
         ("any", "auto", 240, (0, 240)),
         ("any", "never", 240, (0, 240)),
-        ("dark", "never", 20, (0, 20)),  # of a set, all on the same
-        ("light", "never", 240, (255, 240)),
+        ("dark", "never", 20, (255, 20)),
+        ("light", "never", 240, (0, 240)),
         ("mostly light", "never", 240, (0, 240)),
     ],
 )

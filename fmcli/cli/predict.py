@@ -36,7 +36,7 @@ def predict(
     invert: Annotated[
         Invert,
         typer.Option(
-            help="Swap dark and light; auto does where picture and training images have opposite backgrounds."
+            help="Swap dark and light; auto does where nearly all training images have the opposite background."
         ),
     ] = "auto",
     vote: Vote = None,

@@ -148,18 +148,17 @@ def _class_names(place: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...]
     for name in found:
         if not name.isprintable() or name.encode(errors="replace").decode() != name:
             raise DataError(f"{printable(place / name)}: a class's name must be printable UTF-8", hint="rename it")
-    if len(found) == 1:
-        [inner] = _folders_in(place)
-        deeper = len(_folders_in(inner)) > 1
+    missing = [name for name in wanted or () if name not in found]
+    if len(found) == 1 and not missing:
+        is_above = len(_folders_in(place / found[0])) > 1
         raise DataError(
-            f"{printable(place)} has one folder, {printable(inner.name)}, and so one class",
-            hint=f"data.source = 'folder:{printable(inner)}'"
-            if deeper
+            f"{printable(place)} has one folder, {printable(found[0])}, and so one class",
+            hint=f"are the classes in there? data.source = 'folder:{printable(place / found[0])}', or move them up"
+            if is_above
             else "put the pictures of each class into a folder of its name: two classes or more",
         )
     if wanted is None:
         return found
-    missing = [name for name in wanted if name not in found]
     if missing or len(set(wanted)) != len(wanted):
         raise DataError(
             f"{printable(place)} has no folder for the class {printable(missing[0])}"

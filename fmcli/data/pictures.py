@@ -163,8 +163,6 @@ class PictureReader:
     def _paper_for(self, image: Image.Image) -> str:
         """Return the colour to lay behind what is transparent: the background, unless that would hide the picture."""
         is_light = not self.background.endswith("dark")
-        if self.invert == "never" and self.background in ("dark", "light"):  # all of a set on the same
-            return "white" if is_light else "black"
         middle = _median_of_visible(image)
         hides = middle >= LIGHT if is_light else middle <= DARK
         return "white" if is_light != hides else "black"

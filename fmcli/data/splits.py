@@ -79,6 +79,7 @@ def split_images(source: Source, spec: DataSpec) -> Splits:
                     f"data.validation.first = {first} leaves none of {len(source.train)} training images",
                     hint=f"set fewer aside: --set data.validation.first={max(len(source.train) // 6, 1)}",
                 )
+            _check_none_lost(source.train, slice(first, None))
             return Splits(source.train.subset(slice(first, None)), source.train.subset(slice(first)), source.test)
         case RandomFraction(fraction=fraction, seed=seed, stratify=stratify):
             labels = source.train.labels if stratify else None
@@ -117,6 +118,7 @@ def _resplit(source: Source, spec: Resplit) -> Splits:
     parts = np.split(order, [n_train, n_train + n_validation])
     if len(parts[0]) == 0 or len(parts[2]) == 0 or (spec.validation and len(parts[1]) == 0):
         raise DataError(f"data.resplit leaves a part of {len(order)} images empty", hint="give that part more of them")
+    _check_none_lost(everything, parts[0])
     train, validation, test = (everything.subset(part) for part in parts)
     return Splits(train, validation if len(validation) else None, test)
 
@@ -139,11 +141,11 @@ def _divide(
     return kept, aside
 
 
-def _check_none_lost(train: ImageSet, kept: NDArray[Any]) -> None:
-    """Refuse to set all images of a class aside."""
-    lost = np.flatnonzero((train.counts() > 0) & (train.subset(kept).counts() == 0))
+def _check_none_lost(images: ImageSet, kept: NDArray[Any] | slice) -> None:
+    """Refuse to train on no images of a class, as where they are sorted by class and the first are set aside."""
+    lost = np.flatnonzero((images.counts() > 0) & (images.subset(kept).counts() == 0))
     if len(lost):
         raise DataError(
-            f"all training images of {printable(train.class_names[lost[0]])} would be set aside for validation",
-            hint="add more of them; or let each class give its share: --set data.validation.stratify=true",
+            f"all images of {printable(images.class_names[lost[0]])} would be set aside, and none trained on",
+            hint="let each class give its share: --set 'data.validation={ fraction = 0.1, stratify = true }'",
         )
