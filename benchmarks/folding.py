@@ -20,8 +20,8 @@ from scipy.special import softmax
 
 from benchmarks.machine import describe
 from fmcli.checkpoint import Checkpoint
-from fmcli.data import DeviceLoader, load_images, split_images
-from fmcli.models import InferenceNetwork, evaluation_batch, predict_together
+from fmcli.data import evaluation_loader, load_images, split_images
+from fmcli.models import InferenceNetwork, predict_together
 from fmcli.pool import open_pool
 from fmcli.voting import majority_vote
 
@@ -32,7 +32,7 @@ def answer(member: Checkpoint) -> NDArray[np.float32]:
     """Return logits of the test images, (3, n_images, n_classes): as trained, folded, and folded in bfloat16."""
     spec = member.header.data
     images = split_images(load_images(spec), spec).test
-    loader = DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=torch.device("cpu"))
+    loader = evaluation_loader(images, torch.device("cpu"))
     networks = (member.model.eval(), InferenceNetwork(member.model), InferenceNetwork(member.model, bf16=True))
     normalization = member.header.normalization_of("test")
     found = predict_together([(network, normalization) for network in networks], loader.batches())

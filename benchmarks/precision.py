@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe
 from fmcli.checkpoint import load_checkpoint, read_header
 from fmcli.cores import count_cores
-from fmcli.data import DeviceLoader, Splits, load_images, split_images
+from fmcli.data import Splits, evaluation_loader, load_images, split_images
 from fmcli.folders import MODEL_FILE
 from fmcli.inference import network_of
 from fmcli.metrics import mean_interval
-from fmcli.models import evaluation_batch, predict_logits
+from fmcli.models import predict_logits
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -54,7 +54,7 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
     network = network_of(trained) if way == "fast" else trained.model
-    images = DeviceLoader(splits.test, batch_size=evaluation_batch(splits.test.input_shape), device=CPU).batches()
+    images = evaluation_loader(splits.test, CPU).batches()
     logits: NDArray[np.float32] = predict_logits(network, images, trained.header.normalization_of("test")).numpy()
     return logits
 

@@ -9,12 +9,12 @@ import torch
 
 from fmcli.checkpoint import Checkpoint, Header
 from fmcli.choices import Invert, Views
-from fmcli.data import DeviceLoader, ImageSet, Picture, PictureReader, Splits, load_images, split_images
+from fmcli.data import ImageSet, Picture, PictureReader, Splits, evaluation_loader, load_images, split_images
 from fmcli.device import use_bf16
 from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.folders import tell_apart
-from fmcli.models import InferenceNetwork, evaluation_batch, predict_together
+from fmcli.models import InferenceNetwork, predict_together
 from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.networks import kernel_group
 from fmcli.recipe.specs import DataSpec
@@ -106,7 +106,7 @@ def _predict_split(
 ) -> Iterator[Predictions]:
     """Yield what members on one device answer to the same images, in one pass over these."""
     digests = [check_images(member, split, images) for member in members]
-    loader = DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=members[0].device)
+    loader = evaluation_loader(images, members[0].device)
     networks = [(network_of(member), member.header.normalization_of(split)) for member in members]
     answers = predict_together(networks, loader.batches(), views=views)
     for member, name, digest, logits in zip(members, names, digests, answers, strict=True):

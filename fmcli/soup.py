@@ -22,11 +22,11 @@ from fmcli.checkpoint import (
     versions,
 )
 from fmcli.choices import SPLITS, SoupMethod
-from fmcli.data import DeviceLoader, Splits, load_images, split_images
+from fmcli.data import DeviceLoader, Splits, evaluation_loader, load_images, split_images
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.folders import MODEL_FILE
 from fmcli.inference import check_images, network_of, predict_splits
-from fmcli.models import evaluation_batch, predict_logits
+from fmcli.models import predict_logits
 from fmcli.pool import Pool
 from fmcli.predictions import predictions_file, save_predictions
 from fmcli.recipe import recipe_digest
@@ -176,7 +176,7 @@ def _check_alike(members: Sequence[Checkpoint], names: Sequence[str]) -> None:
 
 def _accuracy(member: Checkpoint, splits: Splits) -> float:
     images = splits.named("validation")
-    loader = DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=member.device)
+    loader = evaluation_loader(images, member.device)
     normalization = member.header.normalization_of("validation")
     logits = predict_logits(network_of(member), loader.batches(), normalization).cpu().numpy()
     return float((logits.argmax(axis=1) == images.labels).mean())
@@ -190,7 +190,7 @@ def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
         for name, tensor in states[0].items()
     }
     soup = build_checkpoint(members[0].path, members[0].header, mean, device=members[0].device)
-    loader = DeviceLoader(splits.train, batch_size=evaluation_batch(splits.train.input_shape), device=soup.device)
+    loader = evaluation_loader(splits.train, soup.device)
     _take_statistics(soup.model, _inputs(loader, soup))
     return soup
 

@@ -16,6 +16,7 @@ from fmcli.data import (
     Source,
     Splits,
     draw_sample,
+    evaluation_loader,
     load_images,
     resolve_normalization,
     sources,
@@ -803,3 +804,12 @@ def test_standard_looks_at_the_training_images_alone(quadrants, tmp_path):
     values = normalize(torch.from_numpy(np.array(splits.train.images)))
     assert values.mean().item() == pytest.approx(0, abs=1e-5)
     assert values.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "shape", "batch"),
+    [(600, (1, 28, 28), 500), (600, (3, 64, 64), 500), (200, (3, 128, 128), 125), (2, (1, 2048, 2048), 1)],
+)
+def test_fewer_large_images_are_answered_at_once(n_images, shape, batch):
+    images = ImageSet(np.zeros((n_images, *shape), np.uint8), np.zeros(n_images, np.int64), ("a",))
+    assert evaluation_loader(images, torch.device("cpu")).batch_size == batch

@@ -19,7 +19,6 @@ from fmcli.models import (
     add_l2_gradients,
     build_model,
     compiled,
-    evaluation_batch,
     predict_logits,
     predict_together,
     set_dropout_generator,
@@ -700,14 +699,6 @@ def test_several_networks_answer_in_one_pass_as_by_themselves():
         assert len(seen) == (3 if views == "none" else 6)
         for network, own, logits in zip(networks, normalizations, found, strict=True):
             assert torch.equal(logits, predict_logits(network, images.split(4), own, views=views))
-
-
-@pytest.mark.parametrize(
-    ("shape", "images"),
-    [((1, 28, 28), 500), ((3, 64, 64), 500), ((3, 128, 128), 125), ((1, 2048, 2048), 1), ((1, 1, 1), 500)],
-)
-def test_fewer_large_images_are_answered_at_once(shape, images):
-    assert evaluation_batch(shape) == images
 
 
 def test_normalisation_costs_nothing_in_the_end():

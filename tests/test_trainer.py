@@ -643,7 +643,7 @@ def assert_statistics_are_of(folder, images: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize(("batch", "batches"), [(500, [96]), (40, [40, 40, 16]), (95, [95]), (19, [19] * 5)])
 def test_statistics_are_taken_afresh_over_the_training_images(splits, tmp_path, monkeypatch, batch, batches):
     """A last image by itself is left out, as of 95 + 1 and of 5 · 19 + 1."""
-    monkeypatch.setattr("fmcli.trainer.loop.evaluation_batch", lambda _: batch)
+    monkeypatch.setattr("fmcli.data.loader._MOST_ANSWERED", batch)
     train(swa_recipe(0.5, augment={"rotate": 90, "erase": 1.0}), splits, tmp_path)
     images = torch.from_numpy(splits.train.images)[: sum(batches)].split(batches)
     assert_statistics_are_of(tmp_path, list(images))

@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
-from fmcli.data import DeviceLoader, ImageSet, Splits, resolve_normalization
+from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalization
 from fmcli.device import resolve_device, use_bf16
 from fmcli.events import Event, StepFinished
-from fmcli.models import InferenceNetwork, build_model, evaluation_batch, predict_together
+from fmcli.models import InferenceNetwork, build_model, predict_together
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -80,7 +80,7 @@ def predict(job: Job) -> Answer:
     torch.set_num_threads(job.threads)
     device = resolve_device(job.device)
     images = image_set(job, "t10k")
-    loader = DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=device)
+    loader = evaluation_loader(images, device)
     normalization = resolve_normalization("standard", images)
     generator = torch.Generator().manual_seed(0)
     models = [

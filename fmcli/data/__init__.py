@@ -1,7 +1,7 @@
 """Images: where they come from (`sources`), how they are split, and how they reach the device (`loader`)."""
 
 from fmcli.data.image_set import ImageSet
-from fmcli.data.loader import DeviceLoader, Transform, is_of_worker, worker_error
+from fmcli.data.loader import DeviceLoader, Transform, evaluation_loader, is_of_worker, worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
 from fmcli.data.pictures import Picture, PictureReader, find_pictures
 from fmcli.data.sources import DATASETS, Source, load_images
@@ -18,6 +18,7 @@ __all__ = [
     "Splits",
     "Transform",
     "draw_sample",
+    "evaluation_loader",
     "find_pictures",
     "is_of_worker",
     "load_images",

@@ -22,6 +22,8 @@ from fmcli.errors import DataError, FmcliError, printable
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 _WORKERS = 2
 _BATCHES_AHEAD = 4  # for each worker, or for the thread that streams
+_MOST_ANSWERED = 500  # images at once; more gain nothing on a CPU
+_MOST_PIXELS = _MOST_ANSWERED * 64 * 64  # likewise: of so many, 64 filters make half a gigabyte in float32
 _SHARE = 0.5  # of a GPU's free memory that images may take
 
 
@@ -165,6 +167,15 @@ class DeviceLoader:
                     hint="check [[augment.albumentations]]",
                 )
             yield self._on_device(batch)
+
+
+def evaluation_loader(images: ImageSet, device: torch.device) -> DeviceLoader:
+    """Return a loader of as many images as networks answer at once, fewer where they are large.
+
+    All who predict a data set take as many, so that their answers agree to the last bit.
+    """
+    most = max(_MOST_PIXELS // math.prod(images.input_shape[1:]), 1)
+    return DeviceLoader(images, batch_size=min(most, _MOST_ANSWERED), device=device)
 
 
 def _alive(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:

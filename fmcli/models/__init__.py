@@ -8,7 +8,6 @@ from fmcli.models.build import Dropout, SamePad, add_l2_gradients, build_model, 
 from fmcli.models.inference import (
     InferenceNetwork,
     convolve_in_fp32,
-    evaluation_batch,
     predict_logits,
     predict_together,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "add_l2_gradients",
     "build_model",
     "convolve_in_fp32",
-    "evaluation_batch",
     "predict_logits",
     "predict_together",
     "set_dropout_generator",

@@ -15,17 +15,6 @@ from fmcli.models.build import Dropout
 Normalize = Callable[[Tensor], Tensor]
 """From pixels, uint8 or float (N, C, H, W), 0 to 255, to network input: float32, channels last."""
 
-_MOST_IMAGES = 500  # at once; more gain nothing on a CPU
-_MOST_PIXELS = _MOST_IMAGES * 64 * 64  # likewise: of so many, a layer with 64 filters makes half a gigabyte in float32
-
-
-def evaluation_batch(input_shape: tuple[int, int, int]) -> int:
-    """Return how many images of (C, H, W) a network answers at once, fewer where they are large.
-
-    All who predict a data set take as many, so that their answers agree to the last bit.
-    """
-    return min(max(_MOST_PIXELS // math.prod(input_shape[1:]), 1), _MOST_IMAGES)
-
 
 def convolve_in_fp32() -> None:
     """Let convolutions in fp32 on an NVIDIA GPU be so: by default PyTorch rounds their factors to TF32, of 10 bits."""

@@ -18,6 +18,7 @@ from fmcli.data import (
     Normalization,
     Splits,
     draw_sample,
+    evaluation_loader,
     is_of_worker,
     resolve_normalization,
     worker_error,
@@ -45,7 +46,7 @@ from fmcli.folders import (
 from fmcli.generators import Generators
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.libraries import keep_freed_memory
-from fmcli.models import InferenceNetwork, convolve_in_fp32, evaluation_batch, predict_logits
+from fmcli.models import InferenceNetwork, convolve_in_fp32, predict_logits
 from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
@@ -188,9 +189,7 @@ class _Training:
         return draw_sample(train, trainer.sample_size(len(train)), self._generators().sample)
 
     def _evaluation_loader(self, images: ImageSet | None) -> DeviceLoader | None:
-        if images is None:
-            return None
-        return DeviceLoader(images, batch_size=evaluation_batch(images.input_shape), device=self.device)
+        return None if images is None else evaluation_loader(images, self.device)
 
     def _start(self, *, afresh: bool) -> None:
         """Set a new network and its optimizer at their beginning."""
