@@ -13,9 +13,10 @@ from fmcli.trainer.learner import Learner
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
+OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
 
 
-def new_learner(device=CPU, *, bf16=False, **trainer):
+def new_learner(device=CPU, *, recorder=None, optimizer="muon", bf16=False, **trainer):
     recipe = resolve_recipe(
         {
             "data": {"source": "idx:drawn"},
@@ -30,12 +31,12 @@ def new_learner(device=CPU, *, bf16=False, **trainer):
                     {"type": "dense", "units": 3},
                 ],
             },
-            "optimizer": {"name": "muon"},
+            "optimizer": {"name": optimizer} | ({"momentum": 0.9} if optimizer == "sgd" else {}),
             "trainer": {"weight_average": 0.9, **trainer},
         },
         name="drawn",
     )
-    return Learner(
+    learner = Learner(
         recipe.members[0],
         SHAPE,
         3,
@@ -43,18 +44,21 @@ def new_learner(device=CPU, *, bf16=False, **trainer):
         generators=Generators.seeded(0, 0, device),
         device=device,
         bf16=bf16,
+        recorder=recorder,
     )
+    if recorder is not None:
+        recorder.learner = learner
+    return learner
 
 
 class StandIn:
-    """Does what a CUDA graph does: recording computes nothing, and a replay knows no memory but what was recorded.
+    """Does what a CUDA graph does: recording computes nothing, and a replay knows what was recorded only.
 
-    Args:
-        learner: Whose steps are recorded.
+    Neither what the host said since then, as the learning rate, nor gradients that lie elsewhere.
     """
 
-    def __init__(self, learner):
-        self.learner = learner
+    def __init__(self):
+        self.learner = None  # whose steps are recorded
         self.said = []
 
     def warm_up(self, compute):
@@ -65,17 +69,18 @@ class StandIn:
         self.said.append("record")
         before = {name: tensor.clone() for name, tensor in self.learner.state().items()}
         answers = tuple(answer.clone() for answer in compute())
-        parameters = list(self.learner.model.parameters())
-        gradients = [parameter.grad for parameter in parameters]
         self.learner.load(before, self.learner.updates)
+        groups = self.learner._optimizer.param_groups
+        said = [dict(group) for group in groups]
 
         def replay():
             self.said.append("replay")
+            for parameter in self.learner.model.parameters():
+                parameter.grad = None
+            for group, values in zip(groups, said, strict=True):
+                group.update(values)
             for kept, new in zip(answers, compute(), strict=True):
                 kept.copy_(new)
-            for kept, parameter in zip(gradients, parameters, strict=True):
-                kept.copy_(parameter.grad)
-                parameter.grad = None  # what reads it elsewhere than in the graph's memory, fails
 
         return replay, answers
 
@@ -113,13 +118,16 @@ def assert_same(ours, theirs):
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize("trainer", [{}, {"clip_norm": 0.1}, {"bf16": True}])
-def test_replayed_steps_are_those_that_are_computed(trainer):
+@pytest.mark.parametrize(
+    "options", [*({"optimizer": name} for name in OPTIMIZERS), {"clip_norm": 0.1}, {"bf16": True}], ids=str
+)
+def test_replayed_steps_are_those_that_are_computed(options):
     sizes = [16, 16, 16, 16, 5] * 6  # the last batch of an epoch is smaller
-    computed, replayed = new_learner(**trainer), new_learner(**trainer)
-    recorder = StandIn(replayed)
-    replayed.record_steps(recorder)
-    assert_same((train(computed, sizes), train(replayed, sizes)), (computed, replayed))
+    recorder = StandIn()
+    computed, replayed = new_learner(recorder=Refusing(), **options), new_learner(recorder=recorder, **options)
+    with pytest.warns(UserWarning, match="launched kernel by kernel"):
+        expected = train(computed, sizes)
+    assert_same((expected, train(replayed, sizes)), (computed, replayed))
     assert recorder.said == [
         *["warm-up"] * 3, *["record", "replay"], "warm-up", *["replay"] * 4, "warm-up", *["replay"] * 4, "warm-up",
         *["replay"] * 4, *["record", "replay"], *["replay"] * 10,
@@ -139,19 +147,18 @@ class RefusingSmall(StandIn):
 
 def test_nothing_recorded_is_used_any_more_once_a_recording_is_refused():
     sizes = [*[16] * 5, *[5] * 4, *[16] * 2, *[7] * 5]
-    computed, refused = new_learner(), new_learner()
-    recorder = RefusingSmall(refused)
-    refused.record_steps(recorder)
+    recorder = RefusingSmall()
+    learners = [new_learner(recorder=Refusing()), new_learner(recorder=recorder)]
     with pytest.warns(UserWarning, match="launched kernel by kernel"):
-        answers = train(refused, sizes)
-    assert_same((train(computed, sizes), answers), (computed, refused))
+        answers = [train(learner, sizes) for learner in learners]
+    assert_same(answers, learners)
     assert recorder.said[recorder.said.index("refused") :] == ["refused"]
 
 
 def test_a_learner_that_records_is_gone_when_nobody_needs_it():
-    learner = new_learner()
-    learner.record_steps(StandIn(learner))
-    learner._graph._recorder.learner = None  # the stand-in's own
+    recorder = StandIn()
+    learner = new_learner(recorder=recorder)
+    recorder.learner = None
     train(learner, [16] * 3)
     here = weakref.ref(learner)
     gc.disable()
@@ -162,22 +169,27 @@ def test_a_learner_that_records_is_gone_when_nobody_needs_it():
         gc.enable()
 
 
-def test_a_training_goes_on_where_recording_is_refused():
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_training_goes_on_where_recording_is_refused(optimizer):
+    """It learns what one learns that never records, but for how the learning rate is rounded."""
     sizes = [16] * 6
-    computed, refused = new_learner(), new_learner()
-    refused.record_steps(Refusing(refused))
+    computed, refused = new_learner(optimizer=optimizer), new_learner(optimizer=optimizer, recorder=Refusing())
     with pytest.warns(UserWarning, match="launched kernel by kernel.*not permitted"):
-        answers = train(refused, sizes)
-    assert_same((train(computed, sizes), answers), (computed, refused))
+        found = train(refused, sizes)
+    for one, other in zip(found, train(computed, sizes), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_cuda_graphs_compute_what_single_kernels_do(bf16):
+def test_cuda_graphs_compute_what_single_kernels_do(optimizer, bf16):
     sizes = [16, 16, 16, 16, 5] * 6
-    replayed, computed = (new_learner(torch.device("cuda"), bf16=bf16) for _ in range(2))
-    computed.record_steps(Refusing(computed))
+    replayed, computed = (
+        new_learner(torch.device("cuda"), recorder=recorder, optimizer=optimizer, bf16=bf16)
+        for recorder in (None, Refusing())
+    )
     with pytest.warns(UserWarning, match="launched kernel by kernel"):
         expected = train(computed, sizes)
     for found, wanted in zip(train(replayed, sizes), expected, strict=True):
@@ -189,18 +201,17 @@ def test_cuda_graphs_compute_what_single_kernels_do(bf16):
 def test_a_training_goes_on_where_a_capture_fails(monkeypatch):
     """The generators draw on as if nothing had been tried, and the stream is the one of before."""
     sizes = [16] * 8
-    learners = [new_learner(torch.device("cuda")) for _ in range(2)]
-    computed, failing = learners
-    computed.record_steps(Refusing(computed))
-    gradients = failing._gradients
+    learners = [new_learner(torch.device("cuda"), recorder=recorder) for recorder in (Refusing(), None)]
+    failing = learners[1]
+    learn = failing._learn
 
     def wait_within_a_capture(images, labels):
-        answers = gradients(images, labels)
+        answers = learn(images, labels)
         if torch.cuda.is_current_stream_capturing():
             answers[0].item()
         return answers
 
-    monkeypatch.setattr(failing, "_gradients", wait_within_a_capture)
+    monkeypatch.setattr(failing, "_learn", wait_within_a_capture)
     stream = torch.cuda.current_stream()
     with pytest.warns(UserWarning, match="launched kernel by kernel"):
         expected, found = (train(learner, sizes) for learner in learners)

@@ -24,19 +24,22 @@ class Muon(torch.optim.Optimizer):
         kernels: Parameters of two dimensions or more, the last layer's at the end.
         others: All others.
         spec: The recipe's `[optimizer]` table.
+        lr: The learning rate; a tensor, float32 (), where steps are to be recorded.
 
     References:
         Jordan, Jin, Boza, You, Cesista, Newhouse and Bernstein, "Muon: An optimizer for hidden layers in neural
         networks", 2024; the scale is of Liu et al., "Muon is scalable for LLM training", 2025.
     """
 
-    def __init__(self, kernels: list[nn.Parameter], others: list[nn.Parameter], spec: MuonSpec) -> None:
+    def __init__(
+        self, kernels: list[nn.Parameter], others: list[nn.Parameter], spec: MuonSpec, *, lr: float | Tensor
+    ) -> None:
         groups = [
             {"params": kernels[:-1], "weight_decay": spec.weight_decay, "orthogonal": True},
             {"params": kernels[-1:], "weight_decay": spec.weight_decay, "orthogonal": False},
             {"params": others, "weight_decay": 0.0, "orthogonal": False},
         ]
-        defaults = {"lr": spec.lr, "momentum": spec.momentum, "betas": spec.betas, "eps": spec.eps, "fused": True}
+        defaults = {"lr": lr, "momentum": spec.momentum, "betas": spec.betas, "eps": spec.eps, "fused": True}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -59,7 +62,7 @@ class Muon(torch.optim.Optimizer):
             update = orthogonalized(ahead.flatten(1))
             size = _RMS_OF_ADAMW * max(update.shape) ** 0.5  # an orthogonal matrix's root mean square is 1 / sqrt(max)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.view_as(parameter), alpha=-group["lr"] * size)
+            parameter.sub_(update.view_as(parameter) * (group["lr"] * size))
 
     def _step_adamw(self, group: dict[str, Any], trained: list[tuple[nn.Parameter, Tensor]]) -> None:
         for parameter, _ in trained:

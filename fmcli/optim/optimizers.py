@@ -4,7 +4,7 @@ import inspect
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fmcli.optim.muon import Muon
@@ -13,24 +13,34 @@ from fmcli.recipe.training import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, 
 _Kind = TypeVar("_Kind", bound=Optimizer)
 
 
-def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
-    """Return the optimizer of a recipe; weight decay reaches kernels, not biases and normalisation."""
+def build_optimizer(spec: OptimizerSpec, model: nn.Module, *, recordable: bool = False) -> Optimizer:
+    """Return the optimizer of a recipe; weight decay reaches kernels, not biases and normalisation.
+
+    Args:
+        spec: The recipe's `[optimizer]` table.
+        model: Whose parameters are trained.
+        recordable: Keep on their device all that changes from step to step, the learning rate too, so that a CUDA graph
+            can contain steps.
+    """
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    lr = torch.tensor(spec.lr, device=kernels[0].device) if recordable else spec.lr
     match spec:
         case AdamSpec():
             parameters = [*kernels, *others]
-            return _lean(torch.optim.Adam)(parameters, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
+            return _lean(torch.optim.Adam)(
+                parameters, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=recordable
+            )
         case AdamWSpec():
             groups = _decayed(kernels, others, spec.weight_decay)
-            return _lean(torch.optim.AdamW)(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
+            return _lean(torch.optim.AdamW)(
+                groups, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=recordable
+            )
         case MuonSpec():
-            return _lean(Muon)(kernels, others, spec)
+            return _lean(Muon)(kernels, others, spec, lr=lr)
         case SgdSpec():
             groups = _decayed(kernels, others, spec.weight_decay)
-            return _lean(torch.optim.SGD)(
-                groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True
-            )
+            return _lean(torch.optim.SGD)(groups, lr=lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
 
 
 def _decayed(kernels: list[nn.Parameter], others: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -50,4 +60,7 @@ def _lean(kind: type[_Kind]) -> type[_Kind]:
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

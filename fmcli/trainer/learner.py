@@ -30,6 +30,7 @@ class Learner:
         generators: New ones, on the device.
         device: Where to train.
         bf16: Multiply in bfloat16.
+        recorder: How steps are recorded; by default as CUDA graphs on an NVIDIA GPU, and not at all elsewhere.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Learner:
         generators: Generators,
         device: torch.device,
         bf16: bool,
+        recorder: Recorder | None = None,
     ) -> None:
         self.spec, self.normalization, self.generators = spec, normalization, generators
         self.device = device
@@ -55,10 +57,10 @@ class Learner:
         self.model: nn.Sequential = model.to(device)
         set_dropout_generator(self.model, generators.dropout)
         self._twin = Bf16Twin(self.model) if bf16 else None
-        self._optimizer = build_optimizer(spec.optimizer, self.model)
-        self._graph: StepGraph | None = None
-        if device.type == "cuda":
-            self.record_steps(CudaRecorder(device, [generators.augment, generators.dropout]))
+        if recorder is None and device.type == "cuda":
+            recorder = CudaRecorder(device, [generators.augment, generators.dropout])
+        self._graph = None if recorder is None else StepGraph(recorder)
+        self._optimizer = build_optimizer(spec.optimizer, self.model, recordable=recorder is not None)
         trainer = spec.trainer
         self._step_average = (
             None if trainer.weight_average is None else WeightAverage(self.model, trainer.weight_average)
@@ -75,10 +77,6 @@ class Learner:
         """The largest absolute value of a weight; not finite where one is not."""
         return float(torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max())
 
-    def record_steps(self, recorder: Recorder) -> None:
-        """Compute further steps by what is recorded of the first."""
-        self._graph = StepGraph(list(self.model.parameters()), recorder)
-
     def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Take one optimizer step.
 
@@ -90,18 +88,17 @@ class Learner:
         Returns:
             The mean cross-entropy and the logits, both without gradient.
         """
-        if self._graph is None:
-            loss, logits = self._gradients(images, labels)
-        else:
-            loss, logits = self._graph(self._gradients, images, labels)
         set_learning_rate(self._optimizer, lr)
-        self._optimizer.step()
+        if self._graph is None:
+            loss, logits = self._learn(images, labels)
+        else:
+            loss, logits = self._graph(self._learn, images, labels)
         if self._step_average is not None:
             self._step_average.update()
         return loss, logits
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> Answers:
-        """Leave the weights' gradients, and return what `step` does. On a GPU this is recorded: see `StepGraph`."""
+    def _learn(self, images: Tensor, labels: Tensor) -> Answers:
+        """Update the weights, and return what `step` does. On a GPU this is recorded: see `StepGraph`."""
         trainer = self.spec.trainer
         inputs = self.normalization(augment(images, self.spec.augment, self.generators.augment))
         self._optimizer.zero_grad(set_to_none=True)
@@ -113,6 +110,7 @@ class Learner:
         add_l2_gradients(self.model)
         if trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), trainer.clip_norm)
+        self._optimizer.step()
         return loss.detach(), logits.detach()
 
     def averages(self, epoch: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a training step computes, recorded once on an NVIDIA GPU and launched as a whole from then on."""
+"""A training step, recorded once on an NVIDIA GPU and launched as a whole from then on."""
 
 import gc
 import warnings
@@ -9,7 +9,7 @@ from functools import cache
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _WARM_UP = 3  # calls before recording, in which libraries choose kernels and allocate what they keep
 Answers = tuple[Tensor, Tensor]
@@ -38,7 +38,8 @@ class CudaRecorder:
 
     def warm_up(self, compute: Callable[[], Answers]) -> Answers:
         """Compute on a stream aside, as PyTorch's notes on CUDA graphs ask for."""
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self._device), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # it will be
             aside = _stream_aside(torch.cuda.current_device())
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
@@ -88,31 +89,30 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 class StepGraph:
-    """Computes loss, logits and gradients of a batch; after a few calls by replaying what was recorded.
+    """Takes the steps of a training; after a few by replaying what was recorded.
 
     A step of a small network is hundreds of kernels of a few microseconds each: launching them one by one takes longer
     than they do. Where a recording fails, they are launched one by one from then on, and a warning says so.
 
     Args:
-        parameters: Which get gradients.
         recorder: The device's.
 
     References:
         "CUDA semantics" in PyTorch's documentation: whole-network capture.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], recorder: Recorder) -> None:
-        self._parameters, self._recorder = parameters, recorder
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._calls: dict[torch.Size, int] = {}  # by shape: the last batch of an epoch may be smaller
         self._recordings: dict[torch.Size, _Recording] = {}
         self._is_refused = False
 
     def __call__(self, compute: Callable[[Tensor, Tensor], Answers], images: Tensor, labels: Tensor) -> Answers:
-        """Compute.
+        """Take a step.
 
         Args:
-            compute: From images and labels to loss and logits; sets the parameters' gradients. It may neither wait for
-                the device nor depend on what changes on the host.
+            compute: From images and labels to loss and logits, changing weights and whatever else in place. It may
+                neither wait for the device nor depend on what changes on the host.
             images: uint8 (N, C, H, W).
             labels: int64 (N,).
 
@@ -138,8 +138,7 @@ class StepGraph:
             self._is_refused = True
             self._recordings.clear()  # what they draw from is gone
             return
-        gradients = [parameter.grad for parameter in self._parameters]
-        self._recordings[images.shape] = _Recording(launch, images, labels, answers, self._parameters, gradients)
+        self._recordings[images.shape] = _Recording(launch, images, labels, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +149,9 @@ class _Recording:
     images: Tensor
     labels: Tensor
     answers: Answers
-    parameters: Sequence[nn.Parameter]
-    gradients: Sequence[Tensor | None]
 
     def replay(self, images: Tensor, labels: Tensor) -> Answers:
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.launch()
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = gradient
         return self.answers
