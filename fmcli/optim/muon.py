@@ -106,14 +106,20 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
     # Each step multiplies by a polynomial of wide @ wide.T, which is the smaller matrix: these are multiplied first.
-    a, b, c = _COEFFICIENTS
     gram = wide @ wide.T
-    product = torch.eye(len(gram), dtype=matrix.dtype, device=matrix.device)
-    for _ in range(_ITERATIONS):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
-        product = factor @ product
+    factor = product = _factor(gram)
+    for _ in range(_ITERATIONS - 1):
         gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
     wide = product @ wide
     transposed: Tensor = wide.T
     return wide if matrix.shape[0] <= matrix.shape[1] else transposed
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """Return a I + b G + c G², by which an iteration multiplies."""
+    a, b, c = _COEFFICIENTS
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor
