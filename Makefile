@@ -34,8 +34,10 @@ bench: $(VENV)/.installed-bench
 bench-gpu: $(VENV)/.installed
 	$(BIN)/fmcli data fetch fashion-mnist
 	$(BIN)/python -m benchmarks.run --device cuda --accuracy-recipes kernel-vote
-	$(BIN)/python -m benchmarks.run --device cuda --sections accuracy --accuracy-repeats 5 \
-		--output benchmarks/results/cuda-accuracy.json
+	$(BIN)/python -m benchmarks.run --device cuda --sections accuracy --accuracy-recipes quick record \
+		--accuracy-repeats 5 --output benchmarks/results/cuda-accuracy.json
+	$(BIN)/python -m benchmarks.run --device cuda --sections accuracy --accuracy-recipes quick record kernel-vote \
+		--at-once --output benchmarks/results/cuda-at-once.json
 	$(BIN)/python -m benchmarks.profile m5 --device cuda
 
 $(VENV)/.installed: pyproject.toml

@@ -84,6 +84,7 @@ def parse(arguments: Sequence[str], *, description: str | None = None) -> argpar
         "--accuracy-recipes", nargs="+", default=["quick"], help="to train whole; kernel-vote takes long"
     )
     parser.add_argument("--accuracy-repeats", type=int, default=1, help="each with a seed of its own")
+    parser.add_argument("--at-once", action="store_true", help="train all members of those recipes at once")
     parser.add_argument("--accuracy-peers", action="store_true", help="the peers' time to accuracy on quick, too")
     parser.add_argument("--output", type=Path, help="by default benchmarks/results/DEVICE.json")
     options = parser.parse_args(arguments)

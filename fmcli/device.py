@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from fmcli.errors import DeviceError, did_you_mean
@@ -73,6 +75,20 @@ def name_of(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Let what this thread computes on an NVIDIA GPU go into a stream of its own, behind all that is queued there now.
+
+    What is queued in one stream may be computed beside what is queued in others.
+    """
+    import torch
+
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,7 +11,7 @@ import torch
 from fmcli.checkpoint import read_header
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
-from fmcli.device import use_bf16
+from fmcli.device import own_stream, use_bf16
 from fmcli.errors import (
     CheckpointError,
     DivergedError,
@@ -27,7 +27,7 @@ from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
 from fmcli.history import HISTORY_FILE
 from fmcli.locks import try_lock
-from fmcli.parallel import Ended, Work, side_by_side
+from fmcli.parallel import Ended, Work, side_by_side, take_turns
 from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
@@ -77,8 +77,9 @@ def train_run(
         overwrite: Remove the run that is in the folder first.
         data_root: Where to look first for built-in sources.
         save_after: Seconds, after which a long epoch is saved within itself, and again.
-        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`). None: what
-            should be fastest (see `share_out`), or one, where `threads` are given.
+        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`), or on an
+            NVIDIA GPU all in this one (see `take_turns`). None: what should be fastest (see `share_out`), or one, where
+            `threads` are given.
         threads: CPU threads of each such process; by default, those that the run was begun with, or a share of those of
             this one. One by one, members train in this process, on its threads, which this does not set; but in a
             process of its own where the run was begun with fewer and this is None.
@@ -116,16 +117,21 @@ def train_run(
             name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
             for name in names
         }
-        done = {name: partial(works[name], splits) for name in names if name not in plan.left}
-        if share is None:  # what is finished comes first: if it is damaged, that is found before hours of training
-            ends = _one_by_one(done | {name: partial(works[name], splits) for name in plan.left}, reporter)
+        here = {name: partial(works[name], splits) for name in names}
+        # What is finished comes first: if it is damaged, that is found before hours of training.
+        ends = _one_by_one({name: here[name] for name in names if name not in plan.left}, reporter)
+        left = {name: here[name] for name in plan.left}
+        if share is None:
+            ends = _then(ends, _one_by_one(left, reporter))
+        elif _computes_on_streams(device):
+            ends = _then(ends, take_turns(left, share.jobs, reporter, within=partial(own_stream, device)))
         else:
             apart = {
                 name: partial(_train_apart, works[name], recipe, name, plan.circumstances[name], device, data_root)
                 for name in plan.left
             }
-            ends = _several_at_once(done, apart, share.jobs, reporter)
-            del splits, done  # each process has its own
+            ends = _then(ends, side_by_side(apart, share.jobs, reporter))
+            del splits, here, left  # each process has its own
         histories = _gather(ends, names, reporter)
     return RunResult(folder, {name: histories[name] for name in names})
 
@@ -253,13 +259,17 @@ def _circumstances(
     }
 
 
-def _several_at_once(
-    finished: Mapping[str, Work], left: Mapping[str, Work], jobs: int, reporter: Reporter
-) -> Generator[Ended]:
-    """Do what is left in processes of its own; what is finished needs none."""
-    yield from _one_by_one(finished, reporter)
-    del finished  # it holds the images
-    yield from side_by_side(left, jobs, reporter)
+def _then(first: Generator[Ended], second: Generator[Ended]) -> Generator[Ended]:
+    yield from first
+    yield from second
+
+
+def _computes_on_streams(device: torch.device) -> bool:
+    """Tell whether several members can compute at once in one process, as on an NVIDIA GPU.
+
+    There, processes would take turns of milliseconds, in each of which one computes alone.
+    """
+    return device.type == "cuda"
 
 
 def _one_by_one(works: Mapping[str, Work], reporter: Reporter) -> Generator[Ended]:

@@ -12,7 +12,8 @@ from fmcli.errors import DeviceError
 from fmcli.events import EpochFinished
 from fmcli.folders import MODEL_FILE
 from fmcli.models import convolve_in_fp32, predict_logits
-from fmcli.recipe import Recipe, resolve_recipe
+from fmcli.recipe import Recipe, load_recipe, resolve_recipe
+from fmcli.run import train_run
 from fmcli.trainer import train_member
 
 pytestmark = [
@@ -110,6 +111,17 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, precision):
 def test_what_stands_beside_the_recorded_step_works(tmp_path, options):
     history = train_member(recipe("bf16", **options), "m1", drawn_splits(), tmp_path, device=GPU)
     assert history[-1].validation_accuracy > 0.9
+
+
+def test_members_at_once_learn_what_they_learn_alone(tiny_recipe, tmp_path):
+    """Each on a stream of its own, in turns: nothing of one may reach another."""
+    tiny = load_recipe(str(tiny_recipe))
+    alone, at_once = (
+        train_run(tiny, tmp_path / str(jobs), device=GPU, jobs=jobs).histories for jobs in (1, len(tiny.members))
+    )
+    for name, history in alone.items():
+        losses = [[epoch.train_loss for epoch in epochs] for epochs in (history, at_once[name])]
+        np.testing.assert_allclose(*losses, rtol=0.05)
 
 
 def test_what_streams_is_what_is_kept_on_the_device(monkeypatch):

@@ -1,5 +1,6 @@
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,17 @@ def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, 
             assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
 
 
+@pytest.fixture(params=["processes", "turns"])
+def at_once(request, monkeypatch):
+    """How several members train at once: on a CPU in processes; in turns within this one, as on an NVIDIA GPU."""
+    if request.param == "turns":
+        monkeypatch.setattr("fmcli.run._computes_on_streams", lambda device: True)
+        monkeypatch.setattr("fmcli.run.own_stream", lambda device: nullcontext())
+        monkeypatch.setattr("fmcli.parallel.processes._start", lambda *_: pytest.fail("a process was started"))
+    return request.param
+
+
+@pytest.mark.usefixtures("at_once")
 def test_members_trained_side_by_side_are_the_same(finished, tiny_recipe, tmp_path):
     events = []
     result = train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
@@ -131,6 +143,7 @@ def test_members_trained_side_by_side_are_the_same(finished, tiny_recipe, tmp_pa
             assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
 
 
+@pytest.mark.usefixtures("at_once")
 def test_members_side_by_side_may_be_stopped_and_go_on(finished, tiny_recipe, tmp_path):
     recipe = tiny(tiny_recipe)
     with pytest.raises(StopRequest):
@@ -140,6 +153,14 @@ def test_members_side_by_side_may_be_stopped_and_go_on(finished, tiny_recipe, tm
         assert (tmp_path / "run" / name / MODEL_FILE).read_bytes() == (finished / name / MODEL_FILE).read_bytes()
 
 
+def test_members_in_turns_take_a_step_each(tiny_recipe, tmp_path, at_once):
+    events = []
+    train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
+    steps = [event.member for event in events if isinstance(event, StepFinished)]
+    assert at_once == "processes" or steps == ["k3", "k5"] * (len(steps) // 2)
+
+
+@pytest.mark.usefixtures("at_once")
 def test_member_side_by_side_that_diverges_leaves_the_others(tiny_recipe, tmp_path):
     recipe = tiny(tiny_recipe, "members.k3.optimizer.lr=1e30")
     with pytest.raises(DivergedError, match="1 of 2 members could not be trained: member k3"):
@@ -553,7 +574,7 @@ def test_a_member_that_is_half_trained_is_compared_before_another_is_trained(tin
 
 
 def test_what_is_finished_needs_no_process(run_folder, tiny_recipe, monkeypatch):
-    monkeypatch.setattr("fmcli.parallel._start", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("fmcli.parallel.processes._start", lambda *_: pytest.fail("a process was started"))
     events = []
     result = train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, reporter=events.append)
     assert [(type(event), event.already) for event in events] == 2 * [(MemberFinished, True)]

@@ -218,7 +218,7 @@ def test_a_member_that_is_not_asked_for_says_with_how_many_threads_the_run_was_b
 
 @pytest.mark.parametrize("options", [{"threads": 1}, {"jobs": 1}])
 def test_who_says_how_many_threads_or_members_is_heeded(tiny_recipe, two, monkeypatch, tmp_path, options):
-    monkeypatch.setattr("fmcli.parallel._start", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("fmcli.parallel.processes._start", lambda *_: pytest.fail("a process was started"))
     recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=1"])
     train_run(recipe, tmp_path / "run", device=CPU, **{"jobs": None} | options)
     assert not two

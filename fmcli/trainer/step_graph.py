@@ -40,11 +40,12 @@ class CudaRecorder:
         """Compute on a stream aside, as PyTorch's notes on CUDA graphs ask for."""
         with torch.cuda.device(self._device), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # it will be
-            aside = _stream_aside(torch.cuda.current_device())
-            aside.wait_stream(torch.cuda.current_stream())
+            stream = torch.cuda.current_stream()
+            aside = _stream_beside(stream)
+            aside.wait_stream(stream)
             with torch.cuda.stream(aside):
                 answers = compute()
-            torch.cuda.current_stream().wait_stream(aside)
+            stream.wait_stream(aside)
         return answers
 
     def record(self, compute: Callable[[], Answers]) -> tuple[Callable[[], None], Answers]:
@@ -70,9 +71,9 @@ class CudaRecorder:
 
 
 @cache
-def _stream_aside(device: int) -> torch.cuda.Stream:
-    """Return a GPU's stream for warming up: each new one would keep memory of its own."""
-    return torch.cuda.Stream(device)
+def _stream_beside(stream: torch.cuda.Stream) -> torch.cuda.Stream:
+    """Return a stream for warming up: always the same, as each keeps memory of its own, and no other's."""
+    return torch.cuda.Stream(stream.device)
 
 
 @contextmanager

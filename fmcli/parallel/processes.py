@@ -7,38 +7,20 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
 from fmcli.errors import DivergedError, FmcliError, printable
 from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
+from fmcli.parallel.work import Ended, Work
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked one could not use the threads that its parent began
 _EVERY = 0.05  # seconds between two steps that are told
 _LAST_WORDS = 1.0  # seconds to leave in, once all is said
-Work = Callable[[Reporter], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a piece of work ended.
-
-    Args:
-        name: Which one.
-        result: What it returned; None where it failed or was stopped.
-        error: Why it failed, with the traceback as a note.
-        stopped: Whether it was stopped, and left what is needed to go on.
-    """
-
-    name: str
-    result: Any = None
-    error: Exception | None = None
-    stopped: bool = False
 
 
 def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Generator[Ended]:
