@@ -18,7 +18,7 @@ STARTUP = {
 }
 SECTIONS = ("limits", "startup", "train", "predict", "memory", "accuracy")
 GPU_WORKS = ("m3", "m5", "m7", "quick-k3", "quick-k5", "quick-k7")
-MEMORY_WORK = "quick-k3"
+MEMORY_WORK = STARTUP_WORK = "quick-k3"
 MEMORY_REPEATS = 3  # it hardly varies, and an epoch takes long
 
 
@@ -53,7 +53,7 @@ class Measurement:
 
     Args:
         section: One of `SECTIONS`.
-        work: A network; a recipe, for accuracy; a command, for start-up.
+        work: A network; a recipe, for accuracy; a command, for start-up, or a network of which one step is learnt.
         peers: Who takes part.
         augment: With rotation and translation.
         repeats: How often.
@@ -112,6 +112,7 @@ def plan(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measuremen
                 planned.append(Measurement(section, "machine", ("machine",), repeats=repeats))
             case "startup" if "fmcli" in peers:
                 planned += [Measurement(section, command, ("fmcli",), repeats=repeats + 1) for command in STARTUP]
+                planned.append(Measurement(section, STARTUP_WORK, peers, repeats=repeats + 1))
             case "train":
                 planned += [
                     Measurement(section, work, peers, augment=augment == "with", repeats=repeats)

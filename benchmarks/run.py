@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe
 from benchmarks.peers import Answer, Job
 from benchmarks.plan import PEERS, STARTUP, Measurement, available_cores, choose_peers, interleave, parse, plan
-from benchmarks.processes import FMCLI, FailedError, run
+from benchmarks.processes import FMCLI, Done, FailedError, run
 from benchmarks.summary import medians, ratios, schedule_seconds, shares
 from benchmarks.table import show
 from benchmarks.works import load_work, training_bytes, training_operations
@@ -39,8 +39,9 @@ def measure(options: argparse.Namespace, measurement: Measurement, peer: str, re
     """Return a peer's answer, or what went wrong."""
     try:
         match measurement:
-            case Measurement(section="startup"):
-                done = run([*FMCLI, *STARTUP[measurement.work]], limit=options.limit)
+            case Measurement(section="startup", work=work):
+                command = [*FMCLI, *STARTUP[work]] if work in STARTUP else None
+                done = run(command, limit=options.limit) if command else call(options, measurement, peer, folder)
                 return {"seconds": done.seconds} if repeat else {}  # the first one fills the disk's cache
             case Measurement(section="accuracy") if peer == "fmcli":
                 return train_whole(options, measurement.work, repeat, folder / "trained-on")
@@ -51,10 +52,17 @@ def measure(options: argparse.Namespace, measurement: Measurement, peer: str, re
 
 
 def ask(options: argparse.Namespace, measurement: Measurement, peer: str, folder: Path) -> Answer:
-    """Give a peer its job, in a process of its own."""
+    """Give a peer its job, and return its answer."""
+    done = call(options, measurement, peer, folder)
+    answer: Answer = json.loads(done.output.splitlines()[-1])
+    return answer if done.peak_bytes is None else {**answer, "peak_bytes": done.peak_bytes}
+
+
+def call(options: argparse.Namespace, measurement: Measurement, peer: str, folder: Path) -> Done:
+    """Let a peer do its job, in a process of its own."""
     in_full = measurement.section == "accuracy"
     job = Job(
-        task="epoch" if measurement.section == "memory" else measurement.section,
+        task={"memory": "epoch", "startup": "first_step"}.get(measurement.section, measurement.section),
         images=str(folder / ("trained-on" if in_full else "all")),
         work=measurement.work,
         augment=measurement.augment,
@@ -63,14 +71,12 @@ def ask(options: argparse.Namespace, measurement: Measurement, peer: str, folder
         threads=options.threads,
         seconds=options.seconds,
     )
-    done = run(
+    return run(
         [sys.executable, "-m", PEERS[peer].module, json.dumps(asdict(job))],
         environment=environment(options),
         limit=None if in_full else options.limit,
         watch=measurement.section == "memory",
     )
-    answer: Answer = json.loads(done.output.splitlines()[-1])
-    return answer if done.peak_bytes is None else {**answer, "peak_bytes": done.peak_bytes}
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:

@@ -44,9 +44,7 @@ def build(result: Mapping[str, Any]) -> Iterator[str]:
     yield from accuracy(sections.get("accuracy", []), THRESHOLDS[result["options"]["device"]])
     for peer, seconds in result["schedule_seconds"].items():
         yield f"kernel-vote, all epochs of all members, estimated, {TITLES[peer]}: {duration(seconds)}"
-    for line in sections.get("startup", []):
-        seconds = line["peers"]["fmcli"]["median"].get("seconds")
-        yield f"`{line['work']}`: {seconds:.2f} s" if seconds is not None else f"`{line['work']}`: –"
+    yield from startup(sections.get("startup", []))
     yield from describe(result, limits)
 
 
@@ -85,6 +83,20 @@ def memory(lines: Sequence[Line]) -> Iterator[str]:
             yield row(["MiB, all processes together", *(f"{peak / 2**20:,.0f}" for peak in known.values())])
             yield row(["fmcli takes", *(f"× {line['ratios'].get(peer, 1.0):.2f}" for peer in known)])
             yield ""
+
+
+def startup(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield how long commands take, and a table of how long it takes until a network has learnt one step."""
+    for line in lines:
+        seconds = {peer: entry["median"].get("seconds") for peer, entry in line["peers"].items()}
+        cells = {peer: "–" if found is None else f"{found:.2f} s" for peer, found in seconds.items()}
+        if line["work"].startswith("fmcli"):
+            yield f"`{line['work']}`: {cells['fmcli']}"
+            continue
+        yield from heading([f"Whole process, one step of `{line['work']}`", *(TITLES[peer] for peer in cells)])
+        yield row(["start to end", *cells.values()])
+        yield row(["fmcli takes", *(f"× {line['ratios'].get(peer, 1.0):.2f}" for peer in cells)])
+        yield ""
 
 
 def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:

@@ -268,6 +268,7 @@ def result() -> dict:
         },
         Measurement("accuracy", "quick", ("fmcli",)): {"fmcli": [whole]},
         Measurement("startup", "fmcli --help", ("fmcli",)): {"fmcli": [{}, {"seconds": 0.11}]},
+        Measurement("startup", "quick-k3", PEERS[:2]): {"fmcli": [{}, {"seconds": 4}], "keras": [{}, {"seconds": 16}]},
     }
     machine = {"cpu": "A", "gpu": None, "cores": 2, "cpu_bf16": ["amx_bf16"], "python": "3", "versions": {}}
     return {
@@ -293,6 +294,8 @@ def result() -> dict:
         "| `quick`, vote |  |  |  |  | 94.12 % after 30.0 s; whole command 33.0 s |",
         "kernel-vote, all epochs of all members, estimated, fmcli: 2.0 h",
         "`fmcli --help`: 0.11 s",
+        "| start to end | 4.00 s | 16.00 s |",
+        "| fmcli takes | × 1.00 | × 0.25 |",
         "train m3, torch: took more than 600 s (2 times)",
         "keras is left out: tensorflow is not installed",
     ],
@@ -333,6 +336,7 @@ def test_a_small_run_writes_json_and_prints_the_tables(fashion_mnist, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| `mell-cnn`, batch 32 |" in done.stdout
+    assert "| Whole process, one step of `quick-k3` | fmcli | PyTorch |" in done.stdout
     written = json.loads(output.read_text())
     line = next(line for line in written["results"] if line["section"] == "train")
     assert line["parameters"] == expected_parameters("mell-cnn")

@@ -75,6 +75,12 @@ def epoch(job: Job) -> Answer:
     return {}
 
 
+def first_step(job: Job) -> Answer:
+    """Train for a step."""
+    run(job, load_work(job.work, augment=job.augment), 1, lambda: True)
+    return {}
+
+
 def predict(job: Job) -> Answer:
     """Time the vote of three fresh networks: speed does not depend on the weights."""
     torch.set_num_threads(job.threads)
@@ -96,4 +102,4 @@ def predict(job: Job) -> Answer:
 
 
 if __name__ == "__main__":
-    main({"train": train, "epoch": epoch, "predict": predict})
+    main({"train": train, "epoch": epoch, "first_step": first_step, "predict": predict})

@@ -186,6 +186,15 @@ def epoch(job: Job) -> Answer:
     return {}
 
 
+def first_step(job: Job) -> Answer:
+    """Train for a step."""
+    prepare(job)
+    work = load_work(job.work, augment=job.augment)
+    images, labels = in_memory(job, "train", multiple_of=work.batch_size)
+    compile_network(work).fit(images, labels, batch_size=work.batch_size, verbose=0, steps_per_epoch=1)
+    return {}
+
+
 def accuracy(job: Job) -> Answer:
     """Train for as many epochs as the recipe, at a constant learning rate; test after each, outside the clock."""
     prepare(job)
@@ -222,4 +231,13 @@ def predict(job: Job) -> Answer:
 
 
 if __name__ == "__main__":
-    main({"train": train, "epoch": epoch, "accuracy": accuracy, "predict": predict, "parameters": parameters})
+    main(
+        {
+            "train": train,
+            "epoch": epoch,
+            "first_step": first_step,
+            "accuracy": accuracy,
+            "predict": predict,
+            "parameters": parameters,
+        }
+    )

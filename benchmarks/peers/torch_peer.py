@@ -183,6 +183,12 @@ def epoch(job: Job) -> Answer:
     return {}
 
 
+def first_step(job: Job) -> Answer:
+    """Train for a step."""
+    next(Training(job).epoch())
+    return {}
+
+
 def accuracy(job: Job) -> Answer:
     """Train for as many epochs as the recipe, at a constant learning rate; test after each, outside the clock."""
     training = Training(job)
@@ -219,4 +225,4 @@ def predict(job: Job) -> Answer:
 
 
 if __name__ == "__main__":
-    main({"train": train, "epoch": epoch, "accuracy": accuracy, "predict": predict})
+    main({"train": train, "epoch": epoch, "first_step": first_step, "accuracy": accuracy, "predict": predict})
