@@ -1,6 +1,6 @@
-"""What `quick` reaches: accuracy of members and vote over seeds, and how long the commands take.
+"""What a recipe reaches: accuracy of members and vote over seeds, and how long the commands take.
 
-    python -m benchmarks.quick --seeds 3
+    python -m benchmarks.seeds quick --seeds 3
 
 Runs the installed `fmcli` as a user does, goes on where it was stopped, writes JSON with hardware and versions
 under benchmarks/results/, and prints the README's table.
@@ -29,17 +29,17 @@ def run(*arguments: str) -> tuple[str, float]:
     return done.stdout, time.perf_counter() - started
 
 
-def measure_seed(seed: int, folder: Path, threads: int) -> dict[str, Any]:
-    """Train quick with a seed, unless that is done, and evaluate it on the test images."""
+def measure_seed(recipe: str, seed: int, folder: Path, threads: int) -> dict[str, Any]:
+    """Train a recipe with a seed, unless that is done, and evaluate it on the test images."""
     trained, _ = run(
-        *("train", "--recipe", "quick", "--seed", str(seed), "--output", str(folder), "--resume"),
+        *("train", "--recipe", recipe, "--seed", str(seed), "--output", str(folder), "--resume"),
         *("--device", "cpu", "--threads", str(threads), "--format", "json"),
     )
     answer, evaluate_seconds = run("ensemble", "evaluate", str(folder), "--device", "cpu", "--format", "json")
     evaluation = json.loads(answer)
     return {
         "seed": seed,
-        "threads": int(read_header(folder / "k3").trained_on["threads"]),
+        "threads": int(read_header(folder / evaluation["members"][0]["name"]).trained_on["threads"]),
         "members": {member["name"]: member["accuracy"] for member in evaluation["members"]},
         "vote": evaluation["ensemble"]["accuracy"],
         "train_seconds": sum(epoch["seconds"] for epoch in json.loads(trained)["epochs"]),
@@ -71,19 +71,21 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("checkpoints"))
     parser.add_argument("--threads", type=int, default=count_cores())
     arguments = parser.parse_args()
+    recipe = arguments.recipe
     result = {
         "machine": describe(),
         "seeds": [
-            measure_seed(seed, arguments.runs / f"quick-seed-{seed}", arguments.threads)
+            measure_seed(recipe, seed, arguments.runs / f"{recipe}-seed-{seed}", arguments.threads)
             for seed in range(arguments.seeds)
         ],
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "quick.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{recipe}.json").write_text(json.dumps(result, indent=2) + "\n")
     show(result)
 
 
