@@ -106,32 +106,25 @@ def train_run(
     with _locked(folder):
         _check_folder(folder, recipe, resume=resume, overwrite=overwrite)  # once more: others may have been faster
         plan = _plan(recipe, names, folder, splits, device, resume=resume, jobs=jobs, threads=threads)
-        share = plan.share
         if overwrite:
             remove_run(folder, recipe)
         _sweep(folder, recipe)
         _write_recipe(folder, recipe)
-        if share is not None and share.jobs > 1 and jobs is None:
-            reporter(MembersAtOnce(share.jobs, share.threads, share.times))
-        works = {
-            name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
-            for name in names
-        }
-        here = {name: partial(works[name], splits) for name in names}
-        # What is finished comes first: if it is damaged, that is found before hours of training.
-        ends = _one_by_one({name: here[name] for name in names if name not in plan.left}, reporter)
-        left = {name: here[name] for name in plan.left}
-        if share is None:
-            ends = _then(ends, _one_by_one(left, reporter))
-        elif _computes_on_streams(device):
-            ends = _then(ends, take_turns(left, share.jobs, reporter, within=partial(own_stream, device)))
-        else:
-            apart = {
-                name: partial(_train_apart, works[name], recipe, name, plan.circumstances[name], device, data_root)
-                for name in plan.left
-            }
-            ends = _then(ends, side_by_side(apart, share.jobs, reporter))
-            del splits, here, left  # each process has its own
+        if plan.share is not None and plan.share.jobs > 1 and jobs is None:
+            reporter(MembersAtOnce(plan.share.jobs, plan.share.threads, plan.share.times))
+        ends = _train_members(
+            recipe,
+            names,
+            folder,
+            splits,
+            plan,
+            reporter,
+            device=device,
+            data_root=data_root,
+            resume=resume,
+            save_after=save_after,
+        )
+        del splits  # processes have their own
         histories = _gather(ends, names, reporter)
     return RunResult(folder, {name: histories[name] for name in names})
 
@@ -142,7 +135,7 @@ class _Plan:
 
     Args:
         left: The members that are to be trained, and not finished.
-        share: How they train in processes of their own; None: one by one in this process.
+        share: How they train at once; None: one by one in this process.
         circumstances: With what each member of the recipe is trained.
     """
 
@@ -177,6 +170,43 @@ def _plan(
         check = circumstances[name].check if name in left else circumstances[name].check_finished
         check(before, member=name, folder=folder)
     return _Plan(left, share, circumstances)
+
+
+def _train_members(
+    recipe: Recipe,
+    names: Sequence[str],
+    folder: Path,
+    splits: Splits,
+    plan: _Plan,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    data_root: Path | None,
+    resume: bool,
+    save_after: float,
+) -> Generator[Ended]:
+    """Train members as planned: here, or in processes of their own.
+
+    What is finished comes first: if it is damaged, that is found before hours of training.
+    """
+    works = {
+        name: partial(_train, recipe, name, folder, device=device, resume=resume, save_after=save_after)
+        for name in names
+    }
+    here = {name: partial(works[name], splits) for name in names}
+    yield from _one_by_one({name: here[name] for name in names if name not in plan.left}, reporter)
+    left = {name: here[name] for name in plan.left}
+    if plan.share is None:
+        yield from _one_by_one(left, reporter)
+    elif _computes_on_streams(device):
+        yield from take_turns(left, plan.share.jobs, reporter, within=partial(own_stream, device))
+    else:
+        del splits, here, left  # each process has its own
+        apart = {
+            name: partial(_train_apart, works[name], recipe, name, plan.circumstances[name], device, data_root)
+            for name in plan.left
+        }
+        yield from side_by_side(apart, plan.share.jobs, reporter)
 
 
 def _gather(ends: Generator[Ended], names: Sequence[str], reporter: Reporter) -> dict[str, list[EpochFinished]]:
@@ -257,11 +287,6 @@ def _circumstances(
         )
         for member in recipe.members
     }
-
-
-def _then(first: Generator[Ended], second: Generator[Ended]) -> Generator[Ended]:
-    yield from first
-    yield from second
 
 
 def _computes_on_streams(device: torch.device) -> bool:

@@ -31,11 +31,11 @@ _CONTAINER = (  # how much memory a container may use, in bytes, on Linux: versi
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How members train in processes of their own.
+    """How members train at once: in processes of their own, but on an NVIDIA GPU.
 
     Args:
         jobs: How many at once.
-        threads: Of the CPU, for each.
+        threads: Of the CPU, for each process.
         times: How many times as fast that should be as one by one; None where it was not chosen for that.
     """
 
@@ -54,7 +54,7 @@ def share_out(
     threads: int | None = None,
     kept: int | None = None,
 ) -> Share | None:
-    """Return how members train, each in a process of its own; None: one by one in this process, on its threads.
+    """Return how members train at once; None: one by one in this process, on its threads.
 
     Args:
         recipe: The recipe.
