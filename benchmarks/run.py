@@ -95,7 +95,7 @@ def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Pat
 
     Training leaves the recipe's validation images out as always, but validates on the test images instead, so that its
     history says how the test accuracy grows. Nothing is chosen by it. The seconds are those of the training steps, of
-    all members, or with `--at-once` of the one that took longest.
+    all members; or with `--at-once` of the one that took longest, with what the others did meanwhile.
     """
     members = {member.name: member.trainer for member in load_recipe(recipe).members}
     n_images = count_images(images)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch  # which takes seconds: below, where it is needed
 
 _KINDS = ("auto", "cpu", "cuda", "mps")
+_idle_streams: dict[torch.device, list[torch.cuda.Stream]] = {}
 
 
 def check_device_name(name: str) -> str:
@@ -81,14 +82,19 @@ def name_of(device: torch.device) -> str:
 def own_stream(device: torch.device) -> Iterator[None]:
     """Let what this thread computes on an NVIDIA GPU go into a stream of its own, behind all that is queued there now.
 
-    What is queued in one stream may be computed beside what is queued in others.
+    What is queued in one stream may be computed beside what is queued in others. PyTorch has but 32, and each keeps
+    memory of its own: who comes later takes those that others have left.
     """
     import torch
 
-    stream = torch.cuda.Stream(device)
+    idle = _idle_streams.setdefault(device, [])
+    stream = idle.pop() if idle else torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        idle.append(stream)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -129,7 +129,6 @@ def at_once(request, monkeypatch):
         monkeypatch.setattr("fmcli.run._computes_on_streams", lambda device: True)
         monkeypatch.setattr("fmcli.run.own_stream", lambda device: nullcontext())
         monkeypatch.setattr("fmcli.parallel.processes._start", lambda *_: pytest.fail("a process was started"))
-    return request.param
 
 
 @pytest.mark.usefixtures("at_once")
@@ -153,11 +152,13 @@ def test_members_side_by_side_may_be_stopped_and_go_on(finished, tiny_recipe, tm
         assert (tmp_path / "run" / name / MODEL_FILE).read_bytes() == (finished / name / MODEL_FILE).read_bytes()
 
 
-def test_members_in_turns_take_a_step_each(tiny_recipe, tmp_path, at_once):
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("at_once", ["turns"], indirect=True)
+def test_members_in_turns_take_a_step_each(tiny_recipe, tmp_path):
     events = []
     train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
     steps = [event.member for event in events if isinstance(event, StepFinished)]
-    assert at_once == "processes" or steps == ["k3", "k5"] * (len(steps) // 2)
+    assert steps == ["k3", "k5"] * (len(steps) // 2)
 
 
 @pytest.mark.usefixtures("at_once")

@@ -13,7 +13,10 @@ from fmcli.trainer.learner import Learner
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
-OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
+OPTIMIZERS = {name: {"name": name} for name in ("adam", "adamw", "muon", "sgd")} | {
+    "momentum": {"name": "sgd", "momentum": 0.9},
+    "nesterov": {"name": "sgd", "momentum": 0.9, "nesterov": True},
+}
 
 
 def new_learner(device=CPU, *, recorder=None, optimizer="muon", bf16=False, **trainer):
@@ -31,7 +34,7 @@ def new_learner(device=CPU, *, recorder=None, optimizer="muon", bf16=False, **tr
                     {"type": "dense", "units": 3},
                 ],
             },
-            "optimizer": {"name": optimizer} | ({"momentum": 0.9} if optimizer == "sgd" else {}),
+            "optimizer": OPTIMIZERS[optimizer],
             "trainer": {"weight_average": 0.9, **trainer},
         },
         name="drawn",
@@ -69,7 +72,9 @@ class StandIn:
         self.said.append("record")
         before = {name: tensor.clone() for name, tensor in self.learner.state().items()}
         answers = tuple(answer.clone() for answer in compute())
-        self.learner.load(before, self.learner.updates)
+        for name, tensor in self.learner.state().items():
+            tensor.copy_(before[name])  # in place, where earlier recordings know it, too
+        self.learner.generators.load(before)
         groups = self.learner._optimizer.param_groups
         said = [dict(group) for group in groups]
 

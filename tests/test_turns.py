@@ -89,18 +89,46 @@ def test_an_error_is_brought_here_and_the_others_go_on(error):
 
 
 @pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt, BrokenPipeError])
-@pytest.mark.parametrize("stopping", ["a", "b"])
-def test_what_the_reporter_raises_stops_all_and_lets_them_save(error, stopping):
+@pytest.mark.parametrize("left", [2, 3])  # where b has begun, and where it is a's turn again
+def test_what_the_reporter_raises_stops_all_and_lets_them_save(error, left):
     saved = []
 
     def reporter(event):
-        if event.member == stopping:
+        nonlocal left
+        left -= 1
+        if left == 0:
             raise error
 
     works = {name: partial(run_until_stopped, saved, name) for name in "ab"}
     with pytest.raises(error):
         list(take_turns(works, 2, reporter))
     assert sorted(saved) == ["a", "b"]
+
+
+def test_what_has_not_begun_does_not_begin_to_be_stopped():
+    saved, begun = [], []
+
+    def reporter(event):
+        raise StopRequest
+
+    works = {"a": partial(run_until_stopped, saved, "a"), "b": lambda _: begun.append("b")}
+    with pytest.raises(StopRequest):
+        list(take_turns(works, 2, reporter))
+    assert (saved, begun) == (["a"], [])
+
+
+def test_what_ends_the_thread_is_an_error_of_the_work():
+    def leave(reporter):
+        raise SystemExit(3)
+
+    ended = list(take_turns({"a": leave, "b": partial(take_steps, "b", 2)}, 2, ignore))
+    assert (str(ended[0].error), ended[1].result) == ("SystemExit: 3", "b is done")
+
+
+def test_no_thread_is_left():
+    before = threading.active_count()
+    list(take_turns({name: partial(take_steps, name, 2) for name in "abc"}, 2, ignore))
+    assert threading.active_count() == before
 
 
 def test_a_stop_waits_for_the_event_that_a_saved_file_belongs_to():

@@ -60,7 +60,8 @@ class DeviceLoader:
         self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
         self._streams = transform is None and _has_to_stream(images, device)
-        self._copies = torch.cuda.Stream(device) if self._streams and device.type == "cuda" else None
+        # Of another priority than those that compute, which it could be one of: PyTorch has but 32 of each.
+        self._copies = torch.cuda.Stream(device, priority=-1) if self._streams and device.type == "cuda" else None
         self._rows: Tensor | None = None
         if self._streams or device.type == "cpu":
             self._images = _as_tensor(images.pixels)

@@ -69,31 +69,37 @@ def _let_end(running: Iterable["_Running"]) -> Exception | None:
 
 
 class _Running:
-    """A piece of work that has begun; its thread goes on while this one waits for what it says next."""
+    """A piece of work in its thread, which goes on while this one waits for what it says next."""
 
     def __init__(self, name: str, work: Work, within: Callable[[], AbstractContextManager[None]]) -> None:
         self._name, self._work, self._within = name, work, within
         self._may_go_on, self._has_said = threading.Semaphore(0), threading.Semaphore(0)
-        self._said: Event | Ended
+        self._said: Event | Ended | None = None
         self._is_stopping = False
-        threading.Thread(target=self._do, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._do, name=name, daemon=True)
+        self._thread.start()
 
     def go_on(self) -> Event | Ended:
         """Let it go on, and return what it says next."""
         self._may_go_on.release()
         self._has_said.acquire()
+        assert self._said is not None
+        if isinstance(self._said, Ended):
+            self._thread.join()
         return self._said
 
     def stop(self) -> Ended:
         """Let it end at the event that it has come to."""
         self._is_stopping = True
-        while not isinstance(said := self.go_on(), Ended):
-            pass
-        return said
+        while not isinstance(self._said, Ended):
+            self.go_on()
+        return self._said
 
     def _do(self) -> None:
         self._may_go_on.acquire()
         try:
+            if self._is_stopping:  # before it has begun
+                raise StopRequest
             with self._within():
                 ended = Ended(self._name, result=self._work(self._report))
         except StopRequest:
@@ -102,6 +108,8 @@ class _Running:
             ended = Ended(self._name, error=error.with_traceback(None))  # which would keep images and network
         except Exception as error:  # whatever it is, it is raised where the work was asked for
             ended = Ended(self._name, error=error)
+        except BaseException as error:  # as SystemExit: nobody would hear of it
+            ended = Ended(self._name, error=RuntimeError(f"{type(error).__name__}: {error}"))
         self._say(ended)
 
     def _report(self, event: Event) -> None:

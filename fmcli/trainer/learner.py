@@ -165,7 +165,7 @@ class Learner:
         return tensors if self._average is None else tensors | with_prefix("average", self._average.state_dict())
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take over what `state` returned in an earlier process."""
+        """Take over what `state` returned in an earlier process; before any step, as what is recorded knows it not."""
         self.model.load_state_dict(without_prefix("model", tensors))
         state = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**state, "state": self._laid_out(unflatten_state(tensors, "optimizer"))})

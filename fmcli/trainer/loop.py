@@ -124,7 +124,7 @@ def train_member(
             raise
         raise DeviceError(
             f"{name_of(device)} has too little memory for member {name}",
-            hint="a smaller --set trainer.batch_size=… needs less",
+            hint="a smaller --set trainer.batch_size=… needs less; so do members one by one (--jobs 1)",
         ) from error
     return [*training.before, *training.history]
 

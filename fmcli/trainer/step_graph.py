@@ -38,8 +38,7 @@ class CudaRecorder:
 
     def warm_up(self, compute: Callable[[], Answers]) -> Answers:
         """Compute on a stream aside, as PyTorch's notes on CUDA graphs ask for."""
-        with torch.cuda.device(self._device), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # it will be
+        with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream()
             aside = _stream_beside(stream)
             aside.wait_stream(stream)
@@ -58,7 +57,9 @@ class CudaRecorder:
                         graph.register_generator_state(generator)
             stream, states = torch.cuda.current_stream(), [one.get_state() for one in self._generators]
             try:
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others pin memory meanwhile
+                # Not on the stream that torch keeps for captures: graphs recorded on one share cuBLAS's workspace, and
+                # those of several members may be replayed at once. Other threads pin memory meanwhile.
+                with torch.cuda.graph(graph, stream=_stream_beside(stream), capture_error_mode="thread_local"):
                     answers = compute()
             except RuntimeError:  # torch leaves both as the capture had them
                 torch.cuda.set_stream(stream)
@@ -72,7 +73,7 @@ class CudaRecorder:
 
 @cache
 def _stream_beside(stream: torch.cuda.Stream) -> torch.cuda.Stream:
-    """Return a stream for warming up: always the same, as each keeps memory of its own, and no other's."""
+    """Return a stream to warm up and record on: always the same, as each keeps memory of its own, and no other's."""
     return torch.cuda.Stream(stream.device)
 
 
