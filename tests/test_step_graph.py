@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import suppress
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from fmcli.data import Normalization
 from fmcli.generators import Generators
 from fmcli.recipe import resolve_recipe
 from fmcli.trainer.learner import Learner
+from fmcli.trainer.step_graph import measured_convolutions
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
@@ -183,6 +185,15 @@ def test_a_training_goes_on_where_recording_is_refused(optimizer):
         found = train(refused, sizes)
     for one, other in zip(found, train(computed, sizes), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_kernels_are_measured_while_warming_up_alone(before, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    with suppress(MemoryError), measured_convolutions():
+        assert torch.backends.cudnn.benchmark
+        raise MemoryError
+    assert torch.backends.cudnn.benchmark == before
 
 
 @pytest.mark.gpu

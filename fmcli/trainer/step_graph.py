@@ -38,7 +38,7 @@ class CudaRecorder:
 
     def warm_up(self, compute: Callable[[], Answers]) -> Answers:
         """Compute on a stream aside, as PyTorch's notes on CUDA graphs ask for."""
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self._device), measured_convolutions():
             stream = torch.cuda.current_stream()
             aside = _stream_beside(stream)
             aside.wait_stream(stream)
@@ -69,6 +69,23 @@ class CudaRecorder:
                     generator.graphsafe_set_state(fresh)
                 raise
         return graph.replay, answers
+
+
+@contextmanager
+def measured_convolutions() -> Iterator[None]:
+    """Let cuDNN measure which of its kernels computes a convolution fastest; by default it guesses.
+
+    What it has found for a shape it takes from then on, also where it may not measure, as while recording.
+
+    References:
+        "Performance tuning guide" of PyTorch: enable the cuDNN auto-tuner.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @cache
