@@ -13,6 +13,7 @@ from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
 from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalization
 from fmcli.device import resolve_device, use_bf16
 from fmcli.events import Event, StepFinished
+from fmcli.libraries import keep_freed_memory
 from fmcli.models import InferenceNetwork, build_model, predict_together
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member
@@ -83,6 +84,7 @@ def first_step(job: Job) -> Answer:
 
 def predict(job: Job) -> Answer:
     """Time the vote of three fresh networks: speed does not depend on the weights."""
+    keep_freed_memory()
     torch.set_num_threads(job.threads)
     device = resolve_device(job.device)
     images = image_set(job, "t10k")
