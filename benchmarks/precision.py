@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe
 from fmcli.checkpoint import load_checkpoint, read_header
-from fmcli.cores import count_cores
 from fmcli.data import Splits, evaluation_loader, load_images, split_images
 from fmcli.folders import MODEL_FILE
+from fmcli.hardware.cpu import count_cores
 from fmcli.inference import network_of
 from fmcli.metrics import mean_interval
 from fmcli.models import predict_logits

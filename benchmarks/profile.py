@@ -25,7 +25,7 @@ from benchmarks.peers.fmcli_peer import run
 from benchmarks.run import write_images
 from benchmarks.table import heading, row
 from benchmarks.works import WORKS, load_work
-from fmcli.cores import count_cores
+from fmcli.hardware.cpu import count_cores
 
 WARM_UP_STEPS = 20  # more than pass until a GPU's steps are recorded
 NAME_LENGTH = 80

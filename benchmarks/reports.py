@@ -19,8 +19,8 @@ import tensorflow as tf
 from benchmarks.machine import describe
 from benchmarks.peers.keras_peer import build_network, build_optimizer
 from benchmarks.works import INPUT_SHAPE, N_CLASSES
-from fmcli.cores import count_cores
 from fmcli.data import load_images, split_images
+from fmcli.hardware.cpu import count_cores
 from fmcli.metrics import mean_interval
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import expand_layers, trace_layers

@@ -24,8 +24,8 @@ import numpy as np
 
 from benchmarks.machine import describe
 from benchmarks.processes import FMCLI
-from fmcli.cores import count_cores
 from fmcli.data import ImageSet, load_images
+from fmcli.hardware.cpu import count_cores
 from fmcli.recipe import DataSpec
 
 RESULT = Path(__file__).parent / "results" / "scale.json"

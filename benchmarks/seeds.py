@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.machine import describe
 from benchmarks.processes import FMCLI
 from fmcli.checkpoint import read_header
-from fmcli.cores import count_cores
+from fmcli.hardware.cpu import count_cores
 
 RESULTS = Path(__file__).parent / "results"
 

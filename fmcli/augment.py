@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmcli.errors import RecipeError, did_you_mean
-from fmcli.libraries import import_albumentations
+from fmcli.hardware.memory import import_albumentations
 from fmcli.recipe.specs import (
     AlbumentationsSpec,
     AugmentSpec,

@@ -22,7 +22,6 @@ from fmcli.data.normalization import scale_pixels
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.folders import MODEL_FILE, snapshot_name
 from fmcli.models import build_model
-from fmcli.reading import read_metadata
 from fmcli.recipe.layers import count_parameters, expand_layers, trace_layers
 from fmcli.recipe.specs import (
     DataSpec,
@@ -30,6 +29,7 @@ from fmcli.recipe.specs import (
     MemberSpec,
     ReferenceSpec,
 )
+from fmcli.storage.reading import read_metadata
 from fmcli.tensors import load_tensors, save_tensors, weights_digest
 
 FORMAT = "fmcli-checkpoint-2"

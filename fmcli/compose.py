@@ -15,7 +15,7 @@ from fmcli.errors import UsageError, printable
 from fmcli.folders import MODEL_FILE
 from fmcli.pool import Pool, StoredMember, predict_to_learn
 from fmcli.predictions import Predictions, stack_logits
-from fmcli.reading import read_metadata
+from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
     from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fmcli.choices import SplitName, TieRule, VotingRule
 from fmcli.ensemble import Combiner, Stacking
 from fmcli.errors import CheckpointError, UsageError, is_utf8, printable
-from fmcli.files import write_atomic
-from fmcli.reading import parse_toml, read_text
-from fmcli.seals import check_seal, seal
+from fmcli.storage.atomic import write_atomic
+from fmcli.storage.reading import parse_toml, read_text
+from fmcli.storage.sealed import check_seal, seal
 
 FORMAT = "fmcli-ensemble-1"
 SUFFIX = ".toml"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fmcli.choices import SPLITS
 from fmcli.errors import CheckpointError, RecipeError, printable
-from fmcli.files import remove_files
 from fmcli.predictions import predictions_file
 from fmcli.recipe.load import load_recipe
 from fmcli.recipe.specs import MemberSpec
 from fmcli.recipe.training import CyclicSchedule
+from fmcli.storage.atomic import remove_files
 
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.toml"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fmcli.choices import SPLITS
 from fmcli.errors import DataError, printable
 from fmcli.predictions import Predictions
-from fmcli.reading import MOST_CLASSES, open_array, read_text
+from fmcli.storage.reading import MOST_CLASSES, open_array, read_text
 
 SUFFIXES = (".csv", ".npy")
 """How such files end, in small letters or large ones."""

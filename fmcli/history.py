@@ -11,9 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
-from fmcli.files import write_atomic
-from fmcli.reading import read_text
 from fmcli.recipe.training import Monitor
+from fmcli.storage.atomic import write_atomic
+from fmcli.storage.reading import read_text
 
 _EPOCH = TypeAdapter(EpochFinished)
 HISTORY_FILE = "history.jsonl"

@@ -10,10 +10,10 @@ import torch
 from fmcli.checkpoint import Checkpoint, Header
 from fmcli.choices import Invert, Views
 from fmcli.data import ImageSet, Picture, PictureReader, Splits, evaluation_loader, load_images, split_images
-from fmcli.device import use_bf16
 from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.folders import tell_apart
+from fmcli.hardware.device import use_bf16
 from fmcli.models import InferenceNetwork, predict_together
 from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.networks import kernel_group

@@ -26,12 +26,12 @@ from fmcli.ensemble_file import (
     write_ensemble_file,
 )
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.files import folder_names, new_folder, write_atomic
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, is_snapshot_name, lost_snapshots, members_of_run
 from fmcli.history import HISTORY_FILE
 from fmcli.predictions import predictions_file
-from fmcli.reading import read_bytes
 from fmcli.recipe.load import read_text
+from fmcli.storage.atomic import folder_names, new_folder, write_atomic
+from fmcli.storage.reading import read_bytes
 from fmcli.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 
 PACK_FORMAT = "fmcli-pack-1"

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from fmcli.errors import CheckpointError, printable
-from fmcli.files import order_metadata, write_atomic
-from fmcli.reading import MOST_CLASSES, open_tensors
+from fmcli.storage.atomic import order_metadata, write_atomic
+from fmcli.storage.reading import MOST_CLASSES, open_tensors
 
 FORMAT = "fmcli-predictions-2"
 

@@ -11,7 +11,6 @@ import torch
 from fmcli.checkpoint import read_header
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
-from fmcli.device import own_stream, use_bf16
 from fmcli.errors import (
     CheckpointError,
     DivergedError,
@@ -23,17 +22,18 @@ from fmcli.errors import (
     printable,
 )
 from fmcli.events import EpochFinished, MemberDiverged, MembersAtOnce, Reporter, ignore
-from fmcli.files import remove_files, remove_torn, write_atomic
 from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
+from fmcli.hardware.device import own_stream, use_bf16
 from fmcli.history import HISTORY_FILE
-from fmcli.locks import try_lock
 from fmcli.parallel import Ended, Work, side_by_side, take_turns
 from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
 from fmcli.recipe_images import load_splits
-from fmcli.seals import seal
 from fmcli.sharing import Share, share_out
+from fmcli.storage.atomic import remove_files, remove_torn, write_atomic
+from fmcli.storage.locks import try_lock
+from fmcli.storage.sealed import seal
 from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, load_state, train_member
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fmcli.errors import CheckpointError, FmcliError, printable
-from fmcli.files import order_metadata, write_atomic
-from fmcli.reading import LARGEST_HEADER, MOST_TENSORS, open_safetensors
+from fmcli.storage.atomic import order_metadata, write_atomic
+from fmcli.storage.reading import LARGEST_HEADER, MOST_TENSORS, open_safetensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -46,9 +46,9 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CLI_MAY_IMPORT_AT_TOP = {
     "typer",
     "fmcli.choices",
-    "fmcli.device",
+    "fmcli.hardware.device",
     "fmcli.errors",
-    "fmcli.files",
+    "fmcli.storage.atomic",
     "fmcli.recipe",
     "fmcli.cli",
 }

@@ -255,7 +255,7 @@ def test_file_that_may_not_be_read_is_refused(model_file, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fmcli.reading.safe_open", refuse)
+    monkeypatch.setattr("fmcli.storage.reading.safe_open", refuse)
     assert "Permission denied" in assert_refused(model_file)
 
 

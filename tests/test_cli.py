@@ -29,10 +29,10 @@ from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints
-from fmcli.locks import LOCK_FILE
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
 from fmcli.report.console import Terminal, show_error
 from fmcli.run import RunResult
+from fmcli.storage.locks import LOCK_FILE
 from fmcli.trainer import STATE_FILE
 
 CLASSES = ["top left", "top right", "bottom left", "bottom right"]
@@ -698,7 +698,7 @@ def test_a_recipe_may_begin_as_windows_writes_it(cli, recipe_file, tmp_path, mar
 
 
 def test_evaluating_uses_no_more_threads_than_cores(cli, run_folder, monkeypatch):
-    monkeypatch.setattr("fmcli.cores.count_cores", lambda: 1)
+    monkeypatch.setattr("fmcli.hardware.cpu.count_cores", lambda: 1)
     torch.set_num_threads(2)
     assert cli("evaluate", run_folder, "--format", "csv").status == 0
     assert torch.get_num_threads() == 1

@@ -27,7 +27,6 @@ from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
 from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
 from fmcli.errors import DataError, ExitStatus, UsageError
-from fmcli.locks import LOCK_FILE
 from fmcli.predictions import digest_arrays
 from fmcli.recipe import KNOWN_SOURCES, DataSpec
 from fmcli.recipe.specs import (
@@ -37,6 +36,7 @@ from fmcli.recipe.specs import (
     RandomFraction,
     Resplit,
 )
+from fmcli.storage.locks import LOCK_FILE
 
 FASHION = DataSpec(source="fashion-mnist")
 

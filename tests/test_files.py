@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmcli.errors import FmcliError
-from fmcli.files import folder_names, new_folder
+from fmcli.storage.atomic import folder_names, new_folder
 
 NAMES = ["tiny/k3", "/etc/passwd", "../../k3", "a b", "ключ"]
 HOSTILE = ["..", ".", "", "/", "a/k", "a-k", "A-K", "a-k-2", "0-a-k", "ensemble.toml", "Recipe.TOML", "é", "e\u0301"]

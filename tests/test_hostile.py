@@ -46,7 +46,12 @@ from fmcli.foreign import LARGEST_LABELS, LARGEST_TABLE, read_foreign, read_labe
 from fmcli.history import LARGEST_HISTORY, read_history
 from fmcli.pack import read_pack, unpack
 from fmcli.predictions import load_predictions
-from fmcli.reading import (
+from fmcli.recipe import DataSpec, load_recipe
+from fmcli.recipe.load import LARGEST_RECIPE
+from fmcli.recipe.networks import MOST_LAYERS
+from fmcli.recipe.resolve import MOST_TRIED
+from fmcli.recipe.specs import MOST_MEMBERS
+from fmcli.storage.reading import (
     DEEPEST,
     LARGEST_HEADER,
     MOST_CLASSES,
@@ -56,11 +61,6 @@ from fmcli.reading import (
     read_bytes,
     read_text,
 )
-from fmcli.recipe import DataSpec, load_recipe
-from fmcli.recipe.load import LARGEST_RECIPE
-from fmcli.recipe.networks import MOST_LAYERS
-from fmcli.recipe.resolve import MOST_TRIED
-from fmcli.recipe.specs import MOST_MEMBERS
 
 CPU = torch.device("cpu")
 SECONDS = 1.0

@@ -21,9 +21,9 @@ from fmcli.inference import label_pictures
 from fmcli.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
 from fmcli.pool import open_pool, predict_pool
 from fmcli.predictions import load_predictions, predictions_file, stack_logits
-from fmcli.reading import read_metadata
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
+from fmcli.storage.reading import read_metadata
 from fmcli.tensors import load_tensors, save_tensors
 
 CPU = torch.device("cpu")

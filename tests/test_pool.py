@@ -26,9 +26,9 @@ from fmcli.pool import (
     write_predictions,
 )
 from fmcli.predictions import load_predictions, save_predictions, stack_logits
-from fmcli.reading import read_metadata
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
+from fmcli.storage.reading import read_metadata
 
 CPU = torch.device("cpu")
 CLASSES = ("top left", "top right", "bottom left", "bottom right")

@@ -13,11 +13,11 @@ from fmcli.errors import CheckpointError, DataError, DivergedError, ExitStatus, 
 from fmcli.events import MemberFinished, RunStarted
 from fmcli.folders import MODEL_FILE
 from fmcli.history import read_history
-from fmcli.locks import try_lock
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
 from fmcli.report.systems import systems_document
 from fmcli.reproduce import published_systems, reproduce
+from fmcli.storage.locks import try_lock
 from fmcli.systems import SeedResult, SystemResult
 
 CPU = torch.device("cpu")

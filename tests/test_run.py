@@ -25,10 +25,10 @@ from fmcli.errors import (
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
 from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.history import HISTORY_FILE, read_history
-from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.recipe_images import check_augmentation
 from fmcli.run import RunResult, train_run
+from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE
 from fmcli.trainer.state import load_state
 

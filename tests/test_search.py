@@ -16,11 +16,11 @@ from fmcli.checkpoint import versions
 from fmcli.cli import run
 from fmcli.errors import ExitStatus, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
-from fmcli.locks import try_lock
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
 from fmcli.report.plots import trial_figure
 from fmcli.report.trials import search_document
 from fmcli.search import JOURNAL, open_search, read_search, run_search, write_winner
+from fmcli.storage.locks import try_lock
 from fmcli.trials import SearchResult, TrialResult
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fmcli.files import order_metadata
 from fmcli.predictions import Predictions, save_predictions
+from fmcli.storage.atomic import order_metadata
 from fmcli.tensors import load_tensors, save_tensors
 
 TEXT = {f"key {number}": f"väl\n{number}" for number in range(12)}

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fmcli import cores
 from fmcli.cli.threads import advice_on_threads, use_threads
-from fmcli.cores import busy_cores, count_cores
+from fmcli.hardware import cpu
+from fmcli.hardware.cpu import busy_cores, count_cores
 
 CPU = torch.device("cpu")
 
@@ -13,8 +13,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """Let the system say how many threads run, on four cores."""
-    monkeypatch.setattr(cores, "_LOAD", tmp_path / "loadavg")
-    monkeypatch.setattr(cores, "count_cores", lambda: 4)
+    monkeypatch.setattr(cpu, "_LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(cpu, "count_cores", lambda: 4)
     return (tmp_path / "loadavg").write_text
 
 
@@ -35,7 +35,7 @@ def test_busy_cores_are_those_of_others(load, text, busy):
 
 
 def test_where_the_system_does_not_say_no_core_is_busy(monkeypatch, tmp_path):
-    monkeypatch.setattr(cores, "_LOAD", tmp_path / "nothing")
+    monkeypatch.setattr(cpu, "_LOAD", tmp_path / "nothing")
     assert busy_cores() == 0
     assert count_cores() >= 1
 
@@ -55,16 +55,16 @@ def test_where_the_system_does_not_say_no_core_is_busy(monkeypatch, tmp_path):
     ],
 )
 def test_a_container_that_may_use_the_time_of_so_many_cores_has_so_many(monkeypatch, tmp_path, texts, expected):
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     files = [tmp_path / str(place) for place in range(len(texts))]
     for file, text in zip(files, texts, strict=True):
         file.write_text(f"{text}\n")
-    monkeypatch.setattr(cores, "_QUOTAS", ((tmp_path / "nothing",), files))
+    monkeypatch.setattr(cpu, "_QUOTAS", ((tmp_path / "nothing",), files))
     assert count_cores() == expected
 
 
 def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypatch):
-    monkeypatch.setattr(cores, "count_cores", lambda: 3)
+    monkeypatch.setattr(cpu, "count_cores", lambda: 3)
     for before, asked, after in ((4, None, 3), (2, None, 2), (4, 4, 4)):
         torch.set_num_threads(before)
         use_threads(asked, CPU, advise=False)
@@ -89,7 +89,7 @@ def test_fewer_threads_are_recommended_where_half_the_cores_are_busy(load, runni
 
 def test_one_other_program_on_two_cores(load, monkeypatch):
     load("0.1 0.1 0.1 2/100 4242")
-    monkeypatch.setattr(cores, "count_cores", lambda: 2)
+    monkeypatch.setattr(cpu, "count_cores", lambda: 2)
     assert advice_on_threads(2).startswith("another program keeps a core busy; beside that, --threads 1 may")
 
 

@@ -11,9 +11,9 @@ import torch
 from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
 from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalization
-from fmcli.device import resolve_device, use_bf16
 from fmcli.events import Event, StepFinished
-from fmcli.libraries import keep_freed_memory
+from fmcli.hardware.device import resolve_device, use_bf16
+from fmcli.hardware.memory import keep_freed_memory
 from fmcli.models import InferenceNetwork, build_model, predict_together
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member

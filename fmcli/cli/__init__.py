@@ -66,7 +66,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _empty(sys.stdout)  # which may be what has no room
         return _fail(FmcliError(f"{where}{error.strerror or error}", hint="check that path, its rights and the disk"))
     except (MemoryError, RuntimeError) as error:
-        from fmcli.device import is_out_of_memory
+        from fmcli.hardware.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

@@ -22,7 +22,7 @@ from fmcli.cli.options import (
     Weights,
 )
 from fmcli.errors import DataError, UsageError, printable
-from fmcli.files import check_place
+from fmcli.storage.atomic import check_place
 
 
 def _check_output(path: Path) -> Path:

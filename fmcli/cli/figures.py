@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmcli.choices import FigureName, SplitName
 from fmcli.errors import CheckpointError, DataError, UsageError, printable
-from fmcli.files import folder_names
+from fmcli.storage.atomic import folder_names
 
 if TYPE_CHECKING:
     from fmcli.data import ImageSet

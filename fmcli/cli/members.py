@@ -32,7 +32,7 @@ def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, tog
         CheckpointError: One is missing or broken, or does not match.
     """
     from fmcli.folders import lost_snapshots, unfinished_members
-    from fmcli.libraries import keep_freed_memory
+    from fmcli.hardware.memory import keep_freed_memory
     from fmcli.pool import open_pool
 
     keep_freed_memory()

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Format, SplitName, TieRule, Views, VotingRule
-from fmcli.device import check_device_name
-from fmcli.files import check_place
+from fmcli.hardware.device import check_device_name
+from fmcli.storage.atomic import check_place
 
 
 def command_group(help_: str) -> typer.Typer:

@@ -14,7 +14,7 @@ from fmcli.cli.options import (
     command_group,
 )
 from fmcli.errors import UsageError, did_you_mean, printable
-from fmcli.files import write_atomic
+from fmcli.storage.atomic import write_atomic
 
 app = command_group("Find, read, copy and check recipes.")
 

@@ -51,7 +51,7 @@ def reproduce(
 
     Example: fmcli reproduce roy-1 becker-cnn --seeds 3
     """
-    from fmcli.device import resolve_device
+    from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress

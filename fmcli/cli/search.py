@@ -19,7 +19,7 @@ from fmcli.cli.options import (
 )
 from fmcli.cli.threads import use_threads
 from fmcli.errors import UsageError
-from fmcli.files import check_place
+from fmcli.storage.atomic import check_place
 
 
 def search(
@@ -48,7 +48,7 @@ def search(
 
     Example: fmcli search --recipe ams-search --write-recipe tuned.toml
     """
-    from fmcli.device import resolve_device
+    from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress

@@ -34,7 +34,7 @@ def limit_threads() -> None:
     """Compute with no more threads than cores, of which a container's share of time may leave few."""
     import torch
 
-    from fmcli.cores import count_cores
+    from fmcli.hardware.cpu import count_cores
 
     if torch.get_num_threads() > count_cores():
         torch.set_num_threads(count_cores())
@@ -46,7 +46,7 @@ def advice_on_threads(threads: int) -> str | None:
     The threads of an operation wait for each other at its end: where another program now and then keeps one of them
     from its core, two are slower than one (measured: two to three times).
     """
-    from fmcli.cores import busy_cores, count_cores
+    from fmcli.hardware.cpu import busy_cores, count_cores
 
     busy = busy_cores()
     free = max(count_cores() - busy, 1)

@@ -73,7 +73,7 @@ def train(
     values = load_recipe(recipe, overrides)
     folder = output or CHECKPOINTS / values.name
 
-    from fmcli.device import resolve_device
+    from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluations import history_document

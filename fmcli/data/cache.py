@@ -10,8 +10,8 @@ from typing import BinaryIO
 import platformdirs
 
 from fmcli.errors import DataError, FmcliError, printable
-from fmcli.files import open_atomic, write_atomic
-from fmcli.locks import locked
+from fmcli.storage.atomic import open_atomic, write_atomic
+from fmcli.storage.locks import locked
 
 
 class CacheError(FmcliError):

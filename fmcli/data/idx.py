@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fmcli.data.cache import unpacked_once
 from fmcli.errors import DataError, printable
-from fmcli.reading import open_at_once
+from fmcli.storage.reading import open_at_once
 
 LARGEST_ARRAY = 8 << 30  # bytes of what is gzipped, or read into memory: more than this is a header that lies
 LARGEST_IN_MEMORY = 256 << 20  # bytes of images; more stay in their file

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
-from fmcli.reading import MOST_CLASSES
+from fmcli.storage.reading import MOST_CLASSES
 
 LARGEST_IMAGE = 1 << 22  # numbers, of all channels
 _BLOCK = 1 << 24  # bytes of images to look through at once

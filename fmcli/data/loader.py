@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmcli.cores import count_cores
 from fmcli.data.image_set import ImageSet
 from fmcli.errors import DataError, FmcliError, printable
+from fmcli.hardware.cpu import count_cores
 
 # Augments uint8 (N, H, W, C) on the host; the same seed gives the same pictures.
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fmcli.data.cache import unpacked_once
 from fmcli.data.idx import HARMLESS, LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO, to_images
 from fmcli.errors import DataError, printable
-from fmcli.reading import ARRAY_START, check_array_start, check_regular
+from fmcli.storage.reading import ARRAY_START, check_array_start, check_regular
 
 NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),

@@ -19,8 +19,8 @@ from fmcli.choices import Invert
 from fmcli.data.background import DARK, LIGHT, MIDDLE, Background, background_of, border_medians
 from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
-from fmcli.libraries import import_albumentations
-from fmcli.reading import open_array
+from fmcli.hardware.memory import import_albumentations
+from fmcli.storage.reading import open_array
 
 LARGEST_PICTURE = 64_000_000  # pixels; more is a bomb, not a small image
 LARGEST_FILE = 256 << 20  # bytes of such a picture, not compressed

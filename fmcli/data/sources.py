@@ -16,9 +16,9 @@ from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.data.npz import read_npz
 from fmcli.data.picture_folder import read_picture_folder
 from fmcli.errors import DataError, printable
-from fmcli.reading import MOST_CLASSES, read_text
 from fmcli.recipe.known import KNOWN_SOURCES
 from fmcli.recipe.specs import DataSpec
+from fmcli.storage.reading import MOST_CLASSES, read_text
 
 # The current files, of 31 August 2017 and later, unpacked: SHA-256. Distributors compress them each their own way.
 FASHION_MNIST_FILES = {

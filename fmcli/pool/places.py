@@ -16,8 +16,8 @@ from fmcli.foreign import is_foreign, is_labels
 from fmcli.history import HISTORY_FILE
 from fmcli.predictions import FORMAT as PREDICTIONS_FORMAT
 from fmcli.predictions import read_predictions_header
-from fmcli.reading import read_metadata
 from fmcli.recipe.networks import kernel_group
+from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
     from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
@@ -190,7 +190,7 @@ def _open_place(place: Path, device: str) -> Pool:
 
 def _open_networks(place: Path, device: str) -> Pool:
     from fmcli.checkpoint import load_checkpoint
-    from fmcli.device import resolve_device
+    from fmcli.hardware.device import resolve_device
     from fmcli.pack import PACK_FORMAT, read_pack
 
     where = resolve_device(device)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from fmcli.choices import Views
 from fmcli.errors import DataError, UsageError, printable
-from fmcli.files import folder_names
 from fmcli.folders import MODEL_FILE
 from fmcli.foreign import is_foreign, labels_beside, read_foreign, read_labels, to_predictions
 from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
@@ -21,6 +20,7 @@ from fmcli.predictions import (
     read_predictions_header,
     save_predictions,
 )
+from fmcli.storage.atomic import folder_names
 
 if TYPE_CHECKING:
     from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it

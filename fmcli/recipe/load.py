@@ -11,12 +11,12 @@ from pathlib import Path
 import tomli_w
 from pydantic import BaseModel
 
-from fmcli import reading
 from fmcli.errors import RecipeError, did_you_mean, is_utf8, printable
 from fmcli.recipe.overrides import Table, apply_overrides
 from fmcli.recipe.resolve import resolve_recipe
 from fmcli.recipe.specs import Recipe
-from fmcli.seals import check_seal
+from fmcli.storage import reading
+from fmcli.storage.sealed import check_seal
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page of text
 

@@ -9,16 +9,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.checkpoint import versions
 from fmcli.data import Splits
-from fmcli.device import use_bf16
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
-from fmcli.files import write_atomic
+from fmcli.hardware.device import use_bf16
 from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec
 from fmcli.recipe_images import load_splits
 from fmcli.search.plan import Search, open_search
 from fmcli.search.study import JOURNAL, load_study, open_study
 from fmcli.search.trial import REASON, claim, label_of, run_trial
+from fmcli.storage.atomic import write_atomic
 from fmcli.trainer.circumstances import computing_versions, digests_of_training
 from fmcli.trials import SearchResult, State, TrialResult
 

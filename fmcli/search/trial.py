@@ -29,12 +29,12 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.folders import find_checkpoints
-from fmcli.locks import LOCK_FILE, try_lock
 from fmcli.predictions import load_predictions, stack_logits
 from fmcli.recipe import Recipe
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
 from fmcli.run import remove_run, train_run
 from fmcli.search.plan import Search
+from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.trainer import VALIDATION_FILE
 
 REASON = "reason"  # a failed trial's attribute

@@ -23,7 +23,6 @@ from fmcli.data import (
     resolve_normalization,
     worker_error,
 )
-from fmcli.device import is_out_of_memory, name_of, use_bf16
 from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
 from fmcli.events import (
     BatchAnswered,
@@ -44,8 +43,9 @@ from fmcli.folders import (
     snapshot_name,
 )
 from fmcli.generators import Generators
+from fmcli.hardware.device import is_out_of_memory, name_of, use_bf16
+from fmcli.hardware.memory import keep_freed_memory
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
-from fmcli.libraries import keep_freed_memory
 from fmcli.models import InferenceNetwork, convolve_in_fp32, predict_logits
 from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe

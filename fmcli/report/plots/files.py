@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from fmcli.choices import FileFormat
 from fmcli.errors import FmcliError, printable
-from fmcli.files import write_atomic
 from fmcli.report.plots.style import choose_fonts, house_style
+from fmcli.storage.atomic import write_atomic
 
 _LONGEST_SIDE = (1 << 16) - 1  # pixels that matplotlib draws, if no more
 # A date would make the same figure another file each time.

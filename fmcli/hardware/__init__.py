@@ -1,0 +1,1 @@
+"""Facts about the machine: devices, CPU cores and memory."""

@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, bounded reads, and locks between processes."""
