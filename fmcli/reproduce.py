@@ -10,6 +10,7 @@ import torch
 
 from fmcli.checkpoint import Checkpoint
 from fmcli.choices import SplitName
+from fmcli.data.checked import load_splits
 from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
@@ -20,7 +21,6 @@ from fmcli.pool import learn_rule, open_pool
 from fmcli.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
-from fmcli.recipe_images import load_splits
 from fmcli.run import remove_runs, train_run
 from fmcli.systems import SeedResult, SystemResult
 

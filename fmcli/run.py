@@ -11,6 +11,7 @@ import torch
 from fmcli.checkpoint import read_header
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
+from fmcli.data.checked import load_splits
 from fmcli.errors import (
     CheckpointError,
     DivergedError,
@@ -29,7 +30,6 @@ from fmcli.parallel import Ended, Work, side_by_side, take_turns
 from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
-from fmcli.recipe_images import load_splits
 from fmcli.sharing import Share, share_out
 from fmcli.storage.atomic import remove_files, remove_torn, write_atomic
 from fmcli.storage.locks import try_lock

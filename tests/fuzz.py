@@ -223,7 +223,7 @@ def picture_seeds(*formats: str) -> Callable[[Path], Parts]:
 
 @cache
 def picture_reader() -> Any:
-    from fmcli.data.pictures import PictureReader
+    from fmcli.data.image_files import PictureReader
 
     return PictureReader((1, 8, 8), "dark")
 
@@ -717,7 +717,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
-        import fmcli.data.pictures
+        import fmcli.data.image_files
         import fmcli.pack  # noqa: F401  # and so all others
     warnings.simplefilter("error")
     reader = READERS[name]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmcli.augment import (
+from fmcli.data.augment import (
     AlbumentationsAugment,
     affine,
     augment,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import StopAt
 
-from fmcli.augment import affine, erase, shift
 from fmcli.checkpoint import load_checkpoint
 from fmcli.data import DeviceLoader, ImageSet, Splits
+from fmcli.data.augment import affine, erase, shift
 from fmcli.errors import DeviceError
 from fmcli.events import EpochFinished
 from fmcli.folders import MODEL_FILE

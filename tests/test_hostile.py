@@ -36,8 +36,8 @@ from fmcli.cli import run
 from fmcli.cli.predict import LONGEST_PATH
 from fmcli.data import load_images
 from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
+from fmcli.data.image_files import LARGEST_FILE, LARGEST_PICTURE, MOST_SCANS
 from fmcli.data.image_set import LARGEST_IMAGE
-from fmcli.data.pictures import LARGEST_FILE, LARGEST_PICTURE, MOST_SCANS
 from fmcli.data.sources import LARGEST_NAMES
 from fmcli.ensemble_file import LARGEST_FILE as LARGEST_ENSEMBLE
 from fmcli.ensemble_file import read_ensemble_file

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fmcli.data import fitted, load_images
 from fmcli.data.cache import cache_folder
-from fmcli.data.pictures import PictureReader
+from fmcli.data.image_files import PictureReader
 from fmcli.errors import DataError, RecipeError
 from fmcli.recipe import load_recipe
 from fmcli.recipe.specs import DataSpec

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import fmcli.data.pictures
+import fmcli.data.image_files
 from fmcli.data import load_images
 from fmcli.data.background import find_background
-from fmcli.data.pictures import PictureReader, find_pictures, is_array_file
+from fmcli.data.image_files import PictureReader, find_pictures, is_array_file
 from fmcli.recipe import DataSpec
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 24)
@@ -241,7 +241,7 @@ def test_a_picture_read_in_strips_is_the_same(mode, orientation, read, monkeypat
     (whole if mode == "I;16" else whole.convert(mode)).save("a.tif", exif=exif)
     [at_once] = read("a.tif", shape=(3, 40, 20), invert="never")
     for size in (1, 23 * 7):
-        monkeypatch.setattr(fmcli.data.pictures, "_STRIP", size)
+        monkeypatch.setattr(fmcli.data.image_files, "_STRIP", size)
         [in_strips] = read("a.tif", shape=(3, 40, 20), invert="never")
         assert np.array_equal(in_strips.pixels, at_once.pixels)
 

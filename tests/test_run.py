@@ -12,6 +12,7 @@ import fmcli.run
 import fmcli.trainer.loop
 from fmcli.checkpoint import load_checkpoint, save_checkpoint
 from fmcli.data import Splits, idx
+from fmcli.data.checked import check_augmentation
 from fmcli.errors import (
     CheckpointError,
     DataError,
@@ -26,7 +27,6 @@ from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberSt
 from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
 from fmcli.history import HISTORY_FILE, read_history
 from fmcli.recipe import Recipe, load_recipe
-from fmcli.recipe_images import check_augmentation
 from fmcli.run import RunResult, train_run
 from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE

@@ -1,9 +1,9 @@
 """Images: where they come from (`sources`), how they are split, and how they reach the device (`loader`)."""
 
+from fmcli.data.image_files import Picture, PictureReader, find_pictures
 from fmcli.data.image_set import ImageSet
 from fmcli.data.loader import DeviceLoader, Transform, evaluation_loader, is_of_worker, worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
-from fmcli.data.pictures import Picture, PictureReader, find_pictures
 from fmcli.data.sources import DATASETS, Source, load_images
 from fmcli.data.splits import Splits, draw_sample, split_images
 

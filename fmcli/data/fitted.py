@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fmcli.data.background import Background
 from fmcli.data.cache import CacheError, made_once
 from fmcli.data.idx import LARGEST_IN_MEMORY
+from fmcli.data.image_files import PictureReader, background_of_pictures, header_of_picture
 from fmcli.data.image_set import LARGEST_IMAGE
-from fmcli.data.pictures import PictureReader, background_of_pictures, header_of_picture
 from fmcli.errors import DataError, printable
 
 _BORDERS = 256  # pictures that are looked at for what lies behind them

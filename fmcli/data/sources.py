@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
+from fmcli.data.image_folder import read_picture_folder
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.data.npz import read_npz
-from fmcli.data.picture_folder import read_picture_folder
 from fmcli.errors import DataError, printable
 from fmcli.recipe.known import KNOWN_SOURCES
 from fmcli.recipe.specs import DataSpec

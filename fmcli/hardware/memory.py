@@ -1,22 +1,10 @@
-"""Libraries that need a word before they are imported, or while they run."""
+"""Memory: how the C library keeps blocks that are freed."""
 
 import ctypes
-import os
-from typing import Any
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _KEEP_UP_TO = 1 << 30  # bytes
 _KEEP_UP_TO_IN_OLD_GLIBC = 1 << 25  # bytes; more is refused there
-
-
-def import_albumentations() -> Any:
-    """Return the albumentations module, with its check for newer versions switched off."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import albumentations
-    import cv2
-
-    cv2.setNumThreads(0)  # its threads and ours would fight over the same cores
-    return albumentations
 
 
 def keep_freed_memory() -> None:

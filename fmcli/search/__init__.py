@@ -9,12 +9,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.checkpoint import versions
 from fmcli.data import Splits
+from fmcli.data.checked import load_splits
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.hardware.device import use_bf16
 from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec
-from fmcli.recipe_images import load_splits
 from fmcli.search.plan import Search, open_search
 from fmcli.search.study import JOURNAL, load_study, open_study
 from fmcli.search.trial import REASON, claim, label_of, run_trial

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from fmcli.augment import augment
 from fmcli.data import Normalization
+from fmcli.data.augment import augment
 from fmcli.generators import Generators
 from fmcli.models import Bf16Twin, add_l2_gradients, build_model, set_dropout_generator
 from fmcli.optim import WeightAverage, build_optimizer, set_learning_rate

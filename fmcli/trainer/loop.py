@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmcli.augment import AlbumentationsAugment
 from fmcli.data import (
     DeviceLoader,
     ImageSet,
@@ -23,6 +22,7 @@ from fmcli.data import (
     resolve_normalization,
     worker_error,
 )
+from fmcli.data.augment import AlbumentationsAugment
 from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
 from fmcli.events import (
     BatchAnswered,

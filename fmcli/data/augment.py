@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fmcli.data.albumentations import import_albumentations
 from fmcli.errors import RecipeError, did_you_mean
-from fmcli.hardware.memory import import_albumentations
 from fmcli.recipe.specs import (
     AlbumentationsSpec,
     AugmentSpec,

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmcli.choices import Invert
+from fmcli.data.albumentations import import_albumentations
 from fmcli.data.background import DARK, LIGHT, MIDDLE, Background, background_of, border_medians
 from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
-from fmcli.hardware.memory import import_albumentations
 from fmcli.storage.reading import open_array
 
 LARGEST_PICTURE = 64_000_000  # pixels; more is a bomb, not a small image

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fmcli.augment import AlbumentationsAugment
 from fmcli.data import Splits, load_images, split_images
+from fmcli.data.augment import AlbumentationsAugment
 from fmcli.errors import RecipeError, printable
 from fmcli.recipe import Recipe, SourceFacts
 from fmcli.recipe.layers import LayerTrace, trace_recipe

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.data.fitted import fit_pictures
+from fmcli.data.image_files import PICTURE_SUFFIXES, find_pictures
 from fmcli.data.image_set import ImageSet, check_image_set
-from fmcli.data.pictures import PICTURE_SUFFIXES, find_pictures
 from fmcli.errors import DataError, printable
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
