@@ -21,7 +21,7 @@ from scipy.special import softmax
 from benchmarks.machine import describe
 from fmcli.checkpoint import Checkpoint
 from fmcli.data import evaluation_loader, load_images, split_images
-from fmcli.models import InferenceNetwork, predict_together
+from fmcli.networks import InferenceNetwork, predict_together
 from fmcli.pool import open_pool
 from fmcli.voting import majority_vote
 

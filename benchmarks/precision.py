@@ -29,7 +29,7 @@ from fmcli.folders import MODEL_FILE
 from fmcli.hardware.cpu import count_cores
 from fmcli.inference import network_of
 from fmcli.metrics import mean_interval
-from fmcli.models import predict_logits
+from fmcli.networks import predict_logits
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote
@@ -43,8 +43,8 @@ CPU = torch.device("cpu")
 def as_written() -> Iterator[None]:
     """Let networks be built in the recipe's order, and PyTorch compute all."""
     with (
-        patch("fmcli.models.build._pool_first", list),
-        patch("fmcli.models.compiled.load_kernels", lambda *_: None),
+        patch("fmcli.networks.build._pool_first", list),
+        patch("fmcli.networks.cpu.loading.load_kernels", lambda *_: None),
     ):
         yield
 

@@ -21,7 +21,7 @@ from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.normalization import scale_pixels
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.folders import MODEL_FILE, snapshot_name
-from fmcli.models import build_model
+from fmcli.networks import build_model
 from fmcli.recipe.layers import count_parameters, expand_layers, trace_layers
 from fmcli.recipe.specs import (
     DataSpec,

@@ -14,7 +14,7 @@ from fmcli.ensemble import Combiner
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.folders import tell_apart
 from fmcli.hardware.device import use_bf16
-from fmcli.models import InferenceNetwork, predict_together
+from fmcli.networks import InferenceNetwork, predict_together
 from fmcli.predictions import ClassProbability, Labelled, Predictions
 from fmcli.recipe.networks import kernel_group
 from fmcli.recipe.specs import DataSpec

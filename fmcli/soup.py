@@ -26,7 +26,7 @@ from fmcli.data import DeviceLoader, Splits, evaluation_loader, load_images, spl
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.folders import MODEL_FILE
 from fmcli.inference import check_images, network_of, predict_splits
-from fmcli.models import predict_logits
+from fmcli.networks import predict_logits
 from fmcli.pool import Pool
 from fmcli.predictions import predictions_file, save_predictions
 from fmcli.recipe import recipe_digest

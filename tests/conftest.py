@@ -226,8 +226,8 @@ def cli(capfd):
 @pytest.fixture
 def forget_kernels():
     """Let what was compiled be asked for anew, before and after."""
-    from fmcli.models import compiled
+    from fmcli.networks.cpu import loading
 
-    compiled._compile_kernels.cache_clear()
+    loading._compile_kernels.cache_clear()
     yield
-    compiled._compile_kernels.cache_clear()
+    loading._compile_kernels.cache_clear()

@@ -267,7 +267,7 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
     import torch
 
     from fmcli.checkpoint import Header, save_checkpoint
-    from fmcli.models import build_model
+    from fmcli.networks import build_model
     from fmcli.recipe import load_recipe
     from fmcli.recipe.layers import expand_layers
 

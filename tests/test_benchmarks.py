@@ -21,7 +21,7 @@ from benchmarks.plan import Measurement, interleave, parse, plan
 from benchmarks.run import collect
 from benchmarks.table import accuracy, build
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_bytes, training_operations
-from fmcli.models import build_model, compiled, pooling
+from fmcli.networks import build_model, pooling
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
@@ -414,7 +414,7 @@ def test_networks_as_written_keep_the_order_of_the_recipe_and_pool_by_pytorch():
     with precision.as_written():
         names = [type(layer).__name__ for layer in build_model(layers, (1, 8, 8), 2)]
         assert names[1:3] == ["ReLU", "MaxPool2d"]
-        assert compiled.load_kernels(pooling._Pool, torch.float32) is None
+        assert loading.load_kernels(pooling._Pool, torch.float32) is None
 
 
 def test_accuracies_are_compared_over_seeds(tiny_recipe, monkeypatch, capsys, tmp_path):

@@ -15,7 +15,7 @@ from fmcli.data import load_images, split_images
 from fmcli.errors import CheckpointError, FmcliError
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart, unfinished_members
 from fmcli.inference import predict_splits
-from fmcli.models import InferenceNetwork, predict_logits
+from fmcli.networks import InferenceNetwork, predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, load_recipe, recipe_digest
 from fmcli.run import train_run

@@ -11,7 +11,7 @@ from fmcli.data.augment import affine, erase, shift
 from fmcli.errors import DeviceError
 from fmcli.events import EpochFinished
 from fmcli.folders import MODEL_FILE
-from fmcli.models import convolve_in_fp32, predict_logits
+from fmcli.networks import convolve_in_fp32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.run import train_run
 from fmcli.trainer import train_member

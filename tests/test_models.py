@@ -13,7 +13,7 @@ from torch import nn
 
 from fmcli.choices import Views
 from fmcli.errors import RecipeError
-from fmcli.models import (
+from fmcli.networks import (
     Bf16Twin,
     InferenceNetwork,
     add_l2_gradients,
@@ -23,8 +23,8 @@ from fmcli.models import (
     predict_together,
     set_dropout_generator,
 )
-from fmcli.models.build import ChannelsLastFlatten, Dropout, draw_bits
-from fmcli.models.pooling import MaxPool2d
+from fmcli.networks.build import ChannelsLastFlatten, Dropout, draw_bits
+from fmcli.networks.cpu.pooling import MaxPool2d
 from fmcli.recipe.layers import count_parameters, expand_layers, same_padding, trace_layers
 from fmcli.recipe.networks import (
     Activate,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 
-from fmcli.models import InferenceNetwork, build_model, predict_logits
+from fmcli.networks import InferenceNetwork, build_model, predict_logits
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import expand_layers
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.models import Bf16Twin, build_model, compiled, pooling
-from fmcli.models.pooling import ConvPoolReLU, MaxPool2d
+from fmcli.networks import Bf16Twin, build_model, compiled, pooling
+from fmcli.networks.cpu.pooling import ConvPoolReLU, MaxPool2d
 from fmcli.recipe.networks import BatchNorm, Conv, Dense, Flatten, MaxPool
 
 LEARN = """
 import torch
 torch.set_num_threads(1)
-from fmcli.models import compiled, pooling
+from fmcli.networks import compiled, pooling
 
 def learn():
     images = torch.rand(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -29,7 +29,7 @@ def learn():
 
 @pytest.fixture
 def kernels():
-    found = compiled._compile_kernels(pooling._Pool, torch.float32)
+    found = loading._compile_kernels(pooling._Pool, torch.float32)
     if found is None:
         say = pytest.fail if os.environ.get("CI") and sys.platform == "linux" else pytest.skip
         say("no OpenMP that numba could use here: PyTorch pools")
@@ -130,8 +130,8 @@ def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget_kernels, 
 
     match obstacle:
         case "import":
-            monkeypatch.setitem(sys.modules, "fmcli.models.kernels", None)
-            monkeypatch.delattr("fmcli.models.kernels")
+            monkeypatch.setitem(sys.modules, "fmcli.networks.cpu.kernels", None)
+            monkeypatch.delattr("fmcli.networks.cpu.kernels")
         case "threads":
             monkeypatch.setattr(kernels, "use_threads", fail)
         case "another pool":
@@ -142,18 +142,18 @@ def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget_kernels, 
             monkeypatch.setattr(kernels, "pool_backward", fail)
     images = draw_images((4, 8, 6, 6), torch.bfloat16)
     assert_equal(pool_and_learn(tiled(), images), pool_and_learn(nn.MaxPool2d(2), images))
-    assert compiled._compile_kernels(pooling._Pool, torch.bfloat16) is None
+    assert loading._compile_kernels(pooling._Pool, torch.bfloat16) is None
 
 
 def test_pytorch_keeps_the_threads_that_it_was_given(kernels):
     done = run(
-        "assert learn() and compiled._compile_kernels(pooling._Pool, torch.float32); print(torch.get_num_threads())"
+        "assert learn() and loading._compile_kernels(pooling._Pool, torch.float32); print(torch.get_num_threads())"
     )
     assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
-@pytest.mark.parametrize("before", ["learn()", "compiled._compile_kernels(pooling._Pool, torch.bfloat16)", "pass"])
+@pytest.mark.parametrize("before", ["learn()", "loading._compile_kernels(pooling._Pool, torch.bfloat16)", "pass"])
 def test_a_forked_process_pools(kernels, before):
     done = run(f"""
 import os
@@ -169,7 +169,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_file_in_the_working_directory_does_not_say_what_code_is_loaded(kernels, tmp_path):
     (tmp_path / ".numba_config.yaml").write_text("cache_dir: strangers\ncache_locator_classes: strangers.Locator\n")
     done = run(
-        "assert learn(); print(compiled._compile_kernels(pooling._Pool, torch.float32) is not None)", cwd=tmp_path
+        "assert learn(); print(loading._compile_kernels(pooling._Pool, torch.float32) is not None)", cwd=tmp_path
     )
     assert done.stdout == "True\n", done.stderr
     assert not (tmp_path / "strangers").exists()
@@ -210,7 +210,7 @@ def compute_in_float32(layers, images):
 @pytest.fixture
 def convolving(kernels, monkeypatch):
     """Fail where PyTorch's layers are used instead of the kernels."""
-    assert compiled._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is kernels
+    assert loading._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is kernels
     return lambda: monkeypatch.setattr(nn.Sequential, "forward", lambda *_: pytest.fail("PyTorch's were used"))
 
 
@@ -305,5 +305,5 @@ def test_where_the_kernels_for_three_layers_cannot_be_had_pytorch_computes_them(
     layers, images = three(), pixels(2, 1, 8, 8)
     expected = compute_and_learn(nn.Sequential(*layers), layers[0], images)
     assert_equal(compute_and_learn(ConvPoolReLU(*layers), layers[0], images), expected)
-    assert compiled._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is None
-    assert compiled._compile_kernels(pooling._Pool, torch.bfloat16) is kernels
+    assert loading._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is None
+    assert loading._compile_kernels(pooling._Pool, torch.bfloat16) is kernels

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.models import build_model, compiled, strided
-from fmcli.models.strided import StridedConv2d
+from fmcli.networks import build_model, compiled, strided
+from fmcli.networks.cpu.strided import StridedConv2d
 from fmcli.recipe.networks import Conv, Dense, Flatten
 
 
 @pytest.fixture
 def kernels(monkeypatch):
     """Fail where the kernels cannot be had, and where PyTorch computes gradients of weights."""
-    found = compiled._compile_kernels(strided._StridedConv, torch.bfloat16)
+    found = loading._compile_kernels(strided._StridedConv, torch.bfloat16)
     if found is None:
         say = pytest.fail if os.environ.get("CI") and sys.platform == "linux" else pytest.skip
         say("no OpenMP that numba could use here: PyTorch computes")
@@ -113,11 +113,11 @@ def test_pytorch_computes_all_else(monkeypatch, options, prepare):
 @pytest.mark.parametrize("obstacle", ["gather_patches", "shares_threads"])
 def test_where_the_kernels_cannot_be_had_pytorch_computes(forget_kernels, monkeypatch, obstacle):
     pytest.importorskip("numba")
-    monkeypatch.delattr("fmcli.models.kernels." + obstacle)
+    monkeypatch.delattr("fmcli.networks.cpu.kernels." + obstacle)
     conv, images = strided_conv(4, 6, 3, stride=2, padding=1), whole(2, 4, 9, 9)
     expected = learn(conv, images, nn.Conv2d.forward)
     assert all(map(torch.equal, learn(conv, images, StridedConv2d.__call__), expected))
-    assert compiled._compile_kernels(strided._StridedConv, torch.bfloat16) is None
+    assert loading._compile_kernels(strided._StridedConv, torch.bfloat16) is None
 
 
 def test_networks_have_them_where_there_are_strides():

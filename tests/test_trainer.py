@@ -26,7 +26,7 @@ from fmcli.events import (
 from fmcli.folders import MODEL_FILE, find_checkpoints
 from fmcli.generators import Generators
 from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
-from fmcli.models import InferenceNetwork, predict_logits
+from fmcli.networks import InferenceNetwork, predict_logits
 from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.tensors import load_tensors, save_tensors

@@ -14,7 +14,7 @@ from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalizatio
 from fmcli.events import Event, StepFinished
 from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
-from fmcli.models import InferenceNetwork, build_model, predict_together
+from fmcli.networks import InferenceNetwork, build_model, predict_together
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member
 from fmcli.voting import majority_vote

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from fmcli.data import Normalization
 from fmcli.data.augment import augment
 from fmcli.generators import Generators
-from fmcli.models import Bf16Twin, add_l2_gradients, build_model, set_dropout_generator
+from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, set_dropout_generator
 from fmcli.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.layers import expand_layers

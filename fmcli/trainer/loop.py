@@ -46,7 +46,7 @@ from fmcli.generators import Generators
 from fmcli.hardware.device import is_out_of_memory, name_of, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.history import best_epoch, is_stalled, read_history, write_history
-from fmcli.models import InferenceNetwork, convolve_in_fp32, predict_logits
+from fmcli.networks import InferenceNetwork, convolve_in_fp32, predict_logits
 from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fmcli.models.pooling import ConvPoolReLU
+from fmcli.networks.cpu.pooling import ConvPoolReLU
 
 
 class Bf16Twin:

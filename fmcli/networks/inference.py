@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from fmcli.choices import Views
-from fmcli.models.build import Dropout
+from fmcli.networks.build import Dropout
 
 Normalize = Callable[[Tensor], Tensor]
 """From pixels, uint8 or float (N, C, H, W), 0 to 255, to network input: float32, channels last."""

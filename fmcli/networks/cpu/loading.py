@@ -28,7 +28,7 @@ def load_kernels(operator: type[Operator], dtype: torch.dtype) -> ModuleType | N
 def _compile_kernels(operator: type[Operator], dtype: torch.dtype) -> ModuleType | None:
     n_threads = torch.get_num_threads()
     try:
-        from fmcli.models import kernels
+        from fmcli.networks.cpu import kernels
 
         if kernels.is_forked() or not kernels.shares_threads():
             return None

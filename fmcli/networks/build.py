@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmcli.models.pooling import MaxPool2d
-from fmcli.models.strided import StridedConv2d
+from fmcli.networks.cpu.pooling import MaxPool2d
+from fmcli.networks.cpu.strided import StridedConv2d
 from fmcli.recipe.layers import LayerTrace, pair, same_padding, trace_layers
 from fmcli.recipe.networks import (
     Activate,

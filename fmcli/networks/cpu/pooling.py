@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fmcli.models import compiled
-from fmcli.models.compiled import as_array
+from fmcli.networks.cpu import loading
+from fmcli.networks.cpu.loading import as_array
 
 _N_PARTS = 64  # of a batch, whose gradients are added up apart: the same sums for any number of threads
 
@@ -29,7 +29,7 @@ class MaxPool2d(nn.MaxPool2d):
         if (
             _has_tiles(self)
             and _is_suitable(images)
-            and (kernels := compiled.load_kernels(_Pool, images.dtype)) is not None
+            and (kernels := loading.load_kernels(_Pool, images.dtype)) is not None
         ):
             return cast(Tensor, _Pool.apply(images, kernels))
         return cast(Tensor, super().forward(images))
@@ -58,7 +58,7 @@ class ConvPoolReLU(nn.Sequential):
         conv = cast(nn.Conv2d, self[0])
         if (
             self._is_suitable(conv, images)
-            and (kernels := compiled.load_kernels(_ConvPoolReLU, images.dtype)) is not None
+            and (kernels := loading.load_kernels(_ConvPoolReLU, images.dtype)) is not None
         ):
             return cast(Tensor, _ConvPoolReLU.apply(images, conv.weight, conv.bias, conv.padding, kernels))
         return cast(Tensor, super().forward(images))  # type: ignore[no-untyped-call]

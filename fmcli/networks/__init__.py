@@ -3,9 +3,9 @@
 What PyTorch does slowly on a CPU: `pooling` and `strided`, by `kernels`, which `compiled` loads where they can be had.
 """
 
-from fmcli.models.bf16 import Bf16Twin
-from fmcli.models.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
-from fmcli.models.inference import (
+from fmcli.networks.bf16 import Bf16Twin
+from fmcli.networks.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
+from fmcli.networks.inference import (
     InferenceNetwork,
     convolve_in_fp32,
     predict_logits,

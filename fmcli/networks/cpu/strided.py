@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fmcli.models import compiled
-from fmcli.models.compiled import as_array
+from fmcli.networks.cpu import loading
+from fmcli.networks.cpu.loading import as_array
 
 _Pair = tuple[int, int]
 
@@ -27,7 +27,7 @@ class StridedConv2d(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve (N, C, H, W)."""
-        if self._is_suitable(images) and (kernels := compiled.load_kernels(_StridedConv, images.dtype)) is not None:
+        if self._is_suitable(images) and (kernels := loading.load_kernels(_StridedConv, images.dtype)) is not None:
             answer = _StridedConv.apply(images, self.weight, self.bias, self.stride, self.padding, kernels)
             return cast(Tensor, answer)
         return super().forward(images)
