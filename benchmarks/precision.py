@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe
 from fmcli.checkpoint import load_checkpoint, read_header
 from fmcli.data import Splits, evaluation_loader, load_images, split_images
+from fmcli.ensemble.rules import majority_vote
 from fmcli.folders import MODEL_FILE
 from fmcli.hardware.cpu import count_cores
 from fmcli.inference import network_of
@@ -32,7 +33,6 @@ from fmcli.metrics import mean_interval
 from fmcli.networks import predict_logits
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.trainer import train_member
-from fmcli.voting import majority_vote
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = {"fast": (), "as-written": ("trainer.precision=fp32",)}

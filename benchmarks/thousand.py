@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.machine import describe
 from benchmarks.processes import FMCLI
-from fmcli.predictions import Predictions, predictions_file, save_predictions
+from fmcli.ensemble.predictions import Predictions, predictions_file, save_predictions
 
 RESULT = Path(__file__).parent / "results" / "thousand.json"
 N_IMAGES, N_CLASSES = 10_000, 10

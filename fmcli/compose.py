@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 from fmcli.choices import VotingRule
 from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
-from fmcli.ensemble.select import SELECTION_METHODS, Selection
-from fmcli.ensemble_file import LearntOn, Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.file import LearntOn, Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.predictions import Predictions, stack_logits
+from fmcli.ensemble.selection import SELECTION_METHODS, Selection
 from fmcli.errors import UsageError, printable
 from fmcli.folders import MODEL_FILE
 from fmcli.pool import Pool, StoredMember, predict_to_learn
-from fmcli.predictions import Predictions, stack_logits
 from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmcli.choices import SPLITS
+from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import CheckpointError, RecipeError, printable
-from fmcli.predictions import predictions_file
 from fmcli.recipe.load import load_recipe
 from fmcli.recipe.specs import MemberSpec
 from fmcli.recipe.training import CyclicSchedule

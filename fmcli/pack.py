@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fmcli.checkpoint import Checkpoint, build_checkpoint, parse_header
 from fmcli.ensemble import Combiner
-from fmcli.ensemble_file import (
+from fmcli.ensemble.file import (
     SUFFIX,
     EnsembleFile,
     LearntOn,
@@ -25,10 +25,10 @@ from fmcli.ensemble_file import (
     first_problem,
     write_ensemble_file,
 )
+from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, is_snapshot_name, lost_snapshots, members_of_run
 from fmcli.history import HISTORY_FILE
-from fmcli.predictions import predictions_file
 from fmcli.recipe.load import read_text
 from fmcli.storage.atomic import folder_names, new_folder, write_atomic
 from fmcli.storage.reading import read_bytes

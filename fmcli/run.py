@@ -12,6 +12,7 @@ from fmcli.checkpoint import read_header
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
 from fmcli.data.checked import load_splits
+from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import (
     CheckpointError,
     DivergedError,
@@ -27,7 +28,6 @@ from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, members_of_run, re
 from fmcli.hardware.device import own_stream, use_bf16
 from fmcli.history import HISTORY_FILE
 from fmcli.parallel import Ended, Work, side_by_side, take_turns
-from fmcli.predictions import predictions_file
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
 from fmcli.sharing import Share, share_out

@@ -23,12 +23,12 @@ from fmcli.checkpoint import (
 )
 from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import DeviceLoader, Splits, evaluation_loader, load_images, split_images
+from fmcli.ensemble.predictions import predictions_file, save_predictions
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.folders import MODEL_FILE
 from fmcli.inference import check_images, network_of, predict_splits
 from fmcli.networks import predict_logits
 from fmcli.pool import Pool
-from fmcli.predictions import predictions_file, save_predictions
 from fmcli.recipe import recipe_digest
 from fmcli.tensors import weights_digest
 

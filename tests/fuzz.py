@@ -133,7 +133,7 @@ def npy_bytes(array: Any) -> bytes:
 
 
 def read_npy(content: bytes, folder: Path) -> None:
-    from fmcli.foreign import read_foreign, read_labels
+    from fmcli.ensemble.external import read_foreign, read_labels
 
     path = folder / "a.npy"
     path.write_bytes(content)
@@ -346,7 +346,7 @@ def use(path: Path) -> None:
 
 def pack_seeds(folder: Path) -> Parts:
     from fmcli.ensemble import Combiner
-    from fmcli.ensemble_file import Place
+    from fmcli.ensemble.file import Place
     from fmcli.pack import write_pack
 
     places = [Place(path.parent.name, path) for path in tiny_checkpoints(folder)]
@@ -367,7 +367,7 @@ def read_packed(content: bytes, folder: Path) -> None:
 def predictions_seeds(folder: Path) -> Parts:
     import numpy as np
 
-    from fmcli.predictions import Predictions, save_predictions
+    from fmcli.ensemble.predictions import Predictions, save_predictions
 
     logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     save_predictions(folder / "test.safetensors", Predictions(logits, np.arange(4) % 3, tuple("abc"), "k3", "test"))
@@ -375,7 +375,7 @@ def predictions_seeds(folder: Path) -> Parts:
 
 
 def read_predictions(content: bytes, folder: Path) -> None:
-    from fmcli.predictions import load_predictions
+    from fmcli.ensemble.predictions import load_predictions
 
     (folder / "test.safetensors").write_bytes(content)
     attempt(lambda: load_predictions(folder / "test.safetensors"))
@@ -407,14 +407,14 @@ def digest_of(header: dict[str, Any], numbers: bytes) -> str:
     import safetensors.numpy
     import safetensors.torch
 
-    import fmcli.predictions
+    import fmcli.ensemble.predictions
     import fmcli.tensors
 
     text, said = json.dumps(header).encode(), header["__metadata__"]
     content = len(text).to_bytes(8, "little") + text + numbers
     try:
-        if said.get("format") == fmcli.predictions.FORMAT:
-            return fmcli.predictions._digest(said, safetensors.numpy.load(content))
+        if said.get("format") == fmcli.ensemble.predictions.FORMAT:
+            return fmcli.ensemble.predictions._digest(said, safetensors.numpy.load(content))
         return fmcli.tensors._digest(safetensors.torch.load(content), said)
     except Exception:  # whatever is wrong with it is what is to be read
         return ""
@@ -471,7 +471,7 @@ def ensemble_seeds(folder: Path) -> Parts:
 def read_ensemble(content: bytes, folder: Path) -> None:
     import numpy as np
 
-    from fmcli.ensemble_file import is_ensemble_file, read_ensemble_file
+    from fmcli.ensemble.file import is_ensemble_file, read_ensemble_file
 
     path = folder / "a.toml"
     path.write_bytes(content)
@@ -496,7 +496,7 @@ def csv_seeds(folder: Path) -> Parts:
 
 
 def read_csv(content: bytes, folder: Path) -> None:
-    from fmcli.foreign import read_foreign, read_labels, to_predictions
+    from fmcli.ensemble.external import read_foreign, read_labels, to_predictions
 
     (folder / "a.csv").write_bytes(content)
     labels = attempt(lambda: read_labels(folder / "a.csv"))

@@ -33,9 +33,9 @@ from PIL import Image
 
 import fmcli.trainer.loop
 from fmcli.cli import run
+from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.history import HISTORY_FILE, read_history
-from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import train_run
 from fmcli.tensors import load_tensors

@@ -14,10 +14,10 @@ from conftest import TINY_RECIPE
 from PIL import Image
 
 from fmcli.ensemble import Combiner
-from fmcli.ensemble_file import Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.file import Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import DataError
 from fmcli.pool import open_pool, predict_pool
-from fmcli.predictions import load_predictions
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
 

@@ -24,10 +24,10 @@ from fmcli.ensemble.combiner import (
     learn_soft_weights,
     learn_stacking,
 )
+from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES, Vote
 from fmcli.errors import UsageError
 from fmcli.metrics import apply_temperature, fit_temperature
 from fmcli.recipe.specs import EnsembleSpec
-from fmcli.voting import TIE_RULES, VOTING_RULES, Vote
 
 GROUPS = ("3", "3", "5", "7")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fmcli.ensemble import Combiner, hold_vote
-from fmcli.ensemble.compare import compare_compositions, compare_ensembles
+from fmcli.ensemble.comparison import compare_compositions, compare_ensembles
+from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import UsageError
 from fmcli.metrics import PairedTest
-from fmcli.predictions import Predictions
 from fmcli.report.comparisons import comparison_document, study_document
 from fmcli.report.ensembles import gain_in_words
 

@@ -26,8 +26,8 @@ from fmcli.data import idx as idx_files
 from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
 from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
+from fmcli.ensemble.predictions import digest_arrays
 from fmcli.errors import DataError, ExitStatus, UsageError
-from fmcli.predictions import digest_arrays
 from fmcli.recipe import KNOWN_SOURCES, DataSpec
 from fmcli.recipe.specs import (
     FirstImages,

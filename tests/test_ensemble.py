@@ -8,6 +8,8 @@ import pytest
 from fmcli.ensemble import Combiner, cross_fitted_vote, evaluate_ensemble, evaluate_member, fit_combiner, hold_vote
 from fmcli.ensemble.combiner import LEARNT_RULES, cross_fit, cross_fitted_probabilities
 from fmcli.ensemble.evaluate import MOST_LEFT_OUT, evaluate_vote
+from fmcli.ensemble.predictions import Predictions, stack_logits
+from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES
 from fmcli.errors import CheckpointError, UsageError
 from fmcli.metrics import (
     apply_temperature,
@@ -19,8 +21,6 @@ from fmcli.metrics import (
     mcnemar_test,
     pairwise_diversity,
 )
-from fmcli.predictions import Predictions, stack_logits
-from fmcli.voting import TIE_RULES, VOTING_RULES
 
 CLASSES = ("coat", "bag", "shirt")
 GROUPS = ("3", "3", "5", "7")

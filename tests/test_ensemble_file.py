@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from fmcli.ensemble import Combiner, Stacking
-from fmcli.ensemble_file import (
+from fmcli.ensemble.file import (
     FORMAT,
     LearntOn,
     Place,
@@ -16,8 +16,8 @@ from fmcli.ensemble_file import (
     read_ensemble_file,
     write_ensemble_file,
 )
+from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES
 from fmcli.errors import CheckpointError, UsageError
-from fmcli.voting import TIE_RULES, VOTING_RULES
 
 LEARNT_ON = LearntOn(split="validation", images=5000, data_digest="d" * 64, accuracy=0.93)
 STACKING = Stacking(np.random.default_rng(0).normal(size=(3, 6)), np.array([0.1, -100.0, 1 / 3]))

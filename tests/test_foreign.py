@@ -6,9 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fmcli.ensemble.external import (
+    ForeignPredictions,
+    is_labels,
+    labels_beside,
+    read_foreign,
+    read_labels,
+    to_predictions,
+)
+from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.errors import DataError
-from fmcli.foreign import ForeignPredictions, is_labels, labels_beside, read_foreign, read_labels, to_predictions
-from fmcli.predictions import Predictions, stack_logits
 
 CLASSES = ("coat", "bag", "shirt")
 PROBABILITIES = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.0, 1.0, 0.0]])

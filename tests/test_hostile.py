@@ -39,13 +39,13 @@ from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
 from fmcli.data.image_files import LARGEST_FILE, LARGEST_PICTURE, MOST_SCANS
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.sources import LARGEST_NAMES
-from fmcli.ensemble_file import LARGEST_FILE as LARGEST_ENSEMBLE
-from fmcli.ensemble_file import read_ensemble_file
+from fmcli.ensemble.external import LARGEST_LABELS, LARGEST_TABLE, read_foreign, read_labels
+from fmcli.ensemble.file import LARGEST_FILE as LARGEST_ENSEMBLE
+from fmcli.ensemble.file import read_ensemble_file
+from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DataError, FmcliError, RecipeError, printable
-from fmcli.foreign import LARGEST_LABELS, LARGEST_TABLE, read_foreign, read_labels
 from fmcli.history import LARGEST_HISTORY, read_history
 from fmcli.pack import read_pack, unpack
-from fmcli.predictions import load_predictions
 from fmcli.recipe import DataSpec, load_recipe
 from fmcli.recipe.load import LARGEST_RECIPE
 from fmcli.recipe.networks import MOST_LAYERS

@@ -13,14 +13,14 @@ from conftest import TINY_RECIPE
 from fmcli.checkpoint import load_checkpoint
 from fmcli.data import Picture
 from fmcli.ensemble import Combiner, evaluate_ensemble, fit_combiner, hold_vote
-from fmcli.ensemble_file import LearntOn, Place, read_ensemble_file
+from fmcli.ensemble.file import LearntOn, Place, read_ensemble_file
+from fmcli.ensemble.predictions import load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, FmcliError, UsageError
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.history import HISTORY_FILE
 from fmcli.inference import label_pictures
 from fmcli.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
 from fmcli.pool import open_pool, predict_pool
-from fmcli.predictions import load_predictions, predictions_file, stack_logits
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
 from fmcli.storage.reading import read_metadata

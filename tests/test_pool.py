@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from fmcli.checkpoint import Checkpoint
 from fmcli.ensemble import Combiner, Stacking
-from fmcli.ensemble_file import Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.file import Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.predictions import load_predictions, save_predictions, stack_logits
 from fmcli.errors import CheckpointError, DataError, UsageError
 from fmcli.folders import MODEL_FILE
 from fmcli.pack import write_pack
@@ -25,7 +26,6 @@ from fmcli.pool import (
     predict_validation,
     write_predictions,
 )
-from fmcli.predictions import load_predictions, save_predictions, stack_logits
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
 from fmcli.storage.reading import read_metadata

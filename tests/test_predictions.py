@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load, save
 
-from fmcli.errors import CheckpointError, FmcliError
-from fmcli.predictions import (
+from fmcli.ensemble.predictions import (
     FORMAT,
     Predictions,
     _digest,
@@ -24,6 +23,7 @@ from fmcli.predictions import (
     save_predictions,
     stack_logits,
 )
+from fmcli.errors import CheckpointError, FmcliError
 
 CLASSES = ("coat", "bag", "shirt")
 

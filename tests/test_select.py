@@ -7,9 +7,9 @@ from math import ceil
 import numpy as np
 import pytest
 
-from fmcli.ensemble.select import SELECTION_METHODS, select_diverse, select_exhaustive, select_greedy
+from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES
+from fmcli.ensemble.selection import SELECTION_METHODS, select_diverse, select_exhaustive, select_greedy
 from fmcli.errors import UsageError
-from fmcli.voting import MEMBER_SCORES, VOTING_RULES
 
 every_method = pytest.mark.parametrize("method", sorted(SELECTION_METHODS))
 every_rule = pytest.mark.parametrize("rule", sorted(MEMBER_SCORES))

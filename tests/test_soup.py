@@ -9,10 +9,10 @@ import torch
 import fmcli.soup
 from fmcli.checkpoint import load_checkpoint, read_header
 from fmcli.data import load_images
+from fmcli.ensemble.predictions import load_predictions, predictions_file
 from fmcli.errors import UsageError
 from fmcli.folders import MODEL_FILE, RECIPE_FILE
 from fmcli.pool import open_pool
-from fmcli.predictions import load_predictions, predictions_file
 from fmcli.recipe import load_recipe, recipe_digest
 from fmcli.run import train_run
 from fmcli.soup import make_soup

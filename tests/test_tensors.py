@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fmcli.predictions import Predictions, save_predictions
+from fmcli.ensemble.predictions import Predictions, save_predictions
 from fmcli.storage.atomic import order_metadata
 from fmcli.tensors import load_tensors, save_tensors
 
@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_tensors import TENSORS, TEXT, predictions
-from fmcli.predictions import save_predictions
+from fmcli.ensemble.predictions import save_predictions
 from fmcli.tensors import save_tensors
 save_tensors(Path(sys.argv[2]), dict(reversed(TENSORS.items())), dict(reversed(TEXT.items())))
 save_predictions(Path(sys.argv[3]), predictions())

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from fmcli.checkpoint import load_checkpoint, read_header, versions
 from fmcli.data import ImageSet, Splits
+from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
 from fmcli.events import (
     BatchAnswered,
@@ -27,7 +28,6 @@ from fmcli.folders import MODEL_FILE, find_checkpoints
 from fmcli.generators import Generators
 from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
 from fmcli.networks import InferenceNetwork, predict_logits
-from fmcli.predictions import load_predictions
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.tensors import load_tensors, save_tensors
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE, Circumstances, loop, train_member

@@ -9,8 +9,7 @@ import pytest
 from scipy.special import softmax
 
 from fmcli.choices import TieRule, VotingRule
-from fmcli.errors import UsageError
-from fmcli.voting import (
+from fmcli.ensemble.rules import (
     MEMBER_SCORES,
     TIE_RULES,
     VOTING_RULES,
@@ -23,6 +22,7 @@ from fmcli.voting import (
     stacking_vote,
     two_level_vote,
 )
+from fmcli.errors import UsageError
 
 VOTES = (
     "majority",

@@ -13,7 +13,7 @@ from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from test_voting import coarse_logits, every_rule, needs_of, random_logits
 
-from fmcli.voting import (
+from fmcli.ensemble.rules import (
     VOTING_RULES,
     borda_vote,
     geometric_vote,

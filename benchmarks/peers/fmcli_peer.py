@@ -11,13 +11,13 @@ import torch
 from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
 from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalization
+from fmcli.ensemble.rules import majority_vote
 from fmcli.events import Event, StepFinished
 from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks import InferenceNetwork, build_model, predict_together
 from fmcli.recipe import Recipe
 from fmcli.trainer import train_member
-from fmcli.voting import majority_vote
 
 
 class Enough(Exception):

@@ -55,7 +55,7 @@ def compare(
     if draws is None and (size is not None or groups is not None or seed is not None):
         raise UsageError("--size, --groups and --seed are for --draws", hint="add --draws 200")
 
-    from fmcli.ensemble.compare import compare_compositions, compare_ensembles
+    from fmcli.ensemble.comparison import compare_compositions, compare_ensembles
     from fmcli.pool import predict_pool, vote_on
     from fmcli.report.comparisons import comparison_document, study_document
     from fmcli.report.console import Terminal

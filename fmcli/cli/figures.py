@@ -14,9 +14,9 @@ from fmcli.storage.atomic import folder_names
 if TYPE_CHECKING:
     from fmcli.data import ImageSet
     from fmcli.ensemble import Ballot
+    from fmcli.ensemble.predictions import Predictions
     from fmcli.events import EpochFinished
     from fmcli.pool import Pool
-    from fmcli.predictions import Predictions
     from fmcli.recipe import DataSpec, TrainerSpec
     from fmcli.report.console import Terminal
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fmcli.checkpoint import Checkpoint
     from fmcli.choices import TieRule, VotingRule
     from fmcli.ensemble import Combiner
+    from fmcli.ensemble.predictions import Predictions
     from fmcli.pool import Pool
-    from fmcli.predictions import Predictions
     from fmcli.recipe import ReferenceSpec
     from fmcli.report.console import Terminal
 
@@ -76,7 +76,7 @@ def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) 
 
 def tell_same_answers(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
     """Say which predictions are in the vote twice; of networks, `open_members` has said it."""
-    from fmcli.predictions import same_answers
+    from fmcli.ensemble.predictions import same_answers
 
     found = same_answers(predictions)
     twins = pool.twins() if found else {}

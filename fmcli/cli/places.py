@@ -61,6 +61,6 @@ def _has_classes(folder: Path) -> bool:
 
 
 def _is_ensemble(path: Path) -> bool:
-    from fmcli.ensemble_file import is_ensemble_file  # slow to import
+    from fmcli.ensemble.file import is_ensemble_file  # slow to import
 
     return path.is_file() and is_ensemble_file(path)

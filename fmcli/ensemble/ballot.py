@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fmcli.ensemble.combiner import Combiner, CrossFitted, cross_fit, cross_fitted_probabilities
+from fmcli.ensemble.predictions import Predictions, stack_logits
+from fmcli.ensemble.rules import Floats, Logits, Vote
 from fmcli.metrics import apply_temperature
-from fmcli.predictions import Predictions, stack_logits
-from fmcli.voting import Floats, Logits, Vote
 
 
 @dataclass(frozen=True, slots=True, eq=False)

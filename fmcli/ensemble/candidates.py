@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.choices import Measure
-from fmcli.voting import MEMBER_SCORES, VOTING_RULES, Floats, Labels, Logits
+from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES, Floats, Labels, Logits
 
 Standing = tuple[float, float]
 """How good an ensemble is by the measure asked for, then by the other; more is better."""

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fmcli.choices import TieRule, VotingRule
-from fmcli.errors import UsageError, did_you_mean
-from fmcli.metrics import apply_temperature, fit_temperature
-from fmcli.recipe.specs import EnsembleSpec
-from fmcli.voting import (
+from fmcli.ensemble.rules import (
     MEMBER_SCORES,
     VOTING_RULES,
     Floats,
@@ -21,6 +18,9 @@ from fmcli.voting import (
     normalize_weights,
     stacking_features,
 )
+from fmcli.errors import UsageError, did_you_mean
+from fmcli.metrics import apply_temperature, fit_temperature
+from fmcli.recipe.specs import EnsembleSpec
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline  # which takes 0.7 s to import: only what learns on folds needs it

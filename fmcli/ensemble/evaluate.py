@@ -10,6 +10,8 @@ from scipy.special import softmax
 
 from fmcli.ensemble.ballot import Ballot
 from fmcli.ensemble.combiner import Combiner
+from fmcli.ensemble.predictions import Predictions
+from fmcli.ensemble.rules import Floats, Labels, Vote
 from fmcli.metrics import (
     Calibration,
     ClassificationReport,
@@ -25,8 +27,6 @@ from fmcli.metrics import (
     mcnemar_test,
     pairwise_diversity,
 )
-from fmcli.predictions import Predictions
-from fmcli.voting import Floats, Labels, Vote
 
 MOST_LEFT_OUT = 100
 """Members, up to which the vote is also taken without each of them."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from fmcli.choices import SPLITS, TieRule, VotingRule
 from fmcli.ensemble import Combiner, choose_combiner
-from fmcli.ensemble_file import SUFFIX, LearntOn, read_ensemble_file
+from fmcli.ensemble.external import is_foreign, is_labels
+from fmcli.ensemble.file import SUFFIX, LearntOn, read_ensemble_file
+from fmcli.ensemble.predictions import FORMAT as PREDICTIONS_FORMAT
+from fmcli.ensemble.predictions import read_predictions_header
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart
-from fmcli.foreign import is_foreign, is_labels
 from fmcli.history import HISTORY_FILE
-from fmcli.predictions import FORMAT as PREDICTIONS_FORMAT
-from fmcli.predictions import read_predictions_header
 from fmcli.recipe.networks import kernel_group
 from fmcli.storage.reading import read_metadata
 

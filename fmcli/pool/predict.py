@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmcli.choices import Views
-from fmcli.errors import DataError, UsageError, printable
-from fmcli.folders import MODEL_FILE
-from fmcli.foreign import is_foreign, labels_beside, read_foreign, read_labels, to_predictions
-from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
-from fmcli.predictions import (
+from fmcli.ensemble.external import is_foreign, labels_beside, read_foreign, read_labels, to_predictions
+from fmcli.ensemble.predictions import (
     Predictions,
     PredictionsHeader,
     load_predictions,
@@ -20,6 +17,9 @@ from fmcli.predictions import (
     read_predictions_header,
     save_predictions,
 )
+from fmcli.errors import DataError, UsageError, printable
+from fmcli.folders import MODEL_FILE
+from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
 from fmcli.storage.atomic import folder_names
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from fmcli.choices import Views
 from fmcli.ensemble import FEWEST_TO_LEARN_FROM, Ballot, Combiner, fit_combiner, hold_vote
+from fmcli.ensemble.external import NoLabelsError
+from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.foreign import NoLabelsError
 from fmcli.pool.places import Pool, StoredMember
 from fmcli.pool.predict import predict_pool
-from fmcli.predictions import Predictions, load_predictions, predictions_file, stack_logits
 
 if TYPE_CHECKING:
     from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it

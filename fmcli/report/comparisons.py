@@ -8,8 +8,8 @@ from typing import Any
 
 from fmcli.choices import Measure
 from fmcli.ensemble import Combiner
-from fmcli.ensemble.compare import Comparison, Composition, CompositionStudy, Contender, Rival
-from fmcli.ensemble.select import Selection
+from fmcli.ensemble.comparison import Comparison, Composition, CompositionStudy, Contender, Rival
+from fmcli.ensemble.selection import Selection
 from fmcli.metrics import CochranTest
 from fmcli.report.document import Document, Sheet, percent
 from fmcli.report.ensembles import describe_rule, gain_in_words

@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any
 
 from fmcli.choices import Format
-from fmcli.predictions import Labelled
+from fmcli.ensemble.predictions import Labelled
 from fmcli.report.console import Terminal
 from fmcli.report.document import Sheet, print_sheet, record_writer
 

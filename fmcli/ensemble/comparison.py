@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from fmcli.ensemble.ballot import Ballot
 from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.evaluate import Evaluation, evaluate_vote
+from fmcli.ensemble.predictions import Predictions, check_same_images, digest_arrays, stack_logits
+from fmcli.ensemble.rules import Floats, Labels, Logits
 from fmcli.errors import UsageError, printable
 from fmcli.metrics import (
     CochranTest,
@@ -22,8 +24,6 @@ from fmcli.metrics import (
     holm_correction,
     mcnemar_test,
 )
-from fmcli.predictions import Predictions, check_same_images, digest_arrays, stack_logits
-from fmcli.voting import Floats, Labels, Logits
 
 _FEWEST_OF_EACH = 10  # ensembles drawn of a combination of groups
 

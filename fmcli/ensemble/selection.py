@@ -23,8 +23,8 @@ from fmcli.ensemble.candidates import (
     no_team,
     read_candidates,
 )
+from fmcli.ensemble.rules import MEMBER_SCORES, TIE_RULES, VOTING_RULES, Labels, Logits
 from fmcli.errors import UsageError, did_you_mean
-from fmcli.voting import MEMBER_SCORES, TIE_RULES, VOTING_RULES, Labels, Logits
 
 Step = tuple[int, Standing]
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.choices import SPLITS
+from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import DataError, printable
-from fmcli.predictions import Predictions
 from fmcli.storage.reading import MOST_CLASSES, open_array, read_text
 
 SUFFIXES = (".csv", ".npy")
