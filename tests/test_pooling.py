@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.networks import Bf16Twin, build_model, compiled, pooling
+from fmcli.networks import Bf16Twin, build_model
+from fmcli.networks.cpu import loading, pooling
 from fmcli.networks.cpu.pooling import ConvPoolReLU, MaxPool2d
 from fmcli.recipe.networks import BatchNorm, Conv, Dense, Flatten, MaxPool
 
 LEARN = """
 import torch
 torch.set_num_threads(1)
-from fmcli.networks import compiled, pooling
+from fmcli.networks.cpu import loading, pooling
 
 def learn():
     images = torch.rand(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()

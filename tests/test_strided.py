@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.networks import build_model, compiled, strided
+from fmcli.networks import build_model
+from fmcli.networks.cpu import loading, strided
 from fmcli.networks.cpu.strided import StridedConv2d
 from fmcli.recipe.networks import Conv, Dense, Flatten
 
