@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from benchmarks.machine import describe
-from fmcli.checkpoint import Checkpoint
+from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.data import evaluation_loader, load_images, split_images
 from fmcli.ensemble.rules import majority_vote
+from fmcli.members import open_pool
 from fmcli.networks import InferenceNetwork, predict_together
-from fmcli.pool import open_pool
 
 RESULT = Path(__file__).parent / "results" / "folding.json"
 

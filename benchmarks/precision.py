@@ -23,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
-from fmcli.checkpoint import load_checkpoint, read_header
+from fmcli.checkpoints.checkpoint import load_checkpoint, read_header
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import Splits, evaluation_loader, load_images, split_images
 from fmcli.ensemble.rules import majority_vote
-from fmcli.folders import MODEL_FILE
 from fmcli.hardware.cpu import count_cores
-from fmcli.inference import network_of
+from fmcli.members.inference import network_of
 from fmcli.metrics import mean_interval
 from fmcli.networks import predict_logits
 from fmcli.recipe import Recipe, load_recipe

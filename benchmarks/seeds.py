@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.processes import FMCLI
-from fmcli.checkpoint import read_header
+from fmcli.checkpoints.checkpoint import read_header
 from fmcli.hardware.cpu import count_cores
 
 RESULTS = Path(__file__).parent / "results"

@@ -8,17 +8,17 @@ from statistics import fmean
 
 import torch
 
-from fmcli.checkpoint import Checkpoint
+from fmcli.checkpoints.checkpoint import Checkpoint
+from fmcli.checkpoints.history import best_epoch, read_history
+from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
 from fmcli.choices import SplitName
 from fmcli.data.checked import load_splits
 from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
-from fmcli.folders import MODEL_FILE, RECIPE_FILE
-from fmcli.history import best_epoch, read_history
-from fmcli.inference import predict_splits
-from fmcli.pool import learn_rule, open_pool
+from fmcli.members import learn_rule, open_pool
+from fmcli.members.inference import predict_splits
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
 from fmcli.run import remove_runs, train_run

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import torch
 
-from fmcli.checkpoint import read_header
+from fmcli.checkpoints.checkpoint import read_header
+from fmcli.checkpoints.history import HISTORY_FILE
+from fmcli.checkpoints.layout import (
+    LAST_GOOD,
+    MODEL_FILE,
+    RECIPE_FILE,
+    members_of_run,
+    remove_last_good,
+    remove_snapshots,
+)
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_images, split_images
 from fmcli.data.checked import load_splits
@@ -24,9 +33,7 @@ from fmcli.errors import (
     printable,
 )
 from fmcli.events import EpochFinished, MemberDiverged, MembersAtOnce, Reporter, ignore
-from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, members_of_run, remove_last_good, remove_snapshots
 from fmcli.hardware.device import own_stream, use_bf16
-from fmcli.history import HISTORY_FILE
 from fmcli.parallel import Ended, Work, side_by_side, take_turns
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences

@@ -266,7 +266,7 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
     """Write a member of each family."""
     import torch
 
-    from fmcli.checkpoint import Header, save_checkpoint
+    from fmcli.checkpoints.checkpoint import Header, save_checkpoint
     from fmcli.networks import build_model
     from fmcli.recipe import load_recipe
     from fmcli.recipe.layers import expand_layers
@@ -322,7 +322,7 @@ def checkpoint_seeds(folder: Path) -> Parts:
 
 
 def read_checkpoint(content: bytes, folder: Path) -> None:
-    from fmcli.checkpoint import read_header
+    from fmcli.checkpoints.checkpoint import read_header
 
     path = folder / "model.safetensors"
     path.write_bytes(content)
@@ -336,8 +336,8 @@ def use(path: Path) -> None:
 
     from fmcli.data import Picture
     from fmcli.ensemble import Combiner
-    from fmcli.inference import label_pictures
-    from fmcli.pool import open_pool
+    from fmcli.members import open_pool
+    from fmcli.members.inference import label_pictures
 
     members = open_pool([path], device="cpu").networks()
     picture = Picture("blank", None, zeros(members[0].header.input_shape, uint8))
@@ -345,9 +345,9 @@ def use(path: Path) -> None:
 
 
 def pack_seeds(folder: Path) -> Parts:
+    from fmcli.checkpoints.pack import write_pack
     from fmcli.ensemble import Combiner
     from fmcli.ensemble.file import Place
-    from fmcli.pack import write_pack
 
     places = [Place(path.parent.name, path) for path in tiny_checkpoints(folder)]
     (places[0].path.parent / "history.jsonl").write_bytes(history_seeds(folder)[0])
@@ -356,7 +356,7 @@ def pack_seeds(folder: Path) -> Parts:
 
 
 def read_packed(content: bytes, folder: Path) -> None:
-    from fmcli.pack import unpack
+    from fmcli.checkpoints.pack import unpack
 
     path = folder / "pack.safetensors"
     path.write_bytes(content)
@@ -407,15 +407,15 @@ def digest_of(header: dict[str, Any], numbers: bytes) -> str:
     import safetensors.numpy
     import safetensors.torch
 
+    import fmcli.checkpoints.tensors
     import fmcli.ensemble.predictions
-    import fmcli.tensors
 
     text, said = json.dumps(header).encode(), header["__metadata__"]
     content = len(text).to_bytes(8, "little") + text + numbers
     try:
         if said.get("format") == fmcli.ensemble.predictions.FORMAT:
             return fmcli.ensemble.predictions._digest(said, safetensors.numpy.load(content))
-        return fmcli.tensors._digest(safetensors.torch.load(content), said)
+        return fmcli.checkpoints.tensors._digest(safetensors.torch.load(content), said)
     except Exception:  # whatever is wrong with it is what is to be read
         return ""
 
@@ -512,7 +512,7 @@ def history_seeds(folder: Path) -> Parts:
 
 
 def read_epochs(content: bytes, folder: Path) -> None:
-    from fmcli.history import best_epoch, read_history
+    from fmcli.checkpoints.history import best_epoch, read_history
 
     (folder / "history.jsonl").write_bytes(content)
     attempt(lambda: best_epoch(read_history(folder), "loss"))
@@ -717,8 +717,8 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
+        import fmcli.checkpoints.pack  # noqa: F401  # and so all others
         import fmcli.data.image_files
-        import fmcli.pack  # noqa: F401  # and so all others
     warnings.simplefilter("error")
     reader = READERS[name]
     work = folder / "work"

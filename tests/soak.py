@@ -32,13 +32,13 @@ from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 from PIL import Image
 
 import fmcli.trainer.loop
+from fmcli.checkpoints.history import HISTORY_FILE, read_history
+from fmcli.checkpoints.tensors import load_tensors
 from fmcli.cli import run
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import ExitStatus, FmcliError
-from fmcli.history import HISTORY_FILE, read_history
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import train_run
-from fmcli.tensors import load_tensors
 from fmcli.trainer import SAVE_AFTER, VALIDATION_FILE
 
 CPU = torch.device("cpu")

@@ -10,16 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import fmcli
-from fmcli.checkpoint import FORMAT, Header, load_checkpoint, read_header, save_checkpoint
+from fmcli.checkpoints.checkpoint import FORMAT, Header, load_checkpoint, read_header, save_checkpoint
+from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart, unfinished_members
+from fmcli.checkpoints.tensors import flatten_state, load_tensors, save_tensors, unflatten_state
 from fmcli.data import load_images, split_images
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, FmcliError
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart, unfinished_members
-from fmcli.inference import predict_splits
+from fmcli.members.inference import predict_splits
 from fmcli.networks import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, load_recipe, recipe_digest
 from fmcli.run import train_run
-from fmcli.tensors import flatten_state, load_tensors, save_tensors, unflatten_state
 from fmcli.trainer import VALIDATION_FILE
 
 CPU = torch.device("cpu")

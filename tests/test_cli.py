@@ -24,11 +24,11 @@ from conftest import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 from PIL import Image
 
 import fmcli
+from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.cli import interrupts, run
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
 from fmcli.report.console import Terminal, show_error
 from fmcli.run import RunResult
@@ -733,7 +733,7 @@ def test_too_little_memory_is_no_traceback(cli, run_folder, test_file, monkeypat
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmcli.inference.predict_together", fail)
+    monkeypatch.setattr("fmcli.members.inference.predict_together", fail)
     arguments = [*command.split(), run_folder, *([test_file] if command == "predict" else [])]
     assert_error(cli(*arguments), ExitStatus.DEVICE, "too little memory")
 
@@ -743,7 +743,7 @@ def test_interrupted_evaluation_is_no_traceback(cli, run_folder, monkeypatch, co
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fmcli.inference.predict_together", stop)
+    monkeypatch.setattr("fmcli.members.inference.predict_together", stop)
     result = cli(*command.split(), run_folder)
     assert (result.status, result.out) == (ExitStatus.INTERRUPTED, "")
     assert "Traceback" not in result.err
@@ -753,7 +753,7 @@ def test_bugs_keep_their_traceback(cli, run_folder, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("fmcli.inference.predict_together", fail)
+    monkeypatch.setattr("fmcli.members.inference.predict_together", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli("evaluate", run_folder)
 

@@ -17,7 +17,7 @@ from fmcli.ensemble import Combiner
 from fmcli.ensemble.file import Place, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import DataError
-from fmcli.pool import open_pool, predict_pool
+from fmcli.members import open_pool, predict_pool
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
 
@@ -495,7 +495,7 @@ def test_a_plain_vote_is_packed_without_its_images(cli, own_pool, tmp_path, monk
     def lose(*_, **__):
         raise DataError("no images here")
 
-    monkeypatch.setattr("fmcli.inference.load_images", lose)
+    monkeypatch.setattr("fmcli.members.inference.load_images", lose)
     packed = tmp_path / "pool.safetensors"
     made = cli("ensemble", "pack", own_pool, "--vote", "soft", "--output", packed)
     assert made.status == 0, made.err

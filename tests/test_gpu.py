@@ -5,12 +5,12 @@ import pytest
 import torch
 from conftest import StopAt
 
-from fmcli.checkpoint import load_checkpoint
+from fmcli.checkpoints.checkpoint import load_checkpoint
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import DeviceLoader, ImageSet, Splits
 from fmcli.data.augment import affine, erase, shift
 from fmcli.errors import DeviceError
 from fmcli.events import EpochFinished
-from fmcli.folders import MODEL_FILE
 from fmcli.networks import convolve_in_fp32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.run import train_run

@@ -31,7 +31,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fmcli.checkpoint import load_checkpoint
+from fmcli.checkpoints.checkpoint import load_checkpoint
+from fmcli.checkpoints.history import LARGEST_HISTORY, read_history
+from fmcli.checkpoints.pack import read_pack, unpack
 from fmcli.cli import run
 from fmcli.cli.predict import LONGEST_PATH
 from fmcli.data import load_images
@@ -44,8 +46,6 @@ from fmcli.ensemble.file import LARGEST_FILE as LARGEST_ENSEMBLE
 from fmcli.ensemble.file import read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DataError, FmcliError, RecipeError, printable
-from fmcli.history import LARGEST_HISTORY, read_history
-from fmcli.pack import read_pack, unpack
 from fmcli.recipe import DataSpec, load_recipe
 from fmcli.recipe.load import LARGEST_RECIPE
 from fmcli.recipe.networks import MOST_LAYERS

@@ -10,21 +10,21 @@ import pytest
 import torch
 from conftest import TINY_RECIPE
 
-from fmcli.checkpoint import load_checkpoint
+from fmcli.checkpoints.checkpoint import load_checkpoint
+from fmcli.checkpoints.history import HISTORY_FILE
+from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints
+from fmcli.checkpoints.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
+from fmcli.checkpoints.tensors import load_tensors, save_tensors
 from fmcli.data import Picture
 from fmcli.ensemble import Combiner, evaluate_ensemble, fit_combiner, hold_vote
 from fmcli.ensemble.file import LearntOn, Place, read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, FmcliError, UsageError
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints
-from fmcli.history import HISTORY_FILE
-from fmcli.inference import label_pictures
-from fmcli.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
-from fmcli.pool import open_pool, predict_pool
+from fmcli.members import open_pool, predict_pool
+from fmcli.members.inference import label_pictures
 from fmcli.recipe import load_recipe
 from fmcli.run import train_run
 from fmcli.storage.reading import read_metadata
-from fmcli.tensors import load_tensors, save_tensors
 
 CPU = torch.device("cpu")
 CARRIED = (MODEL_FILE, HISTORY_FILE, predictions_file("validation"))
@@ -280,7 +280,7 @@ def test_a_failure_leaves_nothing_behind(pack, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise FmcliError("no room")
 
-    monkeypatch.setattr("fmcli.pack.write_ensemble_file", fail)
+    monkeypatch.setattr("fmcli.checkpoints.pack.write_ensemble_file", fail)
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "out", tmp_path / "empty"):
         with pytest.raises(FmcliError, match="no room"):

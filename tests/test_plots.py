@@ -18,13 +18,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
+from fmcli.checkpoints.history import HISTORY_FILE
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import FIGURES
 from fmcli.cli import run
 from fmcli.cli.figures import curve_drawers
 from fmcli.errors import CheckpointError, DataError, FmcliError
 from fmcli.events import EpochFinished
-from fmcli.folders import MODEL_FILE
-from fmcli.history import HISTORY_FILE
 from fmcli.metrics import (
     accuracy_at_coverage,
     coverage_curve,

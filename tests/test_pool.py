@@ -10,14 +10,14 @@ import torch
 from conftest import TINY_RECIPE
 from safetensors.numpy import save_file
 
-from fmcli.checkpoint import Checkpoint
+from fmcli.checkpoints.checkpoint import Checkpoint
+from fmcli.checkpoints.layout import MODEL_FILE
+from fmcli.checkpoints.pack import write_pack
 from fmcli.ensemble import Combiner, Stacking
 from fmcli.ensemble.file import Place, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, save_predictions, stack_logits
 from fmcli.errors import CheckpointError, DataError, UsageError
-from fmcli.folders import MODEL_FILE
-from fmcli.pack import write_pack
-from fmcli.pool import (
+from fmcli.members import (
     learn_rule,
     open_pool,
     predict_pool,
@@ -543,7 +543,7 @@ def test_predictions_of_views_do_not_pass_for_those_that_training_left(copy, pre
 
 
 def test_validation_predictions_are_those_that_training_left(copy, predicted, monkeypatch):
-    monkeypatch.setattr("fmcli.pool.validation.predict_pool", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr("fmcli.members.validation.predict_pool", lambda *_, **__: pytest.fail("computed again"))
     found = predict_validation(opened(copy))
     np.testing.assert_array_equal(stack_logits(found), stack_logits(predicted["validation"]))
     assert [(one.member, one.group) for one in found] == [("k3", "3"), ("k5", "5")]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import TINY_RECIPE, StopAt
 
+from fmcli.checkpoints.history import read_history
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.cli import run
 from fmcli.errors import CheckpointError, DataError, DivergedError, ExitStatus, RecipeError, RunInUseError, UsageError
 from fmcli.events import MemberFinished, RunStarted
-from fmcli.folders import MODEL_FILE
-from fmcli.history import read_history
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
 from fmcli.report.systems import systems_document

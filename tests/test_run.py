@@ -10,7 +10,16 @@ from safetensors.torch import load_file
 
 import fmcli.run
 import fmcli.trainer.loop
-from fmcli.checkpoint import load_checkpoint, save_checkpoint
+from fmcli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from fmcli.checkpoints.history import HISTORY_FILE, read_history
+from fmcli.checkpoints.layout import (
+    LAST_GOOD,
+    MODEL_FILE,
+    RECIPE_FILE,
+    find_checkpoints,
+    lost_snapshots,
+    unfinished_members,
+)
 from fmcli.data import Splits, idx
 from fmcli.data.checked import check_augmentation
 from fmcli.errors import (
@@ -24,8 +33,6 @@ from fmcli.errors import (
     UsageError,
 )
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
-from fmcli.folders import LAST_GOOD, MODEL_FILE, RECIPE_FILE, find_checkpoints, lost_snapshots, unfinished_members
-from fmcli.history import HISTORY_FILE, read_history
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.run import RunResult, train_run
 from fmcli.storage.locks import LOCK_FILE, try_lock

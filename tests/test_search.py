@@ -12,7 +12,7 @@ import torch
 from conftest import StopAt, draw_quadrants, write_idx_folder
 from optuna.storages.journal import JournalFileBackend
 
-from fmcli.checkpoint import versions
+from fmcli.checkpoints.checkpoint import versions
 from fmcli.cli import run
 from fmcli.errors import ExitStatus, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted

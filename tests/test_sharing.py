@@ -5,12 +5,12 @@ import torch
 from conftest import StopAt
 
 from fmcli import sharing
-from fmcli.checkpoint import read_header
+from fmcli.checkpoints.checkpoint import read_header
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import ImageSet
 from fmcli.data.checked import load_splits
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished, MembersAtOnce, MemberStarted, StopRequest
-from fmcli.folders import MODEL_FILE
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import Conv, Dense, Flatten, MaxPool

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import fmcli.soup
-from fmcli.checkpoint import load_checkpoint, read_header
+import fmcli.members.soup
+from fmcli.checkpoints.checkpoint import load_checkpoint, read_header
+from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
+from fmcli.checkpoints.tensors import weights_digest
 from fmcli.data import load_images
 from fmcli.ensemble.predictions import load_predictions, predictions_file
 from fmcli.errors import UsageError
-from fmcli.folders import MODEL_FILE, RECIPE_FILE
-from fmcli.pool import open_pool
+from fmcli.members import open_pool
+from fmcli.members.soup import make_soup
 from fmcli.recipe import load_recipe, recipe_digest
 from fmcli.run import train_run
-from fmcli.soup import make_soup
-from fmcli.tensors import weights_digest
 
 CPU = torch.device("cpu")
 VALIDATION_FILE = predictions_file("validation")
@@ -59,7 +59,7 @@ def pool(run):
 def judge(monkeypatch, accuracies):
     """Let checkpoints be as accurate as is said, one after another."""
     left = iter(accuracies)
-    monkeypatch.setattr(fmcli.soup, "_accuracy", lambda *_: next(left))
+    monkeypatch.setattr(fmcli.members.soup, "_accuracy", lambda *_: next(left))
 
 
 # --- what goes in ---------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from fmcli.checkpoints.tensors import load_tensors, save_tensors
 from fmcli.ensemble.predictions import Predictions, save_predictions
 from fmcli.storage.atomic import order_metadata
-from fmcli.tensors import load_tensors, save_tensors
 
 TEXT = {f"key {number}": f"väl\n{number}" for number in range(12)}
 TENSORS = {
@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_tensors import TENSORS, TEXT, predictions
 from fmcli.ensemble.predictions import save_predictions
-from fmcli.tensors import save_tensors
+from fmcli.checkpoints.tensors import save_tensors
 save_tensors(Path(sys.argv[2]), dict(reversed(TENSORS.items())), dict(reversed(TEXT.items())))
 save_predictions(Path(sys.argv[3]), predictions())
 """

@@ -11,7 +11,10 @@ import torch
 from conftest import StopAt
 from safetensors.torch import load_file
 
-from fmcli.checkpoint import load_checkpoint, read_header, versions
+from fmcli.checkpoints.checkpoint import load_checkpoint, read_header, versions
+from fmcli.checkpoints.history import HISTORY_FILE, best_epoch, is_stalled, read_history
+from fmcli.checkpoints.layout import MODEL_FILE, find_checkpoints
+from fmcli.checkpoints.tensors import load_tensors, save_tensors
 from fmcli.data import ImageSet, Splits
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
@@ -24,12 +27,9 @@ from fmcli.events import (
     StepFinished,
     StopRequest,
 )
-from fmcli.folders import MODEL_FILE, find_checkpoints
 from fmcli.generators import Generators
-from fmcli.history import HISTORY_FILE, best_epoch, is_stalled, read_history
 from fmcli.networks import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
-from fmcli.tensors import load_tensors, save_tensors
 from fmcli.trainer import STATE_FILE, VALIDATION_FILE, Circumstances, loop, train_member
 from fmcli.trainer.learner import Learner
 from fmcli.trainer.state import load_state

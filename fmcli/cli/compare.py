@@ -56,7 +56,7 @@ def compare(
         raise UsageError("--size, --groups and --seed are for --draws", hint="add --draws 200")
 
     from fmcli.ensemble.comparison import compare_compositions, compare_ensembles
-    from fmcli.pool import predict_pool, vote_on
+    from fmcli.members import predict_pool, vote_on
     from fmcli.report.comparisons import comparison_document, study_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit

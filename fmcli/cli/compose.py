@@ -80,7 +80,7 @@ def fit(
     """
     _refuse_to_replace(output, overwrite)
 
-    from fmcli.compose import fit_ensemble, write_ensemble
+    from fmcli.members.compose import fit_ensemble, write_ensemble
     from fmcli.report.comparisons import fit_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
@@ -146,8 +146,8 @@ def select(
     if of_greedy and method != "greedy":
         raise UsageError(f"{of_greedy[0]} is for --method greedy, and {method} draws nothing", hint="leave it out")
 
-    from fmcli.compose import select_ensemble, write_ensemble
-    from fmcli.pool import predict_shared_validation
+    from fmcli.members import predict_shared_validation
+    from fmcli.members.compose import select_ensemble, write_ensemble
     from fmcli.report.comparisons import selection_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
@@ -193,7 +193,7 @@ def pack(
         raise UsageError(f"a pack's name ends in .safetensors; got {printable(output)}")
     _refuse_to_replace(output, overwrite)
 
-    from fmcli.compose import Composed, fit_ensemble, pack_ensemble, refuse_packed
+    from fmcli.members.compose import Composed, fit_ensemble, pack_ensemble, refuse_packed
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
@@ -223,8 +223,8 @@ def unpack(
 
     Example: fmcli ensemble unpack quick.safetensors --output checkpoints/quick-again
     """
-    from fmcli.pack import ENSEMBLE_FILE
-    from fmcli.pack import unpack as take_apart
+    from fmcli.checkpoints.pack import ENSEMBLE_FILE
+    from fmcli.checkpoints.pack import unpack as take_apart
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
@@ -257,9 +257,9 @@ def soup(
 
     Example: fmcli ensemble soup checkpoints/snapshots --output checkpoints/soup
     """
+    from fmcli.members.soup import check_soup_folder, make_soup
     from fmcli.report.console import Terminal
     from fmcli.report.document import percent
-    from fmcli.soup import check_soup_folder, make_soup
 
     check_soup_folder(output, overwrite=overwrite)
     terminal = Terminal(quiet=quiet, verbose=verbose)

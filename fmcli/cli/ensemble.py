@@ -65,7 +65,7 @@ def evaluate_ensemble(
     Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
     """
     from fmcli.ensemble import evaluate_ensemble
-    from fmcli.pool import vote_on
+    from fmcli.members import vote_on
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.ensembles import ensemble_document

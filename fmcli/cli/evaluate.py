@@ -49,7 +49,7 @@ def evaluate(
     Example: fmcli evaluate checkpoints/quick/k3 --split validation
     """
     from fmcli.ensemble import evaluate_member
-    from fmcli.pool import neighbours, predict_pool, write_predictions
+    from fmcli.members import neighbours, predict_pool, write_predictions
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluations import evaluation_document

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fmcli.ensemble import Ballot
     from fmcli.ensemble.predictions import Predictions
     from fmcli.events import EpochFinished
-    from fmcli.pool import Pool
+    from fmcli.members import Pool
     from fmcli.recipe import DataSpec, TrainerSpec
     from fmcli.report.console import Terminal
 
@@ -110,7 +110,7 @@ def curve_drawers(
     histories: Mapping[str, Sequence[EpochFinished]], trainers: Mapping[str, TrainerSpec], of: str
 ) -> Drawers:
     """Return what draws learning curves, with the epochs that the recipe keeps, or trains afresh by, marked."""
-    from fmcli.history import best_epoch
+    from fmcli.checkpoints.history import best_epoch
     from fmcli.report.plots import curve_figure
 
     best = {}
@@ -132,8 +132,8 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
     Raises:
         CheckpointError: One has no history, or a damaged one.
     """
-    from fmcli.folders import tell_apart
-    from fmcli.history import HISTORY_FILE, read_history
+    from fmcli.checkpoints.history import HISTORY_FILE, read_history
+    from fmcli.checkpoints.layout import tell_apart
 
     # A member that is named twice, as by its own folder and its run's, still has one curve.
     folders = list({folder.resolve(): folder for place in places for folder in _trained_folders(place)}.values())
@@ -146,8 +146,8 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
 
 def _trained_folders(place: Path) -> list[Path]:
     """Return the folders of members, with a history each, that a run, a member or a checkpoint stands for."""
-    from fmcli.folders import MODEL_FILE, members_of_run
-    from fmcli.history import HISTORY_FILE
+    from fmcli.checkpoints.history import HISTORY_FILE
+    from fmcli.checkpoints.layout import MODEL_FILE, members_of_run
 
     if not place.exists():
         raise CheckpointError(f"there is nothing at {printable(place)}", hint="fmcli train --recipe quick makes a run")
@@ -168,9 +168,9 @@ def _trained_folders(place: Path) -> list[Path]:
 
 def _trainer_of(folder: Path) -> TrainerSpec | None:
     """Return how a member was trained, by its checkpoint or its run's recipe; None where neither says."""
-    from fmcli.checkpoint import read_header
+    from fmcli.checkpoints.checkpoint import read_header
+    from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
     from fmcli.errors import RecipeError
-    from fmcli.folders import MODEL_FILE, RECIPE_FILE
     from fmcli.recipe import load_recipe
 
     if (folder / MODEL_FILE).is_file():

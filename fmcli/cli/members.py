@@ -10,11 +10,11 @@ from fmcli.cli.threads import limit_threads
 from fmcli.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from fmcli.checkpoint import Checkpoint
+    from fmcli.checkpoints.checkpoint import Checkpoint
     from fmcli.choices import TieRule, VotingRule
     from fmcli.ensemble import Combiner
     from fmcli.ensemble.predictions import Predictions
-    from fmcli.pool import Pool
+    from fmcli.members import Pool
     from fmcli.recipe import ReferenceSpec
     from fmcli.report.console import Terminal
 
@@ -31,9 +31,9 @@ def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, tog
     Raises:
         CheckpointError: One is missing or broken, or does not match.
     """
-    from fmcli.folders import lost_snapshots, unfinished_members
+    from fmcli.checkpoints.layout import lost_snapshots, unfinished_members
     from fmcli.hardware.memory import keep_freed_memory
-    from fmcli.pool import open_pool
+    from fmcli.members import open_pool
 
     keep_freed_memory()
     pool = open_pool(places, device=device, together=together)
@@ -123,7 +123,7 @@ def _parse_groups(text: str | None) -> list[str] | None:
 
 def references_of(pool: Pool) -> list[ReferenceSpec | None]:
     """Return each member's published figures, None where there are none."""
-    from fmcli.pool import StoredMember
+    from fmcli.members import StoredMember
 
     return [None if isinstance(member, StoredMember) else member.header.reference for member in pool.members]
 

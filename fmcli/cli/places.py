@@ -33,8 +33,8 @@ def data_spec(place: str) -> DataSpec:
                 f"no such source, recipe or run: {printable(place)}",
                 hint="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, a recipe's name or path, or a run's folder",
             ) from error
-    from fmcli.folders import RECIPE_FILE
-    from fmcli.pool import open_pool
+    from fmcli.checkpoints.layout import RECIPE_FILE
+    from fmcli.members import open_pool
 
     recipe = Path(place) / RECIPE_FILE
     if recipe.is_file():  # a run, even one that has no trained member yet

@@ -133,7 +133,7 @@ def _evaluation(
     terminal: Terminal,
 ) -> Drawers:
     """Let the members predict, and return what draws their vote."""
-    from fmcli.pool import vote_on
+    from fmcli.members import vote_on
 
     pool = open_members([Path(place) for place in places], device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)

@@ -59,8 +59,8 @@ def predict(
     """
     names = _input_names(inputs or (["-"] if null else []), null)
 
-    from fmcli.inference import label_pictures, picture_reader
-    from fmcli.pool import learn_rule
+    from fmcli.members import learn_rule
+    from fmcli.members.inference import label_pictures, picture_reader
     from fmcli.report.console import Terminal
     from fmcli.report.predictions import PredictionWriter
 

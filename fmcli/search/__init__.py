@@ -7,7 +7,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from fmcli.checkpoint import versions
+from fmcli.checkpoints.checkpoint import versions
 from fmcli.data import Splits
 from fmcli.data.checked import load_splits
 from fmcli.errors import UsageError

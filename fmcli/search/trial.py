@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
+from fmcli.checkpoints.layout import find_checkpoints
 from fmcli.ensemble import choose_combiner, cross_fitted_vote
 from fmcli.ensemble.predictions import load_predictions, stack_logits
 from fmcli.errors import (
@@ -29,7 +30,6 @@ from fmcli.errors import (
     printable,
 )
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
-from fmcli.folders import find_checkpoints
 from fmcli.recipe import Recipe
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
 from fmcli.run import remove_run, train_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fmcli.checkpoint import Header, versions
+from fmcli.checkpoints.checkpoint import Header, versions
 from fmcli.data import Splits
 from fmcli.errors import CheckpointError, printable
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest

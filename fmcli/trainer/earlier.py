@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from fmcli.checkpoint import load_checkpoint
+from fmcli.checkpoints.checkpoint import load_checkpoint
+from fmcli.checkpoints.layout import MODEL_FILE, missing_snapshots, snapshot_name
 from fmcli.errors import CheckpointError, printable
-from fmcli.folders import MODEL_FILE, missing_snapshots, snapshot_name
 from fmcli.recipe import MemberSpec
 from fmcli.trainer.circumstances import Circumstances
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from fmcli.checkpoints.tensors import flatten_state, unflatten_state, with_prefix, without_prefix
 from fmcli.data import Normalization
 from fmcli.data.augment import augment
 from fmcli.generators import Generators
@@ -15,7 +16,6 @@ from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, set_dropout_
 from fmcli.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.layers import expand_layers
-from fmcli.tensors import flatten_state, unflatten_state, with_prefix, without_prefix
 from fmcli.trainer.step_graph import Answers, CudaRecorder, Recorder, StepGraph
 
 

@@ -11,6 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fmcli.checkpoints.history import best_epoch, is_stalled, read_history, write_history
+from fmcli.checkpoints.layout import (
+    LAST_GOOD,
+    MODEL_FILE,
+    remove_last_good,
+    remove_snapshots,
+    snapshot_name,
+)
+from fmcli.checkpoints.tensors import with_prefix, without_prefix
 from fmcli.data import (
     DeviceLoader,
     ImageSet,
@@ -35,22 +44,13 @@ from fmcli.events import (
     StopRequest,
     ignore,
 )
-from fmcli.folders import (
-    LAST_GOOD,
-    MODEL_FILE,
-    remove_last_good,
-    remove_snapshots,
-    snapshot_name,
-)
 from fmcli.generators import Generators
 from fmcli.hardware.device import is_out_of_memory, name_of, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
-from fmcli.history import best_epoch, is_stalled, read_history, write_history
 from fmcli.networks import InferenceNetwork, convolve_in_fp32, predict_logits
 from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
-from fmcli.tensors import with_prefix, without_prefix
 from fmcli.trainer.circumstances import Circumstances
 from fmcli.trainer.earlier import check_snapshot, check_trained
 from fmcli.trainer.learner import Learner

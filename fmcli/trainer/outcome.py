@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fmcli.checkpoint import Header, save_checkpoint, versions
+from fmcli.checkpoints.checkpoint import Header, save_checkpoint, versions
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import SPLITS
 from fmcli.data import Normalization, Splits
 from fmcli.data.background import find_background
 from fmcli.ensemble.predictions import Predictions, predictions_file, save_predictions
-from fmcli.folders import MODEL_FILE
 from fmcli.hardware.device import name_of
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
 from fmcli.recipe.networks import kernel_group

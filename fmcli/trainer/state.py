@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
-from fmcli.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 from fmcli.trainer.circumstances import Circumstances
 
 STATE_FILE = "state.safetensors"

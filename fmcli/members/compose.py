@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import VotingRule
 from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
 from fmcli.ensemble.file import LearntOn, Place, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import SELECTION_METHODS, Selection
 from fmcli.errors import UsageError, printable
-from fmcli.folders import MODEL_FILE
-from fmcli.pool import Pool, StoredMember, predict_to_learn
+from fmcli.members import Pool, StoredMember, predict_to_learn
 from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
-    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
+    from fmcli.checkpoints.checkpoint import (
+        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def _digest_of(member: Checkpoint | StoredMember) -> str:
 
 
 def _is_packed(member: Checkpoint) -> bool:
-    from fmcli.pack import PACK_FORMAT
+    from fmcli.checkpoints.pack import PACK_FORMAT
 
     return read_metadata(member.path).get("format") == PACK_FORMAT
 
@@ -150,7 +152,7 @@ def pack_ensemble(path: Path, composed: Composed) -> None:
         UsageError: A member has no network, or is in a pack already.
         FmcliError: The file cannot be written.
     """
-    from fmcli.pack import write_pack
+    from fmcli.checkpoints.pack import write_pack
 
     members = composed.pool.networks()
     refuse_packed(composed.pool)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmcli.checkpoint import Checkpoint, Header
+from fmcli.checkpoints.checkpoint import Checkpoint, Header
+from fmcli.checkpoints.layout import tell_apart
 from fmcli.choices import Invert, Views
 from fmcli.data import ImageSet, Picture, PictureReader, Splits, evaluation_loader, load_images, split_images
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.predictions import ClassProbability, Labelled, Predictions
 from fmcli.ensemble.rules import Vote
 from fmcli.errors import CheckpointError, DataError, printable
-from fmcli.folders import tell_apart
 from fmcli.hardware.device import use_bf16
 from fmcli.networks import InferenceNetwork, predict_together
 from fmcli.recipe.networks import kernel_group

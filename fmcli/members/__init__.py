@@ -4,9 +4,15 @@ Who a command line names (`places`), what they predict (`predict`), and their pr
 rules learn from and members are chosen by (`validation`).
 """
 
-from fmcli.pool.places import Pool, StoredMember, open_pool
-from fmcli.pool.predict import neighbours, predict_pool, write_predictions
-from fmcli.pool.validation import learn_rule, predict_shared_validation, predict_to_learn, predict_validation, vote_on
+from fmcli.members.pool import Pool, StoredMember, open_pool
+from fmcli.members.predict import neighbours, predict_pool, write_predictions
+from fmcli.members.validation import (
+    learn_rule,
+    predict_shared_validation,
+    predict_to_learn,
+    predict_validation,
+    vote_on,
+)
 
 __all__ = [
     "Pool",

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, Val
 from torch import Tensor, nn
 
 import fmcli
+from fmcli.checkpoints.layout import MODEL_FILE, snapshot_name
+from fmcli.checkpoints.tensors import load_tensors, save_tensors, weights_digest
 from fmcli.choices import SoupMethod
 from fmcli.data import Normalization
 from fmcli.data.background import Background
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.normalization import scale_pixels
 from fmcli.errors import CheckpointError, RecipeError, printable
-from fmcli.folders import MODEL_FILE, snapshot_name
 from fmcli.networks import build_model
 from fmcli.recipe.layers import count_parameters, expand_layers, trace_layers
 from fmcli.recipe.specs import (
@@ -30,7 +31,6 @@ from fmcli.recipe.specs import (
     ReferenceSpec,
 )
 from fmcli.storage.reading import read_metadata
-from fmcli.tensors import load_tensors, save_tensors, weights_digest
 
 FORMAT = "fmcli-checkpoint-2"
 _HARMLESS = 10_000_000  # parameters, which may be missing

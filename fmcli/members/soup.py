@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fmcli.checkpoint import (
+from fmcli.checkpoints.checkpoint import (
     Checkpoint,
     Ingredient,
     SoupOrigin,
@@ -21,16 +21,16 @@ from fmcli.checkpoint import (
     save_checkpoint,
     versions,
 )
+from fmcli.checkpoints.layout import MODEL_FILE
+from fmcli.checkpoints.tensors import weights_digest
 from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import DeviceLoader, Splits, evaluation_loader, load_images, split_images
 from fmcli.ensemble.predictions import predictions_file, save_predictions
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.folders import MODEL_FILE
-from fmcli.inference import check_images, network_of, predict_splits
+from fmcli.members import Pool
+from fmcli.members.inference import check_images, network_of, predict_splits
 from fmcli.networks import predict_logits
-from fmcli.pool import Pool
 from fmcli.recipe import recipe_digest
-from fmcli.tensors import weights_digest
 
 _FILES = frozenset({MODEL_FILE, *map(predictions_file, SPLITS)})
 """All that a soup's folder holds."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import Views
 from fmcli.ensemble.external import is_foreign, labels_beside, read_foreign, read_labels, to_predictions
 from fmcli.ensemble.predictions import (
@@ -18,12 +19,13 @@ from fmcli.ensemble.predictions import (
     save_predictions,
 )
 from fmcli.errors import DataError, UsageError, printable
-from fmcli.folders import MODEL_FILE
-from fmcli.pool.places import ANY_SPLIT, Pool, StoredMember
+from fmcli.members.pool import ANY_SPLIT, Pool, StoredMember
 from fmcli.storage.atomic import folder_names
 
 if TYPE_CHECKING:
-    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
+    from fmcli.checkpoints.checkpoint import (
+        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
+    )
 
 
 def predict_pool(
@@ -78,7 +80,7 @@ def predict_pool(
 def _compute(members: Sequence[Checkpoint], split: str, data_root: Path | None, views: Views) -> list[Predictions]:
     if not members:
         return []
-    from fmcli.inference import predict_splits
+    from fmcli.members.inference import predict_splits
 
     return predict_splits(members, split, data_root=data_root, views=views)
 

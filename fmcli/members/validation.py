@@ -12,11 +12,13 @@ from fmcli.ensemble import FEWEST_TO_LEARN_FROM, Ballot, Combiner, fit_combiner,
 from fmcli.ensemble.external import NoLabelsError
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.pool.places import Pool, StoredMember
-from fmcli.pool.predict import predict_pool
+from fmcli.members.pool import Pool, StoredMember
+from fmcli.members.predict import predict_pool
 
 if TYPE_CHECKING:
-    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
+    from fmcli.checkpoints.checkpoint import (
+        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
+    )
     from fmcli.data import ImageSet
 
 

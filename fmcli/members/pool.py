@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmcli.checkpoints.history import HISTORY_FILE
+from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart
 from fmcli.choices import SPLITS, TieRule, VotingRule
 from fmcli.ensemble import Combiner, choose_combiner
 from fmcli.ensemble.external import is_foreign, is_labels
@@ -14,13 +16,13 @@ from fmcli.ensemble.file import SUFFIX, LearntOn, read_ensemble_file
 from fmcli.ensemble.predictions import FORMAT as PREDICTIONS_FORMAT
 from fmcli.ensemble.predictions import read_predictions_header
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart
-from fmcli.history import HISTORY_FILE
 from fmcli.recipe.networks import kernel_group
 from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
-    from fmcli.checkpoint import Checkpoint  # torch takes seconds to import, and predictions alone do without it
+    from fmcli.checkpoints.checkpoint import (
+        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
+    )
 
 _OF_TRAINING = (MODEL_FILE, HISTORY_FILE, RECIPE_FILE)
 ANY_SPLIT = ""
@@ -189,9 +191,9 @@ def _open_place(place: Path, device: str) -> Pool:
 
 
 def _open_networks(place: Path, device: str) -> Pool:
-    from fmcli.checkpoint import load_checkpoint
+    from fmcli.checkpoints.checkpoint import load_checkpoint
+    from fmcli.checkpoints.pack import PACK_FORMAT, read_pack
     from fmcli.hardware.device import resolve_device
-    from fmcli.pack import PACK_FORMAT, read_pack
 
     where = resolve_device(device)
     if place.is_file() and read_metadata(place).get("format") == PACK_FORMAT:

@@ -14,7 +14,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from fmcli.checkpoint import Checkpoint, build_checkpoint, parse_header
+from fmcli.checkpoints.checkpoint import Checkpoint, build_checkpoint, parse_header
+from fmcli.checkpoints.history import HISTORY_FILE
+from fmcli.checkpoints.layout import (
+    MODEL_FILE,
+    RECIPE_FILE,
+    find_checkpoints,
+    is_snapshot_name,
+    lost_snapshots,
+    members_of_run,
+)
+from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.file import (
     SUFFIX,
@@ -27,12 +37,9 @@ from fmcli.ensemble.file import (
 )
 from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.folders import MODEL_FILE, RECIPE_FILE, find_checkpoints, is_snapshot_name, lost_snapshots, members_of_run
-from fmcli.history import HISTORY_FILE
 from fmcli.recipe.load import read_text
 from fmcli.storage.atomic import folder_names, new_folder, write_atomic
 from fmcli.storage.reading import read_bytes
-from fmcli.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 
 PACK_FORMAT = "fmcli-pack-1"
 ENSEMBLE_FILE = "ensemble.toml"
