@@ -32,7 +32,7 @@ from fmcli.members.inference import network_of
 from fmcli.metrics import mean_interval
 from fmcli.networks import predict_logits
 from fmcli.recipe import Recipe, load_recipe
-from fmcli.trainer import train_member
+from fmcli.training import train_member
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = {"fast": (), "as-written": ("trainer.precision=fp32",)}

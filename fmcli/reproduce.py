@@ -21,8 +21,8 @@ from fmcli.members import learn_rule, open_pool
 from fmcli.members.inference import predict_splits
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
-from fmcli.run import remove_runs, train_run
 from fmcli.systems import SeedResult, SystemResult
+from fmcli.training.run import remove_runs, train_run
 
 _PAUSE = 2.0  # seconds
 _SCORED: tuple[SplitName, ...] = ("validation", "test")

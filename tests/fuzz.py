@@ -717,8 +717,8 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
-        import fmcli.checkpoints.pack  # noqa: F401  # and so all others
-        import fmcli.data.image_files
+        import fmcli.checkpoints.pack
+        import fmcli.data.image_files  # noqa: F401  # these two import all the other readers
     warnings.simplefilter("error")
     reader = READERS[name]
     work = folder / "work"

@@ -31,15 +31,15 @@ import torch
 from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 from PIL import Image
 
-import fmcli.trainer.loop
+import fmcli.training.loop
 from fmcli.checkpoints.history import HISTORY_FILE, read_history
 from fmcli.checkpoints.tensors import load_tensors
 from fmcli.cli import run
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.recipe import Recipe, load_recipe
-from fmcli.run import train_run
-from fmcli.trainer import SAVE_AFTER, VALIDATION_FILE
+from fmcli.training import SAVE_AFTER, VALIDATION_FILE
+from fmcli.training.run import train_run
 
 CPU = torch.device("cpu")
 LONG = {
@@ -82,7 +82,7 @@ class Soak:
     """
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
-        fmcli.trainer.loop._SAVING = math.inf  # save after every epoch: how often must not depend on the clock
+        fmcli.training.loop._SAVING = math.inf  # save after every epoch: how often must not depend on the clock
         self.folder, self.draw = folder, random.Random(seed)
         self.problems: list[str] = []
         images = write_idx_folder(folder / "images", *draw_quadrants(240, seed=1), test=draw_quadrants(40, seed=2))

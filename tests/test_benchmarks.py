@@ -26,7 +26,7 @@ from fmcli.networks.cpu import loading, pooling
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
-from fmcli.run import train_run
+from fmcli.training.run import train_run
 
 ROOT = Path(__file__).parent.parent
 PEERS = ("fmcli", "keras", "keras-bf16", "torch", "torch-bf16")

@@ -19,8 +19,8 @@ from fmcli.errors import CheckpointError, FmcliError
 from fmcli.members.inference import predict_splits
 from fmcli.networks import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, load_recipe, recipe_digest
-from fmcli.run import train_run
-from fmcli.trainer import VALIDATION_FILE
+from fmcli.training import VALIDATION_FILE
+from fmcli.training.run import train_run
 
 CPU = torch.device("cpu")
 

@@ -31,9 +31,9 @@ from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
 from fmcli.report.console import Terminal, show_error
-from fmcli.run import RunResult
 from fmcli.storage.locks import LOCK_FILE
-from fmcli.trainer import STATE_FILE
+from fmcli.training import STATE_FILE
+from fmcli.training.run import RunResult
 
 CLASSES = ["top left", "top right", "bottom left", "bottom right"]
 FORMATS = ["table", "json", "jsonl", "csv"]
@@ -154,7 +154,9 @@ def test_train_writes_a_record_an_epoch(cli, recipe_file, tmp_path, format_):
 
 def test_train_saves_within_an_epoch_as_often_as_asked(cli, recipe_file, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr("fmcli.run.train_run", lambda *_, save_after, **rest: given.append(save_after) or DONE_AT_ONCE)
+    monkeypatch.setattr(
+        "fmcli.training.run.train_run", lambda *_, save_after, **rest: given.append(save_after) or DONE_AT_ONCE
+    )
     for words in ([], ["--save-every", "0.5"], ["--save-every", "0"]):
         assert cli("train", "--recipe", recipe_file, "--output", tmp_path, *words).status == ExitStatus.DONE
     assert given == [300, 30, 0]
@@ -163,7 +165,7 @@ def test_train_saves_within_an_epoch_as_often_as_asked(cli, recipe_file, tmp_pat
 def test_train_shares_the_cores_out_to_jobs_or_as_asked(cli, recipe_file, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "fmcli.run.train_run", lambda *_, jobs, threads, **rest: given.append((jobs, threads)) or DONE_AT_ONCE
+        "fmcli.training.run.train_run", lambda *_, jobs, threads, **rest: given.append((jobs, threads)) or DONE_AT_ONCE
     )
     for words in ([], ["--jobs", "2"], ["-j", "3", "--threads", "1"]):
         assert cli("train", "--recipe", recipe_file, "--output", tmp_path, *words).status == ExitStatus.DONE

@@ -19,7 +19,7 @@ from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import DataError
 from fmcli.members import open_pool, predict_pool
 from fmcli.recipe import load_recipe
-from fmcli.run import train_run
+from fmcli.training.run import train_run
 
 POOL_RECIPE = TINY_RECIPE.replace('name = "k3"\n', 'name = "k3"\ncopies = 3\n').replace(
     'name = "k5"\n', 'name = "k5"\ncopies = 3\n'

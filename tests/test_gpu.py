@@ -13,8 +13,8 @@ from fmcli.errors import DeviceError
 from fmcli.events import EpochFinished
 from fmcli.networks import convolve_in_fp32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
-from fmcli.run import train_run
-from fmcli.trainer import train_member
+from fmcli.training import train_member
+from fmcli.training.run import train_run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fmcli.optim import WeightAverage, build_optimizer, build_schedule, set_learning_rate
-from fmcli.optim.muon import orthogonalized
 from fmcli.recipe.training import (
     AdamSpec,
     AdamWSpec,
@@ -27,6 +25,8 @@ from fmcli.recipe.training import (
     SgdSpec,
     StepSchedule,
 )
+from fmcli.training.optim import WeightAverage, build_optimizer, build_schedule, set_learning_rate
+from fmcli.training.optim.muon import orthogonalized
 
 
 def small_network(seed=0, bias=True):
@@ -303,7 +303,7 @@ def step_with(optimizer, model, gradient):
 def test_optimizers_do_what_they_do_with_the_decorators_of_torch(name, monkeypatch):
     models, generator = (small_network(), small_network()), torch.Generator().manual_seed(0)
     optimizers = [build_optimizer(OPTIMIZERS[name], models[0])]
-    monkeypatch.setattr("fmcli.optim.optimizers._lean", lambda kind: kind)
+    monkeypatch.setattr("fmcli.training.optim.optimizers._lean", lambda kind: kind)
     optimizers.append(build_optimizer(OPTIMIZERS[name], models[1]))
     assert type(optimizers[0]) is not type(optimizers[1])
     for _ in range(3):

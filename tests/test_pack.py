@@ -23,8 +23,8 @@ from fmcli.errors import CheckpointError, FmcliError, UsageError
 from fmcli.members import open_pool, predict_pool
 from fmcli.members.inference import label_pictures
 from fmcli.recipe import load_recipe
-from fmcli.run import train_run
 from fmcli.storage.reading import read_metadata
+from fmcli.training.run import train_run
 
 CPU = torch.device("cpu")
 CARRIED = (MODEL_FILE, HISTORY_FILE, predictions_file("validation"))

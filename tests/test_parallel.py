@@ -13,7 +13,7 @@ import pytest
 import fmcli
 from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError
 from fmcli.events import BatchAnswered, CheckpointSaved, MemberFinished, StepFinished, StopRequest
-from fmcli.parallel import Ended, side_by_side
+from fmcli.training.executors import Ended, side_by_side
 
 # What is done in other processes: functions of a module.
 
@@ -235,7 +235,7 @@ SCRIPT = """
 import os, signal, sys, threading, time
 from functools import partial
 from pathlib import Path
-from fmcli.parallel import side_by_side
+from fmcli.training.executors import side_by_side
 from test_parallel import save_for_ever, run_until_stopped, touch_for_ever
 
 def interrupt():

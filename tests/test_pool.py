@@ -27,8 +27,8 @@ from fmcli.members import (
     write_predictions,
 )
 from fmcli.recipe import load_recipe
-from fmcli.run import train_run
 from fmcli.storage.reading import read_metadata
+from fmcli.training.run import train_run
 
 CPU = torch.device("cpu")
 CLASSES = ("top left", "top right", "bottom left", "bottom right")

@@ -110,7 +110,7 @@ def test_several_threads_of_python_may_pool_at_once(kernels):
     ids=["larger", "overlapping", "oblong", "padded", "dilated", "ceiling", "channels first", "float64", "no gradient"],
 )
 def test_pytorch_pools_what_the_kernels_are_not_for(monkeypatch, pooled, prepare):
-    monkeypatch.setattr(compiled, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
     images = prepare(torch.rand(2, 8, 7, 7).contiguous(memory_format=torch.channels_last))
     assert torch.equal(MaxPool2d(*pooled)(images), nn.MaxPool2d(*pooled)(images))
 
@@ -285,7 +285,7 @@ def test_the_twin_in_bfloat16_makes_one_of_three_where_they_are_its_first(layers
 def test_pytorch_computes_the_three_layers_where_the_kernels_are_not_for_it(monkeypatch, prepare):
     layers = three(4)
     images = prepare(layers, pixels(2, 1, 8, 8))
-    monkeypatch.setattr(compiled, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
     layers[1] = nn.MaxPool2d(2)
 
     def answer(network):

@@ -8,8 +8,8 @@ import torch
 from conftest import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 from safetensors.torch import load_file
 
-import fmcli.run
-import fmcli.trainer.loop
+import fmcli.training.loop
+import fmcli.training.run
 from fmcli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from fmcli.checkpoints.history import HISTORY_FILE, read_history
 from fmcli.checkpoints.layout import (
@@ -34,10 +34,10 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
 from fmcli.recipe import Recipe, load_recipe
-from fmcli.run import RunResult, train_run
 from fmcli.storage.locks import LOCK_FILE, try_lock
-from fmcli.trainer import STATE_FILE, VALIDATION_FILE
-from fmcli.trainer.state import load_state
+from fmcli.training import STATE_FILE, VALIDATION_FILE
+from fmcli.training.run import RunResult, train_run
+from fmcli.training.state import load_state
 
 CPU = torch.device("cpu")
 OF_A_RUN = {
@@ -133,9 +133,11 @@ def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, 
 def at_once(request, monkeypatch):
     """How several members train at once: on a CPU in processes; in turns within this one, as on an NVIDIA GPU."""
     if request.param == "turns":
-        monkeypatch.setattr("fmcli.run._computes_on_streams", lambda device: True)
-        monkeypatch.setattr("fmcli.run.own_stream", lambda device: nullcontext())
-        monkeypatch.setattr("fmcli.parallel.processes._start", lambda *_: pytest.fail("a process was started"))
+        monkeypatch.setattr("fmcli.training.run._computes_on_streams", lambda device: True)
+        monkeypatch.setattr("fmcli.training.run.own_stream", lambda device: nullcontext())
+        monkeypatch.setattr(
+            "fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started")
+        )
 
 
 @pytest.mark.usefixtures("at_once")
@@ -360,7 +362,7 @@ def in_the_third_epoch(monkeypatch):
     def too_high(spec, *, lr: float, epochs: int, steps_per_epoch: int):
         return lambda step: lr if step < 2 * steps_per_epoch else 1e38
 
-    monkeypatch.setattr(fmcli.trainer.loop, "build_schedule", too_high)
+    monkeypatch.setattr(fmcli.training.loop, "build_schedule", too_high)
 
 
 def test_the_last_good_weights_of_a_member_that_diverges_are_kept(in_the_third_epoch, tiny_recipe, tmp_path, cli):
@@ -409,7 +411,7 @@ def test_weights_that_answer_with_nan_are_not_kept(tiny_recipe, tmp_path, monkey
     """They are saved within an epoch, finite, and too large for what is computed with them."""
     recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
     rates = dict.fromkeys(range(2), 1e-3) | dict.fromkeys(range(2, 4), 1e18)
-    monkeypatch.setattr(fmcli.trainer.loop, "build_schedule", lambda *_, **__: lambda step: rates.get(step, 1e38))
+    monkeypatch.setattr(fmcli.training.loop, "build_schedule", lambda *_, **__: lambda step: rates.get(step, 1e38))
     with pytest.raises(DivergedError) as caught:
         train(recipe, tmp_path / "run", members=["k3"], save_after=0.0)
     assert (tmp_path / "run" / "k3" / STATE_FILE).is_file()
@@ -422,7 +424,7 @@ def test_what_diverges_may_come_right_and_leaves_nothing_then(in_the_third_epoch
     with pytest.raises(DivergedError):
         train(recipe, tmp_path / "run", members=["k3"])
     assert (tmp_path / "run" / "k3" / LAST_GOOD).is_dir()
-    monkeypatch.setattr(fmcli.trainer.loop, "build_schedule", lambda *_, **__: lambda step: 1e-3)
+    monkeypatch.setattr(fmcli.training.loop, "build_schedule", lambda *_, **__: lambda step: 1e-3)
     train(recipe, tmp_path / "run", members=["k3"], resume=True)
     assert (tmp_path / "run" / "k3" / MODEL_FILE).is_file()
     assert not (tmp_path / "run" / "k3" / LAST_GOOD).exists()
@@ -582,7 +584,7 @@ def test_a_member_that_is_half_trained_is_compared_before_another_is_trained(tin
 
 
 def test_what_is_finished_needs_no_process(run_folder, tiny_recipe, monkeypatch):
-    monkeypatch.setattr("fmcli.parallel.processes._start", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started"))
     events = []
     result = train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, reporter=events.append)
     assert [(type(event), event.already) for event in events] == 2 * [(MemberFinished, True)]
@@ -629,14 +631,14 @@ def test_a_damaged_member_is_not_finished(run_folder, tiny_recipe):
 @pytest.mark.parametrize("options", [{}, {"resume": True}])
 def test_a_run_that_another_process_finished_meanwhile_is_untouched(tiny_recipe, tmp_path, monkeypatch, options):
     """Between the first look at a folder and its lock, reading the images may take minutes."""
-    load = fmcli.run.load_splits
+    load = fmcli.training.run.load_splits
 
     def load_slowly(*arguments: object) -> Splits:
-        monkeypatch.setattr("fmcli.run.load_splits", load)
+        monkeypatch.setattr("fmcli.training.run.load_splits", load)
         train(tiny(tiny_recipe, "optimizer.lr=0.5"), tmp_path / "run")
         return load(*arguments)
 
-    monkeypatch.setattr("fmcli.run.load_splits", load_slowly)
+    monkeypatch.setattr("fmcli.training.run.load_splits", load_slowly)
     with pytest.raises(UsageError, match="another recipe" if options else "already holds a run"):
         train(tiny(tiny_recipe), tmp_path / "run", **options)
     assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)).members[0].optimizer.lr == 0.5
@@ -800,12 +802,12 @@ def test_a_folder_that_another_process_makes_meanwhile_holds_nothing_yet(tiny_re
         return exists(path, **options)
 
     monkeypatch.setattr(Path, "exists", make_first)
-    assert not fmcli.run._holds_anything(tmp_path / "run")
+    assert not fmcli.training.run._holds_anything(tmp_path / "run")
 
 
 def test_it_is_refused_before_its_images_are_read(tiny_recipe, tmp_path, monkeypatch):
     lock = try_lock(tmp_path / "run")
-    monkeypatch.setattr(fmcli.run, "load_splits", lambda *_: pytest.fail("they were read"))
+    monkeypatch.setattr(fmcli.training.run, "load_splits", lambda *_: pytest.fail("they were read"))
     with pytest.raises(RunInUseError):
         train(tiny(tiny_recipe), tmp_path / "run")
     lock.release()

@@ -4,7 +4,6 @@ import pytest
 import torch
 from conftest import StopAt
 
-from fmcli import sharing
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import ImageSet
@@ -16,8 +15,9 @@ from fmcli.recipe.layers import trace_layers
 from fmcli.recipe.networks import Conv, Dense, Flatten, MaxPool
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
-from fmcli.run import train_run
-from fmcli.sharing import Share, share_out
+from fmcli.training import concurrency
+from fmcli.training.concurrency import Share, share_out
+from fmcli.training.run import train_run
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def jobs(tiny_recipe, monkeypatch):
     """Return how many members of the tiny recipe, trained for long, should train at once."""
-    monkeypatch.setattr(sharing, "_processes_in_memory", lambda splits: 99)
+    monkeypatch.setattr(concurrency, "_processes_in_memory", lambda splits: 99)
 
     def choose(*overrides, here=4, device=CPU, epochs=10_000, members=None, **asked):
         recipe = load_recipe(str(tiny_recipe), [f"trainer.epochs={epochs}", *overrides])
@@ -69,10 +69,10 @@ def machine(monkeypatch, tmp_path):
 
     def have(pages, *, container=None):
         values = {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 1 << 12}
-        monkeypatch.setattr(sharing.os, "sysconf", values.__getitem__)
-        monkeypatch.setattr(sharing.os, "sysconf_names", values if pages else {})
+        monkeypatch.setattr(concurrency.os, "sysconf", values.__getitem__)
+        monkeypatch.setattr(concurrency.os, "sysconf_names", values if pages else {})
         (tmp_path / "memory.max").write_text(f"{container}\n" if container else "max\n")
-        monkeypatch.setattr(sharing, "_CONTAINER", (tmp_path / "memory.max", tmp_path / "none"))
+        monkeypatch.setattr(concurrency, "_CONTAINER", (tmp_path / "memory.max", tmp_path / "none"))
 
     return have
 
@@ -84,27 +84,27 @@ def machine(monkeypatch, tmp_path):
 )
 def test_memory_bounds_the_processes(tiny_recipe, machine, pages, container, expected):
     machine(pages, container=container)
-    assert sharing._processes_in_memory(load_splits(load_recipe(str(tiny_recipe)))) == expected
+    assert concurrency._processes_in_memory(load_splits(load_recipe(str(tiny_recipe)))) == expected
 
 
 def test_images_in_memory_are_in_every_process(tiny_recipe, machine, monkeypatch):
     splits = load_splits(load_recipe(str(tiny_recipe)))
     machine(5 << 18)
-    monkeypatch.setattr(sharing, "_PROCESS", 5 << 28)
-    assert sharing._processes_in_memory(splits) == 1
+    monkeypatch.setattr(concurrency, "_PROCESS", 5 << 28)
+    assert concurrency._processes_in_memory(splits) == 1
     monkeypatch.setattr(ImageSet, "is_mapped", True)
-    assert sharing._processes_in_memory(splits) == 2
+    assert concurrency._processes_in_memory(splits) == 2
 
 
 def test_the_estimate_by_hand(monkeypatch):
-    monkeypatch.setattr(sharing, "_BETWEEN", 1.0)
-    monkeypatch.setattr(sharing, "_RATE", 10.0)
-    monkeypatch.setattr(sharing, "_START", 100.0)
+    monkeypatch.setattr(concurrency, "_BETWEEN", 1.0)
+    monkeypatch.setattr(concurrency, "_RATE", 10.0)
+    monkeypatch.setattr(concurrency, "_START", 100.0)
     works = [(2, 40.0), (3, 80.0), (1, 20.0)]  # on one thread 2 · 5, 3 · 9 and 1 · 3 seconds
-    assert sharing._seconds(works, 1, 1) == 10 + 27 + 3
-    assert sharing._seconds(works, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
-    assert sharing._seconds(works, 2, 1) == max(110 + 103, 127)  # the third begins where the first ends
-    assert sharing._seconds(works, 3, 1) == 127
+    assert concurrency._seconds(works, 1, 1) == 10 + 27 + 3
+    assert concurrency._seconds(works, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
+    assert concurrency._seconds(works, 2, 1) == max(110 + 103, 127)  # the third begins where the first ends
+    assert concurrency._seconds(works, 3, 1) == 127
 
 
 def test_multiply_adds_by_hand():
@@ -162,8 +162,10 @@ def two(monkeypatch):
     """Let two members train at once, and tell for which it was asked."""
     asked = []
     share = Share(2, 1, 1.449)
-    monkeypatch.setattr(sharing, "_choose_fastest", lambda recipe, names, splits: asked.append(list(names)) or share)
-    monkeypatch.setattr(sharing, "_processes_in_memory", lambda splits: 99)
+    monkeypatch.setattr(
+        concurrency, "_choose_fastest", lambda recipe, names, splits: asked.append(list(names)) or share
+    )
+    monkeypatch.setattr(concurrency, "_processes_in_memory", lambda splits: 99)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield asked
@@ -218,7 +220,7 @@ def test_a_member_that_is_not_asked_for_says_with_how_many_threads_the_run_was_b
 
 @pytest.mark.parametrize("options", [{"threads": 1}, {"jobs": 1}])
 def test_who_says_how_many_threads_or_members_is_heeded(tiny_recipe, two, monkeypatch, tmp_path, options):
-    monkeypatch.setattr("fmcli.parallel.processes._start", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started"))
     recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=1"])
     train_run(recipe, tmp_path / "run", device=CPU, **{"jobs": None} | options)
     assert not two

@@ -16,7 +16,7 @@ from fmcli.errors import UsageError
 from fmcli.members import open_pool
 from fmcli.members.soup import make_soup
 from fmcli.recipe import load_recipe, recipe_digest
-from fmcli.run import train_run
+from fmcli.training.run import train_run
 
 CPU = torch.device("cpu")
 VALIDATION_FILE = predictions_file("validation")

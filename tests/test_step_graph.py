@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fmcli.data import Normalization
-from fmcli.generators import Generators
 from fmcli.recipe import resolve_recipe
-from fmcli.trainer.learner import Learner
-from fmcli.trainer.step_graph import measured_convolutions
+from fmcli.training.cuda_graph import measured_convolutions
+from fmcli.training.learner import Learner
+from fmcli.training.rng import Generators
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)

@@ -27,12 +27,12 @@ from fmcli.events import (
     StepFinished,
     StopRequest,
 )
-from fmcli.generators import Generators
 from fmcli.networks import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
-from fmcli.trainer import STATE_FILE, VALIDATION_FILE, Circumstances, loop, train_member
-from fmcli.trainer.learner import Learner
-from fmcli.trainer.state import load_state
+from fmcli.training import STATE_FILE, VALIDATION_FILE, Circumstances, loop, train_member
+from fmcli.training.learner import Learner
+from fmcli.training.rng import Generators
+from fmcli.training.state import load_state
 
 CPU = torch.device("cpu")
 CLASSES = ("top", "middle", "bottom")
@@ -489,7 +489,7 @@ def test_run_killed_while_it_writes_a_snapshot_goes_on(splits, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fmcli.trainer.outcome.save_checkpoint", die)
+        patch.setattr("fmcli.training.saving.save_checkpoint", die)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, splits, tmp_path / "broken" / "m1")
     assert [path.name for path in tmp_path.glob("broken/m1/snapshot-1/*")] == [VALIDATION_FILE]
@@ -1009,7 +1009,7 @@ def test_state_of_the_last_good_epoch_is_kept_when_the_loss_is_no_longer_finite(
         loss, logits = step(self, images, labels, lr)
         return (loss * math.nan if lr < 5e-3 else loss), logits
 
-    monkeypatch.setattr("fmcli.trainer.loop.Learner.step", later)
+    monkeypatch.setattr("fmcli.training.loop.Learner.step", later)
     recipe = small_recipe(schedule={"name": "step", "every": 2, "gamma": 0.1}, optimizer={"lr": 1e-2})
     with pytest.raises(FmcliError, match=r"loss of step 1 is nan in epoch 3 at learning rate 0\.001"):
         train(recipe, splits, tmp_path)

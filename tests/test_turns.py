@@ -9,7 +9,7 @@ import pytest
 
 from fmcli.errors import DataError, DivergedError, FmcliError
 from fmcli.events import BatchAnswered, CheckpointSaved, MemberFinished, StepFinished, StopRequest
-from fmcli.parallel import Ended, take_turns
+from fmcli.training.executors import Ended, take_turns
 
 
 def take_steps(name, steps, reporter):

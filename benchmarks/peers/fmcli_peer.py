@@ -17,7 +17,7 @@ from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks import InferenceNetwork, build_model, predict_together
 from fmcli.recipe import Recipe
-from fmcli.trainer import train_member
+from fmcli.training import train_member
 
 
 class Enough(Exception):

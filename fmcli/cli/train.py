@@ -78,7 +78,7 @@ def train(
     from fmcli.report.document import emit
     from fmcli.report.evaluations import history_document
     from fmcli.report.progress import TrainingProgress
-    from fmcli.run import train_run
+    from fmcli.training.run import train_run
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)

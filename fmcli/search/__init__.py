@@ -19,7 +19,7 @@ from fmcli.search.plan import Search, open_search
 from fmcli.search.study import JOURNAL, load_study, open_study
 from fmcli.search.trial import REASON, claim, label_of, run_trial
 from fmcli.storage.atomic import write_atomic
-from fmcli.trainer.circumstances import computing_versions, digests_of_training
+from fmcli.training.fingerprint import computing_versions, digests_of_training
 from fmcli.trials import SearchResult, State, TrialResult
 
 __all__ = ["JOURNAL", "Search", "open_search", "read_search", "run_search", "write_winner"]

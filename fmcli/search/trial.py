@@ -32,10 +32,10 @@ from fmcli.errors import (
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.recipe import Recipe
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
-from fmcli.run import remove_run, train_run
 from fmcli.search.plan import Search
 from fmcli.storage.locks import LOCK_FILE, try_lock
-from fmcli.trainer import VALIDATION_FILE
+from fmcli.training import VALIDATION_FILE
+from fmcli.training.run import remove_run, train_run
 
 REASON = "reason"  # a failed trial's attribute
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fmcli.optim.muon import Muon
 from fmcli.recipe.training import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
+from fmcli.training.optim.muon import Muon
 
 _Kind = TypeVar("_Kind", bound=Optimizer)
 

@@ -34,14 +34,16 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, MemberDiverged, MembersAtOnce, Reporter, ignore
 from fmcli.hardware.device import own_stream, use_bf16
-from fmcli.parallel import Ended, Work, side_by_side, take_turns
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
-from fmcli.sharing import Share, share_out
 from fmcli.storage.atomic import remove_files, remove_torn, write_atomic
 from fmcli.storage.locks import try_lock
 from fmcli.storage.sealed import seal
-from fmcli.trainer import SAVE_AFTER, STATE_FILE, Circumstances, load_state, train_member
+from fmcli.training.concurrency import Share, share_out
+from fmcli.training.executors import Ended, Work, side_by_side, take_turns
+from fmcli.training.fingerprint import Circumstances
+from fmcli.training.loop import SAVE_AFTER, train_member
+from fmcli.training.state import STATE_FILE, load_state
 
 
 @dataclass(frozen=True, slots=True)

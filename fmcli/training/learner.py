@@ -11,12 +11,12 @@ from torch.optim.swa_utils import update_bn
 from fmcli.checkpoints.tensors import flatten_state, unflatten_state, with_prefix, without_prefix
 from fmcli.data import Normalization
 from fmcli.data.augment import augment
-from fmcli.generators import Generators
 from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, set_dropout_generator
-from fmcli.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.layers import expand_layers
-from fmcli.trainer.step_graph import Answers, CudaRecorder, Recorder, StepGraph
+from fmcli.training.cuda_graph import Answers, CudaRecorder, Recorder, StepGraph
+from fmcli.training.optim import WeightAverage, build_optimizer, set_learning_rate
+from fmcli.training.rng import Generators
 
 
 class Learner:

@@ -1,7 +1,7 @@
 """How weights are updated: optimizers (`optimizers`, `muon`), learning rates (`schedules`), averages (`average`)."""
 
-from fmcli.optim.average import WeightAverage
-from fmcli.optim.optimizers import build_optimizer, set_learning_rate
-from fmcli.optim.schedules import Schedule, build_schedule
+from fmcli.training.optim.average import WeightAverage
+from fmcli.training.optim.optimizers import build_optimizer, set_learning_rate
+from fmcli.training.optim.schedules import Schedule, build_schedule
 
 __all__ = ["Schedule", "WeightAverage", "build_optimizer", "build_schedule", "set_learning_rate"]

@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 
 from fmcli.errors import DivergedError, FmcliError, printable
 from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
-from fmcli.parallel.work import Ended, Work
+from fmcli.training.executors.job import Ended, Work
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked one could not use the threads that its parent began
 _EVERY = 0.05  # seconds between two steps that are told

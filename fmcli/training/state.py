@@ -11,7 +11,7 @@ from torch import Tensor
 from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
-from fmcli.trainer.circumstances import Circumstances
+from fmcli.training.fingerprint import Circumstances
 
 STATE_FILE = "state.safetensors"
 STATE_FORMAT = "fmcli-state-4"

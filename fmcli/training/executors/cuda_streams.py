@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from fmcli.errors import DivergedError
 from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
-from fmcli.parallel.work import Ended, Work
+from fmcli.training.executors.job import Ended, Work
 
 
 def take_turns(

@@ -44,18 +44,18 @@ from fmcli.events import (
     StopRequest,
     ignore,
 )
-from fmcli.generators import Generators
 from fmcli.hardware.device import is_out_of_memory, name_of, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks import InferenceNetwork, convolve_in_fp32, predict_logits
-from fmcli.optim import Schedule, build_schedule
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
-from fmcli.trainer.circumstances import Circumstances
-from fmcli.trainer.earlier import check_snapshot, check_trained
-from fmcli.trainer.learner import Learner
-from fmcli.trainer.outcome import Outcome
-from fmcli.trainer.state import (
+from fmcli.training.fingerprint import Circumstances
+from fmcli.training.learner import Learner
+from fmcli.training.optim import Schedule, build_schedule
+from fmcli.training.resume import check_snapshot, check_trained
+from fmcli.training.rng import Generators
+from fmcli.training.saving import Outcome
+from fmcli.training.state import (
     STATE_FILE,
     EpochProgress,
     TrainingState,

@@ -8,7 +8,7 @@ from fmcli.checkpoints.checkpoint import load_checkpoint
 from fmcli.checkpoints.layout import MODEL_FILE, missing_snapshots, snapshot_name
 from fmcli.errors import CheckpointError, printable
 from fmcli.recipe import MemberSpec
-from fmcli.trainer.circumstances import Circumstances
+from fmcli.training.fingerprint import Circumstances
 
 
 def check_trained(spec: MemberSpec, folder: Path, circumstances: Circumstances) -> None:
