@@ -2,9 +2,9 @@
 
 import pytest
 
+from fmcli.experiments.reproduce import published_systems
 from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
 from fmcli.recipe.layers import trace_members
-from fmcli.reproduce import published_systems
 
 # Weights + biases of each layer, in order: kernel sides, channels in, filters; or inputs, units.
 DENSE_ON_PIXELS = {

@@ -13,12 +13,12 @@ from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.cli import run
 from fmcli.errors import CheckpointError, DataError, DivergedError, ExitStatus, RecipeError, RunInUseError, UsageError
 from fmcli.events import MemberFinished, RunStarted
+from fmcli.experiments.reproduce import published_systems, reproduce
+from fmcli.experiments.results import SeedResult, SystemResult
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
 from fmcli.report.systems import systems_document
-from fmcli.reproduce import published_systems, reproduce
 from fmcli.storage.locks import try_lock
-from fmcli.systems import SeedResult, SystemResult
 
 CPU = torch.device("cpu")
 REFERENCE = """

@@ -16,12 +16,12 @@ from fmcli.checkpoints.checkpoint import versions
 from fmcli.cli import run
 from fmcli.errors import ExitStatus, FmcliError, RecipeError, RunInUseError, UsageError
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
+from fmcli.experiments.results import SearchResult, TrialResult
+from fmcli.experiments.search import JOURNAL, open_search, read_search, run_search, write_winner
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
 from fmcli.report.plots import trial_figure
 from fmcli.report.trials import search_document
-from fmcli.search import JOURNAL, open_search, read_search, run_search, write_winner
 from fmcli.storage.locks import try_lock
-from fmcli.trials import SearchResult, TrialResult
 
 CPU = torch.device("cpu")
 TINY_SEARCH = """\
@@ -284,7 +284,7 @@ def test_other_images_do_not_resume(recipe_file, drawn_images, tmp_path):
 
 def test_another_version_does_not_resume(recipe_file, tmp_path, monkeypatch):
     search_in(recipe_file, tmp_path / "s")
-    monkeypatch.setattr("fmcli.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
+    monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
     with pytest.raises(UsageError, match=r"was begun with fmcli .*, and now it is 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
@@ -292,7 +292,7 @@ def test_another_version_does_not_resume(recipe_file, tmp_path, monkeypatch):
 def test_in_bf16_on_a_cpu_another_numba_does_not_resume(recipe_file, tmp_path, monkeypatch):
     recipe_file.write_text(recipe_file.read_text("utf-8").replace('"fp32"', '"bf16"'), "utf-8")
     search_in(recipe_file, tmp_path / "s")
-    monkeypatch.setattr("fmcli.search.versions", lambda: {**versions(), "numba": "9.9"})
+    monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {**versions(), "numba": "9.9"})
     with pytest.raises(UsageError, match=r"was begun with numba .*, and now it is 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 

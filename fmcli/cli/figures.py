@@ -191,8 +191,8 @@ def trial_drawers(places: Sequence[str]) -> Drawers:
     Raises:
         UsageError: There are several places, or there is no search.
     """
+    from fmcli.experiments.search import read_search
     from fmcli.report.plots import trial_figure
-    from fmcli.search import read_search
 
     if len(places) > 1:
         raise UsageError("the trials of one search at a time", hint="name one search's folder")

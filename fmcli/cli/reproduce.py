@@ -51,13 +51,13 @@ def reproduce(
 
     Example: fmcli reproduce roy-1 becker-cnn --seeds 3
     """
+    from fmcli.experiments.reproduce import published_systems
+    from fmcli.experiments.reproduce import reproduce as run_systems
     from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
     from fmcli.report.systems import systems_document
-    from fmcli.reproduce import published_systems
-    from fmcli.reproduce import reproduce as run_systems
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)

@@ -48,12 +48,12 @@ def search(
 
     Example: fmcli search --recipe ams-search --write-recipe tuned.toml
     """
+    from fmcli.experiments.search import open_search, run_search, write_winner
     from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
     from fmcli.report.trials import search_document
-    from fmcli.search import open_search, run_search, write_winner
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)

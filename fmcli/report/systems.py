@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any
 
 from fmcli.choices import SPLITS
+from fmcli.experiments.results import SystemResult
 from fmcli.report.document import Document, Record, Sheet, percent
-from fmcli.systems import SystemResult
 
 _FAR_BELOW = 0.05  # of a class's recall: said in a note
 

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
+from fmcli.experiments.results import SearchResult, State
 from fmcli.report.document import Document, Sheet, percent, show_value
-from fmcli.trials import SearchResult, State
 
 _BEST = 5  # trials to show beside the untuned values
 

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fmcli.errors import UsageError
+from fmcli.experiments.results import SearchResult
 from fmcli.report.plots.style import (
     BLUE,
     HEADING,
@@ -19,7 +20,6 @@ from fmcli.report.plots.style import (
     styled,
     text_width,
 )
-from fmcli.trials import SearchResult
 
 _WIDTH = 9.5  # inches
 _NAME = 2.6  # inches that a value's path may take

@@ -8,11 +8,11 @@ from pathlib import Path
 import optuna
 
 from fmcli.errors import FmcliError, UsageError, printable
+from fmcli.experiments.search.journal import open_journal
+from fmcli.experiments.search.plan import Search
 from fmcli.recipe import Recipe
 from fmcli.recipe.differences import recipe_differences, show_differences
 from fmcli.recipe.specs import SearchSpec
-from fmcli.search.journal import open_journal
-from fmcli.search.plan import Search
 
 JOURNAL = "trials.journal"
 _STUDY = "fmcli-search"

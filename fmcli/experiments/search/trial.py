@@ -30,9 +30,9 @@ from fmcli.errors import (
     printable,
 )
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
+from fmcli.experiments.search.plan import Search
 from fmcli.recipe import Recipe
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
-from fmcli.search.plan import Search
 from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.training import VALIDATION_FILE
 from fmcli.training.run import remove_run, train_run

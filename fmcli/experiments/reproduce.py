@@ -17,11 +17,11 @@ from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
+from fmcli.experiments.results import SeedResult, SystemResult
 from fmcli.members import learn_rule, open_pool
 from fmcli.members.inference import predict_splits
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
-from fmcli.systems import SeedResult, SystemResult
 from fmcli.training.run import remove_runs, train_run
 
 _PAUSE = 2.0  # seconds

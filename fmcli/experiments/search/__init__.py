@@ -12,15 +12,15 @@ from fmcli.data import Splits
 from fmcli.data.checked import load_splits
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
+from fmcli.experiments.results import SearchResult, State, TrialResult
+from fmcli.experiments.search.plan import Search, open_search
+from fmcli.experiments.search.study import JOURNAL, load_study, open_study
+from fmcli.experiments.search.trial import REASON, claim, label_of, run_trial
 from fmcli.hardware.device import use_bf16
 from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.specs import ChoiceSpace, SearchSpec
-from fmcli.search.plan import Search, open_search
-from fmcli.search.study import JOURNAL, load_study, open_study
-from fmcli.search.trial import REASON, claim, label_of, run_trial
 from fmcli.storage.atomic import write_atomic
 from fmcli.training.fingerprint import computing_versions, digests_of_training
-from fmcli.trials import SearchResult, State, TrialResult
 
 __all__ = ["JOURNAL", "Search", "open_search", "read_search", "run_search", "write_winner"]
 

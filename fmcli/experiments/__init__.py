@@ -1,0 +1,1 @@
+"""Many runs and their results: published systems and hyperparameter searches."""
