@@ -23,9 +23,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 soak: $(VENV)/.installed-dev
-	$(BIN)/python tests/soak.py all
+	$(BIN)/python -m tests.soak all
 	$(BIN)/python -m pip install --quiet --editable '.[soak]'
-	$(BIN)/python tests/fuzz.py all
+	$(BIN)/python -m tests.fuzz all
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/fmcli data fetch fashion-mnist

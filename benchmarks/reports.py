@@ -23,7 +23,8 @@ from fmcli.data import load_images, split_images
 from fmcli.hardware.cpu import count_cores
 from fmcli.metrics import mean_interval
 from fmcli.recipe import load_recipe
-from fmcli.recipe.layers import expand_layers, trace_layers
+from fmcli.recipe.families import expand_layers
+from fmcli.recipe.tracing import trace_layers
 
 RESULT = Path(__file__).parent / "results" / "reports-in-keras.json"
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from fmcli.recipe import AugmentSpec, MemberSpec, Recipe, load_recipe
-from fmcli.recipe.layers import LayerTrace, expand_layers, trace_layers
+from fmcli.recipe.families import expand_layers
+from fmcli.recipe.tracing import LayerTrace, trace_layers
 
 INPUT_SHAPE = (1, 28, 28)
 N_CLASSES = 10

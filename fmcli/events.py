@@ -47,7 +47,7 @@ class TrialFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class MembersAtOnce:
+class MembersInParallel:
     """Several members are about to train at once, without having been asked for it."""
 
     jobs: int
@@ -79,7 +79,7 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchAnswered:
+class BatchPredicted:
     """A batch of images has been answered: of validation images, or of others after the last step of an epoch."""
 
     member: str
@@ -134,10 +134,10 @@ Event = (
     | RunAwaited
     | TrialStarted
     | TrialFinished
-    | MembersAtOnce
+    | MembersInParallel
     | MemberStarted
     | StepFinished
-    | BatchAnswered
+    | BatchPredicted
     | EpochFinished
     | CheckpointSaved
     | MemberFinished

@@ -1,8 +1,8 @@
 """Mutated files for each reader: it answers or refuses, soon and in little memory, and writes nothing elsewhere.
 
-    python tests/fuzz.py png 100000
-    python tests/fuzz.py png 100000 7      # with another seed
-    python tests/fuzz.py all               # as many of each as stands in LONG; an hour or two
+    python -m tests.fuzz png 100000
+    python -m tests.fuzz png 100000 7      # with another seed
+    python -m tests.fuzz all               # as many of each as stands in LONG; an hour or two
 
 Prints one JSON object for each reader: how many inputs it took and to how many there was an answer, how long the
 slowest took, by how much memory grew, and what went wrong, with the input. atheris (libFuzzer) changes bytes, and keeps
@@ -75,7 +75,8 @@ class Reader:
 
 def idx_seeds(folder: Path) -> Parts:
     import numpy as np
-    from conftest import draw_quadrants, idx_bytes
+
+    from tests.helpers import draw_quadrants, idx_bytes
 
     images, labels = draw_quadrants(4, size=6)
     colours = np.repeat(images[..., None], 3, axis=3)
@@ -84,10 +85,9 @@ def idx_seeds(folder: Path) -> Parts:
 
 def read_idx_files(content: bytes, folder: Path, suffix: str = "") -> None:
     """Read a content as images to train on and as pictures to label, then as the labels of images."""
-    from conftest import draw_quadrants, write_idx_folder
-
     from fmcli.data import load_images
     from fmcli.recipe import DataSpec
+    from tests.helpers import draw_quadrants, write_idx_folder
 
     whole = folder.parent / "whole"
     if not whole.is_dir():
@@ -133,12 +133,12 @@ def npy_bytes(array: Any) -> bytes:
 
 
 def read_npy(content: bytes, folder: Path) -> None:
-    from fmcli.ensemble.external import read_foreign, read_labels
+    from fmcli.ensemble.external import read_external, read_labels
 
     path = folder / "a.npy"
     path.write_bytes(content)
     label(path)
-    attempt(lambda: read_foreign(path))
+    attempt(lambda: read_external(path))
     attempt(lambda: read_labels(path))
 
 
@@ -155,7 +155,8 @@ def npy_from(parts: Parts) -> bytes:
 
 def npz_seeds(folder: Path) -> Parts:
     import numpy as np
-    from conftest import draw_quadrants
+
+    from tests.helpers import draw_quadrants
 
     images, labels = draw_quadrants(4, size=6)
     colours = np.repeat(images[..., None], 3, axis=3)
@@ -269,7 +270,7 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
     from fmcli.checkpoints.checkpoint import Header, save_checkpoint
     from fmcli.networks import build_model
     from fmcli.recipe import load_recipe
-    from fmcli.recipe.layers import expand_layers
+    from fmcli.recipe.families import expand_layers
 
     (folder / "two.toml").write_text(TWO_FAMILIES, "utf-8")
     recipe = load_recipe(str(folder / "two.toml"))
@@ -429,7 +430,7 @@ def recipe_seeds(folder: Path) -> Parts:
 
 def read_recipe(content: bytes, folder: Path) -> None:
     from fmcli.recipe import SourceFacts, dump_recipe, load_recipe
-    from fmcli.recipe.layers import trace_recipe
+    from fmcli.recipe.tracing import trace_recipe
 
     (folder / "a.toml").write_bytes(content)
     recipe = attempt(lambda: load_recipe(str(folder / "a.toml")))
@@ -443,7 +444,7 @@ format = "fmcli-ensemble-1"
 vote = "stacking"
 tie = "probability"
 temperature = 1.5
-[learnt_on]
+[fitted_on]
 split = "validation"
 images = 40
 data_digest = "d"
@@ -496,11 +497,11 @@ def csv_seeds(folder: Path) -> Parts:
 
 
 def read_csv(content: bytes, folder: Path) -> None:
-    from fmcli.ensemble.external import read_foreign, read_labels, to_predictions
+    from fmcli.ensemble.external import read_external, read_labels, to_predictions
 
     (folder / "a.csv").write_bytes(content)
     labels = attempt(lambda: read_labels(folder / "a.csv"))
-    foreign = attempt(lambda: read_foreign(folder / "a.csv"))
+    foreign = attempt(lambda: read_external(folder / "a.csv"))
     if foreign is not None:
         attempt(lambda: to_predictions(foreign, name="a", split="test", labels=labels))
 
@@ -771,7 +772,8 @@ def try_reader(name: str, count: int, seed: int = 0) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fmcli-fuzz-") as folder:
         words = [
             sys.executable,
-            Path(__file__).resolve(),
+            "-m",
+            "tests.fuzz",
             "--child",
             name,
             str(count),
@@ -781,7 +783,13 @@ def try_reader(name: str, count: int, seed: int = 0) -> dict[str, Any]:
         done = subprocess.run(
             words,
             cwd=folder,
-            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(RECIPES.parent),
+                "PYTHONHASHSEED": "0",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "OMP_NUM_THREADS": "1",
+            },
             capture_output=True,
             check=False,
         )

@@ -1,7 +1,7 @@
 """Long trials of what must not get lost, each with as many rounds as asked for.
 
-    python tests/soak.py kills 200
-    python tests/soak.py all            # as many rounds of each as stand in LONG; hours
+    python -m tests.soak kills 200
+    python -m tests.soak all            # as many rounds of each as stand in LONG; hours
 
 Prints one JSON object for each trial: how often it was done, and what went wrong. Every process is forked from this
 one, which has the libraries loaded and computes nothing itself, so that a round takes no start-up. `test_soak.py` runs
@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TINY_RECIPE, draw_quadrants, write_idx_folder
 from PIL import Image
 
 import fmcli.training.loop
@@ -40,6 +39,7 @@ from fmcli.errors import ExitStatus, FmcliError
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.training import SAVE_AFTER, VALIDATION_FILE
 from fmcli.training.run import train_run
+from tests.helpers import TINY_RECIPE, draw_quadrants, write_idx_folder
 
 CPU = torch.device("cpu")
 LONG = {
@@ -203,7 +203,7 @@ def kill_once(soak: Soak, place: Path, *, each_step: bool) -> bool:
     return status == -signal.SIGKILL
 
 
-def side_by_side(soak: Soak, rounds: int) -> dict[str, Any]:
+def run_in_processes(soak: Soak, rounds: int) -> dict[str, Any]:
     """Kill a training of members side by side at random instants: in turn all of it, and one of its processes."""
     place, ends, killed = soak.place(), 0, {"parents": 0, "members": 0}
     while sum(killed.values()) < rounds:
@@ -450,7 +450,7 @@ def resident_bytes(child: int) -> int:
 
 TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
     "kills": kills,
-    "side-by-side": side_by_side,
+    "side-by-side": run_in_processes,
     "points": points,
     "full-disks": full_disks,
     "signals": signals,

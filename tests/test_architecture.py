@@ -1,4 +1,4 @@
-"""The house of design.md: what may import what, and what is nowhere done."""
+"""Which package may import which, and calls that no module may make."""
 
 import ast
 import subprocess
@@ -13,47 +13,40 @@ import pytest
 import fmcli
 
 PACKAGE = Path(fmcli.__file__).parent
+TESTS = Path(__file__).parent
 ROOT = "fmcli"
 
-FLOORS = (
-    ("errors", "choices"),
-    ("reading", "seals"),
-    ("files", "locks", "cores", "events", "libraries", "recipe"),
-    ("voting", "metrics", "predictions", "history"),
-    (
-        "data",
-        "augment",
-        "models",
-        "optim",
-        "device",
-        "generators",
-        "tensors",
-        "ensemble",
-        "folders",
-        "foreign",
-        "systems",
-        "trials",
-    ),
-    ("checkpoint", "ensemble_file"),
-    ("trainer", "inference", "pack", "parallel", "recipe_images", "sharing"),
-    ("run", "pool", "report"),
-    ("reproduce", "search", "compose", "soup"),
-    ("cli",),
-    ("__main__",),
+# Top to bottom. A package imports only packages below it.
+PACKAGES = (
+    "cli",
+    "report",
+    "experiments",
+    "training",
+    "members",
+    "checkpoints",
+    "ensemble",
+    "networks",
+    "data",
+    "recipe",
+    "metrics",
+    "storage",
+    "hardware",
 )
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LOOSE_MODULES = ("events", "choices", "errors")  # below every package
+LAYERS = ("__main__", *PACKAGES, *LOOSE_MODULES)
+WITHOUT_TORCH = {"ensemble", "recipe", "metrics", "storage", *LOOSE_MODULES}
 
 CLI_MAY_IMPORT_AT_TOP = {
     "typer",
     "fmcli.choices",
-    "fmcli.hardware.device",
     "fmcli.errors",
+    "fmcli.hardware.device",
     "fmcli.storage.atomic",
     "fmcli.recipe",
     "fmcli.cli",
 }
-ENSEMBLE_MAY_SEE = {room for rooms in FLOORS[:4] for room in rooms}
-REPORT_MAY_SEE = ENSEMBLE_MAY_SEE | {"ensemble", "systems", "trials"}
+ENSEMBLE_MAY_IMPORT = {"recipe", "metrics", "storage", *LOOSE_MODULES}
+REPORT_MAY_IMPORT = ENSEMBLE_MAY_IMPORT | {"ensemble", "experiments"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +72,8 @@ def tree(module: str) -> ast.Module:
     return ast.parse(modules()[module].read_text("utf-8"))
 
 
-def room_of(module: str) -> str:
-    """The room of fmcli that a module belongs to; the package's own __init__ holds only the version."""
+def package_of(module: str) -> str:
+    """Return the package or loose module that a module belongs to; empty for `fmcli` itself, which holds the version."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -103,38 +96,49 @@ def imports(module: str) -> tuple[Import, ...]:
 
 
 def own_imports(module: str) -> Iterator[tuple[Import, str]]:
-    """Imports of other modules of fmcli, each with its room."""
+    """Yield the imports of other modules of fmcli, each with its package."""
     for one in imports(module):
-        if one.target.split(".")[0] == ROOT and room_of(one.target):
-            yield one, room_of(one.target)
+        if one.target.split(".")[0] == ROOT and package_of(one.target):
+            yield one, package_of(one.target)
 
 
-def test_every_room_has_a_floor():
-    assert {room_of(module) for module in modules()} - {""} == set(FLOOR_OF)
+def imports_torch(module: str) -> bool:
+    return any(one.target.split(".")[0] == "torch" for one in imports(module))
+
+
+def modules_of(*packages: str) -> list[str]:
+    return [module for module in modules() if package_of(module) in packages]
+
+
+def test_packages_are_those_listed():
+    assert {package_of(module) for module in modules()} - {""} == set(LAYERS)
+
+
+def test_tests_have_a_folder_for_each_package():
+    folders = {path.name for path in TESTS.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= set(PACKAGES)
 
 
 @pytest.mark.parametrize("module", modules())
-def test_modules_import_strictly_lower_floors(module):
-    room = room_of(module)
-    wrong = [
+def test_modules_import_only_packages_below(module):
+    package = package_of(module)
+    below = LAYERS[LAYERS.index(package) + 1 :] if package else ()
+    assert not [
         f"line {one.line}: {one.target}"
         for one, other in own_imports(module)
-        if other != room and (not room or FLOOR_OF[other] >= FLOOR_OF[room])
+        if other != package and other not in below
     ]
-    assert not wrong
 
 
-@pytest.mark.parametrize("room", FLOOR_OF)
-def test_modules_of_one_room_do_not_import_each_other_in_circles(room):
+@pytest.mark.parametrize("package", LAYERS)
+def test_modules_of_one_package_have_no_import_cycle(package):
     graph = {
-        module: {one.target for one, other in own_imports(module) if other == room}
-        for module in modules()
-        if room_of(module) == room
+        module: {one.target for one, other in own_imports(module) if other == package} for module in modules_of(package)
     }
-    assert not find_circle(graph)
+    assert not find_cycle(graph)
 
 
-def find_circle(graph: dict[str, set[str]]) -> list[str]:
+def find_cycle(graph: dict[str, set[str]]) -> list[str]:
     done: set[str] = set()
 
     def visit(module: str, path: list[str]) -> list[str]:
@@ -142,62 +146,57 @@ def find_circle(graph: dict[str, set[str]]) -> list[str]:
             return [*path[path.index(module) :], module]
         if module not in done:
             for other in sorted(graph.get(module, ())):
-                if circle := visit(other, [*path, module]):
-                    return circle
+                if cycle := visit(other, [*path, module]):
+                    return cycle
             done.add(module)
         return []
 
-    return next((circle for module in graph if (circle := visit(module, []))), [])
+    return next((cycle for module in graph if (cycle := visit(module, []))), [])
 
 
-def test_circles_are_found():
-    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
-    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+def test_cycles_are_found():
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert find_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if room_of(module) in ("ensemble", "foreign")])
-def test_ensembles_and_other_tools_never_see_a_network(module):
-    assert {room for _, room in own_imports(module)} - {room_of(module)} <= ENSEMBLE_MAY_SEE
-    assert not [one for one in imports(module) if one.target.split(".")[0] == "torch"]
+@pytest.mark.parametrize("module", modules_of("ensemble"))
+def test_ensembles_need_neither_networks_nor_data(module):
+    assert {package for _, package in own_imports(module)} - {"ensemble"} <= ENSEMBLE_MAY_IMPORT
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if room_of(module) == "report"])
-def test_report_sees_only_values(module):
-    seen = {room for _, room in own_imports(module)} - {"report"}
-    assert seen <= REPORT_MAY_SEE
-    assert not [one for one in imports(module) if one.target.split(".")[0] == "torch"]
+@pytest.mark.parametrize("module", modules_of("report"))
+def test_reports_use_only_values(module):
+    assert {package for _, package in own_imports(module)} - {"report"} <= REPORT_MAY_IMPORT
+    experiments = {one.target for one, package in own_imports(module) if package == "experiments"}
+    assert experiments <= {"fmcli.experiments.results"}
+    assert not imports_torch(module)
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if room_of(module) == "cli"])
-def test_commands_load_nothing_heavy_before_they_are_called(module):
-    outside = {
-        one.target for one in imports(module) if one.at_top and one.target.split(".")[0] not in sys.stdlib_module_names
-    }
+@pytest.mark.parametrize("module", modules_of("cli"))
+def test_commands_import_nothing_slow_at_the_top(module):
+    top = {one.target for one in imports(module) if one.at_top}
+    outside = {name for name in top if name.split(".")[0] not in sys.stdlib_module_names}
     allowed = CLI_MAY_IMPORT_AT_TOP | {ROOT}
-    assert {
-        name for name in outside if name not in allowed and not name.startswith(("fmcli.recipe.", "fmcli.cli."))
-    } == set()
+    assert not [name for name in outside - allowed if not name.startswith(("fmcli.recipe.", "fmcli.cli."))]
 
 
 @pytest.mark.parametrize("library", ["rich", "matplotlib"])
-def test_only_report_knows_the_libraries_that_show_things(library):
-    knowing = {
-        room_of(module) for module in modules() if any(one.target.split(".")[0] == library for one in imports(module))
+def test_only_report_imports_rich_and_matplotlib(library):
+    users = {
+        package_of(module) for module in modules() for one in imports(module) if one.target.split(".")[0] == library
     }
-    assert knowing == {"report"}
+    assert users == {"report"}
 
 
-def test_lower_floors_never_load_torch():
-    lower = [module for module in modules() if room_of(module) in ENSEMBLE_MAY_SEE]
-    assert not [
-        (module, one.line) for module in lower for one in imports(module) if one.target.split(".")[0] == "torch"
-    ]
-    program = f"import sys, {', '.join(lower)}; sys.exit('torch' in sys.modules)"
+def test_arrays_and_recipes_are_handled_without_torch():
+    without = modules_of(*WITHOUT_TORCH)
+    assert not [module for module in without if imports_torch(module)]
+    program = f"import sys, {', '.join(without)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("module", modules())
-def test_library_never_prints_pickles_or_runs_text(module):
+def test_library_never_prints_pickles_or_evaluates_text(module):
     called = {
         node.func.id
         for node in ast.walk(tree(module))

@@ -24,8 +24,8 @@ from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_
 from fmcli.networks import build_model
 from fmcli.networks.cpu import loading, pooling
 from fmcli.recipe import load_recipe
-from fmcli.recipe.layers import trace_layers
-from fmcli.recipe.networks import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
+from fmcli.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
+from fmcli.recipe.tracing import trace_layers
 from fmcli.training.run import train_run
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import StopAt
 
 from fmcli.checkpoints.checkpoint import load_checkpoint
 from fmcli.checkpoints.layout import MODEL_FILE
@@ -15,6 +14,7 @@ from fmcli.networks import convolve_in_fp32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.training import train_member
 from fmcli.training.run import train_run
+from tests.helpers import StopAt
 
 pytestmark = [
     pytest.mark.gpu,

@@ -26,7 +26,6 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from conftest import draw_quadrants, write_idx_folder
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,14 +40,14 @@ from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
 from fmcli.data.image_files import LARGEST_FILE, LARGEST_PICTURE, MOST_SCANS
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.sources import LARGEST_NAMES
-from fmcli.ensemble.external import LARGEST_LABELS, LARGEST_TABLE, read_foreign, read_labels
+from fmcli.ensemble.external import LARGEST_LABELS, LARGEST_TABLE, read_external, read_labels
 from fmcli.ensemble.file import LARGEST_FILE as LARGEST_ENSEMBLE
 from fmcli.ensemble.file import read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DataError, FmcliError, RecipeError, printable
 from fmcli.recipe import DataSpec, load_recipe
+from fmcli.recipe.families import MOST_LAYERS
 from fmcli.recipe.load import LARGEST_RECIPE
-from fmcli.recipe.networks import MOST_LAYERS
 from fmcli.recipe.resolve import MOST_TRIED
 from fmcli.recipe.specs import MOST_MEMBERS
 from fmcli.storage.reading import (
@@ -61,6 +60,7 @@ from fmcli.storage.reading import (
     read_bytes,
     read_text,
 )
+from tests.helpers import draw_quadrants, write_idx_folder
 
 CPU = torch.device("cpu")
 SECONDS = 1.0
@@ -72,7 +72,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckpointWriter:
     """What came of reading a file, in another process.
 
     Args:
@@ -90,7 +90,7 @@ class Outcome:
     memory: int = 0
 
 
-def measure(read: Callable[[], object]) -> Outcome:
+def measure(read: Callable[[], object]) -> CheckpointWriter:
     """Read in a process of its own, which is killed if it waits."""
     answer, say = os.pipe()
     child = os.fork()
@@ -110,7 +110,7 @@ def measure(read: Callable[[], object]) -> Outcome:
     with os.fdopen(answer, "rb") as file:
         said = file.read()
     os.waitpid(child, 0)
-    return Outcome(*json.loads(said)) if said else Outcome("killed")
+    return CheckpointWriter(*json.loads(said)) if said else CheckpointWriter("killed")
 
 
 # --- lies -------------------------------------------------------------------------------------------------
@@ -597,7 +597,7 @@ def read_picture(path: Path) -> None:
 def read_array(path: Path) -> None:
     """Read an array as all that it may be, and raise only where it is none of them."""
     refused = []
-    for read in (read_foreign, read_labels, read_picture):
+    for read in (read_external, read_labels, read_picture):
         try:
             read(path)
         except DataError as error:
@@ -626,7 +626,7 @@ LIARS = {
     "predictions": Liars("test.safetensors", load_predictions, CheckpointError, PREDICTIONS),
     "recipe": Liars("a.toml", lambda path: load_recipe(str(path)), RecipeError, RECIPE),
     "ensemble": Liars("a.toml", read_ensemble_file, CheckpointError, ENSEMBLE),
-    "csv": Liars("a.csv", read_foreign, DataError, CSV),
+    "csv": Liars("a.csv", read_external, DataError, CSV),
     "labels": Liars(
         "labels.txt",
         read_labels,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SOAK = Path(__file__).with_name("soak.py")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ SOAK = Path(__file__).with_name("soak.py")
     ],
 )
 def test_nothing_is_lost(trial, rounds):
-    command = [sys.executable, SOAK, trial, str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    command = [sys.executable, "-m", "tests.soak", trial, str(rounds)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["problems"] == []

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.peers import LEAST_STEPS, WARM_UP_STEPS, Answer, Job, main, majority, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, VOTE, WORKS, Work, load_work
 from fmcli.recipe import AugmentSpec, OptimizerSpec
-from fmcli.recipe.layers import LayerTrace, pair
-from fmcli.recipe.networks import (
+from fmcli.recipe.layers import (
     Activate,
     AvgPool,
     BatchNorm,
@@ -27,6 +26,7 @@ from fmcli.recipe.networks import (
     LayerSpec,
     MaxPool,
 )
+from fmcli.recipe.tracing import LayerTrace, pair
 from fmcli.recipe.training import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
 
 NEARLY = 0.7  # of the time that is to be filled

@@ -14,8 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from benchmarks.peers import Answer, Clock, Job, main, majority, read_images, time_passes
 from benchmarks.works import VOTE, Work, load_work
 from fmcli.recipe import AugmentSpec, OptimizerSpec
-from fmcli.recipe.layers import LayerTrace, pair, same_padding
-from fmcli.recipe.networks import (
+from fmcli.recipe.layers import (
     Activate,
     AvgPool,
     BatchNorm,
@@ -27,6 +26,7 @@ from fmcli.recipe.networks import (
     GlobalMaxPool,
     MaxPool,
 )
+from fmcli.recipe.tracing import LayerTrace, pair, same_padding
 from fmcli.recipe.training import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
 
 WORKERS = 2

@@ -23,13 +23,14 @@ from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.normalization import scale_pixels
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.networks import build_model
-from fmcli.recipe.layers import count_parameters, expand_layers, trace_layers
+from fmcli.recipe.families import expand_layers
 from fmcli.recipe.specs import (
     DataSpec,
     EnsembleSpec,
     MemberSpec,
     ReferenceSpec,
 )
+from fmcli.recipe.tracing import count_parameters, trace_layers
 from fmcli.storage.reading import read_metadata
 
 FORMAT = "fmcli-checkpoint-2"

@@ -151,7 +151,7 @@ def lost_snapshots(places: Sequence[Path]) -> dict[Path, list[str]]:
     return {run: names for run, names in lost.items() if names}
 
 
-def tell_apart(names: Sequence[str], files: Sequence[Path]) -> list[str]:
+def make_names_unique(names: Sequence[str], files: Sequence[Path]) -> list[str]:
     """Return members' names, with as much of the path of their run before them as tells them apart.
 
     Args:

@@ -29,7 +29,7 @@ from fmcli.ensemble import Combiner
 from fmcli.ensemble.file import (
     SUFFIX,
     EnsembleFile,
-    LearntOn,
+    FittedOn,
     Place,
     describe_ensemble,
     first_problem,
@@ -73,23 +73,23 @@ class Pack:
         names: The members' names.
         members: Their networks, all of them with the pack as their path.
         rule: How to combine them.
-        learnt_on: The images that it was made on; None where there were none.
+        fitted_on: The images that it was made on; None where there were none.
     """
 
     names: tuple[str, ...]
     members: tuple[Checkpoint, ...]
     rule: Combiner
-    learnt_on: LearntOn | None
+    fitted_on: FittedOn | None
 
 
-def write_pack(path: Path, places: Sequence[Place], rule: Combiner, learnt_on: LearntOn | None = None) -> None:
+def write_pack(path: Path, places: Sequence[Place], rule: Combiner, fitted_on: FittedOn | None = None) -> None:
     """Write members and their rule as one file.
 
     Args:
         path: The file.
         places: The members' checkpoint files, in the rule's order, with names that differ.
         rule: With all that was learnt.
-        learnt_on: The images that it was learnt on.
+        fitted_on: The images that it was learnt on.
 
     Raises:
         CheckpointError: A member is broken.
@@ -109,7 +109,7 @@ def write_pack(path: Path, places: Sequence[Place], rule: Combiner, learnt_on: L
     folders = _member_folders([place.name for place in places])
     inside = [Place(place.name, Path(folder), place.digest) for place, folder in zip(places, folders, strict=True)]
     contents = _Contents(
-        ensemble=describe_ensemble(inside, rule, None, learnt_on),
+        ensemble=describe_ensemble(inside, rule, None, fitted_on),
         headers=tuple(headers),
         recipe=_recipe_of_all(places, folders),
     )
@@ -191,7 +191,7 @@ def read_pack(path: Path, *, device: torch.device) -> Pack:
             for number, header in enumerate(contents.headers)
         ),
         rule=contents.ensemble.combiner(),
-        learnt_on=contents.ensemble.learnt_on,
+        fitted_on=contents.ensemble.fitted_on,
     )
 
 

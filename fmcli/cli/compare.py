@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.members import choose_rule, open_members, refuse_needless_labels, tell_learnt_on, tell_same_answers
+from fmcli.cli.members import choose_rule, open_members, refuse_needless_labels, warn_fitted_on, warn_same_predictions
 from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
 from fmcli.errors import UsageError
 
@@ -77,8 +77,8 @@ def compare(
     for pool in pools:
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
         ballot = vote_on(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
-        tell_same_answers(pool, ballot.predictions, terminal)
-        tell_learnt_on(pool, ballot.predictions, terminal)
+        warn_same_predictions(pool, ballot.predictions, terminal)
+        warn_fitted_on(pool, ballot.predictions, terminal)
         ballots.append(ballot)
     emit(comparison_document(compare_ensembles([name for name, _ in named], ballots)), format_, terminal)
 

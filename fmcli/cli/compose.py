@@ -89,11 +89,11 @@ def fit(
     pool = open_members(members, device, terminal)
     refuse_needless_labels([pool], labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
-    if rule.learnt:
+    if rule.is_fitted:
         terminal.note("this ensemble has learnt already: it is written as it was")
     composed = fit_ensemble(pool, rule, data_root=data_root, labels=labels)
     write_ensemble(output, composed)
-    accuracy = composed.learnt_on.accuracy if composed.learnt_on else None
+    accuracy = composed.fitted_on.accuracy if composed.fitted_on else None
     emit(fit_document(pool.names, composed.rule, accuracy, output), format_, terminal)
 
 
@@ -203,7 +203,7 @@ def pack(
     try:
         composed = fit_ensemble(pool, rule, data_root=data_root)
     except DataError as error:
-        if rule.learns:
+        if rule.needs_fit:
             raise
         terminal.note(f"packed without a temperature, which is learnt on validation images: {printable(error.message)}")
         composed = Composed(pool, rule, None)

@@ -7,9 +7,9 @@ from fmcli.cli.members import (
     open_members,
     references_of,
     refuse_needless_labels,
-    tell_learnt_on,
-    tell_same_answers,
-    tell_scaling,
+    warn_fitted_on,
+    warn_same_predictions,
+    warn_scaling,
 )
 from fmcli.cli.options import (
     DataRoot,
@@ -76,10 +76,10 @@ def evaluate_ensemble(
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if groups is not None and rule.vote != "two-level":
         raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")
-    tell_scaling(pool.checkpoints, split, terminal)
+    warn_scaling(pool.checkpoints, split, terminal)
     ballot = vote_on(pool, rule, split, data_root=data_root, labels=labels, views=tta)
-    tell_same_answers(pool, ballot.predictions, terminal)
-    tell_learnt_on(pool, ballot.predictions, terminal)
+    warn_same_predictions(pool, ballot.predictions, terminal)
+    warn_fitted_on(pool, ballot.predictions, terminal)
     references = references_of(pool)
     reference = references[0] if all(other == references[0] for other in references) else None
     emit(ensemble_document(evaluate_ensemble(ballot), reference), format_, terminal)

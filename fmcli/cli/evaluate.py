@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli.figures import write_member_plots
-from fmcli.cli.members import open_members, references_of, refuse_needless_labels, tell_scaling
+from fmcli.cli.members import open_members, references_of, refuse_needless_labels, warn_scaling
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -57,7 +57,7 @@ def evaluate(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, together=False)
     refuse_needless_labels([pool], labels)
-    tell_scaling(pool.checkpoints, split, terminal)
+    warn_scaling(pool.checkpoints, split, terminal)
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
         written = write_predictions(save_predictions, predictions, views=tta)

@@ -133,12 +133,12 @@ def curve_drawers_of(places: Iterable[Path]) -> Drawers:
         CheckpointError: One has no history, or a damaged one.
     """
     from fmcli.checkpoints.history import HISTORY_FILE, read_history
-    from fmcli.checkpoints.layout import tell_apart
+    from fmcli.checkpoints.layout import make_names_unique
 
     # A member that is named twice, as by its own folder and its run's, still has one curve.
     folders = list({folder.resolve(): folder for place in places for folder in _trained_folders(place)}.values())
     read = [read_history(folder) for folder in folders]
-    names = tell_apart([history[0].member for history in read], [folder / HISTORY_FILE for folder in folders])
+    names = make_names_unique([history[0].member for history in read], [folder / HISTORY_FILE for folder in folders])
     trainers = {name: trainer for name, folder in zip(names, folders, strict=True) if (trainer := _trainer_of(folder))}
     runs = dict.fromkeys(folder.resolve().parent.name for folder in folders)
     return curve_drawers(dict(zip(names, read, strict=True)), trainers, of=", ".join(runs))

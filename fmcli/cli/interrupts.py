@@ -41,7 +41,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
         A function that makes a reporter heed signals, without which none is ever waited for.
     """
     from fmcli.events import (
-        BatchAnswered,
+        BatchPredicted,
         CheckpointSaved,
         EpochFinished,
         MemberDiverged,
@@ -68,7 +68,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
             nonlocal has_begun
             has_begun = True
             match event:
-                case MemberStarted() | StepFinished() | BatchAnswered() | EpochFinished():
+                case MemberStarted() | StepFinished() | BatchPredicted() | EpochFinished():
                     training.add(event.member)
                 case MemberFinished() | MemberDiverged():
                     training.discard(event.member)

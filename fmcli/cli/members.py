@@ -45,7 +45,7 @@ def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, tog
         terminal.note(f"not trained yet, so left out: {', '.join(names)} of {printable(place)}")
     for place, names in lost_snapshots(places).items():
         terminal.note(f"missing, though trained, so left out: {', '.join(names)} of {printable(place)}")
-    for name, same in pool.twins().items():
+    for name, same in pool.duplicates().items():
         terminal.note(f"{printable(name)} has the very weights of {printable(same)}, which so count twice")
     return pool
 
@@ -63,7 +63,7 @@ def refuse_needless_labels(pools: Sequence[Pool], labels: Path | None) -> None:
         )
 
 
-def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
+def warn_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
     """Say which members' recipes scale these images otherwise than those that they were trained on."""
     for member in members:
         header = member.header
@@ -74,20 +74,20 @@ def tell_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) 
             )
 
 
-def tell_same_answers(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
+def warn_same_predictions(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
     """Say which predictions are in the vote twice; of networks, `open_members` has said it."""
-    from fmcli.ensemble.predictions import same_answers
+    from fmcli.ensemble.predictions import same_predictions
 
-    found = same_answers(predictions)
-    twins = pool.twins() if found else {}
+    found = same_predictions(predictions)
+    duplicates = pool.duplicates() if found else {}
     for name, same in found.items():
-        if name not in twins:
+        if name not in duplicates:
             terminal.note(f"{printable(name)} has the very answers of {printable(same)}, which so count twice")
 
 
-def tell_learnt_on(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
+def warn_fitted_on(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
     """Say so where an ensemble is judged on the images that it was made on."""
-    if pool.learnt_on is not None and pool.learnt_on.data_digest == predictions[0].data_digest != "":
+    if pool.fitted_on is not None and pool.fitted_on.data_digest == predictions[0].data_digest != "":
         terminal.note("this ensemble was chosen or fitted on these very images, which flatters it; --split test judges")
 
 
@@ -107,7 +107,7 @@ def choose_rule(
         weights=parse_numbers(weights, "--weights"),
         groups=_parse_groups(groups),
     )
-    if pool.rule is not None and not rule.learnt:
+    if pool.rule is not None and not rule.is_fitted:
         terminal.note("the ensemble's own weights and temperature are not used: another rule is asked for")
     return rule
 

@@ -59,7 +59,7 @@ def predict(
     """
     names = _input_names(inputs or (["-"] if null else []), null)
 
-    from fmcli.members import learn_rule
+    from fmcli.members import fit_rule
     from fmcli.members.inference import label_pictures, picture_reader
     from fmcli.report.console import Terminal
     from fmcli.report.predictions import PredictionWriter
@@ -67,7 +67,7 @@ def predict(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members([model], device, terminal)
     members = pool.networks()
-    rule = learn_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
+    rule = fit_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
     pictures = picture_reader(members, invert).read(names)
     with PredictionWriter(format_, terminal, top=top) as writer:
         for labelled in label_pictures(

@@ -63,7 +63,7 @@ def show_recipe(
         terminal.write(dump_recipe(values))
         return
     from fmcli.recipe import SourceFacts
-    from fmcli.recipe.layers import trace_recipe
+    from fmcli.recipe.tracing import trace_recipe
     from fmcli.report.document import emit
     from fmcli.report.recipes import summary_document
 

@@ -8,8 +8,8 @@ from fmcli.data import Splits, load_images, split_images
 from fmcli.data.augment import AlbumentationsAugment
 from fmcli.errors import RecipeError, printable
 from fmcli.recipe import Recipe, SourceFacts
-from fmcli.recipe.layers import LayerTrace, trace_recipe
-from fmcli.recipe.networks import BatchNorm
+from fmcli.recipe.layers import BatchNorm
+from fmcli.recipe.tracing import LayerTrace, trace_recipe
 
 
 def load_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:

@@ -6,7 +6,7 @@ choosing members (`select`) and setting ensembles against each other (`compare`)
 
 from fmcli.ensemble.ballot import Ballot, hold_vote
 from fmcli.ensemble.combiner import (
-    FEWEST_TO_LEARN_FROM,
+    MIN_IMAGES_TO_FIT,
     Combiner,
     Stacking,
     choose_combiner,
@@ -21,7 +21,7 @@ from fmcli.ensemble.evaluate import (
 )
 
 __all__ = [
-    "FEWEST_TO_LEARN_FROM",
+    "MIN_IMAGES_TO_FIT",
     "Ballot",
     "Combiner",
     "EnsembleEvaluation",

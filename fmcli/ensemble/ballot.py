@@ -47,7 +47,7 @@ def hold_vote(
     predictions: Sequence[Predictions],
     rule: Combiner,
     *,
-    learnt_here: Combiner | None = None,
+    fitted_here: Combiner | None = None,
     gives_calibrated: bool = False,
 ) -> Ballot:
     """Combine members' predictions.
@@ -55,7 +55,7 @@ def hold_vote(
     Args:
         predictions: One entry a member, all on the same images.
         rule: How to combine them, with all that it learnt.
-        learnt_here: Where it learnt on these very images, the rule as it was before; that is then done again in
+        fitted_here: Where it learnt on these very images, the rule as it was before; that is then done again in
             folds, so that no image is answered by what was learnt from it.
         gives_calibrated: See `Ballot`.
 
@@ -65,10 +65,10 @@ def hold_vote(
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
     combine: Combiner | CrossFitted = replace(rule, temperature=1.0)
-    if learnt_here is not None and learnt_here.learns:
-        combine = cross_fit(learnt_here, logits, y_true)
+    if fitted_here is not None and fitted_here.needs_fit:
+        combine = cross_fit(fitted_here, logits, y_true)
     vote = combine(logits)
-    if learnt_here is not None:
+    if fitted_here is not None:
         calibrated = cross_fitted_probabilities(vote.probabilities, y_true)
     else:
         calibrated = apply_temperature(vote.probabilities, rule.temperature)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline  # which takes 0.7 s to import: only what learns on folds needs it
 
 UNWEIGHTED_RULES = ("two-level", "stacking")
-LEARNT_RULES = ("weighted-majority", "weighted-soft", "stacking")
+FITTED_RULES = ("weighted-majority", "weighted-soft", "stacking")
 """Rules that learn on validation data, unless the weights of the weighted ones are given."""
-FEWEST_TO_LEARN_FROM = 2
+MIN_IMAGES_TO_FIT = 2
 """Images: each is answered by what was learnt from others."""
 _FOLDS = 5
 _FEWEST_OF_A_CLASS = _FOLDS - 1  # that stacking learns from: what a fold leaves of five
@@ -62,7 +62,7 @@ class Combiner:
         groups: Each member's group, which `two-level` votes within.
         stacking: What `stacking` learnt.
         temperature: Divides the logarithm of the vote's probabilities; 1 leaves them as they are.
-        learnt: It has learnt what there was to learn, temperature included.
+        is_fitted: It has learnt what there was to learn, temperature included.
     """
 
     vote: VotingRule = "majority"
@@ -71,14 +71,14 @@ class Combiner:
     groups: tuple[str, ...] = ()
     stacking: Stacking | None = None
     temperature: float = 1.0
-    learnt: bool = False
+    is_fitted: bool = False
 
     @property
-    def learns(self) -> bool:
+    def needs_fit(self) -> bool:
         """Whether it still has to learn how to combine, on validation data."""
         if self.vote == "stacking":
             return self.stacking is None
-        return self.vote in LEARNT_RULES and self.weights is None
+        return self.vote in FITTED_RULES and self.weights is None
 
     def __call__(self, logits: Logits) -> Vote:
         """Combine logits of shape (n_members, n_samples, n_classes).
@@ -200,15 +200,15 @@ def fit_combiner(rule: Combiner, logits: Logits, y_true: Labels, *, calibrate: b
     check_logits(logits)
     match rule.vote:
         case "weighted-majority" if rule.weights is None:
-            rule = replace(rule, weights=learn_majority_weights(logits, y_true))
+            rule = replace(rule, weights=fit_majority_weights(logits, y_true))
         case "weighted-soft" if rule.weights is None:
-            rule = replace(rule, weights=learn_soft_weights(logits, y_true))
+            rule = replace(rule, weights=fit_soft_weights(logits, y_true))
         case "stacking" if rule.stacking is None:
-            rule = replace(rule, stacking=learn_stacking(logits, y_true))
+            rule = replace(rule, stacking=fit_stacking(logits, y_true))
     if not calibrate:
-        return rule if rule.learnt else replace(rule, learnt=True)
+        return rule if rule.is_fitted else replace(rule, is_fitted=True)
     temperature = fit_temperature(replace(rule, temperature=1.0)(logits).probabilities, y_true)
-    return replace(rule, temperature=temperature, learnt=True)
+    return replace(rule, temperature=temperature, is_fitted=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -291,7 +291,7 @@ def cross_fitted_probabilities(probabilities: Floats, y_true: Labels) -> Floats:
 def _folds(y_true: Labels) -> list[tuple[Labels, Labels]]:
     """Divide images into (to learn from, to answer) five times, each class alike where it has images enough."""
     n_folds = min(_FOLDS, len(y_true))
-    if n_folds < FEWEST_TO_LEARN_FROM:
+    if n_folds < MIN_IMAGES_TO_FIT:
         raise UsageError(f"there are too few validation images to learn from: {len(y_true)}")
     from sklearn.model_selection import KFold, StratifiedKFold
 
@@ -303,7 +303,7 @@ def _folds(y_true: Labels) -> list[tuple[Labels, Labels]]:
 # --- what is learnt --------------------------------------------------------------------------------------
 
 
-def learn_majority_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
+def fit_majority_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
     """Return the weights of votes that are best when members err independently: the log-odds of being right.
 
     Args:
@@ -320,7 +320,7 @@ def learn_majority_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
 
     Example:
         >>> logits = np.log([[[0.9, 0.1]] * 3, [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]])
-        >>> [round(weight, 3) for weight in learn_majority_weights(logits, np.array([0, 0, 0]))]
+        >>> [round(weight, 3) for weight in fit_majority_weights(logits, np.array([0, 0, 0]))]
         [1.386, 0.405]
     """
     n_classes = logits.shape[2]
@@ -330,7 +330,7 @@ def learn_majority_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
     return tuple((weights if weights.any() else np.ones(len(logits))).tolist())
 
 
-def learn_soft_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
+def fit_soft_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
     """Return the weights of the members' probabilities under which the truth is likeliest.
 
     Args:
@@ -361,7 +361,7 @@ def learn_soft_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
     return tuple((shares / shares.sum()).tolist())
 
 
-def learn_stacking(logits: Logits, y_true: Labels) -> Stacking:
+def fit_stacking(logits: Logits, y_true: Labels) -> Stacking:
     """Fit a multinomial logistic regression to all members' log-probabilities.
 
     The strength of its L2 penalty is chosen among five by likelihood, cross-validated in five folds, or as many as the

@@ -214,7 +214,7 @@ def compare_compositions(
         U-statistics: Hoeffding 1948; their jackknife is that of Arvesen 1969. Members and images are crossed samples:
         Owen, "The pigeonhole bootstrap", 2007.
     """
-    if rule.learns or rule.weights is not None:
+    if rule.needs_fit or rule.weights is not None:
         raise UsageError(f"a {rule.vote} vote has weights of its members' own", hint="--vote majority or soft has none")
     places = _places_by_group(predictions)
     size = size or len(places)

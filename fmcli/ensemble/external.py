@@ -38,7 +38,7 @@ class NoLabelsError(DataError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ForeignPredictions:
+class ExternalPredictions:
     """What a file of another tool says.
 
     Args:
@@ -54,11 +54,11 @@ class ForeignPredictions:
     labels: tuple[str, ...] | None = None
 
 
-def is_foreign(path: Path) -> bool:
+def is_external(path: Path) -> bool:
     """Return whether a file is another tool's predictions, by how its name ends.
 
     Example:
-        >>> is_foreign(Path("forest.CSV")), is_foreign(Path("k3.safetensors"))
+        >>> is_external(Path("forest.CSV")), is_external(Path("k3.safetensors"))
         (True, False)
     """
     return path.suffix.lower() in SUFFIXES
@@ -82,7 +82,7 @@ def labels_beside(path: Path, split: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def read_foreign(path: Path) -> ForeignPredictions:
+def read_external(path: Path) -> ExternalPredictions:
     """Read another tool's probabilities.
 
     Args:
@@ -92,7 +92,7 @@ def read_foreign(path: Path) -> ForeignPredictions:
     Raises:
         DataError: The file is missing or broken, or holds no probabilities.
     """
-    found = _read_csv(path) if path.suffix.lower() == ".csv" else ForeignPredictions(path, _read_npy(path))
+    found = _read_csv(path) if path.suffix.lower() == ".csv" else ExternalPredictions(path, _read_npy(path))
     values, where = found.probabilities, printable(path)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"{where} has shape {values.shape}; expected (n_samples, n_classes)")
@@ -111,7 +111,7 @@ def read_foreign(path: Path) -> ForeignPredictions:
             f"{where}: the probabilities of row {place} add up to {sums[place]:.4g}, not 1",
             hint=_HINT,
         )
-    return ForeignPredictions(path, values / sums[:, None], found.class_names, found.labels)
+    return ExternalPredictions(path, values / sums[:, None], found.class_names, found.labels)
 
 
 def _read_npy(path: Path) -> NDArray[np.float64]:
@@ -130,7 +130,7 @@ def _open_npy(path: Path) -> NDArray[Any]:
         raise DataError(f"cannot read {printable(path)}: {printable(reason)}", hint="numpy.save writes it") from error
 
 
-def _read_csv(path: Path) -> ForeignPredictions:
+def _read_csv(path: Path) -> ExternalPredictions:
     text = read_text(path, LARGEST_TABLE, DataError)
     rows = csv.reader(io.StringIO(text, newline=""))
     filled = (row for row in rows if "".join(row).strip() or len(row) > 1)
@@ -155,7 +155,7 @@ def _read_csv(path: Path) -> ForeignPredictions:
         ) from error
     names = tuple(heading[column] for column in columns)
     table = np.array(values, dtype=np.float64).reshape(-1, len(names)) if names else np.empty((0, 0))
-    return ForeignPredictions(path, table, names, tuple(labels) if place is not None else None)
+    return ExternalPredictions(path, table, names, tuple(labels) if place is not None else None)
 
 
 def _check_heading(path: Path, heading: Sequence[str]) -> None:
@@ -212,7 +212,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def to_predictions(
-    foreign: ForeignPredictions,
+    foreign: ExternalPredictions,
     *,
     name: str,
     split: str,

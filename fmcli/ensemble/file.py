@@ -56,7 +56,7 @@ class MemberEntry(_Table):
     digest: str = ""
 
 
-class LearntOn(_Table):
+class FittedOn(_Table):
     """The images that members, weights and temperature were learnt on.
 
     Args:
@@ -93,7 +93,7 @@ class EnsembleFile(_Table):
     vote: VotingRule
     tie: TieRule
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    learnt_on: LearntOn | None = None
+    fitted_on: FittedOn | None = None
     members: Annotated[tuple[MemberEntry, ...], Field(min_length=1)]
     stacking: StackingEntry | None = None
 
@@ -139,7 +139,7 @@ class EnsembleFile(_Table):
             if stacking is None
             else Stacking(np.array(stacking.coefficients), np.array(stacking.intercepts)),
             temperature=self.temperature,
-            learnt=True,
+            is_fitted=True,
         )
 
 
@@ -153,7 +153,7 @@ class Place:
 
 
 def describe_ensemble(
-    places: Sequence[Place], rule: Combiner, folder: Path | None, learnt_on: LearntOn | None = None
+    places: Sequence[Place], rule: Combiner, folder: Path | None, fitted_on: FittedOn | None = None
 ) -> EnsembleFile:
     """Return what an ensemble file says of members and their rule.
 
@@ -161,7 +161,7 @@ def describe_ensemble(
         places: One a member, in the rule's order.
         rule: With all that was learnt.
         folder: Where the file is to stand; None to take the members' places as they are.
-        learnt_on: The images that it was learnt on.
+        fitted_on: The images that it was learnt on.
 
     Raises:
         UsageError: A member lies outside that folder, its path is not UTF-8, or a weight is far too large.
@@ -173,7 +173,7 @@ def describe_ensemble(
         vote=rule.vote,
         tie=rule.tie,
         temperature=rule.temperature,
-        learnt_on=learnt_on,
+        fitted_on=fitted_on,
         members=tuple(
             _entry(place, folder, weight, group) for place, weight, group in zip(places, weights, groups, strict=True)
         ),

@@ -266,7 +266,7 @@ def _listing(names: Sequence[str], most: int = 4) -> str:
     return f"{shown}, … ({len(names)})" if len(names) > most else f"{shown} ({len(names)})"
 
 
-def same_answers(predictions: Sequence[Predictions]) -> dict[str, str]:
+def same_predictions(predictions: Sequence[Predictions]) -> dict[str, str]:
     """Return the members whose logits are, to the last bit, those of one before, and that one's name.
 
     Args:

@@ -18,7 +18,7 @@ from fmcli.ensemble.predictions import Predictions, load_predictions, prediction
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
 from fmcli.experiments.results import SeedResult, SystemResult
-from fmcli.members import learn_rule, open_pool
+from fmcli.members import fit_rule, open_pool
 from fmcli.members.inference import predict_splits
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
@@ -221,13 +221,13 @@ def _is_finished(run: Path) -> bool:
 def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResult:
     pool = open_pool([run.folder], device=str(device))
     members, rule = pool.checkpoints, pool.choose_rule()
-    learnt = learn_rule(pool, rule, data_root=data_root, calibrate=False)
+    learnt = fit_rule(pool, rule, data_root=data_root, calibrate=False)
     evaluations = {
         split: evaluate_ensemble(
             hold_vote(
                 _predict(members, split, data_root),
                 learnt,
-                learnt_here=rule if split == "validation" and learnt is not rule else None,
+                fitted_here=rule if split == "validation" and learnt is not rule else None,
             )
         )
         for split in _SCORED

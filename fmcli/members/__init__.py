@@ -7,9 +7,9 @@ rules learn from and members are chosen by (`validation`).
 from fmcli.members.pool import Pool, StoredMember, open_pool
 from fmcli.members.predict import neighbours, predict_pool, write_predictions
 from fmcli.members.validation import (
-    learn_rule,
+    fit_rule,
+    predict_for_fitting,
     predict_shared_validation,
-    predict_to_learn,
     predict_validation,
     vote_on,
 )
@@ -17,12 +17,12 @@ from fmcli.members.validation import (
 __all__ = [
     "Pool",
     "StoredMember",
-    "learn_rule",
+    "fit_rule",
     "neighbours",
     "open_pool",
     "predict_pool",
     "predict_shared_validation",
-    "predict_to_learn",
+    "predict_for_fitting",
     "predict_validation",
     "vote_on",
     "write_predictions",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, cast
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import VotingRule
 from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
-from fmcli.ensemble.file import LearntOn, Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.file import FittedOn, Place, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import SELECTION_METHODS, Selection
 from fmcli.errors import UsageError, printable
-from fmcli.members import Pool, StoredMember, predict_to_learn
+from fmcli.members import Pool, StoredMember, predict_for_fitting
 from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ class Composed:
     Args:
         pool: Its members.
         rule: How they are combined.
-        learnt_on: The images that it was learnt on; None where there were none, and so nothing to learn.
+        fitted_on: The images that it was learnt on; None where there were none, and so nothing to learn.
         selection: How its members were chosen, if they were.
     """
 
     pool: Pool
     rule: Combiner
-    learnt_on: LearntOn | None
+    fitted_on: FittedOn | None
     selection: Selection | None = None
 
 
@@ -52,18 +52,20 @@ def fit_ensemble(pool: Pool, rule: Combiner, *, data_root: Path | None = None, l
     Raises:
         UsageError: There are no validation images in common, and the rule cannot do without.
     """
-    learn_from = predict_to_learn(pool, rule, data_root=data_root, labels=labels)
+    learn_from = predict_for_fitting(pool, rule, data_root=data_root, labels=labels)
     if learn_from is None:
-        return Composed(pool, rule, pool.learnt_on if rule.learnt else None)  # learnt already, or nothing to learn from
+        return Composed(
+            pool, rule, pool.fitted_on if rule.is_fitted else None
+        )  # learnt already, or nothing to learn from
     logits, y_true = stack_logits(learn_from), learn_from[0].labels
-    vote = cross_fitted_vote(rule, logits, y_true) if rule.learns else rule(logits)
+    vote = cross_fitted_vote(rule, logits, y_true) if rule.needs_fit else rule(logits)
     accuracy = float((vote.labels == y_true).mean())
-    return Composed(pool, fit_combiner(rule, logits, y_true), _learnt_on(learn_from, accuracy))
+    return Composed(pool, fit_combiner(rule, logits, y_true), _fitted_on(learn_from, accuracy))
 
 
-def _learnt_on(predictions: Sequence[Predictions], accuracy: float) -> LearntOn:
+def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
     first = predictions[0]
-    return LearntOn(
+    return FittedOn(
         split="validation", images=len(first.labels), data_digest=first.data_digest, accuracy=round(accuracy, 6)
     )
 
@@ -91,7 +93,7 @@ def select_ensemble(
     own = Combiner(vote, rule.tie, weights, chosen.groups)
     own = fit_combiner(own, logits[list(selection.members)], y_true)
     accuracy = float((own(logits[list(selection.members)]).labels == y_true).mean())
-    return Composed(chosen, own, _learnt_on(predictions, accuracy), selection)
+    return Composed(chosen, own, _fitted_on(predictions, accuracy), selection)
 
 
 def write_ensemble(path: Path, composed: Composed) -> None:
@@ -105,7 +107,7 @@ def write_ensemble(path: Path, composed: Composed) -> None:
         Place(name, _place_of(member, name), _digest_of(member))
         for member, name in zip(composed.pool.members, composed.pool.names, strict=True)
     ]
-    write_ensemble_file(path, describe_ensemble(places, composed.rule, path.parent, composed.learnt_on))
+    write_ensemble_file(path, describe_ensemble(places, composed.rule, path.parent, composed.fitted_on))
 
 
 def _place_of(member: Checkpoint | StoredMember, name: str) -> Path:
@@ -159,4 +161,4 @@ def pack_ensemble(path: Path, composed: Composed) -> None:
     places = [
         Place(name, member.path, _digest_of(member)) for member, name in zip(members, composed.pool.names, strict=True)
     ]
-    write_pack(path, places, composed.rule, composed.learnt_on)
+    write_pack(path, places, composed.rule, composed.fitted_on)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fmcli.checkpoints.checkpoint import Checkpoint, Header
-from fmcli.checkpoints.layout import tell_apart
+from fmcli.checkpoints.layout import make_names_unique
 from fmcli.choices import Invert, Views
 from fmcli.data import ImageSet, Picture, PictureReader, Splits, evaluation_loader, load_images, split_images
 from fmcli.ensemble import Combiner
@@ -17,7 +17,7 @@ from fmcli.ensemble.rules import Vote
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.hardware.device import use_bf16
 from fmcli.networks import InferenceNetwork, predict_together
-from fmcli.recipe.networks import kernel_group
+from fmcli.recipe.families import kernel_group
 from fmcli.recipe.specs import DataSpec
 
 _MOST_NAMED = 5  # classes, in an error
@@ -135,7 +135,7 @@ def network_of(member: Checkpoint) -> InferenceNetwork:
 def name_members(members: Sequence[Checkpoint]) -> list[str]:
     """Return a name for each member: its own, with its run's or its whole path where several have the same."""
     own = [member.header.name for member in members]
-    return tell_apart(own, [member.path for member in members])
+    return make_names_unique(own, [member.path for member in members])
 
 
 def label_pictures(

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmcli.checkpoints.history import HISTORY_FILE
-from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, tell_apart
+from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, make_names_unique
 from fmcli.choices import SPLITS, TieRule, VotingRule
 from fmcli.ensemble import Combiner, choose_combiner
-from fmcli.ensemble.external import is_foreign, is_labels
-from fmcli.ensemble.file import SUFFIX, LearntOn, read_ensemble_file
+from fmcli.ensemble.external import is_external, is_labels
+from fmcli.ensemble.file import SUFFIX, FittedOn, read_ensemble_file
 from fmcli.ensemble.predictions import FORMAT as PREDICTIONS_FORMAT
 from fmcli.ensemble.predictions import read_predictions_header
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.recipe.networks import kernel_group
+from fmcli.recipe.families import kernel_group
 from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ class Pool:
         names: A name for each that no other has.
         groups: What each votes within in a two-level vote; empty where that is not known.
         rule: How an ensemble file or a pack says to combine them; None where their recipes say.
-        learnt_on: The images that the ensemble was made on, where it says so.
+        fitted_on: The images that the ensemble was made on, where it says so.
     """
 
     members: tuple[Checkpoint | StoredMember, ...]
     names: tuple[str, ...]
     groups: tuple[str, ...]
     rule: Combiner | None = None
-    learnt_on: LearntOn | None = None
+    fitted_on: FittedOn | None = None
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -83,13 +83,13 @@ class Pool:
     def needs_labels(self) -> bool:
         """Whether a member is of another tool, whose predictions may come without the true classes."""
         stored = (member for member in self.members if isinstance(member, StoredMember))
-        return any(is_foreign(path) for member in stored for path in member.files.values())
+        return any(is_external(path) for member in stored for path in member.files.values())
 
     def alone(self) -> list[Pool]:
         """Return each member as a pool of its own."""
         return [self.subset([place]) for place in range(len(self.members))]
 
-    def twins(self) -> dict[str, str]:
+    def duplicates(self) -> dict[str, str]:
         """Return the members whose weights are those of one before, and that one's name."""
         first: dict[str, str] = {}
         found = {}
@@ -166,7 +166,7 @@ def open_pool(places: Sequence[Path], *, device: str = "auto", together: bool = 
         _check_alike([member for member in members if not isinstance(member, StoredMember)])
     if len(opened) == 1 and opened[0].names:
         return opened[0]
-    names = tell_apart([_own_name(member) for member in members], files)
+    names = make_names_unique([_own_name(member) for member in members], files)
     groups = tuple(group for one in opened for group in one.groups)
     return Pool(tuple(members), tuple(names), groups, opened[0].rule if len(opened) == 1 else None)
 
@@ -179,11 +179,11 @@ def _open_place(place: Path, device: str) -> Pool:
         found = [_open_member(path, entry.digest, device) for path, entry in zip(paths, content.members, strict=True)]
         names = tuple(entry.name for entry in content.members)
         groups = tuple(entry.group for entry in content.members)
-        return Pool(tuple(found), names, groups, content.combiner(), content.learnt_on)
+        return Pool(tuple(found), names, groups, content.combiner(), content.fitted_on)
     stored: list[StoredMember] = []
     if place.is_dir():
         stored = _stored_members(place)
-    elif place.is_file() and (is_foreign(place) or _holds_predictions(place)):
+    elif place.is_file() and (is_external(place) or _holds_predictions(place)):
         stored = [_stored(place)]
     if stored:
         return Pool(tuple(stored), (), tuple(_group_of(member) for member in stored))
@@ -199,7 +199,7 @@ def _open_networks(place: Path, device: str) -> Pool:
     if place.is_file() and read_metadata(place).get("format") == PACK_FORMAT:
         pack = read_pack(place, device=where)
         groups = tuple(_group_of(member) for member in pack.members)
-        return Pool(pack.members, pack.names, groups, pack.rule, pack.learnt_on)
+        return Pool(pack.members, pack.names, groups, pack.rule, pack.fitted_on)
     members = [load_checkpoint(path, device=where) for path in find_checkpoints([place])]
     return Pool(tuple(members), (), tuple(_group_of(member) for member in members))
 
@@ -252,7 +252,7 @@ def _stored_members(folder: Path) -> list[StoredMember]:
         _refuse([*(path for path, files in folders.items() if files), *alone], f"{printable(folder)} is one member")
         return [StoredMember(folder.resolve().name, folder, own)]
     found = {path: StoredMember(path.name, path, files) for path, files in folders.items() if files}
-    found |= {path: _stored(path) for path in alone if is_foreign(path) or _holds_predictions(path)}
+    found |= {path: _stored(path) for path in alone if is_external(path) or _holds_predictions(path)}
     if found:
         _refuse([path for path in (*folders, *alone) if path not in found], "it holds no predictions of a split")
     return [found[path] for path in sorted(found)]
@@ -275,7 +275,7 @@ def _files_of_predictions(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if (is_foreign(path) or path.suffix == ".safetensors")
+        if (is_external(path) or path.suffix == ".safetensors")
         and path.is_file()
         and not path.name.startswith(".")
         and not is_labels(path)
@@ -309,7 +309,7 @@ def _stored(path: Path) -> StoredMember:
     """Return the member of one file of predictions, with its other splits where files beside it are named so."""
     if path.stem in SPLITS:
         return StoredMember(path.parent.resolve().name, path, _files_by_split(path.parent, path))
-    split = ANY_SPLIT if is_foreign(path) else read_predictions_header(path).split
+    split = ANY_SPLIT if is_external(path) else read_predictions_header(path).split
     return StoredMember(path.stem, path, {split: path})
 
 
@@ -354,4 +354,4 @@ def _group_of(member: Checkpoint | StoredMember) -> str:
     if not isinstance(member, StoredMember):
         return kernel_group(member.header.member.model)
     path = next(iter(member.files.values()))
-    return "" if is_foreign(path) else read_predictions_header(path).group
+    return "" if is_external(path) else read_predictions_header(path).group

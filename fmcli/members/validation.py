@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmcli.choices import Views
-from fmcli.ensemble import FEWEST_TO_LEARN_FROM, Ballot, Combiner, fit_combiner, hold_vote
+from fmcli.ensemble import MIN_IMAGES_TO_FIT, Ballot, Combiner, fit_combiner, hold_vote
 from fmcli.ensemble.external import NoLabelsError
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, UsageError, printable
@@ -67,7 +67,7 @@ def _left_by_training(member: Checkpoint) -> Predictions | None:
     return stored if same else None
 
 
-def predict_to_learn(
+def predict_for_fitting(
     pool: Pool,
     rule: Combiner,
     *,
@@ -81,15 +81,15 @@ def predict_to_learn(
         UsageError: The rule cannot do without, and a member has no validation images, or others than the rest, or was
             trained on some of them.
     """
-    if rule.learnt and not rule.learns:
+    if rule.is_fitted and not rule.needs_fit:
         return None
-    if len({_digests_to_learn(member) for member in pool.checkpoints}) > 1:  # perhaps trained on others' images
-        if not rule.learns:
+    if len({_fitting_digests(member) for member in pool.checkpoints}) > 1:  # perhaps trained on others' images
+        if not rule.needs_fit:
             return None
         refuse_trained_on(pool, data_root)
     found = predict_validation(pool, data_root=data_root, labels=labels, views=views)
     alike = found is not None and len({one.data_digest for one in found} - {""}) <= 1  # other tools' have none
-    if rule.learns and not alike:
+    if rule.needs_fit and not alike:
         raise UsageError(
             f"{rule.vote} learns on validation images, and these members have none in common",
             hint=("" if rule.vote == "stacking" else "--weights gives the weights; ")
@@ -98,12 +98,12 @@ def predict_to_learn(
     return found if alike else None
 
 
-def _digests_to_learn(member: Checkpoint) -> tuple[str, str]:
+def _fitting_digests(member: Checkpoint) -> tuple[str, str]:
     digests = member.header.data_digests
     return digests.get("train", ""), digests.get("validation", "")
 
 
-def learn_rule(
+def fit_rule(
     pool: Pool,
     rule: Combiner,
     *,
@@ -123,12 +123,12 @@ def learn_rule(
         calibrate: Learn the temperature, too.
 
     Raises:
-        UsageError: See `predict_to_learn`.
+        UsageError: See `predict_for_fitting`.
     """
-    if not rule.learns and not calibrate:
+    if not rule.needs_fit and not calibrate:
         return rule
-    learn_from = predict_to_learn(pool, rule, data_root=data_root, labels=labels, views=views)
-    if learn_from is None or (len(learn_from[0].labels) < FEWEST_TO_LEARN_FROM and not rule.learns):
+    learn_from = predict_for_fitting(pool, rule, data_root=data_root, labels=labels, views=views)
+    if learn_from is None or (len(learn_from[0].labels) < MIN_IMAGES_TO_FIT and not rule.needs_fit):
         return rule
     return fit_combiner(rule, stack_logits(learn_from), learn_from[0].labels, calibrate=calibrate)
 
@@ -157,11 +157,11 @@ def vote_on(
         calibrate: Learn the temperature, too.
 
     Raises:
-        UsageError: See `predict_to_learn`.
+        UsageError: See `predict_for_fitting`.
         DataError, CheckpointError: See `predict_pool`.
     """
     here = split == "validation"
-    learnt = learn_rule(
+    learnt = fit_rule(
         pool,
         rule,
         data_root=data_root,
@@ -172,7 +172,7 @@ def vote_on(
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=views)
     if learnt is rule:
         return hold_vote(predictions, rule, gives_calibrated=rule.temperature != 1)
-    return hold_vote(predictions, learnt, learnt_here=rule if here else None)
+    return hold_vote(predictions, learnt, fitted_here=rule if here else None)
 
 
 def predict_shared_validation(
@@ -213,7 +213,7 @@ def refuse_trained_on(pool: Pool, data_root: Path | None) -> None:
     seen: frozenset[bytes] | None = None
     problems = []
     for member, name in zip(pool.members, pool.names, strict=True):
-        if isinstance(member, StoredMember) or _digests_to_learn(member) == _digests_to_learn(first):
+        if isinstance(member, StoredMember) or _fitting_digests(member) == _fitting_digests(first):
             continue
         seen = seen or frozenset(_marks(_split_of(first, "validation", data_root)))
         n_shared = sum(mark in seen for mark in _marks(_split_of(member, "train", data_root)))

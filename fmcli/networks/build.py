@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from fmcli.networks.cpu.pooling import MaxPool2d
 from fmcli.networks.cpu.strided import StridedConv2d
-from fmcli.recipe.layers import LayerTrace, pair, same_padding, trace_layers
-from fmcli.recipe.networks import (
+from fmcli.recipe.layers import (
     Activate,
     Activation,
     AvgPool,
@@ -25,9 +24,8 @@ from fmcli.recipe.networks import (
     LayerSpec,
     MaxPool,
 )
-from fmcli.recipe.networks import (
-    Dropout as DropoutSpec,
-)
+from fmcli.recipe.layers import Dropout as DropoutSpec
+from fmcli.recipe.tracing import LayerTrace, pair, same_padding, trace_layers
 
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

@@ -3,6 +3,7 @@
 `specs`, `networks` and `training` hold the values, `load` reads, `resolve` checks.
 """
 
+from fmcli.recipe.families import ModelSpec
 from fmcli.recipe.keys import recipe_keys
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.load import (
@@ -17,7 +18,6 @@ from fmcli.recipe.load import (
     recipe_digest,
     shipped_recipes,
 )
-from fmcli.recipe.networks import ModelSpec
 from fmcli.recipe.overrides import apply_overrides, set_values, value_at
 from fmcli.recipe.resolve import known_facts, resolve_data, resolve_recipe, trial_table
 from fmcli.recipe.schema import recipe_schema

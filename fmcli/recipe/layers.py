@@ -1,272 +1,106 @@
-"""Networks as lists of layers, and what each layer makes of its input: arithmetic only, no torch.
+"""The layers of a network, as a recipe writes them. Each default is written here, once."""
 
-A recipe's `[model]` table, whatever its family, becomes one list of layers here; `models` builds it, and the
-summary and the check for impossible networks read the same list.
-"""
+from typing import Annotated, Literal
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pydantic import Field
 
-from fmcli.errors import RecipeError, printable
-from fmcli.recipe.known import SourceFacts
-from fmcli.recipe.networks import (
-    Activate,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    GlobalMaxPool,
-    KernelCnnSpec,
-    LayerSpec,
-    MaxPool,
-    ModelSpec,
-)
-from fmcli.recipe.specs import (
-    MemberSpec,
-    Recipe,
-)
+from fmcli.recipe.spec import Positive, Probability, Spec
 
-Shape = tuple[int, ...]  # (C, H, W), or (features,) once flat
+Activation = Literal["relu", "gelu", "tanh", "sigmoid"]
+Initialization = Literal["torch", "glorot-uniform", "he-uniform", "he-normal"]
+# One number for both sides, or [height, width].
+Size = Positive | Annotated[tuple[Positive, Positive], Field(strict=False)]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerTrace:
-    """A layer, what goes in and what comes out.
-
-    Args:
-        layer: The layer.
-        input_shape: Without the batch axis.
-        output_shape: Without the batch axis.
-        parameters: How many numbers it learns.
-    """
-
-    layer: LayerSpec
-    input_shape: Shape
-    output_shape: Shape
-    parameters: int
-
-    @property
-    def multiply_adds(self) -> int:
-        """How many it takes for one image, forward; those of convolutions and dense layers count."""
-        match self.layer:
-            case Conv() as conv:
-                return self.input_shape[0] * math.prod(pair(conv.kernel_size)) * math.prod(self.output_shape)
-            case Dense():
-                return self.input_shape[0] * self.output_shape[0]
-        return 0
+class Layer(Spec):
+    """One entry of a network's `layers`."""
 
 
-def expand_layers(model: ModelSpec, n_classes: int, input_shape: Shape) -> tuple[LayerSpec, ...]:
-    """Return a model's layers, the last giving one logit for each class.
+class Conv(Layer):
+    """Convolution. "same" pads with zeros to a side / stride, rounded up; an odd pixel at the bottom and right."""
 
-    Args:
-        model: Any family.
-        n_classes: How many classes the data has.
-        input_shape: (C, H, W).
-
-    Returns:
-        The layers in order.
-    """
-    if not isinstance(model, KernelCnnSpec):
-        return model.layers
-    return tuple(_plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes, input_shape))
+    type: Literal["conv"] = "conv"
+    filters: Positive
+    kernel_size: Size
+    stride: Size = 1
+    padding: Literal["valid", "same"] = "valid"
+    activation: Activation | None = None
+    bias: bool = True
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    """Adds l2 times the sum of the squared kernel weights to the loss."""
 
 
-def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
-    """Yield the layers of An et al. 2020 (arXiv 2008.10400): M3, M5 and M7 are three sets of arguments."""
-    for width, kernel_size in zip(model.widths, model.kernel_sizes, strict=True):
-        yield Conv(filters=width, kernel_size=kernel_size, bias=False)
-        yield BatchNorm(activation="relu")
-    yield Flatten()
-    yield Dense(units=n_classes, bias=False)
-    yield BatchNorm()
+class Dense(Layer):
+    """Fully connected layer on flat input."""
+
+    type: Literal["dense"] = "dense"
+    units: Positive
+    activation: Activation | None = None
+    bias: bool = True
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    """Adds l2 times the sum of the squared kernel weights to the loss."""
 
 
-def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: Shape) -> Iterator[LayerSpec]:
-    """Yield stages that each halve the image at their end; pooled before normalising, which is less work.
+class MaxPool(Layer):
+    """The largest value of each window; what does not fill a window is dropped."""
 
-    Where nothing is left to halve, a stage leaves the image as it is: any size will do.
-    """
-    side = min(input_shape[1:])
-    for stage, (width, kernel_size) in enumerate(zip(model.widths, model.kernel_sizes, strict=True)):
-        last_stage = stage == len(model.widths) - 1
-        depth = 1 if stage == 0 else model.depth
-        for position in range(depth):
-            yield Conv(filters=width, kernel_size=kernel_size, padding="same", bias=False)
-            if position == depth - 1 and not last_stage and side >= 2:
-                yield MaxPool(size=2)
-                side //= 2
-            yield BatchNorm(activation="relu")
-    yield GlobalMaxPool()
-    yield Dense(units=n_classes)
+    type: Literal["max-pool"] = "max-pool"
+    size: Size = 2
+    stride: Size | None = None
+    """By default the size."""
 
 
-def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int) -> tuple[LayerTrace, ...]:
-    """Follow an image's shape through a network.
+class AvgPool(Layer):
+    """The mean of each window; what does not fill a window is dropped."""
 
-    Args:
-        layers: The network.
-        input_shape: (C, H, W).
-        n_classes: How many logits must come out.
-
-    Returns:
-        One entry a layer.
-
-    Raises:
-        RecipeError: A layer cannot take what reaches it, or the last gives no logit for each class; every
-            problem is a line `layers[i]: …`.
-
-    Example:
-        >>> [trace.output_shape for trace in trace_layers([Flatten(), Dense(units=10)], (1, 28, 28), 10)]
-        [(784,), (10,)]
-    """
-    traces: list[LayerTrace] = []
-    shape = input_shape
-    for index, layer in enumerate(layers):
-        try:
-            output, parameters = _apply(layer, shape)
-        except ValueError as error:
-            raise RecipeError("impossible network", problems=[f"layers[{index}]: {error}"]) from None
-        traces.append(LayerTrace(layer, shape, output, parameters))
-        shape = output
-    if shape != (n_classes,):
-        problem = f"layers: the last gives {show_shape(shape)}; expected one logit for each of {n_classes} classes"
-        raise RecipeError("impossible network", problems=[problem])
-    return tuple(traces)
+    type: Literal["avg-pool"] = "avg-pool"
+    size: Size = 2
+    stride: Size | None = None
+    """By default the size."""
 
 
-def trace_members(
-    members: Sequence[MemberSpec], source: SourceFacts
-) -> tuple[dict[str, tuple[LayerTrace, ...]], list[str]]:
-    """Trace the network of every member.
+class GlobalMaxPool(Layer):
+    """The largest value of each channel, flat."""
 
-    Args:
-        members: Of a recipe.
-        source: Image size and classes of its data.
-
-    Returns:
-        For each member whose network is possible, one entry a layer; and a line for each that is not.
-    """
-    n_classes = len(source.class_names)
-    traces, problems = {}, []
-    for member in members:
-        try:
-            layers = expand_layers(member.model, n_classes, source.input_shape)
-            traces[member.name] = trace_layers(layers, source.input_shape, n_classes)
-        except RecipeError as error:
-            problems += [f"members.{member.name}.model.{problem}" for problem in error.problems]
-    return traces, problems
+    type: Literal["global-max-pool"] = "global-max-pool"
 
 
-def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTrace, ...]]:
-    """Trace the network of every member of a recipe.
+class GlobalAvgPool(Layer):
+    """The mean of each channel, flat."""
 
-    Raises:
-        RecipeError: Networks are impossible; every problem of every member is named.
-    """
-    traces, problems = trace_members(recipe.members, source)
-    if problems:
-        raise RecipeError(
-            f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
-            problems=problems,
-            hint="fmcli recipe show RECIPE --summary follows an image through a network that fits",
-        )
-    return traces
+    type: Literal["global-avg-pool"] = "global-avg-pool"
 
 
-def _apply(layer: LayerSpec, shape: Shape) -> tuple[Shape, int]:
-    """Return a layer's output shape and parameter count.
+class BatchNorm(Layer):
+    """Batch normalisation over channels, or over features after `flatten`."""
 
-    Raises:
-        ValueError: The layer cannot take this shape.
-    """
-    match layer:
-        case Conv():
-            channels, *_ = image = _image(shape, layer.type)
-            kernel = pair(layer.kernel_size)
-            sides = _windows(image, kernel, pair(layer.stride), layer.padding == "same", "kernel")
-            weights = channels * kernel[0] * kernel[1] * layer.filters
-            return (layer.filters, *sides), weights + layer.filters * layer.bias
-        case MaxPool() | AvgPool():
-            image = _image(shape, layer.type)
-            window = pair(layer.size)
-            return (image[0], *_windows(image, window, pair(layer.stride or layer.size), False, "window")), 0
-        case GlobalMaxPool() | GlobalAvgPool():
-            return (_image(shape, layer.type)[0],), 0
-        case Dense():
-            if len(shape) != 1:
-                raise ValueError(f"dense takes flat input, not {show_shape(shape)}; put a flatten before it")
-            return (layer.units,), shape[0] * layer.units + layer.units * layer.bias
-        case BatchNorm():
-            return shape, 2 * shape[0]
-        case Flatten():
-            size = 1
-            for side in shape:
-                size *= side
-            return (size,), 0
-        case Dropout() | Activate():
-            return shape, 0
+    type: Literal["batch-norm"] = "batch-norm"
+    momentum: Probability = 0.1
+    eps: Annotated[float, Field(gt=0)] = 1e-5
+    activation: Activation | None = None
 
 
-def _image(shape: Shape, kind: str) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ValueError(f"{kind} takes an image, not {show_shape(shape)}; it must come before the flatten")
-    return shape
+class Dropout(Layer):
+    """Inverted dropout."""
+
+    type: Literal["dropout"] = "dropout"
+    rate: Annotated[float, Field(ge=0, lt=1)]
 
 
-def _windows(
-    image: tuple[int, int, int], window: tuple[int, int], stride: tuple[int, int], same: bool, what: str
-) -> tuple[int, int]:
-    """Return how many windows fit each way."""
-    _, *sides = image
-    if same:
-        return (-(-sides[0] // stride[0]), -(-sides[1] // stride[1]))
-    if window[0] > sides[0] or window[1] > sides[1]:
-        raise ValueError(
-            f"a {window[0]}×{window[1]} {what} is larger than its {sides[0]}×{sides[1]} feature map; "
-            "use fewer or smaller ones, or padding = 'same'"
-        )
-    return ((sides[0] - window[0]) // stride[0] + 1, (sides[1] - window[1]) // stride[1] + 1)
+class Flatten(Layer):
+    """All numbers of an image in one row: by rows, columns, then channels."""
+
+    type: Literal["flatten"] = "flatten"
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return a size as (height, width).
+class Activate(Layer):
+    """An activation on its own."""
 
-    Example:
-        >>> pair(3), pair((3, 5))
-        ((3, 3), (3, 5))
-    """
-    return (size, size) if isinstance(size, int) else size
+    type: Literal["activation"] = "activation"
+    function: Activation
 
 
-def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the padding (before, after) that gives ceil(side / stride) windows; the odd pixel goes after.
-
-    References:
-        TensorFlow's "SAME", which the reference systems were trained with.
-
-    Example:
-        >>> same_padding(28, 4, 1), same_padding(28, 3, 2)
-        ((1, 2), (0, 1))
-    """
-    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-    return total // 2, total - total // 2
-
-
-def count_parameters(traces: Sequence[LayerTrace]) -> int:
-    """Return how many numbers a traced network learns."""
-    return sum(trace.parameters for trace in traces)
-
-
-def show_shape(shape: Shape) -> str:
-    """Return a shape as people write it.
-
-    Example:
-        >>> show_shape((1, 28, 28))
-        '1×28×28'
-    """
-    return "×".join(str(side) for side in shape)
+LayerSpec = Annotated[
+    Conv | Dense | MaxPool | AvgPool | GlobalMaxPool | GlobalAvgPool | BatchNorm | Dropout | Flatten | Activate,
+    Field(discriminator="type"),
+]

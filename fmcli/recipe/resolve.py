@@ -10,7 +10,6 @@ from pydantic import BaseModel, ValidationError
 
 from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
-from fmcli.recipe.layers import trace_members
 from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, apply_overrides, has_key, set_values, value_at
 from fmcli.recipe.problems import MOST_PROBLEMS, describe_problems, show_path
 from fmcli.recipe.specs import (
@@ -28,6 +27,7 @@ from fmcli.recipe.specs import (
     Space,
     name_copies,
 )
+from fmcli.recipe.tracing import trace_members
 from fmcli.recipe.training import CyclicSchedule
 
 SomeSpec = TypeVar("SomeSpec", bound=BaseModel)

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from fmcli.recipe import networks, specs, training
+from fmcli.recipe import layers, specs, training
+from fmcli.recipe.families import kernel_cnn, sequential
 from fmcli.recipe.specs import (
     SHARED_TABLES,
     DataSpec,
@@ -21,7 +22,7 @@ from fmcli.recipe.specs import (
 )
 
 Table = dict[str, Any]
-_MODULES = (networks, specs, training)  # where the tables' classes stand
+_MODULES = (layers, kernel_cnn, sequential, specs, training)  # where the tables' classes stand
 
 
 def recipe_schema() -> Table:

@@ -20,8 +20,8 @@ from pydantic import (
 
 from fmcli.choices import TieRule, VotingRule
 from fmcli.errors import did_you_mean
+from fmcli.recipe.families import ModelSpec
 from fmcli.recipe.known import KNOWN_SOURCES, SOURCE_PREFIXES
-from fmcli.recipe.networks import ModelSpec
 from fmcli.recipe.spec import Fraction, Positive, Probability, Seed, Spec
 from fmcli.recipe.training import AdamSpec, ConstantSchedule, OptimizerSpec, ScheduleSpec, TrainerSpec
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmcli.errors import printable
-from fmcli.recipe.layers import show_shape
+from fmcli.recipe.tracing import show_shape
 from fmcli.report.document import Document, Sheet
 
 _THUMBNAIL = 14  # columns of a sample in the terminal; a row of text holds two rows of pixels

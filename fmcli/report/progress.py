@@ -13,7 +13,7 @@ from fmcli.events import (
     Event,
     MemberDiverged,
     MemberFinished,
-    MembersAtOnce,
+    MembersInParallel,
     MemberStarted,
     RunAwaited,
     RunStarted,
@@ -80,7 +80,7 @@ class TrainingProgress:
                 for member in list(self._begun):
                     self._drop(member)
                 self.terminal.note(f"trial {event.number}: {result}")
-            case MembersAtOnce():
+            case MembersInParallel():
                 self._advice = None
                 self.terminal.note(_at_once(event))
             case MemberStarted():
@@ -172,7 +172,7 @@ class _Begun:
     task: TaskID | None = None
 
 
-def _at_once(event: MembersAtOnce) -> str:
+def _at_once(event: MembersInParallel) -> str:
     threads = "a thread" if event.threads == 1 else f"{event.threads} threads"
     if event.times is None:
         why = f"the run was begun with {threads} each (--threads {event.threads}: one by one)"

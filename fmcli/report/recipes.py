@@ -6,12 +6,8 @@ from typing import Any
 
 from fmcli.recipe import Recipe
 from fmcli.recipe.keys import Key, KeyTable
-from fmcli.recipe.layers import LayerTrace, count_parameters, show_shape
-from fmcli.recipe.networks import (
-    Conv,
-    Dense,
-    Layer,
-)
+from fmcli.recipe.layers import Conv, Dense, Layer
+from fmcli.recipe.tracing import LayerTrace, count_parameters, show_shape
 from fmcli.report.document import Document, Sheet
 
 

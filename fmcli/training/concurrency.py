@@ -15,7 +15,7 @@ import torch
 
 from fmcli.data import Splits
 from fmcli.recipe import MemberSpec, Recipe, SourceFacts
-from fmcli.recipe.layers import LayerTrace, trace_recipe
+from fmcli.recipe.tracing import LayerTrace, trace_recipe
 
 # Measured on two cores with AVX-512 BF16, for small networks.
 _BETWEEN = 3e-3  # seconds of a step that more threads do not shorten

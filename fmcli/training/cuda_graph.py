@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 _WARM_UP = 3  # calls before recording, in which libraries choose kernels and allocate what they keep
-Answers = tuple[Tensor, Tensor]
+StepOutput = tuple[Tensor, Tensor]
 
 
 class Recorder(Protocol):
     """How a device records."""
 
-    def warm_up(self, compute: Callable[[], Answers]) -> Answers:
+    def warm_up(self, compute: Callable[[], StepOutput]) -> StepOutput:
         """Compute, in the way that recording needs before it."""
 
-    def record(self, compute: Callable[[], Answers]) -> tuple[Callable[[], None], Answers]:
+    def record(self, compute: Callable[[], StepOutput]) -> tuple[Callable[[], None], StepOutput]:
         """Return what computes anew, from the same memory into the same, and that memory; nothing is computed yet."""
 
 
@@ -36,7 +36,7 @@ class CudaRecorder:
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
         self._device, self._generators = device, generators
 
-    def warm_up(self, compute: Callable[[], Answers]) -> Answers:
+    def warm_up(self, compute: Callable[[], StepOutput]) -> StepOutput:
         """Compute on a stream aside, as PyTorch's notes on CUDA graphs ask for."""
         with torch.cuda.device(self._device), measured_convolutions():
             stream = torch.cuda.current_stream()
@@ -47,7 +47,7 @@ class CudaRecorder:
             stream.wait_stream(aside)
         return answers
 
-    def record(self, compute: Callable[[], Answers]) -> tuple[Callable[[], None], Answers]:
+    def record(self, compute: Callable[[], StepOutput]) -> tuple[Callable[[], None], StepOutput]:
         """Record a graph. Where that fails, stream and generators are left as before."""
         with torch.cuda.device(self._device), _no_garbage_collection():
             graph = torch.cuda.CUDAGraph()
@@ -126,7 +126,7 @@ class StepGraph:
         self._recordings: dict[torch.Size, _Recording] = {}
         self._is_refused = False
 
-    def __call__(self, compute: Callable[[Tensor, Tensor], Answers], images: Tensor, labels: Tensor) -> Answers:
+    def __call__(self, compute: Callable[[Tensor, Tensor], StepOutput], images: Tensor, labels: Tensor) -> StepOutput:
         """Take a step.
 
         Args:
@@ -146,7 +146,7 @@ class StepGraph:
             self._record(compute, images, labels)
         return compute(images, labels) if self._is_refused else self._recordings[shape].replay(images, labels)
 
-    def _record(self, compute: Callable[[Tensor, Tensor], Answers], images: Tensor, labels: Tensor) -> None:
+    def _record(self, compute: Callable[[Tensor, Tensor], StepOutput], images: Tensor, labels: Tensor) -> None:
         images, labels = images.clone(), labels.clone()
         try:
             launch, answers = self._recorder.record(lambda: compute(images, labels))
@@ -167,9 +167,9 @@ class _Recording:
     launch: Callable[[], None]
     images: Tensor
     labels: Tensor
-    answers: Answers
+    answers: StepOutput
 
-    def replay(self, images: Tensor, labels: Tensor) -> Answers:
+    def replay(self, images: Tensor, labels: Tensor) -> StepOutput:
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.launch()

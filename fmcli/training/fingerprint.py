@@ -18,7 +18,7 @@ _AFRESH = "or train afresh with --overwrite"
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class Fingerprint:
     """What a member is trained with.
 
     Args:
@@ -47,7 +47,7 @@ class Circumstances:
         *,
         bf16: bool,
         threads: int | None = None,
-    ) -> "Circumstances":
+    ) -> "Fingerprint":
         """Return those of a member of a recipe in this process, or in one of so many threads."""
         computing = computing_versions(versions(), kernels=bf16 and device.type == "cpu")
         if spec.augment.albumentations:
@@ -62,7 +62,7 @@ class Circumstances:
         )
 
     @classmethod
-    def of_header(cls, header: Header) -> "Circumstances":
+    def of_header(cls, header: Header) -> "Fingerprint":
         """Return those that a finished member was trained with, as its checkpoint tells them.
 
         Raises:
@@ -111,7 +111,7 @@ class Circumstances:
                 hint=f"resume with the recipe.toml of the run, {_AFRESH}",
             )
 
-    def check(self, begun: "Circumstances", *, member: str, folder: Path) -> None:
+    def check(self, begun: "Fingerprint", *, member: str, folder: Path) -> None:
         """Refuse to go on with a member where its numbers would come out otherwise than without a stop.
 
         Args:
@@ -129,7 +129,7 @@ class Circumstances:
                 hint=f"{way_back}, {_AFRESH}",
             )
 
-    def check_finished(self, finished: "Circumstances", *, member: str, folder: Path) -> None:
+    def check_finished(self, finished: "Fingerprint", *, member: str, folder: Path) -> None:
         """Refuse to train the other members of a run otherwise than one that is finished.
 
         Args:
@@ -147,7 +147,7 @@ class Circumstances:
                 hint=f"{way_back}; or train the others elsewhere with --output",
             )
 
-    def check_unchanged(self, expected: "Circumstances", *, member: str) -> None:
+    def check_unchanged(self, expected: "Fingerprint", *, member: str) -> None:
         """Refuse to begin a member otherwise than was planned when its run began, perhaps hours before.
 
         Args:
@@ -169,7 +169,7 @@ class Circumstances:
                 hint=f"{way_back} and go on with --resume, {_AFRESH}",
             )
 
-    def _differences(self, begun: "Circumstances") -> Iterator[tuple[str, str, str]]:
+    def _differences(self, begun: "Fingerprint") -> Iterator[tuple[str, str, str]]:
         """Yield how it was, how it is, and what brings that back, for each thing that changes numbers."""
         if begun.device != self.device:
             yield f"on {begun.device}", f"on {self.device}", f"--device {begun.device}"

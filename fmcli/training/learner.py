@@ -13,8 +13,8 @@ from fmcli.data import Normalization
 from fmcli.data.augment import augment
 from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, set_dropout_generator
 from fmcli.recipe import MemberSpec
-from fmcli.recipe.layers import expand_layers
-from fmcli.training.cuda_graph import Answers, CudaRecorder, Recorder, StepGraph
+from fmcli.recipe.families import expand_layers
+from fmcli.training.cuda_graph import CudaRecorder, Recorder, StepGraph, StepOutput
 from fmcli.training.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.training.rng import Generators
 
@@ -97,7 +97,7 @@ class Learner:
             self._step_average.update()
         return loss, logits
 
-    def _learn(self, images: Tensor, labels: Tensor) -> Answers:
+    def _learn(self, images: Tensor, labels: Tensor) -> StepOutput:
         """Update the weights, and return what `step` does. On a GPU this is recorded: see `StepGraph`."""
         trainer = self.spec.trainer
         inputs = self.normalization(augment(images, self.spec.augment, self.generators.augment))

@@ -34,7 +34,7 @@ from fmcli.data import (
 from fmcli.data.augment import AlbumentationsAugment
 from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
 from fmcli.events import (
-    BatchAnswered,
+    BatchPredicted,
     CheckpointSaved,
     EpochFinished,
     MemberFinished,
@@ -49,12 +49,12 @@ from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks import InferenceNetwork, convolve_in_fp32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
-from fmcli.training.fingerprint import Circumstances
+from fmcli.training.fingerprint import Fingerprint
 from fmcli.training.learner import Learner
 from fmcli.training.optim import Schedule, build_schedule
 from fmcli.training.resume import check_snapshot, check_trained
 from fmcli.training.rng import Generators
-from fmcli.training.saving import Outcome
+from fmcli.training.saving import CheckpointWriter
 from fmcli.training.state import (
     STATE_FILE,
     EpochProgress,
@@ -102,7 +102,7 @@ def train_member(
     """
     training = _Training(recipe, name, splits, folder, device, save_after, reporter)
     if resume and (folder / MODEL_FILE).is_file():
-        check_trained(training.spec, folder, training.circumstances)
+        check_trained(training.spec, folder, training.fingerprint)
         (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
         reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
         return read_history(folder)
@@ -154,7 +154,7 @@ class _Training:
         self.save_due = 0.0  # when the next epoch that ends is to be saved, by `time.perf_counter`
         self.history: list[EpochFinished] = []
         self.before: list[EpochFinished] = []  # of the first training, once a network is trained afresh
-        self.circumstances = Circumstances.of(self.spec, recipe, splits, device, bf16=self.bf16)
+        self.fingerprint = Fingerprint.of(self.spec, recipe, splits, device, bf16=self.bf16)
 
     def prepare(self) -> None:
         """Build everything that the loop needs."""
@@ -175,7 +175,7 @@ class _Training:
         self.schedule: Schedule = build_schedule(
             spec.schedule, lr=spec.optimizer.lr, epochs=spec.trainer.epochs, steps_per_epoch=len(self.loader)
         )
-        self.outcome = Outcome(spec, self.recipe, self.splits, self.normalization, self.device, self.bf16)
+        self.outcome = CheckpointWriter(spec, self.recipe, self.splits, self.normalization, self.device, self.bf16)
         self._start(afresh=False)
 
     def _generators(self, *, afresh: bool = False) -> Generators:
@@ -371,7 +371,7 @@ class _Training:
     def _announced(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for images in batches:
             yield images
-            self.reporter(BatchAnswered(self.spec.name))
+            self.reporter(BatchPredicted(self.spec.name))
 
     # --- what is left behind ------------------------------------------------------------------------------
 
@@ -438,7 +438,7 @@ class _Training:
             self._check_losses(epoch, self.progress)
         self._check_weights(epoch, self.schedule(max(epoch * len(self.loader) + steps - 1, 0)))
         state = TrainingState(
-            circumstances=self.circumstances,
+            fingerprint=self.fingerprint,
             afresh=bool(self.before),
             history=[*self.before, *self.history],
             updates=self.learner.updates,
@@ -456,7 +456,7 @@ class _Training:
     def restore(self) -> None:
         """Take over the state that an earlier process left."""
         state = load_state(self.folder / STATE_FILE)
-        self.circumstances.check(state.circumstances, member=self.spec.name, folder=self.folder)
+        self.fingerprint.check(state.fingerprint, member=self.spec.name, folder=self.folder)
         if state.afresh:
             self._start(afresh=True)
             self.before = [epoch for epoch in state.history if not epoch.afresh]
@@ -465,7 +465,7 @@ class _Training:
         self.progress = self._on_device(state.progress)
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", state.tensors).items()}
         for number in range(1, min(len(self.history), self.n_epochs - 1) // self._epochs_per_snapshot + 1):
-            check_snapshot(number, self.spec, self.folder, self.circumstances)
+            check_snapshot(number, self.spec, self.folder, self.fingerprint)
 
     def _on_device(self, progress: EpochProgress | None) -> EpochProgress | None:
         if progress is None:

@@ -32,7 +32,7 @@ from fmcli.errors import (
     did_you_mean,
     printable,
 )
-from fmcli.events import EpochFinished, MemberDiverged, MembersAtOnce, Reporter, ignore
+from fmcli.events import EpochFinished, MemberDiverged, MembersInParallel, Reporter, ignore
 from fmcli.hardware.device import own_stream, use_bf16
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
@@ -40,8 +40,8 @@ from fmcli.storage.atomic import remove_files, remove_torn, write_atomic
 from fmcli.storage.locks import try_lock
 from fmcli.storage.sealed import seal
 from fmcli.training.concurrency import Share, share_out
-from fmcli.training.executors import Ended, Work, side_by_side, take_turns
-from fmcli.training.fingerprint import Circumstances
+from fmcli.training.executors import Job, JobResult, run_in_processes, run_interleaved
+from fmcli.training.fingerprint import Fingerprint
 from fmcli.training.loop import SAVE_AFTER, train_member
 from fmcli.training.state import STATE_FILE, load_state
 
@@ -86,8 +86,8 @@ def train_run(
         overwrite: Remove the run that is in the folder first.
         data_root: Where to look first for built-in sources.
         save_after: Seconds, after which a long epoch is saved within itself, and again.
-        jobs: How many members train at once; above 1, each in a process of its own (see `side_by_side`), or on an
-            NVIDIA GPU all in this one (see `take_turns`). None: what should be fastest (see `share_out`), or one, where
+        jobs: How many members train at once; above 1, each in a process of its own (see `run_in_processes`), or on an
+            NVIDIA GPU all in this one (see `run_interleaved`). None: what should be fastest (see `share_out`), or one, where
             `threads` are given.
         threads: CPU threads of each such process; by default, those that the run was begun with, or a share of those of
             this one. One by one, members train in this process, on its threads, which this does not set; but in a
@@ -120,7 +120,7 @@ def train_run(
         _sweep(folder, recipe)
         _write_recipe(folder, recipe)
         if plan.share is not None and plan.share.jobs > 1 and jobs is None:
-            reporter(MembersAtOnce(plan.share.jobs, plan.share.threads, plan.share.times))
+            reporter(MembersInParallel(plan.share.jobs, plan.share.threads, plan.share.times))
         ends = _train_members(
             recipe,
             names,
@@ -145,12 +145,12 @@ class _Plan:
     Args:
         left: The members that are to be trained, and not finished.
         share: How they train at once; None: one by one in this process.
-        circumstances: With what each member of the recipe is trained.
+        fingerprint: With what each member of the recipe is trained.
     """
 
     left: list[str]
     share: Share | None
-    circumstances: dict[str, Circumstances]
+    fingerprint: dict[str, Fingerprint]
 
 
 def _plan(
@@ -174,11 +174,11 @@ def _plan(
     earlier = _read_earlier(folder, recipe, finished, left) if resume and left else {}
     kept = next((one.threads for one in earlier.values()), None)
     share = share_out(recipe, left, splits, device, jobs=jobs, threads=threads, kept=kept)
-    circumstances = _circumstances(recipe, splits, device, share.threads if share is not None else None)
+    fingerprint = _fingerprints(recipe, splits, device, share.threads if share is not None else None)
     for name, before in earlier.items():
-        check = circumstances[name].check if name in left else circumstances[name].check_finished
+        check = fingerprint[name].check if name in left else fingerprint[name].check_finished
         check(before, member=name, folder=folder)
-    return _Plan(left, share, circumstances)
+    return _Plan(left, share, fingerprint)
 
 
 def _train_members(
@@ -193,7 +193,7 @@ def _train_members(
     data_root: Path | None,
     resume: bool,
     save_after: float,
-) -> Generator[Ended]:
+) -> Generator[JobResult]:
     """Train members as planned: here, or in processes of their own.
 
     What is finished comes first: if it is damaged, that is found before hours of training.
@@ -208,17 +208,17 @@ def _train_members(
     if plan.share is None:
         yield from _one_by_one(left, reporter)
     elif _computes_on_streams(device):
-        yield from take_turns(left, plan.share.jobs, reporter, within=partial(own_stream, device))
+        yield from run_interleaved(left, plan.share.jobs, reporter, within=partial(own_stream, device))
     else:
         del splits, here, left  # each process has its own
         apart = {
-            name: partial(_train_apart, works[name], recipe, name, plan.circumstances[name], device, data_root)
+            name: partial(_train_apart, works[name], recipe, name, plan.fingerprint[name], device, data_root)
             for name in plan.left
         }
-        yield from side_by_side(apart, plan.share.jobs, reporter)
+        yield from run_in_processes(apart, plan.share.jobs, reporter)
 
 
-def _gather(ends: Generator[Ended], names: Sequence[str], reporter: Reporter) -> dict[str, list[EpochFinished]]:
+def _gather(ends: Generator[JobResult], names: Sequence[str], reporter: Reporter) -> dict[str, list[EpochFinished]]:
     """Wait for all members, and return their histories.
 
     Raises:
@@ -274,7 +274,7 @@ def _train_apart(
     train: Callable[[Splits, Reporter], list[EpochFinished]],
     recipe: Recipe,
     name: str,
-    planned: Circumstances,
+    planned: Fingerprint,
     device: torch.device,
     data_root: Path | None,
     reporter: Reporter,
@@ -282,16 +282,16 @@ def _train_apart(
     """Train a member in a process that has nothing yet; all that could be wrong when the run began was found then."""
     torch.set_num_threads(planned.threads)
     splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
-    _circumstances(recipe, splits, device)[name].check_unchanged(planned, member=name)
+    _fingerprints(recipe, splits, device)[name].check_unchanged(planned, member=name)
     return train(splits, reporter)
 
 
-def _circumstances(
+def _fingerprints(
     recipe: Recipe, splits: Splits, device: torch.device, threads: int | None = None
-) -> dict[str, Circumstances]:
+) -> dict[str, Fingerprint]:
     """Return with what each member is trained, in this process or in one of so many threads."""
     return {
-        member.name: Circumstances.of(
+        member.name: Fingerprint.of(
             member, recipe, splits, device, bf16=use_bf16(member.trainer.precision, device), threads=threads
         )
         for member in recipe.members
@@ -306,13 +306,13 @@ def _computes_on_streams(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _one_by_one(works: Mapping[str, Work], reporter: Reporter) -> Generator[Ended]:
-    """Do what `side_by_side` does, in this process."""
+def _one_by_one(works: Mapping[str, Job], reporter: Reporter) -> Generator[JobResult]:
+    """Do what `run_in_processes` does, in this process."""
     for name, work in works.items():
         try:
-            ended = Ended(name, work(reporter))
+            ended = JobResult(name, work(reporter))
         except DivergedError as error:
-            ended = Ended(name, error=error.with_traceback(None))  # which would keep its images and network
+            ended = JobResult(name, error=error.with_traceback(None))  # which would keep its images and network
         yield ended
 
 
@@ -336,9 +336,7 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read_earlier(
-    folder: Path, recipe: Recipe, finished: Sequence[str], left: Sequence[str]
-) -> dict[str, Circumstances]:
+def _read_earlier(folder: Path, recipe: Recipe, finished: Sequence[str], left: Sequence[str]) -> dict[str, Fingerprint]:
     """Return with what the members of a run were trained that are finished or begun.
 
     Raises:
@@ -348,10 +346,10 @@ def _read_earlier(
     earlier = {}
     for name in (member.name for member in recipe.members):
         if name in finished:
-            earlier[name] = Circumstances.of_header(read_header(folder / name))
+            earlier[name] = Fingerprint.of_header(read_header(folder / name))
         elif (state := folder / name / STATE_FILE).is_file():
             with nullcontext() if name in left else suppress(CheckpointError):
-                earlier[name] = load_state(state).circumstances
+                earlier[name] = load_state(state).fingerprint
     return earlier
 
 

@@ -14,14 +14,14 @@ from fmcli.data.background import find_background
 from fmcli.ensemble.predictions import Predictions, predictions_file, save_predictions
 from fmcli.hardware.device import name_of
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
-from fmcli.recipe.networks import kernel_group
+from fmcli.recipe.families import kernel_group
 
 VALIDATION_FILE = predictions_file("validation")
 _BORDERS = 10_000  # training images whose borders are looked at
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckpointWriter:
     """What is the same for all weights that a member's training leaves.
 
     Args:

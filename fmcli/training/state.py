@@ -11,7 +11,7 @@ from torch import Tensor
 from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
-from fmcli.training.fingerprint import Circumstances
+from fmcli.training.fingerprint import Fingerprint
 
 STATE_FILE = "state.safetensors"
 STATE_FORMAT = "fmcli-state-4"
@@ -44,7 +44,7 @@ class TrainingState:
     """What a training is between two steps.
 
     Args:
-        circumstances: What it was done with.
+        fingerprint: What it was done with.
         afresh: The network is trained for the second time, for as many epochs as were best.
         history: An entry an epoch, of both trainings.
         updates: How often the average of the weights took them in.
@@ -52,7 +52,7 @@ class TrainingState:
         progress: Of an epoch that is begun; None between epochs.
     """
 
-    circumstances: Circumstances
+    fingerprint: Fingerprint
     afresh: bool
     history: Sequence[EpochFinished]
     updates: int
@@ -69,7 +69,7 @@ def save_state(path: Path, state: TrainingState) -> None:
     tensors = dict(state.tensors)
     metadata = {
         "format": STATE_FORMAT,
-        "circumstances": json.dumps(asdict(state.circumstances)),
+        "fingerprint": json.dumps(asdict(state.fingerprint)),
         "afresh": "true" if state.afresh else "false",
         "history": json.dumps([asdict(epoch) for epoch in state.history]),
         "updates": str(state.updates),
@@ -98,7 +98,7 @@ def load_state(path: Path) -> TrainingState:
         parts: dict[str, Any] = {**without_prefix("progress", tensors), **json.loads(metadata["progress"])}
         progress = EpochProgress(**parts)
     return TrainingState(
-        circumstances=Circumstances(**json.loads(metadata["circumstances"])),
+        fingerprint=Fingerprint(**json.loads(metadata["fingerprint"])),
         afresh=metadata["afresh"] == "true",
         history=[EpochFinished(**entry) for entry in json.loads(metadata["history"])],
         updates=int(metadata["updates"]),

@@ -61,7 +61,7 @@ def run_search(
         RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
     """
     splits = load_splits(search.recipe, data_root)  # what is wrong is found before anything is made
-    study = open_study(search, resume=resume, circumstances=_circumstances(search.recipe, splits, device))
+    study = open_study(search, resume=resume, fingerprint=_fingerprints(search.recipe, splits, device))
     while (trial := claim(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
@@ -73,7 +73,7 @@ def run_search(
     return _result_of(study, search.recipe, search.spec, search.folder)
 
 
-def _circumstances(recipe: Recipe, splits: Splits, device: torch.device) -> dict[str, str]:
+def _fingerprints(recipe: Recipe, splits: Splits, device: torch.device) -> dict[str, str]:
     digests = {f"{split} images": digest[:12] for split, digest in digests_of_training(splits).items()}
     in_bf16 = any(use_bf16(member.trainer.precision, device) for member in recipe.members)
     return digests | computing_versions(versions(), kernels=in_bf16 and device.type == "cpu")

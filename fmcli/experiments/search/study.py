@@ -18,16 +18,16 @@ JOURNAL = "trials.journal"
 _STUDY = "fmcli-search"
 _RECIPE = "fmcli recipe"  # a study's attribute
 _SEARCH = "fmcli search"
-_CIRCUMSTANCES = "fmcli circumstances"
+_CIRCUMSTANCES = "fmcli fingerprint"
 
 
-def open_study(search: Search, *, resume: bool, circumstances: Mapping[str, str]) -> optuna.Study:
+def open_study(search: Search, *, resume: bool, fingerprint: Mapping[str, str]) -> optuna.Study:
     """Make the study of a search, or open the one that is there.
 
     Args:
         search: What it is about.
         resume: There may be one.
-        circumstances: What must stay the same for scores to be comparable, by what people call it.
+        fingerprint: What must stay the same for scores to be comparable, by what people call it.
 
     Raises:
         UsageError: There is one and `resume` is not set, or it is of something else.
@@ -45,7 +45,7 @@ def open_study(search: Search, *, resume: bool, circumstances: Mapping[str, str]
         study = optuna.create_study(
             storage=open_journal(place, mend=True), study_name=_STUDY, direction="maximize", load_if_exists=True
         )
-        _check_study(study, search, place, circumstances)
+        _check_study(study, search, place, fingerprint)
     return study
 
 
@@ -86,7 +86,7 @@ def _first_line(error: BaseException) -> str:
     return next(iter(printable(error).splitlines()), type(error).__name__)
 
 
-def _check_study(study: optuna.Study, search: Search, place: Path, circumstances: Mapping[str, str]) -> None:
+def _check_study(study: optuna.Study, search: Search, place: Path, fingerprint: Mapping[str, str]) -> None:
     """Note in a new study what it searches; refuse one that searches something else."""
     recipe = search.recipe.model_copy(update={"search": None})
     if _RECIPE not in study.user_attrs:
@@ -95,12 +95,12 @@ def _check_study(study: optuna.Study, search: Search, place: Path, circumstances
                 f"{printable(place)} holds trials that are not fmcli's", hint="give another folder with --output"
             )
         study.set_user_attr(_SEARCH, search.spec.model_dump_json())
-        study.set_user_attr(_CIRCUMSTANCES, json.dumps(dict(circumstances)))
+        study.set_user_attr(_CIRCUMSTANCES, json.dumps(dict(fingerprint)))
         study.set_user_attr(_RECIPE, recipe.model_dump_json())
         return
     begun: dict[str, str] = json.loads(study.user_attrs[_CIRCUMSTANCES])
-    for name in sorted({*begun, *circumstances}):
-        before, now = begun.get(name, "none"), circumstances.get(name, "none")
+    for name in sorted({*begun, *fingerprint}):
+        before, now = begun.get(name, "none"), fingerprint.get(name, "none")
         if before != now:
             raise UsageError(
                 f"{printable(place)} was begun with {name} {before}, and now it is {now}",

@@ -168,7 +168,7 @@ def _score(folder: Path, recipe: Recipe) -> float:
     groups = [one.group for one in predictions]
     rule = choose_combiner([recipe.ensemble], names, groups)
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    vote = cross_fitted_vote(rule, logits, y_true) if rule.learns else rule(logits)
+    vote = cross_fitted_vote(rule, logits, y_true) if rule.needs_fit else rule(logits)
     return float((vote.labels == y_true).mean())
 
 

@@ -1,4 +1,4 @@
-"""Work in turns: each piece in a thread of its own, of which one runs at a time, from one step to the next."""
+"""Job in turns: each piece in a thread of its own, of which one runs at a time, from one step to the next."""
 
 import threading
 from collections import deque
@@ -6,17 +6,17 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from fmcli.errors import DivergedError
-from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
-from fmcli.training.executors.job import Ended, Work
+from fmcli.events import BatchPredicted, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
+from fmcli.training.executors.job import Job, JobResult
 
 
-def take_turns(
-    works: Mapping[str, Work],
+def run_interleaved(
+    jobs_by_name: Mapping[str, Job],
     at_once: int,
     reporter: Reporter,
     *,
     within: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Generator[Ended]:
+) -> Generator[JobResult]:
     """Do pieces of work, so many at a time: each takes a step, then waits until the others have taken one.
 
     For work that queues its steps on a GPU and does not wait for them, so that those of all fill it together. As never
@@ -26,7 +26,7 @@ def take_turns(
     they have ended.
 
     Args:
-        works: By name.
+        jobs_by_name: By name.
         at_once: How many are begun at a time.
         reporter: Told of what all of them announce.
         within: Makes what each piece of work is done within, in its own thread.
@@ -37,19 +37,19 @@ def take_turns(
     Raises:
         Exception: What a piece of work raised when it was stopped, in place of what stopped it.
     """
-    waiting = deque(works.items())
+    waiting = deque(jobs_by_name.items())
     running: deque[_Running] = deque()
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 running.append(_Running(*waiting.popleft(), within))
             said = running[0].go_on()
-            if isinstance(said, Ended):
+            if isinstance(said, JobResult):
                 running.popleft()
                 yield said
                 continue
             reporter(said)
-            if isinstance(said, StepFinished | BatchAnswered):
+            if isinstance(said, StepFinished | BatchPredicted):
                 running.rotate(-1)
     except BaseException as reason:
         failed = _let_end(running)
@@ -71,27 +71,27 @@ def _let_end(running: Iterable["_Running"]) -> Exception | None:
 class _Running:
     """A piece of work in its thread, which goes on while this one waits for what it says next."""
 
-    def __init__(self, name: str, work: Work, within: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, name: str, work: Job, within: Callable[[], AbstractContextManager[None]]) -> None:
         self._name, self._work, self._within = name, work, within
         self._may_go_on, self._has_said = threading.Semaphore(0), threading.Semaphore(0)
-        self._said: Event | Ended | None = None
+        self._said: Event | JobResult | None = None
         self._is_stopping = False
         self._thread = threading.Thread(target=self._do, name=name, daemon=True)
         self._thread.start()
 
-    def go_on(self) -> Event | Ended:
+    def go_on(self) -> Event | JobResult:
         """Let it go on, and return what it says next."""
         self._may_go_on.release()
         self._has_said.acquire()
         assert self._said is not None
-        if isinstance(self._said, Ended):
+        if isinstance(self._said, JobResult):
             self._thread.join()
         return self._said
 
-    def stop(self) -> Ended:
+    def stop(self) -> JobResult:
         """Let it end at the event that it has come to."""
         self._is_stopping = True
-        while not isinstance(self._said, Ended):
+        while not isinstance(self._said, JobResult):
             self.go_on()
         return self._said
 
@@ -101,15 +101,15 @@ class _Running:
             if self._is_stopping:  # before it has begun
                 raise StopRequest
             with self._within():
-                ended = Ended(self._name, result=self._work(self._report))
+                ended = JobResult(self._name, result=self._work(self._report))
         except StopRequest:
-            ended = Ended(self._name, stopped=True)
+            ended = JobResult(self._name, stopped=True)
         except DivergedError as error:
-            ended = Ended(self._name, error=error.with_traceback(None))  # which would keep images and network
+            ended = JobResult(self._name, error=error.with_traceback(None))  # which would keep images and network
         except Exception as error:  # whatever it is, it is raised where the work was asked for
-            ended = Ended(self._name, error=error)
+            ended = JobResult(self._name, error=error)
         except BaseException as error:  # as SystemExit: nobody would hear of it
-            ended = Ended(self._name, error=RuntimeError(f"{type(error).__name__}: {error}"))
+            ended = JobResult(self._name, error=RuntimeError(f"{type(error).__name__}: {error}"))
         self._say(ended)
 
     def _report(self, event: Event) -> None:
@@ -118,6 +118,6 @@ class _Running:
         if self._is_stopping and not isinstance(event, CheckpointSaved):  # which belongs to an event yet to come
             raise StopRequest
 
-    def _say(self, said: Event | Ended) -> None:
+    def _say(self, said: Event | JobResult) -> None:
         self._said = said
         self._has_said.release()

@@ -6,11 +6,11 @@ from typing import Any
 
 from fmcli.events import Reporter
 
-Work = Callable[[Reporter], Any]
+Job = Callable[[Reporter], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class JobResult:
     """How a piece of work ended.
 
     Args:

@@ -1,4 +1,4 @@
-"""Work side by side: each piece in a process of its own, whose events and end are told here."""
+"""Job side by side: each piece in a process of its own, whose events and end are told here."""
 
 import multiprocessing
 import os
@@ -15,15 +15,15 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from fmcli.errors import DivergedError, FmcliError, printable
-from fmcli.events import BatchAnswered, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
-from fmcli.training.executors.job import Ended, Work
+from fmcli.events import BatchPredicted, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
+from fmcli.training.executors.job import Job, JobResult
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked one could not use the threads that its parent began
 _EVERY = 0.05  # seconds between two steps that are told
 _LAST_WORDS = 1.0  # seconds to leave in, once all is said
 
 
-def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Generator[Ended]:
+def run_in_processes(jobs_by_name: Mapping[str, Job], jobs: int, reporter: Reporter) -> Generator[JobResult]:
     """Do pieces of work, so many at a time.
 
     What the reporter raises, Ctrl-C, a process that dies, or closing the generator stops all of them at their next
@@ -31,7 +31,7 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
     once, by itself.
 
     Args:
-        works: By name; what can be pickled, such as a `functools.partial` of a function of a module. A script that
+        jobs_by_name: By name; what can be pickled, such as a `functools.partial` of a function of a module. A script that
             asks for this needs `if __name__ == "__main__":`.
         jobs: How many processes.
         reporter: Told of what all of them announce, but not of every step.
@@ -45,7 +45,7 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
     """
     if hasattr(signal, "pthread_sigmask"):
         resource_tracker.ensure_running()  # the first process would start it, which lets signals through again
-    waiting = deque(works.items())
+    waiting = deque(jobs_by_name.items())
     running: list[_Running] = []
     try:
         while waiting or running:
@@ -53,7 +53,7 @@ def side_by_side(works: Mapping[str, Work], jobs: int, reporter: Reporter) -> Ge
                 with _signals_held_back():
                     running.append(_start(*waiting.popleft()))
             for said in _heard(running):
-                if isinstance(said, Ended):
+                if isinstance(said, JobResult):
                     yield said
                 else:
                     reporter(said)
@@ -83,7 +83,7 @@ class _Running:
         self.connection.close()
 
 
-def _start(name: str, work: Work) -> _Running:
+def _start(name: str, work: Job) -> _Running:
     ours, theirs = _CONTEXT.Pipe()
     process = _CONTEXT.Process(target=_do, args=(name, work, theirs))
     process.start()
@@ -120,14 +120,14 @@ def _let_end(running: list[_Running]) -> Exception | None:
     while running:
         try:
             for said in _heard(running):
-                if isinstance(said, Ended) and said.error is not None and not isinstance(said.error, DivergedError):
+                if isinstance(said, JobResult) and said.error is not None and not isinstance(said.error, DivergedError):
                     failed = failed or said.error  # what diverged had nothing to save
         except FmcliError as error:
             failed = failed or error
     return failed
 
 
-def _heard(running: list[_Running]) -> Iterator[Event | Ended]:
+def _heard(running: list[_Running]) -> Iterator[Event | JobResult]:
     """Yield what processes say next; those that end are taken out.
 
     Raises:
@@ -138,7 +138,7 @@ def _heard(running: list[_Running]) -> Iterator[Event | Ended]:
         with _signals_held_back():
             said = _hear(one)
             one.has_begun = True
-            if said is None or isinstance(said, Ended):
+            if said is None or isinstance(said, JobResult):
                 running.remove(one)
                 one.process.join(_LAST_WORDS)
                 one.end()
@@ -150,11 +150,11 @@ def _heard(running: list[_Running]) -> Iterator[Event | Ended]:
         yield said
 
 
-def _hear(one: _Running) -> Event | Ended | None:
+def _hear(one: _Running) -> Event | JobResult | None:
     """Return what a process says next, or None where it is dead and has said all."""
     try:
         # Others may hold the other end open when it is dead: its own workers.
-        said: Event | Ended | None = one.connection.recv() if one.connection.poll() else None
+        said: Event | JobResult | None = one.connection.recv() if one.connection.poll() else None
     except (EOFError, OSError):
         return None
     return said
@@ -165,11 +165,11 @@ def _end_of(process: SpawnProcess) -> str:
     return f"died with exit status {code}" if code >= 0 else f"was killed: {signal.strsignal(-code) or -code}"
 
 
-def _do(name: str, work: Work, connection: Connection) -> None:
+def _do(name: str, work: Job, connection: Connection) -> None:
     """Do a piece of work in this process and tell of it."""
     told, stopping = 0.0, False
 
-    def tell(said: Event | Ended) -> None:
+    def tell(said: Event | JobResult) -> None:
         try:
             connection.send(said)
         except OSError:
@@ -183,7 +183,7 @@ def _do(name: str, work: Work, connection: Connection) -> None:
             os._exit(1)  # the parent is gone
         if stopping and not isinstance(event, CheckpointSaved):  # which belongs to an event yet to come
             raise StopRequest
-        if isinstance(event, StepFinished | BatchAnswered):
+        if isinstance(event, StepFinished | BatchPredicted):
             if time.monotonic() - told < _EVERY:
                 return
             told = time.monotonic()
@@ -193,11 +193,11 @@ def _do(name: str, work: Work, connection: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        ended = Ended(name, result=work(report))
+        ended = JobResult(name, result=work(report))
     except StopRequest:
-        ended = Ended(name, stopped=True)
+        ended = JobResult(name, stopped=True)
     except Exception as error:  # whatever it is, it is raised where the work was asked for
-        ended = Ended(name, error=_portable(error))
+        ended = JobResult(name, error=_portable(error))
     tell(ended)
 
 

@@ -1,0 +1,426 @@
+"""Rules with what they need: chosen, learnt on validation data, and judged on images that they did not learn from."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fmcli.ensemble.combiner as module
+from fmcli.ensemble import Combiner, Stacking, choose_combiner, cross_fitted_vote, fit_combiner
+from fmcli.ensemble.combiner import (
+    FITTED_RULES,
+    UNWEIGHTED_RULES,
+    CrossFitted,
+    cross_fit,
+    cross_fitted_probabilities,
+    fit_majority_weights,
+    fit_soft_weights,
+    fit_stacking,
+)
+from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES, Vote
+from fmcli.errors import UsageError
+from fmcli.metrics import apply_temperature, fit_temperature
+from fmcli.recipe.specs import EnsembleSpec
+
+GROUPS = ("3", "3", "5", "7")
+
+
+def draw(seed=0, n_members=4, n_samples=240, n_classes=4, sure=1.0):
+    """Draw members of growing skill: logits and labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_classes, n_samples)
+    skill = np.linspace(0.5, 2.0, n_members)[:, None, None]
+    logits = sure * (rng.normal(size=(n_members, n_samples, n_classes)) + skill * np.eye(n_classes)[labels])
+    return logits.astype(np.float32), labels
+
+
+def finished(vote, logits, labels, **changes):
+    return fit_combiner(Combiner(vote, groups=GROUPS, **changes), logits, labels)
+
+
+every_vote = pytest.mark.parametrize("vote", sorted(VOTING_RULES))
+
+
+# --- what is learnt -------------------------------------------------------------------------------------
+
+
+def test_weights_of_votes_are_the_log_odds_of_being_right_by_hand():
+    choices = [[0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]]
+    logits = 3.0 * np.eye(3)[choices]
+    # Of eight images 8, 6 and 0 are right, counted as 9, 7 and 1 of ten; with three classes chance is one to two.
+    expected = (math.log(9 * 2 / 1), math.log(7 * 2 / 3), 0.0)
+    assert fit_majority_weights(logits, np.zeros(8, dtype=int)) == pytest.approx(expected)
+
+
+def test_members_that_are_no_better_than_chance_count_alike_where_none_is():
+    logits = np.eye(2)[[[0, 1], [0, 1]]]
+    assert fit_majority_weights(logits, np.array([1, 0])) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_weights_are_learnt_of_few_classes_too(n_classes):
+    logits, labels = draw(n_classes=n_classes)
+    for learn in (fit_majority_weights, fit_soft_weights):
+        weights = learn(logits, labels)
+        assert len(weights) == 4
+        assert min(weights) >= 0
+        assert max(weights) > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("n_members", "sure"), [(2, 1.0), (3, 4.0), (6, 1.0), (6, 4.0)])
+def test_weights_of_probabilities_are_as_likely_as_a_general_optimizer_finds(seed, n_members, sure):
+    logits, labels = draw(seed, n_members, sure=sure)
+    chosen = softmax(logits.astype(float), axis=2)[:, np.arange(len(labels)), labels]  # (n_members, n_samples)
+    found = minimize(
+        lambda weights: -np.log(weights @ chosen).mean(),
+        np.full(n_members, 1 / n_members),
+        jac=lambda weights: -(chosen / (weights @ chosen)).mean(axis=1),
+        method="SLSQP",
+        bounds=[(0, 1)] * n_members,
+        constraints=[{"type": "eq", "fun": lambda weights: weights.sum() - 1}],
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
+    weights = np.array(fit_soft_weights(logits, labels))
+    assert weights.sum() == pytest.approx(1)
+    assert weights.min() >= 0
+    assert np.log(weights @ chosen).mean() == pytest.approx(-found.fun, abs=1e-6)
+
+
+def test_a_member_that_rules_the_truth_out_does_not_stop_the_others():
+    logits, labels = draw(n_members=2)
+    logits[0] = -1000 * np.eye(4)[labels]
+    weights = fit_soft_weights(logits, labels)
+    assert weights == pytest.approx((0, 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_stacking_is_scikit_learns_own_search(n_classes):
+    logits, labels = draw(n_members=2, n_samples=150, n_classes=n_classes)
+    features = np.concatenate([np.maximum(log_softmax(one.astype(float), axis=1), -30) for one in logits], axis=1)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1]},
+        scoring="neg_log_loss",
+        cv=StratifiedKFold(5, shuffle=True, random_state=0),
+    ).fit(features, labels)
+    new, _ = draw(1, n_members=2, n_classes=n_classes)
+    features = np.concatenate([np.maximum(log_softmax(one.astype(float), axis=1), -30) for one in new], axis=1)
+    vote = Combiner("stacking", stacking=fit_stacking(logits, labels))(new)
+    np.testing.assert_allclose(vote.probabilities, search.predict_proba(features), atol=1e-9, rtol=0)
+    np.testing.assert_array_equal(vote.labels, search.predict(features))
+
+
+@pytest.mark.parametrize("vote", FITTED_RULES)
+def test_a_class_without_validation_images_is_learnt_around(vote):
+    logits, labels = draw(n_members=3)
+    labels = np.where(labels == 1, 3, labels)
+    rule = fit_combiner(Combiner(vote), logits, labels)
+    result = rule(draw(1, n_members=3)[0])
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
+    if vote == "stacking":
+        assert not (result.labels == 1).any()
+        assert result.probabilities[:, 1].max() < 1e-9
+
+
+def test_stacking_learns_from_members_that_never_give_a_class_a_chance():
+    logits, labels = draw(n_members=2, n_classes=3)
+    never = np.full((*logits.shape[:2], 1), -1000.0)
+    stacking = fit_stacking(np.concatenate([logits, never], axis=2), labels)
+    vote = Combiner("stacking", stacking=stacking)(np.concatenate([logits, never], axis=2))
+    without = Combiner("stacking", stacking=fit_stacking(logits, labels))(logits)
+    np.testing.assert_allclose(vote.probabilities[:, :3], without.probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [([0] * 80, "there are 1"), ([0] * 40 + [1] * 36 + [2] * 3, "with 3 or more"), ([], "0")]
+)
+def test_stacking_without_images_enough_is_refused(labels, said):
+    logits = np.zeros((2, len(labels), 3))
+    with pytest.raises(UsageError, match=f"4 validation images or more of each.*{said}"):
+        fit_stacking(logits, np.array(labels, dtype=int))
+
+
+@pytest.mark.parametrize("fewest", [5, 6])
+def test_stacking_learns_in_folds_from_as_few_images_of_a_class_as_from_all(fewest):
+    labels = np.repeat([0, 1, 2], [40, 36, fewest])
+    logits = np.random.default_rng(0).normal(size=(2, len(labels), 3))
+    assert fit_stacking(logits, labels).coefficients.shape == (3, 6)
+    assert len(cross_fitted_vote(Combiner("stacking"), logits, labels).labels) == len(labels)
+
+
+@every_vote
+def test_the_temperature_is_that_of_the_rules_own_probabilities(vote):
+    logits, labels = draw()
+    rule = finished(vote, logits, labels)
+    plain = replace(rule, temperature=1.0)(logits)
+    assert rule.temperature == pytest.approx(fit_temperature(plain.probabilities, labels))
+    assert rule.temperature != 1
+    scaled = rule(logits)
+    np.testing.assert_allclose(scaled.probabilities, apply_temperature(plain.probabilities, rule.temperature))
+    for name in ("labels", "votes", "scores", "ties"):
+        np.testing.assert_array_equal(getattr(scaled, name), getattr(plain, name))
+
+
+@every_vote
+def test_learning_again_changes_the_temperature_alone(vote):
+    logits, labels = draw()
+    rule = finished(vote, logits, labels)
+    other_logits, other_labels = draw(1, sure=3.0)
+    again = fit_combiner(rule, other_logits, other_labels)
+    assert (again.weights, again.groups, again.stacking) == (rule.weights, rule.groups, rule.stacking)
+    plain = replace(rule, temperature=1.0)(other_logits)
+    assert again.temperature == pytest.approx(fit_temperature(plain.probabilities, other_labels))
+    assert again.temperature != pytest.approx(rule.temperature)
+    assert fit_combiner(rule, other_logits, other_labels, calibrate=False) is rule
+
+
+@every_vote
+def test_a_rule_learns_what_is_not_given(vote):
+    logits, labels = draw()
+    given = Combiner(vote, groups=GROUPS)
+    assert given.needs_fit == (vote in FITTED_RULES)
+    rule = fit_combiner(given, logits, labels, calibrate=False)
+    assert not rule.needs_fit
+    assert rule.temperature == 1
+    if vote not in UNWEIGHTED_RULES:
+        weighted = replace(given, weights=(1.0, 2.0, 3.0, 4.0))
+        assert not weighted.needs_fit
+        assert fit_combiner(weighted, logits, labels).weights == (1.0, 2.0, 3.0, 4.0)
+
+
+@every_vote
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_nothing_is_learnt_from_logits_that_are_not_finite(vote, calibrate):
+    logits, labels = draw()
+    logits[1, 2, 3] = np.nan
+    with pytest.raises(UsageError, match="finite"):
+        fit_combiner(Combiner(vote, groups=GROUPS), logits, labels, calibrate=calibrate)
+
+
+# --- combining ------------------------------------------------------------------------------------------
+
+
+@every_vote
+@pytest.mark.parametrize("tie", sorted(TIE_RULES))
+def test_a_combiner_votes_by_its_rule(vote, tie):
+    logits, labels = draw()
+    logits = logits.round()  # so that there are ties
+    rule = replace(finished(vote, logits, labels, tie=tie), temperature=1.0)
+    needs = {
+        "two-level": {"groups": GROUPS},
+        "stacking": vars_of(rule.stacking),
+    }.get(vote, {"weights": rule.weights})
+    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
+    for name in Vote.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(rule(logits), name), getattr(expected, name))
+
+
+def vars_of(stacking):
+    return stacking and {"coefficients": stacking.coefficients, "intercepts": stacking.intercepts}
+
+
+def test_an_unknown_rule_is_refused_with_the_nearest_name():
+    with pytest.raises(UsageError, match=r"'majorty'.*did you mean 'majority'"):
+        Combiner("majorty")(np.zeros((1, 1, 3)))
+
+
+def test_stacking_that_has_not_learnt_is_refused():
+    with pytest.raises(UsageError, match="not learnt"):
+        Combiner("stacking")(np.zeros((1, 1, 3)))
+
+
+@pytest.mark.parametrize("vote", sorted(set(VOTING_RULES) - {"stacking"}))
+@pytest.mark.parametrize("place", range(4))
+def test_without_a_member_the_others_keep_what_they_have(vote, place):
+    logits, labels = draw()
+    rule = finished(vote, logits, labels)
+    rest = rule.without(place)
+    others = [other for other in range(4) if other != place]
+    assert rest.groups == tuple(GROUPS[other] for other in others)
+    assert (rest.vote, rest.tie, rest.temperature) == (rule.vote, rule.tie, rule.temperature)
+    if rule.weights is not None:
+        assert rest.weights == tuple(rule.weights[other] for other in others)
+    assert len(rest(logits[others]).labels) == len(labels)
+
+
+def test_what_remains_is_not_known_of_stacking_or_where_no_weight_remains():
+    assert Combiner("stacking", stacking=Stacking(np.zeros((2, 4)), np.zeros(2))).without(0) is None
+    lopsided = Combiner("soft", weights=(0.0, 1.0))
+    assert lopsided.without(1) is None
+    assert lopsided.without(0).weights == (1.0,)
+
+
+# --- cross-fitting --------------------------------------------------------------------------------------
+
+
+class Memory:
+    """A rule that knows which images it has seen, and answers 1 for them and 0 for others."""
+
+    def __init__(self, logits):
+        self.seen = {image.tobytes() for image in logits.transpose(1, 0, 2)}
+
+    def __call__(self, logits):
+        labels = np.array([int(image.tobytes() in self.seen) for image in logits.transpose(1, 0, 2)])
+        rows = np.eye(2)[labels]
+        return Vote(labels, rows.astype(int), rows, rows, np.zeros(len(labels), dtype=bool))
+
+
+@pytest.mark.parametrize("n_samples", [2, 4, 7, 50])
+@pytest.mark.parametrize("rarest", [0, 1])
+def test_no_image_is_answered_by_a_rule_that_saw_it(monkeypatch, n_samples, rarest):
+    monkeypatch.setattr(module, "fit_combiner", lambda rule, logits, y_true, calibrate: Memory(logits))
+    logits, labels = draw(n_samples=n_samples)
+    labels[:rarest] = 3  # a class of one image cannot be in every fold
+    assert not Memory(logits[:, :0])(logits).labels.any()
+    assert Memory(logits)(logits).labels.all()  # the trap works
+    assert not cross_fitted_vote(Combiner("stacking"), logits, labels).labels.any()
+
+
+@pytest.mark.parametrize("vote", ["weighted-majority", "weighted-soft"])
+def test_votes_in_folds_come_in_the_images_order(vote):
+    logits, labels = draw(n_samples=120)
+    result = cross_fitted_vote(Combiner(vote), logits, labels)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    for learn, answer in folds.split(np.zeros(len(labels)), labels):
+        rule = fit_combiner(Combiner(vote), logits[:, learn], labels[learn], calibrate=False)
+        expected = rule(logits[:, answer])
+        for name in Vote.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(result, name)[answer], getattr(expected, name))
+
+
+def test_stacking_in_folds_is_scikit_learns_cross_validation():
+    logits, labels = draw(n_members=2, n_samples=150, n_classes=3)
+    features = np.concatenate([log_softmax(one.astype(float), axis=1) for one in logits], axis=1)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        {"logisticregression__C": np.logspace(-4, 0, 5)},
+        scoring="neg_log_loss",
+        cv=folds,
+    )
+    expected = cross_val_predict(search, features, labels, cv=folds, method="predict_proba")
+    result = cross_fitted_vote(Combiner("stacking"), logits, labels)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-9, rtol=0)
+
+
+def test_without_a_member_the_rules_of_all_folds_do_without():
+    logits, labels = draw(n_samples=120)
+    rule = cross_fit(Combiner("weighted-majority"), logits, labels)
+    rest = rule.without(1)
+    result = rest(np.delete(logits, 1, axis=0))
+    for whole, answer in rule.folds:
+        expected = whole.without(1)(np.delete(logits[:, answer], 1, axis=0))
+        np.testing.assert_array_equal(result.labels[answer], expected.labels)
+    stacked = Combiner("stacking", stacking=Stacking(np.zeros((4, 16)), np.zeros(4)))
+    assert CrossFitted((*rule.folds, (stacked, np.arange(3)))).without(1) is None
+
+
+def test_probabilities_in_folds_are_scaled_by_the_temperature_of_the_others():
+    logits, labels = draw(n_samples=100)
+    probabilities = softmax(5 * logits[0].astype(float), axis=1)
+    scaled = cross_fitted_probabilities(probabilities, labels)
+    for learn, answer in StratifiedKFold(5, shuffle=True, random_state=0).split(probabilities, labels):
+        temperature = fit_temperature(probabilities[learn], labels[learn])
+        np.testing.assert_array_equal(scaled[answer], apply_temperature(probabilities[answer], temperature))
+
+
+@pytest.mark.parametrize("n_samples", [0, 1])
+def test_too_few_images_to_learn_from_are_refused(n_samples):
+    logits, labels = draw(n_samples=n_samples)
+    with pytest.raises(UsageError, match=f"too few validation images to learn from: {n_samples}"):
+        cross_fitted_vote(Combiner("weighted-soft"), logits, labels)
+    with pytest.raises(UsageError, match="too few validation images"):
+        cross_fitted_probabilities(softmax(logits[0], axis=1), labels)
+
+
+# --- choosing -------------------------------------------------------------------------------------------
+
+NAMES = ("k3", "k5")
+
+
+def choose(recipes=(), names=NAMES, groups=NAMES, **asked):
+    return choose_combiner(recipes, names, groups, **asked)
+
+
+def test_the_rules_that_all_recipes_share_are_taken():
+    spec = EnsembleSpec(vote="soft", tie="first")
+    rule = choose([spec, spec])
+    assert (rule.vote, rule.tie, rule.weights, rule.groups) == ("soft", "first", None, NAMES)
+
+
+def test_predictions_alone_vote_as_recipes_do_that_say_nothing():
+    assert (choose().vote, choose().tie) == (EnsembleSpec().vote, EnsembleSpec().tie)
+
+
+@pytest.mark.parametrize("what", ["vote", "tie"])
+def test_recipes_with_different_rules_are_refused_until_one_is_asked_for(what):
+    values = {"vote": ("majority", "soft"), "tie": ("lowest", "first")}[what]
+    recipes = [EnsembleSpec.model_validate({what: value}) for value in values]
+    with pytest.raises(UsageError) as caught:
+        choose(recipes)
+    assert all(value in caught.value.message for value in values)
+    assert f"--{what}" in caught.value.hint
+    for value in values:
+        assert getattr(choose(recipes, **{what: value}), what) == value
+
+
+def test_asking_for_one_rule_keeps_the_other():
+    spec = EnsembleSpec(vote="majority", tie="first")
+    assert (choose([spec], vote="soft").vote, choose([spec], vote="soft").tie) == ("soft", "first")
+    assert (choose([spec], tie="lowest").vote, choose([spec], tie="lowest").tie) == ("majority", "lowest")
+
+
+@every_vote
+def test_recipes_weight_members_by_name_where_the_rule_has_a_use_for_it(vote):
+    rule = choose([EnsembleSpec(vote=vote, weights={"k5": 2.5, "another": 3})], names=("k3", "k5"))
+    assert rule.weights == (None if vote in UNWEIGHTED_RULES else (1.0, 2.5))
+    assert rule.needs_fit == (vote == "stacking")
+
+
+def test_weights_that_are_asked_for_come_before_those_of_recipes():
+    rule = choose([EnsembleSpec(weights={"k5": 2.5})], weights=[3, 0])
+    assert rule.weights == (3, 0)
+
+
+def test_recipes_that_weight_a_member_differently_are_refused_until_weights_are_asked_for():
+    recipes = [EnsembleSpec(weights={"k3": 2.0}), EnsembleSpec(weights={"k3": 3.0, "k5": 1.0})]
+    with pytest.raises(UsageError, match="k3 different weights: 2, 3") as caught:
+        choose(recipes)
+    assert "--weights" in caught.value.hint
+    assert choose(recipes, weights=[1, 2]).weights == (1, 2)
+    assert choose(recipes, vote="two-level").weights is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"), [([1], "2 members; got 1"), ([1, 2, 3], "got 3"), ([1, -1], "-1"), ([0, 0], "not all 0")]
+)
+def test_weights_that_do_not_fit_are_refused(weights, said):
+    with pytest.raises(UsageError, match=said):
+        choose(weights=weights)
+
+
+def test_recipes_whose_weights_are_all_zero_are_refused():
+    with pytest.raises(UsageError, match="not all 0"):
+        choose([EnsembleSpec(weights={"k3": 0, "k5": 0})])
+
+
+@pytest.mark.parametrize("vote", UNWEIGHTED_RULES)
+def test_weights_that_a_rule_has_no_use_for_are_refused(vote):
+    for asked in ({"vote": vote}, {"recipes": [EnsembleSpec(vote=vote)]}):
+        with pytest.raises(UsageError, match=f"{vote} vote has no use for weights"):
+            choose(**asked, weights=[1, 2])
+
+
+def test_a_two_level_vote_of_members_whose_group_is_not_known_is_refused_by_name():
+    with pytest.raises(UsageError, match="that of knn is not known") as caught:
+        choose(names=("k3", "knn"), groups=("3", ""), vote="two-level")
+    assert "--groups" in caught.value.hint
+    assert choose(names=("k3", "knn"), groups=("3", ""), vote="soft").vote == "soft"

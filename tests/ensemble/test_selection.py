@@ -1,0 +1,382 @@
+"""Choosing members: slow duplicates that ask the voting rules anew for every candidate, and properties of all methods."""
+
+from collections import Counter
+from itertools import combinations
+from math import ceil
+
+import numpy as np
+import pytest
+
+from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES
+from fmcli.ensemble.selection import SELECTION_METHODS, select_diverse, select_exhaustive, select_greedy
+from fmcli.errors import UsageError
+
+every_method = pytest.mark.parametrize("method", sorted(SELECTION_METHODS))
+every_rule = pytest.mark.parametrize("rule", sorted(MEMBER_SCORES))
+every_measure = pytest.mark.parametrize("by", ["accuracy", "loss"])
+
+
+def random_pool(seed, n_members=7, n_samples=60, n_classes=4):
+    """Members that know something, some more than others."""
+    rng = np.random.default_rng(seed)
+    y_true = rng.integers(0, n_classes, n_samples)
+    noise = rng.normal(size=(n_members, n_samples, n_classes)) * rng.uniform(0.8, 2, (n_members, 1, 1))
+    return (noise + 1.5 * np.eye(n_classes)[y_true]).astype(np.float32), y_true
+
+
+def coarse_pool(seed, n_members=7, n_samples=60, n_classes=4):
+    """Logits of few values, so that votes, probabilities and members tie exactly."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, 3, (n_members, n_samples, n_classes)).astype(np.float32)
+    return logits, rng.integers(0, n_classes, n_samples)
+
+
+def choose(method, pool, **options):
+    return SELECTION_METHODS[method](*pool, **{"size": 4, **options})
+
+
+# --- slow duplicates ------------------------------------------------------------------------------------------
+
+
+def slow_standing(logits, y_true, members, rule, by):
+    """How good these members are, a member as often as it is named: by one measure, then by the other."""
+    vote = VOTING_RULES[rule](logits[list(members)])
+    accuracy = (vote.labels == y_true).mean()
+    loss = -np.log(vote.probabilities[np.arange(len(y_true)), y_true]).mean()
+    return (accuracy, -round(loss, 12)) if by == "accuracy" else (-round(loss, 12), accuracy)
+
+
+def slow_best(pool, team, candidates, rule, by):
+    return max(candidates, key=lambda place: (slow_standing(*pool, [*team, place], rule, by), -place))
+
+
+def slow_best_prefix(pool, members, rule, by):
+    return max((members[:n] for n in range(1, len(members) + 1)), key=lambda team: slow_standing(*pool, team, rule, by))
+
+
+def slow_greedy(pool, rule, by, size, initial, replace, places=None):
+    places = range(len(pool[0])) if places is None else sorted(places)
+    by_itself = sorted(places, key=lambda place: slow_standing(*pool, [place], rule, by), reverse=True)
+    team = slow_best_prefix(pool, by_itself[:initial], rule, by)
+    while len(team) < size:
+        candidates = [place for place in places if replace or place not in team]
+        if not candidates:
+            break
+        team = [*team, slow_best(pool, team, candidates, rule, by)]
+    return team, slow_best_prefix(pool, team, rule, by)
+
+
+def slow_exhaustive(pool, rule, by, size):
+    subsets = [one for k in range(1, size + 1) for one in combinations(range(len(pool[0])), k)]
+    return max(subsets, key=lambda members: slow_standing(*pool, members, rule, by))  # the first of equals
+
+
+def slow_diverse(pool, rule, by, size, share):
+    logits, _ = pool
+    team = [slow_best(pool, [], range(len(logits)), rule, by)]
+    while len(team) < min(size, len(logits)):
+        answers = VOTING_RULES[rule](logits[team]).labels
+        rest = [place for place in range(len(logits)) if place not in team]
+        rest.sort(key=lambda place, answers=answers: -(logits[place].argmax(axis=1) != answers).sum())
+        team.append(slow_best(pool, team, rest[: ceil(share * len(rest))], rule, by))
+    return slow_best_prefix(pool, team, rule, by)
+
+
+@pytest.fixture
+def pools(rule):
+    """Pools of both kinds; geometric losses are compared in single precision, where equal ones may differ."""
+    coarse = [] if rule == "geometric" else [coarse_pool(seed) for seed in range(3)]
+    return [random_pool(seed) for seed in range(3)] + coarse
+
+
+@every_rule
+@every_measure
+@pytest.mark.parametrize(("initial", "replace"), [(1, True), (4, True), (3, False)])
+def test_greedy_equals_its_slow_twin(pools, rule, by, initial, replace):
+    for pool in pools:
+        path, best = slow_greedy(pool, rule, by, 9, initial, replace)
+        chosen = select_greedy(*pool, rule=rule, by=by, size=9, initial=initial, replace=replace)
+        assert [place for place, _ in chosen.path] == path
+        assert dict(zip(chosen.members, chosen.counts, strict=True)) == Counter(best)
+        scores = [abs(slow_standing(*pool, path[: n + 1], rule, by)[0]) for n in range(len(path))]
+        np.testing.assert_allclose([score for _, score in chosen.path], scores, rtol=1e-6)
+
+
+@every_rule
+@every_measure
+def test_bagged_greedy_equals_its_slow_twin(pools, rule, by):
+    for pool in pools:
+        rng = np.random.default_rng(5)
+        expected = Counter()
+        for _ in range(3):
+            places = rng.choice(7, 4, replace=False).tolist()
+            expected.update(slow_greedy(pool, rule, by, 5, 2, True, places)[1])
+        options = {"size": 5, "initial": 2, "bags": 3, "bag_share": 0.5, "seed": 5}
+        chosen = select_greedy(*pool, rule=rule, by=by, **options)
+        assert list(zip(chosen.members, chosen.counts, strict=True)) == list(expected.items())
+        assert chosen.path == ()
+
+
+@every_rule
+@every_measure
+def test_exhaustive_equals_its_slow_twin(pools, rule, by):
+    for pool in pools:
+        chosen = select_exhaustive(*pool, rule=rule, by=by, size=4)
+        assert chosen.members == slow_exhaustive(pool, rule, by, 4)
+        assert set(chosen.counts) == {1}
+
+
+@every_rule
+@every_measure
+@pytest.mark.parametrize("share", [0.01, 0.4, 1])
+def test_diverse_equals_its_slow_twin(pools, rule, by, share):
+    for pool in pools:
+        chosen = select_diverse(*pool, rule=rule, by=by, size=9, share=share)
+        assert list(chosen.members) == slow_diverse(pool, rule, by, 9, share)
+        assert len(chosen.path) == 7
+
+
+@every_rule
+@pytest.mark.parametrize("tie", ["lowest", "first"])
+def test_members_are_chosen_for_the_tie_rule_that_they_will_vote_by(rule, tie):
+    def accuracy(logits, y_true, members):
+        return (VOTING_RULES[rule](logits[list(members)], tie=tie).labels == y_true).mean()
+
+    for seed in range(3):
+        pool = coarse_pool(seed)
+        every = [one for k in (1, 2, 3) for one in combinations(range(7), k)]
+        best = max(accuracy(*pool, one) for one in every)
+        assert choose("exhaustive", pool, rule=rule, tie=tie, size=3).score == best
+        for method in ("greedy", "diverse"):
+            chosen = choose(method, pool, rule=rule, tie=tie, size=6)
+            path = [place for place, _ in chosen.path]
+            expected = [accuracy(*pool, path[: n + 1]) for n in range(len(path))]
+            assert [score for _, score in chosen.path] == expected
+            assert chosen.score == max(expected)
+
+
+@every_method
+@every_measure
+def test_a_selection_says_what_it_is_held_against(method, by):
+    logits, y_true = random_pool(seed=3)
+    chosen = choose(method, (logits, y_true), by=by)
+    place = 0 if by == "accuracy" else 1
+    alone = [abs(slow_standing(logits, y_true, [member], "soft", "accuracy")[place]) for member in range(7)]
+    best = max(alone) if by == "accuracy" else min(alone)
+    assert alone[chosen.best_member] == best == pytest.approx(chosen.best_member_score)
+    whole = abs(slow_standing(logits, y_true, range(7), "soft", "accuracy")[place])
+    assert chosen.pool_score == pytest.approx(whole)
+
+
+def test_an_unknown_tie_rule_is_refused():
+    with pytest.raises(UsageError, match="unknown tie rule 'lowst'"):
+        choose("greedy", random_pool(seed=0), tie="lowst")
+
+
+@every_rule
+def test_confident_members_that_contradict_each_other_are_judged_by_the_rule_itself(rule):
+    # Probabilities of all but 1: sums tie, or differ by less than single precision can tell.
+    rng = np.random.default_rng(0)
+    y_true = rng.integers(0, 3, 80)
+    right = rng.random((8, 80)) < 0.6
+    answers = np.where(right, y_true, rng.integers(0, 3, (8, 80)))
+    pool = (30 * np.eye(3)[answers] + rng.normal(size=(8, 80, 3))).astype(np.float32), y_true
+    path, best = slow_greedy(pool, rule, "accuracy", 8, 1, True)
+    chosen = select_greedy(*pool, rule=rule, size=8, initial=1)
+    assert [place for place, _ in chosen.path] == path
+    assert dict(zip(chosen.members, chosen.counts, strict=True)) == Counter(best)
+
+
+# --- properties ------------------------------------------------------------------------------------------
+
+
+@every_method
+@every_rule
+@every_measure
+def test_the_score_is_that_of_the_weighted_vote(method, rule, by):
+    logits, y_true = pool = random_pool(seed=10)
+    chosen = choose(method, pool, rule=rule, by=by)
+    vote = VOTING_RULES[rule](logits[list(chosen.members)], weights=chosen.counts)
+    likelihoods = vote.probabilities[np.arange(len(y_true)), y_true]
+    assert chosen.score == ((vote.labels == y_true).mean() if by == "accuracy" else -np.log(likelihoods).mean())
+    assert len(set(chosen.members)) == len(chosen.members) == len(chosen.counts)
+    assert 1 <= sum(chosen.counts) <= 4
+
+
+@every_method
+@every_rule
+@every_measure
+def test_a_pool_in_another_order_gives_the_same_members(method, rule, by):
+    logits, y_true = pool = random_pool(seed=11, n_samples=800)  # enough that no two differ from the vote equally often
+    expected = choose(method, pool, rule=rule, by=by)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(logits))  # place i now holds member order[i]
+        chosen = choose(method, (logits[order], y_true), rule=rule, by=by)
+        members = [int(order[place]) for place in chosen.members]
+        if method == "exhaustive":  # which names them in the pool's order
+            members.sort()
+        assert (tuple(members), chosen.counts) == (expected.members, expected.counts)
+        assert chosen.score == pytest.approx(expected.score, rel=1e-12)
+
+
+@every_method
+@every_rule
+@every_measure
+def test_a_member_that_is_always_right_and_sure_is_chosen_alone(method, rule, by):
+    logits, y_true = random_pool(seed=12)
+    logits[4] = 40 * np.eye(4)[y_true]
+    chosen = choose(method, (logits, y_true), rule=rule, by=by)
+    assert (chosen.members, chosen.counts) == ((4,), (1,))
+    assert chosen.score == pytest.approx(1 if by == "accuracy" else 0, abs=1e-12)
+
+
+@every_method
+@every_rule
+@every_measure
+def test_of_identical_members_the_first_is_chosen(method, rule, by):
+    logits, y_true = random_pool(seed=13)
+    chosen = choose(method, (np.repeat(logits[:1], 5, axis=0), y_true), rule=rule, by=by)
+    assert chosen.members == (0,)
+
+
+@every_rule
+@every_measure
+@pytest.mark.parametrize("method", ["greedy", "diverse"])
+def test_never_worse_than_the_best_member_and_never_better_than_the_best_subset(method, rule, by):
+    for seed in range(5):
+        pool = random_pool(seed, n_members=6)
+        sign = 1 if by == "accuracy" else -1
+        alone, best = (sign * choose("exhaustive", pool, rule=rule, by=by, size=size).score for size in (1, 4))
+        options = {"replace": False} if method == "greedy" else {}
+        score = sign * choose(method, pool, rule=rule, by=by, **options).score
+        assert alone - 1e-12 <= score <= best + 1e-12  # the order of a sum shows in its last bits
+
+
+@every_measure
+def test_the_best_point_of_the_path_is_returned(by):
+    chosen = select_greedy(*random_pool(seed=14), by=by, size=20)
+    scores = [score for _, score in chosen.path]
+    assert len(scores) == 20
+    assert chosen.score == pytest.approx(max(scores) if by == "accuracy" else min(scores), rel=1e-9)
+    assert Counter(dict(zip(chosen.members, chosen.counts, strict=True))) == Counter(
+        place for place, _ in chosen.path[: sum(chosen.counts)]
+    )
+
+
+def test_bags_of_the_whole_pool_agree_and_their_counts_add_up():
+    pool = random_pool(seed=15)
+    once = select_greedy(*pool, size=6)
+    chosen = select_greedy(*pool, size=6, bags=3, bag_share=1)
+    assert chosen.members == once.members
+    assert chosen.counts == tuple(3 * count for count in once.counts)
+    assert chosen.score == once.score
+
+
+def test_each_bag_chooses_and_the_seed_decides_what_from():
+    pool = random_pool(seed=16, n_members=12)
+    draws = [select_greedy(*pool, size=1, bags=20, bag_share=0.2, seed=seed) for seed in (0, 0, 1)]
+    assert [sum(chosen.counts) for chosen in draws] == [20, 20, 20]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_members_run_out_where_none_may_be_chosen_again():
+    chosen = select_greedy(*random_pool(seed=17), size=50, replace=False)
+    assert sorted(place for place, _ in chosen.path) == list(range(7))
+    assert set(chosen.counts) == {1}
+
+
+def test_the_smaller_the_share_the_more_the_members_differ():
+    # Of the others, the third differs most from the first, which is the best; the second helps it most.
+    y_true = np.array([0, 0, 0, 0, 0, 0])
+    answers = np.array([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 2]])
+    sure = np.array([[3, 3, 3, 3, 1, 1], [3, 3, 1, 1, 3, 3], [1, 1, 1, 3, 3, 3]])
+    logits = sure[:, :, None] * np.eye(3)[answers]
+    assert select_diverse(logits, y_true, size=2, share=1).path[1] == (1, 1.0)
+    assert select_diverse(logits, y_true, size=2, share=0.5).path[1][0] == 2
+
+
+@every_method
+@every_rule
+@every_measure
+def test_extreme_logits_and_a_single_class_are_no_trouble(method, rule, by):
+    logits, y_true = random_pool(seed=18)
+    assert np.isfinite(choose(method, (3e37 * logits, y_true), rule=rule, by=by).score)
+    chosen = choose(method, (logits[:, :, :1], np.zeros_like(y_true)), rule=rule, by=by)
+    assert chosen.members == (0,)
+    assert chosen.score == (1 if by == "accuracy" else 0)
+
+
+# --- what is refused -------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("rule", ["stacking", "two-level", "weighted-soft", "sofd"])
+def test_a_rule_whose_scores_do_not_add_up_is_refused_with_those_that_do(method, rule):
+    with pytest.raises(UsageError, match=rule) as caught:
+        choose(method, random_pool(seed=0), rule=rule)
+    assert all(name in caught.value.hint for name in MEMBER_SCORES)
+
+
+@every_method
+def test_a_pool_of_one_is_refused(method):
+    logits, y_true = random_pool(seed=0)
+    with pytest.raises(UsageError, match="nothing to choose from"):
+        choose(method, (logits[:1], y_true))
+
+
+@every_method
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused_and_their_member_is_named(method, bad):
+    logits, y_true = random_pool(seed=0)
+    logits[2, 3, 1] = bad
+    with pytest.raises(UsageError, match="finite, and member 3"):
+        choose(method, (logits, y_true))
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (0, 3, 4), (3, 0, 4), (3, 4, 0), (1, 2, 3, 4)])
+def test_logits_of_another_shape_are_refused_and_their_shape_is_named(method, shape):
+    with pytest.raises(UsageError) as caught:
+        choose(method, (np.zeros(shape), np.zeros(4, dtype=np.int64)))
+    assert str(shape) in caught.value.message
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(59, dtype=np.int64), r"60 images; got shape \(59,\)"),
+        (np.zeros((60, 1), dtype=np.int64), r"got shape \(60, 1\)"),
+        (np.full(60, 4), "0 to 3; got 4 to 4"),
+        (np.full(60, -1), "0 to 3; got -1 to -1"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(method, labels, message):
+    with pytest.raises(UsageError, match=message):
+        choose(method, (random_pool(seed=0)[0], labels))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("greedy", {"size": 0}, "size .* 1 or more; got 0"),
+        ("exhaustive", {"size": -1}, "size .* 1 or more; got -1"),
+        ("diverse", {"size": 0}, "size .* 1 or more; got 0"),
+        ("greedy", {"by": "acuracy"}, "did you mean 'accuracy'"),
+        ("greedy", {"initial": 0}, "1 to 4 members.* got 0"),
+        ("greedy", {"initial": 5}, "1 to 4 members.* got 5"),
+        ("greedy", {"bags": -1}, "0 or more; got -1"),
+        ("greedy", {"bags": 1, "bag_share": 0}, "above 0 and at most 1; got 0"),
+        ("greedy", {"bags": 1, "bag_share": 1.5}, "above 0 and at most 1; got 1.5"),
+        ("diverse", {"share": 0}, "above 0 and at most 1; got 0"),
+        ("diverse", {"share": float("nan")}, "above 0 and at most 1; got nan"),
+        ("exhaustive", {"at_most": 97}, "7 members have 98 subsets of up to 4; at most 97"),
+    ],
+)
+def test_arguments_out_of_their_range_are_refused(method, options, message):
+    with pytest.raises(UsageError, match=message):
+        choose(method, random_pool(seed=0), **options)
+
+
+def test_as_many_subsets_as_allowed_are_searched():
+    assert select_exhaustive(*random_pool(seed=0), size=4, at_most=98).members

@@ -1,0 +1,752 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+import torch
+from optuna.storages.journal import JournalFileBackend
+
+from fmcli.checkpoints.checkpoint import versions
+from fmcli.cli import run
+from fmcli.errors import ExitStatus, FmcliError, RecipeError, RunInUseError, UsageError
+from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
+from fmcli.experiments.results import SearchResult, TrialResult
+from fmcli.experiments.search import JOURNAL, open_search, read_search, run_search, write_winner
+from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
+from fmcli.report.plots import trial_figure
+from fmcli.report.trials import search_document
+from fmcli.storage.locks import try_lock
+from tests.helpers import StopAt, draw_quadrants, write_idx_folder
+
+CPU = torch.device("cpu")
+TINY_SEARCH = """\
+# A search in seconds.
+[data]
+source = "idx:{folder}"
+validation = {{ first = 80 }}
+
+[model]
+family = "sequential"
+layers = [
+  {{ type = "conv", filters = 2, kernel_size = 3, activation = "relu" }},
+  {{ type = "flatten" }},
+  {{ type = "dense", units = 4 }},
+]
+
+[trainer]
+epochs = 4
+batch_size = 32
+precision = "fp32"
+patience = 2
+keep = "retrained"
+
+[search]
+trials = 4
+trainings = 2
+epochs = 2
+
+[search.space]
+"model.layers[0].filters" = {{ choice = [1, 2, 4] }}
+"model.layers[0].activation" = {{ choice = ["relu", "sigmoid"] }}
+"optimizer.lr" = {{ low = 1e-4, high = 1e-1, log = true }}
+"trainer.batch_size" = {{ low = 16, high = 64, step = 16 }}
+"""
+
+
+@pytest.fixture
+def recipe_file(drawn_images, tmp_path):
+    path = tmp_path / "boxes.toml"
+    path.write_text(TINY_SEARCH.format(folder=drawn_images), "utf-8")
+    return path
+
+
+@pytest.fixture
+def change(recipe_file):
+    """Replace text of the recipe file; returns its path as a string."""
+
+    def do(old: str, new: str) -> str:
+        text = recipe_file.read_text("utf-8")
+        assert old in text
+        recipe_file.write_text(text.replace(old, new), "utf-8")
+        return str(recipe_file)
+
+    return do
+
+
+def search_in(recipe_file, folder, **options) -> SearchResult:
+    return run_search(open_search(str(recipe_file), folder), device=CPU, **options)
+
+
+# --- searching --------------------------------------------------------------------------------------------
+
+
+def test_trials_draw_from_the_space_and_are_scored_on_validation_images(recipe_file, tmp_path):
+    result = search_in(recipe_file, tmp_path / "s")
+    assert [trial.number for trial in result.trials] == [0, 1, 2, 3]
+    assert result.count("complete") == 4
+    for trial in result.trials:
+        assert trial.values["model.layers[0].filters"] in (1, 2, 4)
+        assert trial.values["model.layers[0].activation"] in ("relu", "sigmoid")
+        assert 1e-4 <= trial.values["optimizer.lr"] <= 1e-1
+        assert trial.values["trainer.batch_size"] in (16, 32, 48, 64)
+        assert 0 <= trial.score <= 1
+    assert len({trial.values["optimizer.lr"] for trial in result.trials}) == 4
+    assert result.untuned == {
+        "model.layers[0].filters": 2,
+        "model.layers[0].activation": "relu",
+        "optimizer.lr": 1e-3,
+        "trainer.batch_size": 32,
+    }
+    assert sum(result.importance.values()) == pytest.approx(1)
+
+
+def test_a_trial_is_the_mean_of_its_trainings_best_epochs(recipe_file, tmp_path):
+    result = search_in(recipe_file, tmp_path / "s")
+    for trial in result.trials:
+        best = []
+        for training in (0, 1):
+            folder = tmp_path / "s" / f"trial-{trial.number:04d}" / f"training-{training}"
+            [member] = load_recipe(str(folder / "recipe.toml")).members
+            assert (member.trainer.seed, member.trainer.epochs, member.trainer.keep) == (training, 2, "best")
+            assert member.trainer.patience is None
+            assert member.optimizer.lr == trial.values["optimizer.lr"]
+            lines = (folder / "m1" / "history.jsonl").read_text().splitlines()
+            assert len(lines) == 2
+            best.append(max(json.loads(line)["validation_accuracy"] for line in lines))
+        assert trial.score == pytest.approx(sum(best) / 2, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "kept"), [('keep = "retrained"\n', "best"), ('keep = "snapshots"\n', "best"), ("swa = 0.5\n", "last")]
+)
+def test_a_trial_keeps_its_best_epoch_or_the_average(change, tmp_path, trainer, kept):
+    change('patience = 2\nkeep = "retrained"\n', trainer)
+    search_in(change("[trainer]", '[schedule]\nname = "cyclic"\ncycles = 2\n\n[trainer]'), tmp_path / "s")
+    for folder in (tmp_path / "s").glob("trial-*/training-*"):
+        [member] = load_recipe(str(folder / "recipe.toml")).members
+        assert member.trainer.keep == kept
+        assert list(folder.glob("m1/snapshot-*")) == []
+
+
+def test_cycles_that_the_epochs_of_a_trial_do_not_hold_are_refused(change):
+    change('patience = 2\nkeep = "retrained"\n', "")
+    change("[trainer]", '[schedule]\nname = "cyclic"\ncycles = 2\n\n[trainer]')
+    path = change(
+        '"trainer.batch_size" = { low = 16, high = 64, step = 16 }', '"schedule.cycles" = { choice = [2, 4] }'
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    said = "search.epochs: got 2; expected a multiple of the schedule's 4 cycles"
+    assert list(caught.value.problems) == [f'search.space."schedule.cycles" = 4: {said}']
+
+
+def test_values_of_a_member_with_copies_are_searched_for_all_of_them(change, tmp_path):
+    change("[search]\n", '[[members]]\nname = "a"\ncopies = 2\n\n[search]\n')
+    path = change('"optimizer.lr"', '"members.a.optimizer.lr"')
+    result = search_in(change("trainings = 2", "trainings = 1"), tmp_path / "s")
+    assert result.untuned["members.a.optimizer.lr"] == 1e-3
+    for trial in result.trials:
+        recipe = load_recipe(str(tmp_path / "s" / f"trial-{trial.number:04d}" / "training-0" / "recipe.toml"))
+        assert [member.name for member in recipe.members] == ["a-1", "a-2"]
+        assert {member.optimizer.lr for member in recipe.members} == {trial.values["members.a.optimizer.lr"]}
+    assert open_search(path, tmp_path / "s").recipe.members[1].name == "a-2"
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_same_seed_same_search(change, tmp_path, sampler):
+    path = change("trials = 4", f'trials = 3\nsampler = "{sampler}"')
+    first, second = (search_in(path, tmp_path / name) for name in "ab")
+    assert first.trials == second.trials
+    other = search_in(change("trainings = 2", "trainings = 2\nseed = 7"), tmp_path / "c")
+    assert other.trials != first.trials
+
+
+@pytest.mark.parametrize(("kind", "count"), [(EpochFinished, 3), (MemberFinished, 3), (TrialFinished, 2)])
+def test_a_stopped_search_goes_on_as_if_it_had_not_been(recipe_file, tmp_path, kind, count):
+    whole = search_in(recipe_file, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        search_in(recipe_file, tmp_path / "broken", reporter=StopAt(kind, count))
+    events = []
+    result = search_in(recipe_file, tmp_path / "broken", resume=True, reporter=events.append)
+    assert result.trials == whole.trials
+    started = [event.number for event in events if isinstance(event, TrialStarted)]
+    assert started == list(range(2 if kind is TrialFinished else started[0], 4))
+
+
+def test_more_trials_may_be_asked_for(recipe_file, tmp_path):
+    first = search_in(recipe_file, tmp_path / "s")
+    more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
+    assert more.trials[:4] == first.trials
+    assert len(more.trials) == 5
+
+
+def test_processes_share_a_search(recipe_file, tmp_path):
+    alone = search_in(recipe_file, tmp_path / "alone")
+    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--resume", "--threads", "1"]
+    command += ["--output", str(tmp_path / "shared"), "--device", "cpu", "--format", "json", "--quiet"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    shared = read_search(tmp_path / "shared")
+    assert shared.trials == alone.trials
+
+
+def test_a_killed_process_leaves_its_trial_to_the_next(recipe_file, tmp_path):
+    alone = search_in(recipe_file, tmp_path / "alone")
+    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
+    command += ["--output", str(tmp_path / "killed"), "--device", "cpu", "--quiet"]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "killed").glob("trial-*/training-*/m1/state.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    result = search_in(recipe_file, tmp_path / "killed", resume=True)
+    assert result.trials == alone.trials
+
+
+def test_a_journal_that_was_torn_is_mended(recipe_file, tmp_path):
+    whole = search_in(recipe_file, tmp_path / "s")
+    with (tmp_path / "s" / JOURNAL).open("ab") as file:
+        file.write(b'{"op_code":4,"wor')
+    (tmp_path / "s" / "trials.journal.lock").symlink_to("/nowhere")  # Optuna's own, of a process that was killed
+    more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
+    assert more.trials[:4] == whole.trials
+    assert more.count("complete") == 5
+
+
+def test_a_line_that_another_process_had_no_room_for_is_cut_off(recipe_file, tmp_path):
+    def tear(event: object) -> None:
+        if isinstance(event, TrialStarted) and event.number == 1:
+            with (tmp_path / "s" / JOURNAL).open("ab") as file:
+                file.write(b'{"op_code":4,"wor')
+
+    whole = search_in(recipe_file, tmp_path / "whole")
+    assert search_in(recipe_file, tmp_path / "s", reporter=tear).trials == whole.trials
+    assert read_search(tmp_path / "s").trials == whole.trials
+
+
+def test_what_is_no_line_of_a_journal_is_an_error_while_a_search_runs(recipe_file, tmp_path):
+    def damage(event: object) -> None:
+        if isinstance(event, TrialStarted) and event.number == 1:
+            with (tmp_path / "s" / JOURNAL).open("ab") as file:
+                file.write(b'{"op_code":4,"wor\n')
+
+    with pytest.raises(UsageError, match="is damaged"):
+        search_in(recipe_file, tmp_path / "s", reporter=damage)
+
+
+def test_a_damaged_line_of_the_journal_is_named(recipe_file, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
+    path = tmp_path / "s" / JOURNAL
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    place = next(place for place, line in enumerate(lines) if '"values":[' in line)
+    changed = json.loads(lines[place]) | {"values": [0.999]}
+    path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
+    for read in (lambda: search_in(recipe_file, tmp_path / "s", resume=True), lambda: read_search(tmp_path / "s")):
+        with pytest.raises(UsageError, match=f"line {place + 1} of .*journal is damaged or was changed"):
+            read()
+    changed.pop("digest")  # as people do who mean it
+    path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
+    assert 0.999 in {trial.score for trial in read_search(tmp_path / "s").trials}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_is_no_journal(recipe_file, tmp_path):
+    (tmp_path / "s").mkdir()
+    os.mkfifo(tmp_path / "s" / JOURNAL)
+    with pytest.raises(UsageError, match="is not a file"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+    with pytest.raises(UsageError, match="there is no search"):
+        read_search(tmp_path / "s")
+
+
+def test_other_images_do_not_resume(recipe_file, drawn_images, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
+    write_idx_folder(tmp_path / "other", *draw_quadrants(200, seed=9))
+    shutil.move(drawn_images, tmp_path / "aside")
+    shutil.move(tmp_path / "other", drawn_images)
+    try:
+        with pytest.raises(UsageError, match=r"was begun with train images [0-9a-f]+, and now it is"):
+            run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
+    finally:
+        shutil.rmtree(drawn_images)
+        shutil.move(tmp_path / "aside", drawn_images)
+    assert len(read_search(tmp_path / "s").trials) == 4
+
+
+def test_another_version_does_not_resume(recipe_file, tmp_path, monkeypatch):
+    search_in(recipe_file, tmp_path / "s")
+    monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
+    with pytest.raises(UsageError, match=r"was begun with fmcli .*, and now it is 9\.9"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+
+
+def test_in_bf16_on_a_cpu_another_numba_does_not_resume(recipe_file, tmp_path, monkeypatch):
+    recipe_file.write_text(recipe_file.read_text("utf-8").replace('"fp32"', '"bf16"'), "utf-8")
+    search_in(recipe_file, tmp_path / "s")
+    monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {**versions(), "numba": "9.9"})
+    with pytest.raises(UsageError, match=r"was begun with numba .*, and now it is 9\.9"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+
+
+def test_a_training_that_another_process_is_at_is_left_to_it(recipe_file, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
+    lock = try_lock(tmp_path / "s" / "trial-0000" / "training-0")
+    try:
+        with pytest.raises(RunInUseError):
+            search_in(recipe_file, tmp_path / "s", resume=True)
+    finally:
+        lock.release()
+
+
+@pytest.mark.parametrize("line", ["[]", "7", "null"])
+def test_a_line_of_the_journal_that_is_no_table_is_damaged(recipe_file, tmp_path, line):
+    search_in(recipe_file, tmp_path / "s")
+    with (tmp_path / "s" / JOURNAL).open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UsageError, match="is damaged or was changed"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+
+
+def test_a_journal_that_is_damaged_while_a_search_runs_is_an_error(recipe_file, tmp_path):
+    def damage(event: object) -> None:
+        if isinstance(event, TrialStarted) and event.number == 1:
+            with (tmp_path / "s" / JOURNAL).open("a") as file:
+                file.write('{"digest": "0"}\n')
+
+    with pytest.raises(UsageError, match="is damaged or was changed"):
+        search_in(recipe_file, tmp_path / "s", reporter=damage)
+
+
+def test_a_folder_is_no_journal(recipe_file, tmp_path):
+    (tmp_path / "s" / JOURNAL).mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"trials\.journal is not a file"):
+        search_in(recipe_file, tmp_path / "s", resume=True)
+
+
+def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
+    # 12 pixels: a kernel of 8 leaves 5, which a window of 2 can pool and one of 6 cannot.
+    change('{ type = "flatten" }', '{ type = "max-pool", size = 2 }, { type = "flatten" }')
+    change("trials = 4\ntrainings = 2", "trials = 8\ntrainings = 1")
+    space = '"model.layers[0].kernel_size" = { choice = [3, 8] }\n"model.layers[1].size" = { choice = [2, 6] }\n'
+    result = search_in(change('"trainer.batch_size" =', space + '"trainer.batch_size" ='), tmp_path / "s")
+    assert result.count("failed") > 0
+    for trial in result.trials:
+        impossible = trial.values["model.layers[0].kernel_size"] == 8 and trial.values["model.layers[1].size"] == 6
+        assert trial.state == ("failed" if impossible else "complete")
+
+
+def test_a_training_that_diverges_fails_its_trial_alone(change, tmp_path):
+    change("low = 1e-4, high = 1e-1, log = true", "low = 1e30, high = 1e38, log = true")
+    result = search_in(change("[search]", '[optimizer]\nname = "sgd"\n\n[search]'), tmp_path / "s")
+    assert result.count("failed") > 0
+    assert result.count("failed") + result.count("complete") == 4
+    for trial in result.trials:
+        assert bool(trial.reason) == (trial.state == "failed")
+        assert "the" in trial.reason or trial.state == "complete"
+
+
+def test_no_winner_without_a_complete_trial(recipe_file, tmp_path):
+    result = SearchResult("r", "out", 1, {}, [TrialResult(0, "failed", {}, None, "it diverged")], {})
+    with pytest.raises(UsageError, match="no trial is complete"):
+        write_winner(open_search(str(recipe_file), tmp_path / "s"), result, tmp_path / "best.toml")
+    assert "  trial 0: it diverged" in search_document(result).sheets[0].notes
+
+
+def test_tables_and_lists_may_be_choices_beside_what_is_in_them(change, tmp_path):
+    tables = '{ choice = [{ name = "sgd", lr = 0.1 }, { name = "adam", lr = 0.01 }] }'
+    path = change('"optimizer.lr" =', f'"optimizer" = {tables}\n"optimizer.lr" =')
+    first, second = (search_in(path, tmp_path / name) for name in "ab")
+    assert first.trials == second.trials
+    assert {trial.values["optimizer"]["lr"] for trial in first.trials} <= {0.1, 0.01}
+
+
+def test_values_that_take_each_other_away_fail_their_trial(change, tmp_path):
+    layers = '{ choice = [[{ type = "flatten" }, { type = "dense", units = 4 }]] }'
+    path = change('"model.layers[0].filters" =', f'"model.layers" = {layers}\n"model.layers[2].units" =')
+    path = change("choice = [1, 2, 4] }", "choice = [4] }")
+    result = search_in(path, tmp_path / "s")
+    assert result.count("failed") == 4
+    assert "no place 2" in result.trials[0].reason
+
+
+def test_a_recipe_that_does_not_fit_its_data_is_found_before_a_study_is_made(change, tmp_path):
+    with pytest.raises(RecipeError, match="one logit for each of 4 classes"):
+        search_in(change("units = 4", "units = 5"), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("damage", ["state", "part", "other"])
+def test_a_trial_whose_folder_is_of_no_use_begins_afresh(recipe_file, tmp_path, damage):
+    whole = search_in(recipe_file, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
+    folder = tmp_path / "s" / "trial-0000" / "training-0"
+    if damage == "state":
+        (folder / "m1" / "state.safetensors").write_bytes(b"cut")
+    elif damage == "part":
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / ".recipe.toml.x.part").write_text("cut")
+    else:
+        (folder / "recipe.toml").write_text((folder / "recipe.toml").read_text().replace("epochs = 2", "epochs = 3"))
+    result = search_in(recipe_file, tmp_path / "s", resume=True)
+    assert result.trials == whole.trials
+
+
+@pytest.mark.parametrize("writes", range(1, 12))
+def test_a_search_killed_while_it_draws_goes_on_with_the_same_values(recipe_file, tmp_path, monkeypatch, writes):
+    search = open_search(str(recipe_file), tmp_path / "s", trials=1)
+    whole = run_search(open_search(str(recipe_file), tmp_path / "whole", trials=1), device=CPU)
+    append, left = JournalFileBackend.append_logs, writes
+
+    def append_or_die(self, logs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        append(self, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", append_or_die)
+        with suppress(KeyboardInterrupt):
+            run_search(search, device=CPU)
+    assert run_search(search, device=CPU, resume=True).trials == whole.trials
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_poor_trials_may_be_stopped_early(change, tmp_path, pruner):
+    path = change("trials = 4\ntrainings = 2\nepochs = 2", f'trials = 12\nepochs = 6\npruner = "{pruner}"')
+    result = search_in(path, tmp_path / "s")
+    assert result.count("pruned") > 0
+    assert result.count("pruned") + result.count("complete") == 12
+    assert all(trial.score is None for trial in result.trials if trial.state == "pruned")
+
+
+def test_the_winner_is_a_recipe_that_trains(recipe_file, tmp_path):
+    search = open_search(str(recipe_file), tmp_path / "s")
+    result = run_search(search, device=CPU)
+    write_winner(search, result, tmp_path / "best.toml")
+    [best] = result.best(1)
+    winner = load_recipe(str(tmp_path / "best.toml"))
+    assert winner.search is None
+    assert {key: value_at(winner, key) for key in best.values} == best.values
+    [member] = winner.members
+    assert (member.trainer.keep, member.trainer.patience, member.trainer.epochs) == ("retrained", 2, 4)
+    assert f"trial {best.number}" in winner.description
+    words = ["train", "--recipe", str(tmp_path / "best.toml"), "--output", str(tmp_path / "run"), "--quiet"]
+    assert run(words) == ExitStatus.DONE
+
+
+def test_choices_may_be_lists(drawn_images, tmp_path):
+    path = tmp_path / "widths.toml"
+    path.write_text(
+        f"""
+[data]
+source = "idx:{drawn_images}"
+validation = {{ first = 40 }}
+[model]
+family = "kernel-cnn"
+form = "pooled"
+kernel_size = 3
+widths = [2, 4]
+[trainer]
+epochs = 1
+precision = "fp32"
+[search]
+trials = 3
+[search.space]
+"model.widths" = {{ choice = [[2, 4], [4, 8]] }}
+""",
+        "utf-8",
+    )
+    result = search_in(path, tmp_path / "s")
+    assert all(trial.values["model.widths"] in ([2, 4], [4, 8]) for trial in result.trials)
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"optimizer.lr"', '"optimizer.learning_rate"', r"optimizer\.learning_rate: unknown key"),
+        ('"optimizer.lr"', '"optimiser.lr"', "expected a value of model"),
+        ('"optimizer.lr"', '"data.source"', "or data.normalize"),
+        ("layers[0].filters", "layers[7].filters", "no place 7, since layers has 3 entries"),
+        ("layers[0].filters", "layers[x].filters", "expected a place in a list"),
+        ("layers[0].filters", "layers[0].filtres", "filtres: unknown key; did you mean 'filters'"),
+        ("model.layers[0].filters", "members.k9.model.filters", "no such member"),
+        ("low = 1e-4, high = 1e-1", "low = 1e-1, high = 1e-4", "the range is empty"),
+        ("low = 1e-4, high = 1e-1", "low = 0.0, high = 1e-1", "log needs a low above 0"),
+        ("log = true", "log = true, step = 0.1", "either log or step"),
+        ("low = 16, high = 64, step = 16", "low = 16, high = 64, step = 0.5", "write low = 16.0"),
+        ("choice = [1, 2, 4]", "choice = []", "choice: got ()|choice: got \\[\\]"),
+        ("choice = [1, 2, 4]", "choises = [1, 2, 4]", "expected one of the keys choice, low"),
+        ("choice = [1, 2, 4]", "choice = [1, 0]", r"layers\[0\].filters: got 0"),
+        ("trials = 4", "trials = 0", "search.trials: got 0"),
+        ('"optimizer.lr"', '"trainer.keep"', "a search sets this itself"),
+        ('"trainer.batch_size"', '"trainer.epochs"', "a search sets this itself"),
+        ("low = 1e-4, high = 1e-1, log = true", "low = 1, high = 2", r"whole numbers alone; write low = 1\.0"),
+        ("high = 64, step = 16", "high = 65, step = 16", "steps of 16 from 16 do not reach 65"),
+        ("low = 16, high = 64, step = 16", "low = 0.0, high = 1e308, step = 0.05", "the range is too wide"),
+        ("low = 1e-4, high = 1e-1, log = true", "low = -1e308, high = 1e308", "the range is too wide"),
+        ("trials = 4", 'trials = 4\nsampler = "tpx"', "search.sampler: got 'tpx'"),
+        (
+            "[trainer]",
+            '[schedule]\nname = "cyclic"\ncycles = 4\n[trainer]',
+            "search.epochs: got 2; expected a multiple",
+        ),
+        ("validation = ", "resplit = { train = 0.5, validation = 0.0 }#", "validation images"),
+    ],
+)
+def test_bad_searches_are_refused_before_any_training(change, tmp_path, old, new, said):
+    with pytest.raises(RecipeError, match=said):
+        open_search(change(old, new), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_impossible_network_in_the_space_is_found_at_once(tmp_path):
+    path = tmp_path / "fashion.toml"
+    text = TINY_SEARCH.format(folder="x").replace("idx:x", "fashion-mnist").replace("units = 4", "units = 10")
+    path.write_text(
+        text.replace('"optimizer.lr"', '"model.layers[0].kernel_size" = { choice = [3, 29] }\n"optimizer.lr"')
+    )
+    with pytest.raises(RecipeError, match=r"kernel_size\" = 29: .*kernel"):
+        open_search(str(path), tmp_path / "s")
+
+
+def test_a_recipe_without_a_search_is_refused(tiny_recipe, tmp_path):
+    with pytest.raises(RecipeError, match=r"no \[search\] table"):
+        open_search(str(tiny_recipe), tmp_path / "s")
+
+
+def test_a_search_that_is_there_is_not_begun_again(recipe_file, tmp_path):
+    search_in(recipe_file, tmp_path / "s")
+    with pytest.raises(UsageError, match="already holds a search") as caught:
+        search_in(recipe_file, tmp_path / "s")
+    assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("batch_size = 32", "batch_size = 16", r"members\.m1\.trainer\.batch_size: was 32, now 16"),
+        ("trainings = 2", "trainings = 1", r"search\.trainings: was 2, now 1"),
+        ("choice = [1, 2, 4]", "choice = [1, 2]", r"search\.space\.model"),
+    ],
+)
+def test_another_search_does_not_resume(change, recipe_file, tmp_path, old, new, said):
+    before = search_in(recipe_file, tmp_path / "s")
+    assert read_search(tmp_path / "s") == before
+    with pytest.raises(UsageError, match=said):
+        search_in(change(old, new), tmp_path / "s", resume=True)
+    assert read_search(tmp_path / "s") == before
+
+
+def test_a_file_that_is_no_search_is_refused(recipe_file, tmp_path):
+    (tmp_path / JOURNAL).write_bytes(b"not a search\n\x00\n")
+    with pytest.raises(UsageError, match="holds no search of fmcli"):
+        search_in(recipe_file, tmp_path, resume=True)
+    assert (tmp_path / JOURNAL).read_bytes() == b"not a search\n\x00\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_an_error(recipe_file, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(FmcliError):
+        search_in(recipe_file, tmp_path / "locked" / "s")
+
+
+def test_a_file_where_the_folder_should_be_is_an_error(recipe_file, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FmcliError, match="cannot use"):
+        search_in(recipe_file, tmp_path / "file" / "s")
+
+
+def test_pruning_needs_one_member(tiny_recipe, tmp_path):
+    with tiny_recipe.open("a") as file:
+        file.write('[search]\npruner = "median"\n[search.space]\n"optimizer.lr" = { low = 0.1, high = 0.2 }\n')
+    with pytest.raises(RecipeError, match="needs a recipe of one member"):
+        open_search(str(tiny_recipe), tmp_path / "s")
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(UsageError, match="there is no search"):
+        read_search(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+# --- values of a recipe -----------------------------------------------------------------------------------
+
+
+def test_values_reach_into_lists_and_members(recipe_file, tiny_recipe):
+    table = read_recipe(str(recipe_file)).table
+    recipe = resolve_recipe(set_values(table, {"model.layers[0].filters": 7, "optimizer.lr": 0.5}), name="r")
+    assert value_at(recipe, "model.layers[0].filters") == 7
+    assert value_at(recipe, "optimizer.lr") == 0.5
+    assert value_at(recipe, "optimizer.eps") == 1e-8
+    assert value_at(recipe, "optimizer.momentum") is None
+    recipe = load_recipe(str(tiny_recipe), ["members.k5.model.widths[1]=24", "data.normalize=unit"])
+    assert value_at(recipe, "members.k5.model.widths[1]") == 24
+    assert value_at(recipe, "model.widths[1]") == 16
+    assert value_at(recipe, "data.normalize") == "unit"
+
+
+def test_a_resolved_recipe_takes_the_same_values(recipe_file, tmp_path):
+    search = open_search(str(recipe_file), tmp_path / "s")
+    words = ["train", "--recipe", str(recipe_file), "--output", str(tmp_path / "run"), "--quiet"]
+    assert run([*words, "--set", "trainer.epochs=1", "--set", "trainer.keep=last"]) == ExitStatus.DONE
+    again = open_search(str(tmp_path / "run" / "recipe.toml"), tmp_path / "t")
+    assert search.spec == again.spec
+    assert again.resolve_trial({"model.layers[0].filters": 4}, 0).members[0].model.layers[0].filters == 4
+
+
+# --- what is shown ----------------------------------------------------------------------------------------
+
+
+def trial(number: int, score: float | None, state="complete") -> TrialResult:
+    return TrialResult(number, state, {"optimizer.lr": 0.001 * (number + 1)}, score)
+
+
+def test_the_best_trials_stand_beside_the_untuned_values():
+    trials = [trial(0, 0.5), trial(1, 0.9), trial(2, None, "failed"), trial(3, 0.9), trial(4, None, "running")]
+    result = SearchResult("r", "out", 7, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0})
+    assert [one.number for one in result.best(5)] == [1, 3, 0]
+    main, importance = search_document(result).sheets
+    assert main.columns == ["Value", ">Untuned", ">Trial 1", ">Trial 3", ">Trial 0"]
+    assert main.rows == [
+        ["optimizer.lr", "0.01", "0.002", "0.004", "0.001"],
+        ["Validation accuracy", "", "90.00", "90.00", "50.00"],
+    ]
+    assert main.notes == [
+        "Of 5 trials, 1 gave nothing that can be scored, 1 are still running elsewhere.",
+        "2 of 7 trials are still to come.",
+    ]
+    assert importance.rows == [["optimizer.lr", "100.00"]]
+
+
+def test_the_trials_are_drawn(recipe_file, tmp_path, capfd):
+    search_in(recipe_file, tmp_path / "s")
+    words = ["plot", "trials", str(tmp_path / "s"), "--output", str(tmp_path / "trials.svg")]
+    assert run(words) == ExitStatus.DONE
+    assert capfd.readouterr().out == f"{tmp_path / 'trials.svg'}\n"
+    assert (tmp_path / "trials.svg").read_bytes().startswith(b"<?xml")
+    assert run(["plot", "trials", str(tmp_path), "--output", str(tmp_path / "none.png")]) == ExitStatus.USAGE
+    assert "there is no search" in capfd.readouterr().err
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_figure_of_trials_shows_scores_and_importance():
+    trials = [trial(0, 0.5), trial(1, 0.9), trial(2, None, "failed"), trial(3, 0.8)]
+    figure = trial_figure(SearchResult("r", "out", 4, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0}))
+    scores, importance = figure.axes
+    assert [list(line.get_ydata()) for line in scores.lines][1] == [0.5, 0.9, 0.8]
+    assert [label.get_text() for label in importance.get_yticklabels()] == ["optimizer.lr"]
+    with pytest.raises(UsageError, match="no trial is complete"):
+        trial_figure(SearchResult("r", "out", 4, {}, [trial(0, None, "failed")], {}))
+
+
+def test_the_command(recipe_file, tmp_path, capfd):
+    words = ["search", "--recipe", str(recipe_file), "--output", str(tmp_path / "s"), "--device", "cpu"]
+    assert run([*words, "--trials", "2", "--write-recipe", str(tmp_path / "best.toml")]) == ExitStatus.DONE
+    out, err = capfd.readouterr()
+    assert "Validation accuracy" in out
+    assert "trial 0" in err
+    assert f"next: fmcli train --recipe {tmp_path / 'best.toml'}" in err
+    assert run([*words, "--resume", "--trials", "2", "--format", "json", "--quiet"]) == ExitStatus.DONE
+    told = json.loads(capfd.readouterr().out)
+    assert len(told["trials"]) == 2
+    assert told["best"][0]["score"] >= told["best"][1]["score"]
+    assert run(words) == ExitStatus.USAGE
+    shutil.rmtree(tmp_path / "s")
+
+
+SIGNALLED = """
+import os, signal, sys
+from fmcli.cli.interrupts import interruptible
+from fmcli.errors import InterruptedRun
+from fmcli.events import MemberFinished, MemberStarted, StepFinished, TrialFinished
+
+def told(number):
+    os.kill(os.getpid(), number)
+
+def work():
+    with interruptible("--resume") as heeding:
+        report = heeding(lambda event: print(type(event).__name__, flush=True))
+        {work}
+
+try:
+    work()
+except InterruptedRun as error:
+    print("saved", flush=True)
+    sys.exit(error.exit_status)
+"""
+BEGIN = "report(MemberStarted('m', 1, 2, 1, 1, 'cpu', 'fp32'))"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("work", "out"),
+    [
+        ("told(NUMBER)", ""),  # nothing trains: at once
+        ("exec('told(NUMBER)')", ""),  # where Python would take KeyboardInterrupt for the end by a signal
+        ("max([1, 2], key=lambda _: told(NUMBER))", ""),
+        (f"{BEGIN}; told(NUMBER); report(StepFinished('m', 1)); report(1)", "MemberStarted\nsaved\n"),
+        (f"{BEGIN}; told(NUMBER); told(NUMBER); report(StepFinished('m', 1))", "MemberStarted\n"),  # does not wait
+        # one of two has ended; the other is in a step
+        (
+            f"{BEGIN}; report(StepFinished('n', 1)); report(MemberFinished('m', 'there')); told(NUMBER); "
+            "report(StepFinished('n', 2))",
+            "MemberStarted\nStepFinished\nMemberFinished\nsaved\n",
+        ),
+        (f"{BEGIN}; report(MemberFinished('m', 'there')); told(NUMBER)", "MemberStarted\nMemberFinished\n"),
+        (f"{BEGIN}; report(TrialFinished(0, None)); told(NUMBER)", "MemberStarted\nTrialFinished\n"),
+    ],
+)
+def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):
+    script = SIGNALLED.format(work=work.replace("NUMBER", str(int(number))))
+    done = subprocess.run([sys.executable, "-c", script, "train"], capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + number
+    assert done.stdout == out
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    said = f"error: {word}\nhint:  what is done is kept; go on with: fmcli train --resume\n"
+    assert done.stderr == ("" if "saved" in out else said)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such signals")
+@pytest.mark.parametrize(
+    ("work", "hint"),
+    [
+        ("told(2)", "nothing is trained yet: the same command starts anew"),
+        (f"{BEGIN}; report(TrialFinished(0, None)); told(2)", "what is done is kept; go on with: fmcli train --resume"),
+    ],
+)
+def test_ctrl_c_before_anything_is_overwritten_names_nothing_that_would_keep_it(work, hint):
+    words = [sys.executable, "-c", SIGNALLED.format(work=work), "train", "--overwrite"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stderr == f"error: interrupted\nhint:  {hint}\n"
+
+
+def test_ctrl_c_names_the_command_that_goes_on(recipe_file, tmp_path):
+    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
+    command += ["--output", str(tmp_path / "s"), "--device", "cpu", "--trials", "50"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "s").glob("trial-0001/training-0")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == ExitStatus.INTERRUPTED
+    assert err.rstrip().endswith("--trials 50 --resume")

@@ -1,0 +1,700 @@
+"""Figures: what they hold, how they are written, and the commands that draw them."""
+
+import shutil
+import string
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import sklearn.metrics
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
+
+from fmcli.checkpoints.history import HISTORY_FILE
+from fmcli.checkpoints.layout import MODEL_FILE
+from fmcli.choices import FIGURES
+from fmcli.cli import run
+from fmcli.cli.figures import curve_drawers
+from fmcli.errors import CheckpointError, DataError, FmcliError
+from fmcli.events import EpochFinished
+from fmcli.metrics import (
+    accuracy_at_coverage,
+    coverage_curve,
+    expected_calibration_error,
+    precision_recall_curves,
+    reliability_bins,
+)
+from fmcli.recipe import TrainerSpec
+from fmcli.report import plots
+from fmcli.report.plots import (
+    Answers,
+    check_ending,
+    class_count_figure,
+    confusion_figure,
+    coverage_figure,
+    curve_figure,
+    mistake_figure,
+    precision_recall_figure,
+    prediction_figure,
+    reliability_figure,
+    sample_figure,
+    save_figure,
+)
+from fmcli.report.plots.style import MARKERS, PALETTE, fit, text_width
+from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
+
+NAMES = ("coat", "bag", "shirt", "dress")
+ODD_NAMES = ("$5 to $10", r"\frac{1}{2}$x$", "a_{b}^c", "W" * 60, "tab\tand\nline", "naïve", "عربى", "x" * 30 + " 12")
+SEEDS = pytest.mark.parametrize("seed", range(3))
+
+
+def draw_answers(n_classes=4, n=80, *, seed=0, names=NAMES, right=3.0) -> tuple[np.ndarray, Answers]:
+    """Images (N, 1, 6, 6) and answers to them that are mostly right."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % n_classes
+    logits = generator.normal(size=(n, n_classes))
+    logits[np.arange(n), labels] += right
+    odds = np.exp(logits)
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    images = generator.integers(0, 256, (n, 1, 6, 6)).astype(np.uint8)
+    return images, Answers("k3", "test", tuple(names), labels, probabilities.argmax(axis=1), probabilities)
+
+
+def draw_history(member="k3", n=4, *, afresh=False, validation=True, rise=0.0) -> list[EpochFinished]:
+    return [
+        EpochFinished(
+            member=member,
+            epoch=epoch,
+            lr=1e-3,
+            train_loss=2 / epoch + rise,
+            train_accuracy=1 - 0.5 / epoch,
+            validation_loss=1 / epoch + rise if validation else None,
+            validation_accuracy=1 - 0.4 / epoch if validation else None,
+            seconds=1.0,
+            images_per_second=100.0,
+            afresh=afresh,
+        )
+        for epoch in range(1, n + 1)
+    ]
+
+
+def all_figures(names, n=24) -> dict[str, Figure]:
+    images, answers = draw_answers(len(names), n, names=names, right=1.5)
+    return {
+        "samples": sample_figure(images, answers.labels, names, source="drawn"),
+        "class-counts": class_count_figure({"train": np.bincount(answers.labels)}, names, source="drawn"),
+        "curves": curve_figure({name: draw_history(name) for name in names}, of="drawn", best={names[0]: 2}),
+        "confusion": confusion_figure(answers),
+        "precision-recall": precision_recall_figure(answers),
+        "reliability": reliability_figure(answers),
+        "coverage": coverage_figure(answers),
+        "predictions": prediction_figure(images, answers),
+        "mistakes": mistake_figure(images, answers),
+    }
+
+
+def texts(holder) -> list[str]:
+    return [text.get_text() for text in holder.findobj(Text) if text.get_text()]
+
+
+def lines(axes) -> list:
+    return [line for line in axes.get_lines() if line.get_linestyle() != "None"]
+
+
+# --- numbers ----------------------------------------------------------------------------------------------
+
+
+@SEEDS
+def test_precision_recall_curves_are_scikit_learns(seed):
+    _, answers = draw_answers(seed=seed, right=1.0)
+    for label, curve in enumerate(precision_recall_curves(answers.probabilities, answers.labels)):
+        one, likely = answers.labels == label, answers.probabilities[:, label]
+        assert curve.average_precision == pytest.approx(sklearn.metrics.average_precision_score(one, likely))
+        # Points that change nothing may be left out; the area below the steps is the same.
+        assert curve.average_precision == pytest.approx(-np.sum(np.diff(curve.recall) * curve.precision[:-1]), abs=0.02)
+        assert (curve.recall[0], curve.recall[-1]) == (1, 0)
+        assert (np.diff(curve.recall) <= 0).all()
+
+
+def test_precision_recall_of_perfect_answers_has_the_whole_area():
+    labels = np.arange(12) % 3
+    assert [curve.average_precision for curve in precision_recall_curves(np.eye(3)[labels], labels)] == [1, 1, 1]
+
+
+@SEEDS
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_reliability_bins_equal_a_slow_loop(seed, bins):
+    _, answers = draw_answers(seed=seed, right=1.0)
+    result = reliability_bins(answers.probabilities, answers.labels, bins=bins)
+    error = 0.0
+    for place in range(bins):
+        low, high = place / bins, (place + 1) / bins
+        inside = [
+            (row.max(), row.argmax() == label)
+            for row, label in zip(answers.probabilities, answers.labels, strict=True)
+            if low < row.max() <= high
+        ]
+        assert result.counts[place] == len(inside)
+        if not inside:
+            assert np.isnan(result.confidence[place])
+            assert np.isnan(result.accuracy[place])
+            continue
+        confidence, accuracy = np.mean([p for p, _ in inside]), np.mean([right for _, right in inside])
+        assert (result.confidence[place], result.accuracy[place]) == pytest.approx((confidence, accuracy))
+        error += len(inside) / len(answers.labels) * abs(confidence - accuracy)
+    assert result.ece == pytest.approx(error)
+    assert result.ece == expected_calibration_error(answers.probabilities, answers.labels, bins=bins)
+
+
+# --- samples, class counts --------------------------------------------------------------------------------
+
+
+def test_samples_have_a_row_for_each_class():
+    images, answers = draw_answers()
+    labels = np.where(answers.labels == 1, 0, answers.labels)  # none of class 1
+    figure = sample_figure(images, labels, NAMES, source="drawn, train", each=5)
+    (axes,) = figure.axes
+    assert len(axes.images) == 15
+    assert len({image.get_extent()[2] for image in axes.images}) == 3  # rows
+    assert [text for text in texts(axes) if text in NAMES] == list(NAMES)
+    assert texts(axes).count("no images") == 1
+    assert "drawn, train" in texts(figure)
+    np.testing.assert_array_equal(axes.images[0].get_array()[..., 0], images[0, 0])
+
+
+def test_class_counts_have_a_panel_for_each_split():
+    counts = {"train": np.array([1200, 0, 30, 4]), "test": np.array([5, 6, 7, 8])}
+    figure = class_count_figure(counts, NAMES, source="drawn")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["train: 1,234", "test: 26"]
+    for axes, of_split in zip(figure.axes, counts.values(), strict=True):
+        assert [bar.get_width() for bar in axes.patches] == of_split.tolist()
+        assert set(texts(axes)) >= {f"{count:,}" for count in of_split}
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(NAMES)
+
+
+# --- curves -----------------------------------------------------------------------------------------------
+
+
+def test_curves_show_every_member_and_both_kinds_of_images():
+    histories = {"k3": draw_history("k3"), "k5": draw_history("k5", 6, rise=0.5)}
+    figure = curve_figure(histories, of="quick")
+    loss, accuracy = figure.axes
+    assert (loss.get_title(loc="left"), accuracy.get_title(loc="left")) == ("Loss (nats)", "Accuracy")
+    assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
+    drawn = [line.get_ydata().tolist() for line in lines(loss)]
+    for history in histories.values():
+        assert [epoch.train_loss for epoch in history] in drawn
+        assert [epoch.validation_loss for epoch in history] in drawn
+    assert len(drawn) == len(lines(accuracy)) == 4
+    assert len({line.get_linestyle() for line in lines(loss)}) == 2
+    assert {"k3", "k5", "validation", "training, mean over the epoch"} <= set(texts(figure))
+    assert "best epoch" not in texts(figure)
+
+
+def test_the_best_epoch_is_ringed():
+    figure = curve_figure({"k3": draw_history()}, of="quick", best={"k3": 3})
+    for axes in figure.axes:
+        (ring,) = [line for line in axes.get_lines() if line.get_linestyle() == "None"]
+        assert ring.get_xdata() == [3]
+    assert "best epoch" in texts(figure)
+
+
+def test_a_training_afresh_has_panels_of_its_own():
+    figure = curve_figure({"k3": [*draw_history(n=5), *draw_history(n=2, afresh=True)], "k5": draw_history()}, of="r")
+    assert len(figure.axes) == 4
+    first, second = figure.axes[0], figure.axes[2]
+    assert "afresh" not in first.get_title(loc="left")
+    assert "afresh" in second.get_title(loc="left")
+    assert [len(line.get_xdata()) for line in lines(first)] == [5, 5, 4, 4]
+    assert [len(line.get_xdata()) for line in lines(second)] == [2, 2]
+
+
+def test_curves_without_validation_images_are_those_of_training():
+    figure = curve_figure({"k3": draw_history(validation=False)}, of="quick", best={"k3": 1})
+    assert [len(axes.get_lines()) for axes in figure.axes] == [1, 1]
+    assert "validation" not in texts(figure)
+
+
+def test_no_two_of_many_members_look_alike():
+    figure = curve_figure({f"member {place}": draw_history() for place in range(50)}, of="many")
+    looks = [(line.get_color(), line.get_marker()) for line in lines(figure.axes[0])]
+    assert len(set(looks)) == 50
+    assert len(PALETTE) * len(MARKERS) == 56
+
+
+def test_curves_of_nothing_are_refused():
+    with pytest.raises(CheckpointError, match="no epoch is finished"):
+        curve_figure({"k3": []}, of="quick")
+
+
+# --- confusion, precision and recall, reliability ---------------------------------------------------------
+
+
+def test_confusion_shows_every_count_and_leaves_the_diagonal_out_of_its_colours():
+    _, answers = draw_answers(right=1.0)
+    counts = sklearn.metrics.confusion_matrix(answers.labels, answers.choices)
+    figure = confusion_figure(answers)
+    axes = figure.axes[0]
+    written = {text.get_position(): text.get_text() for text in axes.texts if text.get_text() != "recall"}
+    for (row, column), count in np.ndenumerate(counts):
+        assert written.get((column, row)) == (str(count) if count else None)
+    dots = next(line for line in axes.get_lines())
+    assert len(dots.get_xdata()) == (counts == 0).sum()
+    colours = axes.images[0].get_array()
+    assert np.ma.getmaskarray(colours).tolist() == np.eye(4, dtype=bool).tolist()
+    np.testing.assert_allclose(colours.filled(0), np.where(np.eye(4), 0, counts / counts.sum(axis=1, keepdims=True)))
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(NAMES)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
+    recalls = [f"{100 * recall:.1f} %" for recall in counts.diagonal() / counts.sum(axis=1)]
+    assert set(recalls) <= set(texts(figure))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "actual class")
+
+
+def luminance(colour) -> float:
+    channels = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return float(np.dot(channels, (0.2126, 0.7152, 0.0722)))
+
+
+def test_counts_are_legible_on_every_colour():
+    labels = np.repeat(np.arange(20), 200)
+    choices = np.concatenate([[*range(row % 20)] * 9 + [row] * 200 for row in range(20)])[: len(labels)]
+    answers = Answers("k3", "test", tuple("abcdefghijklmnopqrst"), labels, choices, np.eye(20)[choices])
+    axes = confusion_figure(answers).axes[0]
+    heat = axes.images[0]
+    cells = heat.cmap(heat.norm(heat.get_array()))
+    for text in axes.texts:
+        if text.get_text().replace(",", "").isdigit():
+            column, row = text.get_position()
+            light, dark = sorted((luminance(text.get_color()), luminance(cells[row, column][:3])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) > 3.5
+
+
+def test_confusion_of_perfect_answers_is_drawn():
+    labels = np.arange(8) % 4
+    answers = Answers("k3", "test", NAMES, labels, labels, np.eye(4)[labels])
+    assert "100.00 % of 8 images right" in " ".join(texts(confusion_figure(answers)))
+
+
+def test_precision_recall_has_a_panel_for_each_class_with_its_area():
+    _, answers = draw_answers(right=1.0)
+    figure = precision_recall_figure(answers)
+    curves = precision_recall_curves(answers.probabilities, answers.labels)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in panels] == list(NAMES)
+    for axes, curve in zip(panels, curves, strict=True):
+        assert f"area {curve.average_precision:.4f}" in texts(axes)
+        assert axes.get_xlim() == axes.get_ylim() == (0, 1.02)
+
+
+def test_a_class_without_images_has_no_precision_recall_curve():
+    _, answers = draw_answers()
+    without = replace(answers, labels=np.where(answers.labels == 2, 0, answers.labels))
+    with pytest.raises(DataError, match="none of class 'shirt'"):
+        precision_recall_figure(without)
+
+
+def test_reliability_shows_accuracy_count_and_error():
+    _, answers = draw_answers(n=300, right=1.0)
+    bins = reliability_bins(answers.probabilities, answers.labels)
+    figure = reliability_figure(answers)
+    above, below = figure.axes
+    filled = bins.counts > 0
+    bars = [bar for bar in above.patches if isinstance(bar, Rectangle)]
+    assert [bar.get_height() for bar in bars] == pytest.approx(bins.accuracy[filled].tolist())
+    assert [bar.get_x() for bar in bars] == pytest.approx(bins.edges[:-1][filled].tolist())
+    assert [bar.get_height() for bar in below.patches] == bins.counts[filled].tolist()
+    assert set(texts(below)) >= {f"{count:,}" for count in bins.counts[filled]}
+    assert f"expected calibration error {100 * bins.ece:.2f} %" in " ".join(texts(figure))
+
+
+def test_coverage_falls_from_all_images_to_the_surest():
+    _, answers = draw_answers(n=300, right=1.0)
+    curve = coverage_curve(answers.chosen_probability, answers.right)
+    figure = coverage_figure(answers)
+    above, below = figure.axes
+    coverage, accuracy = above.lines[0].get_data()
+    assert (coverage[0], accuracy[0]) == (1, answers.right.mean())
+    assert set(zip(coverage, accuracy, strict=True)) <= set(zip(curve.coverage, curve.accuracy, strict=True))
+    assert below.lines[0].get_ydata()[0] == answers.chosen_probability.min()
+    assert f"{100 * accuracy_at_coverage(curve, 0.8):.2f} %" in texts(above)
+
+
+# --- predictions, mistakes --------------------------------------------------------------------------------
+
+
+def test_predictions_tell_right_from_wrong_without_colour():
+    images, answers = draw_answers(right=1.0)
+    figure = prediction_figure(images, answers, most=24)
+    (axes,) = figure.axes
+    frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    marks = [text for text in texts(axes) if text[0] in "✓✗"]
+    shown = np.unique(np.linspace(0, 79, 24).round().astype(int))
+    assert len(axes.images) == len(frames) == len(marks) == len(shown)
+    for index, frame, mark in zip(shown, frames, marks, strict=True):
+        right = bool(answers.right[index])
+        assert mark == f"{'✓' if right else '✗'} {NAMES[answers.choices[index]]}"
+        assert (frame.get_linestyle() in ("-", "solid")) == right
+        sure = f"{100 * answers.probabilities[index].max():.1f} % sure · #{index}"
+        assert sure in texts(axes)
+    assert texts(axes).count("actual: bag") == int((answers.labels[shown] == 1).sum())
+
+
+def test_the_surest_mistakes_come_first():
+    images, answers = draw_answers(n=200, right=1.0)
+    (axes,) = mistake_figure(images, answers, most=12).axes
+    assert len(axes.images) == 12
+    assert not any("✓" in text for text in texts(axes))
+    numbers = [int(text.partition("#")[2]) for text in texts(axes) if " sure · #" in text]
+    sure = answers.probabilities.max(axis=1)
+    wrong = sorted(np.flatnonzero(~answers.right), key=lambda index: -sure[index])
+    assert numbers == wrong[:12]
+
+
+def test_where_all_is_right_there_is_no_mistake_to_show():
+    images, answers = draw_answers()
+    with pytest.raises(DataError, match="right on all 80 images"):
+        mistake_figure(images, replace(answers, choices=answers.labels))
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 6), (1, 20, 5), (1, 5, 20), (2, 6, 6)])
+def test_images_of_any_shape_keep_their_proportions(shape):
+    _, answers = draw_answers()
+    images = np.zeros((80, *shape), dtype=np.uint8)
+    samples = sample_figure(images, answers.labels, NAMES, source="drawn", each=2)
+    for figure in (samples, prediction_figure(images, answers, most=2)):
+        left, right, bottom, top = figure.axes[0].images[0].get_extent()
+        assert (right - left) / (bottom - top) == pytest.approx(shape[2] / shape[1])
+
+
+# --- all figures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("a",) * 2, ODD_NAMES], ids=["two", "odd"])
+def test_nothing_written_in_a_figure_is_cut_off_or_taken_for_mathematics(names, tmp_path):
+    names = tuple(f"{name}{place}" for place, name in enumerate(names))
+    for kind, figure in all_figures(names).items():
+        save_figure(figure, tmp_path / f"{kind}.png")
+        page = figure.bbox
+        for text in figure.findobj(Text):
+            if text.get_visible() and text.get_text().strip():
+                assert not text.get_parse_math(), text
+                box = text.get_window_extent()
+                outside = max(page.x0 - box.x0, page.y0 - box.y0, box.x1 - page.x1, box.y1 - page.y1)
+                assert outside < 3 or not text.axes, (kind, text)
+
+
+def test_forty_classes_are_drawn():
+    names = tuple(f"a rather long name of class {place}" for place in range(40))
+    images, answers = draw_answers(40, 40, names=names)
+    counts = {"train": np.bincount(answers.labels)}
+    for figure in (
+        sample_figure(images, answers.labels, names, source="drawn"),
+        class_count_figure(counts, names, source="drawn"),
+        confusion_figure(answers),
+        precision_recall_figure(answers),
+    ):
+        figure.draw_without_rendering()
+        shown = {text for text in texts(figure) if text.startswith("a rather")}
+        assert len(shown) == 40  # told apart, though cut
+
+
+def test_the_users_settings_are_neither_used_nor_changed(tmp_path):
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"text.usetex": True, "figure.facecolor": "black", "font.family": "monospace"}):
+        figures = all_figures(NAMES)
+        save_figure(figures["reliability"], tmp_path / "figure.png")
+    for figure in figures.values():
+        assert to_rgb(figure.get_facecolor()) == (1, 1, 1)
+        assert not any(text.get_usetex() or "monospace" in text.get_fontfamily() for text in figure.findobj(Text))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_and_its_state_are_never_used():
+    for path in Path(plots.__file__).parent.glob("*.py"):
+        assert "pyplot" not in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("text", ["short", "x" * 100, "W" * 100, "$", "a long name 1", "日本語" * 20])
+def test_text_fits_its_room(text):
+    shown = fit(text, 0.8, 9)
+    assert text_width(shown, 9) <= 0.8
+    assert shown == text or ("…" in shown and shown[0] == text[0] and shown[-1] == text[-1])
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("b.SVG", b"<?xml"), ("c.pdf", b"%PDF")])
+def test_figures_are_written_by_their_files_ending_and_twice_the_same(tmp_path, name, begins):
+    path = tmp_path / "new" / "folder" / name
+    contents = []
+    for _ in range(2):
+        assert save_figure(class_count_figure({"train": np.arange(4)}, NAMES, source="drawn"), path) == ""
+        contents.append(path.read_bytes())
+    assert contents[0].startswith(begins)
+    assert contents[0] == contents[1]
+    assert b"Date>" not in contents[0]
+    assert [file.name for file in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.jpg", "figure.png.txt", ".png"])
+def test_other_endings_are_refused(tmp_path, name):
+    with pytest.raises(FmcliError, match="cannot write a picture") as refused:
+        save_figure(Figure(), tmp_path / "new" / name)
+    assert ".svg" in str(refused.value.hint)
+    assert not (tmp_path / "new").exists()
+    assert check_ending(Path("x.PDF")) == "pdf"
+
+
+def test_a_file_that_cannot_be_written_is_an_error_and_the_old_one_stays(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FmcliError, match="cannot write"):
+        save_figure(Figure(), tmp_path / "file" / "figure.png")
+    (tmp_path / "old.png").write_text("old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(FmcliError, match="No space left"):
+        save_figure(Figure(), tmp_path / "old.png")
+    assert (tmp_path / "old.png").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "old.png"}
+
+
+def test_letters_that_no_font_has_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("fmcli.report.plots.style._letters_of", lambda _: set(string.printable))
+    figure = class_count_figure({"train": np.arange(2)}, ("日本", "plain"), source="drawn")
+    assert save_figure(figure, tmp_path / "figure.png") == "日本"
+
+
+# --- fmcli plot, --plots ----------------------------------------------------------------------------------
+
+
+def train_quietly(*arguments: object) -> str:
+    """Train, and return what was said on standard error."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err:
+        assert run(["train", *(str(argument) for argument in arguments)]) == 0
+    return err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """An IDX folder of drawn images, some of them labelled wrongly, so that there are mistakes to show."""
+    images, labels = draw_quadrants(200, seed=1)
+    shown, truth = draw_quadrants(60, seed=2)
+    labels[:40:5] = (labels[:40:5] + 1) % 4  # of the images that are set aside for validation
+    truth[::5] = (truth[::5] + 1) % 4
+    names = ("top left", "top right", "bottom left", "bottom right")
+    return write_idx_folder(
+        tmp_path_factory.mktemp("data") / "drawn", images, labels, test=(shown, truth), classes=names
+    )
+
+
+@pytest.fixture(scope="module")
+def place(data, tmp_path_factory) -> Path:
+    """A folder with a recipe, its run, and the figures and words of `train --plots`; not to be written to."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "tiny.toml").write_text(TINY_RECIPE.format(folder=data))
+    settings = ["--set", "trainer.keep=best"]
+    err = train_quietly("-r", folder / "tiny.toml", "-o", folder / "run", "--plots", folder / "plots", *settings)
+    (folder / "said").write_text(err)
+    return folder
+
+
+def assert_refused(result: Result, status: int, *said: str) -> None:
+    assert (result.status, result.out) == (status, ""), result.err
+    assert result.err.startswith("error: ")
+    assert result.err.count("hint: ") == 1
+    assert "Traceback" not in result.err
+    for text in said:
+        assert text in result.err
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_plot_writes_one_figure_and_prints_where(cli, place, tmp_path, kind):
+    result = cli("plot", kind, place / "run", "--output", tmp_path / "figure.svg")
+    assert result == Result(0, f"{tmp_path / 'figure.svg'}\n", "")
+    words = (tmp_path / "figure.svg").read_text()
+    assert words.startswith("<?xml")
+
+
+def figures_drawn(monkeypatch) -> list[Figure]:
+    """Return a list that the figures which commands write are put into, in place of files."""
+    figures = []
+    monkeypatch.setattr("fmcli.report.plots.save_figure", lambda figure, _: figures.append(figure) or "")
+    return figures
+
+
+def test_plot_all_draws_every_figure_for_a_folder(cli, place, tmp_path, monkeypatch):
+    figures = figures_drawn(monkeypatch)
+    result = cli("plot", "all", place / "run", "-o", tmp_path, "--file-format", "pdf", "--split", "validation")
+    assert result == Result(0, "".join(f"{tmp_path / kind}.pdf\n" for kind in FIGURES), "")
+    assert len(figures) == len(FIGURES)
+    assert all("validation" in " ".join(texts(figure)) for figure in figures)
+
+
+def test_train_and_evaluate_draw_what_they_found(cli, place, tmp_path):
+    of_training = {"curves.png", "samples.png", "class-counts.png"}
+    assert {path.name for path in (place / "plots").iterdir()} == of_training
+    said = (place / "said").read_text().splitlines()
+    assert {f"wrote {place / 'plots' / name}" for name in of_training} <= set(said)
+    result = cli("evaluate", place / "run", "--plots", tmp_path, "-f", "json")
+    assert result.status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"k3", "k5"}
+    for folder in tmp_path.iterdir():
+        assert {path.name for path in folder.iterdir()} == {f"{kind}.png" for kind in FIGURES} - of_training
+        assert f"wrote {folder / 'confusion.png'}" in result.err.splitlines()
+
+
+@pytest.mark.parametrize("command", ["ensemble evaluate", "evaluate"])
+def test_one_evaluation_has_the_folder_for_itself(cli, place, tmp_path, monkeypatch, command):
+    figures = figures_drawn(monkeypatch)
+    result = cli(*command.split(), place / "run" / "k3", "--plots", tmp_path, "--quiet")
+    assert result.err == ""
+    assert len(figures) == 6
+    result = cli(*command.split(), place / "run" / "k3", "--plots", tmp_path)
+    assert f"wrote {tmp_path / 'mistakes.png'}" in result.err.splitlines()
+    assert any(text.startswith("k3 on test: ") for text in texts(figures[0]))
+
+
+def test_several_members_are_drawn_as_their_vote_and_one_as_itself(cli, place, tmp_path, monkeypatch):
+    figures = figures_drawn(monkeypatch)
+    for places in (["run"], ["run/k5"], ["run/k5", "run/k3"]):
+        arguments = ["plot", "confusion", *(place / one for one in places), "-o", tmp_path / "x.png"]
+        assert cli(*arguments, "--vote", "soft", "--split", "validation").status == 0
+    for figure, name in zip(figures, ["soft vote of k3, k5", "k5", "soft vote of k5, k3"], strict=True):
+        assert any(text.startswith(f"{name} on validation: ") for text in texts(figure))
+        assert any(text.endswith("% of 40 images right") for text in texts(figure))
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "retrained", "snapshots"])
+def test_curves_mark_the_best_epoch_where_the_recipe_goes_by_it(keep):
+    history, spec = draw_history(), TrainerSpec(keep=keep)
+    [figure] = [draw() for draw in curve_drawers({"k3": history}, {"k3": spec}, of="quick").values()]
+    assert ("best epoch" in texts(figure)) == (keep in ("best", "retrained"))
+
+
+def test_curves_show_members_by_name_each_once_with_the_epoch_that_was_kept(cli, place, tmp_path, monkeypatch):
+    figures = figures_drawn(monkeypatch)
+    other = Path(shutil.copytree(place / "run", tmp_path / "other"))
+    for places in (["run"], ["run/k3", "run", f"run/k5/{MODEL_FILE}"], ["run/k3", other / "k3"]):
+        assert cli("plot", "curves", *(place / one for one in places), "-o", tmp_path / "x.png").status == 0
+    assert {"k3", "k5", "best epoch"} <= set(texts(figures[0]))
+    assert [len(lines(figure.axes[0])) for figure in figures] == [4, 4, 4]
+    assert {"run/k3", "other/k3", "run, other"} <= set(texts(figures[2]))
+
+
+def test_curves_of_a_run_that_still_trains_are_drawn(cli, place, tmp_path):
+    begun = Path(shutil.copytree(place / "run", tmp_path / "begun"))
+    shutil.rmtree(begun / "k5")
+    (begun / "k3" / MODEL_FILE).unlink()
+    assert cli("plot", "curves", begun, "-o", tmp_path / "curves.png").status == 0
+    assert_refused(cli("plot", "confusion", begun, "-o", tmp_path / "x.png"), 4, "no trained member")
+    (begun / "k3" / HISTORY_FILE).write_text("")
+    assert_refused(cli("plot", "curves", begun, "-o", tmp_path / "x.png"), 4, "is empty")
+
+
+@pytest.mark.parametrize("what", ["{place}/tiny.toml", "idx:{data}", "{place}/run", "{place}/run/k3"])
+@pytest.mark.parametrize("kind", ["samples", "class-counts"])
+def test_images_are_drawn_of_sources_recipes_and_runs(cli, place, data, tmp_path, kind, what, monkeypatch):
+    figures = figures_drawn(monkeypatch)
+    source = what.format(place=place, data=data)
+    assert cli("plot", kind, source, "-o", tmp_path / "x.png").status == 0
+    assert "top left" in texts(figures[0])
+
+
+def test_what_there_is_nothing_for_is_refused_alone_and_left_out_of_all(cli, place, tmp_path, monkeypatch):
+    bare = Path(shutil.copy(place / "run" / "k3" / MODEL_FILE, tmp_path / "bare.safetensors"))
+    assert_refused(cli("plot", "curves", bare, "-o", tmp_path / "x" / "c.png"), 4, "no history", HISTORY_FILE)
+    assert not (tmp_path / "x").exists()
+    figures = figures_drawn(monkeypatch)
+    result = cli("plot", "all", bare, "-o", tmp_path / "figures")
+    assert result.status == 0
+    assert result.err.startswith("left out curves: ")
+    assert result.out.split() == [str(tmp_path / "figures" / f"{kind}.png") for kind in FIGURES if kind != "curves"]
+    assert len(figures) == len(FIGURES) - 1
+
+
+def test_what_predictions_alone_can_show_is_drawn(cli, place, tmp_path, monkeypatch):
+    saved = tmp_path / "predictions"
+    assert cli("evaluate", place / "run", "--save-predictions", saved).status == 0
+    figures_drawn(monkeypatch)
+    result = cli("plot", "all", saved, "-o", tmp_path / "figures")
+    assert result.status == 0, result.err
+    drawn = ("confusion", "precision-recall", "reliability", "coverage")
+    assert result.out.split() == [str(tmp_path / "figures" / f"{kind}.png") for kind in FIGURES if kind in drawn]
+    assert "left out samples: of " in result.err
+
+
+def test_a_figure_of_many_classes_is_made_smaller(tmp_path):
+    plots.save_figure(Figure(figsize=(0.5, 1000)), tmp_path / "long.png")
+    with Image.open(tmp_path / "long.png") as image:
+        assert 60_000 < image.height < 1 << 16
+
+
+def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_path):
+    shown, truth = draw_quadrants(40, seed=2)
+    test = (shown[truth != 3], truth[truth != 3])
+    folder = write_idx_folder(tmp_path / "data", *draw_quadrants(120, seed=1), test=test)
+    (tmp_path / "tiny.toml").write_text(TINY_RECIPE.format(folder=folder))
+    train_quietly("-r", tmp_path / "tiny.toml", "-o", tmp_path / "run", "--member", "k3", "--set", "trainer.epochs=1")
+    refused = cli("plot", "precision-recall", tmp_path / "run" / "k3", "-o", tmp_path / "x" / "f.png")
+    assert_refused(refused, 3, "none of class '3'")
+    assert not (tmp_path / "x").exists()
+    result = cli("ensemble", "evaluate", tmp_path / "run", "--plots", tmp_path / "x", "-f", "json")
+    assert result.status == 0
+    assert "left out precision-recall: " in result.err
+    assert (tmp_path / "x" / "confusion.png").is_file()
+
+
+MISUSE = {
+    "an ending": (["plot", "confusion", "{place}/run", "-o", "{new}.gif"], 1, "cannot write a picture"),
+    "no ending": (["plot", "samples", "{place}/run", "-o", "{new}"], 1, "cannot write a picture"),
+    "all into a file": (["plot", "all", "{place}/run", "-o", "{new}.png"], 2, "need a folder"),
+    "all into what is a file": (["plot", "all", "{place}/run", "-o", "{place}/tiny.toml"], 2, "need a folder"),
+    "a format for one": (
+        ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "--file-format is for all",
+    ),
+    "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
+    "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
+    "no such images": (["plot", "samples", "{new}", "-o", "{new}.png"], 2, "no such source, recipe or run"),
+    "no images in it": (["plot", "samples", "{place}/plots", "-o", "{new}.png"], 4, "holds no trained member"),
+    "a recipe for a run": (["plot", "mistakes", "quick", "-o", "{new}.png"], 4, "there is nothing at"),
+    "other images": (["plot", "samples", "{place}/run", "idx:{data}", "-o", "{new}.png"], 3, "have other images"),
+    "no such split": (
+        ["plot", "samples", "idx:{data}", "--split", "validation", "-o", "{new}.png"], 3, "no validation images",
+    ),
+    "no device": (["plot", "mistakes", "{place}/run", "-o", "{new}.png", "--device", "cuda:99"], 5, "cuda:99"),
+    "named twice": (["plot", "confusion", "{place}/run", "{place}/run/k3", "-o", "{new}.png"], 4, "named twice"),
+    "cannot write": (["plot", "class-counts", "{place}/run", "-o", "{place}/tiny.toml/x.png"], 1, "cannot write"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISUSE)
+def test_misuse_is_one_clear_line_with_a_hint(cli, place, data, tmp_path, case):
+    arguments, status, said = MISUSE[case]
+    new = tmp_path / "new"
+    result = cli(*(word.format(place=place, data=data, new=new) for word in arguments))
+    assert_refused(result, status, said)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plot", "pie", "{place}/run", "-o", "x.png"], "pie"),
+        (["plot", "curves", "{place}/run"], "--output"),
+        (["plot", "curves", "-o", "x.png"], "PLACE"),
+        (["evaluate", "{place}/run", "--plots", "{place}/tiny.toml"], "is a file"),
+        (["train", "-r", "{place}/tiny.toml", "-o", "{place}/new", "--plots", "{place}/tiny.toml"], "is a file"),
+    ],
+)
+def test_wrong_use_is_status_2(cli, place, arguments, said):
+    result = cli(*(word.format(place=place) for word in arguments))
+    assert (result.status, result.out) == (2, "")
+    assert said in result.err
+    assert not (place / "new").exists()

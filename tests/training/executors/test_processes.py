@@ -1,0 +1,293 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import pytest
+
+import fmcli
+from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError
+from fmcli.events import BatchPredicted, CheckpointSaved, MemberFinished, StepFinished, StopRequest
+from fmcli.training.executors import JobResult, run_in_processes
+
+# What is done in other processes: functions of a module.
+
+
+def count(upto, reporter):
+    for step in range(upto):
+        reporter(MemberFinished(f"of {upto}", Path(str(step))))
+    return upto * 10
+
+
+def count_steps(reporter):
+    for step in range(1000):
+        reporter(StepFinished("m", step))
+        reporter(BatchPredicted("m"))
+    reporter(MemberFinished("m", Path()))
+
+
+def run_until_stopped(place, reporter):
+    """Report until stopped, and leave a file then."""
+    try:
+        while True:
+            time.sleep(0.01)
+            reporter(MemberFinished("m", place))
+    except StopRequest:
+        place.write_text("saved")
+        raise
+
+
+def save_for_ever(place, reporter):
+    """Report nothing but what is followed by something else, so that there is nowhere to stop."""
+    while True:
+        reporter(CheckpointSaved(place))
+        place.touch()
+        time.sleep(0.01)
+
+
+def touch_for_ever(place, reporter):
+    """Report once, and never again."""
+    reporter(CheckpointSaved(place))
+    while True:
+        place.touch()
+        time.sleep(0.01)
+
+
+def fail(error, reporter):
+    raise error
+
+
+def die(reporter):
+    os._exit(7)
+
+
+def be_killed(others, reporter):
+    """Be killed once the others have begun."""
+    while not others.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_there(folder, name, reporter):
+    (folder / f"{name} begins {time.monotonic()}").touch()
+    time.sleep(0.2)
+    (folder / f"{name} ends {time.monotonic()}").touch()
+
+
+def say_which_signals_wait(reporter):
+    return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def ignore(event):
+    pass
+
+
+def test_each_piece_of_work_is_done_and_told():
+    events = []
+    ended = list(run_in_processes({"a": partial(count, 2), "b": partial(count, 3)}, 2, events.append))
+    assert {one.name: one.result for one in ended} == {"a": 20, "b": 30}
+    for upto in (2, 3):
+        steps = [int(str(event.path)) for event in events if event.member == f"of {upto}"]
+        assert steps == list(range(upto))
+
+
+def test_no_more_at_once_than_asked_for(tmp_path):
+    works = {name: partial(be_there, tmp_path, name) for name in "abcde"}
+    assert {one.name for one in run_in_processes(works, 2, ignore)} == set(works)
+    said = sorted((path.name.split()[1:] for path in tmp_path.iterdir()), key=lambda words: float(words[1]))
+    there = most = 0
+    for kind, _ in said:
+        there += 1 if kind == "begins" else -1
+        most = max(most, there)
+    assert most == 2
+
+
+def test_not_every_step_is_told():
+    events = []
+    list(run_in_processes({"m": count_steps}, 1, events.append))
+    assert 1 <= len(events) < 500
+    assert isinstance(events[-1], MemberFinished)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DivergedError("nan", hint="less"),
+        DataError("gone"),
+        RecipeError("wrong", problems=["a: b"], hint="mend it"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_an_error_is_brought_here_and_the_others_go_on(error):
+    ended = {one.name: one for one in run_in_processes({"a": partial(fail, error), "b": partial(count, 1)}, 2, ignore)}
+    assert ended["b"] == JobResult("b", result=10)
+    found = ended["a"].error
+    assert (type(found), str(found), getattr(found, "hint", None)) == (
+        type(error),
+        str(error),
+        getattr(error, "hint", None),
+    )
+    assert "in fail" in found.__notes__[0]
+
+
+def fail_oddly(reporter):
+    class Odd(Exception):  # no other process knows it
+        def __init__(self, *, reason):
+            super().__init__(f"it is {reason}")
+
+    raise Odd(reason="odd")
+
+
+def test_an_error_that_cannot_travel_is_quoted():
+    (ended,) = run_in_processes({"a": fail_oddly}, 1, ignore)
+    assert (type(ended.error), str(ended.error)) == (RuntimeError, "Odd: it is odd")
+    assert "in fail_oddly" in ended.error.__notes__[0]
+
+
+def fail_to_save(reporter):
+    try:
+        while True:
+            reporter(MemberFinished("m", Path()))
+            time.sleep(0.01)
+    except StopRequest:
+        raise FmcliError("no room to save") from None
+
+
+def diverge_when_stopped(reporter):
+    try:
+        while True:
+            reporter(MemberFinished("m", Path()))
+            time.sleep(0.01)
+    except StopRequest:
+        raise DivergedError("the loss is nan") from None
+
+
+def test_what_diverged_has_nothing_to_save_and_is_no_reason_to_tell_of_in_place_of_the_stop(tmp_path):
+    works = {"a": diverge_when_stopped, "b": partial(run_until_stopped, tmp_path / "b")}
+    heard = set()
+
+    def reporter(event):
+        heard.add(event.path)
+        if len(heard) == 2:
+            raise StopRequest
+
+    with pytest.raises(StopRequest):
+        list(run_in_processes(works, 2, reporter))
+    assert (tmp_path / "b").read_text() == "saved"
+
+
+@pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])
+def test_what_cannot_be_saved_is_told_instead_of_the_stop(error):
+    def reporter(event):
+        raise error
+
+    with pytest.raises(FmcliError, match="no room to save"):
+        list(run_in_processes({"a": fail_to_save}, 1, reporter))
+
+
+def test_a_process_that_dies_is_told():
+    with pytest.raises(FmcliError, match="the process of a died with exit status 7"):
+        list(run_in_processes({"a": die}, 1, ignore))
+
+
+def test_a_process_that_is_killed_lets_the_others_save(tmp_path):
+    works = {
+        "a": partial(be_killed, tmp_path / "begun"),
+        "b": partial(run_until_stopped, tmp_path / "b"),
+    }
+    with pytest.raises(FmcliError, match="the process of a was killed: Killed") as caught:
+        list(run_in_processes(works, 2, lambda event: (tmp_path / "begun").touch()))
+    assert "memory" in caught.value.hint
+    assert (tmp_path / "b").read_text() == "saved"
+
+
+@pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])
+def test_a_request_to_stop_stops_all_and_lets_them_save(error, tmp_path):
+    works = {name: partial(run_until_stopped, tmp_path / name) for name in "ab"}
+    heard = set()
+
+    def reporter(event):
+        heard.add(event.path.name)
+        if heard == {"a", "b"}:
+            raise error
+
+    with pytest.raises(error):
+        list(run_in_processes(works, 2, reporter))
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["saved", "saved"]
+
+
+def test_whoever_stops_listening_stops_all(tmp_path):
+    works = {"a": partial(count, 1), "b": partial(run_until_stopped, tmp_path / "b"), "c": partial(count, 1)}
+    heard = []
+    with closing(run_in_processes(works, 2, heard.append)) as ends:
+        assert next(ends).name == "a"
+        assert next(ends).name == "c"
+    if tmp_path / "b" in [event.path for event in heard]:  # else it had not begun
+        assert (tmp_path / "b").read_text() == "saved"
+
+
+SCRIPT = """
+import os, signal, sys, threading, time
+from functools import partial
+from pathlib import Path
+from fmcli.training.executors import run_in_processes
+from tests.training.executors.test_processes import save_for_ever, run_until_stopped, touch_for_ever
+
+def interrupt():
+    for number in NUMBERS:
+        os.kill(os.getpid(), number)
+        time.sleep(0.5)
+
+def reporter(event):
+    if not seen:
+        threading.Thread(target=interrupt, daemon=True).start()
+    seen.append(event)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without
+    seen = []
+    list(run_in_processes({"a": partial(WORK, Path(sys.argv[1]))}, 1, reporter))
+"""
+
+
+def run_script(work: str, numbers: str, place: Path) -> int:
+    """Run a script from a file, as spawned processes want it, and return its exit status."""
+    script = place.with_name("script.py")
+    script.write_text(SCRIPT.replace("NUMBERS", numbers).replace("WORK", work), "utf-8")
+    paths = [str(Path(fmcli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    words = [sys.executable, script, place]
+    return subprocess.run(words, env=environment, stderr=subprocess.DEVNULL, check=False, timeout=100).returncode
+
+
+def is_still_touched(place: Path) -> bool:
+    before = place.stat().st_mtime_ns
+    time.sleep(0.5)
+    return place.stat().st_mtime_ns != before
+
+
+def test_second_ctrl_c_ends_what_does_not_stop(tmp_path):
+    # More than two: those that come while Python is about to raise for an earlier one are one with it.
+    assert run_script("save_for_ever", "100 * [signal.SIGINT]", tmp_path / "a") == -signal.SIGINT
+    assert not is_still_touched(tmp_path / "a")
+
+
+@pytest.mark.parametrize("work", ["save_for_ever", "touch_for_ever"])
+def test_a_process_whose_parent_is_killed_ends(work, tmp_path):
+    assert run_script(work, "[signal.SIGKILL]", tmp_path / "a") == -signal.SIGKILL
+    assert not is_still_touched(tmp_path / "a")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back")
+@pytest.mark.parametrize("is_first", [True, False])
+def test_signals_to_the_whole_group_are_for_the_parent_alone(is_first):
+    if is_first:
+        resource_tracker._resource_tracker._stop()  # the first process of all starts it, and lets signals through
+    (ended,) = run_in_processes({"a": say_which_signals_wait}, 1, ignore)
+    assert ended.result == [signal.SIGINT, signal.SIGTERM]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())

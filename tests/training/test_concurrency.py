@@ -1,0 +1,253 @@
+"""How many members train at once by default: the estimate by hand, where one by one is faster, and who is told."""
+
+import pytest
+import torch
+
+from fmcli.checkpoints.checkpoint import read_header
+from fmcli.checkpoints.layout import MODEL_FILE
+from fmcli.data import ImageSet
+from fmcli.data.checked import load_splits
+from fmcli.errors import CheckpointError
+from fmcli.events import EpochFinished, MembersInParallel, MemberStarted, StopRequest
+from fmcli.recipe import load_recipe
+from fmcli.recipe.layers import Conv, Dense, Flatten, MaxPool
+from fmcli.recipe.tracing import trace_layers
+from fmcli.report.console import Terminal
+from fmcli.report.progress import TrainingProgress
+from fmcli.training import concurrency
+from fmcli.training.concurrency import Share, share_out
+from fmcli.training.run import train_run
+from tests.helpers import StopAt
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def jobs(tiny_recipe, monkeypatch):
+    """Return how many members of the tiny recipe, trained for long, should train at once."""
+    monkeypatch.setattr(concurrency, "_processes_in_memory", lambda splits: 99)
+
+    def choose(*overrides, here=4, device=CPU, epochs=10_000, members=None, **asked):
+        recipe = load_recipe(str(tiny_recipe), [f"trainer.epochs={epochs}", *overrides])
+        monkeypatch.setattr(torch, "get_num_threads", lambda: here)
+        names = [member.name for member in recipe.members]
+        share = share_out(recipe, names[:members], load_splits(recipe), device, **asked)
+        return (share.jobs, share.threads) if share else None
+
+    return choose
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, None), (2, (2, 1)), (3, (2, 1)), (16, (2, 8))])
+def test_small_networks_train_at_once_as_far_as_threads_and_members_go(jobs, threads, expected):
+    assert jobs(here=threads) == expected
+
+
+@pytest.mark.parametrize(
+    ("why", "overrides", "options"),
+    [
+        ("a training shorter than the start of a process", [], {"epochs": 20}),
+        ("much work in each step", ["model.widths=[256, 512]", "trainer.batch_size=200"], {}),
+        ("processes that augment", ['augment.albumentations=[{name="HorizontalFlip"}]'], {}),
+        ("a GPU", [], {"device": torch.device("cuda")}),
+    ],
+)
+def test_one_after_another_where_that_is_as_fast(jobs, why, overrides, options):
+    assert jobs(*overrides, **options) is None, why
+
+
+def test_three_members_share_two_threads_in_two_turns_only_where_that_is_faster(jobs, tiny_recipe):
+    alone = tiny_recipe.read_text("utf-8").split('\n[[members]]\nname = "k5"')[0]
+    tiny_recipe.write_text(alone + "copies = 3\n", "utf-8")
+    assert [jobs(here=threads) for threads in (2, 3)] == [(2, 1), (3, 1)]
+    wider = "model.widths=[64, 128]"
+    assert [jobs(wider, here=threads) for threads in (2, 3)] == [None, (3, 1)]
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Set how much memory the machine has, in pages of 4 KiB, and what its container says."""
+
+    def have(pages, *, container=None):
+        values = {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 1 << 12}
+        monkeypatch.setattr(concurrency.os, "sysconf", values.__getitem__)
+        monkeypatch.setattr(concurrency.os, "sysconf_names", values if pages else {})
+        (tmp_path / "memory.max").write_text(f"{container}\n" if container else "max\n")
+        monkeypatch.setattr(concurrency, "_CONTAINER", (tmp_path / "memory.max", tmp_path / "none"))
+
+    return have
+
+
+@pytest.mark.parametrize(
+    ("pages", "container", "expected"),
+    [(5 << 18, None, 2), (0, None, 1), (1, None, 1), (100 << 18, 7 << 30, 3), (5 << 18, 1 << 60, 2)],
+    ids=["5 GiB", "not told", "4 KiB", "a container of 7 GiB", "a container without a limit"],
+)
+def test_memory_bounds_the_processes(tiny_recipe, machine, pages, container, expected):
+    machine(pages, container=container)
+    assert concurrency._processes_in_memory(load_splits(load_recipe(str(tiny_recipe)))) == expected
+
+
+def test_images_in_memory_are_in_every_process(tiny_recipe, machine, monkeypatch):
+    splits = load_splits(load_recipe(str(tiny_recipe)))
+    machine(5 << 18)
+    monkeypatch.setattr(concurrency, "_PROCESS", 5 << 28)
+    assert concurrency._processes_in_memory(splits) == 1
+    monkeypatch.setattr(ImageSet, "is_mapped", True)
+    assert concurrency._processes_in_memory(splits) == 2
+
+
+def test_the_estimate_by_hand(monkeypatch):
+    monkeypatch.setattr(concurrency, "_BETWEEN", 1.0)
+    monkeypatch.setattr(concurrency, "_RATE", 10.0)
+    monkeypatch.setattr(concurrency, "_START", 100.0)
+    works = [(2, 40.0), (3, 80.0), (1, 20.0)]  # on one thread 2 · 5, 3 · 9 and 1 · 3 seconds
+    assert concurrency._seconds(works, 1, 1) == 10 + 27 + 3
+    assert concurrency._seconds(works, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
+    assert concurrency._seconds(works, 2, 1) == max(110 + 103, 127)  # the third begins where the first ends
+    assert concurrency._seconds(works, 3, 1) == 127
+
+
+def test_multiply_adds_by_hand():
+    layers = [Conv(filters=4, kernel_size=(3, 2)), MaxPool(size=2), Flatten(), Dense(units=5)]
+    traces = trace_layers(layers, (2, 8, 9), 5)
+    assert [trace.multiply_adds for trace in traces] == [(2 * 3 * 2) * (4 * 6 * 8), 0, 0, (4 * 3 * 4) * 5]
+
+
+def test_members_that_are_not_trained_do_not_count(jobs):
+    assert (jobs(), jobs(members=1), jobs(members=0)) == ((2, 2), None, None)
+
+
+@pytest.mark.parametrize(
+    ("kept", "options", "expected"),
+    [
+        (1, {}, (2, 1)),
+        (2, {}, (2, 2)),
+        (3, {}, (1, 3)),
+        (1, {"members": 1}, (1, 1)),
+        (1, {"epochs": 1}, (2, 1)),  # however short it is
+        (1, {"jobs": 3}, (3, 1)),
+        (2, {"jobs": 8}, (8, 2)),  # of which two are left
+        (4, {"jobs": 2, "members": 1}, (2, 4)),
+        (1, {"jobs": 1}, (1, 1)),
+        (4, {"jobs": 1}, None),  # in this process
+        # no cores for that, which is refused later
+        (4, {}, None),
+        (5, {}, None),
+        (5, {"jobs": 1}, None),
+        (3, {"jobs": 2}, (2, 2)),
+        (0, {}, None),
+        # asked for otherwise, which is refused later, too
+        (1, {"threads": 2}, None),
+        (1, {"threads": 2, "jobs": 2}, (2, 2)),
+        (1, {"device": torch.device("cuda")}, None),
+    ],
+)
+def test_a_run_that_goes_on_keeps_its_threads(jobs, kept, options, expected):
+    assert jobs(here=4, kept=kept, **options) == expected
+
+
+def test_members_that_augment_in_processes_go_on_one_by_one(jobs):
+    assert jobs('augment.albumentations=[{name="HorizontalFlip"}]', here=4, kept=1) == (1, 1)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(1, None), (2, (2, 2)), (3, (3, 2)), (9, (9, 2))])
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_members_at_once_that_are_asked_for_share_the_threads(jobs, device, asked, expected):
+    assert jobs(here=4, jobs=asked, device=device) == expected
+    assert jobs(here=4, jobs=asked, device=device, threads=3) == (expected and (asked, 3))
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Let two members train at once, and tell for which it was asked."""
+    asked = []
+    share = Share(2, 1, 1.449)
+    monkeypatch.setattr(
+        concurrency, "_choose_fastest", lambda recipe, names, splits: asked.append(list(names)) or share
+    )
+    monkeypatch.setattr(concurrency, "_processes_in_memory", lambda splits: 99)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield asked
+    torch.set_num_threads(before)
+
+
+def weights(folder):
+    return [(folder / name / MODEL_FILE).read_bytes() for name in ("k3", "k5")]
+
+
+def test_a_run_chooses_by_itself_and_goes_on_as_it_began(tiny_recipe, two, tmp_path):
+    recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=20"])
+    events = []
+    train_run(recipe, tmp_path / "whole", device=CPU, jobs=None, reporter=events.append)
+    assert events[0] == MembersInParallel(2, 1, 1.449)
+    assert {read_header(tmp_path / "whole" / name).trained_on["threads"] for name in ("k3", "k5")} == {"1"}
+
+    with pytest.raises(StopRequest):
+        train_run(recipe, tmp_path / "run", device=CPU, jobs=None, reporter=StopAt(EpochFinished, 1, StopRequest))
+    events.clear()
+    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, reporter=events.append)
+    assert events[0] == MembersInParallel(2, 1, None)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+    (tmp_path / "run" / "k5" / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match="was trained with 1 CPU thread"):
+        train_run(recipe, tmp_path / "run", device=CPU, jobs=None, threads=2, resume=True)
+    train_run(recipe, tmp_path / "run", device=CPU, jobs=1, resume=True)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    (tmp_path / "run" / "k5" / MODEL_FILE).unlink()
+    events.clear()
+    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, reporter=events.append)
+    assert [event.member for event in events if isinstance(event, MemberStarted)] == ["k5"]
+    assert not any(isinstance(event, MembersInParallel) for event in events)  # alone, on its one thread
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    assert two == [["k3", "k5"]] * 2
+
+
+def test_a_member_that_is_not_asked_for_says_with_how_many_threads_the_run_was_begun(tiny_recipe, two, tmp_path):
+    recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=20"])
+    stop = StopAt(EpochFinished, 1, StopRequest)
+    with pytest.raises(StopRequest):
+        train_run(recipe, tmp_path / "run", device=CPU, jobs=2, threads=1, members=["k3"], reporter=stop)
+    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, members=["k5"])
+    assert read_header(tmp_path / "run" / "k5").trained_on["threads"] == "1"
+    assert not two
+    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True)
+    (tmp_path / "run" / "k3" / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match="k5 was trained with 1 CPU thread, and what is left"):
+        train_run(recipe, tmp_path / "run", device=CPU, jobs=None, threads=2, resume=True)
+
+
+@pytest.mark.parametrize("options", [{"threads": 1}, {"jobs": 1}])
+def test_who_says_how_many_threads_or_members_is_heeded(tiny_recipe, two, monkeypatch, tmp_path, options):
+    monkeypatch.setattr("fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started"))
+    recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=1"])
+    train_run(recipe, tmp_path / "run", device=CPU, **{"jobs": None} | options)
+    assert not two
+
+
+def test_it_is_told_and_how_to_have_it_otherwise(cli, tiny_recipe, two, tmp_path):
+    words = ["train", "--device", "cpu", "-r", tiny_recipe, "--set", "trainer.epochs=1", "-o", tmp_path / "run"]
+    assert (
+        "2 members at once, a thread each: 1.4 times as fast by an estimate (--jobs 1: one by one)" in cli(*words).err
+    )
+    assert "2 members at once" not in cli(*words, "--resume").err  # nothing is left
+
+
+def test_a_run_that_goes_on_is_told_why_members_train_at_once(capfd):
+    with TrainingProgress(Terminal()) as progress:
+        progress(MembersInParallel(2, 1, None))
+        progress(MembersInParallel(3, 4, None))
+    told = " ".join(capfd.readouterr().err.split())
+    assert "2 members at once: the run was begun with a thread each (--threads 1: one by one)" in told
+    assert "3 members at once: the run was begun with 4 threads each (--threads 4: one by one)" in told
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_advice_on_threads_is_told_where_members_train_one_by_one(capfd, at_once):
+    with TrainingProgress(Terminal(), "fewer threads") as progress:
+        if at_once:
+            progress(MembersInParallel(2, 1, 1.5))
+        for member in ("k3", "k5"):
+            progress(MemberStarted(member, 1, 1, 1, 1, "cpu", "fp32"))
+    assert capfd.readouterr().err.count("fewer threads") == (0 if at_once else 1)

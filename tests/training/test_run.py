@@ -1,0 +1,824 @@
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fmcli.training.loop
+import fmcli.training.run
+from fmcli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from fmcli.checkpoints.history import HISTORY_FILE, read_history
+from fmcli.checkpoints.layout import (
+    LAST_GOOD,
+    MODEL_FILE,
+    RECIPE_FILE,
+    find_checkpoints,
+    lost_snapshots,
+    unfinished_members,
+)
+from fmcli.data import Splits, idx
+from fmcli.data.checked import check_augmentation
+from fmcli.errors import (
+    CheckpointError,
+    DataError,
+    DivergedError,
+    ExitStatus,
+    FmcliError,
+    RecipeError,
+    RunInUseError,
+    UsageError,
+)
+from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
+from fmcli.recipe import Recipe, load_recipe
+from fmcli.storage.locks import LOCK_FILE, try_lock
+from fmcli.training import STATE_FILE, VALIDATION_FILE
+from fmcli.training.run import RunResult, train_run
+from fmcli.training.state import load_state
+from tests.helpers import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
+
+CPU = torch.device("cpu")
+OF_A_RUN = {
+    LOCK_FILE,
+    RECIPE_FILE,
+    *(f"{member}/{name}" for member in ("k3", "k5") for name in (MODEL_FILE, HISTORY_FILE, VALIDATION_FILE)),
+}
+
+
+def tiny(tiny_recipe: Path, *overrides: str) -> Recipe:
+    return load_recipe(str(tiny_recipe), ["trainer.epochs=1", *overrides])
+
+
+def train(recipe: Recipe, folder: Path, **options: object) -> RunResult:
+    return train_run(recipe, folder, device=CPU, **options)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(drawn_images, tmp_path_factory) -> Path:
+    """A finished run; not to be written to."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
+    return train(tiny(path), tmp_path_factory.mktemp("runs") / "run").folder
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path) -> Path:
+    """A finished run to do anything with."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+# --- a whole run ------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_its_recipe_and_every_member(finished, tiny_recipe):
+    assert set(files_in(finished)) == OF_A_RUN
+    assert load_recipe(str(finished / RECIPE_FILE)) == tiny(tiny_recipe)
+    assert [path.parent.name for path in find_checkpoints([finished])] == ["k3", "k5"]
+
+
+def test_result_holds_the_history_of_each_member_that_was_asked_for(tiny_recipe, tmp_path):
+    result = train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
+    assert result.folder == tmp_path / "run"
+    assert [(name, [epoch.epoch for epoch in history]) for name, history in result.histories.items()] == [("k5", [1])]
+
+
+def test_recipe_in_the_run_trains_the_same_run_again(finished, tmp_path):
+    train(load_recipe(str(finished / RECIPE_FILE)), tmp_path / "again")
+    for name in ("k3", "k5"):
+        first, second = (load_file(folder / name / MODEL_FILE) for folder in (finished, tmp_path / "again"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_recipe_in_the_run_says_whether_it_was_changed(run_folder):
+    path = run_folder / RECIPE_FILE
+    text = path.read_text("utf-8")
+    path.with_name("good.toml").write_text(text, "utf-8")
+    path.write_text(text.replace("epochs = 1", "epochs = 2"), "utf-8")
+    with pytest.raises(RecipeError, match=r"recipe\.toml: it is damaged or was changed") as caught:
+        load_recipe(str(path))
+    assert "remove that line" in caught.value.hint
+    with pytest.raises(CheckpointError, match="is damaged or was changed") as caught:
+        train(load_recipe(str(path.with_name("good.toml"))), run_folder, resume=True)
+    assert "--overwrite" in caught.value.hint
+    path.write_text("\n".join(text.replace("epochs = 1", "epochs = 2").splitlines()[:-1]), "utf-8")
+    assert load_recipe(str(path)).members[0].trainer.epochs == 2
+
+
+def test_history_says_which_line_is_damaged(run_folder):
+    path = run_folder / "k3" / HISTORY_FILE
+    [epoch] = read_history(path.parent)
+    text = path.read_text("utf-8")
+    path.write_text(text.replace(f"{epoch.train_loss}", f"{epoch.train_loss + 1}"), "utf-8")
+    with pytest.raises(CheckpointError, match="the line of epoch 1 is damaged"):
+        read_history(path.parent)
+    path.write_text(text[: text.index(', "digest"')] + "}\n", "utf-8")  # as earlier versions wrote it
+    assert read_history(path.parent) == [epoch]
+
+
+def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(idx, "LARGEST_IN_MEMORY", 100)
+    train(tiny(tiny_recipe), tmp_path / "run")
+    for name in ("k3", "k5"):
+        for file in (MODEL_FILE, VALIDATION_FILE):
+            assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
+
+
+@pytest.fixture(params=["processes", "turns"])
+def at_once(request, monkeypatch):
+    """How several members train at once: on a CPU in processes; in turns within this one, as on an NVIDIA GPU."""
+    if request.param == "turns":
+        monkeypatch.setattr("fmcli.training.run._computes_on_streams", lambda device: True)
+        monkeypatch.setattr("fmcli.training.run.own_stream", lambda device: nullcontext())
+        monkeypatch.setattr(
+            "fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started")
+        )
+
+
+@pytest.mark.usefixtures("at_once")
+def test_members_trained_side_by_side_are_the_same(finished, tiny_recipe, tmp_path):
+    events = []
+    result = train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
+    assert list(result.histories) == ["k3", "k5"]
+    assert {event.member for event in events if isinstance(event, MemberFinished)} == {"k3", "k5"}
+    for name in ("k3", "k5"):
+        for file in (MODEL_FILE, VALIDATION_FILE):
+            assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_members_side_by_side_may_be_stopped_and_go_on(finished, tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe)
+    with pytest.raises(StopRequest):
+        train(recipe, tmp_path / "run", jobs=2, threads=1, save_after=0, reporter=StopAt(StepFinished, 1, StopRequest))
+    train(recipe, tmp_path / "run", jobs=2, threads=1, resume=True)
+    for name in ("k3", "k5"):
+        assert (tmp_path / "run" / name / MODEL_FILE).read_bytes() == (finished / name / MODEL_FILE).read_bytes()
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("at_once", ["turns"], indirect=True)
+def test_members_in_turns_take_a_step_each(tiny_recipe, tmp_path):
+    events = []
+    train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
+    steps = [event.member for event in events if isinstance(event, StepFinished)]
+    assert steps == ["k3", "k5"] * (len(steps) // 2)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_member_side_by_side_that_diverges_leaves_the_others(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.optimizer.lr=1e30")
+    with pytest.raises(DivergedError, match="1 of 2 members could not be trained: member k3"):
+        train(recipe, tmp_path / "run", jobs=2, threads=1)
+    assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
+
+
+def test_member_trained_alone_is_the_same_as_in_the_whole_run(finished, tiny_recipe, tmp_path):
+    train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
+    first, second = (load_file(folder / "k5" / MODEL_FILE) for folder in (finished, tmp_path / "run"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_members_come_in_the_order_of_the_recipe_however_they_are_asked_for(tiny_recipe, tmp_path):
+    result = train(tiny(tiny_recipe), tmp_path / "run", members=["k5", "k3", "k5"])
+    assert list(result.histories) == ["k3", "k5"]
+
+
+def test_each_copy_of_a_member_has_a_place_and_random_numbers_of_its_own(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.copies=2")
+    assert list(train(recipe, tmp_path / "run").histories) == ["k3-1", "k3-2", "k5"]
+    first, second = (load_file(tmp_path / "run" / name / MODEL_FILE) for name in ("k3-1", "k3-2"))
+    assert not any(torch.equal(first[key], second[key]) for key in first if key.endswith("0.weight"))
+    assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)) == recipe
+    alone = train(recipe, tmp_path / "alone", members=["k3-2"])
+    assert list(alone.histories) == ["k3-2"]
+    again = load_file(tmp_path / "alone" / "k3-2" / MODEL_FILE)
+    assert all(torch.equal(second[key], again[key]) for key in second)
+    train(recipe, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="no member 'k3'; did you mean"):
+        train(recipe, tmp_path / "run", members=["k3"], resume=True)
+
+
+def test_run_of_one_copy_is_the_run_of_the_member(run_folder, tiny_recipe):
+    before = files_in(run_folder)
+    train(tiny(tiny_recipe, "members.k3.copies=1"), run_folder, resume=True)
+    assert files_in(run_folder) == before
+
+
+# --- a folder that is there already -----------------------------------------------------------------------
+
+
+def test_finished_run_is_refused_and_untouched(run_folder, tiny_recipe):
+    before = files_in(run_folder)
+    with pytest.raises(UsageError, match="already holds a run") as caught:
+        train(tiny(tiny_recipe), run_folder)
+    assert all(option in caught.value.hint for option in ("--resume", "--overwrite", "--output"))
+    assert files_in(run_folder) == before
+
+
+def test_resume_and_overwrite_together_are_refused(run_folder, tiny_recipe):
+    before = files_in(run_folder)
+    with pytest.raises(UsageError, match="give one of them"):
+        train(tiny(tiny_recipe), run_folder, resume=True, overwrite=True)
+    assert files_in(run_folder) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_folder_that_is_no_run_is_refused_and_untouched(tiny_recipe, tmp_path, options):
+    folder = tmp_path / "photos"
+    (folder / "k3").mkdir(parents=True)
+    (folder / "k3" / MODEL_FILE).write_bytes(b"somebody's own")
+    (folder / "holiday.jpg").write_bytes(b"jpg")
+    before = files_in(folder)
+    with pytest.raises(UsageError, match="is not a run of fmcli") as caught:
+        train(tiny(tiny_recipe), folder, **options)
+    assert "--output" in caught.value.hint
+    assert files_in(folder) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_file_in_the_place_of_the_folder_is_refused_and_untouched(tiny_recipe, tmp_path, options):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(UsageError, match="is not a run of fmcli"):
+        train(tiny(tiny_recipe), tmp_path / "run", **options)
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_empty_folder_is_as_good_as_none(tiny_recipe, tmp_path, options):
+    (tmp_path / "run").mkdir()
+    train(tiny(tiny_recipe), tmp_path / "run", **options)
+    assert set(files_in(tmp_path / "run")) == OF_A_RUN
+
+
+def test_overwriting_trains_afresh(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe, "trainer.seed=7")
+    result = train(recipe, run_folder, overwrite=True, members=["k3"])
+    assert list(result.histories) == ["k3"]
+    assert load_recipe(str(run_folder / RECIPE_FILE)) == recipe
+    assert set(files_in(run_folder)) == {name for name in OF_A_RUN if not name.startswith("k5/")}
+    assert not (run_folder / "k5").exists()
+
+
+def test_overwriting_removes_nothing_that_is_not_of_fmcli(run_folder, tiny_recipe, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / MODEL_FILE).write_bytes(b"elsewhere")
+    foreign = {"notes.txt": b"mine", "k5/notes.txt": b"mine", "figures/one.png": b"mine", "own/weights.bin": b"mine"}
+    for name, content in foreign.items():
+        (run_folder / name).parent.mkdir(exist_ok=True)
+        (run_folder / name).write_bytes(content)
+    os.symlink(outside, run_folder / "linked")
+    (run_folder / "kept").mkdir()
+    train(tiny(tiny_recipe), run_folder, overwrite=True, members=["k3"])
+    after = files_in(run_folder)
+    assert {name: after[name] for name in foreign} == foreign
+    assert (outside / MODEL_FILE).read_bytes() == b"elsewhere"
+    assert (run_folder / "kept").is_dir()
+    assert "k5/" + MODEL_FILE not in after
+
+
+CYCLIC = [
+    "trainer.epochs=3",
+    "trainer.keep=snapshots",
+    "schedule={ name = 'cyclic', cycles = 3 }",
+    "optimizer.lr=0.001",
+]
+OF_SNAPSHOTS = {
+    f"{member}/snapshot-{number}/{name}"
+    for member in ("k3", "k5")
+    for number in (1, 2)
+    for name in (MODEL_FILE, VALIDATION_FILE)
+}
+
+
+@pytest.fixture(scope="module")
+def finished_snapshots(drawn_images, tmp_path_factory) -> Path:
+    """A finished run of two members with two snapshots each; not to be written to."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
+    return train(tiny(path, *CYCLIC), tmp_path_factory.mktemp("runs") / "snapshots").folder
+
+
+def test_run_with_snapshots_leaves_those_of_every_member(finished_snapshots):
+    assert set(files_in(finished_snapshots)) == OF_A_RUN | OF_SNAPSHOTS
+    places = [str(path.parent.relative_to(finished_snapshots)) for path in find_checkpoints([finished_snapshots])]
+    assert places == ["k3/snapshot-1", "k3/snapshot-2", "k3", "k5/snapshot-1", "k5/snapshot-2", "k5"]
+
+
+def test_overwriting_removes_snapshots_and_nothing_that_is_not_of_fmcli(finished_snapshots, tiny_recipe, tmp_path):
+    folder = Path(shutil.copytree(finished_snapshots, tmp_path / "run"))
+    (folder / "k3" / "snapshot-1" / "test.safetensors").write_bytes(b"predictions that were stored there")
+    (folder / "k3" / "snapshot-2" / f".{MODEL_FILE}.abc.part").write_bytes(b"half a model")
+    (folder / "k5" / "snapshot-2" / "notes.txt").write_bytes(b"mine")
+    (folder / "k5" / "snapshot-x").mkdir()
+    (folder / "k5" / "snapshot-x" / MODEL_FILE).write_bytes(b"mine")
+    os.symlink(finished_snapshots / "k3" / "snapshot-1", folder / "k5" / "snapshot-7")
+    before = files_in(finished_snapshots)
+    train(tiny(tiny_recipe), folder, overwrite=True)
+    rest = {"k5/snapshot-2/notes.txt", f"k5/snapshot-x/{MODEL_FILE}"}
+    assert {name for name in files_in(folder) if "snapshot-7" not in name} == OF_A_RUN | rest
+    assert [path.parent for path in find_checkpoints([folder])] == [folder / "k3", folder / "k5"]
+    assert not (folder / "k3" / "snapshot-1").exists()
+    assert files_in(finished_snapshots) == before
+
+
+def test_members_go_on_without_one_whose_loss_is_no_longer_finite(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.optimizer.name=sgd", "members.k3.optimizer.lr=1e38")
+    events = []
+    with pytest.raises(
+        DivergedError, match=r"1 of 2 members could not be trained: member k3: the loss of step"
+    ) as caught:
+        train(recipe, tmp_path / "run", reporter=events.append)
+    assert "--member k3 --set members.k3.optimizer.lr=…" in caught.value.hint
+    assert [event.member for event in events if isinstance(event, MemberDiverged)] == ["k3"]
+    assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
+    assert not (tmp_path / "run" / "k3" / MODEL_FILE).exists()
+
+
+def test_what_is_advised_to_a_copy_of_a_member_that_diverges_can_be_typed(tiny_recipe, tmp_path):
+    overrides = ["members.k3.copies=2", "optimizer.name=sgd", "optimizer.lr=1e38"]
+    with pytest.raises(DivergedError) as caught:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "run", members=["k3-2"])
+    assert "--member k3-2 --set optimizer.lr=… --output …" in caught.value.hint
+    train(tiny(tiny_recipe, *overrides, "optimizer.lr=1e-3"), tmp_path / "other", members=["k3-2"])
+
+    overrides.append("members.k5.optimizer.lr=0.1")
+    with pytest.raises(DivergedError) as caught:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "third", members=["k3-2"])
+    assert "--member k3-2 --set members.k3.optimizer.lr=… --output …" in caught.value.hint
+    train(tiny(tiny_recipe, *overrides, "members.k3.optimizer.lr=1e-3"), tmp_path / "fourth", members=["k3-2"])
+
+
+@pytest.fixture
+def in_the_third_epoch(monkeypatch):
+    """Let learning rates be such that a loss is no longer finite."""
+
+    def too_high(spec, *, lr: float, epochs: int, steps_per_epoch: int):
+        return lambda step: lr if step < 2 * steps_per_epoch else 1e38
+
+    monkeypatch.setattr(fmcli.training.loop, "build_schedule", too_high)
+
+
+def test_the_last_good_weights_of_a_member_that_diverges_are_kept(in_the_third_epoch, tiny_recipe, tmp_path, cli):
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    folder = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"in epoch 3 ") as caught:
+        train(recipe, folder, members=["k3"])
+    assert str(folder) not in caught.value.message  # a search keeps that
+    assert f"what was saved last before that is in {folder / 'k3' / LAST_GOOD}" in caught.value.hint
+    stopped = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, stopped, members=["k3"], reporter=StopAt(EpochFinished, 2))
+    before = load_state(stopped / "k3" / STATE_FILE).tensors
+    kept = load_checkpoint(folder / "k3" / LAST_GOOD / MODEL_FILE, device=torch.device("cpu"))
+    assert kept.header.epochs == 2
+    assert all(torch.equal(tensor, before[f"model.{name}"]) for name, tensor in kept.model.state_dict().items())
+    assert "k3" in cli("evaluate", folder / "k3" / LAST_GOOD).out
+    for place in (folder, folder / "k3"):  # it has no vote
+        with pytest.raises(CheckpointError, match="holds no trained member"):
+            find_checkpoints([place])
+    with pytest.raises(CheckpointError, match="thread"):
+        train(recipe, folder, members=["k3"], resume=True, jobs=2, threads=3)
+    assert (folder / "k3" / LAST_GOOD / MODEL_FILE).exists()
+    with pytest.raises(DivergedError):
+        train(recipe, folder, members=["k3"], resume=True)
+    assert (folder / "k3" / LAST_GOOD / MODEL_FILE).exists()
+    train(tiny(tiny_recipe), folder, overwrite=True)
+    assert not (folder / "k3" / LAST_GOOD).exists()
+
+
+def test_the_others_go_on_where_the_last_good_weights_cannot_be_kept(in_the_third_epoch, tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    (tmp_path / "run").mkdir()
+
+    def put_a_file_there(event: object) -> None:
+        if isinstance(event, EpochFinished) and event.member == "k3":
+            (tmp_path / "run" / "k3" / LAST_GOOD).touch()
+
+    with pytest.raises(DivergedError, match="2 of 2 members") as caught:
+        train(recipe, tmp_path / "run", reporter=put_a_file_there)
+    assert "cannot be kept" in caught.value.hint
+    assert (tmp_path / "run" / "k5" / LAST_GOOD / MODEL_FILE).is_file()
+
+
+def test_weights_that_answer_with_nan_are_not_kept(tiny_recipe, tmp_path, monkeypatch):
+    """They are saved within an epoch, finite, and too large for what is computed with them."""
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    rates = dict.fromkeys(range(2), 1e-3) | dict.fromkeys(range(2, 4), 1e18)
+    monkeypatch.setattr(fmcli.training.loop, "build_schedule", lambda *_, **__: lambda step: rates.get(step, 1e38))
+    with pytest.raises(DivergedError) as caught:
+        train(recipe, tmp_path / "run", members=["k3"], save_after=0.0)
+    assert (tmp_path / "run" / "k3" / STATE_FILE).is_file()
+    assert "answers with NaN, too, and is not kept" in caught.value.hint
+    assert not (tmp_path / "run" / "k3" / LAST_GOOD / MODEL_FILE).exists()
+
+
+def test_what_diverges_may_come_right_and_leaves_nothing_then(in_the_third_epoch, tiny_recipe, tmp_path, monkeypatch):
+    recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
+    with pytest.raises(DivergedError):
+        train(recipe, tmp_path / "run", members=["k3"])
+    assert (tmp_path / "run" / "k3" / LAST_GOOD).is_dir()
+    monkeypatch.setattr(fmcli.training.loop, "build_schedule", lambda *_, **__: lambda step: 1e-3)
+    train(recipe, tmp_path / "run", members=["k3"], resume=True)
+    assert (tmp_path / "run" / "k3" / MODEL_FILE).is_file()
+    assert not (tmp_path / "run" / "k3" / LAST_GOOD).exists()
+
+
+def test_divergence_has_an_exit_status(tiny_recipe, tmp_path, cli):
+    done = cli(
+        "train", "--recipe", tiny_recipe, "--set", "optimizer={name='sgd',lr=1e38}", "--output", tmp_path / "run"
+    )
+    assert done.status == ExitStatus.FAILED
+    assert "optimizer.lr" in done.err
+
+
+def test_a_run_that_was_moved_goes_on(finished, tiny_recipe, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(tiny_recipe), tmp_path / "run", reporter=StopAt(StepFinished, 2))
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    train(tiny(tiny_recipe), tmp_path / "elsewhere", resume=True)
+    for member in ("k3", "k5"):
+        ours, theirs = (load_file(run / member / MODEL_FILE) for run in (tmp_path / "elsewhere", finished))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_nothing_is_kept_of_a_member_that_diverges_before_anything_was_saved(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "members.k3.optimizer.name=sgd", "members.k3.optimizer.lr=1e38")
+    with pytest.raises(DivergedError) as caught:
+        train(recipe, tmp_path / "run", members=["k3"])
+    assert "saved last" not in caught.value.hint
+    assert not (tmp_path / "run" / "k3" / LAST_GOOD).exists()
+
+
+def test_resuming_a_run_with_snapshots_trains_what_is_left(finished_snapshots, tiny_recipe, tmp_path):
+    recipe, folder = tiny(tiny_recipe, *CYCLIC), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder, reporter=StopAt(EpochFinished, 5))
+    assert set(find_checkpoints([folder])) == {
+        folder / "k3" / name / MODEL_FILE for name in ("snapshot-1", "snapshot-2", "")
+    }
+    assert unfinished_members([folder]) == {folder: ["k5"]}
+    events = []
+    train(recipe, folder, resume=True, reporter=events.append)
+    assert [(event.member, event.first_epoch) for event in events if isinstance(event, MemberStarted)] == [("k5", 3)]
+    assert set(files_in(folder)) == OF_A_RUN | OF_SNAPSHOTS
+    for file in find_checkpoints([folder]):
+        ours, theirs = (load_file(path) for path in (file, finished_snapshots / file.relative_to(folder)))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_lost_snapshot_is_noticed(finished_snapshots, tmp_path, cli):
+    folder = Path(shutil.copytree(finished_snapshots, tmp_path / "run"))
+    assert lost_snapshots([folder]) == {}
+    assert cli("ensemble", "evaluate", folder).err.count("left out") == 0
+    (folder / "k3" / "snapshot-1" / MODEL_FILE).unlink()
+    (folder / "k5" / MODEL_FILE).unlink()  # which is not trained yet, then
+    assert lost_snapshots([folder]) == {folder: ["k3/snapshot-1"]}
+    said = cli("ensemble", "evaluate", folder).err
+    assert f"missing, though trained, so left out: k3/snapshot-1 of {folder}" in said
+    assert "not trained yet, so left out: k5" in said
+
+
+def test_model_of_somebody_else_in_a_run_folder_survives_overwriting(run_folder, tiny_recipe):
+    (run_folder / "downloaded").mkdir()
+    (run_folder / "downloaded" / MODEL_FILE).write_bytes(b"of no member of this run")
+    train(tiny(tiny_recipe), run_folder, overwrite=True)
+    assert (run_folder / "downloaded" / MODEL_FILE).read_bytes() == b"of no member of this run"
+
+
+def test_what_a_killed_process_left_is_overwritten_too(run_folder, tiny_recipe):
+    (run_folder / "k5" / f".{MODEL_FILE}.abc.part").write_bytes(b"half a model")
+    (run_folder / "k5" / STATE_FILE).write_bytes(b"a state")
+    train(tiny(tiny_recipe), run_folder, overwrite=True, members=["k3"])
+    assert not (run_folder / "k5").exists()
+
+
+@pytest.mark.parametrize("failing", ["recipe", "data"])
+def test_run_is_not_removed_for_one_that_cannot_start(run_folder, tiny_recipe, failing):
+    before = files_in(run_folder)
+    override = {"recipe": "data.validation.first=9999", "data": "data.source=idx:/nowhere"}[failing]
+    with pytest.raises(FmcliError):
+        train(tiny(tiny_recipe, override), run_folder, overwrite=True)
+    assert files_in(run_folder) == before
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+
+def test_resuming_a_finished_run_trains_nothing(run_folder, tiny_recipe):
+    before, events = files_in(run_folder), []
+    result = train(tiny(tiny_recipe), run_folder, resume=True, reporter=events.append)
+    assert [(type(event), event.already) for event in events] == [(MemberFinished, True)] * 2
+    assert [len(history) for history in result.histories.values()] == [1, 1]
+    assert files_in(run_folder) == before
+
+
+def test_resuming_where_nothing_is_there_starts(tiny_recipe, tmp_path):
+    train(tiny(tiny_recipe), tmp_path / "new" / "run", resume=True)
+    assert set(files_in(tmp_path / "new" / "run")) == OF_A_RUN
+
+
+def test_resuming_trains_the_members_that_are_left(finished, tiny_recipe, tmp_path):
+    train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
+    content = files_in(tmp_path / "run")
+    events = []
+    train(tiny(tiny_recipe), tmp_path / "run", resume=True, reporter=events.append)
+    assert [event.member for event in events if isinstance(event, MemberStarted)] == ["k3"]
+    after = files_in(tmp_path / "run")
+    assert {name: after[name] for name in content} == content
+    assert set(after) == OF_A_RUN
+    for name in ("k3", "k5"):
+        first, second = (load_file(folder / name / MODEL_FILE) for folder in (finished, tmp_path / "run"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("threads", "7", "was trained with 7 CPU threads"),
+        ("device", "NVIDIA H200", "was trained on cuda"),
+        ("precision", "bf16", "was trained in bf16"),
+        ("torch", "1.0", "was trained with torch 1.0"),
+        ("fmcli", "0.0.1", r"was trained with fmcli 0\.0\.1"),
+    ],
+)
+def test_what_is_left_is_not_trained_otherwise_than_what_is_finished(run_folder, tiny_recipe, key, value, said):
+    place = run_folder / "k3"
+    finished = load_checkpoint(place / MODEL_FILE, device=CPU)
+    of = "versions" if key in ("torch", "fmcli") else "trained_on"
+    header = finished.header.model_copy(update={of: getattr(finished.header, of) | {key: value}})
+    save_checkpoint(place / MODEL_FILE, finished.model, header)
+    train(tiny(tiny_recipe), run_folder, resume=True)  # nothing is left to train
+    (run_folder / "k5" / MODEL_FILE).unlink()
+    before = files_in(run_folder)
+    with pytest.raises(CheckpointError, match=f"member k3 {said}, and what is left of its run would be") as caught:
+        train(tiny(tiny_recipe), run_folder, resume=True)
+    assert "--output" in caught.value.hint
+    assert files_in(run_folder) == before
+    train(tiny(tiny_recipe), run_folder, resume=True, members=["k3"])
+
+
+def test_threads_are_shared_out_before_they_are_compared(run_folder, tiny_recipe):
+    (run_folder / "k5" / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match="was trained with 1 CPU thread, and what is left"):
+        train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, threads=2)
+    train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, threads=1)
+
+
+def test_a_member_that_is_half_trained_is_compared_before_another_is_trained(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "trainer.epochs=2")
+    with pytest.raises(StopRequest):
+        train(recipe, tmp_path / "run", members=["k5"], reporter=StopAt(EpochFinished, 1, StopRequest))
+    before = files_in(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="member k5 was begun with 1 CPU thread") as caught:
+        train(recipe, tmp_path / "run", resume=True, jobs=2, threads=2)
+    assert "--threads 1" in caught.value.hint
+    assert files_in(tmp_path / "run") == before
+    train(recipe, tmp_path / "run", resume=True, jobs=2, threads=1)
+
+
+def test_what_is_finished_needs_no_process(run_folder, tiny_recipe, monkeypatch):
+    monkeypatch.setattr("fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started"))
+    events = []
+    result = train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, reporter=events.append)
+    assert [(type(event), event.already) for event in events] == 2 * [(MemberFinished, True)]
+    assert list(result.histories) == ["k3", "k5"]
+
+
+def test_a_member_that_begins_later_trains_on_no_other_images(tiny_recipe, tmp_path):
+    folder = tmp_path / "quadrants"
+    images, labels = draw_quadrants(240, seed=1)
+    write_idx_folder(folder, images, labels, test=draw_quadrants(100, seed=2), classes=("a", "b", "c", "d"))
+    recipe = tiny(tiny_recipe, f"data.source=idx:{folder}")
+    train(recipe, tmp_path / "run", members=["k3"])
+
+    def change(event):
+        if isinstance(event, MemberFinished):  # of k3, before any process has begun
+            write_idx_folder(
+                folder, images, labels[::-1], test=draw_quadrants(100, seed=2), classes=("a", "b", "c", "d")
+            )
+
+    with pytest.raises(CheckpointError, match="the train images have changed since the run began: member k5") as caught:
+        train(recipe, tmp_path / "run", jobs=2, threads=1, resume=True, reporter=change)
+    assert "--resume" in caught.value.hint
+    assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
+
+
+def test_a_checkpoint_that_says_nothing_of_its_training_is_no_part_of_a_run(run_folder, tiny_recipe):
+    place = run_folder / "k3"
+    finished = load_checkpoint(place / MODEL_FILE, device=CPU)
+    save_checkpoint(place / MODEL_FILE, finished.model, finished.header.model_copy(update={"trained_on": {}}))
+    (run_folder / "k5" / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match="k3 lacks what it was trained on"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+def test_a_damaged_member_is_not_finished(run_folder, tiny_recipe):
+    path = run_folder / "k3" / MODEL_FILE
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}])
+def test_a_run_that_another_process_finished_meanwhile_is_untouched(tiny_recipe, tmp_path, monkeypatch, options):
+    """Between the first look at a folder and its lock, reading the images may take minutes."""
+    load = fmcli.training.run.load_splits
+
+    def load_slowly(*arguments: object) -> Splits:
+        monkeypatch.setattr("fmcli.training.run.load_splits", load)
+        train(tiny(tiny_recipe, "optimizer.lr=0.5"), tmp_path / "run")
+        return load(*arguments)
+
+    monkeypatch.setattr("fmcli.training.run.load_splits", load_slowly)
+    with pytest.raises(UsageError, match="another recipe" if options else "already holds a run"):
+        train(tiny(tiny_recipe), tmp_path / "run", **options)
+    assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)).members[0].optimizer.lr == 0.5
+
+
+def test_run_stopped_in_its_second_member_goes_on_there(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "trainer.epochs=2")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", reporter=StopAt(EpochFinished, 3))
+    assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
+    events = []
+    train(recipe, tmp_path / "run", resume=True, reporter=events.append)
+    assert [event.member for event in events if isinstance(event, MemberFinished) and event.already] == ["k3"]
+    assert [(event.member, event.first_epoch) for event in events if isinstance(event, MemberStarted)] == [("k5", 2)]
+    train(recipe, tmp_path / "whole")
+    first, second = (load_file(tmp_path / folder / "k5" / MODEL_FILE) for folder in ("run", "whole"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.batch_size=16", "members.k3.trainer.batch_size: was 32, now 16"),
+        ("members.k5.model.kernel_size=7", "members.k5.model.kernel_size: was 5, now 7"),
+        ("data.validation.first=50", "data.validation.first: was 40, now 50"),
+    ],
+)
+def test_resuming_with_another_recipe_says_what_differs(run_folder, tiny_recipe, override, said):
+    before = files_in(run_folder)
+    with pytest.raises(UsageError, match="another recipe") as caught:
+        train(tiny(tiny_recipe, override), run_folder, resume=True)
+    assert f"\n  {said}" in caught.value.message
+    assert "--overwrite" in caught.value.hint
+    assert files_in(run_folder) == before
+
+
+def test_resuming_with_another_member_says_so(run_folder, tiny_recipe):
+    tiny_recipe.write_text(tiny_recipe.read_text() + '\n[[members]]\nname = "k7"\nmodel.kernel_size = 7\n')
+    with pytest.raises(UsageError, match=r"members\.k7: was"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+def test_a_reference_may_come_between_resumptions(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe, "reference.source=a paper")
+    train(recipe, run_folder, resume=True)
+    assert load_recipe(str(run_folder / RECIPE_FILE)) == recipe
+
+
+def test_another_voting_rule_does_not_resume_since_checkpoints_carry_it(run_folder, tiny_recipe):
+    with pytest.raises(UsageError, match=r"ensemble\.vote: was majority, now soft"):
+        train(tiny(tiny_recipe, "ensemble.vote=soft"), run_folder, resume=True)
+
+
+def test_another_order_of_members_does_not_resume_since_seeds_come_from_the_place(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe)
+    turned = recipe.model_copy(update={"members": recipe.members[::-1]})
+    with pytest.raises(UsageError, match="order of members"):
+        train(turned, run_folder, resume=True)
+
+
+def test_run_whose_recipe_is_damaged_does_not_resume(run_folder, tiny_recipe):
+    (run_folder / RECIPE_FILE).write_text("[data\n")
+    with pytest.raises(CheckpointError, match="not valid TOML"):
+        train(tiny(tiny_recipe), run_folder, resume=True)
+
+
+# --- nothing half-written ---------------------------------------------------------------------------------
+
+
+def test_unknown_member_is_refused_with_the_nearest(tiny_recipe, tmp_path):
+    with pytest.raises(UsageError, match=r"no member 'k33'; did you mean 'k3'"):
+        train(tiny(tiny_recipe), tmp_path / "run", members=["k3", "k33"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "said"),
+    [
+        (["data.source=idx:/nowhere"], DataError, "/nowhere is not a folder"),
+        (["data.validation.first=240"], DataError, "leaves none of 240"),
+        (["model.form=plain"], RecipeError, r"members\.k3\.model\.layers"),
+        (["data.classes=['a', 'b']"], DataError, "2 classes"),
+    ],
+)
+def test_nothing_is_written_for_a_run_that_cannot_start(tiny_recipe, tmp_path, overrides, error, said):
+    widths = [f"model.widths={[4] * 7}"] if "model.form=plain" in overrides else []
+    with pytest.raises(error, match=said):
+        train(tiny(tiny_recipe, *overrides, *widths), tmp_path / "deep" / "run")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_every_impossible_network_is_named_at_once(tiny_recipe, tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        train(tiny(tiny_recipe, "model.form=plain", f"model.widths={[4] * 7}"), tmp_path / "run")
+    assert [problem.split(".model")[0] for problem in caught.value.problems] == ["members.k3", "members.k5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("GausNoise", {}, "did you mean 'GaussNoise'"),
+        ("GaussNoise", {"st_range": 3}, "st_range"),
+        ("RandomCrop", {"height": 5, "width": 5}, "must keep size"),
+        ("RandomCrop", {"height": 50, "width": 50}, "fails on a 12×12 picture"),
+    ],
+)
+def test_bad_augmentation_is_found_before_anything_is_written(tiny_recipe, tmp_path, name, arguments, said):
+    table = ", ".join(f"{key} = {value}" for key, value in arguments.items())
+    override = f"members.k5.augment.albumentations=[{{ name = '{name}', args = {{ {table} }} }}]"
+    with pytest.raises(RecipeError, match=said):
+        train(tiny(tiny_recipe, override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=r"augment\.albumentations"):
+        check_augmentation(tiny(tiny_recipe, override), (1, 12, 12))
+
+
+def test_last_batch_of_one_image_is_found_before_anything_is_written(tiny_recipe, tmp_path):
+    """Batch normalisation over one value has no spread; torch would stop at the end of the first epoch."""
+    write_idx_folder(tmp_path / "odd", *draw_quadrants(73), test=draw_quadrants(20))
+    overrides = [f"data.source=idx:{tmp_path}/odd", "model.form=plain", "model.widths=[4]", "data.validation.first=40"]
+    with pytest.raises(RecipeError, match="last batch") as caught:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "run")
+    assert "drop_last" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+    train(tiny(tiny_recipe, *overrides, "trainer.drop_last=true"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("bagging", "fits"), [(0.3, True), (0.4, True), (0.328, False)])
+def test_last_batch_is_counted_in_the_images_that_bagging_draws(tiny_recipe, tmp_path, bagging, fits):
+    """Of 200 images, by 65: 60 are a batch, 80 leave 15, 66 leave one."""
+    overrides = [f"trainer.bagging={bagging}", "trainer.batch_size=65", "model.form=plain", "model.widths=[4]"]
+    if fits:
+        train(tiny(tiny_recipe, *overrides), tmp_path / "run")
+    else:
+        with pytest.raises(RecipeError, match="the last batch of 66 images by 65 has one"):
+            train(tiny(tiny_recipe, *overrides), tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", ["f/run", "f/deeper/run", "x" * 300])
+def test_folder_that_cannot_be_made_is_an_error(tiny_recipe, tmp_path, place):
+    (tmp_path / "f").write_text("a file in the way")
+    with pytest.raises(FmcliError):
+        train(tiny(tiny_recipe), tmp_path / place)
+
+
+def test_a_run_that_another_process_trains_is_refused(tiny_recipe, tmp_path):
+    lock = try_lock(tmp_path / "run")
+    assert lock is not None
+    with pytest.raises(RunInUseError, match="another process is training"):
+        train(tiny(tiny_recipe), tmp_path / "run")
+    assert not (tmp_path / "run" / RECIPE_FILE).exists()
+    lock.release()
+    assert train(tiny(tiny_recipe), tmp_path / "run").histories
+
+
+def test_a_folder_that_another_process_makes_meanwhile_holds_nothing_yet(tiny_recipe, tmp_path, monkeypatch):
+    exists = Path.exists
+
+    def make_first(path, **options):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", make_first)
+    assert not fmcli.training.run._holds_anything(tmp_path / "run")
+
+
+def test_it_is_refused_before_its_images_are_read(tiny_recipe, tmp_path, monkeypatch):
+    lock = try_lock(tmp_path / "run")
+    monkeypatch.setattr(fmcli.training.run, "load_splits", lambda *_: pytest.fail("they were read"))
+    with pytest.raises(RunInUseError):
+        train(tiny(tiny_recipe), tmp_path / "run")
+    lock.release()
+
+
+def test_a_finished_member_that_is_damaged_is_found_before_another_is_trained(finished, tiny_recipe, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "k3" / MODEL_FILE).unlink()
+    weights = tmp_path / "run" / "k5" / MODEL_FILE
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    events = []
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(tiny(tiny_recipe), tmp_path / "run", resume=True, reporter=events.append)
+    assert events == []
