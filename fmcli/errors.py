@@ -1,16 +1,62 @@
-"""What a user can get wrong, and the exit status that says so.
+"""Errors that a user can fix, each with its exit status.
 
-Library code raises these; `fmcli.cli.main` is the one place that catches them and turns each into a line
-on standard error.
+Library code raises them. `fmcli.cli.main` is the only place that catches them; it prints the message and the hint on
+standard error.
 """
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
+
+Action = Literal[
+    "batch-size",
+    "data-root",
+    "device",
+    "evaluate-again",
+    "groups",
+    "jobs",
+    "labels",
+    "more-trials",
+    "narrow-trials",
+    "output",
+    "overwrite",
+    "pack",
+    "resume",
+    "resume-run",
+    "seeds",
+    "set",
+    "size",
+    "skip-done",
+    "soup-method",
+    "split",
+    "start-search",
+    "threads",
+    "train",
+    "unpack",
+    "vote",
+    "weights",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """An action that fixes an error, independent of the interface that offers it.
+
+    `fmcli.cli.remedies` has the option or command for each action.
+
+    Args:
+        action: The action.
+        value: The value to use, such as `cuda` for the action `device`; empty if the user must choose it.
+    """
+
+    action: Action
+    value: object = ""
 
 
 class ExitStatus(IntEnum):
-    """What the process tells the shell."""
+    """Exit status of the process."""
 
     DONE = 0
     FAILED = 1
@@ -24,27 +70,29 @@ class ExitStatus(IntEnum):
 
 
 class FmcliError(Exception):
-    """Something that a user can mend.
+    """An error that the user can fix.
 
     Args:
-        message: What is wrong, with the offending value and what was expected.
-        hint: What to type or change next, if anything.
+        message: The problem, with the offending and the expected value.
+        hint: What to type or change next.
+        remedies: Actions that fix it; `cli/` appends the option for each to the hint.
     """
 
     exit_status = ExitStatus.FAILED
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, remedies: Sequence[Remedy | Action] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.remedies = tuple(one if isinstance(one, Remedy) else Remedy(one) for one in remedies)
 
 
 class DivergedError(FmcliError):
-    """A training's loss or weights are no longer finite."""
+    """The loss or a weight is no longer finite."""
 
 
 class UsageError(FmcliError):
-    """A command was called with arguments that do not fit together."""
+    """The arguments of a call contradict each other."""
 
     exit_status = ExitStatus.USAGE
 
@@ -54,35 +102,44 @@ class RunInUseError(UsageError):
 
 
 class RecipeError(FmcliError):
-    """A recipe cannot be read, or says something that cannot be done.
+    """A recipe cannot be read or describes something impossible.
 
     Args:
-        message: The line that sums it up.
-        problems: Every problem found, each as `path: problem`.
-        hint: What to do next.
+        message: A summary in one line.
+        problems: All problems, each as `path: problem`.
+        hint: What to type or change next.
+        remedies: See `FmcliError`.
     """
 
     exit_status = ExitStatus.USAGE
 
-    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None) -> None:
-        super().__init__("\n".join([message, *(f"  {problem}" for problem in problems)]), hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        problems: Sequence[str] = (),
+        hint: str | None = None,
+        remedies: Sequence[Remedy | Action] = (),
+    ) -> None:
+        text = "\n".join([message, *(f"  {problem}" for problem in problems)])
+        super().__init__(text, hint=hint, remedies=remedies)
         self.problems = tuple(problems)
 
 
 class DataError(FmcliError):
-    """Images or labels are missing, broken or not what was promised."""
+    """Images or labels are missing, damaged or different from their description."""
 
     exit_status = ExitStatus.DATA
 
 
 class CheckpointError(FmcliError):
-    """A checkpoint, run folder or predictions file is missing, broken or does not match."""
+    """A checkpoint, run folder or predictions file is missing, damaged or does not match."""
 
     exit_status = ExitStatus.CHECKPOINT
 
 
 class DeviceError(FmcliError):
-    """The device asked for is not there, or has no memory left."""
+    """The requested device does not exist or has no memory left."""
 
     exit_status = ExitStatus.DEVICE
 
@@ -93,7 +150,7 @@ class InterruptedRun(FmcliError):
     Args:
         message: What was stopped.
         exit_status: `ExitStatus.INTERRUPTED` or `ExitStatus.TERMINATED`.
-        hint: The command that goes on.
+        hint: The command that resumes it.
     """
 
     def __init__(self, message: str, *, exit_status: ExitStatus, hint: str | None = None) -> None:
@@ -102,20 +159,20 @@ class InterruptedRun(FmcliError):
 
 
 class OutputClosed(FmcliError):
-    """Whoever read standard output has gone (`| head`): not a fault, so nothing is said about it."""
+    """The reader of standard output has closed it, as `| head` does. Not a fault, so nothing is printed."""
 
     exit_status = ExitStatus.PIPE_CLOSED
 
 
 def nearest(name: object, choices: Iterable[str]) -> str | None:
-    """Return the choice that a mistyped name most likely meant.
+    """Return the choice that a mistyped name most likely stands for.
 
     Args:
         name: What the user typed.
-        choices: What is valid there.
+        choices: The valid names.
 
     Returns:
-        The closest choice, or None when none is close.
+        The closest choice, or None if none is close.
 
     Example:
         >>> nearest("kernel_sise", ["kernel_size", "widths"])
@@ -128,7 +185,7 @@ def nearest(name: object, choices: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: object, choices: Sequence[str]) -> str:
-    """Return `did you mean …?` where a choice is close, else the list of all choices.
+    """Return `did you mean …?` if a choice is close, otherwise the list of all choices.
 
     Example:
         >>> did_you_mean("adan", ["adam", "sgd"])
@@ -141,12 +198,12 @@ def did_you_mean(name: object, choices: Sequence[str]) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Tell text from that which stands for bytes that are not UTF-8, as in a file's name or an argument."""
+    """Return whether text has no surrogates; Python uses them for bytes of a file name that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def printable(text: object) -> str:
-    r"""Return text that is safe on a terminal: control characters and undecodable bytes are escaped.
+    r"""Return text that is safe to print: control characters and undecodable bytes are escaped.
 
     Example:
         >>> printable("a\x1b[31mb\n")

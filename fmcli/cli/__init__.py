@@ -82,10 +82,11 @@ def _fail(error: FmcliError) -> ExitStatus:
         for stream in (sys.stdout, sys.stderr):
             _empty(stream)
         return error.exit_status
+    from fmcli.cli.remedies import hint_of
     from fmcli.report.console import show_error
 
     try:
-        show_error(error)
+        show_error(error, hint=hint_of(error))
     except (BrokenPipeError, SystemExit):  # rich's way to say so: nobody reads it
         _empty(sys.stderr)
     return error.exit_status

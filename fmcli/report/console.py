@@ -141,12 +141,18 @@ def make_console(file: TextIO | Forgiving) -> Console:
     )
 
 
-def show_error(error: FmcliError, *, file: TextIO | None = None) -> None:
-    """Print an error and its hint on standard error."""
+def show_error(error: FmcliError, *, hint: str | None = None, file: TextIO | None = None) -> None:
+    """Print an error and a hint on standard error.
+
+    Args:
+        error: The error.
+        hint: What to type next; by default the error's own hint.
+        file: By default standard error.
+    """
     console = make_console(Forgiving(file or sys.stderr))
     first, *rest = error.message.split("\n")
     lines = [f"[bold red]error:[/] {escape(printable(first))}", *(escape(printable(line)) for line in rest)]
-    if error.hint:
-        lines.append(f"[cyan]hint:[/]  {escape(printable(error.hint))}")
+    if hint := hint or error.hint:
+        lines.append(f"[cyan]hint:[/]  {escape(printable(hint))}")
     for line in lines:
         console.print(Text.from_markup(line, emoji=False), soft_wrap=True)

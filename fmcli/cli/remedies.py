@@ -1,0 +1,38 @@
+"""The option or command for each remedy that an error names."""
+
+from fmcli.errors import Action, FmcliError, printable
+
+TEXTS: dict[Action, str] = {
+    "batch-size": "--set trainer.batch_size=… with a smaller batch needs less memory",
+    "data-root": "--data-root chooses another folder of datasets",
+    "device": "--device {value}",
+    "evaluate-again": "fmcli evaluate --save-predictions writes the file again",
+    "groups": "--groups names the group of each member in order, e.g. --groups 3,3,5,5",
+    "jobs": "--jobs {value}",
+    "labels": "--labels FILE gives the true classes",
+    "more-trials": "fmcli search --resume --trials N runs more trials",
+    "narrow-trials": "--trials N",
+    "output": "--output chooses another path",
+    "overwrite": "--overwrite starts from scratch",
+    "pack": "fmcli ensemble pack {value} --output FILE.safetensors creates a pack",
+    "resume": "--resume continues",
+    "resume-run": "fmcli train --recipe {value}/recipe.toml --output {value} --resume continues the run",
+    "seeds": "--seeds N",
+    "set": "--set {value}",
+    "size": "--size sets the number of members",
+    "skip-done": "--skip-done keeps finished runs",
+    "soup-method": "--method uniform needs no validation images",
+    "split": "--split {value}",
+    "start-search": "fmcli search --recipe … starts a search",
+    "threads": "--threads {value}",
+    "train": "fmcli train --recipe quick trains a run",
+    "unpack": "fmcli ensemble unpack {value} --output DIR extracts its members",
+    "vote": "--vote {value}",
+    "weights": "--weights takes one number per member in order, e.g. --weights 2,1,1",
+}
+
+
+def hint_of(error: FmcliError) -> str | None:
+    """Return an error's hint followed by the option or command for each of its remedies, or None if it has neither."""
+    texts = [TEXTS[one.action].format(value=printable(one.value)) for one in error.remedies]
+    return "; ".join(filter(None, [error.hint, *texts])) or None
