@@ -73,7 +73,7 @@ def tree(module: str) -> ast.Module:
 
 
 def package_of(module: str) -> str:
-    """Return the package or loose module that a module belongs to; empty for `fmcli` itself, which holds the version."""
+    """Return the package or loose module that a module belongs to; empty for `fmcli` itself."""
     return module.split(".")[1] if "." in module else ""
 
 

@@ -87,8 +87,8 @@ def train_run(
         data_root: Where to look first for built-in sources.
         save_after: Seconds, after which a long epoch is saved within itself, and again.
         jobs: How many members train at once; above 1, each in a process of its own (see `run_in_processes`), or on an
-            NVIDIA GPU all in this one (see `run_interleaved`). None: what should be fastest (see `share_out`), or one, where
-            `threads` are given.
+            NVIDIA GPU all in this one (see `run_interleaved`). None: what should be fastest (see `share_out`), or
+            one, where `threads` are given.
         threads: CPU threads of each such process; by default, those that the run was begun with, or a share of those of
             this one. One by one, members train in this process, on its threads, which this does not set; but in a
             process of its own where the run was begun with fewer and this is None.

@@ -1,4 +1,4 @@
-"""Choosing members: slow duplicates that ask the voting rules anew for every candidate, and properties of all methods."""
+"""Choosing members: slow duplicates that combine again for every candidate, and properties of all methods."""
 
 from collections import Counter
 from itertools import combinations

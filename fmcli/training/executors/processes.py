@@ -31,8 +31,8 @@ def run_in_processes(jobs_by_name: Mapping[str, Job], jobs: int, reporter: Repor
     once, by itself.
 
     Args:
-        jobs_by_name: By name; what can be pickled, such as a `functools.partial` of a function of a module. A script that
-            asks for this needs `if __name__ == "__main__":`.
+        jobs_by_name: By name; what can be pickled, such as a `functools.partial` of a function of a module. A
+            script that asks for this needs `if __name__ == "__main__":`.
         jobs: How many processes.
         reporter: Told of what all of them announce, but not of every step.
 
