@@ -5,12 +5,11 @@ References:
     inference time", ICML 2022.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from fmcli.checkpoints.checkpoint import (
     Checkpoint,
@@ -24,12 +23,12 @@ from fmcli.checkpoints.checkpoint import (
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.checkpoints.tensors import weights_digest
 from fmcli.choices import SPLITS, SoupMethod
-from fmcli.data import DeviceLoader, Splits, evaluation_loader, load_images, split_images
+from fmcli.data import Splits, evaluation_loader, load_images, split_images
 from fmcli.ensemble.predictions import predictions_file, save_predictions
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.members import Pool
 from fmcli.members.inference import check_images, network_of, predict_splits
-from fmcli.networks import predict_logits
+from fmcli.networks import estimate_batch_norm, predict_logits
 from fmcli.recipe import recipe_digest
 
 _FILES = frozenset({MODEL_FILE, *map(predictions_file, SPLITS)})
@@ -190,39 +189,10 @@ def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
         for name, tensor in states[0].items()
     }
     soup = build_checkpoint(members[0].path, members[0].header, mean, device=members[0].device)
-    loader = evaluation_loader(splits.train, soup.device)
-    _take_statistics(soup.model, _inputs(loader, soup))
+    batches = evaluation_loader(splits.train, soup.device).batches()
+    # A soup is only evaluated, so its statistics are those without dropout.
+    estimate_batch_norm(soup.model, batches, soup.header.normalization, dropout=False)
     return soup
-
-
-@torch.no_grad()
-def _take_statistics(model: nn.Module, inputs: Iterator[Tensor]) -> None:
-    """Take the statistics of batch normalisation again, as the mean over batches.
-
-    Dropout stays off: it would shift the variances away from those that a soup, which is only ever evaluated, will see
-    (Li, Chen, Hu and Yang, "Understanding the disharmony between dropout and batch normalization by variance shift",
-    CVPR 2019); and nothing is drawn at random.
-    """
-    normalizations = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    if not normalizations:
-        return
-    momenta = [module.momentum for module in normalizations]
-    for module in normalizations:
-        module.reset_running_stats()
-        module.momentum = None  # the mean of all batches, each as much as the others
-        module.train()
-    for images in inputs:
-        model(images)
-    for module, momentum in zip(normalizations, momenta, strict=True):
-        module.momentum = momentum
-        module.eval()
-
-
-def _inputs(loader: DeviceLoader, soup: Checkpoint) -> Iterator[Tensor]:
-    """Yield network inputs, but for a last image by itself: one value has no spread."""
-    for place, images in enumerate(loader.batches()):
-        if place == 0 or len(images) > 1:
-            yield soup.header.normalization(images)
 
 
 def _with_origin(

@@ -1,17 +1,16 @@
 """A network as it learns: its weights and their average, the optimizer, and the random numbers that are drawn."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from fmcli.checkpoints.tensors import flatten_state, unflatten_state, with_prefix, without_prefix
 from fmcli.data import Normalization
 from fmcli.data.augment import augment
-from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, set_dropout_generator
+from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, estimate_batch_norm, set_dropout_generator
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.families import expand_layers
 from fmcli.training.cuda_graph import CudaRecorder, Recorder, StepGraph, StepOutput
@@ -130,13 +129,7 @@ class Learner:
         self._epoch_average.update()
         if epoch == self.spec.trainer.epochs - 1:
             self._epoch_average.swap()
-            update_bn(self._inputs(batches), self.model)
-
-    def _inputs(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield network inputs, but for a last image by itself: one value has no spread."""
-        for place, images in enumerate(batches):
-            if place == 0 or len(images) > 1:
-                yield self.normalization(images)
+            estimate_batch_norm(self.model, batches, self.normalization, dropout=True)
 
     def evaluated(self) -> AbstractContextManager[None]:
         """Let the network have, for a while, the weights that are to be evaluated and saved."""
