@@ -81,9 +81,9 @@ def read_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie: s
     Args:
         logits: (n_members, n_samples, n_classes).
         y_true: (n_samples,).
-        rule: One whose scores add up; see `voting.MEMBER_SCORES`.
+        rule: One whose scores add up; see `rules.MEMBER_SCORES`.
         size: How many members will vote, at most.
-        tie: Which tied class wins; see `voting.TIE_RULES`.
+        tie: Which tied class wins; see `rules.TIE_RULES`.
     """
     n_members, n_samples, n_classes = logits.shape
     others = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)

@@ -65,7 +65,7 @@ class Labelled:
         name: The picture's path.
         index: Its place in an array file, else None.
         label: The class that won; None where that is not sure enough.
-        probability: Of that class, in [0, 1]; see `voting.Vote`.
+        probability: Of that class, in [0, 1]; see `rules.Vote`.
         votes: How many members chose it.
         top: The winner, then the likeliest others: by votes where votes decide, and by probability.
         undecided: The class that won is less likely than was asked for.

@@ -87,7 +87,7 @@ def select_greedy(
         logits: (n_members, n_samples, n_classes), of validation images.
         y_true: (n_samples,).
         rule: One whose scores add up: `majority`, `soft`, `geometric` or `borda`.
-        tie: Which tied class wins: `probability`, `lowest` or `first`; see `voting.majority_vote`.
+        tie: Which tied class wins: `probability`, `lowest` or `first`; see `rules.majority_vote`.
         by: `accuracy`, or `loss`: the negative log-likelihood of the vote's probabilities.
         size: How many to choose at most, each counted as often as it is chosen; with bags, in each of them.
         initial: How many of the best to begin with at most; by default a fifth of `size`. The reference reports 5 to

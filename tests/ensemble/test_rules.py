@@ -271,10 +271,10 @@ def test_the_scale_of_weights_does_not_matter(vote, scale):
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ([1, 1], "3 members; got 2"),
-        ([1, 1, 1, 1], "3 members; got 4"),
+        ([1, 1], "3 weights; got 2"),
+        ([1, 1, 1, 1], "3 weights; got 4"),
         ([1, -1, 1], "1, -1, 1"),
-        ([0, 0, 0], "not all 0"),
+        ([0, 0, 0], "at least one above 0"),
         ([1, math.nan, 1], "nan"),
         ([1, math.inf, 1], "inf"),
     ],
@@ -285,15 +285,15 @@ def test_weights_that_do_not_fit_are_refused(weights, said):
 
 
 def test_a_group_for_each_member_is_asked_for():
-    with pytest.raises(UsageError, match="each of 3 members; got 2"):
+    with pytest.raises(UsageError, match="3 groups, one per member; got 2"):
         two_level_vote(np.zeros((3, 1, 2)), groups=["3", "5"])
 
 
 @pytest.mark.parametrize("shape", [(3, 9), (3, 7), (2, 6), (6,)])
 def test_stacking_of_other_members_is_refused(shape):
-    with pytest.raises(UsageError, match=r"learnt for other members.*\(3, 6\)"):
+    with pytest.raises(UsageError, match=r"fitted to other members.*\(3, 6\)"):
         stacking_vote(np.zeros((2, 1, 3)), coefficients=np.zeros(shape), intercepts=np.zeros(3))
-    with pytest.raises(UsageError, match="learnt for other members"):
+    with pytest.raises(UsageError, match="fitted to other members"):
         stacking_vote(np.zeros((2, 1, 3)), coefficients=np.zeros((3, 6)), intercepts=np.zeros(2))
 
 

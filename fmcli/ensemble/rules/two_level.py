@@ -1,0 +1,51 @@
+"""Two-level voting."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fmcli.ensemble.rules.majority import majority_vote
+from fmcli.ensemble.rules.vote import Logits, Vote, check_vote, count_votes, decide
+from fmcli.errors import UsageError
+
+
+def two_level_vote(logits: Logits, *, groups: Sequence[str], tie: str = "probability") -> Vote:
+    """Vote by majority within each group of members, then by majority over the groups' answers.
+
+    Args:
+        logits: (n_members, n_samples, n_classes).
+        groups: Each member's group, such as its kernel size. Groups are ordered by their first members.
+        tie: Tie rule for both levels, see `majority_vote`. At the second level, `probability` compares the mean over
+            groups of their mean probabilities, and `first` takes the answer of the first group that answered with one
+            of the tied classes.
+
+    Returns:
+        The vote. Its scores are the numbers of groups that answered with each class.
+
+    Raises:
+        UsageError: The logits have another shape or are not finite, the number of groups is wrong, or the tie rule is
+            unknown.
+
+    References:
+        An, Lee, Park, Yang and So, "An ensemble of simple convolutional neural network models for MNIST digit
+        recognition", arXiv 2008.10400: the heterogeneous ensemble.
+
+    Example:
+        >>> logits = np.eye(3)[[[0], [0], [1], [2], [1]]]  # five members, one image
+        >>> two_level_vote(logits, groups=["3", "3", "5", "5", "7"]).labels
+        array([1])
+    """
+    check_vote(logits, tie)
+    if len(groups) != len(logits):
+        raise UsageError(
+            f"{len(logits)} members need {len(logits)} groups, one per member; got {len(groups)}", remedies=["groups"]
+        )
+    votes = [
+        majority_vote(logits[[member_group == group for member_group in groups]], tie=tie)
+        for group in dict.fromkeys(groups)
+    ]
+    probabilities = np.mean([vote.probabilities for vote in votes], axis=0)
+    answers = np.stack([vote.labels for vote in votes])  # (n_groups, n_samples)
+    scores = np.eye(logits.shape[2])[answers].sum(axis=0)
+    labels, ties = decide(scores, probabilities, answers, tie)
+    return Vote(labels, count_votes(logits.argmax(axis=2), logits.shape[2]), scores, probabilities, ties)

@@ -1,0 +1,187 @@
+"""Code that voting rules share: the result of a vote, ties, member weights and checks of the input."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from fmcli.errors import UsageError, did_you_mean
+
+Logits = NDArray[np.floating[Any]]
+Labels = NDArray[np.int64]
+Floats = NDArray[np.float64]
+MemberScores = Callable[[Logits], Floats]
+"""Maps one member's logits (n_samples, n_classes) to the scores that it adds to each class."""
+_SCORE_TOLERANCE = 1e-12  # rounding, which depends on the order of members and classes, changes sums by less
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The answers of an ensemble.
+
+    Args:
+        labels: int64 (n_samples,), the winning class.
+        votes: int64 (n_samples, n_classes), the number of members that chose each class.
+        scores: float64 (n_samples, n_classes), the score of each class. The highest score wins, except in a tie.
+        probabilities: float64 (n_samples, n_classes), each row sums to 1. Rules that count votes or ranks give the
+            mean of the members' probabilities.
+        ties: bool (n_samples,), whether several classes shared the highest score, so that the tie rule decided.
+    """
+
+    labels: Labels
+    votes: NDArray[np.int64]
+    scores: Floats
+    probabilities: Floats
+    ties: NDArray[np.bool_]
+
+
+def probabilities_of(logits: Logits) -> Floats:
+    """Return a member's probabilities (n_samples, n_classes)."""
+    return np.asarray(softmax(_as_columns(logits), axis=1))
+
+
+def log_probabilities_of(logits: Logits) -> Floats:
+    """Return the logarithms of a member's probabilities (n_samples, n_classes)."""
+    return np.asarray(log_softmax(_as_columns(logits), axis=1))
+
+
+def _as_columns(logits: Logits) -> Floats:
+    """Return logits as float64 in column-major order, which makes sums over a few classes several times faster."""
+    return np.asfortranarray(logits, dtype=np.float64)
+
+
+def additive_vote(
+    logits: Logits, member_scores: MemberScores, tie: str, weights: Sequence[float] | None = None
+) -> Vote:
+    """Add up the weighted scores of all members; the class with the highest sum wins.
+
+    Args:
+        logits: (n_members, n_samples, n_classes).
+        member_scores: Scores that one member adds.
+        tie: Tie rule, see `majority_vote`.
+        weights: One per member; None for equal weights.
+
+    Raises:
+        UsageError: The logits have another shape or are not finite, the weights do not fit, or the tie rule is unknown.
+    """
+    check_vote(logits, tie)
+    shares = normalize_weights(weights, len(logits))
+    scores = np.zeros(logits.shape[1:], order="F")
+    probabilities = np.zeros(logits.shape[1:], order="F")
+    for member, share in zip(logits, shares, strict=True):  # bounds memory to the temporaries of one member
+        scores += share * member_scores(member)
+        probabilities += share * probabilities_of(member)
+    choices = logits.argmax(axis=2)  # (n_members, n_samples)
+    labels, ties = decide(scores, probabilities, choices[shares > 0], tie)
+    return Vote(labels, count_votes(choices, logits.shape[2]), scores, probabilities, ties)
+
+
+def normalize_weights(weights: Sequence[float] | None, n_members: int) -> Floats:
+    """Scale members' weights to sum to 1.
+
+    Args:
+        weights: One per member, 0 or larger, at least one positive; None for equal weights.
+        n_members: Number of members.
+
+    Raises:
+        UsageError: The number of weights is wrong, one is negative or not finite, or all are 0.
+
+    Example:
+        >>> normalize_weights([3, 1], 2)
+        array([0.75, 0.25])
+    """
+    if weights is None:
+        return np.full(n_members, 1 / n_members)
+    values = np.array(weights, dtype=np.float64)
+    if values.shape != (n_members,):
+        raise UsageError(f"{n_members} members need {n_members} weights; got {len(weights)}", remedies=["weights"])
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() == 0:
+        raise UsageError(
+            f"weights must be 0 or larger, at least one above 0; got {', '.join(f'{weight:g}' for weight in weights)}",
+            hint="a member with weight 0 does not vote",
+            remedies=["weights"],
+        )
+    values /= values.max()  # keeps the sum of huge weights finite
+    return np.asarray(values / values.sum())
+
+
+def decide(scores: Floats, probabilities: Floats, choices: Labels, tie: str) -> tuple[Labels, NDArray[np.bool_]]:
+    """Return the winner of each image (n_samples,), and whether the tie rule decided it (n_samples,).
+
+    Args:
+        scores: (n_samples, n_classes).
+        probabilities: (n_samples, n_classes), for the tie rule `probability`.
+        choices: (n_voters, n_samples), the class that each voter put first, for the tie rule `first`.
+        tie: Tie rule, see `majority_vote`.
+    """
+    highest = scores.max(axis=1, keepdims=True)
+    leading = scores >= highest - _SCORE_TOLERANCE * np.maximum(1, np.abs(highest))
+    labels = TIE_RULES[tie](leading, probabilities, choices)
+    return labels.astype(np.int64), leading.sum(axis=1) > 1
+
+
+def _highest_probability(leading: NDArray[np.bool_], probabilities: Floats, _: Labels) -> Labels:
+    leaders = np.where(leading, probabilities, -1.0)
+    return np.asarray((leaders > leaders.max(axis=1, keepdims=True) - _SCORE_TOLERANCE).argmax(axis=1))
+
+
+def _lowest_label(leading: NDArray[np.bool_], _: Floats, __: Labels) -> Labels:
+    return np.asarray(leading.argmax(axis=1))
+
+
+def _first_member(leading: NDArray[np.bool_], probabilities: Floats, choices: Labels) -> Labels:
+    chose_leader = np.take_along_axis(leading.T, choices, axis=0)  # (n_voters, n_samples)
+    first = chose_leader.argmax(axis=0)
+    chosen = np.asarray(choices[first, np.arange(choices.shape[1])])
+    # Sums of ranks or probabilities can favour a class that no voter put first.
+    return np.where(chose_leader.any(axis=0), chosen, _highest_probability(leading, probabilities, choices))
+
+
+TIE_RULES: dict[str, Callable[[NDArray[np.bool_], Floats, Labels], Labels]] = {
+    "probability": _highest_probability,
+    "lowest": _lowest_label,
+    "first": _first_member,
+}
+
+
+def count_votes(choices: Labels, n_classes: int) -> NDArray[np.int64]:
+    """Count the votes for each class (n_samples, n_classes).
+
+    Args:
+        choices: (n_members, n_samples), each member's class.
+        n_classes: Number of classes.
+    """
+    votes = np.zeros((choices.shape[1], n_classes), dtype=np.int64)
+    samples = np.arange(choices.shape[1])
+    for choice in choices:
+        votes[samples, choice] += 1
+    return votes
+
+
+def check_logits(logits: Logits) -> None:
+    """Check that logits can be combined.
+
+    Raises:
+        UsageError: The logits are not of shape (n_members, n_samples, n_classes), or not finite.
+    """
+    if logits.ndim != 3 or 0 in (logits.shape[0], logits.shape[2]):
+        raise UsageError(
+            "logits must have the shape (n_members, n_samples, n_classes) with at least one member and one class; "
+            f"got {logits.shape}"
+        )
+    if not np.isfinite(logits).all():
+        raise UsageError("logits must be finite; a member gave NaN or infinity", hint="train that member again")
+
+
+def check_vote(logits: Logits, tie: str) -> None:
+    """Check the logits and the name of the tie rule.
+
+    Raises:
+        UsageError: The logits cannot be combined, or the tie rule is unknown.
+    """
+    check_logits(logits)
+    if tie not in TIE_RULES:
+        raise UsageError(f"unknown tie rule {tie!r}; {did_you_mean(tie, list(TIE_RULES))}")
