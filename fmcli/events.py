@@ -1,4 +1,4 @@
-"""What a run announces while it goes. The library emits these; `report` shows them."""
+"""Events that library code sends to a reporter while it trains. `report` displays them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,31 +6,32 @@ from pathlib import Path
 
 
 class StopRequest(BaseException):
-    """What a reporter raises to stop a training where it is: that is saved, to go on from there, and ends with this.
+    """Raised by a reporter to stop training.
 
-    So trainers report only where all that they would save fits together.
+    The trainer saves its state and raises the exception again, so that the run can be resumed. Trainers therefore send
+    events only when their state can be saved. The one exception is `CheckpointSaved`: see `can_stop_at`.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """One of several trainings of a recipe is about to begin, or to be looked up."""
+    """One of several runs of a recipe is about to be trained, or loaded if it is finished."""
 
     name: str
     seed: int
-    seeds: int
+    seeds: int  # number of seeds in total
 
 
 @dataclass(frozen=True, slots=True)
-class RunAwaited:
-    """All that is left is being trained by other processes, this run first."""
+class WaitingForRun:
+    """Other processes are training all remaining runs. This run is the first of them."""
 
     folder: Path
 
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
-    """A set of values of a search is about to be trained, or goes on."""
+    """A trial of a search is about to start or resume."""
 
     number: int
     trials: int
@@ -39,7 +40,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True)
 class TrialFinished:
-    """A set of values has its score, or None and the reason."""
+    """A trial of a search has a score, or None and the reason why it has none."""
 
     number: int
     score: float | None
@@ -48,16 +49,16 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True)
 class MembersInParallel:
-    """Several members are about to train at once, without having been asked for it."""
+    """Several members are about to train in parallel, although the caller did not ask for it."""
 
     jobs: int
-    threads: int  # of each
-    times: float | None  # as fast as one by one, by an estimate; None where a run goes on and keeps its threads
+    threads: int  # CPU threads per member
+    speedup: float | None  # estimate compared with one at a time; None if a resumed run keeps its threads
 
 
 @dataclass(frozen=True, slots=True)
 class MemberStarted:
-    """A member is about to train its first epoch of this process."""
+    """A member is about to train its first epoch in this process."""
 
     member: str
     epochs: int
@@ -66,13 +67,13 @@ class MemberStarted:
     parameters: int
     device: str
     precision: str
-    afresh: bool = False  # once more, for as many epochs as were best
-    steps_done: int = 0  # of the first epoch, in an earlier process
+    retrained: bool = False  # trained again from scratch, for the best number of epochs
+    steps_done: int = 0  # steps of the first epoch that an earlier process took
 
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A training step was issued (on a GPU: queued, not necessarily done)."""
+    """A training step was issued (on a GPU: queued, not necessarily computed)."""
 
     member: str
     step: int  # in this epoch, from 1
@@ -80,16 +81,19 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class BatchPredicted:
-    """A batch of images has been answered: of validation images, or of others after the last step of an epoch."""
+    """The network has processed a batch outside a training step.
+
+    The batch holds validation images, or training images for the batch norm statistics of averaged weights.
+    """
 
     member: str
 
 
 @dataclass(frozen=True, slots=True)
 class EpochFinished:
-    """The figures of one epoch; accuracies in [0, 1], losses in nats, None without validation data.
+    """The results of one epoch. Accuracies are in [0, 1], losses in nats; both are None without validation images.
 
-    The training figures are the mean over the epoch's own steps: augmented images, weights on the move.
+    The training loss and accuracy are means over the steps of the epoch: on augmented images, with changing weights.
     """
 
     member: str
@@ -101,23 +105,23 @@ class EpochFinished:
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
-    afresh: bool = False  # of the training that was begun afresh, for as many epochs as were best
+    retrained: bool = False  # belongs to the second training, from scratch for the best number of epochs
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSaved:
-    """A file of a run is whole and in its place."""
+    """A file of a run was written completely."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class MemberFinished:
-    """A member is trained; `already` when an earlier process had done it."""
+    """A member is trained."""
 
     member: str
     path: Path
-    already: bool = False
+    already_trained: bool = False  # by an earlier process
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +130,12 @@ class MemberDiverged:
 
     member: str
     reason: str
-    others: int  # members of the run that are still to be trained
+    n_remaining: int  # members of the run that still have to be trained
 
 
 Event = (
     RunStarted
-    | RunAwaited
+    | WaitingForRun
     | TrialStarted
     | TrialFinished
     | MembersInParallel
@@ -147,4 +151,13 @@ Reporter = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Take an event and say nothing: the reporter of those who do not listen."""
+    """Do nothing: the default reporter."""
+
+
+def can_stop_at(event: Event) -> bool:
+    """Return whether a reporter may raise `StopRequest` at this event.
+
+    A saved file belongs to the event that follows it, such as the end of an epoch. Stopping between the two would lose
+    that event.
+    """
+    return not isinstance(event, CheckpointSaved)

@@ -508,7 +508,7 @@ def read_csv(content: bytes, folder: Path) -> None:
 
 def history_seeds(folder: Path) -> Parts:
     epoch = '{"member": "k3", "epoch": 1, "lr": 0.001, "train_loss": 0.5, "train_accuracy": 0.8, "validation_loss": '
-    rest = ', "validation_accuracy": null, "seconds": 1.5, "images_per_second": 900.0, "afresh": false}\n'
+    rest = ', "validation_accuracy": null, "seconds": 1.5, "images_per_second": 900.0, "retrained": false}\n'
     return [f"{epoch}null{rest}{epoch}NaN{rest}".encode()]
 
 

@@ -115,7 +115,7 @@ def curve_drawers(
 
     best = {}
     for member, history in histories.items():
-        first, trainer = [epoch for epoch in history if not epoch.afresh], trainers.get(member)
+        first, trainer = [epoch for epoch in history if not epoch.retrained], trainers.get(member)
         if (
             trainer is not None
             and trainer.keep in ("best", "retrained")

@@ -49,6 +49,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
         MemberStarted,
         StepFinished,
         StopRequest,
+        can_stop_at,
     )
 
     words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
@@ -76,8 +77,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
                     pass
                 case _:  # between two runs
                     training.clear()
-            # After a file is saved, the event that it belongs to is yet to come.
-            if received and not isinstance(event, CheckpointSaved):
+            if received and can_stop_at(event):
                 raise StopRequest
             reporter(event)
 

@@ -16,7 +16,7 @@ from fmcli.data.checked import load_splits
 from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
-from fmcli.events import EpochFinished, Reporter, RunAwaited, RunStarted, ignore
+from fmcli.events import EpochFinished, Reporter, RunStarted, WaitingForRun, ignore
 from fmcli.experiments.results import SeedResult, SystemResult
 from fmcli.members import fit_rule, open_pool
 from fmcli.members.inference import predict_splits
@@ -150,7 +150,7 @@ def _train_each(runs: Sequence[_Run], train: Callable[[_Run], None], *, share: b
             except DivergedError as error:
                 diverged[run] = error
         if in_use == left:
-            reporter(RunAwaited(left[0].folder))
+            reporter(WaitingForRun(left[0].folder))
             time.sleep(_PAUSE)
         left = in_use
     if diverged:

@@ -22,7 +22,7 @@ def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished
     """Return every epoch of every member, and where the run is."""
     sheets = [
         Sheet(
-            title=f"{member}, trained afresh for as many epochs as were best" if afresh else member,
+            title=f"{member}, trained afresh for as many epochs as were best" if retrained else member,
             columns=[
                 ">Epoch",
                 ">Rate",
@@ -33,14 +33,20 @@ def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished
                 ">Seconds",
                 ">Images/s",
             ],
-            rows=[_epoch_row(epoch) for epoch in history if epoch.afresh == afresh],
+            rows=[_epoch_row(epoch) for epoch in history if epoch.retrained == retrained],
         )
         for member, history in histories.items()
-        for afresh in dict.fromkeys(epoch.afresh for epoch in history)
+        for retrained in dict.fromkeys(epoch.retrained for epoch in history)
     ]
     last = Sheet(columns=(), rows=(), notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"])
-    records = [asdict(epoch) for history in histories.values() for epoch in history]
+    records = [_epoch_record(epoch) for history in histories.values() for epoch in history]
     return Document([*sheets, last], {"run": folder, "epochs": records}, records)
+
+
+def _epoch_record(epoch: EpochFinished) -> dict[str, object]:
+    record = asdict(epoch)
+    record["afresh"] = record.pop("retrained")  # the key that scripts know
+    return record
 
 
 def _epoch_row(epoch: EpochFinished) -> list[str]:

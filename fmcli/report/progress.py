@@ -15,11 +15,11 @@ from fmcli.events import (
     MemberFinished,
     MembersInParallel,
     MemberStarted,
-    RunAwaited,
     RunStarted,
     StepFinished,
     TrialFinished,
     TrialStarted,
+    WaitingForRun,
 )
 from fmcli.report.console import Terminal
 from fmcli.report.document import percent, show_value
@@ -66,7 +66,7 @@ class TrainingProgress:
                 self._step(event)
             case RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
-            case RunAwaited():
+            case WaitingForRun():
                 if event.folder != self._awaited:
                     self._awaited = event.folder
                     self.terminal.note(f"waiting for another process, which trains {printable(event.folder)}")
@@ -101,7 +101,7 @@ class TrainingProgress:
         begun = event.first_epoch > 1 or event.steps_done
         again = f", going on with epoch {event.first_epoch}" if begun and event.first_epoch <= event.epochs else ""
         again += f" after step {event.steps_done}" if event.steps_done else ""
-        what = "afresh, for as many epochs as were best" if event.afresh else f"{event.parameters:,} parameters"
+        what = "afresh, for as many epochs as were best" if event.retrained else f"{event.parameters:,} parameters"
         self.terminal.note(
             f"{event.member}: {what}, {event.epochs} × {event.steps_per_epoch} steps "
             f"on {event.device} in {event.precision}{again}"
@@ -121,9 +121,9 @@ class TrainingProgress:
     def _end(self, event: MemberFinished | MemberDiverged) -> None:
         self._drop(event.member)
         if isinstance(event, MemberDiverged):
-            if event.others:  # else the command ends with the reason
+            if event.n_remaining:  # else the command ends with the reason
                 self.terminal.note(f"{event.reason}; the others are trained all the same")
-        elif event.already:
+        elif event.already_trained:
             self.terminal.note(f"{event.member} is trained already")
 
     def _epoch(self, event: EpochFinished) -> None:
@@ -174,8 +174,8 @@ class _Begun:
 
 def _at_once(event: MembersInParallel) -> str:
     threads = "a thread" if event.threads == 1 else f"{event.threads} threads"
-    if event.times is None:
+    if event.speedup is None:
         why = f"the run was begun with {threads} each (--threads {event.threads}: one by one)"
         return f"{event.jobs} members at once: {why}"
-    why = f"{event.times:.1f} times as fast by an estimate (--jobs 1: one by one)"
+    why = f"{event.speedup:.1f} times as fast by an estimate (--jobs 1: one by one)"
     return f"{event.jobs} members at once, {threads} each: {why}"

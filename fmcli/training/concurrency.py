@@ -36,12 +36,12 @@ class Share:
     Args:
         jobs: How many at once.
         threads: Of the CPU, for each process.
-        times: How many times as fast that should be as one by one; None where it was not chosen for that.
+        speedup: How many times as fast that should be as one by one; None where it was not chosen for that.
     """
 
     jobs: int
     threads: int
-    times: float | None = None
+    speedup: float | None = None
 
 
 def share_out(

@@ -104,7 +104,7 @@ def train_member(
     if resume and (folder / MODEL_FILE).is_file():
         check_trained(training.spec, folder, training.fingerprint)
         (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
-        reporter(MemberFinished(name, folder / MODEL_FILE, already=True))
+        reporter(MemberFinished(name, folder / MODEL_FILE, already_trained=True))
         return read_history(folder)
     try:
         training.prepare()
@@ -176,10 +176,10 @@ class _Training:
             spec.schedule, lr=spec.optimizer.lr, epochs=spec.trainer.epochs, steps_per_epoch=len(self.loader)
         )
         self.outcome = CheckpointWriter(spec, self.recipe, self.splits, self.normalization, self.device, self.bf16)
-        self._start(afresh=False)
+        self._start(retrained=False)
 
-    def _generators(self, *, afresh: bool = False) -> Generators:
-        return Generators.seeded(self.spec.trainer.seed, self.index, self.device, afresh=afresh)
+    def _generators(self, *, retrained: bool = False) -> Generators:
+        return Generators.seeded(self.spec.trainer.seed, self.index, self.device, retrained=retrained)
 
     def _sample(self) -> ImageSet:
         """Return the images that this member trains on: all, or its own bootstrap sample."""
@@ -191,7 +191,7 @@ class _Training:
     def _evaluation_loader(self, images: ImageSet | None) -> DeviceLoader | None:
         return None if images is None else evaluation_loader(images, self.device)
 
-    def _start(self, *, afresh: bool) -> None:
+    def _start(self, *, retrained: bool) -> None:
         """Set a new network and its optimizer at their beginning."""
         train = self.splits.train
         self.learner = Learner(
@@ -199,7 +199,7 @@ class _Training:
             train.input_shape,
             len(train.class_names),
             normalization=self.normalization,
-            generators=self._generators(afresh=afresh),
+            generators=self._generators(retrained=retrained),
             device=self.device,
             bf16=self.bf16,
         )
@@ -216,7 +216,7 @@ class _Training:
         self._train()
         if self.spec.trainer.keep == "retrained" and not self.before:
             self.before, self.history = self.history, []
-            self._start(afresh=True)
+            self._start(retrained=True)
             self._save_state()
             self._train()
         self._finish()
@@ -232,7 +232,7 @@ class _Training:
                 parameters=self.learner.parameters,
                 device=name_of(self.device),
                 precision="bf16" if self.bf16 else "fp32",
-                afresh=bool(self.before),
+                retrained=bool(self.before),
                 steps_done=self.progress.steps if self.progress else 0,
             )
         )
@@ -283,7 +283,7 @@ class _Training:
             validation_accuracy=validation_accuracy,
             seconds=progress.seconds + time.perf_counter() - started,
             images_per_second=self.loader.n_images / progress.seconds,
-            afresh=bool(self.before),
+            retrained=bool(self.before),
         )
         self._save_snapshot(epoch + 1, lr)
         self._end_epoch(finished)
@@ -439,7 +439,7 @@ class _Training:
         self._check_weights(epoch, self.schedule(max(epoch * len(self.loader) + steps - 1, 0)))
         state = TrainingState(
             fingerprint=self.fingerprint,
-            afresh=bool(self.before),
+            retrained=bool(self.before),
             history=[*self.before, *self.history],
             updates=self.learner.updates,
             tensors=self.learner.state() | with_prefix("best", self.best),
@@ -457,10 +457,10 @@ class _Training:
         """Take over the state that an earlier process left."""
         state = load_state(self.folder / STATE_FILE)
         self.fingerprint.check(state.fingerprint, member=self.spec.name, folder=self.folder)
-        if state.afresh:
-            self._start(afresh=True)
-            self.before = [epoch for epoch in state.history if not epoch.afresh]
-        self.history = [epoch for epoch in state.history if epoch.afresh == state.afresh]
+        if state.retrained:
+            self._start(retrained=True)
+            self.before = [epoch for epoch in state.history if not epoch.retrained]
+        self.history = [epoch for epoch in state.history if epoch.retrained == state.retrained]
         self.learner.load(state.tensors, state.updates)
         self.progress = self._on_device(state.progress)
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", state.tensors).items()}

@@ -29,9 +29,9 @@ class Generators:
     sample: torch.Generator
 
     @classmethod
-    def seeded(cls, seed: int, index: int, device: torch.device, *, afresh: bool = False) -> "Generators":
+    def seeded(cls, seed: int, index: int, device: torch.device, *, retrained: bool = False) -> "Generators":
         """Return new generators: members differ by their index in the recipe, a training afresh from the first."""
-        seeds = np.random.SeedSequence([seed, index], spawn_key=(1,) if afresh else ()).generate_state(5, np.uint64)
+        seeds = np.random.SeedSequence([seed, index], spawn_key=(1,) if retrained else ()).generate_state(5, np.uint64)
         cpu = torch.device("cpu")
         devices = (cpu, cpu, device, device, cpu)
         return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))

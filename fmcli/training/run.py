@@ -120,7 +120,7 @@ def train_run(
         _sweep(folder, recipe)
         _write_recipe(folder, recipe)
         if plan.share is not None and plan.share.jobs > 1 and jobs is None:
-            reporter(MembersInParallel(plan.share.jobs, plan.share.threads, plan.share.times))
+            reporter(MembersInParallel(plan.share.jobs, plan.share.threads, plan.share.speedup))
         ends = _train_members(
             recipe,
             names,
@@ -231,7 +231,7 @@ def _gather(ends: Generator[JobResult], names: Sequence[str], reporter: Reporter
         for count, ended in enumerate(ends, start=1):
             if isinstance(ended.error, DivergedError):
                 diverged.append(ended.error)
-                reporter(MemberDiverged(ended.name, ended.error.message, others=len(names) - count))
+                reporter(MemberDiverged(ended.name, ended.error.message, n_remaining=len(names) - count))
             elif ended.error is not None:
                 raise ended.error
             else:

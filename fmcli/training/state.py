@@ -14,7 +14,7 @@ from fmcli.events import EpochFinished
 from fmcli.training.fingerprint import Fingerprint
 
 STATE_FILE = "state.safetensors"
-STATE_FORMAT = "fmcli-state-4"
+STATE_FORMAT = "fmcli-state-5"
 _PROGRESS_TENSORS = ("order", "losses", "correct")
 
 
@@ -45,7 +45,7 @@ class TrainingState:
 
     Args:
         fingerprint: What it was done with.
-        afresh: The network is trained for the second time, for as many epochs as were best.
+        retrained: The network is trained for the second time, for as many epochs as were best.
         history: An entry an epoch, of both trainings.
         updates: How often the average of the weights took them in.
         tensors: By name.
@@ -53,7 +53,7 @@ class TrainingState:
     """
 
     fingerprint: Fingerprint
-    afresh: bool
+    retrained: bool
     history: Sequence[EpochFinished]
     updates: int
     tensors: dict[str, Tensor]
@@ -70,7 +70,7 @@ def save_state(path: Path, state: TrainingState) -> None:
     metadata = {
         "format": STATE_FORMAT,
         "fingerprint": json.dumps(asdict(state.fingerprint)),
-        "afresh": "true" if state.afresh else "false",
+        "retrained": "true" if state.retrained else "false",
         "history": json.dumps([asdict(epoch) for epoch in state.history]),
         "updates": str(state.updates),
     }
@@ -99,7 +99,7 @@ def load_state(path: Path) -> TrainingState:
         progress = EpochProgress(**parts)
     return TrainingState(
         fingerprint=Fingerprint(**json.loads(metadata["fingerprint"])),
-        afresh=metadata["afresh"] == "true",
+        retrained=metadata["retrained"] == "true",
         history=[EpochFinished(**entry) for entry in json.loads(metadata["history"])],
         updates=int(metadata["updates"]),
         tensors=tensors,

@@ -67,7 +67,7 @@ def draw_answers(n_classes=4, n=80, *, seed=0, names=NAMES, right=3.0) -> tuple[
     return images, Answers("k3", "test", tuple(names), labels, probabilities.argmax(axis=1), probabilities)
 
 
-def draw_history(member="k3", n=4, *, afresh=False, validation=True, rise=0.0) -> list[EpochFinished]:
+def draw_history(member="k3", n=4, *, retrained=False, validation=True, rise=0.0) -> list[EpochFinished]:
     return [
         EpochFinished(
             member=member,
@@ -79,7 +79,7 @@ def draw_history(member="k3", n=4, *, afresh=False, validation=True, rise=0.0) -
             validation_accuracy=1 - 0.4 / epoch if validation else None,
             seconds=1.0,
             images_per_second=100.0,
-            afresh=afresh,
+            retrained=retrained,
         )
         for epoch in range(1, n + 1)
     ]
@@ -207,7 +207,9 @@ def test_the_best_epoch_is_ringed():
 
 
 def test_a_training_afresh_has_panels_of_its_own():
-    figure = curve_figure({"k3": [*draw_history(n=5), *draw_history(n=2, afresh=True)], "k5": draw_history()}, of="r")
+    figure = curve_figure(
+        {"k3": [*draw_history(n=5), *draw_history(n=2, retrained=True)], "k5": draw_history()}, of="r"
+    )
     assert len(figure.axes) == 4
     first, second = figure.axes[0], figure.axes[2]
     assert "afresh" not in first.get_title(loc="left")

@@ -279,14 +279,14 @@ RETRAINED = {"trainer": {"epochs": 5, "keep": "retrained"}, **SPOILT}
 def test_a_network_is_trained_afresh_for_as_many_epochs_as_were_best(splits, tmp_path):
     events = []
     history = train(small_recipe(**RETRAINED), splits, tmp_path, reporter=events.append)
-    first = [epoch for epoch in history if not epoch.afresh]
-    again = [epoch for epoch in history if epoch.afresh]
+    first = [epoch for epoch in history if not epoch.retrained]
+    again = [epoch for epoch in history if epoch.retrained]
     assert len(first) == 5
     assert [epoch.epoch for epoch in again] == list(range(1, best_epoch(first, "accuracy") + 2))
     assert len(again) < 5
     assert [epoch.lr for epoch in again] == [epoch.lr for epoch in first[: len(again)]]
     assert again[0].train_loss != first[0].train_loss  # other weights, another order
-    assert [(event.epochs, event.afresh) for event in events if isinstance(event, MemberStarted)] == [
+    assert [(event.epochs, event.retrained) for event in events if isinstance(event, MemberStarted)] == [
         (5, False),
         (len(again), True),
     ]
@@ -533,7 +533,7 @@ def test_finished_snapshots_are_not_trained_again(splits, tmp_path):
     content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     events = []
     train(snapshot_recipe(), splits, tmp_path, resume=True, reporter=events.append)
-    assert events == [MemberFinished("m1", tmp_path / MODEL_FILE, already=True)]
+    assert events == [MemberFinished("m1", tmp_path / MODEL_FILE, already_trained=True)]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
 
 
@@ -793,7 +793,7 @@ def assert_resumes_exactly(recipe, splits, tmp_path, *stops: StopAt) -> None:
         assert not (broken / MODEL_FILE).exists()
     events = []
     history = train(recipe, splits, broken, resume=True, reporter=events.append)
-    assert events[0].first_epoch > 1 or events[0].afresh or events[0].steps_done
+    assert events[0].first_epoch > 1 or events[0].retrained or events[0].steps_done
     assert timeless(history) == timeless(whole)
     assert timeless(read_history(broken)) == timeless(whole)
     assert same_tensors(weights(broken), weights(tmp_path / "whole"))
@@ -952,7 +952,7 @@ def test_finished_member_is_not_trained_again(splits, tmp_path):
     content = (tmp_path / MODEL_FILE).read_bytes()
     events = []
     assert train(small_recipe(), splits, tmp_path, resume=True, reporter=events.append) == history
-    assert events == [MemberFinished("m1", tmp_path / MODEL_FILE, already=True)]
+    assert events == [MemberFinished("m1", tmp_path / MODEL_FILE, already_trained=True)]
     assert (tmp_path / MODEL_FILE).read_bytes() == content
 
 

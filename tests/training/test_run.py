@@ -514,7 +514,7 @@ def test_run_is_not_removed_for_one_that_cannot_start(run_folder, tiny_recipe, f
 def test_resuming_a_finished_run_trains_nothing(run_folder, tiny_recipe):
     before, events = files_in(run_folder), []
     result = train(tiny(tiny_recipe), run_folder, resume=True, reporter=events.append)
-    assert [(type(event), event.already) for event in events] == [(MemberFinished, True)] * 2
+    assert [(type(event), event.already_trained) for event in events] == [(MemberFinished, True)] * 2
     assert [len(history) for history in result.histories.values()] == [1, 1]
     assert files_in(run_folder) == before
 
@@ -587,7 +587,7 @@ def test_what_is_finished_needs_no_process(run_folder, tiny_recipe, monkeypatch)
     monkeypatch.setattr("fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started"))
     events = []
     result = train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, reporter=events.append)
-    assert [(type(event), event.already) for event in events] == 2 * [(MemberFinished, True)]
+    assert [(type(event), event.already_trained) for event in events] == 2 * [(MemberFinished, True)]
     assert list(result.histories) == ["k3", "k5"]
 
 
@@ -651,7 +651,7 @@ def test_run_stopped_in_its_second_member_goes_on_there(tiny_recipe, tmp_path):
     assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
     events = []
     train(recipe, tmp_path / "run", resume=True, reporter=events.append)
-    assert [event.member for event in events if isinstance(event, MemberFinished) and event.already] == ["k3"]
+    assert [event.member for event in events if isinstance(event, MemberFinished) and event.already_trained] == ["k3"]
     assert [(event.member, event.first_epoch) for event in events if isinstance(event, MemberStarted)] == [("k5", 2)]
     train(recipe, tmp_path / "whole")
     first, second = (load_file(tmp_path / folder / "k5" / MODEL_FILE) for folder in ("run", "whole"))

@@ -88,7 +88,7 @@ def curve_figure(
     """
     if not any(histories.values()):
         raise CheckpointError("no epoch is finished, so there is no curve yet", hint="wait for the first epoch's end")
-    phases = [phase for phase in (False, True) if any(e.afresh == phase for one in histories.values() for e in one)]
+    phases = [phase for phase in (False, True) if any(e.retrained == phase for one in histories.values() for e in one)]
     looks = _looks(list(histories))
     legend = _legend(looks, histories, bool(best))
     widths = [0.65 + text_width(str(entry.get_label()), NAMES) for entry in legend]
@@ -97,14 +97,14 @@ def curve_figure(
     height = HEADING + 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     set_title(figure, "Learning curves", of)
-    for panels, afresh in zip(figure.subplots(len(phases), 2, squeeze=False), phases, strict=True):
+    for panels, retrained in zip(figure.subplots(len(phases), 2, squeeze=False), phases, strict=True):
         for member, history in histories.items():
-            epochs = [epoch for epoch in history if epoch.afresh == afresh]
-            ringed = None if afresh or best is None else best.get(member)
+            epochs = [epoch for epoch in history if epoch.retrained == retrained]
+            ringed = None if retrained or best is None else best.get(member)
             for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
                 _draw_curves(axes, epochs, measure, looks[member], ringed)
         for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
-            _dress(axes, measure, afresh=afresh)
+            _dress(axes, measure, retrained=retrained)
     figure.legend(handles=legend, loc="outside lower left", ncols=columns)
     return figure
 
@@ -145,9 +145,9 @@ def _legend(
     return entries
 
 
-def _dress(axes: Any, measure: str, *, afresh: bool) -> None:
+def _dress(axes: Any, measure: str, *, retrained: bool) -> None:
     name = "Loss (nats)" if measure == "loss" else "Accuracy"
-    axes.set_title(f"{name}, trained afresh for as many epochs as were best" if afresh else name)
+    axes.set_title(f"{name}, trained afresh for as many epochs as were best" if retrained else name)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if measure == "accuracy":

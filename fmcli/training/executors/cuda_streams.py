@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from fmcli.errors import DivergedError
-from fmcli.events import BatchPredicted, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
+from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
 from fmcli.training.executors.job import Job, JobResult
 
 
@@ -115,7 +115,7 @@ class _Running:
     def _report(self, event: Event) -> None:
         self._say(event)
         self._may_go_on.acquire()
-        if self._is_stopping and not isinstance(event, CheckpointSaved):  # which belongs to an event yet to come
+        if self._is_stopping and can_stop_at(event):
             raise StopRequest
 
     def _say(self, said: Event | JobResult) -> None:

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from fmcli.errors import DivergedError, FmcliError, printable
-from fmcli.events import BatchPredicted, CheckpointSaved, Event, Reporter, StepFinished, StopRequest
+from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
 from fmcli.training.executors.job import Job, JobResult
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked one could not use the threads that its parent began
@@ -181,7 +181,7 @@ def _do(name: str, work: Job, connection: Connection) -> None:
             stopping = stopping or (connection.poll() and connection.recv() == "stop")
         except (EOFError, OSError):
             os._exit(1)  # the parent is gone
-        if stopping and not isinstance(event, CheckpointSaved):  # which belongs to an event yet to come
+        if stopping and can_stop_at(event):
             raise StopRequest
         if isinstance(event, StepFinished | BatchPredicted):
             if time.monotonic() - told < _EVERY:
