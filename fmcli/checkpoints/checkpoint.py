@@ -31,7 +31,7 @@ from fmcli.recipe.specs import (
     ReferenceSpec,
 )
 from fmcli.recipe.tracing import count_parameters, trace_layers
-from fmcli.storage.reading import read_metadata
+from fmcli.storage.reading import check_format, read_metadata
 
 FORMAT = "fmcli-checkpoint-2"
 _HARMLESS = 10_000_000  # parameters, which may be missing
@@ -244,15 +244,13 @@ def parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
     Raises:
         CheckpointError: It is not a checkpoint of this fmcli, or damaged.
     """
-    found = metadata.get("format", "")
-    if found != FORMAT:
-        of_another = found.startswith(FORMAT.rstrip("0123456789"))
-        raise CheckpointError(
-            f"{printable(path)} is not a checkpoint of this fmcli (format {printable(found)!r}, expected {FORMAT!r})",
-            hint="another version of fmcli wrote it: train again, or use that version"
-            if of_another
-            else "give a run folder, a member's folder or its model.safetensors",
-        )
+    check_format(
+        path,
+        metadata,
+        FORMAT,
+        kind="a checkpoint",
+        hint="give a run folder, a member's folder or its model.safetensors",
+    )
     try:
         return Header.model_validate_json(metadata["header"])
     except (KeyError, ValidationError) as error:

@@ -36,10 +36,10 @@ from fmcli.ensemble.file import (
     write_ensemble_file,
 )
 from fmcli.ensemble.predictions import predictions_file
-from fmcli.errors import CheckpointError, UsageError, printable
+from fmcli.errors import CheckpointError, Remedy, UsageError, printable
 from fmcli.recipe.load import read_text
 from fmcli.storage.atomic import folder_names, new_folder, write_atomic
-from fmcli.storage.reading import read_bytes
+from fmcli.storage.reading import check_format, read_bytes
 
 PACK_FORMAT = "fmcli-pack-1"
 ENSEMBLE_FILE = "ensemble.toml"
@@ -157,8 +157,14 @@ def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
             hint=f"fmcli ensemble evaluate {printable(path)}",
         )
     metadata, tensors = load_tensors(path)
-    if metadata.get("format") != PACK_FORMAT:
-        raise CheckpointError(f"{printable(path)} is not a pack", hint="fmcli ensemble pack makes one of a run")
+    check_format(
+        path,
+        metadata,
+        PACK_FORMAT,
+        kind="a pack",
+        hint="fmcli ensemble pack creates one from a run",
+        remedies=[Remedy("pack", "RUN")],
+    )
     try:
         contents = _Contents.model_validate_json(metadata.get("pack", ""))
     except ValidationError as error:

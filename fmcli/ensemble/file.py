@@ -17,7 +17,7 @@ from fmcli.choices import SplitName, TieRule, VotingRule
 from fmcli.ensemble import Combiner, Stacking
 from fmcli.errors import CheckpointError, UsageError, is_utf8, printable
 from fmcli.storage.atomic import write_atomic
-from fmcli.storage.reading import parse_toml, read_text
+from fmcli.storage.reading import check_format, parse_toml, read_text
 from fmcli.storage.sealed import check_seal, seal
 
 FORMAT = "fmcli-ensemble-1"
@@ -275,11 +275,13 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
         CheckpointError: It is not there, damaged, or names a member outside its folder.
     """
     table = _read_table(path, checked=True)
-    if table.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{printable(path)} is not an ensemble file (format {printable(table.get('format'))!r})",
-            hint="fmcli ensemble select or fit writes one; a recipe is for fmcli train",
-        )
+    check_format(
+        path,
+        table,
+        FORMAT,
+        kind="an ensemble file",
+        hint="fmcli ensemble select or fit writes one; a recipe is for fmcli train",
+    )
     try:
         content = EnsembleFile.model_validate(table)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from fmcli.errors import CheckpointError, printable
 from fmcli.storage.atomic import order_metadata, write_atomic
-from fmcli.storage.reading import MOST_CLASSES, open_tensors
+from fmcli.storage.reading import MOST_CLASSES, check_format, open_tensors
 
 FORMAT = "fmcli-predictions-2"
 
@@ -162,13 +162,7 @@ def _read(path: Path, *, with_arrays: bool) -> tuple[PredictionsHeader, dict[str
 
 def _parse_header(header: Mapping[str, str], path: Path) -> PredictionsHeader:
     """Return what the text of a file says; KeyError and ValueError where it does not."""
-    found = header.get("format", "")
-    if found != FORMAT:
-        of_another = found.startswith(FORMAT.rstrip("0123456789"))
-        raise CheckpointError(
-            f"{printable(path)} is not a predictions file of this fmcli",
-            hint="another version wrote it: fmcli evaluate --save-predictions writes it again" if of_another else None,
-        )
+    check_format(path, header, FORMAT, kind="a predictions file", remedies=["evaluate-again"])
     names = json.loads(header["classes"])
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError("its classes are no list of names")

@@ -146,18 +146,19 @@ def folder_names(names: Sequence[str]) -> list[str]:
 
 
 def order_metadata(content: bytes) -> bytes:
-    """Put the text of a safetensors file in order, so that the same tensors and text are the same bytes.
+    """Return the content of a safetensors file with its metadata sorted by name.
 
-    safetensors itself writes it in an order that changes from process to process.
+    safetensors writes the metadata in an order that differs between processes. Sorting it means that two equal training
+    runs write byte-identical files, which users can compare with `cmp` or a checksum.
 
     Args:
-        content: Of the file, with text.
+        content: A safetensors file that has metadata.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # as the format asks for, so that the numbers stay aligned
+    text += b" " * (-len(text) % 8)  # the format requires it, so that tensors stay aligned
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 

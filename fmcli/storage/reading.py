@@ -4,14 +4,14 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from fmcli.errors import CheckpointError, FmcliError, is_utf8, printable
+from fmcli.errors import Action, CheckpointError, FmcliError, Remedy, is_utf8, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -181,6 +181,42 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with open_safetensors(path, "np") as file:
         return dict(file.metadata() or {})
+
+
+def check_format(
+    path: Path,
+    header: Mapping[str, object],
+    expected: str,
+    *,
+    kind: str,
+    hint: str | None = None,
+    remedies: Sequence[Remedy | Action] = (),
+) -> None:
+    """Refuse a file of another kind, or one that another version of fmcli wrote.
+
+    Args:
+        path: The file.
+        header: Its text; `format` names the format.
+        expected: A format name that ends in its version, such as `fmcli-checkpoint-2`.
+        kind: What the file should be, with its article.
+        hint: What to do if the file is of another kind.
+        remedies: What to do if another version wrote the file.
+
+    Raises:
+        CheckpointError: The format is not the expected one.
+    """
+    found = str(header.get("format", ""))
+    if found == expected:
+        return
+    is_other_version = found.startswith(expected.rstrip("0123456789"))
+    raise CheckpointError(
+        f"{printable(path)} is not {kind} of this fmcli version: its format is {printable(found)!r}, "
+        f"expected {expected!r}",
+        hint="another version of fmcli wrote it: use that version, or create the file again"
+        if is_other_version
+        else hint,
+        remedies=remedies if is_other_version else (),
+    )
 
 
 def open_array(path: Path) -> "NDArray[Any]":

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
-from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
+from fmcli.storage.reading import check_format
 from fmcli.training.fingerprint import Fingerprint
 
 STATE_FILE = "state.safetensors"
@@ -88,11 +88,7 @@ def load_state(path: Path) -> TrainingState:
         CheckpointError: It is damaged, or not one of this fmcli.
     """
     metadata, tensors = load_tensors(path)
-    if metadata.get("format") != STATE_FORMAT:
-        raise CheckpointError(
-            f"{printable(path)} is not a training state of this fmcli",
-            hint="another version of fmcli wrote it: use that, or train afresh with --overwrite",
-        )
+    check_format(path, metadata, STATE_FORMAT, kind="a training state", remedies=["overwrite"])
     progress = None
     if "progress" in metadata:
         parts: dict[str, Any] = {**without_prefix("progress", tensors), **json.loads(metadata["progress"])}

@@ -144,14 +144,19 @@ def test_a_member_outside_the_folder_is_refused_on_reading(tmp_path, place):
 # --- damage ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[data]\nsource = 'fashion-mnist'\n", "format = 'fmcli-ensemble-9'", "format = 3"]
-)
+@pytest.mark.parametrize("content", ["", "[data]\nsource = 'fashion-mnist'\n", "format = 3"])
 def test_a_recipe_or_another_file_is_refused_and_told_what_is_wanted(tmp_path, content):
     (tmp_path / "recipe.toml").write_text(content)
     error = assert_refused(tmp_path / "recipe.toml")
     assert "is not an ensemble file" in error.message
     assert "a recipe is for fmcli train" in error.hint
+
+
+def test_a_file_of_another_version_is_refused_and_both_formats_are_named(tmp_path):
+    (tmp_path / "ensemble.toml").write_text("format = 'fmcli-ensemble-9'")
+    error = assert_refused(tmp_path / "ensemble.toml")
+    assert "its format is 'fmcli-ensemble-9', expected 'fmcli-ensemble-1'" in error.message
+    assert "another version of fmcli" in error.hint
 
 
 BAD = {

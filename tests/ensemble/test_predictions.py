@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load, save
 
+from fmcli.cli.remedies import hint_of
 from fmcli.ensemble.predictions import (
     FORMAT,
     Predictions,
@@ -259,7 +260,7 @@ def test_a_file_of_an_earlier_fmcli_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "old.safetensors").write_bytes(save(tensors, metadata=header | {"format": "fmcli-predictions-1"}))
     with pytest.raises(CheckpointError) as caught:
         load_predictions(tmp_path / "old.safetensors")
-    assert "--save-predictions" in caught.value.hint
+    assert "--save-predictions" in hint_of(caught.value)
 
 
 def good_parts(tmp_path):
