@@ -18,7 +18,6 @@ from fmcli.ensemble import Combiner, Stacking
 from fmcli.errors import CheckpointError, UsageError, is_utf8, printable
 from fmcli.storage.atomic import write_atomic
 from fmcli.storage.reading import check_format, parse_toml, read_text
-from fmcli.storage.sealed import check_seal, seal
 
 FORMAT = "fmcli-ensemble-1"
 SUFFIX = ".toml"
@@ -226,7 +225,7 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, shown: Path | None
         FmcliError: It cannot be written.
     """
     table = content.model_dump(mode="json", exclude_none=True)
-    text = seal(_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode()
+    text = (_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode()
     if len(text) > LARGEST_FILE:
         raise UsageError(
             f"{printable(path)} would have {len(text)} bytes; the limit is {LARGEST_FILE}",
@@ -250,15 +249,8 @@ def is_ensemble_file(path: Path) -> bool:
         return False
 
 
-def _read_table(path: Path, *, checked: bool = False) -> dict[str, Any]:
+def _read_table(path: Path) -> dict[str, Any]:
     text = read_text(path, LARGEST_FILE, CheckpointError)
-    try:
-        if checked:
-            check_seal(text)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{printable(path)}: {error}", hint="if you changed it, remove that line; else make it anew"
-        ) from error
     try:
         return parse_toml(text)
     except ValueError as error:
@@ -274,7 +266,7 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
     Raises:
         CheckpointError: It is not there, damaged, or names a member outside its folder.
     """
-    table = _read_table(path, checked=True)
+    table = _read_table(path)
     check_format(
         path,
         table,

@@ -16,7 +16,6 @@ from fmcli.recipe.overrides import Table, apply_overrides
 from fmcli.recipe.resolve import resolve_recipe
 from fmcli.recipe.specs import Recipe
 from fmcli.storage import reading
-from fmcli.storage.sealed import check_seal
 
 LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page of text
 
@@ -99,12 +98,6 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeText:
     """
     path = find_recipe(name)
     text = read_text(path)
-    try:
-        check_seal(text)
-    except ValueError as error:
-        raise RecipeError(
-            f"{printable(path)}: {error}", hint="if you changed it, remove that line; else copy the recipe anew"
-        ) from error
     try:
         table = reading.parse_toml(text)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """What must be the same for a training to go on as if it had never stopped."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -10,7 +11,8 @@ import torch
 from fmcli.checkpoints.checkpoint import Header, versions
 from fmcli.data import Splits
 from fmcli.errors import CheckpointError, printable
-from fmcli.recipe import MemberSpec, Recipe, recipe_digest
+from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe
+from fmcli.recipe.differences import show_differences
 
 _COMPUTING = ("fmcli", "torch")
 _NONE = "none"  # of a package that is not installed
@@ -22,7 +24,7 @@ class Fingerprint:
     """What a member is trained with.
 
     Args:
-        recipe: SHA-256 of the member's recipe.
+        recipe: The member's part of the recipe as JSON with sorted keys.
         data: SHA-256 of each split that training sees, by name.
         device: Its kind: random numbers go on there alone.
         threads: Of the CPU: with other numbers of them, sums come out otherwise.
@@ -53,7 +55,7 @@ class Fingerprint:
         if spec.augment.albumentations:
             computing |= {name: metadata.version(name) for name in ("albumentations", "numpy")}
         return cls(
-            recipe=recipe_digest(spec, recipe.data),
+            recipe=_member_recipe(spec, recipe.data, recipe.ensemble),
             data=digests_of_training(splits),
             device=device.type,
             threads=threads or torch.get_num_threads(),
@@ -79,7 +81,7 @@ class Fingerprint:
                 hint="delete its folder and resume, which trains that member again",
             ) from error
         return cls(
-            recipe=header.recipe_digest,
+            recipe=_recipe_of_header(header),
             data=header.data_digests,
             device=device if device in ("cpu", "mps") else "cuda",  # of which it tells the model's name
             threads=n_threads,
@@ -87,11 +89,15 @@ class Fingerprint:
             versions=computing_versions(header.versions, kernels=device == "cpu" and precision == "bf16"),
         )
 
+    def check_header(self, header: Header, *, member: str, folder: Path) -> None:
+        """Refuse a checkpoint of another recipe or other images; see `check_recipe_and_data`."""
+        self.check_recipe_and_data(_recipe_of_header(header), header.data_digests, member=member, folder=folder)
+
     def check_recipe_and_data(self, recipe: str, data: Mapping[str, str], *, member: str, folder: Path) -> None:
         """Refuse what an earlier process left of another recipe or other images.
 
         Args:
-            recipe: SHA-256 of that recipe.
+            recipe: The recipe that it was trained with, as in `Fingerprint`.
             data: SHA-256 of those splits, by name.
             member: Whose it is.
             folder: Where it lies.
@@ -106,9 +112,11 @@ class Fingerprint:
                     hint=f"bring the data back, {_AFRESH}",
                 )
         if recipe != self.recipe:
+            differences = show_differences(json.loads(recipe), json.loads(self.recipe))
             raise CheckpointError(
-                f"member {member} in {printable(folder)} was begun with another recipe",
-                hint=f"resume with the recipe.toml of the run, {_AFRESH}",
+                f"member {member} in {printable(folder)} was begun with another recipe:\n  "
+                + "\n  ".join(differences[:10]),
+                hint=f"restore these values in the recipe, {_AFRESH}",
             )
 
     def check(self, begun: "Fingerprint", *, member: str, folder: Path) -> None:
@@ -182,6 +190,15 @@ class Fingerprint:
                 yield _with(package, version), _with(package, now), way_back
         if begun.threads != self.threads and self.device == "cpu":
             yield f"with {_count(begun.threads)}", f"with {self.threads}", f"--threads {begun.threads}"
+
+
+def _member_recipe(member: MemberSpec, data: DataSpec, ensemble: EnsembleSpec) -> str:
+    tables = {f"members.{member.name}": member, "data": data, "ensemble": ensemble}
+    return json.dumps({key: spec.model_dump(mode="json") for key, spec in tables.items()}, sort_keys=True)
+
+
+def _recipe_of_header(header: Header) -> str:
+    return _member_recipe(header.member, header.data, header.ensemble)
 
 
 def digests_of_training(splits: Splits) -> dict[str, str]:

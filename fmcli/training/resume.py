@@ -54,4 +54,4 @@ def check_snapshot(number: int, spec: MemberSpec, folder: Path, fingerprint: Fin
 
 def _check_checkpoint(path: Path, spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> None:
     header = load_checkpoint(path, device=torch.device("cpu")).header
-    fingerprint.check_recipe_and_data(header.recipe_digest, header.data_digests, member=spec.name, folder=folder)
+    fingerprint.check_header(header, member=spec.name, folder=folder)

@@ -38,7 +38,6 @@ from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
 from fmcli.storage.atomic import remove_files, remove_torn, write_atomic
 from fmcli.storage.locks import try_lock
-from fmcli.storage.sealed import seal
 from fmcli.training.concurrency import Share, share_out
 from fmcli.training.executors import Job, JobResult, run_in_processes, run_interleaved
 from fmcli.training.fingerprint import Fingerprint
@@ -118,7 +117,8 @@ def train_run(
         if overwrite:
             remove_run(folder, recipe)
         _sweep(folder, recipe)
-        _write_recipe(folder, recipe)
+        if not _has_recipe(folder, recipe):  # comments that a user has added to the file are kept
+            _write_recipe(folder, recipe)
         if plan.share is not None and plan.share.jobs > 1 and jobs is None:
             reporter(MembersInParallel(plan.share.jobs, plan.share.threads, plan.share.speedup))
         ends = _train_members(
@@ -458,8 +458,16 @@ def remove_runs(runs: Mapping[Path, Recipe]) -> None:
             _write_recipe(folder, recipe)  # by which a folder that holds other files, too, is still a run's
 
 
+def _has_recipe(folder: Path, recipe: Recipe) -> bool:
+    """Return whether the folder's recipe file has the same values; its comments may differ."""
+    if not (folder / RECIPE_FILE).is_file():
+        return False
+    stored = _recipe_of(folder)
+    return stored.model_copy(update={"description": recipe.description}) == recipe
+
+
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
-    write_atomic(folder / RECIPE_FILE, seal(dump_recipe(recipe)).encode())
+    write_atomic(folder / RECIPE_FILE, dump_recipe(recipe).encode())
 
 
 def remove_run(folder: Path, recipe: Recipe) -> None:

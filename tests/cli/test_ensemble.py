@@ -286,6 +286,19 @@ def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, picture, tmp_path):
     assert cli("ensemble", "fit", own_pool, "--output", output, "--overwrite").status == 0
 
 
+def test_evaluate_uses_an_ensemble_file_as_it_was_edited(cli, own_pool, tmp_path):
+    output = tmp_path / "fitted.toml"
+    members = [own_pool / "k3-1", own_pool / "k5-1"]
+    assert cli("ensemble", "fit", *members, "--vote", "weighted-soft", "--weights", "2,1", "-o", output).status == 0
+    text = output.read_text("utf-8")
+    edited = text.replace("weight = 2.0", "weight = 0").replace('tie = "probability"', 'tie = "first"')
+    output.write_text("# only k5-1 counts\n" + edited, "utf-8")
+    found = cli("ensemble", "evaluate", output, "--format", "json")
+    assert found.json["weights"] == [0, 1]
+    assert found.json["tie"] == "first"
+    assert accuracy_of(found) == cli("evaluate", members[1], "--format", "json").json["members"][0]["accuracy"]
+
+
 @pytest.mark.parametrize("method", ["greedy", "exhaustive", "diverse"])
 @pytest.mark.parametrize("by", ["accuracy", "loss"])
 def test_members_are_selected_on_validation_images(cli, own_pool, tmp_path, method, by):

@@ -1,9 +1,11 @@
 import os
 import shutil
+import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from safetensors.torch import load_file
 
@@ -95,19 +97,45 @@ def test_recipe_in_the_run_trains_the_same_run_again(finished, tmp_path):
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_recipe_in_the_run_says_whether_it_was_changed(run_folder):
+def test_comments_whitespace_and_key_order_in_the_runs_recipe_may_be_edited(run_folder, tiny_recipe):
     path = run_folder / RECIPE_FILE
-    text = path.read_text("utf-8")
-    path.with_name("good.toml").write_text(text, "utf-8")
-    path.write_text(text.replace("epochs = 1", "epochs = 2"), "utf-8")
-    with pytest.raises(RecipeError, match=r"recipe\.toml: it is damaged or was changed") as caught:
-        load_recipe(str(path))
-    assert "remove that line" in caught.value.hint
-    with pytest.raises(CheckpointError, match="is damaged or was changed") as caught:
-        train(load_recipe(str(path.with_name("good.toml"))), run_folder, resume=True)
-    assert "--overwrite" in caught.value.hint
-    path.write_text("\n".join(text.replace("epochs = 1", "epochs = 2").splitlines()[:-1]), "utf-8")
-    assert load_recipe(str(path)).members[0].trainer.epochs == 2
+    table = tomllib.loads(path.read_text("utf-8"))
+    text = "# my comment\n\n" + tomli_w.dumps(dict(reversed(table.items())), indent=1)
+    path.write_text(text, "utf-8")
+    (run_folder / "k5" / MODEL_FILE).unlink()
+    train(tiny(tiny_recipe), run_folder, resume=True)
+    assert path.read_text("utf-8") == text
+
+
+@pytest.mark.parametrize("given", ["original", "edited"])
+@pytest.mark.parametrize(
+    ("before", "after", "difference"),
+    [
+        ("batch_size = 32", "batch_size = 16", "members.k3.trainer.batch_size: was {}, now {}"),
+        ('vote = "majority"', 'vote = "soft"', "ensemble.vote: was {}, now {}"),
+    ],
+)
+def test_a_value_that_was_edited_in_the_runs_recipe_is_refused(
+    run_folder, tiny_recipe, given, before, after, difference
+):
+    path = run_folder / RECIPE_FILE
+    path.write_text(path.read_text("utf-8").replace(before, after), "utf-8")
+    recipe = load_recipe(str(path)) if given == "edited" else tiny(tiny_recipe)
+    before, after = (text.split(" = ")[1].strip('"') for text in (before, after))
+    values = (before, after) if given == "edited" else (after, before)
+    with pytest.raises(FmcliError, match="another recipe") as caught:
+        train(recipe, run_folder, resume=True)
+    assert difference.format(*values) in caught.value.message
+
+
+def test_a_state_names_the_value_that_was_edited_in_the_runs_recipe(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "trainer.epochs=2")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", members=["k3"], reporter=StopAt(EpochFinished, 1))
+    path = tmp_path / "run" / RECIPE_FILE
+    path.write_text(path.read_text("utf-8").replace("batch_size = 32", "batch_size = 16"), "utf-8")
+    with pytest.raises(CheckpointError, match=r"members\.k3\.trainer\.batch_size: was 32, now 16"):
+        train(load_recipe(str(path)), tmp_path / "run", members=["k3"], resume=True)
 
 
 def test_history_says_which_line_is_damaged(run_folder):
