@@ -84,7 +84,7 @@ def idx_seeds(folder: Path) -> Parts:
 
 
 def read_idx_files(content: bytes, folder: Path, suffix: str = "") -> None:
-    """Read a content as images to train on and as pictures to label, then as the labels of images."""
+    """Read a content as images to train on and as images to label, then as the labels of images."""
     from fmcli.data import load_images
     from fmcli.recipe import DataSpec
     from tests.helpers import draw_quadrants, write_idx_folder
@@ -119,8 +119,8 @@ def npy_seeds(folder: Path) -> Parts:
 
     generator = np.random.default_rng(0)
     probabilities = generator.dirichlet(np.ones(3), 4)
-    pictures = generator.integers(0, 256, (3, 6, 5), np.uint8)
-    arrays = [probabilities, probabilities.astype("f2"), np.asfortranarray(probabilities), pictures, pictures[0]]
+    images = generator.integers(0, 256, (3, 6, 5), np.uint8)
+    arrays = [probabilities, probabilities.astype("f2"), np.asfortranarray(probabilities), images, images[0]]
     return [npy_bytes(array) for array in (*arrays, np.arange(4), np.arange(4, dtype=">u2"))]
 
 
@@ -195,7 +195,7 @@ def npz_from(parts: Parts) -> bytes:
     return file.getvalue()
 
 
-def picture_seeds(*formats: str) -> Callable[[Path], Parts]:
+def image_seeds(*formats: str) -> Callable[[Path], Parts]:
     def make(folder: Path) -> Parts:
         import numpy as np
         from PIL import Image
@@ -223,20 +223,20 @@ def picture_seeds(*formats: str) -> Callable[[Path], Parts]:
 
 
 @cache
-def picture_reader() -> Any:
-    from fmcli.data.image_files import PictureReader
+def image_reader() -> Any:
+    from fmcli.data.image_files import ImageReader
 
-    return PictureReader((1, 8, 8), "dark")
+    return ImageReader((1, 8, 8), "dark")
 
 
 def label(path: Path) -> None:
-    """Read pictures as `fmcli predict` does, which goes on after those that cannot be read."""
-    for picture in picture_reader().read([str(path)]):
-        assert picture.error or picture.pixels.shape == (1, 8, 8)
-        OUTCOMES.append(picture.error is None)
+    """Read images as `fmcli predict` does, which goes on after those that cannot be read."""
+    for image in image_reader().read([str(path)]):
+        assert image.error or image.pixels.shape == (1, 8, 8)
+        OUTCOMES.append(image.error is None)
 
 
-def read_picture(content: bytes, folder: Path) -> None:
+def read_image_file(content: bytes, folder: Path) -> None:
     (folder / "a.png").write_bytes(content)  # whatever it is: the ending does not matter
     label(folder / "a.png")
 
@@ -332,17 +332,17 @@ def read_checkpoint(content: bytes, folder: Path) -> None:
 
 
 def use(path: Path) -> None:
-    """Let the members of a file label a picture."""
+    """Let the members of a file label an image."""
     from numpy import uint8, zeros
 
-    from fmcli.data import Picture
+    from fmcli.data import LoadedImage
     from fmcli.ensemble import Combiner
     from fmcli.members import open_pool
-    from fmcli.members.inference import label_pictures
+    from fmcli.members.inference import label_images
 
     members = open_pool([path], device="cpu").networks()
-    picture = Picture("blank", None, zeros(members[0].header.input_shape, uint8))
-    list(label_pictures(members, [picture], Combiner("soft")))
+    image = LoadedImage("blank", None, zeros(members[0].header.input_shape, uint8))
+    list(label_images(members, [image], Combiner("soft")))
 
 
 def pack_seeds(folder: Path) -> Parts:
@@ -529,9 +529,9 @@ READERS = {
     ),
     "npy": Reader(npy_seeds, read_npy, npy_parts, npy_from, ast.literal_eval, repr),
     "npz": Reader(npz_seeds, read_archive, npz_parts, npz_from, ast.literal_eval, repr),
-    "png": Reader(picture_seeds("PNG"), read_picture, png_parts, png_from),
-    "jpeg": Reader(picture_seeds("JPEG"), read_picture),
-    "pictures": Reader(picture_seeds("TIFF", "GIF", "WEBP", "BMP", "PPM"), read_picture),
+    "png": Reader(image_seeds("PNG"), read_image_file, png_parts, png_from),
+    "jpeg": Reader(image_seeds("JPEG"), read_image_file),
+    "images": Reader(image_seeds("TIFF", "GIF", "WEBP", "BMP", "PPM"), read_image_file),
     "safetensors": Reader(checkpoint_seeds, read_checkpoint, safetensors_parts, safetensors_from),
     "pack": Reader(pack_seeds, read_packed, safetensors_parts, safetensors_from),
     "predictions": Reader(predictions_seeds, read_predictions, safetensors_parts, safetensors_from),

@@ -95,7 +95,7 @@ def write_idx(path: Path, array: np.ndarray, *, gz: bool = False) -> Path:
 
 
 def draw_quadrants(n: int, *, seed: int = 0, size: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Draw noisy pictures with one bright quadrant, whose place is the label: uint8 (N, H, W) and (N,)."""
+    """Draw noisy images with one bright quadrant, whose place is the label: uint8 (N, H, W) and (N,)."""
     generator = np.random.default_rng(seed)
     labels = generator.permutation(np.arange(n) % 4).astype(np.uint8)
     half = size // 2

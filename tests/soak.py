@@ -400,13 +400,13 @@ def races(soak: Soak, rounds: int) -> dict[str, Any]:
 
 
 def paths(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Label so many paths from standard input, one in a hundred of which is no picture, in constant memory."""
-    pictures = soak.folder / "pictures"
-    pictures.mkdir()
+    """Label so many paths from standard input, one in a hundred of which is no image, in constant memory."""
+    photos = soak.folder / "photos"
+    photos.mkdir()
     for number, image in enumerate(draw_quadrants(100, seed=3)[0]):
-        Image.fromarray(image).save(pictures / f"{number:02}.png")
-    (pictures / "57.png").write_bytes(b"no picture")
-    names = [str(pictures / f"{number:02}.png") for number in range(100)]
+        Image.fromarray(image).save(photos / f"{number:02}.png")
+    (photos / "57.png").write_bytes(b"no image")
+    names = [str(photos / f"{number:02}.png") for number in range(100)]
     words = ["predict", str(soak.folder / "whole"), "-", "--format", "jsonl", "--device", "cpu", "--quiet"]
     (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
 

@@ -72,7 +72,7 @@ def test_rows_of_tables_stand_on_lines_of_their_own(name):
     assert [line for line in lines if "|---" in line and not re.fullmatch(r"\|(---\|)+", line)] == []
 
 
-def test_own_pictures_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, capsys):
+def test_own_images_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, capsys):
     for name, level in (("cat", 20), ("dog", 220)):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(30):

@@ -24,7 +24,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def drawn_splits(n: int = 1024) -> Splits:
-    """Four classes: which quarter of the picture is bright."""
+    """Four classes: which quarter of the image is bright."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 4, n)
     images = generator.integers(0, 80, (n, 1, 16, 16)).astype(np.uint8)

@@ -37,7 +37,7 @@ from fmcli.cli import run
 from fmcli.cli.predict import LONGEST_PATH
 from fmcli.data import load_images
 from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
-from fmcli.data.image_files import LARGEST_FILE, LARGEST_PICTURE, MOST_SCANS
+from fmcli.data.image_files import LARGEST_FILE, MAX_IMAGE_PIXELS, MOST_SCANS
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.data.sources import LARGEST_NAMES
 from fmcli.ensemble.external import LARGEST_LABELS, LARGEST_TABLE, read_external, read_labels
@@ -258,7 +258,7 @@ NPY = {
     "items of gigabytes": npy(npy_of("(3,)", "'|V2147483647'"), bytes(64)),
     "records": npy(npy_of("(3,)", "[('a', '<f4'), ('b', '<i8')]"), bytes(64)),
     "a terabyte of labels, and all there": sparse(TERABYTE + 128, npy(npy_of(f"({TERABYTE},)").ljust(117) + "\n")),
-    "a picture of a terabyte, and all there": sparse(
+    "an image of a terabyte, and all there": sparse(
         TERABYTE + 128, npy(npy_of("(1048576, 1048576)").ljust(117) + "\n")
     ),
     "a terabyte of probabilities": sparse(TERABYTE + 128, npy(npy_of("(137438953472, 2)", "'<f4'").ljust(117) + "\n")),
@@ -337,7 +337,7 @@ def jpeg(width: int = 8, height: int = 8, **options: object) -> bytes:
 
 
 def scans(count: int) -> bytes:
-    """A progressive picture of 64 megapixels whose last scan is there again and again."""
+    """A progressive image of 64 megapixels whose last scan is there again and again."""
     content = jpeg(8000, 8000, progressive=True)
     last = content.rindex(b"\xff\xda")
     return content[:-2] + content[last:-2] * count + b"\xff\xd9"
@@ -359,7 +359,7 @@ JPEG = {
 
 
 def tiff(*entries: tuple[int, int, int, int], after: int = 0) -> bytes:
-    """A picture of tags: number, type, count and value."""
+    """An image of tags: number, type, count and value."""
     table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + struct.pack("<I", after) + bytes(64)
 
@@ -369,7 +369,7 @@ def grey_tiff(width: int, height: int, *more: tuple[int, int, int, int], compres
     return tiff(*tags, (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, 8), *more)
 
 
-PICTURES = {
+IMAGES = {
     "TIFF of a thousand million pixels": grey_tiff(40_000, 40_000),
     "TIFF of 64 megapixels in eight bytes": grey_tiff(8000, 8000, compression=5),
     "TIFF whose tag has gigabytes": tiff((256, 4, 2**30, 8), (257, 4, 2**30, 8)),
@@ -434,7 +434,7 @@ CHECKPOINT = TENSORS | {
         lambda header: changed(header, "member", "model", "layers", to=[{"type": "flatten"}] * 100_000),
         seed=1,
     ),
-    "pictures of terabytes": with_json("header", lambda header: changed(header, "input_shape", to=[1, 2**20, 2**20])),
+    "images of terabytes": with_json("header", lambda header: changed(header, "input_shape", to=[1, 2**20, 2**20])),
     "a name that leads elsewhere": with_json("header", lambda header: changed(header, "member", "name", to="../../x")),
     "a nest in its text": of_seed("safetensors", lambda parts: with_text(parts, "header", 100_000 * "[")),
 }
@@ -588,16 +588,16 @@ def read_idx_folder(path: Path) -> None:
     load_images(DataSpec(source=f"idx:{path.parent}"))
 
 
-def read_picture(path: Path) -> None:
-    for picture in fuzz.picture_reader().read([str(path)]):
-        if picture.error:
-            raise DataError(picture.error)
+def read_image_file(path: Path) -> None:
+    for image in fuzz.image_reader().read([str(path)]):
+        if image.error:
+            raise DataError(image.error)
 
 
 def read_array(path: Path) -> None:
     """Read an array as all that it may be, and raise only where it is none of them."""
     refused = []
-    for read in (read_external, read_labels, read_picture):
+    for read in (read_external, read_labels, read_image_file):
         try:
             read(path)
         except DataError as error:
@@ -611,9 +611,9 @@ LIARS = {
     "idx": Liars("train-images-idx3-ubyte", read_idx_folder, DataError, IDX),
     "gzip": Liars("train-images-idx3-ubyte.gz", read_idx_folder, DataError, GZIP),
     "npy": Liars("a.npy", read_array, DataError, NPY),
-    "png": Liars("a.png", read_picture, DataError, PNG),
-    "jpeg": Liars("a.jpg", read_picture, DataError, JPEG),
-    "pictures": Liars("a.tif", read_picture, DataError, PICTURES),
+    "png": Liars("a.png", read_image_file, DataError, PNG),
+    "jpeg": Liars("a.jpg", read_image_file, DataError, JPEG),
+    "images": Liars("a.tif", read_image_file, DataError, IMAGES),
     "safetensors": Liars(
         "model.safetensors", lambda path: load_checkpoint(path, device=CPU), CheckpointError, CHECKPOINT
     ),
@@ -685,17 +685,17 @@ def test_a_lie_is_refused_soon_and_in_little_memory(reader, lie, tmp_path):
 
 @needs_fork
 @pytest.mark.slow
-def test_the_largest_picture_is_held_no_more_than_twice(tmp_path):
+def test_the_largest_image_is_held_no_more_than_twice(tmp_path):
     header = b"IHDR" + struct.pack(">IIBBBBB", 8000, 8000, 8, 4, 0, 0, 0)  # grey and alpha
     (tmp_path / "a.png").write_bytes(chunks(header, b"IDAT" + bytes(16_001 * 8000), b"IEND"))
-    outcome = measure(lambda: read_picture(tmp_path / "a.png"))
+    outcome = measure(lambda: read_image_file(tmp_path / "a.png"))
     assert outcome.kind == "answer", outcome
     assert outcome.memory <= 400 << 20
 
 
 def test_the_limits_are_told():
     told = (Path(__file__).parents[1] / "SECURITY.md").read_text("utf-8")
-    counts = (MOST_CLASSES, LARGEST_IMAGE, LARGEST_PICTURE, MOST_TENSORS, MOST_MEMBERS, MOST_LAYERS, MOST_TRIED)
+    counts = (MOST_CLASSES, LARGEST_IMAGE, MAX_IMAGE_PIXELS, MOST_TENSORS, MOST_MEMBERS, MOST_LAYERS, MOST_TRIED)
     sizes = (
         LARGEST_ARRAY,
         LARGEST_IN_MEMORY,
@@ -901,8 +901,8 @@ NAMES = ["a b.png", "a\nb.png", "\x1b]0;x\x07.png", "\x9b31m.png", "\udcff.png",
 
 
 @pytest.fixture
-def named_pictures(tmp_path, monkeypatch):
-    """Pictures whose names would steer a terminal, in the current folder, and one that is not there."""
+def oddly_named_images(tmp_path, monkeypatch):
+    """Images whose names would steer a terminal, in the current folder, and one that is not there."""
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         Image.new("L", (6, 6)).save(tmp_path / "a.png")
@@ -916,11 +916,20 @@ class Tty(io.TextIOWrapper):
 
 
 @pytest.mark.parametrize("format_", ["table", "json", "jsonl", "csv"])
-def test_names_steer_no_terminal(format_, steering_checkpoint, named_pictures, monkeypatch):
+def test_names_steer_no_terminal(format_, steering_checkpoint, named_images, monkeypatch):
     streams = [Tty(io.BytesIO(), "utf-8", errors="backslashreplace", write_through=True) for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
-    words = ["predict", str(steering_checkpoint), *named_pictures, "--format", format_, "--top", "2", "--verbose"]
+    words = [
+        "predict",
+        str(steering_checkpoint),
+        *oddly_named_images,
+        "--format",
+        format_,
+        "--top",
+        "2",
+        "--verbose",
+    ]
     assert run(words) == 3
     shown = "".join(stream.buffer.getvalue().decode() for stream in streams)
     shown = re.sub(r"\x1b\[[\d;]*m|\n", "", shown)  # fmcli's own colours
@@ -928,7 +937,7 @@ def test_names_steer_no_terminal(format_, steering_checkpoint, named_pictures, m
     assert re.search(r"\\(x|u00)1b\]0;x\\(x|u00)07", shown)
 
 
-def test_what_goes_into_a_pipe_is_what_it_was(steering_checkpoint, named_pictures, cli):
+def test_what_goes_into_a_pipe_is_what_it_was(steering_checkpoint, named_images, cli):
     for format_, read in (("csv", lambda result: result.rows), ("jsonl", lambda result: result.records)):
         records = read(cli("predict", steering_checkpoint, *NAMES[:4], "--format", format_))
         assert [record["input"] for record in records] == NAMES[:4]

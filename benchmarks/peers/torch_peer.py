@@ -107,7 +107,7 @@ def penalized(work: Work, model: nn.Sequential) -> list[tuple[float, nn.Paramete
     return [(factor, weight) for factor, weight in zip(factors, weights, strict=True) if factor]
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Images with a transform, as torchvision's datasets are."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], augment: AugmentSpec) -> None:
@@ -129,7 +129,7 @@ def make_loader(job: Job, split: str, batch_size: int, augment: AugmentSpec, *, 
     """Return a loader of a split; of the training images, those that fill whole batches."""
     images, labels = read_images(job, split, multiple_of=batch_size if shuffle else 1)
     return DataLoader(
-        Pictures(images, labels, augment),
+        ImageDataset(images, labels, augment),
         batch_size=batch_size,
         shuffle=shuffle,
         num_workers=WORKERS,

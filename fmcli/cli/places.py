@@ -55,9 +55,9 @@ def data_spec(place: str) -> DataSpec:
 
 def _has_classes(folder: Path) -> bool:
     """Tell whether pictures lie in folders of a folder."""
-    from fmcli.data import find_pictures
+    from fmcli.data import find_image_files
 
-    return any(path.parent != folder for path in find_pictures(folder))
+    return any(path.parent != folder for path in find_image_files(folder))
 
 
 def _is_ensemble(path: Path) -> bool:

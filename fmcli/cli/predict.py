@@ -60,7 +60,7 @@ def predict(
     names = _input_names(inputs or (["-"] if null else []), null)
 
     from fmcli.members import fit_rule
-    from fmcli.members.inference import label_pictures, picture_reader
+    from fmcli.members.inference import image_reader, label_images
     from fmcli.report.console import Terminal
     from fmcli.report.predictions import PredictionWriter
 
@@ -68,11 +68,11 @@ def predict(
     pool = open_members([model], device, terminal)
     members = pool.networks()
     rule = fit_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
-    pictures = picture_reader(members, invert).read(names)
+    images = image_reader(members, invert).read(names)
     with PredictionWriter(format_, terminal, top=top) as writer:
-        for labelled in label_pictures(
+        for labelled in label_images(
             members,
-            pictures,
+            images,
             rule,
             top=top,
             batch_size=batch_size,

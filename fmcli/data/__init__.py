@@ -1,6 +1,6 @@
 """Images: where they come from (`sources`), how they are split, and how they reach the device (`loader`)."""
 
-from fmcli.data.image_files import Picture, PictureReader, find_pictures
+from fmcli.data.image_files import ImageReader, LoadedImage, find_image_files
 from fmcli.data.image_set import ImageSet
 from fmcli.data.loader import DeviceLoader, Transform, evaluation_loader, is_of_worker, worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
@@ -10,16 +10,16 @@ from fmcli.data.splits import Splits, draw_sample, split_images
 __all__ = [
     "DATASETS",
     "DeviceLoader",
+    "ImageReader",
     "ImageSet",
+    "LoadedImage",
     "Normalization",
-    "Picture",
-    "PictureReader",
     "Source",
     "Splits",
     "Transform",
     "draw_sample",
     "evaluation_loader",
-    "find_pictures",
+    "find_image_files",
     "is_of_worker",
     "load_images",
     "resolve_normalization",

@@ -24,7 +24,7 @@ from fmcli.recipe.specs import (
 )
 
 _ERASE_ASPECT = 3.3  # longest side over shortest, as in Zhong et al.
-_TRIALS = 32  # pictures that a pipeline is tried on: some of its transforms may act only now and then
+_TRIALS = 32  # images that a pipeline is tried on: some of its transforms may act only now and then
 
 
 def augment(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Tensor:
@@ -189,11 +189,11 @@ def erase(images: Tensor, top: Tensor, left: Tensor, tall: Tensor, wide: Tensor,
 
 
 class AlbumentationsAugment:
-    """A pipeline of albumentations transforms that keeps the size of a picture.
+    """A pipeline of albumentations transforms that keeps the size of an image.
 
     Args:
         specs: The recipe's `[[augment.albumentations]]` tables.
-        input_shape: (C, H, W) of the pictures, to try the pipeline on before any training; or None.
+        input_shape: (C, H, W) of the images, to try the pipeline on before any training; or None.
 
     Raises:
         RecipeError: A transform or an argument does not exist, or the pipeline changes shape or dtype.
@@ -223,9 +223,9 @@ class AlbumentationsAugment:
             changed = self(blank, seed=0)
         except Exception as error:  # whatever a foreign transform raises is a fault of the recipe
             raise RecipeError(
-                f"augment.albumentations fails on a {height}×{width} picture of {channels} channels: "
+                f"augment.albumentations fails on a {height}×{width} image of {channels} channels: "
                 f"{_first_lines(error)}",
-                hint="albumentations' own page of the transform says what pictures it takes",
+                hint="albumentations' own page of the transform says what images it takes",
             ) from error
         if changed.shape != blank.shape or changed.dtype != np.uint8:
             raise RecipeError(
@@ -234,14 +234,14 @@ class AlbumentationsAugment:
                 hint="end the pipeline with Resize or FromFloat, or leave Normalize to data.normalize",
             )
 
-    def __call__(self, pictures: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Augment uint8 (N, H, W, C); the same seed gives the same pictures."""
+    def __call__(self, images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Augment uint8 (N, H, W, C); the same seed gives the same images."""
         # One stream for all: `set_random_seed` would give every transform the same draws.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        return np.stack([self._one(picture) for picture in pictures])
+        return np.stack([self._one(image) for image in images])
 
-    def _one(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        changed = self._compose(image=np.ascontiguousarray(picture))["image"]
+    def _one(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        changed = self._compose(image=np.ascontiguousarray(image))["image"]
         return np.asarray(changed if changed.ndim == 3 else changed[:, :, None])
 
 
@@ -268,7 +268,7 @@ def _build_transform(library: Any, spec: AlbumentationsSpec, path: str, problems
         warnings.simplefilter("error", UserWarning)  # "Argument(s) … are not valid"
         try:
             return kind(**arguments)
-        except Exception as error:  # as for a pipeline that fails on a picture
+        except Exception as error:  # as for a pipeline that fails on an image
             problems.append(f"{path}.args: {_first_lines(error)}")
             return None
 

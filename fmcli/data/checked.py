@@ -56,14 +56,14 @@ def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace
 
 
 def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] | None) -> None:
-    """Build every albumentations pipeline of a recipe once, and try it on blank pictures.
+    """Build every albumentations pipeline of a recipe once, and try it on blank images.
 
     Args:
         recipe: The recipe.
         input_shape: (C, H, W) of its images; None where it is not known yet: then nothing is tried.
 
     Raises:
-        RecipeError: One cannot be built, or changes a picture's size.
+        RecipeError: One cannot be built, or changes an image's size.
     """
     for member in recipe.members:
         if member.augment.albumentations:

@@ -1,4 +1,4 @@
-"""Many pictures fitted to one size: done once, and kept in the cache as one array."""
+"""Many images fitted to one size: done once, and kept in the cache as one array."""
 
 import hashlib
 import io
@@ -15,34 +15,36 @@ from numpy.typing import NDArray
 from fmcli.data.background import Background
 from fmcli.data.cache import CacheError, made_once
 from fmcli.data.idx import LARGEST_IN_MEMORY
-from fmcli.data.image_files import PictureReader, background_of_pictures, header_of_picture
+from fmcli.data.image_files import ImageReader, classify_background_of_files, read_image_header
 from fmcli.data.image_set import LARGEST_IMAGE
 from fmcli.errors import DataError, printable
 
-_BORDERS = 256  # pictures that are looked at for what lies behind them
-_MOST_NAMED = 3  # unreadable pictures in an error
-_VERSION = 2  # of how pictures are fitted: arrays in the cache are made again when it changes
+_BORDERS = 256  # images that are looked at for what lies behind them
+_MOST_NAMED = 3  # unreadable images in an error
+_VERSION = 2  # of how images are fitted: arrays in the cache are made again when it changes
 
 Fitted = tuple[NDArray[np.uint8], Background]
 _BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 _Shape = tuple[int, int, int]
 
 
-def fit_pictures(folder: Path, paths: Sequence[str], *, size: tuple[int, int] | None, channels: int | None) -> Fitted:
-    """Return pictures as images of one size, in which they keep their proportions, as `predict` fits them.
+def fit_image_files(
+    folder: Path, paths: Sequence[str], *, size: tuple[int, int] | None, channels: int | None
+) -> Fitted:
+    """Return images as images of one size, in which they keep their proportions, as `predict` fits them.
 
     Args:
         folder: What their paths are relative to.
         paths: Of each.
-        size: (height, width) of the images; by default the pictures' own, which must all be the same.
-        channels: 1 or 3; by default 1 where all pictures are grey.
+        size: (height, width) of the images; by default the images' own, which must all be the same.
+        channels: 1 or 3; by default 1 where all images are grey.
 
     Returns:
         uint8 (N, C, H, W), in memory, or mapped from the cache where they are many; and what lies behind most of the
-        pictures, before they were fitted.
+        images, before they were fitted.
 
     Raises:
-        DataError: A picture cannot be read, they differ in size and none is given, or there is no room for the images.
+        DataError: An image cannot be read, they differ in size and none is given, or there is no room for the images.
     """
     asked = json.dumps([os.fspath(folder.resolve()), size, channels, _VERSION])
     name = hashlib.sha256(asked.encode(errors="surrogateescape")).hexdigest()[:32]
@@ -59,14 +61,14 @@ def fit_pictures(folder: Path, paths: Sequence[str], *, size: tuple[int, int] | 
         return _fit_in_memory(folder, places, _shape_of(places, size, channels), error)
     try:
         return _open_made(made)
-    except FileNotFoundError:  # removed by another process since, for which the pictures had changed
+    except FileNotFoundError:  # removed by another process since, for which the images had changed
         return _open_made(made_once(name, state, make))
 
 
 def _fit_in_memory(folder: Path, places: Sequence[Path], shape: _Shape, problem: CacheError) -> Fitted:
     if len(places) * math.prod(shape) > LARGEST_IN_MEMORY:
         raise DataError(
-            f"the pictures of {printable(folder)} are too many for memory, and cannot be kept in the cache: "
+            f"the images of {printable(folder)} are too many for memory, and cannot be kept in the cache: "
             f"{printable(problem)}",
             hint="name a folder where there is room with XDG_CACHE_HOME",
         ) from problem
@@ -77,7 +79,7 @@ def _fit_in_memory(folder: Path, places: Sequence[Path], shape: _Shape, problem:
 
 
 def _state_of(folder: Path, paths: Sequence[str]) -> str:
-    """Return what changes whenever a picture does."""
+    """Return what changes whenever an image does."""
     state = hashlib.sha256()
     for path in paths:
         try:
@@ -105,8 +107,8 @@ def _parse_background(word: bytes) -> Background:
 
 
 def _shape_of(places: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> _Shape:
-    """Return (C, H, W) of the images: as asked for, or what the pictures have in common."""
-    headers = {} if size and channels else {path: header_of_picture(path) for path in places}
+    """Return (C, H, W) of the images: as asked for, or what the images have in common."""
+    headers = {} if size and channels else {path: read_image_header(path) for path in places}
     if channels is None:
         channels = 1 if all(header.is_grey for header in headers.values()) else 3
     if size is None:
@@ -114,7 +116,7 @@ def _shape_of(places: Sequence[Path], size: tuple[int, int] | None, channels: in
         if len(sizes) > 1:
             (one, first), (other, second) = min(sizes.items()), max(sizes.items())
             raise DataError(
-                f"pictures differ in size: {printable(first)} is {one[1]}×{one[0]}, {printable(second)} "
+                f"images differ in size: {printable(first)} is {one[1]}×{one[0]}, {printable(second)} "
                 f"{other[1]}×{other[0]} (width × height)",
                 hint="say to what they are to be fitted: size = [32, 32] in a recipe's [data], "
                 "or --set 'data.size=[32,32]'",
@@ -129,21 +131,21 @@ def _shape_of(places: Sequence[Path], size: tuple[int, int] | None, channels: in
 
 
 def _write(places: Sequence[Path], shape: _Shape, file: BinaryIO) -> None:
-    """Write all pictures as a `.npy` file, one after another, and behind it what lies behind most of them."""
-    background = background_of_pictures(places[:: max(len(places) // _BORDERS, 1)], shape[0])
-    reader = PictureReader(shape, background, "never")
+    """Write all images as a `.npy` file, one after another, and behind it what lies behind most of them."""
+    background = classify_background_of_files(places[:: max(len(places) // _BORDERS, 1)], shape[0])
+    reader = ImageReader(shape, background, "never")
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(places), *shape)}
     np.lib.format.write_array_header_1_0(file, header)
     wrong = []
-    for picture in reader.read(map(os.fspath, places)):
-        if picture.pixels is None:
-            wrong.append(f"{printable(picture.name)}: {picture.error}")
+    for image in reader.read(map(os.fspath, places)):
+        if image.pixels is None:
+            wrong.append(f"{printable(image.name)}: {image.error}")
         else:
-            file.write(picture.pixels.tobytes())
+            file.write(image.pixels.tobytes())
     if wrong:
         more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         raise DataError(
-            f"{len(wrong)} of {len(places)} pictures cannot be read: {'; '.join(wrong[:_MOST_NAMED])}{more}",
+            f"{len(wrong)} of {len(places)} images cannot be read: {'; '.join(wrong[:_MOST_NAMED])}{more}",
             hint="remove them, or get them again",
         )
     file.write(background.encode())

@@ -172,7 +172,7 @@ def _read_up_to(file: BinaryIO | gzip.GzipFile, size: int, content: bytearray) -
 
 
 def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
-    """Return an array of pictures as uint8 (N, C, H, W).
+    """Return an array of images as uint8 (N, C, H, W).
 
     Args:
         array: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3.
@@ -182,7 +182,7 @@ def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
         DataError: It is none of these.
     """
     if array.dtype != np.uint8:
-        raise DataError(f"{printable(where)} holds {array.dtype} values; pictures are uint8, 0 to 255")
+        raise DataError(f"{printable(where)} holds {array.dtype} values; images are uint8, 0 to 255")
     if array.size == 0:
         raise DataError(f"{printable(where)} has no images: its shape is {array.shape}")
     if array.ndim == 3:

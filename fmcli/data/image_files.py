@@ -1,4 +1,4 @@
-"""Foreign pictures: found, read, and turned into what a network was trained on."""
+"""Foreign images: found, read, and turned into what a network was trained on."""
 
 import mmap
 import os
@@ -22,23 +22,23 @@ from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_array
 
-LARGEST_PICTURE = 64_000_000  # pixels; more is a bomb, not a small image
-LARGEST_FILE = 256 << 20  # bytes of such a picture, not compressed
-MOST_SCANS = 32  # of a JPEG, each of which may have a few bytes and take as long as the whole picture
-PICTURE_SUFFIXES = frozenset(
+MAX_IMAGE_PIXELS = 64_000_000  # pixels; more is a bomb, not a small image
+LARGEST_FILE = 256 << 20  # bytes of such an image, not compressed
+MOST_SCANS = 32  # of a JPEG, each of which may have a few bytes and take as long as the whole image
+IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 )
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _BRIGHTEST = 65535  # of 16 bits
 _STRIP = 1 << 20  # pixels that are recoloured at once
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
-_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # of EXIF: those that turn a picture by a quarter
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # of EXIF: those that turn an image by a quarter
 _SCAN, _END = 0xDA, 0xD9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """A picture ready for the network, or what was wrong with it.
+class LoadedImage:
+    """An image ready for the network, or what was wrong with it.
 
     Args:
         name: Its path as the user gave it.
@@ -53,31 +53,31 @@ class Picture:
     error: str | None = None
 
 
-def background_of_pictures(paths: Iterable[Path], channels: int) -> Background:
-    """Return what pictures have at their border; those that cannot be read do not count.
+def classify_background_of_files(paths: Iterable[Path], channels: int) -> Background:
+    """Return what images have at their border; those that cannot be read do not count.
 
     Args:
-        paths: Of pictures of any size.
+        paths: Of images of any size.
         channels: 1 or 3, of the images that they are to become.
     """
-    reader = PictureReader((channels, 1, 1), "any")
+    reader = ImageReader((channels, 1, 1), "any")
     medians = []
     for path in paths:
-        with suppress(Exception):  # whatever a decoder raises is told when the picture is read
+        with suppress(Exception):  # whatever a decoder raises is told when the image is read
             medians.append(border_medians(reader.decode(path).transpose(2, 0, 1)[None]))
     return background_of(np.concatenate(medians)) if medians else "any"
 
 
-class PictureReader:
-    """Reads pictures of any size and colour into a network's input.
+class ImageReader:
+    """Reads images of any size and colour into a network's input.
 
-    A picture of the network's own size passes unchanged but for its background: what was trained on white
+    An image of the network's own size passes unchanged but for its background: what was trained on white
     clothes over black must not be shown black over white.
 
     Args:
         input_shape: (C, H, W) of the network's input, C of 1 or 3.
         background: What the network was trained on.
-        invert: `auto` inverts a picture whose border is light where nearly all in training had dark, and the other
+        invert: `auto` inverts an image whose border is light where nearly all in training had dark, and the other
             way round; or `never`, `always`.
     """
 
@@ -92,56 +92,56 @@ class PictureReader:
         self.invert = invert
         self._resize: Any = None
 
-    def read(self, inputs: Iterable[str]) -> Iterator[Picture]:
-        """Yield every picture of every input, in order, reading as it goes.
+    def read(self, inputs: Iterable[str]) -> Iterator[LoadedImage]:
+        """Yield every image of every input, in order, reading as it goes.
 
         Args:
-            inputs: Paths of pictures, folders, `.npy` and IDX files.
+            inputs: Paths of images, folders, `.npy` and IDX files.
         """
         for name in inputs:
             try:
                 yield from self._read_input(name)
             except DataError as error:
-                yield Picture(name, None, None, error.message)
+                yield LoadedImage(name, None, None, error.message)
 
-    def _read_input(self, name: str) -> Iterator[Picture]:
+    def _read_input(self, name: str) -> Iterator[LoadedImage]:
         path = Path(name)
         kind = _kind_of_file(name)
         if stat.S_ISDIR(kind):
             found = False
             locked: list[OSError] = []
-            for inner in find_pictures(path, locked.append):
+            for inner in find_image_files(path, locked.append):
                 found = True
-                yield self._picture(inner, str(inner))
+                yield self._read_image(inner, str(inner))
             for error in locked:
-                yield Picture(str(error.filename), None, None, printable(error.strerror))
+                yield LoadedImage(str(error.filename), None, None, printable(error.strerror))
             if not found and not locked:
-                raise DataError(f"no pictures in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")
+                raise DataError(f"no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
         elif not stat.S_ISREG(kind):
             raise DataError("not a file or a folder")
         elif is_array_file(path):
             images = read_array(path)
             _check_size(*images.shape[2:])
             for index, image in enumerate(images):
-                yield Picture(name, index, self._fit(image.transpose(1, 2, 0)))
+                yield LoadedImage(name, index, self._fit(image.transpose(1, 2, 0)))
         else:
-            yield self._picture(path, name)
+            yield self._read_image(path, name)
 
-    def _picture(self, path: Path, name: str) -> Picture:
+    def _read_image(self, path: Path, name: str) -> LoadedImage:
         try:
             with warnings.catch_warnings(action="ignore"):  # of odd metadata
                 pixels = self._fit(self.decode(path))
         except UnidentifiedImageError:
-            return Picture(name, None, None, "not a picture of a known format")
+            return LoadedImage(name, None, None, "not an image of a known format")
         except Image.DecompressionBombError:  # Pillow's own limit is above ours
-            return Picture(name, None, None, f"too many pixels; the limit is {LARGEST_PICTURE}")
-        except Exception as error:  # whatever a decoder raises is the picture's fault
+            return LoadedImage(name, None, None, f"too many pixels; the limit is {MAX_IMAGE_PIXELS}")
+        except Exception as error:  # whatever a decoder raises is the image's fault
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return Picture(name, None, None, printable(reason))
-        return Picture(name, None, pixels)
+            return LoadedImage(name, None, None, printable(reason))
+        return LoadedImage(name, None, pixels)
 
     def decode(self, path: Path) -> NDArray[np.uint8]:
-        """Return a picture as it is but for the network's channels, uint8 (H, W, C).
+        """Return an image as it is but for the network's channels, uint8 (H, W, C).
 
         Raises:
             DataError: It is no file, or too large.
@@ -161,7 +161,7 @@ class PictureReader:
             return pixels
 
     def _paper_for(self, image: Image.Image) -> str:
-        """Return the colour to lay behind what is transparent: the background, unless that would hide the picture."""
+        """Return the colour to lay behind what is transparent: the background, unless that would hide the image."""
         is_light = not self.background.endswith("dark")
         middle = _median_of_visible(image)
         hides = middle >= LIGHT if is_light else middle <= DARK
@@ -191,7 +191,7 @@ class PictureReader:
         return bool((middle > MIDDLE) == (self.background == "dark"))
 
     def _resizer(self) -> Any:
-        """Return the albumentations pipeline that fits a picture into the input, keeping its proportions."""
+        """Return the albumentations pipeline that fits an image into the input, keeping its proportions."""
         if self._resize is None:
             library = import_albumentations()
             _, height, width = self.input_shape
@@ -204,8 +204,8 @@ class PictureReader:
         return self._resize
 
 
-class PictureHeader(NamedTuple):
-    """What a picture's first bytes say of it.
+class ImageHeader(NamedTuple):
+    """What an image's first bytes say of it.
 
     Args:
         size: (height, width), as it is to be seen.
@@ -216,11 +216,11 @@ class PictureHeader(NamedTuple):
     is_grey: bool
 
 
-def header_of_picture(path: Path) -> PictureHeader:
-    """Read a picture's size and kind, and of its pixels nothing but where a palette needs it.
+def read_image_header(path: Path) -> ImageHeader:
+    """Read an image's size and kind, and of its pixels nothing but where a palette needs it.
 
     Raises:
-        DataError: It cannot be read, or is not a picture.
+        DataError: It cannot be read, or is not an image.
     """
     try:
         _check_file(path)
@@ -228,10 +228,10 @@ def header_of_picture(path: Path) -> PictureHeader:
             _check_size(image.height, image.width)
             turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _LYING  # of a TIFF it is done
             size = (image.width, image.height) if turned else (image.height, image.width)
-            return PictureHeader(size, _is_grey(image))
+            return ImageHeader(size, _is_grey(image))
     except UnidentifiedImageError as error:
-        raise DataError(f"{printable(path)} is not a picture of a known format", hint="remove it") from error
-    except Exception as error:  # whatever a decoder raises is the picture's fault
+        raise DataError(f"{printable(path)} is not an image of a known format", hint="remove it") from error
+    except Exception as error:  # whatever a decoder raises is the image's fault
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"cannot read {printable(path)}: {printable(reason)}", hint="remove it, or get it again"
@@ -246,8 +246,8 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode.split(";")[0] in ("1", "L", "LA", "La", "I", "F")
 
 
-def find_pictures(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """Yield the pictures below a folder, by their endings, in the order of their names.
+def find_image_files(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Yield the images below a folder, by their endings, in the order of their names.
 
     What is hidden is left alone, and links to folders are not followed.
 
@@ -265,21 +265,21 @@ def find_pictures(folder: Path, on_error: Callable[[OSError], None] | None = Non
     for here, folders, names in os.walk(folder, onerror=on_error or refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 yield Path(here, name)
 
 
 def is_array_file(path: Path) -> bool:
-    """Tell whether a file's name says that it holds an array of pictures."""
+    """Tell whether a file's name says that it holds an array of images."""
     name = path.name.removesuffix(".gz")
     return name.endswith((".npy", "-ubyte", ".idx"))
 
 
 def read_array(path: Path) -> NDArray[np.uint8]:
-    """Return the pictures of a `.npy` or IDX file: uint8 (N, C, H, W); `.npy` stays on the disk until used.
+    """Return the images of a `.npy` or IDX file: uint8 (N, C, H, W); `.npy` stays on the disk until used.
 
     Raises:
-        DataError: It is not such a file, or does not hold pictures.
+        DataError: It is not such a file, or does not hold images.
     """
     if path.suffix != ".npy":
         return to_images(open_idx(path), where=path)
@@ -288,13 +288,13 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     except Exception as error:  # its header is parsed as Python and fails in as many ways
         reason = str(error) or type(error).__name__
         raise DataError(f"cannot read this array: {printable(reason)}") from error
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3):  # one picture, grey or colour
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3):  # one image, grey or colour
         array = array[None]
     return to_images(array, where="this array")
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Yield parts of a picture as wide as it is, and their rows."""
+    """Yield parts of an image as wide as it is, and their rows."""
     height = max(_STRIP // image.width, 1)
     for top in range(0, image.height, height):
         bottom = min(top + height, image.height)
@@ -302,7 +302,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 
 def _median_of_visible(image: Image.Image) -> int:
-    """Return how bright a picture is where it is not transparent, 0 to 255."""
+    """Return how bright an image is where it is not transparent, 0 to 255."""
     counts = np.zeros(256, np.int64)
     for _, strip in _strips(image):
         colours = strip.convert("RGBA")
@@ -311,7 +311,7 @@ def _median_of_visible(image: Image.Image) -> int:
 
 
 def _scale_of(image: Image.Image) -> float:
-    """Return by what to divide the pixels of a picture of 16 bits or more.
+    """Return by what to divide the pixels of an image of 16 bits or more.
 
     Raises:
         DataError: How bright they are meant cannot be told: they may have 12 bits, or be fractions.
@@ -339,8 +339,8 @@ def _check_file(path: Path) -> None:
 
 
 def _check_size(height: int, width: int) -> None:
-    if not 0 < width * height <= LARGEST_PICTURE:
-        raise DataError(f"{width}×{height} pixels; the limit is {LARGEST_PICTURE}")
+    if not 0 < width * height <= MAX_IMAGE_PIXELS:
+        raise DataError(f"{width}×{height} pixels; the limit is {MAX_IMAGE_PIXELS}")
 
 
 def _check_scans(path: Path) -> None:
@@ -367,7 +367,7 @@ def _channels_last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _recolour(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Return a picture with as many channels as the network takes."""
+    """Return an image with as many channels as the network takes."""
     if image.shape[2] == 1:
         return np.repeat(image, channels, axis=2)
     return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]

@@ -1,4 +1,4 @@
-"""A folder of pictures to train on, with a folder for each class."""
+"""A folder of images to train on, with a folder for each class."""
 
 import hashlib
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.data.fitted import fit_pictures
-from fmcli.data.image_files import PICTURE_SUFFIXES, find_pictures
+from fmcli.data.fitted import fit_image_files
+from fmcli.data.image_files import IMAGE_SUFFIXES, find_image_files
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.errors import DataError, printable
 
@@ -21,16 +21,16 @@ SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
 }
 """What the folder of a split may be called, in large or small letters."""
 TEST_EVERY = 5
-"""Where a folder has no `train` and `test`, so many-th pictures of each class are for testing."""
+"""Where a folder has no `train` and `test`, so many-th images of each class are for testing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """The pictures of a folder, split by split, in the order in which their images are kept.
+    """The images of a folder, split by split, in the order in which their images are kept.
 
     Args:
         class_names: In label order.
-        paths: Of every picture, relative to the folder.
+        paths: Of every image, relative to the folder.
         labels: int64, likewise.
         splits: Where each split begins and ends.
     """
@@ -41,29 +41,29 @@ class _Listing:
     splits: Mapping[str, slice]
 
 
-def read_picture_folder(
+def read_image_folder(
     folder: Path, *, classes: tuple[str, ...] | None, size: tuple[int, int] | None, channels: int | None
 ) -> dict[str, ImageSet]:
     """Read `FOLDER/train/CLASS/…` and `FOLDER/test/CLASS/…`, or `FOLDER/CLASS/…`.
 
-    What is hidden, or lies beside `train` and `test`, is left alone. Pictures are taken in an order that
-    their names alone decide and that mixes the classes; they are fitted to one size as `fit_pictures` says.
+    What is hidden, or lies beside `train` and `test`, is left alone. Images are taken in an order that
+    their names alone decide and that mixes the classes; they are fitted to one size as `fit_image_files` says.
 
     Args:
         folder: Holds `train` and `test`, perhaps `validation`, and in each a folder for every class; or the classes'
-            folders at once, of whose pictures every fifth is for testing.
+            folders at once, of whose images every fifth is for testing.
         classes: Their names in label order; by default sorted.
-        size: (height, width) of the images; by default the pictures' own, which must all be the same.
-        channels: 1 or 3; by default 1 where all pictures are grey.
+        size: (height, width) of the images; by default the images' own, which must all be the same.
+        channels: 1 or 3; by default 1 where all images are grey.
 
     Returns:
         The splits that are there, `train` and `test` among them.
 
     Raises:
-        DataError: There are no such folders, a picture cannot be read, or pictures differ in size and none is given.
+        DataError: There are no such folders, an image cannot be read, or images differ in size and none is given.
     """
-    listing = _list_pictures(folder, classes)
-    pixels, background = fit_pictures(folder, listing.paths, size=size, channels=channels)
+    listing = _list_image_files(folder, classes)
+    pixels, background = fit_image_files(folder, listing.paths, size=size, channels=channels)
     sets = {}
     for split, rows in listing.splits.items():
         where = f"{printable(folder)} ({split})"
@@ -72,13 +72,13 @@ def read_picture_folder(
     return sets
 
 
-def _list_pictures(folder: Path, classes: tuple[str, ...] | None) -> _Listing:
+def _list_image_files(folder: Path, classes: tuple[str, ...] | None) -> _Listing:
     if not folder.is_dir():
-        raise DataError(f"{printable(folder)} is not a folder", hint="data.source = 'folder:DIR' names one of pictures")
+        raise DataError(f"{printable(folder)} is not a folder", hint="data.source = 'folder:DIR' names one of images")
     places = _split_places(folder)
     if "train" not in places:
         names = _class_names(folder, classes)
-        found = {name: sorted(_pictures_of(folder, folder / name), key=_mixed) for name in names}
+        found = {name: sorted(_image_files_of(folder, folder / name), key=_mixed) for name in names}
         listed = {
             "train": {
                 name: [path for at, path in enumerate(paths) if at % TEST_EVERY] for name, paths in found.items()
@@ -90,12 +90,12 @@ def _list_pictures(folder: Path, classes: tuple[str, ...] | None) -> _Listing:
         for split in places:
             _refuse_other_classes(places[split], names)
         listed = {
-            split: {name: _pictures_of(folder, place / name) for name in names if (place / name).is_dir()}
+            split: {name: _image_files_of(folder, place / name) for name in names if (place / name).is_dir()}
             for split, place in places.items()
         }
         if "test" not in listed:
             raise DataError(
-                f"{printable(folder)} has pictures to train on, and no folder 'test'",
+                f"{printable(folder)} has images to train on, and no folder 'test'",
                 hint=f"add one; or take every {TEST_EVERY}th for testing: "
                 f"data.source = 'folder:{printable(places['train'])}'",
             )
@@ -103,7 +103,7 @@ def _list_pictures(folder: Path, classes: tuple[str, ...] | None) -> _Listing:
 
 
 def _split_places(folder: Path) -> dict[str, Path]:
-    """Return the folders of splits; none where `train` alone is there and has pictures itself, and so is a class."""
+    """Return the folders of splits; none where `train` alone is there and has images itself, and so is a class."""
     split_of = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     found: dict[str, Path] = {}
     for place in _folders_in(folder):
@@ -118,14 +118,14 @@ def _split_places(folder: Path) -> dict[str, Path]:
         [place] = list(found.values())[:1]
         raise DataError(
             f"{printable(folder)} has the folder {printable(place.name)}, and no folder 'train'",
-            hint="put the pictures to train on into one; or, if that is a class, call it otherwise",
+            hint="put the images to train on into one; or, if that is a class, call it otherwise",
         )
     if not found or _folders_in(found["train"]):
         return found
     if len(found) > 1:
         raise DataError(
             f"{printable(found['train'])} has no folders, and so no classes",
-            hint="put the pictures of each class into a folder of its name, in train and in test",
+            hint="put the images of each class into a folder of its name, in train and in test",
         )
     return {}
 
@@ -139,11 +139,11 @@ def _folders_in(place: Path) -> list[Path]:
 
 
 def _class_names(place: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the classes whose folders a place of pictures to train on holds, in label order."""
+    """Return the classes whose folders a place of images to train on holds, in label order."""
     found = tuple(path.name for path in _folders_in(place))
     if not found:
         raise DataError(
-            f"{printable(place)} has no folders", hint="put the pictures of each class into a folder of its name"
+            f"{printable(place)} has no folders", hint="put the images of each class into a folder of its name"
         )
     for name in found:
         if not name.isprintable() or name.encode(errors="replace").decode() != name:
@@ -155,7 +155,7 @@ def _class_names(place: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...]
             f"{printable(place)} has one folder, {printable(found[0])}, and so one class",
             hint=f"are the classes in there? data.source = 'folder:{printable(place / found[0])}', or move them up"
             if is_above
-            else "put the pictures of each class into a folder of its name: two classes or more",
+            else "put the images of each class into a folder of its name: two classes or more",
         )
     if wanted is None:
         return found
@@ -179,13 +179,13 @@ def _refuse_other_classes(place: Path, names: tuple[str, ...]) -> None:
         )
 
 
-def _pictures_of(folder: Path, place: Path) -> list[str]:
-    """Return a class's pictures, relative to the folder."""
-    return [path.relative_to(folder).as_posix() for path in find_pictures(place)]
+def _image_files_of(folder: Path, place: Path) -> list[str]:
+    """Return a class's images, relative to the folder."""
+    return [path.relative_to(folder).as_posix() for path in find_image_files(place)]
 
 
 def _mixed(path: str) -> bytes:
-    """Return what to sort pictures by, so that their names alone decide on an order, which mixes the classes."""
+    """Return what to sort images by, so that their names alone decide on an order, which mixes the classes."""
     return hashlib.sha256(os.fsencode(path)).digest()
 
 
@@ -207,6 +207,6 @@ def _in_order(folder: Path, names: tuple[str, ...], listed: Mapping[str, Mapping
         if any(classes.get(name) for classes in listed.values()):
             hint = "put some there: what it has is for testing, or for validation"
         else:
-            hint = f"put some there, or remove the class's folder; looked for {', '.join(sorted(PICTURE_SUFFIXES))}"
-        raise DataError(f"{printable(folder)} has no pictures of {printable(name)} to train on", hint=hint)
+            hint = f"put some there, or remove the class's folder; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise DataError(f"{printable(folder)} has no images of {printable(name)} to train on", hint=hint)
     return _Listing(names, tuple(paths), np.array(labels, np.int64), splits)

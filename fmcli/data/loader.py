@@ -18,7 +18,7 @@ from fmcli.data.image_set import ImageSet
 from fmcli.errors import DataError, FmcliError, printable
 from fmcli.hardware.cpu import count_cores
 
-# Augments uint8 (N, H, W, C) on the host; the same seed gives the same pictures.
+# Augments uint8 (N, H, W, C) on the host; the same seed gives the same images.
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 _WORKERS = 2
 _BATCHES_AHEAD = 4  # for each worker, or for the thread that streams
@@ -102,10 +102,10 @@ class DeviceLoader:
         if self._transform is not None:
             seeds = torch.randint(2**31, (len(self),), generator=generator).tolist()[skip:]
             plan = [(seed, batch.numpy()) for seed, batch in zip(seeds, batches, strict=True)]
-            pictures: Iterable[Tensor] = self._host_batches(plan)
+            batches_of_images: Iterable[Tensor] = self._host_batches(plan)
         else:
-            pictures = self._gathered(batches if self._streams else places)
-        for images, batch in zip(pictures, places, strict=True):
+            batches_of_images = self._gathered(batches if self._streams else places)
+        for images, batch in zip(batches_of_images, places, strict=True):
             yield images, self._labels[batch]
 
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -235,8 +235,8 @@ class _HostBatches(torch.utils.data.Dataset[Tensor | str]):
 
     def __getitem__(self, task: Any) -> Tensor | str:
         seed, indices = task
-        pictures = self.images.take(indices).transpose(0, 2, 3, 1)  # (N, H, W, C)
+        images = self.images.take(indices).transpose(0, 2, 3, 1)  # (N, H, W, C)
         try:
-            return torch.from_numpy(self.transform(pictures, seed).transpose(0, 3, 1, 2).copy())
+            return torch.from_numpy(self.transform(images, seed).transpose(0, 3, 1, 2).copy())
         except Exception as error:  # whatever a foreign transform raises; told to the trainer, not printed here
             return f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
-from fmcli.data.image_folder import read_picture_folder
+from fmcli.data.image_folder import read_image_folder
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.data.npz import read_npz
 from fmcli.errors import DataError, printable
@@ -189,8 +189,8 @@ def _source_of(
     return Source(spec.source, place, sets["train"], sets["test"], sets.get("validation"))
 
 
-def _load_picture_folder(spec: DataSpec, folder: Path) -> Source:
-    sets = read_picture_folder(folder, classes=spec.classes, size=spec.size, channels=spec.channels)
+def _load_image_folder(spec: DataSpec, folder: Path) -> Source:
+    sets = read_image_folder(folder, classes=spec.classes, size=spec.size, channels=spec.channels)
     return Source(spec.source, folder, sets["train"], sets["test"], sets.get("validation"))
 
 
@@ -233,7 +233,7 @@ def _existing(path: Path) -> Path | None:
 
 
 _READERS: Mapping[str, Callable[[DataSpec, Path], Source]] = {
-    "folder": _load_picture_folder,
+    "folder": _load_image_folder,
     "idx": _load_idx_folder,
     "npz": _load_npz,
 }

@@ -1,4 +1,4 @@
-"""From checkpoints and images to predictions: a split for evaluation, or pictures from anywhere."""
+"""From checkpoints and images to predictions: a split for evaluation, or image files."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,7 +10,7 @@ import torch
 from fmcli.checkpoints.checkpoint import Checkpoint, Header
 from fmcli.checkpoints.layout import make_names_unique
 from fmcli.choices import Invert, Views
-from fmcli.data import ImageSet, Picture, PictureReader, Splits, evaluation_loader, load_images, split_images
+from fmcli.data import ImageReader, ImageSet, LoadedImage, Splits, evaluation_loader, load_images, split_images
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.predictions import ClassProbability, Labelled, Predictions
 from fmcli.ensemble.rules import Vote
@@ -138,9 +138,9 @@ def name_members(members: Sequence[Checkpoint]) -> list[str]:
     return make_names_unique(own, [member.path for member in members])
 
 
-def label_pictures(
+def label_images(
     members: Sequence[Checkpoint],
-    pictures: Iterable[Picture],
+    images: Iterable[LoadedImage],
     rule: Combiner,
     *,
     top: int = 1,
@@ -148,46 +148,46 @@ def label_pictures(
     reject_below: float = 0.0,
     views: Views = "none",
 ) -> Iterator[Labelled]:
-    """Label pictures by the vote of all members, in their order, reading only a batch ahead.
+    """Label images by the vote of all members, in order, reading only one batch ahead.
 
     Args:
         members: Loaded checkpoints that match; one is an ensemble of one.
-        pictures: From a `PictureReader` made for these members.
+        images: Images read by an `ImageReader` that was made for these members.
         rule: How to combine them.
-        top: How many classes to name for each picture.
-        batch_size: How many pictures go through the networks at once.
-        reject_below: Leave a picture undecided whose probability is lower.
-        views: Which altered views of each picture to average over.
+        top: How many classes to name for each image.
+        batch_size: How many images go through the networks at once.
+        reject_below: Leave an image undecided whose probability is lower.
+        views: Which altered views of each image to average over.
 
     Yields:
-        One entry a picture; unreadable ones carry their error.
+        One entry per image; the entry of an unreadable image has its error.
     """
-    stream = iter(pictures)
+    stream = iter(images)
     networks = [(network_of(member), member.header.normalization) for member in members]
     while batch := list(islice(stream, batch_size)):
-        pixels = [picture.pixels for picture in batch if picture.pixels is not None]
+        pixels = [image.pixels for image in batch if image.pixels is not None]
         vote = None
         if pixels:
-            images = torch.from_numpy(np.stack(pixels)).to(members[0].device)
-            vote = rule(torch.stack(predict_together(networks, [images], views=views)).cpu().numpy())
+            inputs = torch.from_numpy(np.stack(pixels)).to(members[0].device)
+            vote = rule(torch.stack(predict_together(networks, [inputs], views=views)).cpu().numpy())
         place = 0
-        for picture in batch:
-            if picture.pixels is None or vote is None:
-                yield Labelled(picture.name, picture.index, error=picture.error)
+        for image in batch:
+            if image.pixels is None or vote is None:
+                yield Labelled(image.name, image.index, error=image.error)
                 continue
-            yield _label(picture, vote, place, members[0].header.class_names, top, reject_below)
+            yield _label(image, vote, place, members[0].header.class_names, top, reject_below)
             place += 1
 
 
 def _label(
-    picture: Picture, vote: Vote, place: int, class_names: tuple[str, ...], top: int, reject_below: float
+    image: LoadedImage, vote: Vote, place: int, class_names: tuple[str, ...], top: int, reject_below: float
 ) -> Labelled:
     scores, probabilities, winner = vote.scores[place], vote.probabilities[place], int(vote.labels[place])
     order = sorted(range(len(class_names)), key=lambda k: (k != winner, -scores[k], -probabilities[k]))
     undecided = bool(probabilities[winner] < reject_below)
     return Labelled(
-        picture.name,
-        picture.index,
+        image.name,
+        image.index,
         label=None if undecided else class_names[winner],
         probability=float(probabilities[winner]),
         votes=int(vote.votes[place, winner]),
@@ -196,13 +196,13 @@ def _label(
     )
 
 
-def picture_reader(members: Sequence[Checkpoint], invert: Invert) -> PictureReader:
-    """Return a reader that fits pictures to these members' input.
+def image_reader(members: Sequence[Checkpoint], invert: Invert) -> ImageReader:
+    """Return a reader that fits image files to the input of these members.
 
     Raises:
-        DataError: The members take neither grey nor colour pictures.
+        DataError: The members take neither grey nor colour images.
     """
     header = members[0].header
     if header.input_shape[0] not in (1, 3):
-        raise DataError(f"these members take images of {header.input_shape[0]} channels; pictures have 1 or 3")
-    return PictureReader(header.input_shape, header.background, invert)
+        raise DataError(f"these members take images of {header.input_shape[0]} channels; image files have 1 or 3")
+    return ImageReader(header.input_shape, header.background, invert)

@@ -94,7 +94,7 @@ class PixelScale(Spec):
     std: Annotated[float, Field(gt=0)] = 1.0
 
 
-_OF_PICTURES = ("size", "channels")
+_FOLDER_KEYS = ("size", "channels")
 
 
 class DataSpec(Spec):
@@ -127,8 +127,8 @@ class DataSpec(Spec):
         return source
 
     @model_validator(mode="after")
-    def _fit_pictures(self) -> "DataSpec":
-        given = [name for name in _OF_PICTURES if getattr(self, name) is not None]
+    def _check_folder_keys(self) -> "DataSpec":
+        given = [name for name in _FOLDER_KEYS if getattr(self, name) is not None]
         if given and not self.source.startswith("folder:"):
             raise ValueError(f"{given[0]} is for source = 'folder:DIR'; of {self.source!r} it is fixed")
         return self
@@ -136,7 +136,7 @@ class DataSpec(Spec):
     @model_serializer(mode="wrap")
     def _without_what_is_not_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes of before there was such a field keep their digests.
-        return {name: value for name, value in dump(self).items() if value is not None or name not in _OF_PICTURES}
+        return {name: value for name, value in dump(self).items() if value is not None or name not in _FOLDER_KEYS}
 
     @property
     def validates(self) -> bool:

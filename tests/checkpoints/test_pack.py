@@ -14,13 +14,13 @@ from fmcli.checkpoints.history import HISTORY_FILE
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.checkpoints.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
 from fmcli.checkpoints.tensors import load_tensors, save_tensors
-from fmcli.data import Picture
+from fmcli.data import LoadedImage
 from fmcli.ensemble import Combiner, evaluate_ensemble, fit_combiner, hold_vote
 from fmcli.ensemble.file import FittedOn, Place, read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, FmcliError, UsageError
 from fmcli.members import open_pool, predict_pool
-from fmcli.members.inference import label_pictures
+from fmcli.members.inference import label_images
 from fmcli.recipe import load_recipe
 from fmcli.storage.reading import read_metadata
 from fmcli.training.run import train_run
@@ -142,13 +142,13 @@ def test_a_pack_is_evaluated_as_the_run_that_it_is_of(pack, runs, rule):
     assert [one.name for one in results[0].members] == [one.name for one in results[1].members] == list(NAMES)
 
 
-def test_a_pack_labels_pictures_as_the_run_that_it_is_of(pack, runs, rule):
+def test_a_pack_labels_images_as_the_run_that_it_is_of(pack, runs, rule):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 12, 12), dtype=np.uint8)
-    pictures = [Picture(str(place), None, image) for place, image in enumerate(pixels)]
+    loaded = [LoadedImage(str(place), None, image) for place, image in enumerate(pixels)]
     packed = open_pool([pack], device="cpu")
     members = [load_checkpoint(runs / "one" / name, device=CPU) for name in NAMES]
     answers = [
-        list(label_pictures(networks, pictures, one, top=4))
+        list(label_images(networks, loaded, one, top=4))
         for networks, one in ((packed.networks(), packed.choose_rule()), (members, rule))
     ]
     assert answers[0] == answers[1]

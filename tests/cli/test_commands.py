@@ -451,7 +451,7 @@ def test_data_info_draws_a_grid(cli, recipe_file, tmp_path):
 # --- predict ----------------------------------------------------------------------------------------------
 
 
-def test_predict_labels_pictures_in_a_folder_in_the_order_of_their_names(cli, run_folder, photos):
+def test_predict_labels_images_in_a_folder_in_the_order_of_their_names(cli, run_folder, photos):
     records = cli("predict", run_folder, photos, "-f", "jsonl").records
     assert [record["input"] for record in records] == [str(path) for path in sorted(photos.iterdir())]
     assert [f"{place} {record['label']}.png" for place, record in enumerate(records)] == sorted(os.listdir(photos))
@@ -508,7 +508,7 @@ def test_predict_of_no_paths_at_all_is_empty(cli, run_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_unreadable_picture_among_good_ones(cli, run_folder, photos, tmp_path, format_):
+def test_unreadable_image_among_good_ones(cli, run_folder, photos, tmp_path, format_):
     good = sorted(photos.iterdir())[:2]
     (tmp_path / "bad.png").write_bytes(b"no picture")
     result = cli("predict", run_folder, good[0], tmp_path / "bad.png", tmp_path / "none.png", good[1], "-f", format_)
@@ -580,14 +580,14 @@ BAD = {
     "recipe typo": (["train", "-r", "{recipe}", "--set", "trainer.epoch=3", "-o", "{new}"], 2, "did you mean 'epochs'"),
     "no such recipe": (["train", "-r", "quik", "-o", "{new}"], 2, "did you mean 'quick'"),
     "no recipe file": (["train", "-r", "{new}.toml"], 2, "no recipe at"),
-    "recipe is a picture": (["recipe", "validate", "{picture}"], 2, "not UTF-8"),
+    "recipe is an image": (["recipe", "validate", "{image}"], 2, "not UTF-8"),
     "no such member": (["train", "-r", "{recipe}", "--member", "k4", "-o", "{new}"], 2, "no member 'k4'"),
     "--set without =": (["train", "-r", "{recipe}", "--set", "trainer.epochs", "-o", "{new}"], 2, "expected key=value"),
     "folder is no run": (["train", "-r", "{recipe}", "-o", "{photos}"], 2, "is not a run"),
     "resume and overwrite": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--overwrite"], 2, "give one"),
     "resume differently": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--seed", "9"], 2, "was 0, now 9"),
     "nothing to label": (["predict", "{run}"], 2, "nothing to label"),
-    "- and a path": (["predict", "{run}", "-", "{picture}"], 2, "- stands alone"),
+    "- and a path": (["predict", "{run}", "-", "{image}"], 2, "- stands alone"),
     "grid of no kind": (["data", "info", "{recipe}", "--grid", "{new}.doc"], 1, "cannot write a picture"),
     "no such table": (["recipe", "keys", "optimiser"], 2, "did you mean 'optimizer'"),
     "no such source": (["data", "info", "mnist"], 2, "no such source"),
@@ -596,11 +596,11 @@ BAD = {
     "no data to evaluate": (["evaluate", "{orphan}"], 3, "is not a folder"),
     "no checkpoint": (["evaluate", "{new}"], 4, "there is nothing at"),
     "no members": (["ensemble", "evaluate", "{photos}"], 4, "holds no trained member"),
-    "a picture for a checkpoint": (["predict", "{picture}", "{picture}"], 4, "not a whole safetensors file"),
+    "an image for a checkpoint": (["predict", "{image}", "{image}"], 4, "not a whole safetensors file"),
     "damaged checkpoint": (["evaluate", "{damaged}"], 4, "is damaged"),
     "no GPU": (["train", "-r", "{recipe}", "-o", "{new}", "--device", "cuda:99"], 5, "no device cuda:99"),
     "no GPU to evaluate": (["evaluate", "{run}", "--device", "cuda:99"], 5, "--device auto"),
-    "no GPU to predict": (["predict", "{run}", "{picture}", "--device", "cuda:99"], 5, "--device cpu"),
+    "no GPU to predict": (["predict", "{run}", "{image}", "--device", "cuda:99"], 5, "--device cpu"),
     "no such device": (["evaluate", "{run}", "--device", "cdua"], 5, "did you mean 'cuda'"),
 }
 
@@ -629,7 +629,7 @@ def places(run_folder, recipe_file, photos, tmp_path_factory) -> dict[str, Path]
         assert run(words) == 0
     shutil.rmtree(gone)
     return {
-        "run": run_folder, "recipe": recipe_file, "photos": photos, "picture": next(photos.iterdir()),
+        "run": run_folder, "recipe": recipe_file, "photos": photos, "image": next(photos.iterdir()),
         "damaged": damaged, "orphan": base / "orphan", "new": base / "new",
     }  # fmt: skip
 

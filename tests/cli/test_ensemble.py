@@ -43,8 +43,8 @@ def own_pool(pool, tmp_path) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path) -> Path:
-    path = tmp_path / "picture.png"
+def image_file(tmp_path) -> Path:
+    path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 180, (12, 12)).astype(np.uint8)).save(path)
     return path
 
@@ -265,7 +265,7 @@ def test_true_classes_are_for_whichever_ensemble_needs_them(cli, pool, tmp_path)
     assert compared.status == 0, compared.err
 
 
-def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, picture, tmp_path):
+def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, image_file, tmp_path):
     output = tmp_path / "fitted.toml"
     made = cli("ensemble", "fit", own_pool, "--vote", "weighted-soft", "--output", output, "--format", "json")
     assert made.status == 0, made.err
@@ -274,8 +274,8 @@ def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, picture, tmp_path):
     found = cli("ensemble", "evaluate", output, "--format", "json").json
     assert found["weights"] == pytest.approx(weights)
     assert found["temperature"] == made.json["temperature"]
-    calibrated = cli("predict", output, picture, "--format", "json").json[0]
-    plain = cli("predict", own_pool, picture, "--vote", "weighted-soft", "--format", "json").json[0]
+    calibrated = cli("predict", output, image_file, "--format", "json").json[0]
+    plain = cli("predict", own_pool, image_file, "--vote", "weighted-soft", "--format", "json").json[0]
     assert calibrated["label"] == plain["label"]
     assert calibrated["probability"] != plain["probability"]
     assert "flatters" not in cli("ensemble", "evaluate", output).err
@@ -461,7 +461,7 @@ def test_a_comparison_on_validation_images_is_cross_fitted_as_an_evaluation_is(c
 # --- pack, unpack, soup ----------------------------------------------------------------------------------
 
 
-def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, picture, tmp_path):
+def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, image_file, tmp_path):
     packed = tmp_path / "pool.safetensors"
     made = cli("ensemble", "pack", pool, "--output", packed)
     assert (made.status, made.out) == (0, f"{packed}\n")
@@ -469,7 +469,7 @@ def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, picture, tmp_pat
     for one in (of_pack, of_run):
         del one["ensemble"]["coverage"], one["ensemble"]["aurc"]  # of what `predict` gives, which a pack calibrates
     assert of_pack == of_run
-    assert cli("predict", packed, picture).status == 0
+    assert cli("predict", packed, image_file).status == 0
     assert cli("evaluate", packed).status == 0
     assert cli("ensemble", "unpack", packed, "--output", tmp_path / "again").status == 0
     for file in pool.rglob("*"):
@@ -655,12 +655,12 @@ def test_the_line_between_certain_and_uncertain_is_that_of_predict(cli, own_pool
 
 
 @pytest.mark.parametrize("format_", ["table", "json", "jsonl", "csv"])
-def test_uncertain_pictures_are_left_undecided(cli, pool, picture, format_):
-    result = cli("predict", pool, picture, "--reject-below", "1", "--format", format_)
+def test_uncertain_images_are_left_undecided(cli, pool, image_file, format_):
+    result = cli("predict", pool, image_file, "--reject-below", "1", "--format", format_)
     assert result.status == 0
     if format_ == "json":
         assert json.loads(result.out)[0]["label"] is None
     assert "undecided" in result.out
-    decided = cli("predict", pool, picture, "--reject-below", "0", "--format", "json").json[0]
+    decided = cli("predict", pool, image_file, "--reject-below", "0", "--format", "json").json[0]
     assert decided["undecided"] is False
     assert decided["label"] is not None

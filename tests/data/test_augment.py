@@ -40,26 +40,26 @@ def random_images(shape, n_images=4, seed=0):
 
 
 def smooth_images(shape, n_images=4, seed=0):
-    """Random pictures without sharp edges, 0 to 255, so that a sliver of a pixel changes little."""
+    """Random images without sharp edges, 0 to 255, so that a sliver of a pixel changes little."""
     channels, height, width = shape
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for _ in range(n_images):
         rough = rng.random((height, width, channels)).astype(np.float32)
         blurred = cv2.GaussianBlur(rough, (0, 0), 2.0).reshape(height, width, channels)
-        pictures.append((blurred - blurred.min()) / (blurred.max() - blurred.min()) * 255)
-    return np.stack(pictures)
+        images.append((blurred - blurred.min()) / (blurred.max() - blurred.min()) * 255)
+    return np.stack(images)
 
 
-def to_tensor(pictures):
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (N, H, W, C) to (N, C, H, W)
+def to_tensor(images):
+    return torch.from_numpy(images).permute(0, 3, 1, 2)  # (N, H, W, C) to (N, C, H, W)
 
 
-def move(pictures, degrees, right, down):
-    """Our affine, on (N, H, W, C) pictures."""
-    n_images = len(pictures)
+def move(images, degrees, right, down):
+    """Our affine, on (N, H, W, C) images."""
+    n_images = len(images)
     arguments = (torch.full((n_images,), float(value)) for value in (degrees, right, down))
-    return affine(to_tensor(pictures), *arguments).permute(0, 2, 3, 1).numpy()
+    return affine(to_tensor(images), *arguments).permute(0, 2, 3, 1).numpy()
 
 
 # --- affine ----------------------------------------------------------------------------------------------
@@ -72,11 +72,11 @@ moves = pytest.mark.parametrize(("degrees", "right", "down"), MOVES)
 @moves
 def test_affine_equals_a_slow_loop(shape, degrees, right, down):
     """The reference: for each pixel, undo the move, turn back, and mix the four neighbours; zero outside."""
-    pictures = smooth_images(shape, n_images=1)
-    _, height, width, _ = pictures.shape
+    images = smooth_images(shape, n_images=1)
+    _, height, width, _ = images.shape
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    padded = np.pad(pictures[0].astype(np.float64), ((1, 1), (1, 1), (0, 0)))
-    expected = np.zeros(pictures[0].shape)
+    padded = np.pad(images[0].astype(np.float64), ((1, 1), (1, 1), (0, 0)))
+    expected = np.zeros(images[0].shape)
     for y in range(height):
         for x in range(width):
             # Rows grow downwards, so counter-clockwise as seen takes (x, y) to (x cos + y sin, -x sin + y cos).
@@ -90,25 +90,25 @@ def test_affine_equals_a_slow_loop(shape, degrees, right, down):
                 below = (1 - a) * padded[top + 1, left] + a * padded[top + 1, left + 1]
                 expected[y, x] = (1 - b) * above + b * below
     # float32 knows a place to 1e-6 of a side, and neighbours differ by 255 at most (at the border).
-    np.testing.assert_allclose(move(pictures, degrees, right, down)[0], expected, atol=0.02)
+    np.testing.assert_allclose(move(images, degrees, right, down)[0], expected, atol=0.02)
 
 
 @shapes
 @moves
 def test_affine_equals_opencv(shape, degrees, right, down):
-    pictures = smooth_images(shape)
-    _, height, width, channels = pictures.shape
-    # OpenCV, too, counts angles counter-clockwise as seen; the centre of the picture is between the middle pixels.
+    images = smooth_images(shape)
+    _, height, width, channels = images.shape
+    # OpenCV, too, counts angles counter-clockwise as seen; the centre of the image is between the middle pixels.
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     matrix[:, 2] += (right, down)
     expected = [
-        cv2.warpAffine(picture, matrix, (width, height), flags=cv2.INTER_LINEAR).reshape(height, width, channels)
-        for picture in pictures
+        cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR).reshape(height, width, channels)
+        for image in images
     ]
-    difference = np.abs(move(pictures, degrees, right, down) - expected)
+    difference = np.abs(move(images, degrees, right, down) - expected)
     # OpenCV may round places to 1/32 of a pixel, which is 1/64 off at most along each of the two axes. Neighbours
-    # differ by up to 70 inside these pictures, but by up to 255 at the border, where the zeros begin.
-    inside = interior(pictures, matrix)
+    # differ by up to 70 inside these images, but by up to 255 at the border, where the zeros begin.
+    inside = interior(images, matrix)
     assert inside.mean() > 0.5
     assert difference[:, inside].max() < 2 * 70 / 64
     assert difference.max() < 2 * 255 / 64
@@ -119,7 +119,7 @@ def test_affine_equals_opencv(shape, degrees, right, down):
     ("degrees", "right", "down"), [move for move in MOVES if move[1:] == tuple(map(int, move[1:]))]
 )
 def test_affine_equals_albumentations(shape, degrees, right, down):  # which moves by whole pixels
-    pictures = smooth_images(shape).round().astype(np.uint8)
+    images = smooth_images(shape).round().astype(np.uint8)
     pipeline = albumentations.Affine(
         rotate=(degrees, degrees),
         translate_px={"x": (right, right), "y": (down, down)},
@@ -128,19 +128,19 @@ def test_affine_equals_albumentations(shape, degrees, right, down):  # which mov
         fill=0,
         p=1.0,
     )
-    expected = np.stack([pipeline(image=picture)["image"].reshape(picture.shape) for picture in pictures])
-    difference = np.abs(move(pictures.astype(np.float32), degrees, right, down) - expected)
-    _, height, width, _ = pictures.shape
+    expected = np.stack([pipeline(image=image)["image"].reshape(image.shape) for image in images])
+    difference = np.abs(move(images.astype(np.float32), degrees, right, down) - expected)
+    _, height, width, _ = images.shape
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     matrix[:, 2] += (right, down)
     # As for OpenCV, which does the work, and half a grey level for rounding to uint8.
-    assert difference[:, interior(pictures, matrix)].max() < 2 * 70 / 64 + 0.5
+    assert difference[:, interior(images, matrix)].max() < 2 * 70 / 64 + 0.5
     assert difference.max() < 2 * 255 / 64 + 0.5
 
 
-def interior(pictures, matrix):
-    """Tell which pixels of the result come from wholly inside the picture, a pixel of margin left."""
-    _, height, width, _ = pictures.shape
+def interior(images, matrix):
+    """Tell which pixels of the result come from wholly inside the image, a pixel of margin left."""
+    _, height, width, _ = images.shape
     core = np.zeros((height, width), dtype=np.uint8)
     core[2:-2, 2:-2] = 1
     return cv2.warpAffine(core, matrix, (width, height), flags=cv2.INTER_NEAREST).astype(bool)
@@ -148,17 +148,17 @@ def interior(pictures, matrix):
 
 @shapes
 def test_no_move_is_the_identity(shape):
-    pictures = smooth_images(shape)
+    images = smooth_images(shape)
     # Places are computed in float32, to 1e-6 of a side.
-    np.testing.assert_allclose(move(pictures, 0, 0, 0), pictures, atol=2e-3)
+    np.testing.assert_allclose(move(images, 0, 0, 0), images, atol=2e-3)
 
 
 def test_affine_moves_each_image_by_its_own_numbers():
-    pictures = smooth_images((1, 28, 28), n_images=3)
+    images = smooth_images((1, 28, 28), n_images=3)
     degrees, right, down = torch.tensor([[0.0, 15, -30], [3, 0, 1.5], [0, -2, 2]])
-    together = affine(to_tensor(pictures), degrees, right, down)
+    together = affine(to_tensor(images), degrees, right, down)
     for place in range(3):
-        alone = affine(to_tensor(pictures)[place : place + 1], *(x[place : place + 1] for x in (degrees, right, down)))
+        alone = affine(to_tensor(images)[place : place + 1], *(x[place : place + 1] for x in (degrees, right, down)))
         torch.testing.assert_close(together[place : place + 1], alone)
 
 
@@ -177,7 +177,7 @@ def test_whole_pixels_right_and_down_equal_shift():
 
 @shapes
 def test_random_affine_draws_within_its_bounds(shape):
-    # A picture that says where it came from: each pixel holds its own place.
+    # An image that says where it came from: each pixel holds its own place.
     _, height, width = shape
     y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
     n_images = 300
@@ -384,7 +384,7 @@ def test_pixels_stay_uint8_unless_they_are_interpolated(spec, dtype):
 # --- albumentations --------------------------------------------------------------------------------------
 
 
-def pictures_of(shape, n_images=8, seed=0):
+def random_host_images(shape, n_images=8, seed=0):
     return np.ascontiguousarray(random_images(shape, n_images, seed).permute(0, 2, 3, 1).numpy())
 
 
@@ -400,30 +400,30 @@ ONE_OF = {"name": "OneOf", "args": {"p": 0.9}, "transforms": [ELASTIC, {"name": 
 
 @pytest.mark.parametrize("shape", [(1, 12, 12), (3, 10, 14)], ids=str)
 @pytest.mark.parametrize("specs", [(FLIP,), (ELASTIC,), (ONE_OF,), (FLIP, ONE_OF)])
-def test_a_pipeline_gives_the_same_pictures_for_the_same_seed(shape, specs):
-    change, pictures = pipeline(*specs, shape=shape), pictures_of(shape)
-    before = pictures.copy()
-    first = change(pictures, 5)
-    assert (first.shape, first.dtype) == (pictures.shape, np.uint8)
-    change(pictures, 6)  # what happened in between is forgotten
-    np.testing.assert_array_equal(change(pictures, 5), first)
-    np.testing.assert_array_equal(pipeline(*specs, shape=shape)(pictures, 5), first)
-    assert not np.array_equal(change(pictures, 6), first)
-    np.testing.assert_array_equal(pictures, before)
+def test_a_pipeline_gives_the_same_images_for_the_same_seed(shape, specs):
+    change, images = pipeline(*specs, shape=shape), random_host_images(shape)
+    before = images.copy()
+    first = change(images, 5)
+    assert (first.shape, first.dtype) == (images.shape, np.uint8)
+    change(images, 6)  # what happened in between is forgotten
+    np.testing.assert_array_equal(change(images, 5), first)
+    np.testing.assert_array_equal(pipeline(*specs, shape=shape)(images, 5), first)
+    assert not np.array_equal(change(images, 6), first)
+    np.testing.assert_array_equal(images, before)
 
 
-def test_each_picture_of_a_batch_gets_a_draw_of_its_own():
-    pictures = np.repeat(pictures_of((1, 12, 12), n_images=1), 10, axis=0)
-    changed = pipeline(ELASTIC)(pictures, 0)
-    assert len({picture.tobytes() for picture in changed}) == 10
+def test_each_image_of_a_batch_gets_a_draw_of_its_own():
+    images = np.repeat(random_host_images((1, 12, 12), n_images=1), 10, axis=0)
+    changed = pipeline(ELASTIC)(images, 0)
+    assert len({image.tobytes() for image in changed}) == 10
 
 
 def test_transforms_of_one_pipeline_draw_independently():
     change = pipeline(FLIP, {"name": "VerticalFlip", "args": {"p": 0.5}})
-    picture = pictures_of((1, 12, 12), n_images=1)[0]
-    variants = {picture[::down, ::right].tobytes(): 0 for down in (1, -1) for right in (1, -1)}
+    image = random_host_images((1, 12, 12), n_images=1)[0]
+    variants = {image[::down, ::right].tobytes(): 0 for down in (1, -1) for right in (1, -1)}
     for seed in range(20):
-        for changed in change(np.repeat(picture[None], 10, axis=0), seed):
+        for changed in change(np.repeat(image[None], 10, axis=0), seed):
             variants[changed.tobytes()] += 1
     assert len(variants) == 4
     assert min(variants.values()) > 25  # 50 each on average, standard deviation 6
@@ -431,18 +431,18 @@ def test_transforms_of_one_pipeline_draw_independently():
 
 def test_a_pipeline_equals_albumentations_own():
     rotate = {"name": "Affine", "args": {"rotate": [20, 20], "p": 1.0}}
-    pictures = pictures_of((3, 12, 12))
+    images = random_host_images((3, 12, 12))
     expected = albumentations.Affine(rotate=(20, 20), p=1.0)
     np.testing.assert_array_equal(
-        pipeline(rotate, shape=(3, 12, 12))(pictures, 0), [expected(image=picture)["image"] for picture in pictures]
+        pipeline(rotate, shape=(3, 12, 12))(images, 0), [expected(image=image)["image"] for image in images]
     )
 
 
 def test_transforms_are_nested_to_any_depth():
     inner = {"name": "OneOf", "args": {"p": 1.0}, "transforms": [{"name": "InvertImg", "args": {"p": 1.0}}]}
     outer = {"name": "Sequential", "args": {"p": 1.0}, "transforms": [inner]}
-    pictures = pictures_of((1, 12, 12))
-    np.testing.assert_array_equal(pipeline(outer)(pictures, 0), 255 - pictures)
+    images = random_host_images((1, 12, 12))
+    np.testing.assert_array_equal(pipeline(outer)(images, 0), 255 - images)
 
 
 @pytest.mark.parametrize(
@@ -483,12 +483,12 @@ def test_a_fault_inside_is_named_once():
     [
         {"name": "Resize", "args": {"height": 6, "width": 6}},
         {"name": "Resize", "args": {"height": 6, "width": 6, "p": 0.5}},  # now and then
-        {"name": "Transpose", "args": {"p": 1.0}},  # of a picture that is not square
+        {"name": "Transpose", "args": {"p": 1.0}},  # of an image that is not square
         {"name": "ToFloat", "args": {"p": 1.0}},
-        {"name": "RandomCrop", "args": {"height": 40, "width": 40}},  # larger than the picture
+        {"name": "RandomCrop", "args": {"height": 40, "width": 40}},  # larger than the image
     ],
 )
-def test_a_pipeline_that_does_not_keep_pictures_as_they_are_is_refused(spec):
+def test_a_pipeline_that_does_not_keep_images_as_they_are_is_refused(spec):
     with pytest.raises(RecipeError, match=r"augment\.albumentations"):
         pipeline(spec, shape=(1, 12, 10))
 

@@ -129,7 +129,7 @@ def test_more_than_memory_should_hold_is_refused(monkeypatch, tmp_path):
 
 # --- IDX files that stay on the disk ------------------------------------------------------------------------
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 3)).astype("u1")
+IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 3)).astype("u1")
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def little_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize("array", [PICTURES, PICTURES[..., 0], PICTURES.transpose(0, 3, 1, 2)])
+@pytest.mark.parametrize("array", [IMAGES, IMAGES[..., 0], IMAGES.transpose(0, 3, 1, 2)])
 def test_large_idx_file_stays_on_the_disk(array, gz, little_memory, tmp_path):
     path = write_idx(tmp_path / "file-ubyte", array, gz=gz)
     content = path.read_bytes()
@@ -152,18 +152,18 @@ def test_large_idx_file_stays_on_the_disk(array, gz, little_memory, tmp_path):
 
 
 def test_small_idx_file_is_read(tmp_path):
-    assert not isinstance(open_idx(write_idx(tmp_path / "file-ubyte", PICTURES)), np.memmap)
+    assert not isinstance(open_idx(write_idx(tmp_path / "file-ubyte", IMAGES)), np.memmap)
 
 
 def test_gzipped_file_is_unpacked_once(little_memory, monkeypatch, tmp_path):
-    path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
+    path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     open_idx(path)
     (first,) = unpacked()
     with monkeypatch.context() as patch:
         patch.setattr(idx_files, "_unpack", None)
-        np.testing.assert_array_equal(open_idx(path), PICTURES)
+        np.testing.assert_array_equal(open_idx(path), IMAGES)
     path.unlink()
-    np.testing.assert_array_equal(open_idx(write_idx(tmp_path / "a-ubyte", PICTURES[1:], gz=True)), PICTURES[1:])
+    np.testing.assert_array_equal(open_idx(write_idx(tmp_path / "a-ubyte", IMAGES[1:], gz=True)), IMAGES[1:])
     (other,) = unpacked()
     assert other != first
 
@@ -174,17 +174,17 @@ def unpacked():
 
 
 def test_a_damaged_file_is_unpacked_again(little_memory, tmp_path):
-    path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
+    path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     open_idx(path)
     (made,) = unpacked()
     content = bytearray(made.read_bytes())
     content[-1] ^= 1
     made.write_bytes(content)
-    np.testing.assert_array_equal(open_idx(path), PICTURES)
+    np.testing.assert_array_equal(open_idx(path), IMAGES)
 
 
 def test_what_killed_processes_left_unpacked_is_removed(little_memory, tmp_path):
-    path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
+    path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     torn = cache_folder() / "unpacked" / ".0123-1-1.abc.part"
     torn.parent.mkdir(parents=True)
     torn.write_bytes(b"half")
@@ -195,7 +195,7 @@ def test_what_killed_processes_left_unpacked_is_removed(little_memory, tmp_path)
 
 @pytest.mark.parametrize("end", [-40, -6])
 def test_damaged_gzipped_file_leaves_nothing_unpacked(end, little_memory, tmp_path):
-    path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
+    path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(DataError, match=r"cannot read .*a-ubyte\.gz"):
         open_idx(path)
@@ -204,14 +204,14 @@ def test_damaged_gzipped_file_leaves_nothing_unpacked(end, little_memory, tmp_pa
 
 def test_gzipped_file_that_holds_more_than_it_says_is_not_unpacked(little_memory, tmp_path):
     path = tmp_path / "a-ubyte.gz"
-    path.write_bytes(gzip.compress(idx_bytes(PICTURES) + b"x"))
+    path.write_bytes(gzip.compress(idx_bytes(IMAGES) + b"x"))
     with pytest.raises(DataError, match="holds more"):
         open_idx(path)
     assert not unpacked()
 
 
 def test_no_room_to_unpack_is_told_with_a_way_out(little_memory, tmp_path):
-    path = write_idx(tmp_path / "a-ubyte", PICTURES, gz=True)
+    path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     cache_folder().parent.mkdir(parents=True, exist_ok=True)
     cache_folder().write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"a-ubyte\.gz is too large for memory and cannot be unpacked") as caught:
@@ -304,7 +304,7 @@ def test_channels_last_pixels_keep_their_colours():
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
-def test_array_that_holds_no_pictures_is_refused(array):
+def test_array_that_holds_no_images_is_refused(array):
     with pytest.raises(DataError, match="the file"):
         to_images(array, where="the file")
 
@@ -408,7 +408,7 @@ MISFITS = {
         lambda folder: [step(folder) for step in (remove("train-images*"), write_train("images-idx4", COLOUR))],
         r"train images \(3, 12, 12\); all must be of one size",
     ),
-    "pixels that are no bytes": (write_train("images-idx3", np.zeros((40, 12, 12), "i2")), "pictures are uint8"),
+    "pixels that are no bytes": (write_train("images-idx3", np.zeros((40, 12, 12), "i2")), "images are uint8"),
     "two channels": (write_train("images-idx3", np.zeros((40, 12, 12, 2), "u1")), "with 1 or 3 channels"),
     "no images": (write_train("images-idx3", np.zeros((0, 12, 12), "u1")), "has no images"),
 }

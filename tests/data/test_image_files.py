@@ -13,7 +13,7 @@ from PIL import Image
 import fmcli.data.image_files
 from fmcli.data import load_images
 from fmcli.data.background import find_background
-from fmcli.data.image_files import PictureReader, find_pictures, is_array_file
+from fmcli.data.image_files import ImageReader, find_image_files, is_array_file
 from fmcli.recipe import DataSpec
 from tests.helpers import write_idx
 
@@ -26,7 +26,7 @@ def readers():
     made = {}
 
     def reader(shape=GREY, background="dark", invert="auto"):
-        return made.setdefault((shape, background, invert), PictureReader(shape, background, invert))
+        return made.setdefault((shape, background, invert), ImageReader(shape, background, invert))
 
     return reader
 
@@ -45,21 +45,21 @@ def read(readers, tmp_path, monkeypatch):
 @pytest.fixture
 def read_one(read):
     def pixels(name, **options):
-        [picture] = read(name, **options)
-        assert picture.error is None
-        assert picture.pixels.dtype == np.uint8
-        assert picture.pixels.shape == options.get("shape", GREY)
-        assert picture.pixels.flags.c_contiguous
-        return picture.pixels
+        [image] = read(name, **options)
+        assert image.error is None
+        assert image.pixels.dtype == np.uint8
+        assert image.pixels.shape == options.get("shape", GREY)
+        assert image.pixels.flags.c_contiguous
+        return image.pixels
 
     return pixels
 
 
-def error_of(pictures):
-    [picture] = pictures
-    assert picture.pixels is None
-    assert picture.error
-    return picture.error
+def error_of(images):
+    [image] = images
+    assert image.pixels is None
+    assert image.error
+    return image.error
 
 
 def garment(height=28, width=28):
@@ -97,7 +97,7 @@ def box(pixels, above=127):
         ("a.PNG", {}),
     ],
 )
-def test_picture_of_the_networks_size_passes_unchanged(name, options, read_one):
+def test_image_of_the_networks_size_passes_unchanged(name, options, read_one):
     np.testing.assert_array_equal(read_one(save(name, garment(), **options))[0], garment())
 
 
@@ -109,25 +109,25 @@ def test_jpeg_is_read_nearly_unchanged(read_one):
         assert np.abs(pixels.astype(int) - smooth).max() < 12
 
 
-def test_ending_does_not_matter_where_a_picture_is_named(read_one):
+def test_ending_does_not_matter_where_an_image_is_named(read_one):
     save("a.png", garment())
     os.rename("a.png", "no-ending")
     np.testing.assert_array_equal(read_one("no-ending")[0], garment())
 
 
-def test_colour_picture_passes_unchanged_to_a_colour_network(read_one):
+def test_colour_image_passes_unchanged_to_a_colour_network(read_one):
     colours = np.random.default_rng(0).integers(0, 255, (32, 24, 3)).astype(np.uint8)
     pixels = read_one(save("a.png", colours), shape=COLOUR, background="any")
     np.testing.assert_array_equal(pixels, colours.transpose(2, 0, 1))
 
 
-def test_grey_picture_is_the_same_in_every_channel(read_one):
+def test_grey_image_is_the_same_in_every_channel(read_one):
     pixels = read_one(save("a.png", garment(32, 24)), shape=COLOUR)
     for channel in pixels:
         np.testing.assert_array_equal(channel, garment(32, 24))
 
 
-def test_colour_picture_becomes_grey_by_its_luminance(read_one):
+def test_colour_image_becomes_grey_by_its_luminance(read_one):
     colours = np.zeros((28, 28, 3), np.uint8)
     colours[4:24, 4:10, 0] = colours[4:24, 10:16, 1] = colours[4:24, 16:22, 2] = 255
     pixels = read_one(save("a.png", colours))[0]
@@ -139,7 +139,7 @@ def test_grey_values_survive_any_colour_mode(mode, read_one):
     np.testing.assert_array_equal(read_one(save("a.png", garment(), mode))[0], garment())
 
 
-def test_two_tone_picture(read_one):
+def test_two_tone_image(read_one):
     expected = np.where(garment() > 127, 255, 0)
     np.testing.assert_array_equal(read_one(save("a.png", expected.astype(np.uint8), "1"))[0], expected)
 
@@ -182,12 +182,12 @@ def test_what_is_transparent_becomes_the_background(background, paper, read_one)
         ("mostly light", "never", 240, (0, 240)),
     ],
 )
-def test_what_is_transparent_does_not_hide_the_picture(background, invert, level, shown, read_one):
+def test_what_is_transparent_does_not_hide_the_image(background, invert, level, shown, read_one):
     pixels = read_one(save("a.png", icon(level)), background=background, invert=invert)[0]
     assert (pixels[0, 0], pixels[14, 14]) == shown
 
 
-def test_a_picture_of_nothing_is_read(read_one):
+def test_an_image_of_nothing_is_read(read_one):
     assert np.ptp(read_one(save("a.png", np.zeros((28, 28, 4), np.uint8)))) == 0
 
 
@@ -227,13 +227,13 @@ def test_deep_pixels_of_unknown_brightness_are_refused(array, brightest, read):
     assert "save it with 8 bits" in error
 
 
-def test_a_deep_picture_that_is_black_is_read(read_one):
+def test_a_deep_image_that_is_black_is_read(read_one):
     assert read_one(save("a.png", np.zeros((28, 28), np.uint16))).max() == 0
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "PA", "I;16", "F"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_picture_read_in_strips_is_the_same(mode, orientation, read, monkeypatch):
+def test_an_image_read_in_strips_is_the_same(mode, orientation, read, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (41, 23, 4), np.uint8)
     whole = Image.fromarray(pixels[..., 0].astype(np.uint16) * 250 if mode == "I;16" else pixels)
     exif = Image.Exif()
@@ -275,7 +275,7 @@ def test_orientation_of_a_camera_is_followed(orientation, read_one):
 
 
 @pytest.mark.parametrize("factor", [2, 5])
-def test_larger_picture_is_averaged_down(factor, read_one):
+def test_larger_image_is_averaged_down(factor, read_one):
     large = np.kron(garment(), np.ones((factor, factor), np.uint8))
     np.testing.assert_array_equal(read_one(save("a.png", large))[0], garment())
 
@@ -372,10 +372,10 @@ def test_photograph_on_white_looks_like_training_after_resizing(read_one):
     assert pixels[0, 14, 14] > 90
 
 
-def test_arrays_are_inverted_like_pictures(read):
+def test_arrays_are_inverted_like_image_files(read):
     np.save("a.npy", np.stack([garment(), 255 - garment()]))
-    for picture in read("a.npy"):
-        np.testing.assert_array_equal(picture.pixels[0], garment())
+    for image in read("a.npy"):
+        np.testing.assert_array_equal(image.pixels[0], garment())
 
 
 # --- folders, arrays, order ---------------------------------------------------------------------------------
@@ -396,12 +396,12 @@ def test_folder_is_read_to_its_depth_in_the_order_of_names(read):
         save(name, np.full((28, 28), place, np.uint8))
     for name in ("photos/notes.txt", "photos/a/.DS_Store", "photos/b/1.npy"):
         with open(name, "w") as file:
-            file.write("not a picture")
-    pictures = read("photos")
-    assert [picture.name for picture in pictures] == names
-    assert [picture.error for picture in pictures] == [None] * 6
-    assert {picture.index for picture in pictures} == {None}
-    assert [str(path) for path in find_pictures(Path("photos"))] == names
+            file.write("not an image")
+    images = read("photos")
+    assert [image.name for image in images] == names
+    assert [image.error for image in images] == [None] * 6
+    assert {image.index for image in images} == {None}
+    assert [str(path) for path in find_image_files(Path("photos"))] == names
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="all folders can be read here")
@@ -411,10 +411,10 @@ def test_a_folder_that_is_locked_ends_nothing(read):
         save(f"{name}/1.png", garment())
     os.chmod("photos/a", 0)
     try:
-        pictures = read("photos", "photos/a")
+        images = read("photos", "photos/a")
     finally:
         os.chmod("photos/a", 0o700)
-    told = [(picture.name, picture.error) for picture in pictures]
+    told = [(image.name, image.error) for image in images]
     assert told == [("photos/b/1.png", None), ("photos/a", "Permission denied"), ("photos/a", "Permission denied")]
 
 
@@ -427,7 +427,7 @@ def test_a_folder_in_it_that_cannot_be_read_is_told(read, monkeypatch):
         yield "photos/b", [], ["1.png"]
 
     monkeypatch.setattr(os, "walk", walk)
-    told = [(picture.name, picture.error) for picture in read("photos")]
+    told = [(image.name, image.error) for image in read("photos")]
     assert told == [("photos/b/1.png", None), ("photos/a", "Permission denied")]
 
 
@@ -443,10 +443,10 @@ def test_inputs_keep_their_order_and_their_names(read, tmp_path):
         "../" + tmp_path.name + "/b.png",
         "./c.png",
     ]
-    assert [picture.name for picture in read(*names)] == names
+    assert [image.name for image in read(*names)] == names
 
 
-def test_pictures_are_read_one_by_one(readers, tmp_path):
+def test_images_are_read_one_by_one(readers, tmp_path):
     save(tmp_path / "a.png", garment())
 
     def inputs():
@@ -457,7 +457,7 @@ def test_pictures_are_read_one_by_one(readers, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "n_pictures"),
+    ("shape", "n_images"),
     [
         ((28, 28), 1),
         ((4, 28, 28), 4),
@@ -467,35 +467,35 @@ def test_pictures_are_read_one_by_one(readers, tmp_path):
         ((2, 3, 28, 28), 2),
     ],
 )
-def test_numpy_array_gives_a_picture_each(shape, n_pictures, read):
+def test_numpy_array_gives_an_image_each(shape, n_images, read):
     np.save("a.npy", np.broadcast_to(np.uint8(77), shape))
-    pictures = read("a.npy")
-    assert [(picture.name, picture.index, picture.error) for picture in pictures] == [
-        ("a.npy", index, None) for index in range(n_pictures)
+    images = read("a.npy")
+    assert [(image.name, image.index, image.error) for image in images] == [
+        ("a.npy", index, None) for index in range(n_images)
     ]
-    assert all((picture.pixels == 77).all() and picture.pixels.shape == GREY for picture in pictures)
+    assert all((image.pixels == 77).all() and image.pixels.shape == GREY for image in images)
 
 
 def test_numpy_array_of_another_size_is_fitted(read):
     np.save("a.npy", np.full((3, 10, 20), 80, np.uint8))
-    assert [picture.pixels.shape for picture in read("a.npy", shape=COLOUR)] == [COLOUR] * 3
+    assert [image.pixels.shape for image in read("a.npy", shape=COLOUR)] == [COLOUR] * 3
 
 
-def test_colour_array_becomes_grey_like_a_colour_picture(read):
+def test_colour_array_becomes_grey_like_a_colour_image(read):
     colours = np.random.default_rng(0).integers(0, 100, (28, 28, 3)).astype(np.uint8)
     save("a.png", colours)
     np.save("a.npy", colours[None])
-    from_picture, from_array = read("a.png", "a.npy")
-    np.testing.assert_array_equal(from_picture.pixels, from_array.pixels)
+    from_png, from_array = read("a.png", "a.npy")
+    np.testing.assert_array_equal(from_png.pixels, from_array.pixels)
 
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("name", ["some-images-idx3-ubyte", "some.idx"])
-def test_idx_file_gives_a_picture_each(gz, name, read, tmp_path):
+def test_idx_file_gives_an_image_each(gz, name, read, tmp_path):
     images = np.stack([garment(), garment()[::-1]])
-    pictures = read(write_idx(tmp_path / name, images, gz=gz))
-    np.testing.assert_array_equal(np.stack([picture.pixels[0] for picture in pictures]), images)
-    assert [picture.index for picture in pictures] == [0, 1]
+    loaded = read(write_idx(tmp_path / name, images, gz=gz))
+    np.testing.assert_array_equal(np.stack([image.pixels[0] for image in loaded]), images)
+    assert [image.index for image in loaded] == [0, 1]
 
 
 def test_array_files_are_known_by_their_names(tmp_path):
@@ -543,11 +543,11 @@ def make_checksum_error(name):
 
 BAD = {
     "missing": (lambda name: None, "No such file or directory"),
-    "text": (lambda name: make(name, b"hello"), "not a picture of a known format"),
-    "nothing": (lambda name: make(name, b""), "not a picture of a known format"),
+    "text": (lambda name: make(name, b"hello"), "not an image of a known format"),
+    "nothing": (lambda name: make(name, b""), "not an image of a known format"),
     "truncated": (make_truncated, "truncated"),
     "damaged": (make_checksum_error, ""),
-    "folder": (os.mkdir, "no pictures in this folder"),
+    "folder": (os.mkdir, "no images in this folder"),
     "pipe": (os.mkfifo, "not a file or a folder"),
     "dangling link": (lambda name: os.symlink("nowhere", name), "No such file or directory"),
     "link to itself": (lambda name: os.symlink(name, name), "Too many levels of symbolic links"),
@@ -560,7 +560,7 @@ BAD = {
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(("make_bad", "error"), BAD.values(), ids=BAD)
-def test_bad_picture_says_why_and_the_others_are_read(make_bad, error, read):
+def test_bad_image_says_why_and_the_others_are_read(make_bad, error, read):
     save("good.png", garment())
     make_bad("bad.png")
     first, bad, last = read("good.png", "bad.png", "good.png")
@@ -577,15 +577,15 @@ def test_bad_picture_says_why_and_the_others_are_read(make_bad, error, read):
 @pytest.mark.parametrize(
     "kind", ["missing", "text", "truncated", "pipe", "dangling link", "bomb", "larger bomb", "folder"]
 )
-def test_bad_picture_in_a_folder_says_why_and_the_others_are_read(kind, read):
+def test_bad_image_in_a_folder_says_why_and_the_others_are_read(kind, read):
     os.mkdir("photos")
     save("photos/a.png", garment())
     save("photos/c.png", garment())
     BAD[kind][0]("photos/b.png")
-    pictures = read("photos")
-    bad = [picture.name for picture in pictures if picture.error]
+    images = read("photos")
+    bad = [image.name for image in images if image.error]
     assert bad == ([] if kind in ("missing", "folder") else ["photos/b.png"])
-    assert [picture.name for picture in pictures if not picture.error] == ["photos/a.png", "photos/c.png"]
+    assert [image.name for image in images if not image.error] == ["photos/a.png", "photos/c.png"]
 
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/a.png", "x" * 5000 + ".png", "a\0b.png", "good.png/a.png"])
@@ -599,15 +599,15 @@ def test_path_that_cannot_be_is_an_error_of_its_own(name, read):
 
 def test_empty_folder_is_an_error(read):
     os.makedirs("empty/also-empty")
-    assert "no pictures in this folder" in error_of(read("empty"))
+    assert "no images in this folder" in error_of(read("empty"))
     make("empty/notes.txt", b"hello")
-    assert "no pictures in this folder" in error_of(read("empty"))
+    assert "no images in this folder" in error_of(read("empty"))
 
 
-def test_folder_that_is_named_like_a_picture_is_read_as_a_folder(read):
+def test_folder_that_is_named_like_an_image_is_read_as_a_folder(read):
     os.mkdir("a.png")
     save("a.png/b.png", garment())
-    assert [picture.name for picture in read("a.png")] == ["a.png/b.png"]
+    assert [image.name for image in read("a.png")] == ["a.png/b.png"]
 
 
 def with_pickle(name):
@@ -616,7 +616,7 @@ def with_pickle(name):
 
 def with_zip(name):
     with open(name, "wb") as file:
-        np.savez(file, pictures=np.zeros((28, 28), np.uint8))
+        np.savez(file, images=np.zeros((28, 28), np.uint8))
 
 
 PROMISE = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 28, 28)}" % 2**40
@@ -626,11 +626,11 @@ BAD_ARRAYS = {
     "signed": (lambda name: np.save(name, np.zeros((2, 28, 28), np.int8)), "holds int8 values"),
     "pickled": (with_pickle, "cannot read this array"),
     "zip": (with_zip, "cannot read this array"),
-    "fields": (lambda name: np.save(name, np.zeros(3, [("a", "u1")])), "pictures are uint8"),
+    "fields": (lambda name: np.save(name, np.zeros(3, [("a", "u1")])), "images are uint8"),
     "one axis": (lambda name: np.save(name, np.zeros(28, np.uint8)), "has shape (28,)"),
     "five axes": (lambda name: np.save(name, np.zeros((1, 1, 1, 28, 28), np.uint8)), "has shape"),
     "two channels": (lambda name: np.save(name, np.zeros((1, 28, 28, 2), np.uint8)), "with 1 or 3 channels"),
-    "no pictures": (lambda name: np.save(name, np.zeros((0, 28, 28), np.uint8)), "has no images"),
+    "no images": (lambda name: np.save(name, np.zeros((0, 28, 28), np.uint8)), "has no images"),
     "no height": (lambda name: np.save(name, np.zeros((3, 0, 28), np.uint8)), "has no images"),
     "nothing": (lambda name: make(name, b""), "cannot read this array"),
     "text": (lambda name: make(name, b"hello world, hello all"), "cannot read this array"),
@@ -696,8 +696,8 @@ def test_no_damage_raises(damage, cut, kind, readers, tmp_path_factory):
     for place, value in damage:
         content[place % len(content)] = value
     damaged.write_bytes(content[: damage[0][0] % len(content)] if cut else content)
-    for picture in readers().read([str(damaged)]):
-        assert (picture.pixels is None) == bool(picture.error)
+    for image in readers().read([str(damaged)]):
+        assert (image.pixels is None) == bool(image.error)
 
 
 # --- names --------------------------------------------------------------------------------------------------
@@ -722,7 +722,7 @@ def test_any_name_is_kept(name, read):
     assert (good.name, bad.name) == (f"photos/a{name}", f"photos/b{name}")
     assert bad.error.isprintable()
     save(name, garment())
-    assert [picture.name for picture in read(name) if not picture.error] == [name]
+    assert [image.name for image in read(name) if not image.error] == [name]
 
 
 def test_name_of_undecodable_bytes_is_kept(read):
@@ -732,14 +732,14 @@ def test_name_of_undecodable_bytes_is_kept(read):
         os.rename("a.png", name)
     except OSError:
         pytest.skip("this file system takes UTF-8 names alone")
-    [picture] = read(name)
-    assert (picture.name, picture.error) == (name, None)
-    [picture] = read(".")
-    assert os.fsencode(picture.name) == b"\xff\xe9t\xe9.png"
+    [image] = read(name)
+    assert (image.name, image.error) == (name, None)
+    [image] = read(".")
+    assert os.fsencode(image.name) == b"\xff\xe9t\xe9.png"
     assert read(os.fsdecode(b"\xff.missing"))[0].error == "No such file or directory"
 
 
-def test_a_colour_array_is_one_picture(read, tmp_path):
+def test_a_colour_array_is_one_image(read, tmp_path):
     np.save(tmp_path / "colour.npy", np.full((40, 30, 3), 200, np.uint8))
-    [picture] = read("colour.npy")
-    assert (picture.index, picture.error) == (0, None)
+    [image] = read("colour.npy")
+    assert (image.index, image.error) == (0, None)

@@ -1,4 +1,4 @@
-"""A folder of pictures as a source: `folder:DIR`."""
+"""A folder of images as a source: `folder:DIR`."""
 
 import hashlib
 import os
@@ -11,14 +11,14 @@ from PIL import Image
 
 from fmcli.data import fitted, load_images
 from fmcli.data.cache import cache_folder
-from fmcli.data.image_files import PictureReader
+from fmcli.data.image_files import ImageReader
 from fmcli.errors import DataError, RecipeError
 from fmcli.recipe import load_recipe
 from fmcli.recipe.specs import DataSpec
 
 
 def draw(path: Path, level: int = 0, *, size: tuple[int, int] = (6, 4), mode: str = "L", **options: object) -> None:
-    """Write a picture of one level, of a width and height."""
+    """Write an image of one level, of a width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", size, level).convert(mode).save(path, **options)
 
@@ -43,7 +43,7 @@ def levels_by_label(images) -> list[tuple[int, int]]:
     return sorted(zip(images.labels.tolist(), images.images[:, 0, 0, 0].tolist(), strict=True))
 
 
-# --- which pictures --------------------------------------------------------------------------------------
+# --- which images --------------------------------------------------------------------------------------
 
 
 def test_splits_and_classes_are_folders(pets):
@@ -64,7 +64,7 @@ def test_a_validation_set_of_its_own_is_taken(pets, name):
     assert levels_by_label(source.validation) == [(1, 240)]
 
 
-def test_of_classes_alone_every_fifth_picture_is_for_testing(tmp_path):
+def test_of_classes_alone_every_fifth_image_is_for_testing(tmp_path):
     for number in range(20):
         draw(tmp_path / "a" / f"{number}.png", number)
     for number in range(7):
@@ -112,8 +112,8 @@ def test_hidden_folders_and_other_files_are_left_alone(pets):
     (pets / "train" / ".thumbnails").mkdir()
     (pets / "train" / "__MACOSX").mkdir()
     draw(pets / "train" / "cat" / ".thumbnails" / "0.png")
-    (pets / "train" / "cat" / "._0.png").write_bytes(b"no picture")
-    (pets / "train" / "cat" / "notes.txt").write_text("no picture")
+    (pets / "train" / "cat" / "._0.png").write_bytes(b"no image")
+    (pets / "train" / "cat" / "notes.txt").write_text("no image")
     (pets / "README").write_text("no class")
     assert load(pets).train.counts().tolist() == [3, 2]
 
@@ -133,7 +133,7 @@ def test_a_relative_folder_is_looked_for_below_the_data_root(pets):
         (lambda pets: os.mkdir(pets / "TRAINING"), "are of one split"),
         (lambda pets: os.mkdir(os.fsencode(pets / "train") + b"/caf\xe9"), "must be printable UTF-8"),
         (lambda pets: (pets / "train" / "cat" / "gone.png").symlink_to("nowhere"), "gone.png"),
-        (lambda pets: (pets / "train" / "cow").mkdir(), "no pictures of cow"),
+        (lambda pets: (pets / "train" / "cow").mkdir(), "no images of cow"),
         (
             lambda pets: [os.rename(path, pets / "train" / path.name) for path in pets.glob("train/*/*.png")],
             "of cat to",
@@ -149,7 +149,7 @@ def test_folders_that_do_not_fit_are_refused(pets, change, said):
     assert said in caught.value.message
 
 
-def test_pictures_in_train_itself_are_no_class(tmp_path):
+def test_images_in_train_itself_are_no_class(tmp_path):
     draw(tmp_path / "train" / "cat.1.png")
     draw(tmp_path / "test" / "1.png")
     with pytest.raises(DataError, match="train has no folders, and so no classes"):
@@ -164,11 +164,11 @@ def test_one_folder_too_high_is_told(tmp_path):
     assert f"data.source = 'folder:{tmp_path / 'unpacked' / 'pets'}'" in caught.value.hint
 
 
-def test_a_class_whose_only_picture_is_for_testing_is_told(tmp_path):
+def test_a_class_whose_only_image_is_for_testing_is_told(tmp_path):
     for name, count in (("cat", 5), ("dog", 1)):
         for number in range(count):
             draw(tmp_path / name / f"{number}.png")
-    with pytest.raises(DataError, match="no pictures of dog to train on") as caught:
+    with pytest.raises(DataError, match="no images of dog to train on") as caught:
         load(tmp_path)
     assert "what it has is for testing" in caught.value.hint
     os.rename(tmp_path / "dog" / "0.png", tmp_path / "dog" / "0.heic")
@@ -199,7 +199,7 @@ def test_classes_that_are_not_the_folders_are_refused(pets, classes, said):
 # --- their pixels ----------------------------------------------------------------------------------------
 
 
-def test_pictures_of_several_sizes_need_one(pets):
+def test_images_of_several_sizes_need_one(pets):
     draw(pets / "train" / "cat" / "wide.png", size=(12, 3))
     with pytest.raises(DataError) as caught:
         load(pets)
@@ -208,15 +208,15 @@ def test_pictures_of_several_sizes_need_one(pets):
     assert "--set 'data.size=[32,32]'" in caught.value.hint
 
 
-def test_pictures_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path):
+def test_images_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path):
     for behind in (0, 255):
         folder = tmp_path / str(behind)
         for number in range(8):
-            picture = Image.new("L", (20, 10), behind)
-            picture.paste(128, (5, 3, 15, 7))
+            drawn = Image.new("L", (20, 10), behind)
+            drawn.paste(128, (5, 3, 15, 7))
             for split in ("train", "test"):
                 (folder / split / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-                picture.save(folder / split / "ab"[number % 2] / f"{number}.png")
+                drawn.save(folder / split / "ab"[number % 2] / f"{number}.png")
         image = load(folder, size=(10, 10)).train.images[0, 0]
         assert image.shape == (10, 10)
         assert set(np.unique(image[[0, 1, -2, -1]])) == {behind}
@@ -227,59 +227,59 @@ def test_pictures_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path
     ("mode", "channels", "expected"),
     [("L", None, 1), ("1", None, 1), ("P", None, 1), ("LA", None, 1), ("RGB", None, 3), ("RGB", 1, 1), ("L", 3, 3)],
 )
-def test_images_are_grey_where_all_pictures_are(pets, mode, channels, expected):
+def test_images_are_grey_where_all_image_files_are(pets, mode, channels, expected):
     draw(pets / "train" / "cat" / "one.png", 255, mode=mode)
     assert load(pets, channels=channels).train.input_shape == (expected, 4, 6)
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tif"])
-def test_a_picture_with_a_coloured_palette_is_coloured(pets, ending):
-    picture = Image.new("P", (6, 4))
-    picture.putpalette([0, 0, 0, 9, 9, 9])
-    picture.save(pets / "train" / "cat" / f"one.{ending}")
+def test_an_image_with_a_coloured_palette_is_coloured(pets, ending):
+    image = Image.new("P", (6, 4))
+    image.putpalette([0, 0, 0, 9, 9, 9])
+    image.save(pets / "train" / "cat" / f"one.{ending}")
     assert load(pets).train.input_shape == (1, 4, 6)
-    picture.putpalette([255, 0, 0])
-    picture.save(pets / "train" / "cat" / f"one.{ending}")
+    image.putpalette([255, 0, 0])
+    image.save(pets / "train" / "cat" / f"one.{ending}")
     assert load(pets).train.input_shape == (3, 4, 6)
 
 
-def test_pictures_are_labelled_as_they_were_trained_on(tmp_path):
+def test_images_are_labelled_as_they_were_trained_on(tmp_path):
     """Borders that fitting adds do not count as what lies behind."""
     for number in range(8):
         draw(tmp_path / "ab"[number % 2] / f"{number}.png", 20 if number % 2 else 240, size=(20, 10))
     source = load(tmp_path, size=(10, 10))
     assert source.train.background == source.train.subset(slice(2)).background == "any"
-    reader = PictureReader(source.train.input_shape, source.train.background)
-    [picture] = reader.read([str(tmp_path / "a" / "0.png")])
-    assert any((picture.pixels == image).all() for image in (*source.train.images, *source.test.images))
+    reader = ImageReader(source.train.input_shape, source.train.background)
+    [loaded] = reader.read([str(tmp_path / "a" / "0.png")])
+    assert any((loaded.pixels == image).all() for image in (*source.train.images, *source.test.images))
     for number in range(8):
         draw(tmp_path / "light" / "ab"[number % 2] / f"{number}.png", 240, size=(20, 10))
     assert load(tmp_path / "light", size=(10, 10)).train.background == "light"
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-def test_a_picture_that_a_camera_turned_counts_as_it_is_seen(pets, ending):
+def test_an_image_that_a_camera_turned_counts_as_it_is_seen(pets, ending):
     turned = Image.Exif()
     turned[0x0112] = 6
     draw(pets / "train" / "cat" / f"turned.{ending}", size=(4, 6), exif=turned)
     assert load(pets).train.input_shape == (1, 4, 6)
 
 
-def test_unreadable_pictures_are_named_together(pets):
+def test_unreadable_images_are_named_together(pets):
     for number in range(5):
-        (pets / "train" / "cat" / f"bad{number}.png").write_bytes(b"not a picture")
+        (pets / "train" / "cat" / f"bad{number}.png").write_bytes(b"not an image")
     with pytest.raises(DataError) as caught:
         load(pets, size=(4, 6), channels=1)
-    assert "5 of 12 pictures cannot be read" in caught.value.message
+    assert "5 of 12 images cannot be read" in caught.value.message
     assert caught.value.message.count("bad") == 3
     assert caught.value.message.endswith("and 2 more")
-    with pytest.raises(DataError, match="is not a picture of a known format"):
+    with pytest.raises(DataError, match="is not an image of a known format"):
         load(pets)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
 @pytest.mark.parametrize("fields", [{}, {"size": (4, 6), "channels": 1}])
-def test_a_pipe_among_pictures_does_not_hang(pets, fields):
+def test_a_pipe_among_images_does_not_hang(pets, fields):
     os.mkfifo(pets / "train" / "cat" / "pipe.png")
     with pytest.raises(DataError, match="not a file"):
         load(pets, **fields)
@@ -293,14 +293,14 @@ def test_sizes_beyond_the_limit_are_refused(pets):
 # --- the cache -------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_decoded_once(pets, monkeypatch):
+def test_images_are_decoded_once(pets, monkeypatch):
     first = load(pets)
 
     def refuse(*_: object) -> None:
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitted.PictureReader, "read", refuse)
+        patch.setattr(fitted.ImageReader, "read", refuse)
         assert load(pets).train.digest == first.train.digest
         assert not load(pets).train.is_mapped
         with pytest.raises(AssertionError):
@@ -311,7 +311,7 @@ def test_pictures_are_decoded_once(pets, monkeypatch):
     assert len(made_files()) == 1
 
 
-def test_many_pictures_stay_on_the_disk(pets, monkeypatch):
+def test_many_images_stay_on_the_disk(pets, monkeypatch):
     in_memory = load(pets)
     monkeypatch.setattr(fitted, "LARGEST_IN_MEMORY", 10)
     mapped = load(pets)
@@ -319,7 +319,7 @@ def test_many_pictures_stay_on_the_disk(pets, monkeypatch):
     assert mapped.train.digest == in_memory.train.digest
 
 
-def test_pictures_are_read_without_a_cache_too(pets):
+def test_images_are_read_without_a_cache_too(pets):
     digest = load(pets).test.digest
     for path in (cache_folder() / "unpacked").iterdir():
         path.unlink()
@@ -365,7 +365,7 @@ def test_the_digest_is_one_that_sha256sum_checks(pets):
     assert made.with_name(f"{made.name}.sha256").read_text() == line
 
 
-def test_many_pictures_without_a_cache_are_refused(pets, monkeypatch):
+def test_many_images_without_a_cache_are_refused(pets, monkeypatch):
     (cache_folder()).mkdir(parents=True, exist_ok=True)
     (cache_folder() / "unpacked").write_text("a file where the folder should be")
     monkeypatch.setattr(fitted, "LARGEST_IN_MEMORY", 10)
@@ -374,7 +374,7 @@ def test_many_pictures_without_a_cache_are_refused(pets, monkeypatch):
     assert "XDG_CACHE_HOME" in caught.value.hint
 
 
-def test_a_picture_changed_in_place_is_read_again(pets):
+def test_an_image_changed_in_place_is_read_again(pets):
     place = pets / "test" / "dog" / "0.bmp"
     before = place.stat()
     load(pets)
@@ -394,14 +394,14 @@ def test_other_sources_have_a_size_already(line):
     assert "is for source = 'folder:DIR'" in str(caught.value.problems)
 
 
-def test_what_is_not_said_of_pictures_is_not_in_the_recipe():
+def test_what_is_not_said_of_images_is_not_in_the_recipe():
     assert not {"size", "channels"} & DataSpec(source="fashion-mnist").model_dump().keys()
     spec = DataSpec(source="folder:here", size=(3, 4))
     assert spec.model_dump()["size"] == (3, 4)
     assert DataSpec.model_validate(spec.model_dump()) == spec
 
 
-def test_a_folder_of_pictures_is_told_from_a_run(cli, pets):
+def test_a_folder_of_images_is_told_from_a_run(cli, pets):
     refused = cli("data", "info", pets)
     assert refused.status == 2
     assert f"folder:{pets}" in refused.err
@@ -409,7 +409,7 @@ def test_a_folder_of_pictures_is_told_from_a_run(cli, pets):
     assert [(row["class"], row["train"], row["test"]) for row in shown["classes"]] == [("cat", 3, 1), ("dog", 2, 1)]
 
 
-def test_pictures_of_several_sizes_can_be_looked_at(cli, pets):
+def test_images_of_several_sizes_can_be_looked_at(cli, pets):
     draw(pets / "train" / "cat" / "wide.png", size=(12, 3))
     refused = cli("data", "info", f"folder:{pets}")
     assert refused.status == 3
@@ -430,7 +430,7 @@ def test_a_validation_set_that_is_left_alone_is_told(cli, pets):
     assert "data.validation = { own = true }" in told
 
 
-def test_a_picture_of_far_too_many_pixels_is_refused_by_its_header(pets):
+def test_an_image_of_far_too_many_pixels_is_refused_by_its_header(pets):
     Image.new("P", (10_000, 8_000)).save(pets / "train" / "cat" / "huge.gif")
     with pytest.raises(DataError, match="the limit is"):
         load(pets)

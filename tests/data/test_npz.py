@@ -95,7 +95,7 @@ def test_a_relative_file_is_looked_for_below_the_data_root(tmp_path):
     ("change", "said"),
     [
         ({"test_images": None}, "no test images"),
-        ({"train_images": IMAGES.astype(float)}, "pictures are uint8"),
+        ({"train_images": IMAGES.astype(float)}, "images are uint8"),
         ({"train_images": IMAGES[:, :, :, None, None]}, "expected (N, height, width)"),
         ({"train_images": np.zeros((0, 5, 6), np.uint8)}, "a.npz"),
         ({"train_labels": LABELS[:3]}, "12 images but 3 labels"),

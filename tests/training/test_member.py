@@ -916,11 +916,11 @@ class Deadly:
     def __init__(self, specs, input_shape):
         pass
 
-    def __call__(self, pictures, seed):
+    def __call__(self, images, seed):
         time.sleep(0.05)  # so that the others of both processes are on their way
         if seed % 3 == 0:
             os._exit(3)
-        return pictures
+        return images
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later

@@ -770,7 +770,7 @@ def test_every_impossible_network_is_named_at_once(tiny_recipe, tmp_path):
         ("GausNoise", {}, "did you mean 'GaussNoise'"),
         ("GaussNoise", {"st_range": 3}, "st_range"),
         ("RandomCrop", {"height": 5, "width": 5}, "must keep size"),
-        ("RandomCrop", {"height": 50, "width": 50}, "fails on a 12×12 picture"),
+        ("RandomCrop", {"height": 50, "width": 50}, "fails on a 12×12 image"),
     ],
 )
 def test_bad_augmentation_is_found_before_anything_is_written(tiny_recipe, tmp_path, name, arguments, said):

@@ -2,8 +2,8 @@
 
 from fmcli.report.plots.answers import Answers
 from fmcli.report.plots.files import check_ending, save_figure
+from fmcli.report.plots.images import SAMPLES_OF_EACH, mistake_figure, prediction_figure, sample_figure
 from fmcli.report.plots.learning import class_count_figure, curve_figure
-from fmcli.report.plots.pictures import SAMPLES_OF_EACH, mistake_figure, prediction_figure, sample_figure
 from fmcli.report.plots.scores import confusion_figure, coverage_figure, precision_recall_figure, reliability_figure
 from fmcli.report.plots.trials import trial_figure
 
