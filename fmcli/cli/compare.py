@@ -57,7 +57,7 @@ def compare(
 
     from fmcli.ensemble.comparison import compare_compositions, compare_ensembles
     from fmcli.members import predict_pool, vote_on
-    from fmcli.report.comparisons import comparison_document, study_document
+    from fmcli.report.comparison import comparison_document, study_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
 

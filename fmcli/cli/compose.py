@@ -81,9 +81,9 @@ def fit(
     _refuse_to_replace(output, overwrite)
 
     from fmcli.members.compose import fit_ensemble, write_ensemble
-    from fmcli.report.comparisons import fit_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
+    from fmcli.report.ensemble_files import fit_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
@@ -148,9 +148,9 @@ def select(
 
     from fmcli.members import predict_shared_validation
     from fmcli.members.compose import select_ensemble, write_ensemble
-    from fmcli.report.comparisons import selection_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
+    from fmcli.report.ensemble_files import selection_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)

@@ -66,8 +66,9 @@ def show_data(
     from fmcli.data import load_images, split_images
     from fmcli.recipe import resolve_data
     from fmcli.report.console import Terminal
-    from fmcli.report.datasets import data_document, terminal_grid
+    from fmcli.report.data import data_document
     from fmcli.report.document import emit
+    from fmcli.report.thumbnails import terminal_grid
 
     spec = resolve_data(spec, set_ or ())
     terminal = Terminal()

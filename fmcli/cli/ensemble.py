@@ -68,7 +68,7 @@ def evaluate_ensemble(
     from fmcli.members import vote_on
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
-    from fmcli.report.ensembles import ensemble_document
+    from fmcli.report.ensemble_evaluation import ensemble_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)

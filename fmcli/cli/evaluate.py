@@ -52,7 +52,7 @@ def evaluate(
     from fmcli.members import neighbours, predict_pool, write_predictions
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
-    from fmcli.report.evaluations import evaluation_document
+    from fmcli.report.evaluation import evaluation_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, together=False)

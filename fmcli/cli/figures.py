@@ -192,12 +192,12 @@ def trial_drawers(places: Sequence[str]) -> Drawers:
         UsageError: There are several places, or there is no search.
     """
     from fmcli.experiments.search import read_search
-    from fmcli.report.plots import trial_figure
+    from fmcli.report.plots import search_figure
 
     if len(places) > 1:
         raise UsageError("the trials of one search at a time", hint="name one search's folder")
     result = read_search(Path(places[0]))
-    return {"trials": lambda: trial_figure(result)}
+    return {"trials": lambda: search_figure(result)}
 
 
 # --- evaluations ------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def evaluation_drawers(pool: Pool, ballot: Ballot, data_root: Path | None) -> Dr
     names = [one.member for one in ballot.predictions]
     listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} members"
     name = names[0] if len(names) == 1 else f"{rule.vote} vote of {listed}"
-    answers = plots.Answers(name, first.split, first.class_names, first.labels, vote.labels, ballot.given)
+    classified = plots.ClassifiedSplit(name, first.split, first.class_names, first.labels, vote.labels, ballot.given)
 
     @cache
     def images() -> Any:
@@ -226,12 +226,12 @@ def evaluation_drawers(pool: Pool, ballot: Ballot, data_root: Path | None) -> Dr
         return _load_split(pool.checkpoints[0].header.data, first.split, data_root).images
 
     return {
-        "confusion": lambda: plots.confusion_figure(answers),
-        "precision-recall": lambda: plots.precision_recall_figure(answers),
-        "reliability": lambda: plots.reliability_figure(answers),
-        "coverage": lambda: plots.coverage_figure(answers),
-        "predictions": lambda: plots.prediction_figure(images(), answers),
-        "mistakes": lambda: plots.mistake_figure(images(), answers),
+        "confusion": lambda: plots.confusion_figure(classified),
+        "precision-recall": lambda: plots.precision_recall_figure(classified),
+        "reliability": lambda: plots.reliability_figure(classified),
+        "coverage": lambda: plots.coverage_figure(classified),
+        "predictions": lambda: plots.prediction_figure(images(), classified),
+        "mistakes": lambda: plots.mistake_figure(images(), classified),
     }
 
 

@@ -57,7 +57,7 @@ def reproduce(
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
-    from fmcli.report.systems import systems_document
+    from fmcli.report.published import published_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
@@ -75,4 +75,4 @@ def reproduce(
             data_root=data_root,
             reporter=heeding(progress),
         )
-    emit(systems_document(results), format_, terminal)
+    emit(published_document(results), format_, terminal)

@@ -53,7 +53,7 @@ def search(
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.progress import TrainingProgress
-    from fmcli.report.trials import search_document
+    from fmcli.report.search import search_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)

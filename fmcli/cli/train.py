@@ -76,7 +76,7 @@ def train(
     from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
-    from fmcli.report.evaluations import history_document
+    from fmcli.report.history import history_document
     from fmcli.report.progress import TrainingProgress
     from fmcli.training.run import train_run
 

@@ -39,8 +39,8 @@ from fmcli.metrics.comparison import (
     mean_interval,
     wilson_interval,
 )
+from fmcli.metrics.coverage import CoverageCurve, accuracy_at_coverage, coverage_curve, threshold_at_coverage
 from fmcli.metrics.diversity import PairwiseDiversity, pairwise_disagreement, pairwise_diversity
-from fmcli.metrics.selection import CoverageCurve, accuracy_at_coverage, coverage_curve, threshold_at_coverage
 
 __all__ = [
     "BINNINGS",

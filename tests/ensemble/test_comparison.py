@@ -11,8 +11,8 @@ from fmcli.ensemble.comparison import compare_compositions, compare_ensembles
 from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import UsageError
 from fmcli.metrics import PairedTest
-from fmcli.report.comparisons import comparison_document, study_document
-from fmcli.report.ensembles import gain_in_words
+from fmcli.report.comparison import comparison_document, study_document
+from fmcli.report.ensemble_evaluation import gain_in_words
 
 SOFT = Combiner("soft")
 

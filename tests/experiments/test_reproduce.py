@@ -16,7 +16,7 @@ from fmcli.experiments.reproduce import published_systems, reproduce
 from fmcli.experiments.results import SeedResult, SystemResult
 from fmcli.metrics import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
-from fmcli.report.systems import systems_document
+from fmcli.report.published import published_document
 from fmcli.storage.locks import try_lock
 from tests.helpers import TINY_RECIPE, StopAt
 
@@ -95,7 +95,7 @@ def test_validation_is_compared_where_only_that_was_published():
 def test_document_names_classes_far_below_and_what_was_changed():
     reference = ReferenceSpec(source="A report", test_accuracy=0.9, test_recall={"cat": 0.97, "dog": 0.91})
     result = SystemResult("pets", reference, [seed_result(0, 0.91)], ("trainer.epochs: was 5, now 2",))
-    document = systems_document([result, result_of(0.9)])
+    document = published_document([result, result_of(0.9)])
     main, classes = document.sheets
     assert [row[0] for row in main.rows] == ["pets", "a-system"]
     assert "pets was not trained as shipped: trainer.epochs: was 5, now 2" in main.notes

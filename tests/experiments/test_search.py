@@ -18,8 +18,8 @@ from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStar
 from fmcli.experiments.results import SearchResult, TrialResult
 from fmcli.experiments.search import JOURNAL, open_search, read_search, run_search, write_winner
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
-from fmcli.report.plots import trial_figure
-from fmcli.report.trials import search_document
+from fmcli.report.plots import search_figure
+from fmcli.report.search import search_document
 from fmcli.storage.locks import try_lock
 from tests.helpers import StopAt, draw_quadrants, write_idx_folder
 
@@ -648,12 +648,12 @@ def test_the_trials_are_drawn(recipe_file, tmp_path, capfd):
 
 def test_a_figure_of_trials_shows_scores_and_importance():
     trials = [trial(0, 0.5), trial(1, 0.9), trial(2, None, "failed"), trial(3, 0.8)]
-    figure = trial_figure(SearchResult("r", "out", 4, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0}))
+    figure = search_figure(SearchResult("r", "out", 4, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0}))
     scores, importance = figure.axes
     assert [list(line.get_ydata()) for line in scores.lines][1] == [0.5, 0.9, 0.8]
     assert [label.get_text() for label in importance.get_yticklabels()] == ["optimizer.lr"]
     with pytest.raises(UsageError, match="no trial is complete"):
-        trial_figure(SearchResult("r", "out", 4, {}, [trial(0, None, "failed")], {}))
+        search_figure(SearchResult("r", "out", 4, {}, [trial(0, None, "failed")], {}))
 
 
 def test_the_command(recipe_file, tmp_path, capfd):

@@ -34,7 +34,7 @@ from fmcli.metrics import (
 from fmcli.recipe import TrainerSpec
 from fmcli.report import plots
 from fmcli.report.plots import (
-    Answers,
+    ClassifiedSplit,
     check_ending,
     class_count_figure,
     confusion_figure,
@@ -55,8 +55,8 @@ ODD_NAMES = ("$5 to $10", r"\frac{1}{2}$x$", "a_{b}^c", "W" * 60, "tab\tand\nlin
 SEEDS = pytest.mark.parametrize("seed", range(3))
 
 
-def draw_answers(n_classes=4, n=80, *, seed=0, names=NAMES, right=3.0) -> tuple[np.ndarray, Answers]:
-    """Images (N, 1, 6, 6) and answers to them that are mostly right."""
+def draw_classified(n_classes=4, n=80, *, seed=0, names=NAMES, right=3.0) -> tuple[np.ndarray, ClassifiedSplit]:
+    """Images (N, 1, 6, 6) and mostly correct predictions for them."""
     generator = np.random.default_rng(seed)
     labels = np.arange(n) % n_classes
     logits = generator.normal(size=(n, n_classes))
@@ -64,7 +64,7 @@ def draw_answers(n_classes=4, n=80, *, seed=0, names=NAMES, right=3.0) -> tuple[
     odds = np.exp(logits)
     probabilities = odds / odds.sum(axis=1, keepdims=True)
     images = generator.integers(0, 256, (n, 1, 6, 6)).astype(np.uint8)
-    return images, Answers("k3", "test", tuple(names), labels, probabilities.argmax(axis=1), probabilities)
+    return images, ClassifiedSplit("k3", "test", tuple(names), labels, probabilities.argmax(axis=1), probabilities)
 
 
 def draw_history(member="k3", n=4, *, retrained=False, validation=True, rise=0.0) -> list[EpochFinished]:
@@ -86,17 +86,17 @@ def draw_history(member="k3", n=4, *, retrained=False, validation=True, rise=0.0
 
 
 def all_figures(names, n=24) -> dict[str, Figure]:
-    images, answers = draw_answers(len(names), n, names=names, right=1.5)
+    images, classified = draw_classified(len(names), n, names=names, right=1.5)
     return {
-        "samples": sample_figure(images, answers.labels, names, source="drawn"),
-        "class-counts": class_count_figure({"train": np.bincount(answers.labels)}, names, source="drawn"),
+        "samples": sample_figure(images, classified.labels, names, source="drawn"),
+        "class-counts": class_count_figure({"train": np.bincount(classified.labels)}, names, source="drawn"),
         "curves": curve_figure({name: draw_history(name) for name in names}, of="drawn", best={names[0]: 2}),
-        "confusion": confusion_figure(answers),
-        "precision-recall": precision_recall_figure(answers),
-        "reliability": reliability_figure(answers),
-        "coverage": coverage_figure(answers),
-        "predictions": prediction_figure(images, answers),
-        "mistakes": mistake_figure(images, answers),
+        "confusion": confusion_figure(classified),
+        "precision-recall": precision_recall_figure(classified),
+        "reliability": reliability_figure(classified),
+        "coverage": coverage_figure(classified),
+        "predictions": prediction_figure(images, classified),
+        "mistakes": mistake_figure(images, classified),
     }
 
 
@@ -113,9 +113,9 @@ def lines(axes) -> list:
 
 @SEEDS
 def test_precision_recall_curves_are_scikit_learns(seed):
-    _, answers = draw_answers(seed=seed, right=1.0)
-    for label, curve in enumerate(precision_recall_curves(answers.probabilities, answers.labels)):
-        one, likely = answers.labels == label, answers.probabilities[:, label]
+    _, classified = draw_classified(seed=seed, right=1.0)
+    for label, curve in enumerate(precision_recall_curves(classified.probabilities, classified.labels)):
+        one, likely = classified.labels == label, classified.probabilities[:, label]
         assert curve.average_precision == pytest.approx(sklearn.metrics.average_precision_score(one, likely))
         # Points that change nothing may be left out; the area below the steps is the same.
         assert curve.average_precision == pytest.approx(-np.sum(np.diff(curve.recall) * curve.precision[:-1]), abs=0.02)
@@ -131,14 +131,14 @@ def test_precision_recall_of_perfect_answers_has_the_whole_area():
 @SEEDS
 @pytest.mark.parametrize("bins", [1, 7, 15])
 def test_reliability_bins_equal_a_slow_loop(seed, bins):
-    _, answers = draw_answers(seed=seed, right=1.0)
-    result = reliability_bins(answers.probabilities, answers.labels, bins=bins)
+    _, classified = draw_classified(seed=seed, right=1.0)
+    result = reliability_bins(classified.probabilities, classified.labels, bins=bins)
     error = 0.0
     for place in range(bins):
         low, high = place / bins, (place + 1) / bins
         inside = [
             (row.max(), row.argmax() == label)
-            for row, label in zip(answers.probabilities, answers.labels, strict=True)
+            for row, label in zip(classified.probabilities, classified.labels, strict=True)
             if low < row.max() <= high
         ]
         assert result.counts[place] == len(inside)
@@ -148,17 +148,17 @@ def test_reliability_bins_equal_a_slow_loop(seed, bins):
             continue
         confidence, accuracy = np.mean([p for p, _ in inside]), np.mean([right for _, right in inside])
         assert (result.confidence[place], result.accuracy[place]) == pytest.approx((confidence, accuracy))
-        error += len(inside) / len(answers.labels) * abs(confidence - accuracy)
+        error += len(inside) / len(classified.labels) * abs(confidence - accuracy)
     assert result.ece == pytest.approx(error)
-    assert result.ece == expected_calibration_error(answers.probabilities, answers.labels, bins=bins)
+    assert result.ece == expected_calibration_error(classified.probabilities, classified.labels, bins=bins)
 
 
 # --- samples, class counts --------------------------------------------------------------------------------
 
 
 def test_samples_have_a_row_for_each_class():
-    images, answers = draw_answers()
-    labels = np.where(answers.labels == 1, 0, answers.labels)  # none of class 1
+    images, classified = draw_classified()
+    labels = np.where(classified.labels == 1, 0, classified.labels)  # none of class 1
     figure = sample_figure(images, labels, NAMES, source="drawn, train", each=5)
     (axes,) = figure.axes
     assert len(axes.images) == 15
@@ -240,9 +240,9 @@ def test_curves_of_nothing_are_refused():
 
 
 def test_confusion_shows_every_count_and_leaves_the_diagonal_out_of_its_colours():
-    _, answers = draw_answers(right=1.0)
-    counts = sklearn.metrics.confusion_matrix(answers.labels, answers.choices)
-    figure = confusion_figure(answers)
+    _, classified = draw_classified(right=1.0)
+    counts = sklearn.metrics.confusion_matrix(classified.labels, classified.predicted)
+    figure = confusion_figure(classified)
     axes = figure.axes[0]
     written = {text.get_position(): text.get_text() for text in axes.texts if text.get_text() != "recall"}
     for (row, column), count in np.ndenumerate(counts):
@@ -267,8 +267,8 @@ def luminance(colour) -> float:
 def test_counts_are_legible_on_every_colour():
     labels = np.repeat(np.arange(20), 200)
     choices = np.concatenate([[*range(row % 20)] * 9 + [row] * 200 for row in range(20)])[: len(labels)]
-    answers = Answers("k3", "test", tuple("abcdefghijklmnopqrst"), labels, choices, np.eye(20)[choices])
-    axes = confusion_figure(answers).axes[0]
+    classified = ClassifiedSplit("k3", "test", tuple("abcdefghijklmnopqrst"), labels, choices, np.eye(20)[choices])
+    axes = confusion_figure(classified).axes[0]
     heat = axes.images[0]
     cells = heat.cmap(heat.norm(heat.get_array()))
     for text in axes.texts:
@@ -280,14 +280,14 @@ def test_counts_are_legible_on_every_colour():
 
 def test_confusion_of_perfect_answers_is_drawn():
     labels = np.arange(8) % 4
-    answers = Answers("k3", "test", NAMES, labels, labels, np.eye(4)[labels])
-    assert "100.00 % of 8 images right" in " ".join(texts(confusion_figure(answers)))
+    classified = ClassifiedSplit("k3", "test", NAMES, labels, labels, np.eye(4)[labels])
+    assert "100.00 % of 8 images right" in " ".join(texts(confusion_figure(classified)))
 
 
 def test_precision_recall_has_a_panel_for_each_class_with_its_area():
-    _, answers = draw_answers(right=1.0)
-    figure = precision_recall_figure(answers)
-    curves = precision_recall_curves(answers.probabilities, answers.labels)
+    _, classified = draw_classified(right=1.0)
+    figure = precision_recall_figure(classified)
+    curves = precision_recall_curves(classified.probabilities, classified.labels)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == list(NAMES)
     for axes, curve in zip(panels, curves, strict=True):
@@ -296,16 +296,16 @@ def test_precision_recall_has_a_panel_for_each_class_with_its_area():
 
 
 def test_a_class_without_images_has_no_precision_recall_curve():
-    _, answers = draw_answers()
-    without = replace(answers, labels=np.where(answers.labels == 2, 0, answers.labels))
-    with pytest.raises(DataError, match="none of class 'shirt'"):
+    _, classified = draw_classified()
+    without = replace(classified, labels=np.where(classified.labels == 2, 0, classified.labels))
+    with pytest.raises(DataError, match="is of class 'shirt'"):
         precision_recall_figure(without)
 
 
 def test_reliability_shows_accuracy_count_and_error():
-    _, answers = draw_answers(n=300, right=1.0)
-    bins = reliability_bins(answers.probabilities, answers.labels)
-    figure = reliability_figure(answers)
+    _, classified = draw_classified(n=300, right=1.0)
+    bins = reliability_bins(classified.probabilities, classified.labels)
+    figure = reliability_figure(classified)
     above, below = figure.axes
     filled = bins.counts > 0
     bars = [bar for bar in above.patches if isinstance(bar, Rectangle)]
@@ -317,14 +317,14 @@ def test_reliability_shows_accuracy_count_and_error():
 
 
 def test_coverage_falls_from_all_images_to_the_surest():
-    _, answers = draw_answers(n=300, right=1.0)
-    curve = coverage_curve(answers.chosen_probability, answers.right)
-    figure = coverage_figure(answers)
+    _, classified = draw_classified(n=300, right=1.0)
+    curve = coverage_curve(classified.confidence, classified.correct)
+    figure = coverage_figure(classified)
     above, below = figure.axes
     coverage, accuracy = above.lines[0].get_data()
-    assert (coverage[0], accuracy[0]) == (1, answers.right.mean())
+    assert (coverage[0], accuracy[0]) == (1, classified.correct.mean())
     assert set(zip(coverage, accuracy, strict=True)) <= set(zip(curve.coverage, curve.accuracy, strict=True))
-    assert below.lines[0].get_ydata()[0] == answers.chosen_probability.min()
+    assert below.lines[0].get_ydata()[0] == classified.confidence.min()
     assert f"{100 * accuracy_at_coverage(curve, 0.8):.2f} %" in texts(above)
 
 
@@ -332,45 +332,45 @@ def test_coverage_falls_from_all_images_to_the_surest():
 
 
 def test_predictions_tell_right_from_wrong_without_colour():
-    images, answers = draw_answers(right=1.0)
-    figure = prediction_figure(images, answers, most=24)
+    images, classified = draw_classified(right=1.0)
+    figure = prediction_figure(images, classified, most=24)
     (axes,) = figure.axes
     frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     marks = [text for text in texts(axes) if text[0] in "✓✗"]
     shown = np.unique(np.linspace(0, 79, 24).round().astype(int))
     assert len(axes.images) == len(frames) == len(marks) == len(shown)
     for index, frame, mark in zip(shown, frames, marks, strict=True):
-        right = bool(answers.right[index])
-        assert mark == f"{'✓' if right else '✗'} {NAMES[answers.choices[index]]}"
+        right = bool(classified.correct[index])
+        assert mark == f"{'✓' if right else '✗'} {NAMES[classified.predicted[index]]}"
         assert (frame.get_linestyle() in ("-", "solid")) == right
-        sure = f"{100 * answers.probabilities[index].max():.1f} % sure · #{index}"
+        sure = f"{100 * classified.probabilities[index].max():.1f} % sure · #{index}"
         assert sure in texts(axes)
-    assert texts(axes).count("actual: bag") == int((answers.labels[shown] == 1).sum())
+    assert texts(axes).count("actual: bag") == int((classified.labels[shown] == 1).sum())
 
 
 def test_the_surest_mistakes_come_first():
-    images, answers = draw_answers(n=200, right=1.0)
-    (axes,) = mistake_figure(images, answers, most=12).axes
+    images, classified = draw_classified(n=200, right=1.0)
+    (axes,) = mistake_figure(images, classified, most=12).axes
     assert len(axes.images) == 12
     assert not any("✓" in text for text in texts(axes))
     numbers = [int(text.partition("#")[2]) for text in texts(axes) if " sure · #" in text]
-    sure = answers.probabilities.max(axis=1)
-    wrong = sorted(np.flatnonzero(~answers.right), key=lambda index: -sure[index])
+    sure = classified.probabilities.max(axis=1)
+    wrong = sorted(np.flatnonzero(~classified.correct), key=lambda index: -sure[index])
     assert numbers == wrong[:12]
 
 
 def test_where_all_is_right_there_is_no_mistake_to_show():
-    images, answers = draw_answers()
+    images, classified = draw_classified()
     with pytest.raises(DataError, match="right on all 80 images"):
-        mistake_figure(images, replace(answers, choices=answers.labels))
+        mistake_figure(images, replace(classified, predicted=classified.labels))
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (1, 20, 5), (1, 5, 20), (2, 6, 6)])
 def test_images_of_any_shape_keep_their_proportions(shape):
-    _, answers = draw_answers()
+    _, classified = draw_classified()
     images = np.zeros((80, *shape), dtype=np.uint8)
-    samples = sample_figure(images, answers.labels, NAMES, source="drawn", each=2)
-    for figure in (samples, prediction_figure(images, answers, most=2)):
+    samples = sample_figure(images, classified.labels, NAMES, source="drawn", each=2)
+    for figure in (samples, prediction_figure(images, classified, most=2)):
         left, right, bottom, top = figure.axes[0].images[0].get_extent()
         assert (right - left) / (bottom - top) == pytest.approx(shape[2] / shape[1])
 
@@ -394,13 +394,13 @@ def test_nothing_written_in_a_figure_is_cut_off_or_taken_for_mathematics(names, 
 
 def test_forty_classes_are_drawn():
     names = tuple(f"a rather long name of class {place}" for place in range(40))
-    images, answers = draw_answers(40, 40, names=names)
-    counts = {"train": np.bincount(answers.labels)}
+    images, classified = draw_classified(40, 40, names=names)
+    counts = {"train": np.bincount(classified.labels)}
     for figure in (
-        sample_figure(images, answers.labels, names, source="drawn"),
+        sample_figure(images, classified.labels, names, source="drawn"),
         class_count_figure(counts, names, source="drawn"),
-        confusion_figure(answers),
-        precision_recall_figure(answers),
+        confusion_figure(classified),
+        precision_recall_figure(classified),
     ):
         figure.draw_without_rendering()
         shown = {text for text in texts(figure) if text.startswith("a rather")}
@@ -645,7 +645,7 @@ def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_p
     (tmp_path / "tiny.toml").write_text(TINY_RECIPE.format(folder=folder))
     train_quietly("-r", tmp_path / "tiny.toml", "-o", tmp_path / "run", "--member", "k3", "--set", "trainer.epochs=1")
     refused = cli("plot", "precision-recall", tmp_path / "run" / "k3", "-o", tmp_path / "x" / "f.png")
-    assert_refused(refused, 3, "none of class '3'")
+    assert_refused(refused, 3, "is of class '3'")
     assert not (tmp_path / "x").exists()
     result = cli("ensemble", "evaluate", tmp_path / "run", "--plots", tmp_path / "x", "-f", "json")
     assert result.status == 0

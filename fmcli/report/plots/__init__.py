@@ -1,15 +1,18 @@
 """Figures: values in, a matplotlib `Figure` out; `save_figure` writes it. They never touch matplotlib's own state."""
 
-from fmcli.report.plots.answers import Answers
+from fmcli.report.plots.class_counts import class_count_figure
+from fmcli.report.plots.classified import ClassifiedSplit
+from fmcli.report.plots.confidence import coverage_figure, reliability_figure
+from fmcli.report.plots.confusion import confusion_figure
+from fmcli.report.plots.curves import curve_figure
 from fmcli.report.plots.files import check_ending, save_figure
 from fmcli.report.plots.images import SAMPLES_OF_EACH, mistake_figure, prediction_figure, sample_figure
-from fmcli.report.plots.learning import class_count_figure, curve_figure
-from fmcli.report.plots.scores import confusion_figure, coverage_figure, precision_recall_figure, reliability_figure
-from fmcli.report.plots.trials import trial_figure
+from fmcli.report.plots.precision_recall import precision_recall_figure
+from fmcli.report.plots.search import search_figure
 
 __all__ = [
     "SAMPLES_OF_EACH",
-    "Answers",
+    "ClassifiedSplit",
     "check_ending",
     "class_count_figure",
     "confusion_figure",
@@ -21,5 +24,5 @@ __all__ = [
     "reliability_figure",
     "sample_figure",
     "save_figure",
-    "trial_figure",
+    "search_figure",
 ]

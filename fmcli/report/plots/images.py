@@ -9,8 +9,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fmcli.errors import DataError
-from fmcli.report.datasets import choose_samples, to_rgb
-from fmcli.report.plots.answers import Answers
+from fmcli.report.plots.classified import ClassifiedSplit
 from fmcli.report.plots.style import (
     BLUE,
     BODY,
@@ -26,6 +25,7 @@ from fmcli.report.plots.style import (
     styled,
     text_width,
 )
+from fmcli.report.thumbnails import choose_samples, to_rgb
 
 SAMPLES_OF_EACH = 12
 """How many images of each class are shown, at most."""
@@ -78,50 +78,50 @@ def sample_figure(
 
 
 @styled
-def prediction_figure(images: NDArray[np.uint8], answers: Answers, *, most: int = 30) -> Figure:
+def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, most: int = 30) -> Figure:
     """Return images with their predicted and actual class and the predicted one's probability.
 
     Args:
         images: uint8 (N, C, H, W).
-        answers: Of these images.
+        classified: Of these images.
         most: How many to show, at most; taken at even distances, as many data sets are sorted by class.
     """
     chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))
-    figure, axes = _answer_page(images, answers, chosen)
-    n_right = int(answers.right[chosen].sum())
-    set_title(figure, "Predictions", answers.title, f"{n_right} right ✓, {len(chosen) - n_right} wrong ✗")
+    figure, axes = _draw_page(images, classified, chosen)
+    n_right = int(classified.correct[chosen].sum())
+    set_title(figure, "Predictions", classified.title, f"{n_right} right ✓, {len(chosen) - n_right} wrong ✗")
     size = _size(images, _LARGE)
     for place, index in enumerate(chosen):
-        _frame(axes, _corner(place, size[1]), size, right=bool(answers.right[index]))
+        _frame(axes, _corner(place, size[1]), size, right=bool(classified.correct[index]))
     return figure
 
 
 @styled
-def mistake_figure(images: NDArray[np.uint8], answers: Answers, *, most: int = 30) -> Figure:
+def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, most: int = 30) -> Figure:
     """Return the images whose wrong class was found likeliest, the surest mistake first.
 
     Args:
         images: uint8 (N, C, H, W).
-        answers: Of these images.
+        classified: Of these images.
         most: How many to show, at most.
 
     Raises:
         DataError: There are no mistakes.
     """
-    wrong = np.flatnonzero(~answers.right)
+    wrong = np.flatnonzero(~classified.correct)
     if not len(wrong):
         raise DataError(
-            f"{answers.title} is right on all {len(images):,} images, so there is no mistake to show",
+            f"{classified.title} is right on all {len(images):,} images, so there is no mistake to show",
             hint="choose other images with --split",
         )
-    chosen = wrong[np.argsort(-answers.chosen_probability[wrong], kind="stable")][:most]
+    chosen = wrong[np.argsort(-classified.confidence[wrong], kind="stable")][:most]
     which = f"{len(chosen)} of {len(wrong):,}" if len(chosen) < len(wrong) else f"all {len(wrong)} there are"
-    figure, _ = _answer_page(images, answers, chosen)
-    set_title(figure, "The surest mistakes", answers.title, which)
+    figure, _ = _draw_page(images, classified, chosen)
+    set_title(figure, "The surest mistakes", classified.title, which)
     return figure
 
 
-def _answer_page(images: NDArray[np.uint8], answers: Answers, chosen: NDArray[np.int64]) -> tuple[Figure, Any]:
+def _draw_page(images: NDArray[np.uint8], classified: ClassifiedSplit, chosen: NDArray[np.int64]) -> tuple[Figure, Any]:
     """Return a page of images with captions, and its axes."""
     width, height = _size(images, _LARGE)
     rows = -(-len(chosen) // _COLUMNS)
@@ -129,7 +129,7 @@ def _answer_page(images: NDArray[np.uint8], answers: Answers, chosen: NDArray[np
     for place, index in enumerate(chosen):
         left, top = _corner(place, height)
         _show(axes, images[index], left, top, (width, height))
-        _caption(axes, answers, int(index), left, top + height + 0.06)
+        _caption(axes, classified, int(index), left, top + height + 0.06)
     return figure, axes
 
 
@@ -150,16 +150,16 @@ def _frame(axes: Any, corner: tuple[float, float], size: tuple[float, float], *,
     axes.add_patch(Rectangle(corner, *size, fill=False, **(thin if right else thick)))
 
 
-def _caption(axes: Any, answers: Answers, index: int, left: float, top: float) -> None:
-    names, right = answers.class_names, bool(answers.right[index])
-    sure = _percent(float(answers.chosen_probability[index]))
+def _caption(axes: Any, classified: ClassifiedSplit, index: int, left: float, top: float) -> None:
+    names, right = classified.class_names, bool(classified.correct[index])
+    sure = _percent(float(classified.confidence[index]))
     lines: list[tuple[str, dict[str, Any]]] = [
         (
-            f"{'✓' if right else '✗'} {names[answers.choices[index]]}",
+            f"{'✓' if right else '✗'} {names[classified.predicted[index]]}",
             {"color": BLUE if right else VERMILLION, "fontweight": "bold"},
         ),
         (f"{sure} sure · #{index}", {"color": MUTED}),
-        (f"actual: {names[answers.labels[index]]}", {"color": INK}),
+        (f"actual: {names[classified.labels[index]]}", {"color": INK}),
     ]
     for row, (text, look) in enumerate(lines):
         shown = fit(text, _ROOM, SMALL, weight=look.get("fontweight", "normal"))

@@ -12,7 +12,7 @@ from fmcli.report.document import Document, Record, Sheet, percent
 _FAR_BELOW = 0.05  # of a class's recall: said in a note
 
 
-def systems_document(results: Sequence[SystemResult]) -> Document:
+def published_document(results: Sequence[SystemResult]) -> Document:
     """Return one table of all systems, then each class of those whose recall was published."""
     records = [_record(result) for result in results]
     main = Sheet(

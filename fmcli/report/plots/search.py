@@ -26,7 +26,7 @@ _NAME = 2.6  # inches that a value's path may take
 
 
 @styled
-def trial_figure(result: SearchResult) -> Figure:
+def search_figure(result: SearchResult) -> Figure:
     """Return every trial's score in its order, with the best so far, and how much each value mattered.
 
     Args:

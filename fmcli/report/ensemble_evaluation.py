@@ -8,7 +8,7 @@ from fmcli.ensemble import Combiner, EnsembleEvaluation, Evaluation
 from fmcli.metrics import Calibration, PairedTest, PairwiseDiversity
 from fmcli.recipe import ReferenceSpec
 from fmcli.report.document import Document, Sheet, percent
-from fmcli.report.evaluations import class_records, evaluation_payload, evaluation_sheets, published_accuracy
+from fmcli.report.evaluation import class_records, evaluation_payload, evaluation_sheets, published_accuracy
 
 _SURE = 0.05  # p-values below this are called real
 _MOST_IN_FULL = 100  # members whose every class and every pair JSON lists

@@ -1,69 +1,16 @@
 """Trainings, and evaluations of members, as documents."""
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from fmcli.ensemble import Evaluation
-from fmcli.events import EpochFinished
 from fmcli.metrics import ClassificationReport, accuracy_at_coverage, most_frequent_confusions, threshold_at_coverage
 from fmcli.recipe import ReferenceSpec
 from fmcli.report.document import Document, Record, Sheet, percent
 
 _MOST_CLASSES_IN_MATRIX = 40
 _COVERAGES = (0.95, 0.9, 0.8)  # parts of the images that are kept
-
-
-# --- train ------------------------------------------------------------------------------------------------
-
-
-def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished]]) -> Document:
-    """Return every epoch of every member, and where the run is."""
-    sheets = [
-        Sheet(
-            title=f"{member}, trained afresh for as many epochs as were best" if retrained else member,
-            columns=[
-                ">Epoch",
-                ">Rate",
-                ">Loss",
-                ">Accuracy",
-                ">Val. loss",
-                ">Val. accuracy",
-                ">Seconds",
-                ">Images/s",
-            ],
-            rows=[_epoch_row(epoch) for epoch in history if epoch.retrained == retrained],
-        )
-        for member, history in histories.items()
-        for retrained in dict.fromkeys(epoch.retrained for epoch in history)
-    ]
-    last = Sheet(columns=(), rows=(), notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"])
-    records = [_epoch_record(epoch) for history in histories.values() for epoch in history]
-    return Document([*sheets, last], {"run": folder, "epochs": records}, records)
-
-
-def _epoch_record(epoch: EpochFinished) -> dict[str, object]:
-    record = asdict(epoch)
-    record["afresh"] = record.pop("retrained")  # the key that scripts know
-    return record
-
-
-def _epoch_row(epoch: EpochFinished) -> list[str]:
-    validation_loss = "" if epoch.validation_loss is None else f"{epoch.validation_loss:.4f}"
-    return [
-        str(epoch.epoch),
-        f"{epoch.lr:.2e}",
-        f"{epoch.train_loss:.4f}",
-        percent(epoch.train_accuracy),
-        validation_loss,
-        percent(epoch.validation_accuracy),
-        f"{epoch.seconds:.1f}",
-        f"{epoch.images_per_second:,.0f}",
-    ]
-
-
-# --- evaluate ---------------------------------------------------------------------------------------------
 
 
 def evaluation_document(
