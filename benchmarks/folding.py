@@ -20,7 +20,7 @@ from scipy.special import softmax
 
 from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import Checkpoint
-from fmcli.data import evaluation_loader, load_images, split_images
+from fmcli.data import evaluation_loader, load_splits
 from fmcli.ensemble.rules import majority_vote
 from fmcli.members import open_pool
 from fmcli.networks import InferenceNetwork, predict_together
@@ -31,7 +31,7 @@ RESULT = Path(__file__).parent / "results" / "folding.json"
 def answer(member: Checkpoint) -> NDArray[np.float32]:
     """Return logits of the test images, (3, n_images, n_classes): as trained, folded, and folded in bfloat16."""
     spec = member.header.data
-    images = split_images(load_images(spec), spec).test
+    images = load_splits(spec).test
     loader = evaluation_loader(images, torch.device("cpu"))
     networks = (member.model.eval(), InferenceNetwork(member.model), InferenceNetwork(member.model, bf16=True))
     normalization = member.header.normalization_of("test")

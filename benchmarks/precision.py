@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import load_checkpoint, read_header
 from fmcli.checkpoints.layout import MODEL_FILE
-from fmcli.data import Splits, evaluation_loader, load_images, split_images
+from fmcli.data import Splits, evaluation_loader, load_splits
 from fmcli.ensemble.rules import majority_vote
 from fmcli.hardware.cpu import count_cores
 from fmcli.members.inference import network_of
@@ -62,7 +62,7 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
 def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[str, Any]:
     """Return the test accuracy of each member of a recipe and, where there are several, of their majority vote."""
     recipe = load_recipe(name, [f"trainer.seed={seed}", *WAYS[way], *([f"trainer.epochs={epochs}"] if epochs else [])])
-    splits = split_images(load_images(recipe.data), recipe.data)
+    splits = load_splits(recipe.data)
     names = [member.name for member in recipe.members]
     with as_written() if way == "as-written" else nullcontext():
         logits = np.stack([answer(recipe, member, splits, folder / member, way) for member in names])

@@ -19,7 +19,7 @@ import tensorflow as tf
 from benchmarks.machine import describe
 from benchmarks.peers.keras_peer import build_network, build_optimizer
 from benchmarks.works import INPUT_SHAPE, N_CLASSES
-from fmcli.data import load_images, split_images
+from fmcli.data import load_splits
 from fmcli.hardware.cpu import count_cores
 from fmcli.metrics import mean_interval
 from fmcli.recipe import load_recipe
@@ -33,7 +33,7 @@ def train(name: str, seed: int) -> float:
     """Train the only member of a recipe in Keras and return its accuracy on the test images."""
     recipe = load_recipe(name)
     (member,) = recipe.members
-    splits = split_images(load_images(recipe.data), recipe.data)
+    splits = load_splits(recipe.data)
     keras.utils.set_random_seed(seed)
     model = build_network(trace_layers(expand_layers(member.model, N_CLASSES, INPUT_SHAPE), INPUT_SHAPE, N_CLASSES))
     model.compile(

@@ -123,10 +123,10 @@ def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Pat
 
 def write_images(folder: Path) -> None:
     """Write Fashion-MNIST as IDX files: `all` of it, and `trained-on` without what recipes set aside."""
-    from fmcli.data import load_images
+    from fmcli.data import load_source
     from fmcli.recipe import DataSpec
 
-    source = load_images(DataSpec(source="fashion-mnist"))
+    source = load_source(DataSpec(source="fashion-mnist"))
     for name, first in (("all", 0), ("trained-on", ASIDE)):
         place = folder / name
         place.mkdir()

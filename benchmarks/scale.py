@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.machine import describe
 from benchmarks.processes import FMCLI
-from fmcli.data import ImageSet, load_images
+from fmcli.data import ImageSet, load_source
 from fmcli.hardware.cpu import count_cores
 from fmcli.recipe import DataSpec
 
@@ -109,7 +109,7 @@ def watch(pid: int, memory: dict[str, int]) -> None:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return a line for each number of images, and for each number of members."""
-    originals = load_images(DataSpec(source="fashion-mnist")).train
+    originals = load_source(DataSpec(source="fashion-mnist")).train
     lines: dict[str, list[dict[str, Any]]] = {"images": [], "members": []}
     plans: Sequence[tuple[str, int, int]] = [
         *(("images", count, 1) for count in arguments.images),

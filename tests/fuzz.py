@@ -85,7 +85,7 @@ def idx_seeds(folder: Path) -> Parts:
 
 def read_idx_files(content: bytes, folder: Path, suffix: str = "") -> None:
     """Read a content as images to train on and as images to label, then as the labels of images."""
-    from fmcli.data import load_images
+    from fmcli.data import load_source
     from fmcli.recipe import DataSpec
     from tests.helpers import draw_quadrants, write_idx_folder
 
@@ -100,7 +100,7 @@ def read_idx_files(content: bytes, folder: Path, suffix: str = "") -> None:
         place.unlink(missing_ok=True)
         place = place.with_name(place.name + suffix)
         place.write_bytes(content)
-        attempt(lambda: load_images(DataSpec(source=f"idx:{folder}")))
+        attempt(lambda: load_source(DataSpec(source=f"idx:{folder}")))
         if part == "images-idx3":
             label(place)
         place.unlink()
@@ -172,12 +172,12 @@ def npz_seeds(folder: Path) -> Parts:
 
 
 def read_archive(content: bytes, folder: Path) -> None:
-    from fmcli.data import load_images
+    from fmcli.data import load_source
     from fmcli.recipe import DataSpec
 
     path = folder / "a.npz"
     path.write_bytes(content)
-    attempt(lambda: load_images(DataSpec(source=f"npz:{path}")))
+    attempt(lambda: load_source(DataSpec(source=f"npz:{path}")))
 
 
 def npz_parts(content: bytes) -> Parts:

@@ -35,7 +35,7 @@ from fmcli.checkpoints.history import LARGEST_HISTORY, read_history
 from fmcli.checkpoints.pack import read_pack, unpack
 from fmcli.cli import run
 from fmcli.cli.predict import LONGEST_PATH
-from fmcli.data import load_images
+from fmcli.data import load_source
 from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
 from fmcli.data.image_files import LARGEST_FILE, MAX_IMAGE_PIXELS, MOST_SCANS
 from fmcli.data.image_set import LARGEST_IMAGE
@@ -585,7 +585,7 @@ class Liars:
 
 def read_idx_folder(path: Path) -> None:
     """Read the folder that a file lies in, which else is whole."""
-    load_images(DataSpec(source=f"idx:{path.parent}"))
+    load_source(DataSpec(source=f"idx:{path.parent}"))
 
 
 def read_image_file(path: Path) -> None:
@@ -607,7 +607,7 @@ def read_array(path: Path) -> None:
 
 
 LIARS = {
-    "npz": Liars("a.npz", lambda path: load_images(DataSpec(source=f"npz:{path}")), DataError, NPZ),
+    "npz": Liars("a.npz", lambda path: load_source(DataSpec(source=f"npz:{path}")), DataError, NPZ),
     "idx": Liars("train-images-idx3-ubyte", read_idx_folder, DataError, IDX),
     "gzip": Liars("train-images-idx3-ubyte.gz", read_idx_folder, DataError, GZIP),
     "npy": Liars("a.npy", read_array, DataError, NPY),

@@ -63,7 +63,7 @@ def show_data(
     """
     spec = data_spec(source)
 
-    from fmcli.data import load_images, split_images
+    from fmcli.data import load_source, split_images
     from fmcli.recipe import resolve_data
     from fmcli.report.console import Terminal
     from fmcli.report.data import data_document
@@ -72,7 +72,7 @@ def show_data(
 
     spec = resolve_data(spec, set_ or ())
     terminal = Terminal()
-    found = load_images(spec, data_root=data_root)
+    found = load_source(spec, data_root=data_root)
     splits = split_images(found, spec)
     train = splits.train
     present = splits.present()

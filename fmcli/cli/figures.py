@@ -90,10 +90,10 @@ def data_drawers(spec: DataSpec, data_root: Path | None, *, split: SplitName = "
     Raises:
         DataError: They are missing or broken, or there is no such split.
     """
-    from fmcli.data import load_images, split_images
+    from fmcli.data import load_splits
     from fmcli.report.plots import SAMPLES_OF_EACH, class_count_figure, sample_figure
 
-    splits = split_images(load_images(spec, data_root=data_root), spec)
+    splits = load_splits(spec, data_root)
     shown, names = splits.named(split).first_of_each_class(SAMPLES_OF_EACH), splits.train.class_names
     counts = {name: images.counts() for name, images in splits.present().items()}
     source = f"{spec.source}, {split}"
@@ -236,9 +236,9 @@ def evaluation_drawers(pool: Pool, ballot: Ballot, data_root: Path | None) -> Dr
 
 
 def _load_split(spec: DataSpec, split: str, data_root: Path | None) -> ImageSet:
-    from fmcli.data import load_images, split_images
+    from fmcli.data import load_splits
 
-    return split_images(load_images(spec, data_root=data_root), spec).named(split)
+    return load_splits(spec, data_root).named(split)
 
 
 def write_member_plots(

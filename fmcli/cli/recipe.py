@@ -69,9 +69,9 @@ def show_recipe(
 
     facts = known_facts(values.data)
     if facts is None:  # only the images themselves say how large they are
-        from fmcli.data import load_images
+        from fmcli.data import load_source
 
-        images = load_images(values.data, data_root=data_root).train
+        images = load_source(values.data, data_root=data_root).train
         facts = SourceFacts(images.input_shape, images.class_names)
     emit(summary_document(values, trace_recipe(values, facts)), format_, terminal)
 

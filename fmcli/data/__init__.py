@@ -4,8 +4,8 @@ from fmcli.data.image_files import ImageReader, LoadedImage, find_image_files
 from fmcli.data.image_set import ImageSet
 from fmcli.data.loader import DeviceLoader, Transform, evaluation_loader, is_of_worker, worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
-from fmcli.data.sources import DATASETS, Source, load_images
-from fmcli.data.splits import Splits, draw_sample, split_images
+from fmcli.data.sources import DATASETS, Source, load_source
+from fmcli.data.splits import Splits, draw_sample, load_splits, split_images
 
 __all__ = [
     "DATASETS",
@@ -21,7 +21,8 @@ __all__ = [
     "evaluation_loader",
     "find_image_files",
     "is_of_worker",
-    "load_images",
+    "load_source",
+    "load_splits",
     "resolve_normalization",
     "split_images",
     "worker_error",

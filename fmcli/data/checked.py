@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fmcli.data import Splits, load_images, split_images
+from fmcli.data import Splits, load_splits
 from fmcli.data.augment import AlbumentationsAugment
 from fmcli.errors import RecipeError, printable
 from fmcli.recipe import Recipe, SourceFacts
@@ -12,7 +12,7 @@ from fmcli.recipe.layers import BatchNorm
 from fmcli.recipe.tracing import LayerTrace, trace_recipe
 
 
-def load_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
+def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
     """Return a recipe's images, having found all that is wrong between them and the recipe.
 
     Args:
@@ -23,7 +23,7 @@ def load_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
         DataError: The images are missing or broken.
         RecipeError: A network or an augmentation does not fit them.
     """
-    splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
+    splits = load_splits(recipe.data, data_root)
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
     _check_last_batches(recipe, traces, len(splits.train))
     check_augmentation(recipe, splits.train.input_shape)

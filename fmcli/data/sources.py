@@ -51,7 +51,7 @@ class Source:
     validation: ImageSet | None = None
 
 
-def load_images(spec: DataSpec, *, data_root: Path | None = None) -> Source:
+def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     """Read and check the images that a recipe names.
 
     Args:

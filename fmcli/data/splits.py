@@ -1,6 +1,7 @@
 """From a source to the images to train on, to choose on, and to be judged by."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from fmcli.choices import SPLITS
 from fmcli.data.image_set import ImageSet
-from fmcli.data.sources import Source
+from fmcli.data.sources import Source, load_source
 from fmcli.errors import DataError, UsageError, did_you_mean, printable
 from fmcli.recipe.specs import (
     DataSpec,
@@ -53,6 +54,19 @@ class Splits:
                 hint="add validation = { first = 5000 } to its [data]",
             )
         return images
+
+
+def load_splits(spec: DataSpec, data_root: Path | None = None) -> Splits:
+    """Load the images that a recipe names and split them.
+
+    Args:
+        spec: The recipe's `[data]` table.
+        data_root: First folder to search for built-in datasets and relative paths.
+
+    Raises:
+        DataError: The images are missing or damaged, or there are too few to split.
+    """
+    return split_images(load_source(spec, data_root=data_root), spec)
 
 
 def split_images(source: Source, spec: DataSpec) -> Splits:

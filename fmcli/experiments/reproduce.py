@@ -12,7 +12,7 @@ from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.checkpoints.history import best_epoch, read_history
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
 from fmcli.choices import SplitName
-from fmcli.data.checked import load_splits
+from fmcli.data.checked import load_checked_splits
 from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
@@ -186,7 +186,7 @@ def _check_flags(overrides: Sequence[str], *, skip_done: bool, overwrite: bool) 
 
 def _check_classes(recipe: Recipe, reference: ReferenceSpec, data_root: Path | None) -> None:
     """Find images that are missing or do not fit, and recall of classes that there are not, before any training."""
-    names = load_splits(recipe, data_root).train.class_names
+    names = load_checked_splits(recipe, data_root).train.class_names
     for name in reference.test_recall:
         if name not in names:
             raise RecipeError(

@@ -10,7 +10,7 @@ import torch
 from fmcli.checkpoints.checkpoint import Checkpoint, Header
 from fmcli.checkpoints.layout import make_names_unique
 from fmcli.choices import Invert, Views
-from fmcli.data import ImageReader, ImageSet, LoadedImage, Splits, evaluation_loader, load_images, split_images
+from fmcli.data import ImageReader, ImageSet, LoadedImage, evaluation_loader, load_splits
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.predictions import ClassProbability, Labelled, Predictions
 from fmcli.ensemble.rules import Vote
@@ -18,7 +18,6 @@ from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.hardware.device import use_bf16
 from fmcli.networks import InferenceNetwork, predict_together
 from fmcli.recipe.families import kernel_group
-from fmcli.recipe.specs import DataSpec
 
 _MOST_NAMED = 5  # classes, in an error
 
@@ -51,14 +50,10 @@ def predict_splits(
         alike.setdefault(member.header.data.model_dump_json(), []).append(place)
     found: dict[int, Predictions] = {}
     for places in alike.values():
-        images = _load_splits(members[places[0]].header.data, data_root).named(split)
+        images = load_splits(members[places[0]].header.data, data_root).named(split)
         some, their_names = [members[place] for place in places], [names[place] for place in places]
         found |= zip(places, _predict_split(some, their_names, split, images, views), strict=True)
     return [found[place] for place in range(len(members))]
-
-
-def _load_splits(spec: DataSpec, data_root: Path | None) -> Splits:
-    return split_images(load_images(spec, data_root=data_root), spec)
 
 
 def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:

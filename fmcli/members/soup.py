@@ -23,7 +23,7 @@ from fmcli.checkpoints.checkpoint import (
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.checkpoints.tensors import weights_digest
 from fmcli.choices import SPLITS, SoupMethod
-from fmcli.data import Splits, evaluation_loader, load_images, split_images
+from fmcli.data import Splits, evaluation_loader, load_splits
 from fmcli.ensemble.predictions import predictions_file, save_predictions
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.members import Pool
@@ -85,7 +85,7 @@ def make_soup(
     members = pool.networks()
     _check_alike(members, pool.names)
     header = members[0].header
-    splits = split_images(load_images(header.data, data_root=data_root), header.data)
+    splits = load_splits(header.data, data_root)
     for split, images in splits.present().items():
         check_images(members[0], split, images)
     judged = splits.validation is not None

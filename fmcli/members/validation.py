@@ -229,10 +229,10 @@ def refuse_trained_on(pool: Pool, data_root: Path | None) -> None:
 
 
 def _split_of(member: Checkpoint, split: str, data_root: Path | None) -> ImageSet:
-    from fmcli.data import load_images, split_images
+    from fmcli.data import load_splits
 
     spec = member.header.data
-    return split_images(load_images(spec, data_root=data_root), spec).named(split)
+    return load_splits(spec, data_root).named(split)
 
 
 def _marks(images: ImageSet) -> list[bytes]:

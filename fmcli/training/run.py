@@ -19,8 +19,8 @@ from fmcli.checkpoints.layout import (
     remove_snapshots,
 )
 from fmcli.choices import SPLITS
-from fmcli.data import Splits, load_images, split_images
-from fmcli.data.checked import load_splits
+from fmcli.data import Splits, load_splits
+from fmcli.data.checked import load_checked_splits
 from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import (
     CheckpointError,
@@ -110,7 +110,7 @@ def train_run(
     if folder.is_dir():
         with _locked(folder):
             pass  # whether another process trains it is known before the images are read
-    splits = load_splits(recipe, data_root)
+    splits = load_checked_splits(recipe, data_root)
     with _locked(folder):
         _check_folder(folder, recipe, resume=resume, overwrite=overwrite)  # once more: others may have been faster
         plan = _plan(recipe, names, folder, splits, device, resume=resume, jobs=jobs, threads=threads)
@@ -281,7 +281,7 @@ def _train_apart(
 ) -> list[EpochFinished]:
     """Train a member in a process that has nothing yet; all that could be wrong when the run began was found then."""
     torch.set_num_threads(planned.threads)
-    splits = split_images(load_images(recipe.data, data_root=data_root), recipe.data)
+    splits = load_splits(recipe.data, data_root)
     _fingerprints(recipe, splits, device)[name].check_unchanged(planned, member=name)
     return train(splits, reporter)
 

@@ -12,7 +12,7 @@ import fmcli
 from fmcli.checkpoints.checkpoint import FORMAT, Header, load_checkpoint, read_header, save_checkpoint
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, make_names_unique, unfinished_members
 from fmcli.checkpoints.tensors import flatten_state, load_tensors, save_tensors, unflatten_state
-from fmcli.data import load_images, split_images
+from fmcli.data import load_splits
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, FmcliError
 from fmcli.members.inference import predict_splits
@@ -71,7 +71,7 @@ def rewritten(path: Path, target: Path, **changes: object) -> Path:
 
 
 def test_saved_network_gives_the_same_logits_when_loaded(run_folder, recipe):
-    validation = split_images(load_images(recipe.data), recipe.data).validation
+    validation = load_splits(recipe.data).validation
     member = load_checkpoint(run_folder / "second" / MODEL_FILE, device=CPU)
     network = InferenceNetwork(member.model)
     logits = predict_logits(network, [torch.tensor(validation.images)], member.header.normalization)
@@ -87,7 +87,7 @@ def test_checkpoint_saved_again_is_the_same(run_folder, tmp_path):
 
 def test_header_says_all_that_is_needed(run_folder, recipe):
     header = read_header(run_folder / "first")
-    splits = split_images(load_images(recipe.data), recipe.data)
+    splits = load_splits(recipe.data)
     assert header.member == recipe.members[1]
     assert (header.data, header.ensemble, header.reference) == (recipe.data, recipe.ensemble, recipe.reference)
     assert header.input_shape == (1, 12, 12)

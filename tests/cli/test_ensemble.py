@@ -508,7 +508,7 @@ def test_a_plain_vote_is_packed_without_its_images(cli, own_pool, tmp_path, monk
     def lose(*_, **__):
         raise DataError("no images here")
 
-    monkeypatch.setattr("fmcli.members.inference.load_images", lose)
+    monkeypatch.setattr("fmcli.members.inference.load_splits", lose)
     packed = tmp_path / "pool.safetensors"
     made = cli("ensemble", "pack", own_pool, "--vote", "soft", "--output", packed)
     assert made.status == 0, made.err

@@ -16,7 +16,8 @@ from fmcli.data import (
     Splits,
     draw_sample,
     evaluation_loader,
-    load_images,
+    load_source,
+    load_splits,
     resolve_normalization,
     sources,
     split_images,
@@ -224,9 +225,9 @@ def test_no_room_to_unpack_is_told_with_a_way_out(little_memory, tmp_path):
 def test_images_are_the_same_in_memory_and_on_the_disk(validation, gz, monkeypatch, tmp_path):
     folder = write_idx_folder(tmp_path, *draw_quadrants(40, seed=1), gz=gz)
     spec = idx(folder, validation=validation)
-    in_memory = split_images(load_images(spec), spec)
+    in_memory = load_splits(spec)
     monkeypatch.setattr(idx_files, "LARGEST_IN_MEMORY", 100)
-    on_disk = split_images(load_images(spec), spec)
+    on_disk = load_splits(spec)
     for one, other in zip(in_memory.present().values(), on_disk.present().values(), strict=True):
         assert (one.is_mapped, other.is_mapped) == (False, True)
         np.testing.assert_array_equal(one.images, other.images)
@@ -247,7 +248,7 @@ def test_images_are_the_same_in_memory_and_on_the_disk(validation, gz, monkeypat
 
 def test_streaming_ends_with_whoever_stops_listening(little_memory, tmp_path):
     spec = idx(write_idx_folder(tmp_path, *draw_quadrants(40, seed=1)))
-    loader = DeviceLoader(load_images(spec).train, batch_size=3, device=torch.device("cpu"))
+    loader = DeviceLoader(load_source(spec).train, batch_size=3, device=torch.device("cpu"))
     before = threading.active_count()
     epoch = loader.epoch(torch.Generator())
     next(epoch)
@@ -321,7 +322,7 @@ def quadrants():
 @pytest.mark.parametrize("test_name", ["t10k", "test"])
 def test_folder_is_read(gz, test_name, quadrants, tmp_path):
     test = draw_quadrants(8, seed=4)
-    source = load_images(idx(write_idx_folder(tmp_path, *quadrants, test=test, gz=gz, test_name=test_name)))
+    source = load_source(idx(write_idx_folder(tmp_path, *quadrants, test=test, gz=gz, test_name=test_name)))
     np.testing.assert_array_equal(source.train.images[:, 0], quadrants[0])
     np.testing.assert_array_equal(source.train.labels, quadrants[1])
     np.testing.assert_array_equal(source.test.images[:, 0], test[0])
@@ -336,7 +337,7 @@ def test_folder_is_read(gz, test_name, quadrants, tmp_path):
 def test_any_image_size_and_class_count(height, width, n_classes, tmp_path):
     labels = np.arange(n_classes, dtype=np.uint8)
     images = np.random.default_rng(0).integers(0, 255, (n_classes, height, width)).astype(np.uint8)
-    train = load_images(idx(write_idx_folder(tmp_path, images, labels))).train
+    train = load_source(idx(write_idx_folder(tmp_path, images, labels))).train
     assert train.input_shape == (1, height, width)
     assert len(train.class_names) == n_classes
     assert train.counts().tolist() == [1] * n_classes
@@ -345,27 +346,27 @@ def test_any_image_size_and_class_count(height, width, n_classes, tmp_path):
 @pytest.mark.parametrize("shape", [(10, 6, 7, 3), (10, 3, 6, 7)])
 def test_colour_images(shape, tmp_path):
     images = np.zeros(shape, np.uint8)
-    source = load_images(idx(write_idx_folder(tmp_path, images, np.arange(10, dtype=np.uint8) % 2)))
+    source = load_source(idx(write_idx_folder(tmp_path, images, np.arange(10, dtype=np.uint8) % 2)))
     assert source.train.input_shape == source.test.input_shape == (3, 6, 7)
 
 
 def test_class_of_the_test_images_alone_counts(quadrants, tmp_path):
     images, labels = quadrants
-    source = load_images(idx(write_idx_folder(tmp_path, images, labels, test=(images, labels + 1))))
+    source = load_source(idx(write_idx_folder(tmp_path, images, labels, test=(images, labels + 1))))
     assert source.train.class_names == ("0", "1", "2", "3", "4")
 
 
 def test_class_names_from_the_folder_and_from_the_recipe(quadrants, tmp_path):
     write_idx_folder(tmp_path, *quadrants, classes=["nord-west", "Süd ost", "", "c", "d"])
-    assert load_images(idx(tmp_path)).train.class_names == ("nord-west", "Süd ost", "c", "d")
+    assert load_source(idx(tmp_path)).train.class_names == ("nord-west", "Süd ost", "c", "d")
     spec = idx(tmp_path, classes=("a", "b", "c", "d", "spare"))
-    assert load_images(spec).test.class_names == ("a", "b", "c", "d", "spare")
+    assert load_source(spec).test.class_names == ("a", "b", "c", "d", "spare")
 
 
 def test_set_of_its_own_for_validation(quadrants, tmp_path):
     validation = draw_quadrants(12, seed=5)
     spec = idx(write_idx_folder(tmp_path, *quadrants, validation=validation), validation=OwnValidation(own=True))
-    splits = split_images(load_images(spec), spec)
+    splits = load_splits(spec)
     np.testing.assert_array_equal(splits.validation.images[:, 0], validation[0])
     assert (len(splits.train), len(splits.test)) == (40, 20)
 
@@ -374,7 +375,7 @@ def test_home_and_relative_folders(quadrants, tmp_path, monkeypatch):
     write_idx_folder(tmp_path / "here", *quadrants)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load_images(idx("here")).train.digest == load_images(idx("~/here")).train.digest
+    assert load_source(idx("here")).train.digest == load_source(idx("~/here")).train.digest
 
 
 def write_train(kind, array):
@@ -419,7 +420,7 @@ def test_more_classes_than_a_byte_counts(tmp_path):
     for prefix in ("train", "t10k"):
         write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", np.zeros((300, 4, 4), np.uint8))
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", labels)
-    source = load_images(DataSpec(source=f"idx:{tmp_path}"))
+    source = load_source(DataSpec(source=f"idx:{tmp_path}"))
     assert len(source.train.class_names) == 300
     assert source.train.labels.tolist() == list(range(300))
 
@@ -429,13 +430,13 @@ def test_folder_that_does_not_fit_together_is_refused(damage, problem, quadrants
     write_idx_folder(tmp_path, *quadrants)
     damage(tmp_path)
     with pytest.raises(DataError, match=problem):
-        load_images(idx(tmp_path))
+        load_source(idx(tmp_path))
 
 
 def test_label_beyond_the_recipes_classes_is_named(tmp_path):
     write_idx_folder(tmp_path, np.zeros((5, 4, 4), np.uint8), np.array([0, 1, 0, 2, 7], np.uint8))
     with pytest.raises(DataError, match=r"image 3 has label 2, but there are 2 classes \(labels 0 to 1\)") as caught:
-        load_images(idx(tmp_path, classes=("a", "b")))
+        load_source(idx(tmp_path, classes=("a", "b")))
     assert "data.classes" in caught.value.hint
 
 
@@ -443,7 +444,7 @@ def test_label_beyond_the_recipes_classes_is_named(tmp_path):
 def test_place_that_is_no_folder_is_refused(place, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=f"{place} is not a folder") as caught:
-        load_images(idx(tmp_path / place))
+        load_source(idx(tmp_path / place))
     assert "idx:DIR" in caught.value.hint
 
 
@@ -452,7 +453,7 @@ def test_place_that_is_no_folder_is_refused(place, tmp_path):
 
 @pytest.fixture(scope="module")
 def real(fashion_mnist):
-    return load_images(FASHION, data_root=fashion_mnist)
+    return load_source(FASHION, data_root=fashion_mnist)
 
 
 @pytest.fixture
@@ -496,7 +497,7 @@ def test_real_images_are_those_of_the_reports(real):
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzip"])
 def test_verified_files_are_loaded(gz, published, tmp_path):
     published(tmp_path / "root", gz=gz)
-    assert len(load_images(FASHION, data_root=tmp_path / "root").train) == 20
+    assert len(load_source(FASHION, data_root=tmp_path / "root").train) == 20
 
 
 def test_altered_copy_is_refused_by_name(published, tmp_path):
@@ -505,7 +506,7 @@ def test_altered_copy_is_refused_by_name(published, tmp_path):
     labels[3] = (labels[3] + 1) % 4
     write_idx(folder / "t10k-labels-idx1-ubyte", labels, gz=True)
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is not the published file") as caught:
-        load_images(FASHION, data_root=tmp_path / "root")
+        load_source(FASHION, data_root=tmp_path / "root")
     assert "fmcli data fetch" in caught.value.hint
 
 
@@ -513,13 +514,13 @@ def test_truncated_copy_is_refused_by_name(published, tmp_path):
     path = published(tmp_path / "root") / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"cannot read .*train-images-idx3-ubyte\.gz") as caught:
-        load_images(FASHION, data_root=tmp_path / "root")
+        load_source(FASHION, data_root=tmp_path / "root")
     assert "get it again" in caught.value.hint
 
 
 def test_images_of_another_dataset_are_refused(drawn_images, no_system_folder):
     with pytest.raises(DataError, match="train-images-idx3-ubyte is not the published file"):
-        load_images(FASHION, data_root=drawn_images)
+        load_source(FASHION, data_root=drawn_images)
 
 
 @pytest.mark.parametrize("below", ["fashion-mnist", "FashionMNIST/raw", "."])
@@ -553,7 +554,7 @@ def test_folder_that_lacks_a_file_is_passed_over(published, no_system_folder, tm
 
 def test_missing_images_are_named_with_every_place_and_what_to_type(no_system_folder, tmp_path):
     with pytest.raises(DataError, match="Fashion-MNIST is not here") as caught:
-        load_images(FASHION, data_root=tmp_path / "root")
+        load_source(FASHION, data_root=tmp_path / "root")
     for place in (tmp_path / "root", no_system_folder):
         assert str(place) in caught.value.message
     assert caught.value.hint == "fmcli data fetch fashion-mnist"
@@ -561,10 +562,10 @@ def test_missing_images_are_named_with_every_place_and_what_to_type(no_system_fo
 
 def test_own_class_names_must_cover_the_labels(published, tmp_path):
     published(tmp_path / "root")
-    renamed = load_images(DataSpec(source="fashion-mnist", classes=tuple("abcd")), data_root=tmp_path / "root")
+    renamed = load_source(DataSpec(source="fashion-mnist", classes=tuple("abcd")), data_root=tmp_path / "root")
     assert renamed.train.class_names == ("a", "b", "c", "d")
     with pytest.raises(DataError, match="there are 3 classes"):
-        load_images(DataSpec(source="fashion-mnist", classes=tuple("abc")), data_root=tmp_path / "root")
+        load_source(DataSpec(source="fashion-mnist", classes=tuple("abc")), data_root=tmp_path / "root")
 
 
 # --- splits -------------------------------------------------------------------------------------------------
@@ -799,7 +800,7 @@ def test_standard_of_one_colour_stays_finite():
 
 def test_standard_looks_at_the_training_images_alone(quadrants, tmp_path):
     spec = idx(write_idx_folder(tmp_path, *quadrants), validation=FirstImages(first=10))
-    splits = split_images(load_images(spec), spec)
+    splits = load_splits(spec)
     normalize = resolve_normalization(spec.normalize, splits.train)
     values = normalize(torch.from_numpy(np.array(splits.train.images)))
     assert values.mean().item() == pytest.approx(0, abs=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fmcli.data.image_files
-from fmcli.data import load_images
+from fmcli.data import load_source
 from fmcli.data.background import find_background
 from fmcli.data.image_files import ImageReader, find_image_files, is_array_file
 from fmcli.recipe import DataSpec
@@ -341,7 +341,7 @@ def test_background_is_what_most_borders_are(borders, background, channels):
 
 
 def test_real_clothes_lie_on_a_dark_background(fashion_mnist):
-    images = load_images(DataSpec(source="fashion-mnist"), data_root=fashion_mnist).test.images
+    images = load_source(DataSpec(source="fashion-mnist"), data_root=fashion_mnist).test.images
     assert find_background([images]) == "dark"
 
 

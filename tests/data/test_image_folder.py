@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmcli.data import fitted, load_images
+from fmcli.data import fitted, load_source
 from fmcli.data.cache import cache_folder
 from fmcli.data.image_files import ImageReader
 from fmcli.errors import DataError, RecipeError
@@ -24,7 +24,7 @@ def draw(path: Path, level: int = 0, *, size: tuple[int, int] = (6, 4), mode: st
 
 
 def load(folder: Path, **fields: object):
-    return load_images(DataSpec(source=f"folder:{folder}", **fields))
+    return load_source(DataSpec(source=f"folder:{folder}", **fields))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_hidden_folders_and_other_files_are_left_alone(pets):
 
 
 def test_a_relative_folder_is_looked_for_below_the_data_root(pets):
-    found = load_images(DataSpec(source="folder:pets"), data_root=pets.parent)
+    found = load_source(DataSpec(source="folder:pets"), data_root=pets.parent)
     assert found.train.counts().tolist() == [3, 2]
 
 

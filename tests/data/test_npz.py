@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmcli.data import load_images, npz
+from fmcli.data import load_source, npz
 from fmcli.errors import DataError
 from fmcli.recipe.specs import DataSpec
 
@@ -25,7 +25,7 @@ MEDMNIST = {
 
 
 def load(path: Path, **fields: object):
-    return load_images(DataSpec(source=f"npz:{path}", **fields))
+    return load_source(DataSpec(source=f"npz:{path}", **fields))
 
 
 def saved(path: Path, arrays: dict[str, np.ndarray], *, packed: bool = True) -> Path:
@@ -88,7 +88,7 @@ def test_many_images_stay_on_the_disk(tmp_path, monkeypatch):
 
 def test_a_relative_file_is_looked_for_below_the_data_root(tmp_path):
     saved(tmp_path / "a.npz", MEDMNIST)
-    assert len(load_images(DataSpec(source="npz:a.npz"), data_root=tmp_path).train) == 12
+    assert len(load_source(DataSpec(source="npz:a.npz"), data_root=tmp_path).train) == 12
 
 
 @pytest.mark.parametrize(

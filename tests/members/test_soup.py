@@ -10,7 +10,7 @@ import fmcli.members.soup
 from fmcli.checkpoints.checkpoint import load_checkpoint, read_header
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
 from fmcli.checkpoints.tensors import weights_digest
-from fmcli.data import load_images
+from fmcli.data import load_source
 from fmcli.ensemble.predictions import load_predictions, predictions_file
 from fmcli.errors import UsageError
 from fmcli.members import open_pool
@@ -76,7 +76,7 @@ def test_the_same_members_make_the_same_soup_byte_for_byte(run, tmp_path):
 def test_statistics_are_those_that_the_soup_sees_when_it_is_evaluated(pool, tmp_path):
     make_soup(pool, tmp_path / "soup", method="uniform")
     soup = load_checkpoint(tmp_path / "soup", device=CPU)
-    images = load_images(soup.header.data).train.images[40:]
+    images = load_source(soup.header.data).train.images[40:]
     seen = soup.model[0](soup.header.normalization(torch.tensor(images)))  # dropout does nothing
     [normalization] = [module for module in soup.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     torch.testing.assert_close(normalization.running_mean, seen.mean(dim=(0, 2, 3)))

@@ -6,7 +6,7 @@ import torch
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import ImageSet
-from fmcli.data.checked import load_splits
+from fmcli.data.checked import load_checked_splits
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished, MembersInParallel, MemberStarted, StopRequest
 from fmcli.recipe import load_recipe
@@ -31,7 +31,7 @@ def jobs(tiny_recipe, monkeypatch):
         recipe = load_recipe(str(tiny_recipe), [f"trainer.epochs={epochs}", *overrides])
         monkeypatch.setattr(torch, "get_num_threads", lambda: here)
         names = [member.name for member in recipe.members]
-        share = share_out(recipe, names[:members], load_splits(recipe), device, **asked)
+        share = share_out(recipe, names[:members], load_checked_splits(recipe), device, **asked)
         return (share.jobs, share.threads) if share else None
 
     return choose
@@ -84,11 +84,11 @@ def machine(monkeypatch, tmp_path):
 )
 def test_memory_bounds_the_processes(tiny_recipe, machine, pages, container, expected):
     machine(pages, container=container)
-    assert concurrency._processes_in_memory(load_splits(load_recipe(str(tiny_recipe)))) == expected
+    assert concurrency._processes_in_memory(load_checked_splits(load_recipe(str(tiny_recipe)))) == expected
 
 
 def test_images_in_memory_are_in_every_process(tiny_recipe, machine, monkeypatch):
-    splits = load_splits(load_recipe(str(tiny_recipe)))
+    splits = load_checked_splits(load_recipe(str(tiny_recipe)))
     machine(5 << 18)
     monkeypatch.setattr(concurrency, "_PROCESS", 5 << 28)
     assert concurrency._processes_in_memory(splits) == 1

@@ -659,14 +659,14 @@ def test_a_damaged_member_is_not_finished(run_folder, tiny_recipe):
 @pytest.mark.parametrize("options", [{}, {"resume": True}])
 def test_a_run_that_another_process_finished_meanwhile_is_untouched(tiny_recipe, tmp_path, monkeypatch, options):
     """Between the first look at a folder and its lock, reading the images may take minutes."""
-    load = fmcli.training.run.load_splits
+    load = fmcli.training.run.load_checked_splits
 
     def load_slowly(*arguments: object) -> Splits:
-        monkeypatch.setattr("fmcli.training.run.load_splits", load)
+        monkeypatch.setattr("fmcli.training.run.load_checked_splits", load)
         train(tiny(tiny_recipe, "optimizer.lr=0.5"), tmp_path / "run")
         return load(*arguments)
 
-    monkeypatch.setattr("fmcli.training.run.load_splits", load_slowly)
+    monkeypatch.setattr("fmcli.training.run.load_checked_splits", load_slowly)
     with pytest.raises(UsageError, match="another recipe" if options else "already holds a run"):
         train(tiny(tiny_recipe), tmp_path / "run", **options)
     assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)).members[0].optimizer.lr == 0.5
@@ -835,7 +835,7 @@ def test_a_folder_that_another_process_makes_meanwhile_holds_nothing_yet(tiny_re
 
 def test_it_is_refused_before_its_images_are_read(tiny_recipe, tmp_path, monkeypatch):
     lock = try_lock(tmp_path / "run")
-    monkeypatch.setattr(fmcli.training.run, "load_splits", lambda *_: pytest.fail("they were read"))
+    monkeypatch.setattr(fmcli.training.run, "load_checked_splits", lambda *_: pytest.fail("they were read"))
     with pytest.raises(RunInUseError):
         train(tiny(tiny_recipe), tmp_path / "run")
     lock.release()

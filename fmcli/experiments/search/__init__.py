@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.checkpoints.checkpoint import versions
 from fmcli.data import Splits
-from fmcli.data.checked import load_splits
+from fmcli.data.checked import load_checked_splits
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.experiments.results import SearchResult, State, TrialResult
@@ -60,7 +60,7 @@ def run_search(
             another version.
         RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
     """
-    splits = load_splits(search.recipe, data_root)  # what is wrong is found before anything is made
+    splits = load_checked_splits(search.recipe, data_root)  # what is wrong is found before anything is made
     study = open_study(search, resume=resume, fingerprint=_fingerprints(search.recipe, splits, device))
     while (trial := claim(study, search)) is not None:
         try:
