@@ -23,7 +23,7 @@ from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.data import evaluation_loader, load_splits
 from fmcli.ensemble.rules import majority_vote
 from fmcli.members import open_pool
-from fmcli.networks import InferenceNetwork, predict_together
+from fmcli.networks import InferenceNetwork, predict_all_logits
 
 RESULT = Path(__file__).parent / "results" / "folding.json"
 
@@ -35,7 +35,7 @@ def answer(member: Checkpoint) -> NDArray[np.float32]:
     loader = evaluation_loader(images, torch.device("cpu"))
     networks = (member.model.eval(), InferenceNetwork(member.model), InferenceNetwork(member.model, bf16=True))
     normalization = member.header.normalization_of("test")
-    found = predict_together([(network, normalization) for network in networks], loader.batches())
+    found = predict_all_logits([(network, normalization) for network in networks], loader.batches())
     logits: NDArray[np.float32] = torch.stack(found).numpy()
     return logits
 

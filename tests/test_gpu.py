@@ -10,7 +10,7 @@ from fmcli.data import DeviceLoader, ImageSet, Splits
 from fmcli.data.augment import affine, erase, shift
 from fmcli.errors import DeviceError
 from fmcli.events import EpochFinished
-from fmcli.networks import convolve_in_fp32, predict_logits
+from fmcli.networks import disable_tf32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.training import train_member
 from fmcli.training.run import train_run
@@ -164,7 +164,7 @@ def test_too_little_memory_is_a_clear_error(tmp_path):
 
 
 def test_fp32_convolves_in_fp32():
-    convolve_in_fp32()
+    disable_tf32()
     generator = torch.Generator().manual_seed(0)
     images, weights = (torch.randn(shape, generator=generator) for shape in ((8, 32, 16, 16), (32, 32, 3, 3)))
     found = torch.conv2d(images.to(GPU), weights.to(GPU)).cpu()

@@ -15,7 +15,7 @@ from fmcli.ensemble.rules import majority_vote
 from fmcli.events import Event, StepFinished
 from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
-from fmcli.networks import InferenceNetwork, build_model, predict_together
+from fmcli.networks import InferenceNetwork, build_model, predict_all_logits
 from fmcli.recipe import Recipe
 from fmcli.training import train_member
 
@@ -98,7 +98,7 @@ def predict(job: Job) -> Answer:
     networks = [(InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)), normalization) for model in models]
 
     def vote() -> None:
-        majority_vote(torch.stack(predict_together(networks, loader.batches())).cpu().numpy())
+        majority_vote(torch.stack(predict_all_logits(networks, loader.batches())).cpu().numpy())
 
     return time_passes(vote, len(images), job.seconds)
 

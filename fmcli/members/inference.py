@@ -16,7 +16,7 @@ from fmcli.ensemble.predictions import ClassProbability, Labelled, Predictions
 from fmcli.ensemble.rules import Vote
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.hardware.device import use_bf16
-from fmcli.networks import InferenceNetwork, predict_together
+from fmcli.networks import InferenceNetwork, predict_all_logits
 from fmcli.recipe.families import kernel_group
 
 _MOST_NAMED = 5  # classes, in an error
@@ -103,7 +103,7 @@ def _predict_split(
     digests = [check_images(member, split, images) for member in members]
     loader = evaluation_loader(images, members[0].device)
     networks = [(network_of(member), member.header.normalization_of(split)) for member in members]
-    answers = predict_together(networks, loader.batches(), views=views)
+    answers = predict_all_logits(networks, loader.batches(), views=views)
     for member, name, digest, logits in zip(members, names, digests, answers, strict=True):
         if not bool(torch.isfinite(logits).all()):
             raise CheckpointError(
@@ -164,7 +164,7 @@ def label_images(
         vote = None
         if pixels:
             inputs = torch.from_numpy(np.stack(pixels)).to(members[0].device)
-            vote = rule(torch.stack(predict_together(networks, [inputs], views=views)).cpu().numpy())
+            vote = rule(torch.stack(predict_all_logits(networks, [inputs], views=views)).cpu().numpy())
         place = 0
         for image in batch:
             if image.pixels is None or vote is None:

@@ -1,6 +1,11 @@
-"""Networks: built from a list of layers (`build`), trained in bfloat16 (`bf16`), run over images (`inference`).
+"""Build networks, train them in bfloat16, and run them over images.
 
-What PyTorch does slowly on a CPU: `pooling` and `strided`, by `kernels`, which `compiled` loads where they can be had.
+- `build`: list of layers to network, with initial weights, dropout and L2 gradients
+- `bf16`: bfloat16 twin of a network, for training
+- `batch_norm`: new batch norm statistics after averaging weights
+- `inference`: faster network for prediction; logits of images, with test-time augmentation
+- `cpu/`: optional compiled kernels for training on a CPU. `loading` compiles `kernels`; `pooling` and `strided` are the
+  layers that use them
 """
 
 from fmcli.networks.batch_norm import estimate_batch_norm
@@ -8,9 +13,9 @@ from fmcli.networks.bf16 import Bf16Twin
 from fmcli.networks.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
 from fmcli.networks.inference import (
     InferenceNetwork,
-    convolve_in_fp32,
+    disable_tf32,
+    predict_all_logits,
     predict_logits,
-    predict_together,
 )
 
 __all__ = [
@@ -20,9 +25,9 @@ __all__ = [
     "SamePad",
     "add_l2_gradients",
     "build_model",
-    "convolve_in_fp32",
+    "disable_tf32",
     "estimate_batch_norm",
+    "predict_all_logits",
     "predict_logits",
-    "predict_together",
     "set_dropout_generator",
 ]

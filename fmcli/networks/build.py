@@ -1,4 +1,4 @@
-"""From a list of layers to a network."""
+"""Build a network from a list of layers."""
 
 import itertools
 import math
@@ -43,24 +43,24 @@ def build_model(
     init: Initialization = "torch",
     generator: torch.Generator | None = None,
 ) -> nn.Sequential:
-    """Return a network with fresh weights.
+    """Build a network with initial weights.
 
     Args:
-        layers: From `layers.expand_layers`.
+        layers: From `families.expand_layers`.
         input_shape: (C, H, W).
-        n_classes: How many logits must come out.
-        init: How kernels are drawn.
-        generator: On the CPU; draws the weights, the same for the same seed. Without one they are
-            arbitrary, for a network whose weights are about to be loaded.
+        n_classes: Number of logits.
+        init: Initialisation of the kernels.
+        generator: CPU generator that draws the weights; equal seeds give equal weights. If None, weights are arbitrary,
+            for a network whose weights will be loaded.
 
     Returns:
-        A module from float (N, C, H, W) to logits (N, n_classes), channels last in memory.
+        A module from float (N, C, H, W) to logits (N, n_classes), with channels-last weights.
 
     Raises:
-        RecipeError: The network is impossible.
+        RecipeError: A layer cannot be applied to the output of the layer before it.
     """
     traces = trace_layers(layers, input_shape, n_classes)
-    with torch.random.fork_rng(devices=()):  # layers draw weights as they are made: not from the caller's numbers
+    with torch.random.fork_rng(devices=()):  # PyTorch draws initial weights; leave the caller's random state unchanged
         modules = [module for trace in traces for module in _build_layer(trace)]
     model = nn.Sequential(*_pool_first(modules))
     if generator is not None:
@@ -101,11 +101,11 @@ def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
 
 
 def _pool_first(modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """Let max-pooling come before a ReLU in front of it: the same numbers and gradients for a quarter of the work."""
+    """Move max-pooling before a preceding ReLU: equal values and gradients, and a quarter of the ReLU's work."""
     ordered = list(modules)
-    for place, (before, after) in enumerate(itertools.pairwise(modules)):
+    for index, (before, after) in enumerate(itertools.pairwise(modules)):
         if isinstance(before, nn.ReLU) and isinstance(after, nn.MaxPool2d):
-            ordered[place], ordered[place + 1] = after, before
+            ordered[index], ordered[index + 1] = after, before
     return ordered
 
 
@@ -116,8 +116,8 @@ def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, output_columns: in
     if layer.padding == "same":
         (top, bottom), (left, right) = (same_padding(*axis) for axis in zip(sides, kernel, stride, strict=True))
     if channels == 1 and output_columns == 1:
-        # With a stride greater than 1 across, torch 2.15 answers with garbage on some CPUs. What lies to the right of
-        # the only window is cut off, so that a stride of 1 gives the same column.
+        # With a horizontal stride above 1, torch 2.15 returns garbage on some CPUs. Crop the columns to the right of
+        # the only window: a stride of 1 then gives the same column.
         right, stride = kernel[1] - sides[1] - left, (stride[0], 1)
     padding = (0, 0)
     if top == bottom and left == right:
@@ -131,7 +131,7 @@ def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, output_columns: in
 
 
 class ChannelsLastFlatten(nn.Flatten):
-    """Flattens in the order rows, columns, channels, as Keras does: how images lie in memory, so nothing is copied."""
+    """Flatten by rows, columns and channels, as Keras does. Images have this memory order, so nothing is copied."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Flatten (N, C, H, W), or leave (N, n_features) as it is."""
@@ -139,9 +139,9 @@ class ChannelsLastFlatten(nn.Flatten):
 
 
 class SamePad(nn.Module):
-    """Zeros around an image, more on one side than on the other, which a convolution cannot pad itself.
+    """Pad images with zeros by a different amount on each side, which `nn.Conv2d` cannot do.
 
-    Below 0, so many rows or columns are cut off.
+    A negative amount crops rows or columns.
     """
 
     def __init__(self, left: int, right: int, top: int, bottom: int) -> None:
@@ -149,12 +149,12 @@ class SamePad(nn.Module):
         self.sides = (left, right, top, bottom)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pad (N, C, H, W) by the four sides."""
+        """Pad (N, C, H, W) on all four sides."""
         return F.pad(images, self.sides)
 
 
 class Dropout(nn.Module):
-    """Inverted dropout that draws from a generator of its own, so that a run can be resumed exactly.
+    """Inverted dropout with its own generator, so that a run can be resumed exactly.
 
     References:
         Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, JMLR 2014.
@@ -166,18 +166,21 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Zero a part of the inputs while training, and scale up the rest."""
+        """In training, set random inputs to zero and scale up the others."""
         if not self.training or self.rate == 0:
             return inputs
-        dropped = min(round(self.rate * 2**16), 2**16 - 1)  # of as many draws; one at least is kept
-        keep = draw_bits(inputs, self.generator).ge_(dropped - 2**15).to(inputs.dtype)
+        dropped = min(round(self.rate * 2**16), 2**16 - 1)  # out of 65,536 values; at least one is kept
+        keep = draw_random_bits(inputs, self.generator).ge_(dropped - 2**15).to(inputs.dtype)
         return inputs * keep.mul_(1 / (1 - self.rate))
 
 
-def draw_bits(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return 16 random bits for each number of a tensor: int16, uniform over its range, in the tensor's layout.
+def draw_random_bits(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw 16 random bits for each element of a tensor.
 
-    Four come from each draw of 64: on a CPU, a draw for each number takes longer than a small convolution.
+    One draw of 64 bits serves four elements. On a CPU, one draw per element takes longer than a small convolution.
+
+    Returns:
+        int16, uniform over its range, with the shape and strides of `like`.
     """
     count = like.numel()
     draws = torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device)
@@ -186,16 +189,16 @@ def draw_bits(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
-    """Let every dropout of a network draw from one generator, on the network's device."""
+    """Make all dropout layers of a network draw from one generator, which must be on the network's device."""
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generator = generator
 
 
 def add_l2_gradients(model: nn.Module) -> None:
-    """Add the gradient of each layer's l2 times the sum of its squared kernel weights to what `backward` left.
+    """Add the gradient of the L2 penalties, l2 × the sum of squared kernel weights. Call after `backward`.
 
-    Biases are not penalised, and there is no factor of one half: the gradient is 2 · l2 · w, as in Keras.
+    As in Keras, biases are not penalised and there is no factor of one half: the gradient is 2 × l2 × weight.
     """
     for module in model.modules():
         l2 = vars(module).get("l2")  # set by build_model
@@ -204,10 +207,15 @@ def add_l2_gradients(model: nn.Module) -> None:
 
 
 def _initialize(module: nn.Conv2d | nn.Linear, init: Initialization, generator: torch.Generator) -> None:
-    """Draw a layer's kernel; see Glorot and Bengio 2010, He, Zhang, Ren and Sun 2015."""
+    """Draw the kernel of a layer.
+
+    References:
+        Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+        He, Zhang, Ren and Sun, "Delving deep into rectifiers", ICCV 2015.
+    """
     weight, bias = module.weight, module.bias
     match init:
-        case "torch":  # what nn.Linear and nn.Conv2d do by themselves, from our own generator
+        case "torch":  # the default of nn.Linear and nn.Conv2d, drawn from our generator
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
             if bias is not None:
                 bound = 1 / math.sqrt(weight[0].numel())

@@ -46,7 +46,7 @@ from fmcli.events import (
 )
 from fmcli.hardware.device import is_out_of_memory, name_of, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
-from fmcli.networks import InferenceNetwork, convolve_in_fp32, predict_logits
+from fmcli.networks import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.training import CyclicSchedule
 from fmcli.training.fingerprint import Fingerprint
@@ -159,7 +159,7 @@ class _Training:
     def prepare(self) -> None:
         """Build everything that the loop needs."""
         keep_freed_memory()
-        convolve_in_fp32()
+        disable_tf32()
         spec, train = self.spec, self._sample()
         pipeline = spec.augment.albumentations
         self.loader = DeviceLoader(

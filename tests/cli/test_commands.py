@@ -735,7 +735,7 @@ def test_too_little_memory_is_no_traceback(cli, run_folder, test_file, monkeypat
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmcli.members.inference.predict_together", fail)
+    monkeypatch.setattr("fmcli.members.inference.predict_all_logits", fail)
     arguments = [*command.split(), run_folder, *([test_file] if command == "predict" else [])]
     assert_error(cli(*arguments), ExitStatus.DEVICE, "too little memory")
 
@@ -745,7 +745,7 @@ def test_interrupted_evaluation_is_no_traceback(cli, run_folder, monkeypatch, co
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fmcli.members.inference.predict_together", stop)
+    monkeypatch.setattr("fmcli.members.inference.predict_all_logits", stop)
     result = cli(*command.split(), run_folder)
     assert (result.status, result.out) == (ExitStatus.INTERRUPTED, "")
     assert "Traceback" not in result.err
@@ -755,7 +755,7 @@ def test_bugs_keep_their_traceback(cli, run_folder, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("fmcli.members.inference.predict_together", fail)
+    monkeypatch.setattr("fmcli.members.inference.predict_all_logits", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli("evaluate", run_folder)
 

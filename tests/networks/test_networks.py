@@ -18,12 +18,12 @@ from fmcli.networks import (
     InferenceNetwork,
     add_l2_gradients,
     build_model,
-    compiled,
+    predict_all_logits,
     predict_logits,
-    predict_together,
     set_dropout_generator,
 )
-from fmcli.networks.build import ChannelsLastFlatten, Dropout, draw_bits
+from fmcli.networks.build import ChannelsLastFlatten, Dropout, draw_random_bits
+from fmcli.networks.cpu import loading
 from fmcli.networks.cpu.pooling import MaxPool2d
 from fmcli.recipe.families import KernelCnnSpec, SequentialSpec, expand_layers, kernel_group
 from fmcli.recipe.layers import (
@@ -508,7 +508,7 @@ def test_dropout_of_nearly_all_drops_nearly_all():
 
 def test_the_bits_that_dropout_draws_are_uniform_and_lie_as_its_input_does():
     like = torch.empty(7, 5, 30, 31).contiguous(memory_format=torch.channels_last)  # a count that 4 does not divide
-    bits = draw_bits(like, seeded())
+    bits = draw_random_bits(like, seeded())
     assert (bits.shape, bits.dtype, bits.stride()) == (like.shape, torch.int16, like.stride())
     counts = torch.bincount((bits.flatten().int() + 2**15) // 2**11, minlength=32).double()  # 32 bins of equal width
     expected = like.numel() / 32
@@ -607,7 +607,7 @@ def test_the_twin_learns_from_its_first_layers_in_one_as_autocast_does_from_thre
     twin = Bf16Twin(model)
     for ours, theirs in zip(learn(twin, twin), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.01 * float(theirs.abs().max()))
-    monkeypatch.setattr(compiled, "load_kernels", lambda *_: None)
+    monkeypatch.setattr(loading, "load_kernels", lambda *_: None)
     for ours, theirs in zip(learn(twin, twin), expected, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -691,7 +691,7 @@ def test_several_networks_answer_in_one_pass_as_by_themselves():
     for views in ("none", "flip"):
         seen.clear()
         once = iter(images.split(4))
-        found = predict_together(list(zip(networks, normalizations, strict=True)), once, views=views)
+        found = predict_all_logits(list(zip(networks, normalizations, strict=True)), once, views=views)
         assert len(seen) == (3 if views == "none" else 6)
         for network, own, logits in zip(networks, normalizations, found, strict=True):
             assert torch.equal(logits, predict_logits(network, images.split(4), own, views=views))

@@ -1,1 +1,1 @@
-"""Optional compiled kernels for the CPU. PyTorch does the same work where they are missing."""
+"""Optional compiled CPU kernels for training. Without them PyTorch does the same work, more slowly."""

@@ -1,4 +1,4 @@
-"""Kernels of our own for PyTorch's tensors on a CPU, where they can be had."""
+"""Compile and load the optional CPU kernels."""
 
 import sys
 from functools import cache
@@ -11,15 +11,18 @@ from torch import Tensor
 
 
 class Operator(Protocol):
-    """What needs kernels, such as an `autograd.Function`."""
+    """A user of the kernels, such as an `autograd.Function`."""
 
     @staticmethod
-    def try_out(kernels: ModuleType, dtype: torch.dtype) -> None:
-        """Use each kernel once, so that all are compiled."""
+    def warm_up(kernels: ModuleType, dtype: torch.dtype) -> None:
+        """Call each kernel once, so that all are compiled."""
 
 
 def load_kernels(operator: type[Operator], dtype: torch.dtype) -> ModuleType | None:
-    """Return the module `kernels`, compiled for an operator and a dtype, or None where they cannot be had."""
+    """Return the module `kernels`, compiled for an operator and a dtype, or None if it is not available.
+
+    It needs Linux, numba with OpenMP, and a process that was not forked after loading it.
+    """
     kernels = _compile_kernels(operator, dtype) if sys.platform == "linux" else None
     return None if kernels is None or kernels.is_forked() else kernels
 
@@ -32,16 +35,16 @@ def _compile_kernels(operator: type[Operator], dtype: torch.dtype) -> ModuleType
 
         if kernels.is_forked() or not kernels.shares_threads():
             return None
-        operator.try_out(kernels, dtype)
-    except Exception:  # no OpenMP, a full disk, a damaged cache, no right to make machine code: PyTorch computes
+        operator.warm_up(kernels, dtype)
+    except Exception:  # no OpenMP, full disk, damaged cache, no executable memory: use PyTorch instead
         return None
     finally:
-        torch.set_num_threads(n_threads)  # starting numba's threads sets the number of OpenMP's
+        torch.set_num_threads(n_threads)  # starting numba's threads changes OpenMP's thread count
     return kernels
 
 
 def as_array(images: Tensor) -> NDArray[Any]:
-    """Return the memory of (N, C, H, W), channels last, as (N, H, W, C); bfloat16 as int16."""
+    """Return a view of channels-last (N, C, H, W) images as a NumPy array (N, H, W, C); bfloat16 becomes int16."""
     images = images.detach().permute(0, 2, 3, 1)
     array: NDArray[Any] = (images.view(torch.int16) if images.dtype == torch.bfloat16 else images).numpy()
     return array

@@ -1,4 +1,4 @@
-"""Max-pooling that learns in a part of the time that PyTorch's takes on a CPU, alone and behind a convolution."""
+"""Max-pooling that trains faster on a CPU than PyTorch's, alone and after a one-channel convolution."""
 
 from collections.abc import Sequence
 from types import ModuleType
@@ -12,16 +12,16 @@ from torch.autograd.function import once_differentiable
 from fmcli.networks.cpu import loading
 from fmcli.networks.cpu.loading import as_array
 
-_N_PARTS = 64  # of a batch, whose gradients are added up apart: the same sums for any number of threads
+_N_PARTS = 64  # parts of a batch with separate gradient sums, so that results do not depend on the thread count
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """PyTorch's max-pooling: equal numbers and gradients; there are no second derivatives.
+    """Max-pooling with the same values and gradients as PyTorch's, but without second derivatives.
 
-    For learning on a CPU, PyTorch keeps each maximum's place in eight bytes, fills the gradient with zeros, and then
-    writes it number by number. `kernels` keeps one byte, and writes the gradient once, by vectors. They are for
-    tiles of 2 × 2, channels last, on Linux. All else PyTorch does, and prediction, where loading them takes longer than
-    they save.
+    When training on a CPU, PyTorch stores each index in eight bytes, fills the gradient with zeros and then writes it
+    element by element. The compiled kernels store one byte and write the gradient once, in vectors. They cover 2 × 2
+    tiles of channels-last images on Linux. PyTorch handles all other cases, and prediction, where loading the kernels
+    takes longer than they save.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -36,25 +36,25 @@ class MaxPool2d(nn.MaxPool2d):
 
 
 class ConvPoolReLU(nn.Sequential):
-    """A convolution over one channel, max-pooling and ReLU: in bfloat16 on a CPU, they learn in 0.4 of their time.
+    """One-channel convolution, max-pooling and ReLU in one kernel: trains in 0.4 of the time in bfloat16 on a CPU.
 
-    The numbers are those of the three in float32, then rounded, and gradients, too: of pixels that are equal when
-    rounded, the larger one learns, not the first. All but learning is left to the three layers, and what `fits`
-    refuses. Of the shipped recipes, those of Roy and `becker-cnn` begin so.
+    Values and gradients are computed in float32 and then rounded. If two pixels of a tile are equal only after
+    rounding, the larger one receives the gradient, not the first. Prediction runs the three layers one by one.
+    Of the shipped recipes, Roy's and `becker-cnn` start with these layers.
     """
 
     @staticmethod
     def fits(layers: Sequence[nn.Module]) -> bool:
-        """Tell whether these three convolve one channel by 3 × 3 pixels, pool tiles of 2 × 2, and apply ReLU."""
+        """Return whether layers are a 3 × 3 convolution of one channel, 2 × 2 max-pooling and ReLU."""
         match layers:
             case nn.Conv2d() as conv, nn.MaxPool2d() as pool, nn.ReLU():
-                asked = (conv.in_channels, conv.kernel_size, conv.stride, conv.dilation, conv.padding_mode)
-                is_plain = asked == (1, (3, 3), (1, 1), (1, 1), "zeros") and not isinstance(conv.padding, str)
+                found = (conv.in_channels, conv.kernel_size, conv.stride, conv.dilation, conv.padding_mode)
+                is_plain = found == (1, (3, 3), (1, 1), (1, 1), "zeros") and not isinstance(conv.padding, str)
                 return is_plain and _has_tiles(pool)
         return False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute (N, n_filters, ...) from (N, 1, H, W)."""
+        """Convolve (N, 1, H, W) to (N, n_filters, …), pool and apply ReLU."""
         conv = cast(nn.Conv2d, self[0])
         if (
             self._is_suitable(conv, images)
@@ -80,28 +80,28 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, kernels: ModuleType) -> Tensor:
         N, C, H, W = images.shape
-        maxima, places = _create_maxima((N, C, H // 2, W // 2), images.dtype)
+        maxima, indices = _create_maxima((N, C, H // 2, W // 2), images.dtype)
         kernels.use_threads(torch.get_num_threads())
-        kernels.pool(as_array(images), as_array(maxima), as_array(places))
-        ctx.save_for_backward(places)
+        kernels.pool(as_array(images), as_array(maxima), as_array(indices))
+        ctx.save_for_backward(indices)
         ctx.kernels, ctx.shape = kernels, images.shape
         return maxima
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (places,) = ctx.saved_tensors
+        (indices,) = ctx.saved_tensors
         images = _create(ctx.shape, gradient.dtype)
         if images.shape[2] % 2 or images.shape[3] % 2:
-            images.zero_()  # what lies in no tile receives nothing
+            images.zero_()  # the last row or column is in no tile
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         ctx.kernels.use_threads(torch.get_num_threads())
-        ctx.kernels.pool_backward(as_array(gradient), as_array(places), as_array(images))
+        ctx.kernels.pool_backward(as_array(gradient), as_array(indices), as_array(images))
         return images, None
 
     @staticmethod
-    def try_out(kernels: ModuleType, dtype: torch.dtype) -> None:
-        """Pool and learn once, so that all is compiled."""
+    def warm_up(kernels: ModuleType, dtype: torch.dtype) -> None:
+        """Pool forwards and backwards once, so that both kernels are compiled."""
         images = torch.zeros((1, 1, 2, 2), dtype=dtype, requires_grad=True)
         _Pool.apply(images, kernels).sum().backward()
 
@@ -114,40 +114,40 @@ class _ConvPoolReLU(torch.autograd.Function):
         rows, columns = padding
         padded = F.pad(images.float().squeeze(1), (columns, columns, rows, rows)).contiguous()
         N, H, W = padded.shape
-        maxima, places = _create_maxima((N, len(weight), (H - 2) // 2, (W - 2) // 2), images.dtype)
+        maxima, indices = _create_maxima((N, len(weight), (H - 2) // 2, (W - 2) // 2), images.dtype)
         biases = torch.zeros(len(weight)) if bias is None else bias.float()
         weights = torch.cat((weight.float().flatten(1).T, biases[None]))
         kernels.use_threads(torch.get_num_threads())
-        kernels.convolve_and_pool(padded.numpy(), weights.numpy(), as_array(maxima), as_array(places))
-        ctx.save_for_backward(padded, places)
+        kernels.convolve_and_pool(padded.numpy(), weights.numpy(), as_array(maxima), as_array(indices))
+        ctx.save_for_backward(padded, indices)
         ctx.kernels, ctx.has_bias = kernels, bias is not None
         return maxima
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor | None, None, None]:
-        padded, places = ctx.saved_tensors
+        padded, indices = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         sums = torch.zeros(_N_PARTS, 10, gradient.shape[1])
         ctx.kernels.use_threads(torch.get_num_threads())
-        ctx.kernels.convolve_and_pool_backward(padded.numpy(), as_array(gradient), as_array(places), sums.numpy())
+        ctx.kernels.convolve_and_pool_backward(padded.numpy(), as_array(gradient), as_array(indices), sums.numpy())
         total = sums.sum(0).to(gradient.dtype)
         return None, total[:9].T.reshape(-1, 1, 3, 3), total[9] if ctx.has_bias else None, None, None
 
     @staticmethod
-    def try_out(kernels: ModuleType, dtype: torch.dtype) -> None:
-        """Compute and learn once, so that all is compiled."""
+    def warm_up(kernels: ModuleType, dtype: torch.dtype) -> None:
+        """Compute forwards and backwards once, so that both kernels are compiled."""
         weight = torch.zeros((1, 1, 3, 3), dtype=dtype, requires_grad=True)
         _ConvPoolReLU.apply(torch.zeros((1, 1, 4, 4), dtype=dtype), weight, None, (0, 0), kernels).sum().backward()
 
 
 def _has_tiles(pool: nn.MaxPool2d) -> bool:
-    asked = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode)
-    return asked == ((2, 2), (2, 2), 0, 1, False, False)
+    found = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode)
+    return found == ((2, 2), (2, 2), 0, 1, False, False)
 
 
 def _create_maxima(shape: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return room for maxima and for their places."""
+    """Return uninitialised channels-last tensors for maxima and for their indices."""
     return _create(shape, dtype), _create(shape, torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Convolutions with strides, whose weights learn in 0.4 to 0.8 of the time that PyTorch's take in bfloat16 on a CPU."""
+"""Strided convolution whose weight gradient takes 0.4 to 0.8 of PyTorch's time in bfloat16 on a CPU."""
 
 from types import ModuleType
 from typing import Any, cast
@@ -15,11 +15,11 @@ _Pair = tuple[int, int]
 
 
 class StridedConv2d(nn.Conv2d):
-    """PyTorch's convolution, but for the gradient of its weights: one matrix product with the patches of the images.
+    """PyTorch's convolution, except that one matrix product with image patches (im2col) gives the weight gradient.
 
-    PyTorch's, by oneDNN, is hardly faster on two threads than on one, and at times half as fast. For learning in
-    bfloat16 on a CPU, more than one channel, channels last. All else PyTorch does; without strides, the patches would
-    be too large.
+    PyTorch's own gradient, from oneDNN, is hardly faster on two threads than on one, and sometimes half as fast. The
+    compiled kernel is used for training in bfloat16 on a CPU with channels-last images of two or more channels. PyTorch
+    handles all other cases. Without a stride, the patches would take too much memory.
 
     References:
         Chellapilla, Puri and Simard, "High performance convolutional neural networks for document processing", 2006.
@@ -28,8 +28,8 @@ class StridedConv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         """Convolve (N, C, H, W)."""
         if self._is_suitable(images) and (kernels := loading.load_kernels(_StridedConv, images.dtype)) is not None:
-            answer = _StridedConv.apply(images, self.weight, self.bias, self.stride, self.padding, kernels)
-            return cast(Tensor, answer)
+            outputs = _StridedConv.apply(images, self.weight, self.bias, self.stride, self.padding, kernels)
+            return cast(Tensor, outputs)
         return super().forward(images)
 
     def _is_suitable(self, images: Tensor) -> bool:
@@ -66,24 +66,24 @@ class _StridedConv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None, None, None]:
         images, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_images = None
+        image_gradient = None
         if ctx.needs_input_grad[0]:
-            of_images = torch.ops.aten.convolution_backward(
+            image_gradient = torch.ops.aten.convolution_backward(
                 gradient, images, weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1, (True, False, False)
             )[0]
-        of_bias = gradient.sum((0, 2, 3)) if ctx.has_bias else None
-        return of_images, _of_weights(ctx, images, weight, gradient), of_bias, None, None, None
+        bias_gradient = gradient.sum((0, 2, 3)) if ctx.has_bias else None
+        return image_gradient, _weight_gradient(ctx, images, weight, gradient), bias_gradient, None, None, None
 
     @staticmethod
-    def try_out(kernels: ModuleType, dtype: torch.dtype) -> None:
-        """Learn once, so that all is compiled."""
+    def warm_up(kernels: ModuleType, dtype: torch.dtype) -> None:
+        """Compute a gradient once, so that the kernel is compiled."""
         weight = torch.zeros((1, 2, 1, 1), dtype=dtype, requires_grad=True)
         images = torch.zeros((1, 2, 2, 2), dtype=dtype).contiguous(memory_format=torch.channels_last)
         _StridedConv.apply(images, weight, None, (2, 2), (0, 0), kernels).sum().backward()
 
 
-def _of_weights(ctx: Any, images: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
-    """Return the gradient of (n_filters, C, rows, columns)."""
+def _weight_gradient(ctx: Any, images: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of the weights, (n_filters, C, rows, columns)."""
     n_filters, n_channels, rows, columns = weight.shape
     patches = torch.empty((len(images), *gradient.shape[2:], rows, columns, n_channels), dtype=images.dtype)
     ctx.kernels.use_threads(torch.get_num_threads())
