@@ -36,10 +36,10 @@ from fmcli.checkpoints.pack import read_pack, unpack
 from fmcli.cli import run
 from fmcli.cli.predict import LONGEST_PATH
 from fmcli.data import load_source
-from fmcli.data.idx import LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO
-from fmcli.data.image_files import LARGEST_FILE, MAX_IMAGE_PIXELS, MOST_SCANS
-from fmcli.data.image_set import LARGEST_IMAGE
-from fmcli.data.sources import LARGEST_NAMES
+from fmcli.data.idx import MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY_BYTES
+from fmcli.data.image_files import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
+from fmcli.data.image_set import MAX_IMAGE_VALUES
+from fmcli.data.sources import MAX_CLASSES_FILE_BYTES
 from fmcli.ensemble.external import LARGEST_LABELS, LARGEST_TABLE, read_external, read_labels
 from fmcli.ensemble.file import LARGEST_FILE as LARGEST_ENSEMBLE
 from fmcli.ensemble.file import read_ensemble_file
@@ -695,18 +695,18 @@ def test_the_largest_image_is_held_no_more_than_twice(tmp_path):
 
 def test_the_limits_are_told():
     told = (Path(__file__).parents[1] / "SECURITY.md").read_text("utf-8")
-    counts = (MOST_CLASSES, LARGEST_IMAGE, MAX_IMAGE_PIXELS, MOST_TENSORS, MOST_MEMBERS, MOST_LAYERS, MOST_TRIED)
+    counts = (MOST_CLASSES, MAX_IMAGE_VALUES, MAX_IMAGE_PIXELS, MOST_TENSORS, MOST_MEMBERS, MOST_LAYERS, MOST_TRIED)
     sizes = (
-        LARGEST_ARRAY,
-        LARGEST_IN_MEMORY,
-        LARGEST_FILE,
+        MAX_ARRAY_BYTES,
+        MAX_IN_MEMORY_BYTES,
+        MAX_IMAGE_FILE_BYTES,
         LARGEST_HEADER,
         LARGEST_TABLE,
         LARGEST_LABELS,
-        LARGEST_NAMES,
+        MAX_CLASSES_FILE_BYTES,
         LARGEST_RECIPE,
     )
-    for count in (*counts, MOST_SCANS, LARGEST_RATIO, DEEPEST, MOST_DOTS + 1):
+    for count in (*counts, MAX_JPEG_SCANS, MAX_COMPRESSION_RATIO, DEEPEST, MOST_DOTS + 1):
         assert re.search(rf"\b{count:,}\b", told), count
     for size in (*sizes, LARGEST_ENSEMBLE, LARGEST_HISTORY, LONGEST_PATH):
         power = min((size.bit_length() - 1) // 10, 3)

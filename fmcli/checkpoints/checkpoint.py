@@ -19,7 +19,7 @@ from fmcli.checkpoints.tensors import load_tensors, save_tensors, weights_digest
 from fmcli.choices import SoupMethod
 from fmcli.data import Normalization
 from fmcli.data.background import Background
-from fmcli.data.image_set import LARGEST_IMAGE
+from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.data.normalization import scale_pixels
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.networks import build_model
@@ -114,8 +114,8 @@ class Header(BaseModel):
     def _fits_images(self) -> Self:
         if not len(self.mean) == len(self.std) == self.input_shape[0]:
             raise ValueError("mean and std must have a number for each channel")
-        if math.prod(self.input_shape) > LARGEST_IMAGE:
-            raise ValueError(f"images have {LARGEST_IMAGE} numbers at most")
+        if math.prod(self.input_shape) > MAX_IMAGE_VALUES:
+            raise ValueError(f"images have {MAX_IMAGE_VALUES} numbers at most")
         return self
 
     @property

@@ -78,7 +78,7 @@ def show_data(
     present = splits.present()
     document = data_document(
         spec.source,
-        str(found.place),
+        str(found.path),
         train.input_shape,
         {name: images.counts().tolist() for name, images in present.items()},
         train.class_names,

@@ -110,7 +110,7 @@ def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
 
     values = load_recipe(recipe, set_ or ())
     if any(member.augment.albumentations for member in values.members):
-        from fmcli.data.checked import check_augmentation
+        from fmcli.data.recipe_checks import check_augmentation
 
         facts = known_facts(values.data)
         check_augmentation(values, facts.input_shape if facts else None)

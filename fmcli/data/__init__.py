@@ -2,7 +2,7 @@
 
 from fmcli.data.image_files import ImageReader, LoadedImage, find_image_files
 from fmcli.data.image_set import ImageSet
-from fmcli.data.loader import DeviceLoader, Transform, evaluation_loader, is_of_worker, worker_error
+from fmcli.data.loader import DeviceLoader, Transform, evaluation_loader, explain_worker_error, is_worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
 from fmcli.data.sources import DATASETS, Source, load_source
 from fmcli.data.splits import Splits, draw_sample, load_splits, split_images
@@ -19,11 +19,11 @@ __all__ = [
     "Transform",
     "draw_sample",
     "evaluation_loader",
+    "explain_worker_error",
     "find_image_files",
-    "is_of_worker",
+    "is_worker_error",
     "load_source",
     "load_splits",
     "resolve_normalization",
     "split_images",
-    "worker_error",
 ]

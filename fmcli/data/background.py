@@ -13,13 +13,13 @@ DARK, LIGHT = 64, 191
 _MOST, _HARDLY_ANY = 0.75, 0.01
 
 
-def find_background(blocks: Iterable[NDArray[np.uint8]]) -> Background:
+def classify_background(blocks: Iterable[NDArray[np.uint8]]) -> Background:
     """Return what images have at their border.
 
     Args:
         blocks: (n, C, H, W) each.
     """
-    return background_of(np.concatenate([border_medians(block) for block in blocks]))
+    return classify_border_medians(np.concatenate([border_medians(block) for block in blocks]))
 
 
 def border_medians(images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
@@ -28,7 +28,7 @@ def border_medians(images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
     return np.asarray(np.median(np.concatenate([edge.reshape(len(images), -1) for edge in edges], axis=1), axis=1))
 
 
-def background_of(medians: NDArray[np.floating[Any]]) -> Background:
+def classify_border_medians(medians: NDArray[np.floating[Any]]) -> Background:
     """Return likewise what images have at their border, by its median in each, (N,)."""
     if (medians <= DARK).mean() >= _MOST:
         return "dark" if (medians > MIDDLE).mean() <= _HARDLY_ANY else "mostly dark"

@@ -24,8 +24,8 @@ def cache_folder() -> Path:
     return Path(wanted, "fmcli") if wanted else platformdirs.user_cache_path("fmcli")
 
 
-def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None], *, part: str = "") -> Path:
-    """Return the unpacked form of a file, made unless it is there already; see `made_once`.
+def unpack_to_cache(path: Path, unpack: Callable[[BinaryIO], None], *, part: str = "") -> Path:
+    """Return the unpacked form of a file, made unless it is there already; see `cached_file`.
 
     Args:
         path: Of the packed file, known by place, size and time of its last change.
@@ -39,7 +39,7 @@ def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None], *, part: str =
     now = path.stat()
     place = hashlib.sha256(os.fsencode(path.resolve()) + f"\0{part}".encode()).hexdigest()[:32]
     try:
-        return made_once(place, f"{now.st_size}-{now.st_mtime_ns}", unpack)
+        return cached_file(place, f"{now.st_size}-{now.st_mtime_ns}", unpack)
     except CacheError as error:
         raise DataError(
             f"{printable(path)} is too large for memory and cannot be unpacked: {printable(error)}",
@@ -47,7 +47,7 @@ def unpacked_once(path: Path, unpack: Callable[[BinaryIO], None], *, part: str =
         ) from error
 
 
-def made_once(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path:
+def cached_file(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path:
     """Return a file of the cache, made unless it is there already, whole; what was made of another state is removed.
 
     A file beside it has its SHA-256, as `sha256sum --check` reads it; one that no longer agrees is made again.

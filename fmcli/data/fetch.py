@@ -17,8 +17,8 @@ from fmcli.data.sources import (
 )
 from fmcli.errors import DataError, did_you_mean, printable
 
-LARGEST_DOWNLOAD = 1 << 27  # bytes; the largest of the four files is a fifth of that
-TIMEOUT = 20  # seconds without an answer
+MAX_DOWNLOAD_BYTES = 1 << 27  # bytes; the largest of the four files is a fifth of that
+TIMEOUT_S = 20  # seconds without an answer
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 
 
@@ -104,12 +104,12 @@ def _download(work: Path, say: Callable[[str], None]) -> Path:
 
 
 def _download_file(address: str, path: Path) -> None:
-    with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, path.open("wb") as file:
+    with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer, path.open("wb") as file:
         size = 0
         while block := answer.read(1 << 20):
             size += len(block)
-            if size > LARGEST_DOWNLOAD:
-                raise ValueError(f"more than {LARGEST_DOWNLOAD} bytes")
+            if size > MAX_DOWNLOAD_BYTES:
+                raise ValueError(f"more than {MAX_DOWNLOAD_BYTES} bytes")
             file.write(block)
 
 

@@ -17,14 +17,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.data.cache import unpacked_once
+from fmcli.data.cache import unpack_to_cache
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_at_once
 
-LARGEST_ARRAY = 8 << 30  # bytes of what is gzipped, or read into memory: more than this is a header that lies
-LARGEST_IN_MEMORY = 256 << 20  # bytes of images; more stay in their file
-LARGEST_RATIO = 200  # of a file to its gzipped form; drawings in two colours have a hundred, bombs a thousand
-HARMLESS = 128 << 20  # bytes, which may be gzipped to anything
+MAX_ARRAY_BYTES = 8 << 30  # bytes of what is gzipped, or read into memory: more than this is a header that lies
+MAX_IN_MEMORY_BYTES = 256 << 20  # bytes of images; more stay in their file
+MAX_COMPRESSION_RATIO = 200  # of a file to its gzipped form; drawings in two colours have a hundred, bombs a thousand
+ANY_RATIO_BYTES = 128 << 20  # bytes, which may be gzipped to anything
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK = 1 << 24
 
@@ -79,11 +79,11 @@ def open_idx(path: Path) -> NDArray[Any]:
         DataError: As `read_idx`; or there is no room to unpack it.
     """
     with _opened(path) as (file, header):
-        if header.promise <= LARGEST_IN_MEMORY:
+        if header.promise <= MAX_IN_MEMORY_BYTES:
             return read_idx(path)[0]
         if isinstance(file, gzip.GzipFile):
             _check_limit(path, header)
-            return open_idx(unpacked_once(path, lambda unpacked: _unpack(path, file, header, unpacked)))
+            return open_idx(unpack_to_cache(path, lambda unpacked: _unpack(path, file, header, unpacked)))
         start = len(header.content)
         _check_size(path, header, path.stat().st_size - start)
         # Writable in memory, where nobody writes: torch wants that.
@@ -126,8 +126,8 @@ def _parse_header(file: BinaryIO | gzip.GzipFile, path: Path) -> _Header:
 def _check_promise(path: Path, size: int, *, packed_size: int) -> None:
     """Refuse too many bytes for the file's own size, before any memory is taken."""
     gzipped = path.suffix == ".gz"
-    if size > HARMLESS and size > (LARGEST_RATIO if gzipped else 1) * packed_size:
-        limit = f"; the limit is {LARGEST_RATIO} times that" if gzipped else ""
+    if size > ANY_RATIO_BYTES and size > (MAX_COMPRESSION_RATIO if gzipped else 1) * packed_size:
+        limit = f"; the limit is {MAX_COMPRESSION_RATIO} times that" if gzipped else ""
         unless = "; or unpack it with gunzip, if it can be trusted" if gzipped else ""
         raise DataError(
             f"{printable(path)} promises {size} bytes, and has {packed_size}{limit}",
@@ -136,9 +136,9 @@ def _check_promise(path: Path, size: int, *, packed_size: int) -> None:
 
 
 def _check_limit(path: Path, header: _Header) -> None:
-    if header.promise > LARGEST_ARRAY:
+    if header.promise > MAX_ARRAY_BYTES:
         raise DataError(
-            f"{printable(path)} promises {header.promise} bytes; the limit is {LARGEST_ARRAY}",
+            f"{printable(path)} promises {header.promise} bytes; the limit is {MAX_ARRAY_BYTES}",
             hint="unpack it with gunzip, if it can be trusted",
         )
 

@@ -17,14 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmcli.choices import Invert
 from fmcli.data.albumentations import import_albumentations
-from fmcli.data.background import DARK, LIGHT, MIDDLE, Background, background_of, border_medians
+from fmcli.data.background import DARK, LIGHT, MIDDLE, Background, border_medians, classify_border_medians
 from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_array
 
 MAX_IMAGE_PIXELS = 64_000_000  # pixels; more is a bomb, not a small image
-LARGEST_FILE = 256 << 20  # bytes of such an image, not compressed
-MOST_SCANS = 32  # of a JPEG, each of which may have a few bytes and take as long as the whole image
+MAX_IMAGE_FILE_BYTES = 256 << 20  # bytes of such an image, not compressed
+MAX_JPEG_SCANS = 32  # of a JPEG, each of which may have a few bytes and take as long as the whole image
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 )
@@ -65,7 +65,7 @@ def classify_background_of_files(paths: Iterable[Path], channels: int) -> Backgr
     for path in paths:
         with suppress(Exception):  # whatever a decoder raises is told when the image is read
             medians.append(border_medians(reader.decode(path).transpose(2, 0, 1)[None]))
-    return background_of(np.concatenate(medians)) if medians else "any"
+    return classify_border_medians(np.concatenate(medians)) if medians else "any"
 
 
 class ImageReader:
@@ -334,8 +334,8 @@ def _eight_bits(image: Image.Image, scale: float) -> Image.Image:
 def _check_file(path: Path) -> None:
     if not stat.S_ISREG(_kind_of_file(path)):  # a pipe in a folder would block
         raise DataError("not a file or a folder")
-    if path.stat().st_size > LARGEST_FILE:
-        raise DataError(f"{path.stat().st_size} bytes; the limit is {LARGEST_FILE}")
+    if path.stat().st_size > MAX_IMAGE_FILE_BYTES:
+        raise DataError(f"{path.stat().st_size} bytes; the limit is {MAX_IMAGE_FILE_BYTES}")
 
 
 def _check_size(height: int, width: int) -> None:
@@ -349,8 +349,8 @@ def _check_scans(path: Path) -> None:
         scans, place = 0, 0
         while (found := _JPEG_MARKER.search(content, place)) and content[found.start() + 1] != _END:
             scans += content[found.start() + 1] == _SCAN
-            if scans > MOST_SCANS:
-                raise DataError(f"more than {MOST_SCANS} scans, the limit for a JPEG")
+            if scans > MAX_JPEG_SCANS:
+                raise DataError(f"more than {MAX_JPEG_SCANS} scans, the limit for a JPEG")
             place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.data.fitted import fit_image_files
 from fmcli.data.image_files import IMAGE_SUFFIXES, find_image_files
 from fmcli.data.image_set import ImageSet, check_image_set
+from fmcli.data.resized_images import resize_image_files
 from fmcli.errors import DataError, printable
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -47,7 +47,7 @@ def read_image_folder(
     """Read `FOLDER/train/CLASS/…` and `FOLDER/test/CLASS/…`, or `FOLDER/CLASS/…`.
 
     What is hidden, or lies beside `train` and `test`, is left alone. Images are taken in an order that
-    their names alone decide and that mixes the classes; they are fitted to one size as `fit_image_files` says.
+    their names alone decide and that mixes the classes; they are fitted to one size as `resize_image_files` says.
 
     Args:
         folder: Holds `train` and `test`, perhaps `validation`, and in each a folder for every class; or the classes'
@@ -63,7 +63,7 @@ def read_image_folder(
         DataError: There are no such folders, an image cannot be read, or images differ in size and none is given.
     """
     listing = _list_image_files(folder, classes)
-    pixels, background = fit_image_files(folder, listing.paths, size=size, channels=channels)
+    pixels, background = resize_image_files(folder, listing.paths, size=size, channels=channels)
     sets = {}
     for split, rows in listing.splits.items():
         where = f"{printable(folder)} ({split})"

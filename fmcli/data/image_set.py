@@ -14,7 +14,7 @@ from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import MOST_CLASSES
 
-LARGEST_IMAGE = 1 << 22  # numbers, of all channels
+MAX_IMAGE_VALUES = 1 << 22  # numbers, of all channels
 _BLOCK = 1 << 24  # bytes of images to look through at once
 
 
@@ -27,7 +27,7 @@ class ImageSet:
         labels: int64 (N,), in 0 … n_classes - 1.
         class_names: In label order.
         rows: int64 (N,): which of `pixels` the images are. By default all, in their order.
-        background: What lies behind what they show, where their source knows; see `find_background`.
+        background: What lies behind what they show, where their source knows; see `classify_background`.
     """
 
     pixels: NDArray[np.uint8]
@@ -138,8 +138,8 @@ def check_image_set(
         raise DataError(f"{printable(where)} has no images")
     if len(class_names) > MOST_CLASSES:
         raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MOST_CLASSES}")
-    if images[0].size > LARGEST_IMAGE:
-        raise DataError(f"{printable(where)} has images of {images[0].size} numbers; the limit is {LARGEST_IMAGE}")
+    if images[0].size > MAX_IMAGE_VALUES:
+        raise DataError(f"{printable(where)} has images of {images[0].size} numbers; the limit is {MAX_IMAGE_VALUES}")
     if len(images) != len(labels):
         raise DataError(f"{printable(where)} has {len(images)} images but {len(labels)} labels")
     beyond = int(labels.max())

@@ -75,11 +75,11 @@ class DeviceLoader:
         """Return the number of batches in an epoch."""
         return math.ceil(self.n_images / self.batch_size)
 
-    def mean_over_images(self, of_batches: Tensor) -> float:
+    def mean_over_images(self, batch_means: Tensor) -> float:
         """Return the mean over an epoch's images of what is a mean over each of its batches: (n_batches,)."""
-        sizes = torch.full(of_batches.shape, self.batch_size, dtype=torch.float64)
+        sizes = torch.full(batch_means.shape, self.batch_size, dtype=torch.float64)
         sizes[-1] = self.n_images - (len(self) - 1) * self.batch_size
-        return float(of_batches.cpu().double() @ sizes) / self.n_images
+        return float(batch_means.cpu().double() @ sizes) / self.n_images
 
     def batches(self) -> Iterator[Tensor]:
         """Yield all images in their own order: uint8 (N, C, H, W)."""
@@ -188,15 +188,15 @@ def _alive(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
     try:
         yield from workers
     except (RuntimeError, OSError) as error:  # "worker exited unexpectedly", "too many open files"
-        raise worker_error(error) from error
+        raise explain_worker_error(error) from error
 
 
-def is_of_worker(error: Exception) -> bool:
+def is_worker_error(error: Exception) -> bool:
     """Tell whether PyTorch says that a worker process died, which it does wherever the trainer is just then."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
-def worker_error(error: Exception) -> FmcliError:
+def explain_worker_error(error: Exception) -> FmcliError:
     """Return what to tell where worker processes fail."""
     return FmcliError(
         f"host-side augmentation has stopped: {printable(str(error).partition(chr(10))[0])}",

@@ -15,8 +15,8 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.data.cache import unpacked_once
-from fmcli.data.idx import HARMLESS, LARGEST_ARRAY, LARGEST_IN_MEMORY, LARGEST_RATIO, to_images
+from fmcli.data.cache import unpack_to_cache
+from fmcli.data.idx import ANY_RATIO_BYTES, MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY_BYTES, to_images
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import ARRAY_START, check_array_start, check_regular
 
@@ -26,7 +26,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
 }
 """What the images and labels of a split are called: by MedMNIST, and by Keras."""
-LARGEST_PART = 1 << 20  # bytes that are read at once, as the list of an archive's files is
+MAX_READ_BYTES = 1 << 20  # bytes that are read at once, as the list of an archive's files is
 
 
 class _Header(NamedTuple):
@@ -116,9 +116,9 @@ class _InSmallParts:
         Raises:
             ValueError: They are more than an archive of arrays needs.
         """
-        if size > LARGEST_PART:
-            raise ValueError(f"its list of files is larger than {LARGEST_PART} bytes")
-        return self._file.read(size if size >= 0 else LARGEST_PART)
+        if size > MAX_READ_BYTES:
+            raise ValueError(f"its list of files is larger than {MAX_READ_BYTES} bytes")
+        return self._file.read(size if size >= 0 else MAX_READ_BYTES)
 
 
 def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, may_stay: bool) -> NDArray[Any]:
@@ -126,9 +126,9 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, may_s
     _check_promise(path, info)
     with archive.open(info) as file:
         header = _parse_header(path, info, file)
-        if not may_stay or info.file_size <= LARGEST_IN_MEMORY:
+        if not may_stay or info.file_size <= MAX_IN_MEMORY_BYTES:
             content = bytearray()
-            while chunk := file.read(LARGEST_PART):
+            while chunk := file.read(MAX_READ_BYTES):
                 content += chunk
             return np.frombuffer(content, header.dtype, math.prod(header.shape)).reshape(header.shape)
     unpacked = _unpacked(path, archive, info)
@@ -139,21 +139,23 @@ def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, may_s
 def _unpacked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Path:
     def unpack(file: BinaryIO) -> None:
         with archive.open(info) as packed:
-            while chunk := packed.read(LARGEST_PART):
+            while chunk := packed.read(MAX_READ_BYTES):
                 file.write(chunk)
 
-    return unpacked_once(path, unpack, part=info.filename)
+    return unpack_to_cache(path, unpack, part=info.filename)
 
 
 def _check_promise(path: Path, info: zipfile.ZipInfo) -> None:
     """Refuse too many bytes, and what NumPy never packs so, before any memory is taken."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename} is packed in a way that NumPy does not write")
-    lies = info.file_size > HARMLESS and info.file_size > LARGEST_RATIO * min(info.compress_size, path.stat().st_size)
-    if lies or info.file_size > LARGEST_ARRAY:
+    lies = info.file_size > ANY_RATIO_BYTES and info.file_size > MAX_COMPRESSION_RATIO * min(
+        info.compress_size, path.stat().st_size
+    )
+    if lies or info.file_size > MAX_ARRAY_BYTES:
         raise DataError(
             f"{printable(path)}: {printable(info.filename)} promises {info.file_size} bytes, and has "
-            f"{info.compress_size}; the limits are {LARGEST_ARRAY}, and {LARGEST_RATIO} times what it has",
+            f"{info.compress_size}; the limits are {MAX_ARRAY_BYTES}, and {MAX_COMPRESSION_RATIO} times what it has",
             hint="the file is damaged: get it again",
         )
 

@@ -28,7 +28,7 @@ FASHION_MNIST_FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 SYSTEM_FOLDER = Path("/usr/share/datasets")
-LARGEST_NAMES = 1 << 20  # bytes of a classes.txt
+MAX_CLASSES_FILE_BYTES = 1 << 20  # bytes of a classes.txt
 _SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
 
 
@@ -38,14 +38,14 @@ class Source:
 
     Args:
         name: As in the recipe.
-        place: The folder or file that was read.
+        path: The folder or file that was read.
         train: The training images.
         test: The test images.
         validation: A validation set of its own, where the source has one.
     """
 
     name: str
-    place: Path
+    path: Path
     train: ImageSet
     test: ImageSet
     validation: ImageSet | None = None
@@ -165,28 +165,26 @@ def _load_npz(spec: DataSpec, path: Path) -> Source:
 
 def _source_of(
     spec: DataSpec,
-    place: Path,
+    path: Path,
     present: Mapping[str, tuple[NDArray[np.uint8], NDArray[Any]]],
     class_names: tuple[str, ...],
 ) -> Source:
     """Return images and labels by split as a source, named by number where they have no names."""
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in present.values())
     if n_classes > MOST_CLASSES:
-        raise DataError(
-            f"{printable(place)} has the label {n_classes - 1}; there may be {MOST_CLASSES} classes at most"
-        )
+        raise DataError(f"{printable(path)} has the label {n_classes - 1}; there may be {MOST_CLASSES} classes at most")
     names = _class_names(spec, class_names or tuple(str(label) for label in range(n_classes)))
     sets = {
-        split: check_image_set(images, labels, names, where=f"{place} ({split})")
+        split: check_image_set(images, labels, names, where=f"{path} ({split})")
         for split, (images, labels) in present.items()
     }
     for split, images in sets.items():
         if images.input_shape != sets["train"].input_shape:
             raise DataError(
-                f"{printable(place)}: {split} images are {images.input_shape} (C, H, W), "
+                f"{printable(path)}: {split} images are {images.input_shape} (C, H, W), "
                 f"train images {sets['train'].input_shape}; all must be of one size"
             )
-    return Source(spec.source, place, sets["train"], sets["test"], sets.get("validation"))
+    return Source(spec.source, path, sets["train"], sets["test"], sets.get("validation"))
 
 
 def _load_image_folder(spec: DataSpec, folder: Path) -> Source:
@@ -205,7 +203,9 @@ def _names_in(folder: Path) -> tuple[str, ...]:
     path = folder / "classes.txt"
     if not path.is_file():
         return ()
-    return tuple(line.strip() for line in read_text(path, LARGEST_NAMES, DataError).splitlines() if line.strip())
+    return tuple(
+        line.strip() for line in read_text(path, MAX_CLASSES_FILE_BYTES, DataError).splitlines() if line.strip()
+    )
 
 
 def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:

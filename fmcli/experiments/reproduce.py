@@ -12,7 +12,7 @@ from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.checkpoints.history import best_epoch, read_history
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
 from fmcli.choices import SplitName
-from fmcli.data.checked import load_checked_splits
+from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.ensemble import evaluate_ensemble, hold_vote
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable

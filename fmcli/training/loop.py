@@ -27,9 +27,9 @@ from fmcli.data import (
     Splits,
     draw_sample,
     evaluation_loader,
-    is_of_worker,
+    explain_worker_error,
+    is_worker_error,
     resolve_normalization,
-    worker_error,
 )
 from fmcli.data.augment import AlbumentationsAugment
 from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
@@ -118,8 +118,8 @@ def train_member(
         error.hint = "; ".join(filter(None, (error.hint, training.leave_last_good())))
         raise
     except (MemoryError, RuntimeError) as error:
-        if is_of_worker(error):
-            raise worker_error(error) from error
+        if is_worker_error(error):
+            raise explain_worker_error(error) from error
         if not is_out_of_memory(error):
             raise
         raise DeviceError(

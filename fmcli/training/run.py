@@ -20,7 +20,7 @@ from fmcli.checkpoints.layout import (
 )
 from fmcli.choices import SPLITS
 from fmcli.data import Splits, load_splits
-from fmcli.data.checked import load_checked_splits
+from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import (
     CheckpointError,

@@ -10,7 +10,7 @@ from fmcli.checkpoints.checkpoint import Header, save_checkpoint, versions
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import SPLITS
 from fmcli.data import Normalization, Splits
-from fmcli.data.background import find_background
+from fmcli.data.background import classify_background
 from fmcli.ensemble.predictions import Predictions, predictions_file, save_predictions
 from fmcli.hardware.device import name_of
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
@@ -91,7 +91,7 @@ class CheckpointWriter:
             class_names=train.class_names,
             mean=self.normalization.mean,
             std=self.normalization.std,
-            background=train.background or find_background(train.sample(_BORDERS).blocks()),
+            background=train.background or classify_background(train.sample(_BORDERS).blocks()),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             epochs=epochs,
             snapshot=snapshot,

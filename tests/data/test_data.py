@@ -122,7 +122,7 @@ def test_corrupt_gzip_is_refused(damage, tmp_path):
 
 
 def test_more_than_memory_should_hold_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(idx_files, "LARGEST_ARRAY", 23)
+    monkeypatch.setattr(idx_files, "MAX_ARRAY_BYTES", 23)
     path = write_idx(tmp_path / "a-ubyte", np.arange(24, dtype="u1"))
     with pytest.raises(DataError, match="promises 24 bytes; the limit is 23"):
         read_idx(path)
@@ -135,7 +135,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 3)).astype("u1")
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    monkeypatch.setattr(idx_files, "LARGEST_IN_MEMORY", 100)
+    monkeypatch.setattr(idx_files, "MAX_IN_MEMORY_BYTES", 100)
 
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzip"])
@@ -226,7 +226,7 @@ def test_images_are_the_same_in_memory_and_on_the_disk(validation, gz, monkeypat
     folder = write_idx_folder(tmp_path, *draw_quadrants(40, seed=1), gz=gz)
     spec = idx(folder, validation=validation)
     in_memory = load_splits(spec)
-    monkeypatch.setattr(idx_files, "LARGEST_IN_MEMORY", 100)
+    monkeypatch.setattr(idx_files, "MAX_IN_MEMORY_BYTES", 100)
     on_disk = load_splits(spec)
     for one, other in zip(in_memory.present().values(), on_disk.present().values(), strict=True):
         assert (one.is_mapped, other.is_mapped) == (False, True)
@@ -329,7 +329,7 @@ def test_folder_is_read(gz, test_name, quadrants, tmp_path):
     assert source.train.labels.dtype == np.int64
     assert source.train.class_names == source.test.class_names == ("0", "1", "2", "3")
     assert source.validation is None
-    assert (source.name, source.place) == (f"idx:{tmp_path}", tmp_path)
+    assert (source.name, source.path) == (f"idx:{tmp_path}", tmp_path)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5), (64, 3)])

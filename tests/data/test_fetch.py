@@ -241,7 +241,7 @@ def test_mirror_of_other_files_falls_through_to_the_next(published, mirror, monk
 
 
 def test_endless_file_is_cut_off(published, mirror, monkeypatch, tmp_path):
-    monkeypatch.setattr(fetching, "LARGEST_DOWNLOAD", 100)
+    monkeypatch.setattr(fetching, "MAX_DOWNLOAD_BYTES", 100)
     set_mirrors(monkeypatch, mirror(published))
     with pytest.raises(DataError, match="more than 100 bytes"):
         fetch("fashion-mnist", data_root=tmp_path / "root")

@@ -12,7 +12,7 @@ from PIL import Image
 
 import fmcli.data.image_files
 from fmcli.data import load_source
-from fmcli.data.background import find_background
+from fmcli.data.background import classify_background
 from fmcli.data.image_files import ImageReader, find_image_files, is_array_file
 from fmcli.recipe import DataSpec
 from tests.helpers import write_idx
@@ -337,12 +337,12 @@ def bordered(border, inside, n=1, channels=1):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_background_is_what_most_borders_are(borders, background, channels):
     images = np.concatenate([bordered(border, 255 - border, channels=channels) for border in borders])
-    assert find_background([images]) == find_background(np.array_split(images, 3)) == background
+    assert classify_background([images]) == classify_background(np.array_split(images, 3)) == background
 
 
 def test_real_clothes_lie_on_a_dark_background(fashion_mnist):
     images = load_source(DataSpec(source="fashion-mnist"), data_root=fashion_mnist).test.images
-    assert find_background([images]) == "dark"
+    assert classify_background([images]) == "dark"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmcli.data import fitted, load_source
+from fmcli.data import load_source, resized_images
 from fmcli.data.cache import cache_folder
 from fmcli.data.image_files import ImageReader
 from fmcli.errors import DataError, RecipeError
@@ -300,7 +300,7 @@ def test_images_are_decoded_once(pets, monkeypatch):
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitted.ImageReader, "read", refuse)
+        patch.setattr(resized_images.ImageReader, "read", refuse)
         assert load(pets).train.digest == first.train.digest
         assert not load(pets).train.is_mapped
         with pytest.raises(AssertionError):
@@ -313,7 +313,7 @@ def test_images_are_decoded_once(pets, monkeypatch):
 
 def test_many_images_stay_on_the_disk(pets, monkeypatch):
     in_memory = load(pets)
-    monkeypatch.setattr(fitted, "LARGEST_IN_MEMORY", 10)
+    monkeypatch.setattr(resized_images, "MAX_IN_MEMORY_BYTES", 10)
     mapped = load(pets)
     assert mapped.train.is_mapped
     assert mapped.train.digest == in_memory.train.digest
@@ -368,7 +368,7 @@ def test_the_digest_is_one_that_sha256sum_checks(pets):
 def test_many_images_without_a_cache_are_refused(pets, monkeypatch):
     (cache_folder()).mkdir(parents=True, exist_ok=True)
     (cache_folder() / "unpacked").write_text("a file where the folder should be")
-    monkeypatch.setattr(fitted, "LARGEST_IN_MEMORY", 10)
+    monkeypatch.setattr(resized_images, "MAX_IN_MEMORY_BYTES", 10)
     with pytest.raises(DataError) as caught:
         load(pets)
     assert "XDG_CACHE_HOME" in caught.value.hint

@@ -79,7 +79,7 @@ def test_keras_archives_are_read_in_colour(tmp_path):
 def test_many_images_stay_on_the_disk(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.npz", MEDMNIST)
     in_memory = load(path)
-    monkeypatch.setattr(npz, "LARGEST_IN_MEMORY", 10)
+    monkeypatch.setattr(npz, "MAX_IN_MEMORY_BYTES", 10)
     mapped = load(path)
     assert mapped.train.is_mapped
     assert not in_memory.train.is_mapped
@@ -166,7 +166,7 @@ def test_headers_that_lie_are_refused(tmp_path, lie):
 
 
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "HARMLESS", 1 << 20)
+    monkeypatch.setattr(npz, "ANY_RATIO_BYTES", 1 << 20)
     bomb = npy((4096, 32, 32), bytes(4 << 20))
     assert "200 times" in refusal(archive(tmp_path / "a.npz", {"train_images": bomb}))
 

@@ -6,7 +6,7 @@ import torch
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import ImageSet
-from fmcli.data.checked import load_checked_splits
+from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished, MembersInParallel, MemberStarted, StopRequest
 from fmcli.recipe import load_recipe

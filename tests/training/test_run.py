@@ -22,7 +22,7 @@ from fmcli.checkpoints.layout import (
     unfinished_members,
 )
 from fmcli.data import Splits, idx
-from fmcli.data.checked import check_augmentation
+from fmcli.data.recipe_checks import check_augmentation
 from fmcli.errors import (
     CheckpointError,
     DataError,
@@ -150,7 +150,7 @@ def test_history_says_which_line_is_damaged(run_folder):
 
 
 def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, monkeypatch, tmp_path):
-    monkeypatch.setattr(idx, "LARGEST_IN_MEMORY", 100)
+    monkeypatch.setattr(idx, "MAX_IN_MEMORY_BYTES", 100)
     train(tiny(tiny_recipe), tmp_path / "run")
     for name in ("k3", "k5"):
         for file in (MODEL_FILE, VALIDATION_FILE):

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.checkpoints.checkpoint import versions
 from fmcli.data import Splits
-from fmcli.data.checked import load_checked_splits
+from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.experiments.results import SearchResult, State, TrialResult

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.data.background import Background
-from fmcli.data.cache import CacheError, made_once
-from fmcli.data.idx import LARGEST_IN_MEMORY
+from fmcli.data.cache import CacheError, cached_file
+from fmcli.data.idx import MAX_IN_MEMORY_BYTES
 from fmcli.data.image_files import ImageReader, classify_background_of_files, read_image_header
-from fmcli.data.image_set import LARGEST_IMAGE
+from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.errors import DataError, printable
 
 _BORDERS = 256  # images that are looked at for what lies behind them
@@ -28,7 +28,7 @@ _BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 _Shape = tuple[int, int, int]
 
 
-def fit_image_files(
+def resize_image_files(
     folder: Path, paths: Sequence[str], *, size: tuple[int, int] | None, channels: int | None
 ) -> Fitted:
     """Return images as images of one size, in which they keep their proportions, as `predict` fits them.
@@ -55,18 +55,18 @@ def fit_image_files(
         _write(places, _shape_of(places, size, channels), file)
 
     try:
-        made = made_once(name, state, make)
+        made = cached_file(name, state, make)
     except CacheError as error:
         places = [folder / path for path in paths]
         return _fit_in_memory(folder, places, _shape_of(places, size, channels), error)
     try:
         return _open_made(made)
     except FileNotFoundError:  # removed by another process since, for which the images had changed
-        return _open_made(made_once(name, state, make))
+        return _open_made(cached_file(name, state, make))
 
 
 def _fit_in_memory(folder: Path, places: Sequence[Path], shape: _Shape, problem: CacheError) -> Fitted:
-    if len(places) * math.prod(shape) > LARGEST_IN_MEMORY:
+    if len(places) * math.prod(shape) > MAX_IN_MEMORY_BYTES:
         raise DataError(
             f"the images of {printable(folder)} are too many for memory, and cannot be kept in the cache: "
             f"{printable(problem)}",
@@ -96,7 +96,7 @@ def _open_made(path: Path) -> Fitted:
     with path.open("rb") as file:
         file.seek(array.offset + array.nbytes)
         background = _parse_background(file.read())
-    return (np.array(array) if array.nbytes <= LARGEST_IN_MEMORY else array), background
+    return (np.array(array) if array.nbytes <= MAX_IN_MEMORY_BYTES else array), background
 
 
 def _parse_background(word: bytes) -> Background:
@@ -122,9 +122,9 @@ def _shape_of(places: Sequence[Path], size: tuple[int, int] | None, channels: in
                 "or --set 'data.size=[32,32]'",
             )
         [size] = sizes
-    if math.prod(size) * channels > LARGEST_IMAGE:
+    if math.prod(size) * channels > MAX_IMAGE_VALUES:
         raise DataError(
-            f"images of {size[1]}×{size[0]} pixels are too large: more than {LARGEST_IMAGE} numbers",
+            f"images of {size[1]}×{size[0]} pixels are too large: more than {MAX_IMAGE_VALUES} numbers",
             hint="fit them to smaller ones: size = [32, 32] in a recipe's [data], or --set 'data.size=[32,32]'",
         )
     return channels, *size
