@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fmcli.cli.data_spec import data_spec
 from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose, command_group
-from fmcli.cli.places import data_spec
 
 app = command_group("Get, verify and look at datasets.")
 

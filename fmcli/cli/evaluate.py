@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.figures import write_member_plots
-from fmcli.cli.members import open_members, references_of, refuse_needless_labels, warn_scaling
+from fmcli.cli.member_pool import open_members, references_of, refuse_needless_labels, warn_scaling
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -19,6 +18,7 @@ from fmcli.cli.options import (
     TestTimeViews,
     Verbose,
 )
+from fmcli.cli.plotters import write_member_plots
 from fmcli.errors import printable
 
 SavePredictions = Annotated[

@@ -1,4 +1,4 @@
-"""What several commands share: options, each written once, and the way a group of commands is set up."""
+"""Options and arguments that several commands share, and checks of their values."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,36 +6,69 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Format, SplitName, TieRule, Views, VotingRule
+from fmcli.errors import UsageError, printable
 from fmcli.hardware.device import check_device_name
 from fmcli.storage.atomic import check_place
 
 
 def command_group(help_: str) -> typer.Typer:
-    """Return a group of commands. Help is plain text: typer's panels would double the time to show it."""
+    """Return a group of commands with plain help; typer's panels would double the time to show it."""
     return typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Return the shipped recipes that begin so."""
+    """Return the names of shipped recipes that start with some text, for completion in the shell."""
     from fmcli.recipe import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is read and written.")]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to write the result.")]
+def refuse_to_replace(path: Path, overwrite: bool) -> None:
+    """Refuse an output that exists, unless it may be replaced.
+
+    Raises:
+        UsageError: It exists and `overwrite` is false.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{printable(path)} already exists", hint="--overwrite replaces it")
+
+
+def check_output(path: Path) -> Path:
+    """Return the path of an output file after checking that its folder is writable."""
+    check_place(path)
+    return path
+
+
+def _check_ensemble_file(path: Path) -> Path:
+    if path.suffix != ".toml":
+        raise UsageError(
+            f"the name of an ensemble file must end in .toml; got {printable(path)}",
+            hint=f"--output {printable(path.with_suffix('.toml') if path.name else 'chosen.toml')}",
+        )
+    return check_output(path)
+
+
+def _check_plot_folder(folder: Path | None) -> Path | None:
+    """Check that figures can be written into a folder, before a long training."""
+    if folder is not None:
+        check_place(folder / "figure.png")
+    return folder
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also list the files that are read and written.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Format of the result.")]
 Device = Annotated[
     str,
     typer.Option(
         "--device",
         metavar="DEVICE",
         callback=check_device_name,
-        help="auto, cpu, cuda, cuda:N or mps; auto takes a GPU where there is one.",
+        help="auto, cpu, cuda, cuda:N or mps. auto uses a GPU if there is one.",
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads; by default one a core.")
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Number of CPU threads. Default: one per core.")
 ]
 DataRoot = Annotated[
     Path | None,
@@ -43,8 +76,8 @@ DataRoot = Annotated[
         "--data-root",
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets: searched first, filled by data fetch; relative places in data.source are looked for "
-        "here if they are not in the current folder.",
+        help="Folder for datasets. It is searched first, and fmcli data fetch downloads into it. A relative path in "
+        "data.source may also be relative to it.",
     ),
 ]
 RecipeName = Annotated[
@@ -53,20 +86,22 @@ RecipeName = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
-        help="A shipped recipe's name, or a path.",
+        help="Name of a shipped recipe, or path of a recipe file.",
         autocompletion=complete_recipe,
         show_default=False,
     ),
 ]
 RecipeArgument = Annotated[
     str,
-    typer.Argument(help="A shipped recipe's name, or a path.", autocompletion=complete_recipe, show_default=False),
+    typer.Argument(
+        help="Name of a shipped recipe, or path of a recipe file.", autocompletion=complete_recipe, show_default=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Override the recipe, e.g. --set optimizer.lr=3e-4; may be repeated.",
+        help="Change a key of the recipe, for example optimizer.lr=3e-4. Can be repeated.",
         metavar="KEY=VALUE",
     ),
 ]
@@ -74,7 +109,7 @@ Members = Annotated[
     list[Path],
     typer.Argument(
         metavar="MEMBER",
-        help="Runs, members, checkpoints, ensemble files, packs, or files of predictions.",
+        help="Runs, members, checkpoints, ensemble files, packs or predictions files.",
         show_default=False,
     ),
 ]
@@ -82,32 +117,34 @@ Networks = Annotated[
     list[Path],
     typer.Argument(
         metavar="MEMBER",
-        help="Runs, members, checkpoints or ensemble files; networks, not predictions alone.",
+        help="Runs, members, checkpoints or ensemble files. Predictions files are refused.",
         show_default=False,
     ),
 ]
 TestTimeViews = Annotated[
-    Views, typer.Option("--tta", help="Average over views of each image: mirrored, moved by a pixel, or both.")
+    Views,
+    typer.Option(
+        "--tta", help="Average predictions over views of each image: mirrored, shifted by one pixel, or both."
+    ),
 ]
 Labels = Annotated[
     Path | None,
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="True classes for predictions of other tools: a .npy of integers, or a text with one class a line.",
+        help="True classes for predictions of other tools: a .npy array of integers, or a text file with one class "
+        "per line.",
         show_default=False,
     ),
 ]
-Vote = Annotated[VotingRule | None, typer.Option(help="Voting rule; by default the recipe's.", show_default=False)]
-Tie = Annotated[
-    TieRule | None, typer.Option(help="Which tied class wins; by default the recipe's rule.", show_default=False)
-]
+Vote = Annotated[VotingRule | None, typer.Option(help="Voting rule. Default: the recipe's.", show_default=False)]
+Tie = Annotated[TieRule | None, typer.Option(help="How ties are broken. Default: the recipe's.", show_default=False)]
 Weights = Annotated[
     str | None,
     typer.Option(
         metavar="W,W,…",
-        help="Weight of each member, in order: 2,1,1. Without it, those of the recipe; else weighted rules learn "
-        "them on validation images.",
+        help="Weight of each member, in order, for example 2,1,1. Default: the recipe's; otherwise weighted rules are "
+        "fitted on validation images.",
         show_default=False,
     ),
 ]
@@ -115,28 +152,30 @@ Groups = Annotated[
     str | None,
     typer.Option(
         metavar="G,G,…",
-        help="Group of each member for --vote two-level, in order: 3,3,5. By default its kernel size.",
+        help="Group of each member for --vote two-level, in order, for example 3,3,5. Default: its kernel size.",
         show_default=False,
     ),
 ]
-Split = Annotated[SplitName, typer.Option("--split", help="Which images to score on.")]
-
-
-def _check_folder(folder: Path | None) -> Path | None:
-    """Refuse before any training a folder that figures could not be written into."""
-    if folder is not None:
-        check_place(folder / "figure.png")
-    return folder
-
-
+Split = Annotated[SplitName, typer.Option("--split", help="Images to score on.")]
 Plots = Annotated[
     Path | None,
     typer.Option(
         "--plots",
         metavar="DIR",
         file_okay=False,
-        callback=_check_folder,
+        callback=_check_plot_folder,
         help="Also draw figures into this folder, as PNG.",
         show_default=False,
     ),
 ]
+EnsembleOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        callback=_check_ensemble_file,
+        help="Ensemble file to write. Its name must end in .toml; the members must be in its folder or below.",
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]

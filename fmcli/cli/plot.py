@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fmcli.choices import FIGURES, FigureChoice, FigureName, FileFormat, SplitName, TieRule, VotingRule
-from fmcli.cli.figures import (
+from fmcli.cli.data_spec import data_spec
+from fmcli.cli.member_pool import choose_rule, open_members
+from fmcli.cli.options import DataRoot, Device, Quiet, Tie, Verbose, Vote
+from fmcli.cli.plotters import (
     Drawers,
     curve_drawers_of,
     data_drawers,
@@ -19,9 +22,6 @@ from fmcli.cli.figures import (
     save_figures,
     trial_drawers,
 )
-from fmcli.cli.members import choose_rule, open_members
-from fmcli.cli.options import DataRoot, Device, Quiet, Tie, Verbose, Vote
-from fmcli.cli.places import data_spec
 from fmcli.errors import DataError, UsageError, printable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from fmcli.choices import Invert
-from fmcli.cli.members import choose_rule, open_members
+from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.cli.options import Device, FormatOption, Quiet, TestTimeViews, Tie, Verbose, Vote
 from fmcli.errors import DataError, UsageError
 

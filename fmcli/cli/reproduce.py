@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.interrupts import interruptible
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -16,7 +15,8 @@ from fmcli.cli.options import (
     Verbose,
     complete_recipe,
 )
-from fmcli.cli.threads import use_threads
+from fmcli.cli.stop_signals import interruptible
+from fmcli.cli.thread_count import use_threads
 
 
 def reproduce(

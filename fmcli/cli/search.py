@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.interrupts import interruptible
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -17,7 +16,8 @@ from fmcli.cli.options import (
     Threads,
     Verbose,
 )
-from fmcli.cli.threads import use_threads
+from fmcli.cli.stop_signals import interruptible
+from fmcli.cli.thread_count import use_threads
 from fmcli.errors import UsageError
 from fmcli.storage.atomic import check_place
 

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.figures import curve_drawers, data_drawers, write_plots
-from fmcli.cli.interrupts import interruptible
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -18,7 +16,9 @@ from fmcli.cli.options import (
     Threads,
     Verbose,
 )
-from fmcli.cli.threads import use_threads
+from fmcli.cli.plotters import curve_drawers, data_drawers, write_plots
+from fmcli.cli.stop_signals import interruptible
+from fmcli.cli.thread_count import use_threads
 
 CHECKPOINTS = Path("checkpoints")
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 import fmcli
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints
-from fmcli.cli import interrupts, run
+from fmcli.cli import run, stop_signals
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
@@ -842,10 +842,10 @@ def test_paths_from_a_closed_standard_input_are_refused(run_folder):
 )
 def test_the_command_that_goes_on_names_fmcli_as_it_was_called(monkeypatch, program, named):
     monkeypatch.setattr(sys, "argv", [program])
-    assert shlex.join(interrupts._program()) == named
+    assert shlex.join(stop_signals._program()) == named
     found = "/opt/fmcli/bin/fmcli"
     monkeypatch.setattr(shutil, "which", lambda name: found)
-    assert shlex.join(interrupts._program()) == ("fmcli" if program == found else named)
+    assert shlex.join(stop_signals._program()) == ("fmcli" if program == found else named)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmcli.cli.threads import advice_on_threads, use_threads
+from fmcli.cli.thread_count import advice_on_threads, use_threads
 from fmcli.hardware import cpu
 from fmcli.hardware.cpu import busy_cores, count_cores
 

@@ -673,7 +673,7 @@ def test_the_command(recipe_file, tmp_path, capfd):
 
 SIGNALLED = """
 import os, signal, sys
-from fmcli.cli.interrupts import interruptible
+from fmcli.cli.stop_signals import interruptible
 from fmcli.errors import InterruptedRun
 from fmcli.events import MemberFinished, MemberStarted, StepFinished, TrialFinished
 

@@ -21,7 +21,7 @@ from fmcli.checkpoints.history import HISTORY_FILE
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import FIGURES
 from fmcli.cli import run
-from fmcli.cli.figures import curve_drawers
+from fmcli.cli.plotters import curve_drawers
 from fmcli.errors import CheckpointError, DataError, FmcliError
 from fmcli.events import EpochFinished
 from fmcli.metrics import (

@@ -1,8 +1,6 @@
-"""`fmcli ensemble …`."""
+"""`fmcli ensemble evaluate`."""
 
-from fmcli.cli import compare, compose
-from fmcli.cli.figures import evaluation_drawers, write_plots
-from fmcli.cli.members import (
+from fmcli.cli.member_pool import (
     choose_rule,
     open_members,
     references_of,
@@ -26,23 +24,12 @@ from fmcli.cli.options import (
     Verbose,
     Vote,
     Weights,
-    command_group,
 )
+from fmcli.cli.plotters import evaluation_drawers, write_plots
 from fmcli.errors import UsageError
 
-app = command_group("Combine trained members, of whatever networks, by vote.")
 
-
-app.command("compare", short_help="Set ensembles side by side, with tests.")(compare.compare)
-app.command("fit", short_help="Learn weights and temperature; write an ensemble file.")(compose.fit)
-app.command("select", short_help="Choose members on validation data.")(compose.select)
-app.command("pack", short_help="Write an ensemble as one file.")(compose.pack)
-app.command("unpack", short_help="Take a pack apart again.")(compose.unpack)
-app.command("soup", short_help="Average the weights of members into one.")(compose.soup)
-
-
-@app.command("evaluate", short_help="Score a vote beside each of its members.")
-def evaluate_ensemble(
+def evaluate(
     members: Members,
     vote: Vote = None,
     tie: Tie = None,

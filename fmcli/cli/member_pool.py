@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmcli.cli.threads import limit_threads
+from fmcli.cli.thread_count import limit_threads
 from fmcli.errors import UsageError, printable
 
 if TYPE_CHECKING:

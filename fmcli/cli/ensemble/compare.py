@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.members import choose_rule, open_members, refuse_needless_labels, warn_fitted_on, warn_same_predictions
+from fmcli.cli.member_pool import (
+    choose_rule,
+    open_members,
+    refuse_needless_labels,
+    warn_fitted_on,
+    warn_same_predictions,
+)
 from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
 from fmcli.errors import UsageError
 

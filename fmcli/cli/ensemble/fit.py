@@ -1,0 +1,59 @@
+"""`fmcli ensemble fit`."""
+
+from fmcli.cli.member_pool import choose_rule, open_members, refuse_needless_labels
+from fmcli.cli.options import (
+    DataRoot,
+    Device,
+    EnsembleOutput,
+    FormatOption,
+    Groups,
+    Labels,
+    Members,
+    Overwrite,
+    Quiet,
+    Tie,
+    Verbose,
+    Vote,
+    Weights,
+    refuse_to_replace,
+)
+
+
+def fit(
+    members: Members,
+    output: EnsembleOutput,
+    vote: Vote = None,
+    tie: Tie = None,
+    weights: Weights = None,
+    groups: Groups = None,
+    labels: Labels = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    format_: FormatOption = "table",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Learn a rule's weights and temperature on validation data, and write an ensemble file.
+
+    That file stands for a run: evaluate, predict, plot and the ensemble commands take it.
+
+    Example: fmcli ensemble fit checkpoints/quick --vote weighted-soft --output checkpoints/fitted.toml
+    """
+    refuse_to_replace(output, overwrite)
+
+    from fmcli.members.compose import fit_ensemble, write_ensemble
+    from fmcli.report.console import Terminal
+    from fmcli.report.document import emit
+    from fmcli.report.ensemble_files import fit_document
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    pool = open_members(members, device, terminal)
+    refuse_needless_labels([pool], labels)
+    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
+    if rule.is_fitted:
+        terminal.note("this ensemble has learnt already: it is written as it was")
+    composed = fit_ensemble(pool, rule, data_root=data_root, labels=labels)
+    write_ensemble(output, composed)
+    accuracy = composed.fitted_on.accuracy if composed.fitted_on else None
+    emit(fit_document(pool.names, composed.rule, accuracy, output), format_, terminal)

@@ -1,0 +1,65 @@
+"""`fmcli ensemble pack`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmcli.cli.member_pool import choose_rule, open_members
+from fmcli.cli.options import (
+    DataRoot,
+    Device,
+    Networks,
+    Overwrite,
+    Quiet,
+    Tie,
+    Verbose,
+    Vote,
+    Weights,
+    check_output,
+    refuse_to_replace,
+)
+from fmcli.errors import DataError, UsageError, printable
+
+
+def pack(
+    members: Networks,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", callback=check_output, help="The file, ending in .safetensors.", show_default=False
+        ),
+    ],
+    vote: Vote = None,
+    tie: Tie = None,
+    weights: Weights = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write an ensemble as one file: members, rule, temperature, classes and all that predict needs.
+
+    Example: fmcli ensemble pack checkpoints/quick --output quick.safetensors
+    """
+    if output.suffix != ".safetensors":
+        raise UsageError(f"a pack's name ends in .safetensors; got {printable(output)}")
+    refuse_to_replace(output, overwrite)
+
+    from fmcli.members.compose import Composed, fit_ensemble, pack_ensemble, refuse_packed
+    from fmcli.report.console import Terminal
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    pool = open_members(members, device, terminal)
+    refuse_packed(pool)
+    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights)
+    try:
+        composed = fit_ensemble(pool, rule, data_root=data_root)
+    except DataError as error:
+        if rule.needs_fit:
+            raise
+        terminal.note(f"packed without a temperature, which is learnt on validation images: {printable(error.message)}")
+        composed = Composed(pool, rule, None)
+    pack_ensemble(output, composed)
+    terminal.write(f"{output}\n")
