@@ -95,12 +95,12 @@ def test_weights_are_taken_in_the_members_order(cli, pool):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--weights", "1,2"], "6 members; got 2"),
+        (["--weights", "1,2"], "6 members need 6"),
         (["--weights", "1,2,x,1,1,1"], "numbers with commas"),
         (["--weights", "1,1,1,1,1,-1"], "0 or more"),
         (["--weights", "0,0,0,0,0,0"], "not all 0"),
         (["--weights", "1,1,1,1,1,1", "--vote", "stacking"], "no use for weights"),
-        (["--vote", "two-level", "--groups", "a,b"], "6 members; got 2"),
+        (["--vote", "two-level", "--groups", "a,b"], "6 members need 6"),
         (["--vote", "plurality"], "plurality"),
     ],
 )
