@@ -348,9 +348,9 @@ def use(path: Path) -> None:
 def pack_seeds(folder: Path) -> Parts:
     from fmcli.checkpoints.pack import write_pack
     from fmcli.ensemble import Combiner
-    from fmcli.ensemble.file import Place
+    from fmcli.ensemble.file import MemberPath
 
-    places = [Place(path.parent.name, path) for path in tiny_checkpoints(folder)]
+    places = [MemberPath(path.parent.name, path) for path in tiny_checkpoints(folder)]
     (places[0].path.parent / "history.jsonl").write_bytes(history_seeds(folder)[0])
     write_pack(folder / "pack.safetensors", places, Combiner("weighted-soft", "probability", (0.4, 0.6)))
     return [(folder / "pack.safetensors").read_bytes()]

@@ -40,8 +40,8 @@ from fmcli.data.idx import MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY
 from fmcli.data.image_files import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
 from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.data.sources import MAX_CLASSES_FILE_BYTES
-from fmcli.ensemble.external import LARGEST_LABELS, LARGEST_TABLE, read_external, read_labels
-from fmcli.ensemble.file import LARGEST_FILE as LARGEST_ENSEMBLE
+from fmcli.ensemble.external import MAX_LABELS_BYTES, MAX_TABLE_BYTES, read_external, read_labels
+from fmcli.ensemble.file import MAX_FILE_BYTES as MAX_ENSEMBLE_BYTES
 from fmcli.ensemble.file import read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DataError, FmcliError, RecipeError, printable
@@ -701,14 +701,14 @@ def test_the_limits_are_told():
         MAX_IN_MEMORY_BYTES,
         MAX_IMAGE_FILE_BYTES,
         LARGEST_HEADER,
-        LARGEST_TABLE,
-        LARGEST_LABELS,
+        MAX_TABLE_BYTES,
+        MAX_LABELS_BYTES,
         MAX_CLASSES_FILE_BYTES,
         LARGEST_RECIPE,
     )
     for count in (*counts, MAX_JPEG_SCANS, MAX_COMPRESSION_RATIO, DEEPEST, MOST_DOTS + 1):
         assert re.search(rf"\b{count:,}\b", told), count
-    for size in (*sizes, LARGEST_ENSEMBLE, LARGEST_HISTORY, LONGEST_PATH):
+    for size in (*sizes, MAX_ENSEMBLE_BYTES, LARGEST_HISTORY, LONGEST_PATH):
         power = min((size.bit_length() - 1) // 10, 3)
         assert f" {size >> 10 * power} {('', 'K', 'M', 'G')[power]}iB" in told, size
 

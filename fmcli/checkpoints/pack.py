@@ -30,7 +30,7 @@ from fmcli.ensemble.file import (
     SUFFIX,
     EnsembleFile,
     FittedOn,
-    Place,
+    MemberPath,
     describe_ensemble,
     first_problem,
     write_ensemble_file,
@@ -82,7 +82,7 @@ class Pack:
     fitted_on: FittedOn | None
 
 
-def write_pack(path: Path, places: Sequence[Place], rule: Combiner, fitted_on: FittedOn | None = None) -> None:
+def write_pack(path: Path, places: Sequence[MemberPath], rule: Combiner, fitted_on: FittedOn | None = None) -> None:
     """Write members and their rule as one file.
 
     Args:
@@ -107,7 +107,7 @@ def write_pack(path: Path, places: Sequence[Place], rule: Combiner, fitted_on: F
                 content = read_bytes(file, LARGEST_CARRIED, CheckpointError)
                 tensors[f"file.{number}.{name}"] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
     folders = _member_folders([place.name for place in places])
-    inside = [Place(place.name, Path(folder), place.digest) for place, folder in zip(places, folders, strict=True)]
+    inside = [MemberPath(place.name, Path(folder), place.digest) for place, folder in zip(places, folders, strict=True)]
     contents = _Contents(
         ensemble=describe_ensemble(inside, rule, None, fitted_on),
         headers=tuple(headers),
@@ -130,7 +130,7 @@ def _split_snapshot(name: str) -> tuple[str, str]:
     return (member, last) if member and is_snapshot_name(last) else (name, "")
 
 
-def _recipe_of_all(places: Sequence[Place], folders: Sequence[str]) -> str:
+def _recipe_of_all(places: Sequence[MemberPath], folders: Sequence[str]) -> str:
     """Return the recipe of the run whose members these are, all of them and no others; else nothing."""
     files = [place.path.resolve() for place in places]
     run = Path(*files[0].parts[: -1 - len(PurePosixPath(folders[0]).parts)])

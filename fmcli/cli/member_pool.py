@@ -76,9 +76,9 @@ def warn_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) 
 
 def warn_same_predictions(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
     """Say which predictions are in the vote twice; of networks, `open_members` has said it."""
-    from fmcli.ensemble.predictions import same_predictions
+    from fmcli.ensemble.predictions import find_duplicates
 
-    found = same_predictions(predictions)
+    found = find_duplicates(predictions)
     duplicates = pool.duplicates() if found else {}
     for name, same in found.items():
         if name not in duplicates:

@@ -137,5 +137,5 @@ def _evaluation(
 
     pool = open_members([Path(place) for place in places], device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-    ballot = vote_on(pool, rule, split, data_root=data_root, calibrate=False)
-    return evaluation_drawers(pool, ballot, data_root)
+    result = vote_on(pool, rule, split, data_root=data_root, calibrate=False)
+    return evaluation_drawers(pool, result, data_root)

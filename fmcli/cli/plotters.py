@@ -13,7 +13,7 @@ from fmcli.storage.atomic import folder_names
 
 if TYPE_CHECKING:
     from fmcli.data import ImageSet
-    from fmcli.ensemble import Ballot
+    from fmcli.ensemble import VotingResult
     from fmcli.ensemble.predictions import Predictions
     from fmcli.events import EpochFinished
     from fmcli.members import Pool
@@ -203,21 +203,23 @@ def trial_drawers(places: Sequence[str]) -> Drawers:
 # --- evaluations ------------------------------------------------------------------------------------------
 
 
-def evaluation_drawers(pool: Pool, ballot: Ballot, data_root: Path | None) -> Drawers:
+def evaluation_drawers(pool: Pool, result: VotingResult, data_root: Path | None) -> Drawers:
     """Return what draws the evaluation of a vote, which is a member's own where it is alone.
 
     Args:
         pool: The members.
-        ballot: Their vote.
+        result: Their vote.
         data_root: Where to look first for built-in sources.
     """
     from fmcli.report import plots
 
-    vote, rule, first = ballot.vote, ballot.rule, ballot.predictions[0]
-    names = [one.member for one in ballot.predictions]
+    vote, rule, first = result.vote, result.rule, result.predictions[0]
+    names = [one.member for one in result.predictions]
     listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} members"
     name = names[0] if len(names) == 1 else f"{rule.vote} vote of {listed}"
-    classified = plots.ClassifiedSplit(name, first.split, first.class_names, first.labels, vote.labels, ballot.given)
+    classified = plots.ClassifiedSplit(
+        name, first.split, first.class_names, first.labels, vote.labels, result.output_probabilities
+    )
 
     @cache
     def images() -> Any:
@@ -245,9 +247,9 @@ def write_member_plots(
     folder: Path, pool: Pool, predictions: Sequence[Predictions], data_root: Path | None, terminal: Terminal
 ) -> None:
     """Draw the evaluation of each member by itself, into a folder of its own where there are several."""
-    from fmcli.ensemble import Combiner, hold_vote
+    from fmcli.ensemble import Combiner, combine_predictions
 
     names = [one.member for one in predictions]
     folders = [folder / word for word in folder_names(names)] if len(names) > 1 else [folder]
     for place, member, one in zip(folders, pool.alone(), predictions, strict=True):
-        write_plots(place, evaluation_drawers(member, hold_vote([one], Combiner()), data_root), terminal)
+        write_plots(place, evaluation_drawers(member, combine_predictions([one], Combiner()), data_root), terminal)

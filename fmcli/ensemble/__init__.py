@@ -1,10 +1,15 @@
-"""Members' predictions in, what they say together out. No network in sight.
+"""Combine members' predictions into votes, and evaluate, compare and select ensembles. Needs no network.
 
-A rule with all it needs (`combiner`), a vote by it (`ballot`), its evaluation beside the members (`evaluate`),
-choosing members (`select`) and setting ensembles against each other (`compare`).
+`predictions`, `external`   predictions of fmcli and of other tools
+`rules`, `combiner`         voting rules, and a rule with its weights, groups and temperature
+`fitting`                   fit weights, stacking and temperature to validation images
+`voting`, `evaluate`        combine predictions on a split, and score the vote and its members
+`selection`, `candidates`   select members
+`comparison`                compare ensembles
+`heterogeneity`             compare ensembles of different members with ensembles of similar ones
+`file`                      ensemble files
 """
 
-from fmcli.ensemble.ballot import Ballot, hold_vote
 from fmcli.ensemble.combiner import (
     MIN_IMAGES_TO_FIT,
     Combiner,
@@ -19,18 +24,19 @@ from fmcli.ensemble.evaluate import (
     evaluate_ensemble,
     evaluate_member,
 )
+from fmcli.ensemble.voting import VotingResult, combine_predictions
 
 __all__ = [
     "MIN_IMAGES_TO_FIT",
-    "Ballot",
     "Combiner",
     "EnsembleEvaluation",
     "Evaluation",
     "Stacking",
+    "VotingResult",
     "choose_combiner",
+    "combine_predictions",
     "cross_fitted_vote",
     "evaluate_ensemble",
     "evaluate_member",
     "fit_combiner",
-    "hold_vote",
 ]

@@ -1,4 +1,4 @@
-"""A member, or a vote beside its members, judged on one split."""
+"""Evaluate members and their vote on one split."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from fmcli.ensemble.ballot import Ballot
 from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.predictions import Predictions
 from fmcli.ensemble.rules import Floats, Labels, Vote
+from fmcli.ensemble.voting import VotingResult
 from fmcli.metrics import (
     Calibration,
     ClassificationReport,
@@ -28,20 +28,20 @@ from fmcli.metrics import (
     pairwise_diversity,
 )
 
-MOST_LEFT_OUT = 100
-"""Members, up to which the vote is also taken without each of them."""
+MAX_MEMBERS_TO_LEAVE_OUT = 100
+"""In larger ensembles, members' contributions are not computed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """One classifier on one split.
+    """Scores of one classifier on one split.
 
     Args:
-        name: A member's name, or `vote`.
-        report: Its scores.
-        calibration: How far its probabilities can be trusted.
-        confidence: float64 (n_samples,), how probable it holds its own answers to be.
-        correct: bool (n_samples,), where it is right.
+        name: Name of the member, or `vote`.
+        report: Accuracy, precision, recall and similar scores.
+        calibration: Calibration of the probabilities.
+        confidence: float64 (n_samples,), the probability of each predicted class.
+        correct: bool (n_samples,), whether each prediction is correct.
     """
 
     name: str
@@ -52,28 +52,28 @@ class Evaluation:
 
     @property
     def coverage(self) -> CoverageCurve:
-        """How accurate it is when the images that it is least sure of are set aside."""
+        """Accuracy on the images with the highest confidence, for each share of the images."""
         return coverage_curve(self.confidence, self.correct)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EnsembleEvaluation:
-    """A vote beside its members.
+    """Scores of a vote and of its members.
 
     Args:
-        split: What it was evaluated on.
-        members: Each member, in order.
-        vote: The ensemble: calibration of what the rule gives, coverage by the probabilities that `predict` gives.
-        rule: What combined them, with what was given and learnt.
-        calibrated: How far the vote's probabilities can be trusted after temperature scaling; None where there was
-            nothing to learn the temperature from.
-        cross_fitted: How to combine was learnt on these very images, in folds, so that none judged itself.
-        n_ties: On how many images the tie rule decided.
-        best_member: Name of the member with the highest accuracy on this split, the first if several.
-        gain: The vote against that member.
-        losses: For each member, by how much the vote's accuracy falls without it; None where that is not known.
-        diversity: How much members differ, pair by pair.
-        agreement: Whether all members are right equally often; None of a single one.
+        split: The split that was evaluated.
+        members: One entry per member, in order.
+        vote: Scores of the vote. Its calibration is that of the rule's own probabilities, its coverage is by the
+            probabilities that `predict` outputs.
+        rule: The fitted voting rule.
+        calibrated: Calibration of the vote after temperature scaling; None if no temperature was fitted.
+        cross_fitted: Whether the rule was fitted to these images, in folds.
+        n_ties: Number of images that the tie rule decided.
+        best_member: Name of the member with the highest accuracy on this split, the first one if several have it.
+        gain: Test of the vote against the best member.
+        contributions: Accuracy that the vote loses without each member; None if unknown.
+        diversity: Pairwise differences between members.
+        agreement: Test for equal accuracy of all members; None for a single member.
     """
 
     split: str
@@ -85,7 +85,7 @@ class EnsembleEvaluation:
     n_ties: int
     best_member: str
     gain: PairedTest
-    losses: tuple[float | None, ...]
+    contributions: tuple[float | None, ...]
     diversity: PairwiseDiversity
     agreement: CochranTest | None
 
@@ -108,19 +108,21 @@ def evaluate_vote(
     class_names: Sequence[str],
     *,
     name: str = "vote",
-    given: Floats | None = None,
+    output_probabilities: Floats | None = None,
 ) -> Evaluation:
-    """Score what an ensemble answers.
+    """Score a vote.
 
     Args:
-        vote: From a combiner.
+        vote: The vote.
         y_true: (n_samples,).
-        class_names: In label order.
-        name: What to call it.
-        given: float64 (n_samples, n_classes), the probabilities that `predict` gives, if they are others.
+        class_names: Names in label order.
+        name: Name of the vote.
+        output_probabilities: float64 (n_samples, n_classes), the probabilities that `predict` outputs; by default
+            those of the vote.
     """
-    given = vote.probabilities if given is None else given
-    confidence = np.take_along_axis(given, vote.labels[:, None], axis=1)[:, 0]
+    if output_probabilities is None:
+        output_probabilities = vote.probabilities
+    confidence = np.take_along_axis(output_probabilities, vote.labels[:, None], axis=1)[:, 0]
     return Evaluation(
         name,
         classification_report(y_true, vote.labels, class_names=class_names),
@@ -130,41 +132,44 @@ def evaluate_vote(
     )
 
 
-def evaluate_ensemble(ballot: Ballot) -> EnsembleEvaluation:
-    """Set a vote beside each of its members."""
-    predictions, vote = ballot.predictions, ballot.vote
+def evaluate_ensemble(result: VotingResult) -> EnsembleEvaluation:
+    """Score a vote and each of its members."""
+    predictions, vote = result.predictions, result.vote
     first = predictions[0]
     y_true = first.labels
-    with ThreadPoolExecutor() as threads:  # numpy works outside Python's lock
+    with ThreadPoolExecutor() as threads:  # numpy releases the interpreter lock
         members = tuple(threads.map(evaluate_member, predictions))
-    best = max(range(len(members)), key=lambda place: members[place].report.accuracy)
+    best = max(range(len(members)), key=lambda index: members[index].report.accuracy)
     choices = np.stack([member.choices for member in predictions])
-    is_calibrated = ballot.rule.temperature != 1
+    is_calibrated = result.rule.temperature != 1
     return EnsembleEvaluation(
         split=first.split,
         members=members,
-        vote=evaluate_vote(vote, y_true, first.class_names, given=ballot.given),
-        rule=ballot.rule,
-        calibrated=calibration_of_probabilities(ballot.calibrated, y_true) if is_calibrated else None,
-        cross_fitted=ballot.cross_fitted,
+        vote=evaluate_vote(vote, y_true, first.class_names, output_probabilities=result.output_probabilities),
+        rule=result.rule,
+        calibrated=calibration_of_probabilities(result.calibrated, y_true) if is_calibrated else None,
+        cross_fitted=result.cross_fitted,
         n_ties=int(vote.ties.sum()),
         best_member=members[best].name,
         gain=mcnemar_test(y_true, vote.labels, predictions[best].choices),
-        losses=_losses(ballot),
+        contributions=_contributions(result),
         diversity=pairwise_diversity(y_true, choices),
         agreement=cochran_q_test(y_true, choices) if len(choices) > 1 else None,
     )
 
 
-def _losses(ballot: Ballot) -> tuple[float | None, ...]:
-    """Return by how much the vote's accuracy falls without each member."""
-    n_members, y_true = len(ballot.predictions), ballot.predictions[0].labels
-    if not 1 < n_members <= MOST_LEFT_OUT:
+def _contributions(result: VotingResult) -> tuple[float | None, ...]:
+    """Return the accuracy that the vote loses without each member."""
+    n_members, y_true = len(result.predictions), result.predictions[0].labels
+    if not 1 < n_members <= MAX_MEMBERS_TO_LEAVE_OUT:
         return (None,) * n_members
-    accuracy = float((ballot.vote.labels == y_true).mean())
-    losses: list[float | None] = []
-    for place in range(n_members):
-        rest = ballot.combine.without(place)
-        without = None if rest is None else rest(np.delete(ballot.logits, place, axis=0)).labels
-        losses.append(None if without is None else accuracy - float((without == y_true).mean()))
-    return tuple(losses)
+    accuracy = float((result.vote.labels == y_true).mean())
+    contributions: list[float | None] = []
+    for index in range(n_members):
+        combiner = result.combiner.without(index)
+        if combiner is None:
+            contributions.append(None)
+            continue
+        labels = combiner(np.delete(result.logits, index, axis=0)).labels
+        contributions.append(accuracy - float((labels == y_true).mean()))
+    return tuple(contributions)

@@ -27,8 +27,8 @@ SUFFIXES = (".csv", ".npy")
 LABEL_COLUMN = "label"
 _LABEL_SUFFIXES = (".npy", ".txt")
 _LARGEST = 8 << 30  # bytes: more than this is a header that lies
-LARGEST_TABLE = 64 << 20  # bytes of a CSV
-LARGEST_LABELS = 32 << 20  # bytes
+MAX_TABLE_BYTES = 64 << 20  # bytes of a CSV
+MAX_LABELS_BYTES = 32 << 20  # bytes
 _ROUNDING = 1e-3  # by how much probabilities that were written with few digits may miss 1
 _HINT = f"each column but {LABEL_COLUMN} holds a class's probabilities, as from predict_proba or a softmax"
 
@@ -64,18 +64,18 @@ def is_external(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def is_labels(path: Path) -> bool:
+def is_labels_file(path: Path) -> bool:
     """Return whether a file is named as the true classes of a split are.
 
     Example:
-        >>> is_labels(Path("test-labels.npy")), is_labels(Path("forest.npy"))
+        >>> is_labels_file(Path("test-labels.npy")), is_labels_file(Path("forest.npy"))
         (True, False)
     """
     split, dash, rest = path.stem.partition("-")
     return split in SPLITS and f"{dash}{rest}" == "-labels" and path.suffix.lower() in _LABEL_SUFFIXES
 
 
-def labels_beside(path: Path, split: str) -> Path | None:
+def find_labels_file(path: Path, split: str) -> Path | None:
     """Return the file of true classes that lies beside predictions, or above a folder of their own; None without."""
     folders = [path.parent, path.parent.parent] if path.stem in SPLITS else [path.parent]
     places = (folder / f"{split}-labels{suffix}" for folder in folders for suffix in _LABEL_SUFFIXES)
@@ -131,7 +131,7 @@ def _open_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_csv(path: Path) -> ExternalPredictions:
-    text = read_text(path, LARGEST_TABLE, DataError)
+    text = read_text(path, MAX_TABLE_BYTES, DataError)
     rows = csv.reader(io.StringIO(text, newline=""))
     filled = (row for row in rows if "".join(row).strip() or len(row) > 1)
     labels: list[str] = []
@@ -202,10 +202,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         array = _open_npy(path)
         if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
             raise DataError(f"{printable(path)} holds {array.dtype} values of shape {array.shape}, not labels")
-        if array.nbytes > LARGEST_LABELS:
-            raise DataError(f"{printable(path)} holds {array.nbytes} bytes of labels; the limit is {LARGEST_LABELS}")
+        if array.nbytes > MAX_LABELS_BYTES:
+            raise DataError(f"{printable(path)} holds {array.nbytes} bytes of labels; the limit is {MAX_LABELS_BYTES}")
         return tuple(str(label) for label in array.tolist())
-    labels = [line.strip() for line in read_text(path, LARGEST_LABELS, DataError).splitlines()]
+    labels = [line.strip() for line in read_text(path, MAX_LABELS_BYTES, DataError).splitlines()]
     while labels and not labels[-1]:
         labels.pop()
     return tuple(labels[1 if labels[:1] == [LABEL_COLUMN] else 0 :])

@@ -21,7 +21,7 @@ from fmcli.storage.reading import check_format, parse_toml, read_text
 
 FORMAT = "fmcli-ensemble-1"
 SUFFIX = ".toml"
-LARGEST_FILE = 1 << 24  # bytes: stacking of 200 classes and a dozen members
+MAX_FILE_BYTES = 1 << 24  # bytes: stacking of 200 classes and a dozen members
 _HEADING = """\
 # An ensemble of fmcli: give this file wherever a run is taken.
 #   fmcli ensemble evaluate {path}
@@ -143,7 +143,7 @@ class EnsembleFile(_Table):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class MemberPath:
     """A member that an ensemble file is to name: what it is called, where it lies, and the digest of its weights."""
 
     name: str
@@ -152,7 +152,7 @@ class Place:
 
 
 def describe_ensemble(
-    places: Sequence[Place], rule: Combiner, folder: Path | None, fitted_on: FittedOn | None = None
+    places: Sequence[MemberPath], rule: Combiner, folder: Path | None, fitted_on: FittedOn | None = None
 ) -> EnsembleFile:
     """Return what an ensemble file says of members and their rule.
 
@@ -184,7 +184,7 @@ def describe_ensemble(
     )
 
 
-def _entry(place: Place, folder: Path | None, weight: float | None, group: str) -> MemberEntry:
+def _entry(place: MemberPath, folder: Path | None, weight: float | None, group: str) -> MemberEntry:
     path = _in_utf8(place.path.as_posix() if folder is None else _below(place.path, folder))
     try:
         return MemberEntry(name=place.name, path=path, weight=weight, group=group, digest=place.digest)
@@ -226,9 +226,9 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, shown: Path | None
     """
     table = content.model_dump(mode="json", exclude_none=True)
     text = (_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode()
-    if len(text) > LARGEST_FILE:
+    if len(text) > MAX_FILE_BYTES:
         raise UsageError(
-            f"{printable(path)} would have {len(text)} bytes; the limit is {LARGEST_FILE}",
+            f"{printable(path)} would have {len(text)} bytes; the limit is {MAX_FILE_BYTES}",
             hint="take fewer members, or another rule: stacking has a number for each class of each member and class",
         )
     write_atomic(path, text)
@@ -250,7 +250,7 @@ def is_ensemble_file(path: Path) -> bool:
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    text = read_text(path, LARGEST_FILE, CheckpointError)
+    text = read_text(path, MAX_FILE_BYTES, CheckpointError)
     try:
         return parse_toml(text)
     except ValueError as error:

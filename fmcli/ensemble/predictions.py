@@ -58,7 +58,7 @@ class ClassProbability:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class ImagePrediction:
     """A picture's label, or why there is none.
 
     Args:
@@ -260,7 +260,7 @@ def _listing(names: Sequence[str], most: int = 4) -> str:
     return f"{shown}, … ({len(names)})" if len(names) > most else f"{shown} ({len(names)})"
 
 
-def same_predictions(predictions: Sequence[Predictions]) -> dict[str, str]:
+def find_duplicates(predictions: Sequence[Predictions]) -> dict[str, str]:
     """Return the members whose logits are, to the last bit, those of one before, and that one's name.
 
     Args:

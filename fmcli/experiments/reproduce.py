@@ -13,7 +13,7 @@ from fmcli.checkpoints.history import best_epoch, read_history
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
 from fmcli.choices import SplitName
 from fmcli.data.recipe_checks import load_checked_splits
-from fmcli.ensemble import evaluate_ensemble, hold_vote
+from fmcli.ensemble import combine_predictions, evaluate_ensemble
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.errors import CheckpointError, DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunStarted, WaitingForRun, ignore
@@ -224,7 +224,7 @@ def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResul
     learnt = fit_rule(pool, rule, data_root=data_root, calibrate=False)
     evaluations = {
         split: evaluate_ensemble(
-            hold_vote(
+            combine_predictions(
                 _predict(members, split, data_root),
                 learnt,
                 fitted_here=rule if split == "validation" and learnt is not rule else None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import VotingRule
 from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
-from fmcli.ensemble.file import FittedOn, Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.file import FittedOn, MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import SELECTION_METHODS, Selection
 from fmcli.errors import UsageError, printable
@@ -104,7 +104,7 @@ def write_ensemble(path: Path, composed: Composed) -> None:
         FmcliError: The file cannot be written.
     """
     places = [
-        Place(name, _place_of(member, name), _digest_of(member))
+        MemberPath(name, _place_of(member, name), _digest_of(member))
         for member, name in zip(composed.pool.members, composed.pool.names, strict=True)
     ]
     write_ensemble_file(path, describe_ensemble(places, composed.rule, path.parent, composed.fitted_on))
@@ -159,6 +159,7 @@ def pack_ensemble(path: Path, composed: Composed) -> None:
     members = composed.pool.networks()
     refuse_packed(composed.pool)
     places = [
-        Place(name, member.path, _digest_of(member)) for member, name in zip(members, composed.pool.names, strict=True)
+        MemberPath(name, member.path, _digest_of(member))
+        for member, name in zip(members, composed.pool.names, strict=True)
     ]
     write_pack(path, places, composed.rule, composed.fitted_on)

@@ -12,7 +12,7 @@ from fmcli.checkpoints.layout import make_names_unique
 from fmcli.choices import Invert, Views
 from fmcli.data import ImageReader, ImageSet, LoadedImage, evaluation_loader, load_splits
 from fmcli.ensemble import Combiner
-from fmcli.ensemble.predictions import ClassProbability, Labelled, Predictions
+from fmcli.ensemble.predictions import ClassProbability, ImagePrediction, Predictions
 from fmcli.ensemble.rules import Vote
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.hardware.device import use_bf16
@@ -142,7 +142,7 @@ def label_images(
     batch_size: int = 64,
     reject_below: float = 0.0,
     views: Views = "none",
-) -> Iterator[Labelled]:
+) -> Iterator[ImagePrediction]:
     """Label images by the vote of all members, in order, reading only one batch ahead.
 
     Args:
@@ -168,7 +168,7 @@ def label_images(
         place = 0
         for image in batch:
             if image.pixels is None or vote is None:
-                yield Labelled(image.name, image.index, error=image.error)
+                yield ImagePrediction(image.name, image.index, error=image.error)
                 continue
             yield _label(image, vote, place, members[0].header.class_names, top, reject_below)
             place += 1
@@ -176,11 +176,11 @@ def label_images(
 
 def _label(
     image: LoadedImage, vote: Vote, place: int, class_names: tuple[str, ...], top: int, reject_below: float
-) -> Labelled:
+) -> ImagePrediction:
     scores, probabilities, winner = vote.scores[place], vote.probabilities[place], int(vote.labels[place])
     order = sorted(range(len(class_names)), key=lambda k: (k != winner, -scores[k], -probabilities[k]))
     undecided = bool(probabilities[winner] < reject_below)
-    return Labelled(
+    return ImagePrediction(
         image.name,
         image.index,
         label=None if undecided else class_names[winner],

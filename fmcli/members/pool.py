@@ -11,7 +11,7 @@ from fmcli.checkpoints.history import HISTORY_FILE
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, make_names_unique
 from fmcli.choices import SPLITS, TieRule, VotingRule
 from fmcli.ensemble import Combiner, choose_combiner
-from fmcli.ensemble.external import is_external, is_labels
+from fmcli.ensemble.external import is_external, is_labels_file
 from fmcli.ensemble.file import SUFFIX, FittedOn, read_ensemble_file
 from fmcli.ensemble.predictions import FORMAT as PREDICTIONS_FORMAT
 from fmcli.ensemble.predictions import read_predictions_header
@@ -278,7 +278,7 @@ def _files_of_predictions(folder: Path) -> list[Path]:
         if (is_external(path) or path.suffix == ".safetensors")
         and path.is_file()
         and not path.name.startswith(".")
-        and not is_labels(path)
+        and not is_labels_file(path)
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import Views
-from fmcli.ensemble.external import is_external, labels_beside, read_external, read_labels, to_predictions
+from fmcli.ensemble.external import find_labels_file, is_external, read_external, read_labels, to_predictions
 from fmcli.ensemble.predictions import (
     Predictions,
     PredictionsHeader,
@@ -66,7 +66,7 @@ def predict_pool(
             found[place] = replace(_load(path, split), member=name)
     like = next(iter(found.values()), None)
     read = {place: read_external(path) for place, path in foreign.items()}
-    beside = {place: labels or labels_beside(path, split) for place, path in foreign.items()}
+    beside = {place: labels or find_labels_file(path, split) for place, path in foreign.items()}
     # First those that others can be like: what knows the true classes, then what knows the classes' names.
     no_labels = {place: read[place].labels is None and beside[place] is None for place in read}
     for place in sorted(read, key=lambda place: (no_labels[place], read[place].class_names is None)):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmcli.choices import Views
-from fmcli.ensemble import MIN_IMAGES_TO_FIT, Ballot, Combiner, fit_combiner, hold_vote
+from fmcli.ensemble import MIN_IMAGES_TO_FIT, Combiner, VotingResult, combine_predictions, fit_combiner
 from fmcli.ensemble.external import NoLabelsError
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, UsageError, printable
@@ -142,7 +142,7 @@ def vote_on(
     labels: Path | None = None,
     views: Views = "none",
     calibrate: bool = True,
-) -> Ballot:
+) -> VotingResult:
     """Let a pool vote on a split, by a rule that first learns on validation images what it has not learnt yet.
 
     On the validation images themselves, what is learnt is learnt in folds.
@@ -171,8 +171,8 @@ def vote_on(
     )
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=views)
     if learnt is rule:
-        return hold_vote(predictions, rule, gives_calibrated=rule.temperature != 1)
-    return hold_vote(predictions, learnt, fitted_here=rule if here else None)
+        return combine_predictions(predictions, rule, output_calibrated=rule.temperature != 1)
+    return combine_predictions(predictions, learnt, fitted_here=rule if here else None)
 
 
 def predict_shared_validation(

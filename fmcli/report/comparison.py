@@ -4,7 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fmcli.ensemble import Combiner
-from fmcli.ensemble.comparison import Comparison, Composition, CompositionStudy, Contender, Rival
+from fmcli.ensemble.comparison import ComparedEnsemble, Comparison
+from fmcli.ensemble.heterogeneity import DrawnEnsembles, HeterogeneityStudy, HomogeneousResult
 from fmcli.metrics import CochranTest
 from fmcli.report.document import Document, Sheet, percent
 from fmcli.report.ensemble_evaluation import describe_rule, gain_in_words
@@ -17,7 +18,7 @@ _SURE = 0.05  # p-values below this are called real
 
 def comparison_document(comparison: Comparison) -> Document:
     """Return ensembles side by side, each against the first."""
-    first, *others = comparison.contenders
+    first, *others = comparison.ensembles
     agreement = comparison.agreement
     notes = [
         *([] if agreement is None else [_agreement_in_words(agreement)]),
@@ -26,12 +27,12 @@ def comparison_document(comparison: Comparison) -> Document:
             for other in others
             if other.against_first is not None
         ),
-        *(f"{one} and {other} are the same members: their logits are equal." for one, other in comparison.repeated),
+        *(f"{one} and {other} are the same members: their logits are equal." for one, other in comparison.duplicates),
     ]
     if len(others) > 1:
         notes.append("Adjusted p: held against all these tests together, by Holm's method.")
     sheet = Sheet(
-        title=f"{len(comparison.contenders)} ensembles on {comparison.split}, each against {first.name}",
+        title=f"{len(comparison.ensembles)} ensembles on {comparison.split}, each against {first.name}",
         columns=[
             "Ensemble",
             ">Members",
@@ -43,10 +44,10 @@ def comparison_document(comparison: Comparison) -> Document:
             ">p",
             ">Adjusted p",
         ],
-        rows=[_contender_row(one) for one in comparison.contenders],
+        rows=[_ensemble_row(one) for one in comparison.ensembles],
         notes=notes,
     )
-    records = [_contender_record(one) for one in comparison.contenders]
+    records = [_ensemble_record(one) for one in comparison.ensembles]
     payload = {
         "split": comparison.split,
         "cochran_q": None if agreement is None else asdict(agreement),
@@ -60,7 +61,7 @@ def _agreement_in_words(agreement: CochranTest) -> str:
     return f"All together, they {real} (p = {agreement.p_value:.2g}, Cochran's Q)."
 
 
-def _contender_row(one: Contender) -> list[str]:
+def _ensemble_row(one: ComparedEnsemble) -> list[str]:
     report, test = one.evaluation.report, one.against_first
     low, high = report.interval
     cells = [
@@ -81,7 +82,7 @@ def _contender_row(one: Contender) -> list[str]:
     ]
 
 
-def _contender_record(one: Contender) -> dict[str, Any]:
+def _ensemble_record(one: ComparedEnsemble) -> dict[str, Any]:
     report, test = one.evaluation.report, one.against_first
     return {
         "ensemble": one.name,
@@ -104,10 +105,10 @@ def _contender_record(one: Contender) -> dict[str, Any]:
 # --- compare --draws --------------------------------------------------------------------------------------
 
 
-def study_document(study: CompositionStudy, rule: Combiner) -> Document:
+def study_document(study: HeterogeneityStudy, rule: Combiner) -> Document:
     """Return whether ensembles of different kinds of members vote better than ensembles of one kind."""
     pool = ", ".join(f"{count} of {group}" for group, count in study.n_members.items())
-    rivals = study.rivals
+    rivals = study.homogeneous
     sheet = Sheet(
         title=f"{describe_rule(rule)} of {study.size} on {study.split}, drawn from {pool}",
         columns=[
@@ -121,27 +122,27 @@ def study_document(study: CompositionStudy, rule: Combiner) -> Document:
             ">Adjusted p",
         ],
         rows=[
-            [*_composition_cells(study.mixed), "", "", "", ""],
-            *([*_composition_cells(one.composition), percent(one.alone), *_gain_cells(one)] for one in rivals),
+            [*_drawn_cells(study.heterogeneous), "", "", "", ""],
+            *([*_drawn_cells(one.ensembles), percent(one.member_accuracy), *_gain_cells(one)] for one in rivals),
         ],
         notes=_study_in_words(study),
     )
     records = [
-        _composition_record(study, study.mixed, None),
-        *(_composition_record(study, one.composition, one) for one in rivals),
+        _drawn_record(study, study.heterogeneous, None),
+        *(_drawn_record(study, one.ensembles, one) for one in rivals),
     ]
     payload = {
         "split": study.split,
         "vote": rule.vote,
         "size": study.size,
         "pool": study.n_members,
-        "alone": {one.group: one.alone for one in rivals},
+        "alone": {one.group: one.member_accuracy for one in rivals},
         "compositions": records,
     }
     return Document([sheet], payload, records)
 
 
-def _composition_record(study: CompositionStudy, one: Composition, rival: Rival | None) -> dict[str, Any]:
+def _drawn_record(study: HeterogeneityStudy, one: DrawnEnsembles, rival: HomogeneousResult | None) -> dict[str, Any]:
     return {
         "composition": one.name,
         "n_members": study.size,
@@ -156,23 +157,23 @@ def _composition_record(study: CompositionStudy, one: Composition, rival: Rival 
     }
 
 
-def _composition_cells(one: Composition) -> list[str]:
+def _drawn_cells(one: DrawnEnsembles) -> list[str]:
     return [one.name, str(len(one.accuracies)), percent(one.mean), f"{100 * one.spread:.2f}"]
 
 
-def _gain_cells(one: Rival) -> list[str]:
+def _gain_cells(one: HomogeneousResult) -> list[str]:
     low, high = one.test.interval
     return [f"{100 * one.gain:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}", f"{one.adjusted_p_value:.2g}"]
 
 
-def _study_in_words(study: CompositionStudy) -> list[str]:
+def _study_in_words(study: HeterogeneityStudy) -> list[str]:
     groups, size = ", ".join(study.n_members), _in_words(study.size)
     if study.size == len(study.n_members):
         mixed, votes = f"One of each of {groups}", "votes"
     else:
         mixed, votes = f"{size.capitalize()} different ones of {groups}", "vote"
     lines = []
-    for one in study.rivals:
+    for one in study.homogeneous:
         low, high = (f"{100 * end:+.2f}" for end in one.test.interval)
         points = f"{100 * abs(one.gain):.2f}"
         way = f"{points} points {'better' if one.gain > 0 else 'worse'} than" if float(points) else "as well as"
@@ -188,7 +189,7 @@ def _study_in_words(study: CompositionStudy) -> list[str]:
     ]
 
 
-def _study_verdict(one: Rival) -> str:
+def _study_verdict(one: HomogeneousResult) -> str:
     if one.adjusted_p_value >= _SURE:
         return "chance alone could explain it" if f"{100 * abs(one.gain):.2f}" != "0.00" else "no difference"
     return "a real gain" if one.gain > 0 else "a real loss"

@@ -50,12 +50,12 @@ def _member_sheet(evaluation: EnsembleEvaluation) -> Sheet:
     rule, members = evaluation.rule, evaluation.members
     weights = [f"{weight:.3g}" for weight in rule.weights] if rule.weights else []
     groups = list(rule.groups) if rule.vote == "two-level" else []
-    known = any(loss is not None for loss in evaluation.losses)
+    known = any(loss is not None for loss in evaluation.contributions)
     columns = ["Member", ">Accuracy", ">95 % interval", ">Macro F1", ">Loss", ">Calib. err."]
     extra = [
         *([("Group", [*groups, ""])] if groups else []),
         *([(">Weight", [*weights, ""])] if weights else []),
-        *([(">Lost without", [*map(_show_loss, evaluation.losses), ""])] if known else []),
+        *([(">Lost without", [*map(_show_loss, evaluation.contributions), ""])] if known else []),
     ]
     rows = [
         [*_member_row(one), *(cells[place] for _, cells in extra)]
@@ -221,6 +221,6 @@ def _payload(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) ->
         },
         "members": [
             {**(evaluation_payload(member) if in_full else _brief(member)), "lost_without": loss}
-            for member, loss in zip(evaluation.members, evaluation.losses, strict=True)
+            for member, loss in zip(evaluation.members, evaluation.contributions, strict=True)
         ],
     }

@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Any
 
 from fmcli.choices import Format
-from fmcli.ensemble.predictions import Labelled
+from fmcli.ensemble.predictions import ImagePrediction
 from fmcli.report.console import Terminal
 from fmcli.report.document import Sheet, print_sheet, record_writer
 
@@ -38,7 +38,7 @@ class PredictionWriter:
         if kind is None:
             self._close()
 
-    def write(self, labelled: Labelled) -> None:
+    def write(self, labelled: ImagePrediction) -> None:
         """Write one picture's label, or its error.
 
         Raises:
@@ -69,7 +69,7 @@ class PredictionWriter:
         print_sheet(Sheet(columns=[*columns, *extra], rows=self._rows), self._terminal)
         self._rows = []
 
-    def _row(self, labelled: Labelled) -> list[str]:
+    def _row(self, labelled: ImagePrediction) -> list[str]:
         name = labelled.name if labelled.index is None else f"{labelled.name}[{labelled.index}]"
         if labelled.error is not None:
             return [name, f"error: {labelled.error}", "", "", *([""] if self._top > 1 else [])]
@@ -78,7 +78,7 @@ class PredictionWriter:
         row = [name, label, f"{labelled.probability:.4f}", str(labelled.votes)]
         return [*row, others] if self._top > 1 else row
 
-    def _record(self, labelled: Labelled) -> dict[str, Any]:
+    def _record(self, labelled: ImagePrediction) -> dict[str, Any]:
         """Return a picture as an object; for CSV flat, and with the same keys whatever became of it."""
         record: dict[str, Any] = {"input": labelled.name, "index": labelled.index}
         answer: dict[str, Any] = {

@@ -15,8 +15,8 @@ from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints
 from fmcli.checkpoints.pack import ENSEMBLE_FILE, read_pack, unpack, write_pack
 from fmcli.checkpoints.tensors import load_tensors, save_tensors
 from fmcli.data import LoadedImage
-from fmcli.ensemble import Combiner, evaluate_ensemble, fit_combiner, hold_vote
-from fmcli.ensemble.file import FittedOn, Place, read_ensemble_file
+from fmcli.ensemble import Combiner, combine_predictions, evaluate_ensemble, fit_combiner
+from fmcli.ensemble.file import FittedOn, MemberPath, read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, FmcliError, UsageError
 from fmcli.members import open_pool, predict_pool
@@ -61,7 +61,7 @@ def pack(runs, rule, tmp_path_factory) -> Path:
 
 def places_in(run, names=NAMES):
     files = [run / name / MODEL_FILE for name in names]
-    return [Place(name, file, read_metadata(file)["digest"]) for name, file in zip(names, files, strict=True)]
+    return [MemberPath(name, file, read_metadata(file)["digest"]) for name, file in zip(names, files, strict=True)]
 
 
 def rewritten(pack, target, change):
@@ -134,8 +134,8 @@ def test_a_pack_is_evaluated_as_the_run_that_it_is_of(pack, runs, rule):
     found = [predict_pool(pool, "test") for pool in (packed, open_)]
     np.testing.assert_array_equal(stack_logits(found[0]), stack_logits(found[1]))
     results = [
-        evaluate_ensemble(hold_vote(found[0], packed.choose_rule())),
-        evaluate_ensemble(hold_vote(found[1], rule)),
+        evaluate_ensemble(combine_predictions(found[0], packed.choose_rule())),
+        evaluate_ensemble(combine_predictions(found[1], rule)),
     ]
     assert results[0].vote.report.accuracy == results[1].vote.report.accuracy
     assert results[0].vote.calibration == results[1].vote.calibration
@@ -196,7 +196,7 @@ def test_a_run_with_snapshots_is_unpacked_as_it_was(drawn_images, tmp_path):
     run = train_run(load_recipe(str(tmp_path / "tiny.toml"), cyclic), tmp_path / "run", device=CPU).folder
     files = find_checkpoints([run])
     pool = open_pool([run], device="cpu")
-    places = [Place(name, file) for name, file in zip(pool.names, files, strict=True)]
+    places = [MemberPath(name, file) for name, file in zip(pool.names, files, strict=True)]
     write_pack(tmp_path / "all.pack", places, Combiner())
     unpack(tmp_path / "all.pack", tmp_path / "out")
     there = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("[!.]*") if path.is_file()}

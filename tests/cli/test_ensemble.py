@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fmcli.ensemble import Combiner
-from fmcli.ensemble.file import Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import DataError
 from fmcli.members import open_pool, predict_pool
@@ -642,7 +642,7 @@ def test_the_line_between_certain_and_uncertain_is_that_of_predict(cli, own_pool
     images = np.fromfile(drawn_images / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 12, 12)
     np.save(tmp_path / "test.npy", images)
     fitted = own_pool / "fitted.toml"
-    places = [Place(name, own_pool / name) for name in ("k3-1", "k5-1")]
+    places = [MemberPath(name, own_pool / name) for name in ("k3-1", "k5-1")]
     write_ensemble_file(fitted, describe_ensemble(places, Combiner("soft", temperature=3.0), own_pool))
     lines = []
     for members in ([own_pool / "k3-1", own_pool / "k5-1", "--vote", "soft"], [fitted]):

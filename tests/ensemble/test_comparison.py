@@ -6,8 +6,9 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from fmcli.ensemble import Combiner, hold_vote
-from fmcli.ensemble.comparison import compare_compositions, compare_ensembles
+from fmcli.ensemble import Combiner, combine_predictions
+from fmcli.ensemble.comparison import compare_ensembles
+from fmcli.ensemble.heterogeneity import compare_heterogeneous
 from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import UsageError
 from fmcli.metrics import PairedTest
@@ -45,18 +46,18 @@ def accuracy(rule, members):
 
 def test_each_ensemble_is_tested_against_the_first():
     pool = make_pool("xxab")
-    found = compare_ensembles(["all", "x", "b"], [hold_vote(one, SOFT) for one in [pool, pool[:2], pool[3:]]])
-    assert found.contenders[0].against_first is None
-    for one, members in zip(found.contenders, [pool, pool[:2], pool[3:]], strict=True):
+    found = compare_ensembles(["all", "x", "b"], [combine_predictions(one, SOFT) for one in [pool, pool[:2], pool[3:]]])
+    assert found.ensembles[0].against_first is None
+    for one, members in zip(found.ensembles, [pool, pool[:2], pool[3:]], strict=True):
         assert one.evaluation.report.accuracy == accuracy(SOFT, members)
     assert found.agreement is not None
-    assert found.repeated == ()
+    assert found.duplicates == ()
     assert "Cochran's Q" in " ".join(comparison_document(found).sheets[0].notes)
 
 
 def test_two_ensembles_are_left_to_their_own_test():
     pool = make_pool("xxab")
-    found = compare_ensembles(["all", "x"], [hold_vote(one, SOFT) for one in [pool, pool[:2]]])
+    found = compare_ensembles(["all", "x"], [combine_predictions(one, SOFT) for one in [pool, pool[:2]]])
     assert found.agreement is None
     document = comparison_document(found)
     assert "Cochran" not in " ".join(document.sheets[0].notes)
@@ -66,14 +67,16 @@ def test_two_ensembles_are_left_to_their_own_test():
 def test_two_ensembles_of_one_name_are_refused():
     pool = make_pool("xxab")
     with pytest.raises(UsageError, match="two ensembles are called x"):
-        compare_ensembles(["x", "y", "x"], [hold_vote(one, SOFT) for one in [pool, pool[:2], pool[2:]]])
+        compare_ensembles(["x", "y", "x"], [combine_predictions(one, SOFT) for one in [pool, pool[:2], pool[2:]]])
 
 
 def test_the_same_weights_under_two_names_are_told():
     pool = make_pool("xxab")
     copies = [replace(one, member=f"copy of {one.member}") for one in pool[1::-1]]
-    found = compare_ensembles(["all", "x", "copy"], [hold_vote(one, SOFT) for one in [pool, pool[:2], copies]])
-    assert found.repeated == (("x", "copy"),)
+    found = compare_ensembles(
+        ["all", "x", "copy"], [combine_predictions(one, SOFT) for one in [pool, pool[:2], copies]]
+    )
+    assert found.duplicates == (("x", "copy"),)
     assert "x and copy are the same members" in " ".join(comparison_document(found).sheets[0].notes)
 
 
@@ -119,15 +122,15 @@ def mixed_by_hand(pool, size):
 @pytest.mark.parametrize("size", [2, 3])
 def test_each_combination_of_groups_counts_the_same(size):
     pool = make_pool("xxxxxaaaabbbb")
-    found = compare_compositions(pool, SOFT, size=size, draws=1000)
-    assert found.mixed.mean == pytest.approx(mixed_by_hand(pool, size))
-    assert found.mixed.name == ("a+b+x" if size == 3 else "2 of a, b, x")
-    for one in found.rivals:
+    found = compare_heterogeneous(pool, SOFT, size=size, draws=1000)
+    assert found.heterogeneous.mean == pytest.approx(mixed_by_hand(pool, size))
+    assert found.heterogeneous.name == ("a+b+x" if size == 3 else "2 of a, b, x")
+    for one in found.homogeneous:
         own = [member for member in pool if member.group == one.group]
         ensembles = [accuracy(SOFT, list(members)) for members in combinations(own, size)]
-        assert one.composition.mean == pytest.approx(np.mean(ensembles))
-        assert one.alone == pytest.approx(np.mean([accuracy(SOFT, [member]) for member in own]))
-        assert one.gain == pytest.approx(found.mixed.mean - one.composition.mean)
+        assert one.ensembles.mean == pytest.approx(np.mean(ensembles))
+        assert one.member_accuracy == pytest.approx(np.mean([accuracy(SOFT, [member]) for member in own]))
+        assert one.gain == pytest.approx(found.heterogeneous.mean - one.ensembles.mean)
         assert np.mean(one.test.interval) == pytest.approx(one.gain)
         assert one.adjusted_p_value >= one.test.p_value
 
@@ -136,23 +139,25 @@ def test_draws_estimate_what_all_ensembles_would_give():
     pool = make_pool("x" * 12 + "aaaa" + "bbb")
     truth = mixed_by_hand(pool, 2)
     plain = np.mean([accuracy(SOFT, [one, other]) for one, other in combinations(pool, 2) if one.group != other.group])
-    drawn = np.mean([compare_compositions(pool, SOFT, size=2, draws=30, seed=seed).mixed.mean for seed in range(40)])
+    drawn = np.mean(
+        [compare_heterogeneous(pool, SOFT, size=2, draws=30, seed=seed).heterogeneous.mean for seed in range(40)]
+    )
     assert abs(truth - plain) > 0.01  # which weights the larger groups more
     assert drawn == pytest.approx(truth, abs=0.004)
 
 
 def test_draws_are_a_function_of_the_seed_and_different_from_each_other():
     pool = make_pool("x" * 9 + "a" * 9)
-    studies = [compare_compositions(pool, SOFT, draws=20, seed=seed) for seed in (0, 0, 1)]
+    studies = [compare_heterogeneous(pool, SOFT, draws=20, seed=seed) for seed in (0, 0, 1)]
     assert studies[0] == studies[1] != studies[2]
-    assert [len(one.accuracies) for one in (studies[0].mixed, studies[0].rivals[0].composition)] == [20, 20]
+    assert [len(one.accuracies) for one in (studies[0].heterogeneous, studies[0].homogeneous[0].ensembles)] == [20, 20]
 
 
 def test_every_member_can_be_left_out_of_few_draws():
     groups = [letter for letter in "abcdefg" for _ in range(9)]
     for seed in range(3):  # of seven members out of nine, ten draws would often share one
-        found = compare_compositions(make_pool(groups, n_samples=20), SOFT, draws=10, seed=seed)
-        assert all(np.isfinite(one.test.interval).all() for one in found.rivals)
+        found = compare_heterogeneous(make_pool(groups, n_samples=20), SOFT, draws=10, seed=seed)
+        assert all(np.isfinite(one.test.interval).all() for one in found.homogeneous)
 
 
 def test_intervals_cover_the_gain_over_members_and_images():
@@ -177,32 +182,32 @@ def test_intervals_cover_the_gain_over_members_and_images():
             for one in make_pool("a" * n_members + "x" * n_members, n_samples)
         ]
 
-    truth = np.mean([one.gain for one in compare_compositions(draw(1, 30, 40_000), SOFT, draws=100).rivals])
+    truth = np.mean([one.gain for one in compare_heterogeneous(draw(1, 30, 40_000), SOFT, draws=100).homogeneous])
     covered = [
         low <= truth <= high
         for seed in range(2, 122)
-        for low, high in [compare_compositions(draw(seed, 10, 100), SOFT, draws=60).rivals[0].test.interval]
+        for low, high in [compare_heterogeneous(draw(seed, 10, 100), SOFT, draws=60).homogeneous[0].test.interval]
     ]
     assert 0.92 <= np.mean(covered) <= 1  # over members alone, it would be about 0.8
 
 
 def test_the_words_say_what_votes_better_than_what():
     pool = make_pool("xxxxaaaabbbb", n_samples=400, strength=2)
-    said = study_document(compare_compositions(pool, SOFT), SOFT).sheets[0].notes
+    said = study_document(compare_heterogeneous(pool, SOFT), SOFT).sheets[0].notes
     assert said[0].startswith("One of each of a, b, x votes ")
     assert "points better than three of a (95 % interval +" in said[0]
     assert said[0].endswith(", adjusted): a real gain.")
     assert "points worse than three of x" in said[2]
     assert said[2].endswith(": a real loss.")
     assert "Holm" in said[-1]
-    said = study_document(compare_compositions(pool, SOFT, size=2), SOFT).sheets[0].notes
+    said = study_document(compare_heterogeneous(pool, SOFT, size=2), SOFT).sheets[0].notes
     assert said[0].startswith("Two different ones of a, b, x vote ")
 
 
 def test_equal_ensembles_are_not_better_by_nothing():
     first, *rest = make_pool("aaabbb")
     same = [first, *(replace(one, logits=first.logits) for one in rest)]
-    document = study_document(compare_compositions(same, SOFT), SOFT)
+    document = study_document(compare_heterogeneous(same, SOFT), SOFT)
     said = document.sheets[0].notes[0]
     assert said.startswith("One of each of a, b votes as well as two of a (")
     assert said.endswith(": no difference.")
@@ -212,12 +217,12 @@ def test_equal_ensembles_are_not_better_by_nothing():
 @pytest.mark.parametrize(
     ("groups", "options", "said"),
     [
-        ("aaab", {}, "too few members to draw 2 of one group from: 1 of b"),
-        ("aaa", {}, "from 1 groups"),
-        ("aaabbb", {"size": 3}, "ensembles of 3 from 2 groups"),
-        (["", "", "a", "a"], {}, "the group of 2 members is not known"),
+        ("aaab", {}, "need 3 members or more of each group; there are only 1 of b"),
+        ("aaa", {}, "all members are of one group, a"),
+        ("aaabbb", {"size": 3}, "3 members of different groups, but there are 2 groups: a, b"),
+        (["", "", "a", "a"], {}, "the group of 2 members is unknown"),
     ],
 )
 def test_pools_that_cannot_be_mixed_are_refused(groups, options, said):
     with pytest.raises(UsageError, match=said):
-        compare_compositions(make_pool(groups), SOFT, **options)
+        compare_heterogeneous(make_pool(groups), SOFT, **options)

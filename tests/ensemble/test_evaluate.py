@@ -5,9 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fmcli.ensemble import Combiner, cross_fitted_vote, evaluate_ensemble, evaluate_member, fit_combiner, hold_vote
+from fmcli.ensemble import (
+    Combiner,
+    combine_predictions,
+    cross_fitted_vote,
+    evaluate_ensemble,
+    evaluate_member,
+    fit_combiner,
+)
 from fmcli.ensemble.combiner import FITTED_RULES, cross_fit, cross_fitted_probabilities
-from fmcli.ensemble.evaluate import MOST_LEFT_OUT, evaluate_vote
+from fmcli.ensemble.evaluate import MAX_MEMBERS_TO_LEAVE_OUT, evaluate_vote
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES
 from fmcli.errors import CheckpointError, UsageError
@@ -27,7 +34,7 @@ GROUPS = ("3", "3", "5", "7")
 
 
 def evaluate(predictions, rule, **fitted_here):
-    return evaluate_ensemble(hold_vote(predictions, rule, **fitted_here))
+    return evaluate_ensemble(combine_predictions(predictions, rule, **fitted_here))
 
 
 def make_predictions(logits, labels, member="m3", **changes):
@@ -84,7 +91,7 @@ def test_three_members_that_are_wrong_in_turn_are_right_together():
     assert result.diversity.mean_disagreement == pytest.approx((2 + 3 + 3) / 12)
     # Where two that remain disagree, they are equally sure, and the lower label wins: wrongly on the third image, where
     # m7 says 0.
-    assert result.losses == (0.25, 0.25, 0)
+    assert result.contributions == (0.25, 0.25, 0)
     assert result.split == "test"
     assert (result.calibrated, result.cross_fitted) == (None, False)
 
@@ -134,7 +141,7 @@ def test_what_is_lost_without_a_member_is_what_the_others_score_without_it(vote)
     members, rule = random_members(seed=2), fitted(vote)
     result = evaluate(members, rule)
     labels = members[0].labels
-    for place, loss in enumerate(result.losses):
+    for place, loss in enumerate(result.contributions):
         others = [other for other in range(len(members)) if other != place]
         own = replace(
             rule,
@@ -147,21 +154,21 @@ def test_what_is_lost_without_a_member_is_what_the_others_score_without_it(vote)
 
 def test_nothing_is_lost_without_a_member_that_has_no_weight():
     result = evaluate(random_members(seed=3), Combiner("soft", weights=(1, 0, 2, 1)))
-    assert result.losses[1] == 0
+    assert result.contributions[1] == 0
 
 
 def test_what_is_lost_is_not_known_of_stacking_of_one_member_or_where_no_weight_remains():
     members = random_members(seed=4)
-    assert evaluate(members, fitted("stacking")).losses == (None,) * 4
-    assert evaluate(members[:1], Combiner()).losses == (None,)
+    assert evaluate(members, fitted("stacking")).contributions == (None,) * 4
+    assert evaluate(members[:1], Combiner()).contributions == (None,)
     lopsided = evaluate(members[:2], Combiner("soft", weights=(0, 1)))
-    assert lopsided.losses == (0, None)
+    assert lopsided.contributions == (0, None)
 
 
-@pytest.mark.parametrize("n_members", [MOST_LEFT_OUT, MOST_LEFT_OUT + 1])
+@pytest.mark.parametrize("n_members", [MAX_MEMBERS_TO_LEAVE_OUT, MAX_MEMBERS_TO_LEAVE_OUT + 1])
 def test_of_many_members_nobody_is_left_out(n_members):
     result = evaluate(random_members(seed=5, n_members=n_members, n_samples=5), Combiner())
-    assert (None in result.losses) == (n_members > MOST_LEFT_OUT)
+    assert (None in result.contributions) == (n_members > MAX_MEMBERS_TO_LEAVE_OUT)
 
 
 # --- trust ----------------------------------------------------------------------------------------------
@@ -202,7 +209,7 @@ def test_what_is_lost_without_a_member_is_measured_in_folds_too(vote):
     rule = fit_combiner(Combiner(vote), logits, labels)
     result = evaluate(members, rule, fitted_here=Combiner(vote))
     fair = cross_fit(Combiner(vote), logits, labels)
-    for place, loss in enumerate(result.losses):
+    for place, loss in enumerate(result.contributions):
         rest = fair.without(place)(np.delete(logits, place, axis=0))
         assert loss == pytest.approx((fair(logits).labels == labels).mean() - (rest.labels == labels).mean())
 

@@ -8,8 +8,8 @@ import pytest
 
 from fmcli.ensemble.external import (
     ExternalPredictions,
-    is_labels,
-    labels_beside,
+    find_labels_file,
+    is_labels_file,
     read_external,
     read_labels,
     to_predictions,
@@ -335,8 +335,8 @@ def test_a_name_wins_over_a_number():
 def test_labels_may_lie_beside_predictions_or_above_a_folder_of_their_own(tmp_path, predictions, labels, found):
     (tmp_path / labels).parent.mkdir(exist_ok=True)
     (tmp_path / labels).touch()
-    assert labels_beside(tmp_path / predictions, "test") == (tmp_path / labels if found else None)
-    assert is_labels(Path(labels)) == (Path(labels).stem != "labels")
+    assert find_labels_file(tmp_path / predictions, "test") == (tmp_path / labels if found else None)
+    assert is_labels_file(Path(labels)) == (Path(labels).stem != "labels")
 
 
 @pytest.mark.parametrize("label", ["hat", "3", "-1", "", "1.0", "Coat"])

@@ -11,7 +11,7 @@ from fmcli.ensemble import Combiner, Stacking
 from fmcli.ensemble.file import (
     FORMAT,
     FittedOn,
-    Place,
+    MemberPath,
     describe_ensemble,
     read_ensemble_file,
     write_ensemble_file,
@@ -24,7 +24,7 @@ STACKING = Stacking(np.random.default_rng(0).normal(size=(3, 6)), np.array([0.1,
 
 
 def places_in(folder):
-    return [Place("k3", folder / "run" / "k3", "a" * 64), Place("other/k5", folder / "other" / "k5.csv")]
+    return [MemberPath("k3", folder / "run" / "k3", "a" * 64), MemberPath("other/k5", folder / "other" / "k5.csv")]
 
 
 def written(folder, rule, **changes):
@@ -105,12 +105,12 @@ def test_a_folder_that_is_moved_as_a_whole_keeps_its_members(tmp_path):
 def test_members_are_found_from_wherever_the_program_runs(tmp_path, monkeypatch):
     written(tmp_path, Combiner())
     monkeypatch.chdir(tmp_path)
-    assert describe_ensemble([Place("k3", Path("run/k3"))], Combiner(), Path()).members[0].path == "run/k3"
+    assert describe_ensemble([MemberPath("k3", Path("run/k3"))], Combiner(), Path()).members[0].path == "run/k3"
     assert read_ensemble_file(Path("chosen.toml"))[1][0].resolve() == tmp_path / "run" / "k3"
 
 
 def test_the_folder_itself_may_be_the_member(tmp_path):
-    content = describe_ensemble([Place("k3", tmp_path)], Combiner(), tmp_path)
+    content = describe_ensemble([MemberPath("k3", tmp_path)], Combiner(), tmp_path)
     write_ensemble_file(tmp_path / "alone.toml", content)
     assert read_ensemble_file(tmp_path / "alone.toml")[1] == [tmp_path]
 
@@ -122,7 +122,7 @@ def test_the_folder_itself_may_be_the_member(tmp_path):
 def test_a_member_outside_the_folder_is_refused_on_writing(tmp_path, place):
     folder = tmp_path / "a" / "b"
     with pytest.raises(UsageError, match="k3 is not below") as caught:
-        describe_ensemble([Place("k3", folder / place)], Combiner(), folder)
+        describe_ensemble([MemberPath("k3", folder / place)], Combiner(), folder)
     assert "--output" in caught.value.hint
 
 
@@ -131,7 +131,7 @@ def test_a_link_that_leads_outside_the_folder_is_refused_on_writing(tmp_path):
     folder.mkdir()
     (folder / "k3").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="is not below"):
-        describe_ensemble([Place("k3", folder / "k3")], Combiner(), folder)
+        describe_ensemble([MemberPath("k3", folder / "k3")], Combiner(), folder)
 
 
 @pytest.mark.parametrize("place", ["../k3", "run/../../k3", "..", "/etc/passwd", "//server/k3"])

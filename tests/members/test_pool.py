@@ -13,7 +13,7 @@ from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.checkpoints.pack import write_pack
 from fmcli.ensemble import Combiner, Stacking
-from fmcli.ensemble.file import Place, describe_ensemble, write_ensemble_file
+from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, save_predictions, stack_logits
 from fmcli.errors import CheckpointError, DataError, UsageError
 from fmcli.members import (
@@ -92,7 +92,7 @@ def opened(*places, **options):
 
 
 def places_in(run, names=("k3", "k5")):
-    return [Place(name, run / name, read_metadata(run / name / MODEL_FILE)["digest"]) for name in names]
+    return [MemberPath(name, run / name, read_metadata(run / name / MODEL_FILE)["digest"]) for name in names]
 
 
 def ensemble_of(run, path, rule=None, names=("k3", "k5")):
@@ -414,7 +414,7 @@ def test_an_ensemble_may_name_predictions_as_members(copy, predicted):
     table = write_csv(copy / "knn.csv", predicted["test"][1])
     path = copy / "chosen.toml"
     write_ensemble_file(
-        path, describe_ensemble([places_in(copy)[0], Place("neighbours", table)], Combiner("soft"), copy)
+        path, describe_ensemble([places_in(copy)[0], MemberPath("neighbours", table)], Combiner("soft"), copy)
     )
     found = predict_pool(opened(path), "test")
     assert [one.member for one in found] == ["k3", "neighbours"]
@@ -422,7 +422,7 @@ def test_an_ensemble_may_name_predictions_as_members(copy, predicted):
 
 def test_a_whole_run_is_no_member_of_an_ensemble(copy):
     path = copy.parent / "chosen.toml"
-    write_ensemble_file(path, describe_ensemble([Place("all", copy)], Combiner(), copy.parent))
+    write_ensemble_file(path, describe_ensemble([MemberPath("all", copy)], Combiner(), copy.parent))
     with pytest.raises(CheckpointError, match="is 2 members"):
         opened(path)
 
@@ -435,7 +435,7 @@ def test_an_ensemble_is_no_member_of_an_ensemble(copy, name):
         "another": lambda: ensemble_of(copy, copy / "other.toml", names=["k3"]),
         "a pack": lambda: pack_of(copy, copy / "other.pack"),
     }[name]()
-    write_ensemble_file(path, describe_ensemble([Place("all", member)], Combiner(), copy))
+    write_ensemble_file(path, describe_ensemble([MemberPath("all", member)], Combiner(), copy))
     with pytest.raises(CheckpointError, match="is an ensemble, and cannot be a member"):
         opened(path)
 

@@ -61,7 +61,8 @@ def compare(
     if draws is None and (size is not None or groups is not None or seed is not None):
         raise UsageError("--size, --groups and --seed are for --draws", hint="add --draws 200")
 
-    from fmcli.ensemble.comparison import compare_compositions, compare_ensembles
+    from fmcli.ensemble.comparison import compare_ensembles
+    from fmcli.ensemble.heterogeneity import compare_heterogeneous
     from fmcli.members import predict_pool, vote_on
     from fmcli.report.comparison import comparison_document, study_document
     from fmcli.report.console import Terminal
@@ -74,19 +75,19 @@ def compare(
         refuse_needless_labels([pool], labels)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
         predictions = predict_pool(pool.grouped(rule.groups), split, data_root=data_root, labels=labels)
-        study = compare_compositions(predictions, rule, size=size, draws=draws, seed=seed or 0)
+        study = compare_heterogeneous(predictions, rule, size=size, draws=draws, seed=seed or 0)
         emit(study_document(study, rule), format_, terminal)
         return
     pools = [open_members(paths, device, terminal) for _, paths in named]
     refuse_needless_labels(pools, labels)
-    ballots = []
+    results = []
     for pool in pools:
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-        ballot = vote_on(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
-        warn_same_predictions(pool, ballot.predictions, terminal)
-        warn_fitted_on(pool, ballot.predictions, terminal)
-        ballots.append(ballot)
-    emit(comparison_document(compare_ensembles([name for name, _ in named], ballots)), format_, terminal)
+        result = vote_on(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
+        warn_same_predictions(pool, result.predictions, terminal)
+        warn_fitted_on(pool, result.predictions, terminal)
+        results.append(result)
+    emit(comparison_document(compare_ensembles([name for name, _ in named], results)), format_, terminal)
 
 
 def _parse(word: str) -> tuple[str, list[Path]]:

@@ -64,11 +64,11 @@ def evaluate(
     if groups is not None and rule.vote != "two-level":
         raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")
     warn_scaling(pool.checkpoints, split, terminal)
-    ballot = vote_on(pool, rule, split, data_root=data_root, labels=labels, views=tta)
-    warn_same_predictions(pool, ballot.predictions, terminal)
-    warn_fitted_on(pool, ballot.predictions, terminal)
+    result = vote_on(pool, rule, split, data_root=data_root, labels=labels, views=tta)
+    warn_same_predictions(pool, result.predictions, terminal)
+    warn_fitted_on(pool, result.predictions, terminal)
     references = references_of(pool)
     reference = references[0] if all(other == references[0] for other in references) else None
-    emit(ensemble_document(evaluate_ensemble(ballot), reference), format_, terminal)
+    emit(ensemble_document(evaluate_ensemble(result), reference), format_, terminal)
     if plots is not None:
-        write_plots(plots, evaluation_drawers(pool, ballot, data_root), terminal)
+        write_plots(plots, evaluation_drawers(pool, result, data_root), terminal)

@@ -1,0 +1,75 @@
+"""Combine members' predictions on a split into a vote."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fmcli.ensemble.combiner import Combiner, CrossFitted, cross_fit, cross_fitted_probabilities
+from fmcli.ensemble.predictions import Predictions, stack_logits
+from fmcli.ensemble.rules import Floats, Logits, Vote
+from fmcli.metrics import apply_temperature
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VotingResult:
+    """Members' predictions on a split, and their vote.
+
+    Args:
+        predictions: One entry per member.
+        logits: float32 (n_members, n_samples, n_classes), the members' logits.
+        rule: The voting rule with its fitted weights and temperature.
+        vote: The vote before temperature scaling.
+        calibrated: float64 (n_samples, n_classes), the probabilities after temperature scaling.
+        combiner: The combiner that produced the vote: the rule, or one rule per fold of the images.
+        output_calibrated: Whether `predict` scales by the temperature, because it is stored in a pack or an ensemble
+            file.
+    """
+
+    predictions: tuple[Predictions, ...]
+    logits: Logits
+    rule: Combiner
+    vote: Vote
+    calibrated: Floats
+    combiner: Combiner | CrossFitted
+    output_calibrated: bool = False
+
+    @property
+    def output_probabilities(self) -> Floats:
+        """float64 (n_samples, n_classes), the probabilities that `predict` outputs with this rule."""
+        return self.calibrated if self.output_calibrated else self.vote.probabilities
+
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether each image's vote comes from a rule that was fitted to other images."""
+        return isinstance(self.combiner, CrossFitted)
+
+
+def combine_predictions(
+    predictions: Sequence[Predictions],
+    rule: Combiner,
+    *,
+    fitted_here: Combiner | None = None,
+    output_calibrated: bool = False,
+) -> VotingResult:
+    """Combine members' predictions.
+
+    Args:
+        predictions: One entry per member, all on the same images.
+        rule: The fitted voting rule.
+        fitted_here: If the rule was fitted to these images, the rule before fitting. It is then fitted again in folds,
+            so that no image is classified by a rule that was fitted to it.
+        output_calibrated: See `VotingResult`.
+
+    Raises:
+        CheckpointError: Members predict different images or classes.
+        UsageError: The rule is not fitted, or does not fit the members.
+    """
+    logits, y_true = stack_logits(predictions), predictions[0].labels
+    combiner: Combiner | CrossFitted = replace(rule, temperature=1.0)
+    if fitted_here is not None and fitted_here.needs_fit:
+        combiner = cross_fit(fitted_here, logits, y_true)
+    vote = combiner(logits)
+    if fitted_here is not None:
+        calibrated = cross_fitted_probabilities(vote.probabilities, y_true)
+    else:
+        calibrated = apply_temperature(vote.probabilities, rule.temperature)
+    return VotingResult(tuple(predictions), logits, rule, vote, calibrated, combiner, output_calibrated)
