@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fmcli.errors import CheckpointError, FmcliError, printable
 from fmcli.storage.atomic import order_metadata, write_atomic
-from fmcli.storage.reading import LARGEST_HEADER, MOST_TENSORS, open_safetensors
+from fmcli.storage.reading import MAX_HEADER_BYTES, MAX_TENSORS, open_safetensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -25,9 +25,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     digest = _digest(on_host, metadata)
     content = order_metadata(save(on_host, metadata={**metadata, "digest": digest}))
-    if len(tensors) > MOST_TENSORS or int.from_bytes(content[:8], "little") > LARGEST_HEADER:
+    if len(tensors) > MAX_TENSORS or int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
         raise FmcliError(
-            f"{printable(path)} would not be read again: more than {MOST_TENSORS} tensors, or than {LARGEST_HEADER} "
+            f"{printable(path)} would not be read again: more than {MAX_TENSORS} tensors, or than {MAX_HEADER_BYTES} "
             "bytes of text",
             hint="take fewer members",
         )

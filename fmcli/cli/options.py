@@ -8,7 +8,7 @@ import typer
 from fmcli.choices import Format, SplitName, TieRule, Views, VotingRule
 from fmcli.errors import UsageError, printable
 from fmcli.hardware.device import check_device_name
-from fmcli.storage.atomic import check_place
+from fmcli.storage.atomic import check_writable
 
 
 def command_group(help_: str) -> typer.Typer:
@@ -35,7 +35,7 @@ def refuse_to_replace(path: Path, overwrite: bool) -> None:
 
 def check_output(path: Path) -> Path:
     """Return the path of an output file after checking that its folder is writable."""
-    check_place(path)
+    check_writable(path)
     return path
 
 
@@ -51,7 +51,7 @@ def _check_ensemble_file(path: Path) -> Path:
 def _check_plot_folder(folder: Path | None) -> Path | None:
     """Check that figures can be written into a folder, before a long training."""
     if folder is not None:
-        check_place(folder / "figure.png")
+        check_writable(folder / "figure.png")
     return folder
 
 

@@ -19,7 +19,7 @@ from fmcli.cli.options import (
 from fmcli.cli.stop_signals import interruptible
 from fmcli.cli.thread_count import use_threads
 from fmcli.errors import UsageError
-from fmcli.storage.atomic import check_place
+from fmcli.storage.atomic import check_writable
 
 
 def search(
@@ -80,6 +80,6 @@ def _check_winners_place(recipe: str, path: Path) -> None:
     """Refuse, before any training, a place that cannot be written, or the recipe that is searched."""
     from fmcli.recipe import find_recipe
 
-    check_place(path)
+    check_writable(path)
     if path.exists() and path.samefile(find_recipe(recipe)):
         raise UsageError(f"{path} is the recipe that is searched", hint="give --write-recipe another name")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fmcli.data.cache import unpack_to_cache
 from fmcli.errors import DataError, printable
-from fmcli.storage.reading import open_at_once
+from fmcli.storage.reading import open_nonblocking
 
 MAX_ARRAY_BYTES = 8 << 30  # bytes of what is gzipped, or read into memory: more than this is a header that lies
 MAX_IN_MEMORY_BYTES = 256 << 20  # bytes of images; more stay in their file
@@ -93,7 +93,7 @@ def open_idx(path: Path) -> NDArray[Any]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
     """Give an open file behind its header, and what the header says, which can be true."""
-    with _reading(path), open_at_once(path) as packed:
+    with _reading(path), open_nonblocking(path) as packed:
         file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
         header = _parse_header(file, path)
         _check_promise(path, header.promise, packed_size=os.fstat(packed.fileno()).st_size)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
-from fmcli.storage.reading import MOST_CLASSES
+from fmcli.storage.reading import MAX_CLASSES
 
 MAX_IMAGE_VALUES = 1 << 22  # numbers, of all channels
 _BLOCK = 1 << 24  # bytes of images to look through at once
@@ -136,8 +136,8 @@ def check_image_set(
     """
     if len(images) == 0:
         raise DataError(f"{printable(where)} has no images")
-    if len(class_names) > MOST_CLASSES:
-        raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MOST_CLASSES}")
+    if len(class_names) > MAX_CLASSES:
+        raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MAX_CLASSES}")
     if images[0].size > MAX_IMAGE_VALUES:
         raise DataError(f"{printable(where)} has images of {images[0].size} numbers; the limit is {MAX_IMAGE_VALUES}")
     if len(images) != len(labels):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fmcli.data.cache import unpack_to_cache
 from fmcli.data.idx import ANY_RATIO_BYTES, MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY_BYTES, to_images
 from fmcli.errors import DataError, printable
-from fmcli.storage.reading import ARRAY_START, check_array_start, check_regular
+from fmcli.storage.reading import NPY_HEADER_START_BYTES, check_npy_header, check_regular_file
 
 NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),
@@ -90,7 +90,7 @@ def _labels(path: Path, name: str, labels: NDArray[Any]) -> NDArray[Any]:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Give an open archive, and say what is wrong with one that cannot be read."""
     try:
-        check_regular(path)
+        check_regular_file(path)
         with path.open("rb") as file, zipfile.ZipFile(cast(BinaryIO, _InSmallParts(file))) as archive:
             yield archive
     except DataError:
@@ -162,7 +162,7 @@ def _check_promise(path: Path, info: zipfile.ZipInfo) -> None:
 
 def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> _Header:
     """Read what comes before the numbers of an array; ValueError where it is no array."""
-    check_array_start(file.read(ARRAY_START))
+    check_npy_header(file.read(NPY_HEADER_START_BYTES))
     file.seek(0)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,

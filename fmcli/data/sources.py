@@ -18,7 +18,7 @@ from fmcli.data.npz import read_npz
 from fmcli.errors import DataError, printable
 from fmcli.recipe.known import KNOWN_SOURCES
 from fmcli.recipe.specs import DataSpec
-from fmcli.storage.reading import MOST_CLASSES, read_text
+from fmcli.storage.reading import MAX_CLASSES, read_text
 
 # The current files, of 31 August 2017 and later, unpacked: SHA-256. Distributors compress them each their own way.
 FASHION_MNIST_FILES = {
@@ -171,8 +171,8 @@ def _source_of(
 ) -> Source:
     """Return images and labels by split as a source, named by number where they have no names."""
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in present.values())
-    if n_classes > MOST_CLASSES:
-        raise DataError(f"{printable(path)} has the label {n_classes - 1}; there may be {MOST_CLASSES} classes at most")
+    if n_classes > MAX_CLASSES:
+        raise DataError(f"{printable(path)} has the label {n_classes - 1}; there may be {MAX_CLASSES} classes at most")
     names = _class_names(spec, class_names or tuple(str(label) for label in range(n_classes)))
     sets = {
         split: check_image_set(images, labels, names, where=f"{path} ({split})")

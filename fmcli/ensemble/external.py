@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fmcli.choices import SPLITS
 from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import DataError, printable
-from fmcli.storage.reading import MOST_CLASSES, open_array, read_text
+from fmcli.storage.reading import MAX_CLASSES, open_array, read_text
 
 SUFFIXES = (".csv", ".npy")
 """How such files end, in small letters or large ones."""
@@ -96,8 +96,8 @@ def read_external(path: Path) -> ExternalPredictions:
     values, where = found.probabilities, printable(path)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"{where} has shape {values.shape}; expected (n_samples, n_classes)")
-    if values.shape[1] > MOST_CLASSES:
-        raise DataError(f"{where} has {values.shape[1]} classes; the limit is {MOST_CLASSES}", hint=_HINT)
+    if values.shape[1] > MAX_CLASSES:
+        raise DataError(f"{where} has {values.shape[1]} classes; the limit is {MAX_CLASSES}", hint=_HINT)
     wrong = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1)
     if wrong.any():
         raise DataError(

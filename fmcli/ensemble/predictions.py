@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from fmcli.errors import CheckpointError, printable
 from fmcli.storage.atomic import order_metadata, write_atomic
-from fmcli.storage.reading import MOST_CLASSES, check_format, open_tensors
+from fmcli.storage.reading import MAX_CLASSES, check_format, open_tensors
 
 FORMAT = "fmcli-predictions-2"
 
@@ -193,8 +193,8 @@ def _check(predictions: Predictions, path: Path) -> None:
             f"{printable(path)}: logits of shape {logits.shape} do not fit "
             f"labels of shape {labels.shape} and {n_classes} classes"
         )
-    if n_classes > MOST_CLASSES:
-        raise CheckpointError(f"{printable(path)} has {n_classes} classes; the limit is {MOST_CLASSES}")
+    if n_classes > MAX_CLASSES:
+        raise CheckpointError(f"{printable(path)} has {n_classes} classes; the limit is {MAX_CLASSES}")
     if not labels.size:
         raise CheckpointError(f"{printable(path)} holds predictions of no images", hint="save them again")
     if logits.dtype != np.float32 or labels.dtype != np.int64:

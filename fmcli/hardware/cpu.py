@@ -1,4 +1,4 @@
-"""The CPU's cores: how many there are, and how many are busy."""
+"""The number of CPU cores, and how many are busy."""
 
 import math
 import os
@@ -6,35 +6,36 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_QUOTAS = (  # of a container on Linux, by control groups of version 2 and 1: microseconds of cores' time, in so many
+_QUOTA_FILES = (
+    # A container's CPU quota on Linux (cgroup v2, then v1): CPU time per period, and the period, in microseconds.
     (Path("/sys/fs/cgroup/cpu.max"),),
     (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
 )
-_LOAD = Path("/proc/loadavg")  # of Linux; its fourth field: runnable threads, of all
+_LOAD_FILE = Path("/proc/loadavg")  # Linux; the fourth field is "running threads/all threads"
 _SAMPLES = 5
-_BETWEEN_SAMPLES = 0.05  # seconds
+_SAMPLE_INTERVAL_S = 0.05
 
 
 def count_cores() -> int:
-    """Return how many cores this process may use, all of their time or, in a container, as much as that of so many."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    """Return the number of cores that this process may use; a container's CPU quota is rounded up to whole cores."""
+    affinity = getattr(os, "sched_getaffinity", None)  # exists only on Linux
     count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    for files in _QUOTAS:
-        with suppress(OSError, ValueError, ZeroDivisionError):  # there is none, or it says "max"
+    for files in _QUOTA_FILES:
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or no limit ("max")
             quota, period = (int(word) for file in files for word in file.read_text().split())
-            if quota > 0:  # -1 is "max" in version 1
+            if quota > 0:  # cgroup v1 writes -1 for no limit
                 count = max(min(count, math.ceil(quota / period)), 1)
     return count
 
 
 def busy_cores() -> int:
-    """Return how many threads of other programs run just now; 0 where that cannot be told."""
+    """Return the number of threads that other programs are running, the minimum of several samples; 0 if unknown."""
     samples = []
     try:
         for sample in range(_SAMPLES):
-            time.sleep(_BETWEEN_SAMPLES if sample else 0)
-            running = _LOAD.read_text().split()[3].partition("/")[0]
-            samples.append(int(running) - 1)  # itself
+            time.sleep(_SAMPLE_INTERVAL_S if sample else 0)
+            running = _LOAD_FILE.read_text().split()[3].partition("/")[0]
+            samples.append(int(running) - 1)  # without this thread
     except (OSError, IndexError, ValueError):
         return 0
     return max(min(samples), 0)

@@ -1,4 +1,4 @@
-"""Where the work is done, and how exactly."""
+"""Devices: names, precision, CUDA streams and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from fmcli.errors import DeviceError, did_you_mean
+from fmcli.errors import DeviceError, Remedy, did_you_mean
 
 if TYPE_CHECKING:
-    import torch  # which takes seconds: below, where it is needed
+    import torch  # importing torch takes seconds, so each function imports it when it is called
 
 _KINDS = ("auto", "cpu", "cuda", "mps")
 _idle_streams: dict[torch.device, list[torch.cuda.Stream]] = {}
 
 
 def check_device_name(name: str) -> str:
-    """Return what `--device` was given.
+    """Return a device name unchanged if it is valid; the device itself may be missing.
 
     Raises:
-        DeviceError: No device is called so.
+        DeviceError: The name is not valid.
     """
     kind, _, index = name.partition(":")
     if kind not in _KINDS or (index and not (kind == "cuda" and index.isdecimal())):
-        raise DeviceError(f"unknown device {name!r}; {did_you_mean(kind, _KINDS)}", hint="for instance --device cuda:0")
+        raise DeviceError(
+            f"unknown device {name!r}; {did_you_mean(kind, _KINDS)}", remedies=[Remedy("device", "cuda:0")]
+        )
     return name
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `--device` means.
+    """Return the device with a name.
 
     Args:
-        name: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N` or `mps`.
+        name: `auto` (a GPU if there is one, otherwise the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
-        DeviceError: It is not there.
+        DeviceError: The name is not valid, or this machine does not have the device.
     """
     import torch
 
@@ -44,19 +46,22 @@ def resolve_device(name: str) -> torch.device:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
-            found = f"there are {count}" if count else "torch finds no NVIDIA GPU here"
+            found = f"torch finds {count} NVIDIA GPU{'s' * (count > 1)}" if count else "torch finds no NVIDIA GPU"
             raise DeviceError(
-                f"no device {name}: {found}", hint="--device auto takes what is there; --device cpu always is"
+                f"no device {name}: {found}", remedies=[Remedy("device", "auto"), Remedy("device", "cpu")]
             )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("no device mps: torch finds no Apple GPU here", hint="--device auto takes what is there")
+        raise DeviceError("no device mps: torch finds no Apple GPU", remedies=[Remedy("device", "auto")])
     return torch.device(kind, int(index)) if index else torch.device(kind)
 
 
 def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> bool:
-    """Tell whether to multiply in bfloat16: as asked, or where the device has units for it.
+    """Return whether to multiply in bfloat16.
 
-    Those are NVIDIA GPUs from sm80, and CPUs with AMX or AVX-512 BF16.
+    Args:
+        precision: `auto` chooses bfloat16 if the device has units for it, as NVIDIA GPUs from sm80 and CPUs with AMX or
+            AVX-512 BF16 do.
+        device: The device that computes.
     """
     import torch
 
@@ -65,25 +70,25 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        # Where there are no such units oneDNN emulates, which is slower than fp32. torch has no public word for it.
+        # On other CPUs oneDNN emulates bfloat16, which is slower than fp32. The functions of torch are private.
         checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
         return any(check() for check in checks if check is not None)
     return False
 
 
-def name_of(device: torch.device) -> str:
-    """Return a device's name for people and for headers."""
+def device_name(device: torch.device) -> str:
+    """Return the model name of a GPU, otherwise the kind of the device, such as `cpu`."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """Let what this thread computes on an NVIDIA GPU go into a stream of its own, behind all that is queued there now.
+def use_own_stream(device: torch.device) -> Iterator[None]:
+    """Run this thread's GPU work in a CUDA stream of its own, after all work that is queued now.
 
-    What is queued in one stream may be computed beside what is queued in others. PyTorch has but 32, and each keeps
-    memory of its own: who comes later takes those that others have left.
+    Work in different streams can run in parallel. Streams are pooled and reused: PyTorch has only 32, and its allocator
+    keeps separate memory for each.
     """
     import torch
 
@@ -98,9 +103,9 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell a lack of memory from a bug: only CUDA has an exception of its own for it."""
+    """Return whether an error is a lack of memory; only CUDA raises an exception type of its own."""
     import torch
 
     kinds = (torch.OutOfMemoryError, MemoryError)
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU's allocator, Apple's, NVIDIA's
-    return isinstance(error, kinds) or any(word in str(error) for word in words)
+    texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # from the CPU, Apple and NVIDIA allocators
+    return isinstance(error, kinds) or any(text in str(error) for text in texts)

@@ -1,21 +1,21 @@
-"""Memory: how the C library keeps blocks that are freed."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_KEEP_UP_TO = 1 << 30  # bytes
-_KEEP_UP_TO_IN_OLD_GLIBC = 1 << 25  # bytes; more is refused there
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+_THRESHOLD_BYTES = 1 << 30
+_OLD_GLIBC_THRESHOLD_BYTES = 1 << 25  # old versions of glibc refuse larger values
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep large blocks that are freed, where it is glibc.
+    """Make glibc keep large freed blocks instead of returning them to the operating system.
 
-    A training step on the CPU frees and asks for the same blocks each time; giving them back to the system in
-    between doubles the time of small networks.
+    A training step on the CPU allocates and frees the same blocks each time. Returning them in between doubles the time
+    of small networks. Other C libraries are left unchanged.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    if mallopt(_M_MMAP_THRESHOLD, _KEEP_UP_TO) or mallopt(_M_MMAP_THRESHOLD, _KEEP_UP_TO_IN_OLD_GLIBC):
-        mallopt(_M_TRIM_THRESHOLD, _KEEP_UP_TO)
+    if mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES) or mallopt(_M_MMAP_THRESHOLD, _OLD_GLIBC_THRESHOLD_BYTES):
+        mallopt(_M_TRIM_THRESHOLD, _THRESHOLD_BYTES)

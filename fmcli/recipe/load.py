@@ -17,7 +17,7 @@ from fmcli.recipe.resolve import resolve_recipe
 from fmcli.recipe.specs import Recipe
 from fmcli.storage import reading
 
-LARGEST_RECIPE = 1 << 20  # bytes; a recipe is a page of text
+MAX_RECIPE_BYTES = 1 << 20  # bytes; a recipe is a page of text
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -56,7 +56,7 @@ def read_text(path: Path) -> str:
     Raises:
         RecipeError: It cannot be read, is not UTF-8, or is far too long for a recipe.
     """
-    return reading.read_text(path, LARGEST_RECIPE, RecipeError)
+    return reading.read_text(path, MAX_RECIPE_BYTES, RecipeError)
 
 
 def describe(text: str) -> str:

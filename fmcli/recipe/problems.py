@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from fmcli.errors import did_you_mean, printable
 
-MOST_PROBLEMS = 100  # that are told: each is compared with all others
+MAX_PROBLEMS = 100  # that are told: each is compared with all others
 _KEYS_THAT_DECIDE = {"_validation_kind": "first, fraction, own", "_space_kind": "choice, low"}
 _EXPECTED = {
     "int_type": "a whole number",
@@ -45,7 +45,7 @@ def describe_problems(error: ValidationError, root: type[BaseModel]) -> Iterator
         The path, without the tags that pydantic puts in for unions, and the problem, e.g.
         `unknown key; did you mean 'lr'?`.
     """
-    errors = [(*_locate(root, details["loc"]), details) for details in error.errors(include_url=False)[:MOST_PROBLEMS]]
+    errors = [(*_locate(root, details["loc"]), details) for details in error.errors(include_url=False)[:MAX_PROBLEMS]]
     shown = [show_path(path) for path, _, _ in errors]
     for (path, table, details), place in zip(errors, shown, strict=True):
         if any(other.startswith((f"{place}.", f"{place}[")) for other in shown):

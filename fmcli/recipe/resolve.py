@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 from fmcli.errors import RecipeError, did_you_mean, printable
 from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, apply_overrides, has_key, set_values, value_at
-from fmcli.recipe.problems import MOST_PROBLEMS, describe_problems, show_path
+from fmcli.recipe.problems import MAX_PROBLEMS, describe_problems, show_path
 from fmcli.recipe.specs import (
-    MOST_MEMBERS,
+    MAX_MEMBERS,
     SHARED_TABLES,
     ChoiceSpace,
     DataSpec,
@@ -31,7 +31,7 @@ from fmcli.recipe.tracing import trace_members
 from fmcli.recipe.training import CyclicSchedule
 
 SomeSpec = TypeVar("SomeSpec", bound=BaseModel)
-MOST_TRIED = 5000  # values of a search, for each member
+MAX_TRIED_VALUES = 5000  # values of a search, for each member
 _TOP_LEVEL = ("name", "data", *SHARED_TABLES, "ensemble", "members", "reference", "search")
 
 
@@ -46,7 +46,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     Raises:
         RecipeError: With every problem found, each as `path: problem`.
     """
-    unknown = [key for key in table if key not in _TOP_LEVEL][:MOST_PROBLEMS]
+    unknown = [key for key in table if key not in _TOP_LEVEL][:MAX_PROBLEMS]
     problems = [f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in unknown]
     title = table.get("name", name)
     if not isinstance(title, str) or title in ("", ".", "..") or set(title) & set("/\\\0"):
@@ -99,8 +99,8 @@ def _check_space(table: Table, search: SearchSpec, members: Sequence[MemberTable
     """Return what is wrong with a search: each key's outermost values are tried, one key at a time."""
     values = sum(len(extremes(space)) for space in search.space.values())
     copies = sum(member.copies for member in members)
-    if values * copies > MOST_TRIED:
-        return [f"search.space: got {values} values for {copies} members; expected at most {MOST_TRIED} in all"]
+    if values * copies > MAX_TRIED_VALUES:
+        return [f"search.space: got {values} values for {copies} members; expected at most {MAX_TRIED_VALUES} in all"]
     problems = []
     untuned = resolve_recipe(trial_table(table, {}), name="untuned")
     for key, space in search.space.items():
@@ -163,9 +163,9 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberTable]:
     if not isinstance(own_tables, list) or not own_tables or not all(isinstance(own, dict) for own in own_tables):
         problems.append("members: expected one or more [[members]] tables, each with a name")
         return []
-    names = list(islice((name for own in own_tables for name in _names_of(own)), MOST_MEMBERS + 1))
-    if max(len(names), len(own_tables)) > MOST_MEMBERS:
-        problems.append(f"members: there are more than {MOST_MEMBERS}, the most for a recipe")
+    names = list(islice((name for own in own_tables for name in _names_of(own)), MAX_MEMBERS + 1))
+    if max(len(names), len(own_tables)) > MAX_MEMBERS:
+        problems.append(f"members: there are more than {MAX_MEMBERS}, the most for a recipe")
         return []
     times = Counter(name.casefold() for name in names)  # some file systems do not tell K3 from k3
     problems += [
@@ -173,7 +173,7 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberTable]:
     ]
     resolved = []
     for index, own in enumerate(own_tables):
-        if len(problems) < MOST_PROBLEMS:
+        if len(problems) < MAX_PROBLEMS:
             resolved.append(_resolve_member(table, own, index, problems))
     return [member for member in resolved if member is not None]
 
@@ -183,7 +183,7 @@ def _names_of(own: Table) -> list[str]:
     name, copies = own.get("name"), own.get("copies", 1)
     if not isinstance(name, str):
         return []
-    return name_copies(name, copies) if isinstance(copies, int) and 0 < copies <= MOST_MEMBERS else [name]
+    return name_copies(name, copies) if isinstance(copies, int) and 0 < copies <= MAX_MEMBERS else [name]
 
 
 def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -> MemberTable | None:
@@ -298,6 +298,6 @@ def _check_reference(reference: ReferenceSpec | None, data: DataSpec) -> list[st
     named = reference.test_recall if reference is not None and facts is not None else {}
     return [
         f"reference.test_recall.{show_path((name,))}: no such class; {did_you_mean(name, facts.class_names)}"
-        for name in islice(named, MOST_PROBLEMS)
+        for name in islice(named, MAX_PROBLEMS)
         if facts is not None and name not in facts.class_names
     ]

@@ -292,7 +292,7 @@ class SearchSpec(Spec):
 
 
 _LONGEST_NAME = 64  # letters
-MOST_MEMBERS = 1000
+MAX_MEMBERS = 1000
 
 
 class MemberSpec(Spec):
@@ -321,7 +321,7 @@ class MemberSpec(Spec):
 class MemberTable(MemberSpec):
     """A `[[members]]` table with the shared ones laid under it: a member, or several that are alike."""
 
-    copies: Annotated[int, Field(gt=0, le=MOST_MEMBERS)] = 1
+    copies: Annotated[int, Field(gt=0, le=MAX_MEMBERS)] = 1
     """How many members, alike but for their random numbers: with 3 copies, `k3` is `k3-1`, `k3-2` and `k3-3`."""
 
     @field_validator("copies")

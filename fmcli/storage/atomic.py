@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file or folder appears complete or not at all."""
 
 import errno
 import json
@@ -14,25 +14,21 @@ from typing import BinaryIO
 
 from fmcli.errors import FmcliError, printable
 
-_CANNOT_FLUSH = (
-    errno.EACCES,
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.EPERM,
-)  # of a folder; its files are whole all the same
-_LONGEST_NAME = 100  # bytes; file systems take 255, and a part may be appended
-_TAKEN = ("ensemble.toml", "recipe.toml")  # stand beside members' folders
+# A file system that cannot flush a folder reports one of these; files in the folder are complete anyway.
+_FLUSH_NOT_SUPPORTED = (errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+_MAX_NAME_BYTES = 100  # file systems allow 255; a suffix is added to some names
+_RESERVED_NAMES = ("ensemble.toml", "recipe.toml")  # files in the same folder as members' folders
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it to the disk and rename it into place.
+    """Write a temporary file in the same folder, flush it to disk and rename it to its final name.
 
     Args:
-        path: Where the file is to stand. Its folder is made if missing.
+        path: The file. Its folder is created if missing.
         content: The bytes.
 
     Raises:
-        FmcliError: The folder cannot be written, or the disk is full; a file that stood there before is intact.
+        FmcliError: The folder is not writable, or the disk is full; an existing file is unchanged.
     """
     with open_atomic(path) as file:
         file.write(content)
@@ -40,7 +36,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write into, which appears in its place when all of it is written; see `write_atomic`."""
+    """Open a file for writing; it gets its final name when the block ends. See `write_atomic`."""
     try:
         _make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -53,17 +49,22 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
             os.replace(name, path)
             _flush_folder(path.parent)
         except BaseException:
-            Path(name).unlink(missing_ok=True)  # a signal may come between renaming and here
+            Path(name).unlink(missing_ok=True)  # missing if a signal arrived after the rename
             raise
     except OSError as error:
-        raise FmcliError(
-            f"cannot write {printable(path)}: {error.strerror or error}",
-            hint="choose a folder that can be written and has room, e.g. with --output",
-        ) from error
+        raise _write_error(path, error) from error
+
+
+def _write_error(path: Path, error: OSError) -> FmcliError:
+    return FmcliError(
+        f"cannot write {printable(path)}: {error.strerror or error}",
+        hint="choose a writable folder on a disk with free space",
+        remedies=["output"],
+    )
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each of which survives a loss of power."""
+    """Create a folder and its missing parents, and flush each to disk."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -71,7 +72,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Let a new name in a folder survive a loss of power, where system, file system and rights allow that."""
+    """Flush a folder's list of names to disk, so that a new file survives a loss of power."""
     if os.name != "posix":
         return
     try:
@@ -81,28 +82,28 @@ def _flush_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT_FLUSH:
+        if error.errno not in _FLUSH_NOT_SUPPORTED:
             raise
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder whole or not at all: what is written into the one that is given appears when all of it is there.
+    """Yield a temporary folder whose files appear in the real folder when the block ends without an error.
 
     Args:
-        folder: Not there yet, or empty.
+        folder: The real folder, missing or empty.
 
     Raises:
-        FmcliError: It cannot be written.
+        FmcliError: The folder is not writable.
     """
-    there = folder.is_dir()
+    exists = folder.is_dir()
     try:
-        home = folder if there else folder.parent
+        home = folder if exists else folder.parent
         home.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}."[:_LONGEST_NAME], suffix=".part", dir=home))
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}."[:_MAX_NAME_BYTES], suffix=".part", dir=home))
         try:
             yield part
-            if there:
+            if exists:
                 for path in part.iterdir():
                     path.rename(folder / path.name)
             else:
@@ -111,31 +112,28 @@ def new_folder(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise FmcliError(
-            f"cannot write {printable(folder)}: {error.strerror or error}",
-            hint="choose a folder that can be written and has room, e.g. with --output",
-        ) from error
+        raise _write_error(folder, error) from error
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """Return a plain folder's name for each member, that no other has on any file system.
+    """Return a folder name for each member that is safe and unique on every file system.
 
     Args:
-        names: Of members, whatever they are made of.
+        names: Names of members, of any characters.
 
     Returns:
-        Words of letters, digits, `_`, `.` and `-` of about 100 bytes at most, different also in lower case, none of
-        which is hidden or stands for what else lies beside members' folders.
+        Names of letters, digits, `_`, `.` and `-`, of about 100 bytes at most. They also differ if case is ignored,
+        do not start with a dot, and are not names of files that fmcli writes next to members' folders.
 
     Example:
         >>> folder_names(["one/k3", "one-K3", "../..", "recipe.toml"])
         ['one-k3', 'one-K3-2', 'member', 'recipe.toml-2']
     """
-    taken = set(_TAKEN)
+    taken = set(_RESERVED_NAMES)
     folders = []
     for name in names:
         plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name)).strip("-.")
-        plain = plain.encode()[:_LONGEST_NAME].decode(errors="ignore").rstrip("-.") or "member"
+        plain = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore").rstrip("-.") or "member"
         number, folder = 1, plain
         while folder.casefold() in taken:
             number += 1
@@ -163,19 +161,19 @@ def order_metadata(content: bytes) -> bytes:
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files, and what a killed process left of them; and their folder where nothing else is in it."""
+    """Remove files and their partial copies from killed processes, then the folder if it is empty."""
     names = list(names)
-    remove_torn(folder, names)
+    remove_partial_files(folder, names)
     for name in names:
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
-def remove_torn(folder: Path, names: Iterable[str]) -> None:
-    """Remove what processes left that were killed while they wrote files of these names with `write_atomic`.
+def remove_partial_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove partial files that killed processes left while writing files of these names with `write_atomic`.
 
-    None may be writing now.
+    No process may be writing them now.
     """
     for name in names:
         for path in folder.glob(f".{name}.*.part"):
@@ -183,25 +181,25 @@ def remove_torn(folder: Path, names: Iterable[str]) -> None:
 
 
 def _umask() -> int:
-    """Return the process's file mode mask (there is no way to read it without setting it)."""
+    """Return the process's file mode mask; the only way to read it is to set it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def check_place(path: Path) -> None:
-    """Find out before hours of work whether a file could be written.
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before hours of work that it will hold the result of.
 
     Args:
-        path: Of the file.
+        path: The file.
 
     Raises:
-        FmcliError: A folder stands there, or a file where a folder would have to be, or no right to write.
+        FmcliError: The path is a folder, a parent is not a folder, or the folder is not writable.
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir():
-        raise FmcliError(f"cannot write {printable(path)}: a folder stands there", hint="give a file's name")
+        raise FmcliError(f"cannot write {printable(path)}: it is a folder", hint="give the name of a file")
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise FmcliError(
-            f"cannot write {printable(path)}: {printable(folder)} takes no files", hint="choose another place"
+            f"cannot write {printable(path)}: {printable(folder)} is not a writable folder", remedies=["output"]
         )

@@ -1,4 +1,4 @@
-"""Locks between processes. A process that dies, however, holds none any more."""
+"""Locks between processes. The operating system releases the lock of a process that dies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,17 +7,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_FILE = ".lock"
-"""It stays: to remove it would let two processes lock two files of the same name."""
+"""The file is never removed: otherwise two processes could each lock a different file of this name."""
 
 
 def try_lock(folder: Path) -> FileLock | None:
-    """Return a folder's lock, held, or None where a living process holds it.
+    """Lock a folder and return the lock, or None if another process holds it.
 
     Args:
-        folder: Made if missing.
+        folder: Created if missing.
 
     Raises:
-        OSError: The folder cannot be written to.
+        OSError: The folder is not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE)
@@ -30,10 +30,10 @@ def try_lock(folder: Path) -> FileLock | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, waiting for whoever holds it.
+    """Hold a folder's lock; first wait until no other process holds it.
 
     Raises:
-        OSError: The folder, made if missing, cannot be written to.
+        OSError: The folder, which is created if missing, is not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK_FILE):

@@ -1,7 +1,6 @@
-"""Reading what others wrote: nothing without a limit, nothing that waits, nothing that is run."""
+"""Read files from other people: with limits, without waiting for a pipe, and without executing anything."""
 
 import os
-import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,54 +15,43 @@ from fmcli.errors import Action, CheckpointError, FmcliError, Remedy, is_utf8, p
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LARGEST_HEADER = 1 << 24  # bytes: of a safetensors file, all members of a large pack
-MOST_DOTS = 32  # in a key of TOML: time and memory of tomllib grow with their square
-DEEPEST = 64  # tables and lists within each other
-MOST_CLASSES = 10_000  # a confusion matrix has the square of that
-MOST_TENSORS = 100_000  # in a safetensors file: a thousand members
-_LONGEST_WORD = 1000  # letters of a bare key or number of TOML, whose pattern takes 100 bytes for each
-ARRAY_START = 12  # bytes of a `.npy` file that say how long its header is
-_ARRAY_HEADER = 10_000  # bytes: NumPy's own limit, which it heeds only after reading all of it
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # Windows has no such pipes
-_STRING = re.compile(r""""(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?""", re.DOTALL)
-# A comment; a string of several lines; a long word; keys with dots, or another string; else anything.
-# What is open ends with the text, so that nothing is looked at twice.
-_TOML = re.compile(
-    rf"""\#[^\n]*+
-    |\"{{3}}(?:[^"\\]|\\.|"{{1,2}}(?!"))*+(?:\"{{3,5}}|.?\Z)|'{{3}}(?:[^']|'{{1,2}}(?!'))*+(?:'{{3,5}}|\Z)
-    |(?P<word>[\w-]{{{_LONGEST_WORD + 1}}})
-    |(?P<key>(?:(?:[\w-]{{1,{_LONGEST_WORD}}}+(?![\w-])|{_STRING.pattern})[ \t]*+\.?[ \t]*+)++)
-    |[^\w"'\#-]++|.""",
-    re.VERBOSE | re.DOTALL,
-)
+MAX_HEADER_BYTES = 1 << 24  # of a safetensors file; a pack of many members has a large one
+MAX_LINE_CHARACTERS = 100_000  # tomllib needs 100 bytes of memory per character of a number
+MAX_DOTS_PER_LINE = 100  # in TOML: tomllib needs time and memory proportional to the square of a key's dots
+MAX_NESTING = 64  # levels of TOML tables and lists inside each other
+MAX_CLASSES = 10_000  # a confusion matrix has the square of this number of entries
+MAX_TENSORS = 100_000  # in a safetensors file; enough for a thousand members
+NPY_HEADER_START_BYTES = 12  # the first bytes of a `.npy` file contain the length of its header
+_MAX_NPY_HEADER_BYTES = 10_000  # the limit of NumPy, which reads the whole header before it checks
+_NONBLOCKING = getattr(os, "O_NONBLOCK", 0)  # missing on Windows, which has no named pipes in folders
 
 
 def read_bytes(path: Path, limit: int, error: type[FmcliError] = FmcliError) -> bytes:
-    """Read a file, a device, or a pipe to its end; one that nobody writes to is empty.
+    """Read a whole file, device or pipe; a pipe without a writer is empty.
 
     Args:
-        path: Of the file.
-        limit: In bytes.
-        error: What to raise.
+        path: The file.
+        limit: Maximum size in bytes.
+        error: Exception type to raise.
 
     Raises:
-        FmcliError: It cannot be read, or holds more.
+        FmcliError: The file cannot be read or is larger than the limit.
     """
     try:
-        with open_at_once(path) as file:
+        with open_nonblocking(path) as file:
             content = file.read(limit + 1)
-    except (OSError, ValueError) as problem:  # ValueError: NUL in its name
+    except (OSError, ValueError) as problem:  # ValueError: the path contains NUL
         raise error(f"cannot read {printable(path)}: {getattr(problem, 'strerror', None) or problem}") from problem
     if len(content) > limit:
-        raise error(f"{printable(path)} is larger than {limit} bytes, the most for such a file")
+        raise error(f"{printable(path)} is larger than {limit} bytes, the limit for this kind of file")
     return content
 
 
 def read_text(path: Path, limit: int, error: type[FmcliError]) -> str:
-    """Read a text as `read_bytes` does, without the byte order mark that Windows may put before it.
+    """Read a text file like `read_bytes`, without the byte order mark that some Windows editors write.
 
     Raises:
-        FmcliError: It cannot be read, holds more, or is not UTF-8.
+        FmcliError: The file cannot be read, is larger than the limit, or is not UTF-8.
     """
     try:
         return read_bytes(path, limit, error).decode("utf-8-sig")
@@ -71,17 +59,19 @@ def read_text(path: Path, limit: int, error: type[FmcliError]) -> str:
         raise error(f"{printable(path)} is not UTF-8 text: byte {problem.start}") from problem
 
 
-def open_at_once(path: Path) -> BinaryIO:
-    """Open a file for reading; of a pipe, do not wait until somebody opens its other end, but for what they write.
+def open_nonblocking(path: Path) -> BinaryIO:
+    """Open a file for reading; do not wait until another process opens the other end of a pipe.
+
+    Reading from an open pipe does wait for data.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: Its name cannot be.
+        OSError: The file cannot be read.
+        ValueError: The path contains NUL.
     """
 
     def open_(name: str, flags: int) -> int:
-        descriptor = os.open(name, flags | _AT_ONCE)
-        if _AT_ONCE:
+        descriptor = os.open(name, flags | _NONBLOCKING)
+        if _NONBLOCKING:
             os.set_blocking(descriptor, True)
         return descriptor
 
@@ -89,95 +79,94 @@ def open_at_once(path: Path) -> BinaryIO:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Return the table that a TOML text is.
+    """Return the table of a TOML text.
 
     Raises:
-        ValueError: It is no TOML, or nests deeper than anything of ours.
+        ValueError: The text is not TOML, has too long a line, or nests too deeply.
 
     Example:
         >>> parse_toml('trainer.epochs = 3')
         {'trainer': {'epochs': 3}}
     """
-    for token in _TOML.finditer(text):
-        key = token["key"]
-        if key and key.count(".") > MOST_DOTS and _STRING.sub("", key).count(".") > MOST_DOTS:
-            raise ValueError(f"a key has more than {MOST_DOTS} dots")
-        if token["word"]:
-            raise ValueError(f"a key or number has more than {_LONGEST_WORD} letters")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > MAX_LINE_CHARACTERS or line.count(".") > MAX_DOTS_PER_LINE:
+            raise ValueError(
+                f"line {number} has more than {MAX_LINE_CHARACTERS} characters or {MAX_DOTS_PER_LINE} dots"
+            )
     try:
         table = tomllib.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"it nests deeper than {DEEPEST} levels") from error
-    level: list[Any] = [table]
-    for _ in range(DEEPEST):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-    if level:
-        raise ValueError(f"it nests deeper than {DEEPEST} levels")
+        too_deep = _depth(table) > MAX_NESTING
+    except RecursionError:
+        too_deep = True
+    if too_deep:
+        raise ValueError(f"tables and lists nest deeper than {MAX_NESTING} levels")
     return table
+
+
+def _depth(value: Any) -> int:
+    """Return the levels of tables and lists in a value."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 @contextmanager
 def open_safetensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
-    """Open a safetensors file of checkpoints.
+    """Open a checkpoint, pack or predictions file.
 
     Args:
-        path: Of the file.
-        framework: Whose arrays it is to give: NumPy's or PyTorch's.
+        path: A safetensors file.
+        framework: Type of the arrays: `np` for NumPy, `pt` for PyTorch.
 
     Raises:
-        CheckpointError: It is not there, or not a whole safetensors file.
+        CheckpointError: The file is missing, or is not a complete safetensors file.
     """
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {printable(path)}", hint="fmcli train --recipe quick makes one")
+        raise CheckpointError(f"no checkpoint at {printable(path)}", remedies=["train"])
     try:
         with open_tensors(path, framework) as file:
             yield file
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"{printable(path)} is not a whole safetensors file: {printable(error)}",
-            hint="it was cut short or is of another format; train it again, or copy it again",
+            f"{printable(path)} is not a complete safetensors file: {printable(error)}",
+            hint="the file is truncated or has another format; copy it again or train again",
         ) from error
 
 
 @contextmanager
 def open_tensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
-    """Open a safetensors file as `safe_open` does, but for what would wait or take much memory.
+    """Open a safetensors file with `safe_open`, after checking that this neither waits nor needs much memory.
 
     Raises:
-        OSError, SafetensorError: It cannot be read, or is no such file.
-        ValueError: It is a pipe or a device, or its header or number of tensors is too large.
+        OSError, SafetensorError: The file cannot be read, or is not a safetensors file.
+        ValueError: The file is a pipe or device, or has too large a header or too many tensors.
     """
-    check_regular(path)
+    check_regular_file(path)
     with path.open("rb") as start:
         size = int.from_bytes(start.read(8), "little")
-        if size > LARGEST_HEADER:
-            raise ValueError(f"its header would have {size} bytes; the limit is {LARGEST_HEADER}")
-        with safe_open(_name_in_utf8(path, start.fileno()), framework=framework) as file:
-            if len(file.keys()) > MOST_TENSORS:
-                raise ValueError(f"it has {len(file.keys())} tensors; the limit is {MOST_TENSORS}")
+        if size > MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {size} bytes; the limit is {MAX_HEADER_BYTES}")
+        with safe_open(_utf8_path(path, start.fileno()), framework=framework) as file:
+            if len(file.keys()) > MAX_TENSORS:
+                raise ValueError(f"it has {len(file.keys())} tensors; the limit is {MAX_TENSORS}")
             yield file
 
 
-def _name_in_utf8(path: Path, descriptor: int) -> str:
-    """Return a file's name, or another of the same file where safetensors would not take it."""
+def _utf8_path(path: Path, descriptor: int) -> str:
+    """Return the path if it is UTF-8, as safetensors requires, otherwise another path of the same open file."""
     name = os.fspath(path)
     if is_utf8(name):
         return name
     if os.name != "posix":
-        raise ValueError("its name is not UTF-8")
+        raise ValueError("its path is not UTF-8")
     return f"/dev/fd/{descriptor}"
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Read the text of a safetensors file alone, unverified: the digest in it is over the tensors, too.
+    """Read only the metadata of a safetensors file; it is not verified, since its digest also covers the tensors.
 
     Raises:
-        CheckpointError: It is not there, or not a safetensors file.
+        CheckpointError: The file is missing, or is not a safetensors file.
     """
     with open_safetensors(path, "np") as file:
         return dict(file.metadata() or {})
@@ -220,39 +209,39 @@ def check_format(
 
 
 def open_array(path: Path) -> "NDArray[Any]":
-    """Open a `.npy` file, which stays on the disk until used; never a pickled one, or an archive.
+    """Map a `.npy` file into memory; refuse pickled arrays and archives.
 
     Raises:
-        Exception: It is no such file: its header is parsed as Python and fails in as many ways.
+        Exception: The file is not a `.npy` file. NumPy parses the header as Python, which fails in many ways.
     """
     import numpy as np
 
-    check_regular(path)
+    check_regular_file(path)
     with path.open("rb") as file:
-        check_array_start(file.read(ARRAY_START))
-    with np.errstate(over="ignore"):  # shapes whose product is more than a number holds
+        check_npy_header(file.read(NPY_HEADER_START_BYTES))
+    with np.errstate(over="ignore"):  # the product of a hostile shape overflows
         return np.lib.format.open_memmap(path, mode="r")
 
 
-def check_array_start(start: bytes) -> None:
-    """Refuse a `.npy` file whose header would take much memory.
+def check_npy_header(start: bytes) -> None:
+    """Refuse a `.npy` file whose header needs much memory.
 
     Args:
-        start: Its first `ARRAY_START` bytes.
+        start: The first `NPY_HEADER_START_BYTES` bytes of the file.
 
     Raises:
-        ValueError: It is refused.
+        ValueError: The header is too large.
     """
-    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _ARRAY_HEADER:
-        raise ValueError(f"its header is larger than {_ARRAY_HEADER} bytes")
+    if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _MAX_NPY_HEADER_BYTES:
+        raise ValueError(f"its header is larger than {_MAX_NPY_HEADER_BYTES} bytes")
 
 
-def check_regular(path: Path) -> None:
-    """Refuse what is no file, as a pipe or a device.
+def check_regular_file(path: Path) -> None:
+    """Refuse a pipe, device or folder.
 
     Raises:
-        OSError: It is not there.
-        ValueError: It is refused.
+        OSError: The path does not exist.
+        ValueError: The path is not a regular file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is not a file")
+        raise ValueError("it is not a regular file")

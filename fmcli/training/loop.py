@@ -44,7 +44,7 @@ from fmcli.events import (
     StopRequest,
     ignore,
 )
-from fmcli.hardware.device import is_out_of_memory, name_of, use_bf16
+from fmcli.hardware.device import device_name, is_out_of_memory, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
@@ -123,7 +123,7 @@ def train_member(
         if not is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"{name_of(device)} has too little memory for member {name}",
+            f"{device_name(device)} has too little memory for member {name}",
             hint="a smaller --set trainer.batch_size=… needs less; so do members one by one (--jobs 1)",
         ) from error
     return [*training.before, *training.history]
@@ -230,7 +230,7 @@ class _Training:
                 steps_per_epoch=len(self.loader),
                 first_epoch=len(self.history) + 1,
                 parameters=self.learner.parameters,
-                device=name_of(self.device),
+                device=device_name(self.device),
                 precision="bf16" if self.bf16 else "fp32",
                 retrained=bool(self.before),
                 steps_done=self.progress.steps if self.progress else 0,

@@ -33,10 +33,10 @@ from fmcli.errors import (
     printable,
 )
 from fmcli.events import EpochFinished, MemberDiverged, MembersInParallel, Reporter, ignore
-from fmcli.hardware.device import own_stream, use_bf16
+from fmcli.hardware.device import use_bf16, use_own_stream
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
-from fmcli.storage.atomic import remove_files, remove_torn, write_atomic
+from fmcli.storage.atomic import remove_files, remove_partial_files, write_atomic
 from fmcli.storage.locks import try_lock
 from fmcli.training.concurrency import Share, share_out
 from fmcli.training.executors import Job, JobResult, run_in_processes, run_interleaved
@@ -208,7 +208,7 @@ def _train_members(
     if plan.share is None:
         yield from _one_by_one(left, reporter)
     elif _computes_on_streams(device):
-        yield from run_interleaved(left, plan.share.jobs, reporter, within=partial(own_stream, device))
+        yield from run_interleaved(left, plan.share.jobs, reporter, within=partial(use_own_stream, device))
     else:
         del splits, here, left  # each process has its own
         apart = {
@@ -428,14 +428,14 @@ _OF_MEMBERS = (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLI
 
 def _sweep(folder: Path, recipe: Recipe) -> None:
     """Remove what processes left that were killed while they wrote."""
-    remove_torn(folder, [RECIPE_FILE])
+    remove_partial_files(folder, [RECIPE_FILE])
     for member in recipe.members:
         for place in (
             folder / member.name,
             folder / member.name / LAST_GOOD,
             *(folder / member.name).glob("snapshot-*"),
         ):
-            remove_torn(place, _OF_MEMBERS)
+            remove_partial_files(place, _OF_MEMBERS)
 
 
 def remove_runs(runs: Mapping[Path, Recipe]) -> None:

@@ -12,7 +12,7 @@ from fmcli.choices import SPLITS
 from fmcli.data import Normalization, Splits
 from fmcli.data.background import classify_background
 from fmcli.ensemble.predictions import Predictions, predictions_file, save_predictions
-from fmcli.hardware.device import name_of
+from fmcli.hardware.device import device_name
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
 from fmcli.recipe.families import kernel_group
 
@@ -99,7 +99,7 @@ class CheckpointWriter:
             recipe_digest=recipe_digest(self.spec, self.recipe.data),
             versions=versions(),
             trained_on={
-                "device": name_of(self.device),
+                "device": device_name(self.device),
                 "precision": "bf16" if self.bf16 else "fp32",
                 "threads": str(torch.get_num_threads()),
             },

@@ -596,7 +596,7 @@ BAD = {
     "no data to evaluate": (["evaluate", "{orphan}"], 3, "is not a folder"),
     "no checkpoint": (["evaluate", "{new}"], 4, "there is nothing at"),
     "no members": (["ensemble", "evaluate", "{photos}"], 4, "holds no trained member"),
-    "an image for a checkpoint": (["predict", "{image}", "{image}"], 4, "not a whole safetensors file"),
+    "an image for a checkpoint": (["predict", "{image}", "{image}"], 4, "not a complete safetensors file"),
     "damaged checkpoint": (["evaluate", "{damaged}"], 4, "is damaged"),
     "no GPU": (["train", "-r", "{recipe}", "-o", "{new}", "--device", "cuda:99"], 5, "no device cuda:99"),
     "no GPU to evaluate": (["evaluate", "{run}", "--device", "cuda:99"], 5, "--device auto"),

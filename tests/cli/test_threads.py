@@ -5,7 +5,6 @@ import torch
 
 from fmcli.cli.thread_count import advice_on_threads, use_threads
 from fmcli.hardware import cpu
-from fmcli.hardware.cpu import busy_cores, count_cores
 
 CPU = torch.device("cpu")
 
@@ -13,7 +12,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def load(tmp_path, monkeypatch):
     """Let the system say how many threads run, on four cores."""
-    monkeypatch.setattr(cpu, "_LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(cpu, "_LOAD_FILE", tmp_path / "loadavg")
+    monkeypatch.setattr(cpu, "_SAMPLE_INTERVAL_S", 0)
     monkeypatch.setattr(cpu, "count_cores", lambda: 4)
     return (tmp_path / "loadavg").write_text
 
@@ -23,44 +23,6 @@ def _threads_of_before():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("text", "busy"),
-    [("0.52 0.58 0.59 1/812 4242", 0), ("1.9 0.1 0.1 3/812 4242", 2), ("", 0), ("0 0 0 none/1 2", 0)],
-)
-def test_busy_cores_are_those_of_others(load, text, busy):
-    load(text)
-    assert busy_cores() == busy
-
-
-def test_where_the_system_does_not_say_no_core_is_busy(monkeypatch, tmp_path):
-    monkeypatch.setattr(cpu, "_LOAD", tmp_path / "nothing")
-    assert busy_cores() == 0
-    assert count_cores() >= 1
-
-
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        (["200000 100000"], 2),
-        (["150000 100000"], 2),
-        (["10000 100000"], 1),
-        (["900000 100000"], 4),
-        (["max 100000"], 4),
-        ([""], 4),
-        (["1 0"], 4),
-        (["200000", "100000"], 2),  # by version 1
-        (["-1", "100000"], 4),
-    ],
-)
-def test_a_container_that_may_use_the_time_of_so_many_cores_has_so_many(monkeypatch, tmp_path, texts, expected):
-    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    files = [tmp_path / str(place) for place in range(len(texts))]
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(f"{text}\n")
-    monkeypatch.setattr(cpu, "_QUOTAS", ((tmp_path / "nothing",), files))
-    assert count_cores() == expected
 
 
 def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypatch):

@@ -6,10 +6,10 @@ from pydantic import Field
 
 from fmcli.recipe.families import kernel_cnn
 from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
-from fmcli.recipe.families.sequential import MOST_LAYERS, SequentialSpec
+from fmcli.recipe.families.sequential import MAX_LAYERS, SequentialSpec
 from fmcli.recipe.layers import Conv, LayerSpec, Size
 
-__all__ = ["MOST_LAYERS", "KernelCnnSpec", "ModelSpec", "SequentialSpec", "expand_layers", "kernel_group"]
+__all__ = ["MAX_LAYERS", "KernelCnnSpec", "ModelSpec", "SequentialSpec", "expand_layers", "kernel_group"]
 
 ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="family")]
 
