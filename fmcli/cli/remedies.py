@@ -1,6 +1,6 @@
 """The option or command for each remedy that an error names."""
 
-from fmcli.errors import Action, FmcliError, printable
+from fmcli.errors import Action, FmcliError, Remedy, printable
 
 TEXTS: dict[Action, str] = {
     "batch-size": "--set trainer.batch_size=… with a smaller batch needs less memory",
@@ -32,7 +32,12 @@ TEXTS: dict[Action, str] = {
 }
 
 
+def describe_remedy(remedy: Remedy) -> str:
+    """Return the option or command for a remedy."""
+    return TEXTS[remedy.action].format(value=printable(remedy.value))
+
+
 def hint_of(error: FmcliError) -> str | None:
     """Return an error's hint followed by the option or command for each of its remedies, or None if it has neither."""
-    texts = [TEXTS[one.action].format(value=printable(one.value)) for one in error.remedies]
+    texts = [describe_remedy(remedy) for remedy in error.remedies]
     return "; ".join(filter(None, [error.hint, *texts])) or None

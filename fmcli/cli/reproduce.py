@@ -15,6 +15,7 @@ from fmcli.cli.options import (
     Verbose,
     complete_recipe,
 )
+from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
 from fmcli.cli.thread_count import use_threads
 
@@ -62,7 +63,7 @@ def reproduce(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     advice = use_threads(threads, where, advise=not skip_done)
-    with interruptible("--skip-done") as heeding, TrainingProgress(terminal, advice) as progress:
+    with interruptible("--skip-done") as heeding, TrainingProgress(terminal, advice, describe_remedy) as progress:
         results = run_systems(
             systems or published_systems(),
             output,

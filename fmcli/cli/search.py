@@ -16,6 +16,7 @@ from fmcli.cli.options import (
     Threads,
     Verbose,
 )
+from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
 from fmcli.cli.thread_count import use_threads
 from fmcli.errors import UsageError
@@ -61,7 +62,7 @@ def search(
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
     if write_recipe is not None:
         _check_winners_place(recipe, write_recipe)
-    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice) as progress:
+    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice, describe_remedy) as progress:
         result = run_search(
             chosen,
             device=where,

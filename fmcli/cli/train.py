@@ -17,6 +17,7 @@ from fmcli.cli.options import (
     Verbose,
 )
 from fmcli.cli.plotters import curve_drawers, data_drawers, write_plots
+from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
 from fmcli.cli.thread_count import use_threads
 
@@ -83,7 +84,7 @@ def train(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     where = resolve_device(device)
     advice = use_threads(threads, where, advise=not resume and (jobs or 1) == 1)
-    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice) as progress:
+    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice, describe_remedy) as progress:
         result = train_run(
             values,
             folder,

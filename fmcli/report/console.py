@@ -1,4 +1,4 @@
-"""The process's streams: results to standard output, everything else to standard error."""
+"""Write results to standard output and everything else to standard error."""
 
 import json
 import os
@@ -13,36 +13,30 @@ from rich.text import Text
 
 from fmcli.errors import FmcliError, OutputClosed, printable
 
-UNBOUNDED = 100_000  # columns: a table that goes into a file or a pipe is never cut
+UNBOUNDED_COLUMNS = 100_000  # width of output to files and pipes, so that tables are never cut
 
 
-class Forgiving:
-    """A stream that loses what cannot be written, so that no training ends because the disk of its log is full.
+class BestEffortStream:
+    """A text stream that drops text it cannot write, so that a full disk for the log does not stop a training.
+
+    A closed pipe still raises `BrokenPipeError`.
 
     Args:
-        stream: Text.
+        stream: The stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write text, or not.
-
-        Raises:
-            BrokenPipeError: Nobody reads it any more.
-        """
-        with _forgiven():
+        """Write text, or drop it if the stream cannot take it."""
+        with _ignore_write_errors():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Write what is held back, or not.
-
-        Raises:
-            BrokenPipeError: Nobody reads it any more.
-        """
-        with _forgiven():
+        """Flush the stream, or do nothing if it cannot take its buffered text."""
+        with _ignore_write_errors():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -50,7 +44,7 @@ class Forgiving:
 
 
 @contextmanager
-def _forgiven() -> Iterator[None]:
+def _ignore_write_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -60,13 +54,13 @@ def _forgiven() -> Iterator[None]:
 
 
 class Terminal:
-    """Standard output and standard error, as tables, lines and progress need them.
+    """Standard output and standard error.
 
     Args:
-        quiet: Say nothing on standard error but errors.
-        verbose: Say more there.
-        out: By default the process's own.
-        err: By default the process's own.
+        quiet: Print only results and errors.
+        verbose: Print details, too.
+        out: Stream for results. Default: the process's standard output.
+        err: Stream for everything else. Default: the process's standard error.
     """
 
     def __init__(
@@ -80,59 +74,63 @@ class Terminal:
         self.quiet = quiet
         self.verbose = verbose
         self.out = make_console(out or sys.stdout)
-        self.err = make_console(Forgiving(err or sys.stderr))
+        self.err = make_console(BestEffortStream(err or sys.stderr))
 
     def print(self, *results: object) -> None:
-        """Write results to standard output.
+        """Print results to standard output, wrapped to the width of the terminal.
 
         Raises:
-            OutputClosed: Nobody reads it any more.
+            OutputClosed: The reader has closed standard output.
         """
-        try:
+        with _detect_closed_output():
             self.out.print(*results, soft_wrap=False)
             self.out.file.flush()
-        except BrokenPipeError as error:
-            raise OutputClosed("standard output is closed") from error
 
     def write(self, text: str) -> None:
-        """Write text to standard output, not wrapped and not coloured; but for a terminal, as it is.
+        """Write text to standard output without wrapping. Control characters are escaped only for a terminal.
 
         Raises:
-            OutputClosed: Nobody reads it any more.
+            OutputClosed: The reader has closed standard output.
         """
-        try:
-            self.out.file.write(_harmless(text) if self.out.file.isatty() else text)
+        with _detect_closed_output():
+            self.out.file.write(_escape_lines(text) if self.out.file.isatty() else text)
             self.out.file.flush()
-        except BrokenPipeError as error:
-            raise OutputClosed("standard output is closed") from error
 
     def to_json(self, value: object, *, indent: int | None = None) -> str:
-        """Return JSON that standard output can take: escaped where it is not UTF-8."""
+        """Return a value as JSON. Characters outside ASCII are escaped unless standard output is UTF-8."""
         utf8 = (self.out.encoding or "").replace("-", "").startswith("utf8")
         return json.dumps(value, indent=indent, ensure_ascii=not utf8)
 
     def note(self, text: str) -> None:
-        """Tell the user something that is no result."""
+        """Print a message to standard error, unless `quiet` is set."""
         if not self.quiet:
-            self.err.print(Text(_harmless(text)), soft_wrap=True)
+            self.err.print(Text(_escape_lines(text)), soft_wrap=True)
 
     def detail(self, text: str) -> None:
-        """Tell the user something that only --verbose wants."""
+        """Print a message to standard error if `verbose` is set."""
         if self.verbose and not self.quiet:
-            self.err.print(Text(_harmless(text), style="dim"), soft_wrap=True)
+            self.err.print(Text(_escape_lines(text), style="dim"), soft_wrap=True)
 
 
-def _harmless(text: str) -> str:
-    """Return text that leaves a terminal as it is, with its lines."""
+@contextmanager
+def _detect_closed_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosed("standard output is closed") from error
+
+
+def _escape_lines(text: str) -> str:
+    """Escape control characters, except for line breaks."""
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
-def make_console(file: TextIO | Forgiving) -> Console:
-    """Return a console for a stream: as wide and colourful as its terminal, or plain and unbounded."""
+def make_console(file: TextIO | BestEffortStream) -> Console:
+    """Return a rich console with the terminal's width and colours, or a plain one of unlimited width for a file."""
     interactive = file.isatty() and os.environ.get("TERM") != "dumb"
     return Console(
         file=cast(TextIO, file),
-        width=None if interactive else UNBOUNDED,
+        width=None if interactive else UNBOUNDED_COLUMNS,
         color_system="auto" if interactive else None,
         force_terminal=interactive,
         highlight=False,
@@ -142,14 +140,14 @@ def make_console(file: TextIO | Forgiving) -> Console:
 
 
 def show_error(error: FmcliError, *, hint: str | None = None, file: TextIO | None = None) -> None:
-    """Print an error and a hint on standard error.
+    """Print an error and its hint.
 
     Args:
         error: The error.
-        hint: What to type next; by default the error's own hint.
-        file: By default standard error.
+        hint: What to type next. Default: the error's own hint.
+        file: Stream to print to. Default: standard error.
     """
-    console = make_console(Forgiving(file or sys.stderr))
+    console = make_console(BestEffortStream(file or sys.stderr))
     first, *rest = error.message.split("\n")
     lines = [f"[bold red]error:[/] {escape(printable(first))}", *(escape(printable(line)) for line in rest)]
     if hint := hint or error.hint:

@@ -1,4 +1,4 @@
-"""Results as values: a document is the same thing as tables for people and as JSON or CSV for scripts."""
+"""Documents: one result as tables for people and as JSON or CSV for scripts."""
 
 import csv
 import io
@@ -10,14 +10,15 @@ from typing import Any
 from rich import box
 from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from fmcli.choices import Format
 from fmcli.errors import printable
 from fmcli.report.console import Terminal
 
 Record = Mapping[str, Any]
-_NARROWEST_TEXT = 10  # columns; text is folded below its full width, numbers are not
-_GAP = 3  # columns between two of a table
+_MIN_TEXT_WIDTH = 10  # characters; longer text is folded, numbers are not
+_GAP_WIDTH = 3  # characters between two columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,13 @@ class Sheet:
     """One table for people.
 
     Args:
-        columns: Headings; those of numbers begin with `>` and are set to the right.
-        rows: Cells, formatted.
-        title: What stands above it.
-        summary: How many of the last rows are averages, set apart from the rest.
-        notes: Lines below it.
-        emphasis: The row to stress, by position.
-        wide: It only makes sense side by side, as a matrix does.
+        columns: Column headers. A header that starts with `>` aligns its column to the right.
+        rows: Formatted cells.
+        title: Line above the table.
+        summary: Number of last rows that are totals or averages, separated by a blank line.
+        notes: Lines below the table.
+        emphasis: Index of the row to print in bold.
+        matrix: Never print the rows as a list, because only the columns next to each other make sense.
     """
 
     columns: Sequence[str]
@@ -40,7 +41,7 @@ class Sheet:
     summary: int = 0
     notes: Sequence[str] = ()
     emphasis: int | None = None
-    wide: bool = False
+    matrix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,9 @@ class Document:
     """A result.
 
     Args:
-        sheets: For `table`.
-        payload: For `json`: everything.
-        records: For `jsonl` and `csv`: one object a row, all with the same keys.
+        sheets: Tables for the format `table`.
+        payload: Complete result for `json`.
+        records: Rows for `jsonl` and `csv`, all with the same keys.
     """
 
     sheets: Sequence[Sheet]
@@ -62,12 +63,12 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
     """Write a document to standard output.
 
     Raises:
-        OutputClosed: Nobody reads it any more.
+        OutputClosed: The reader has closed standard output.
     """
     match format_:
         case "table":
-            for place, sheet in enumerate(document.sheets):
-                if place:
+            for index, sheet in enumerate(document.sheets):
+                if index:
                     terminal.print()
                 print_sheet(sheet, terminal)
         case "json":
@@ -79,15 +80,17 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
 
 
 def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
-    """Write one table with its title above and its notes below; on a narrow terminal as a list, never cut."""
+    """Print a table with its title and notes. On a narrow terminal, print it as a list instead of cutting it."""
     if sheet.title:
-        terminal.print(bold(sheet.title))
-    if sheet.rows and _narrowest(sheet) <= terminal.out.width:
-        terminal.print(build_table(sheet))
-    elif sheet.rows and sheet.wide:
-        terminal.print(f"(needs {_narrowest(sheet)} columns here; --format json has it, too)")
-    elif sheet.rows:
-        terminal.print(_as_list(sheet))
+        terminal.print(Text(printable(sheet.title), style="bold"))
+    if sheet.rows:
+        min_width = _min_width(sheet)
+        if min_width <= terminal.out.width:
+            terminal.print(build_table(sheet))
+        elif sheet.matrix:
+            terminal.print(f"(Not shown: it needs a terminal of {min_width} columns. JSON output contains it.)")
+        else:
+            terminal.print(_format_list(sheet))
     for note in sheet.notes:
         terminal.print(printable(note))
 
@@ -95,7 +98,7 @@ def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
 def build_table(sheet: Sheet) -> Table:
     """Return the rich table of a sheet."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for column, width in zip(sheet.columns, _least_widths(sheet), strict=True):
+    for column, width in zip(sheet.columns, _min_column_widths(sheet), strict=True):
         number = column.startswith(">")
         table.add_column(
             printable(column.removeprefix(">")),
@@ -105,53 +108,53 @@ def build_table(sheet: Sheet) -> Table:
             min_width=width,
         )
     first_summary = len(sheet.rows) - sheet.summary
-    for place, row in enumerate(sheet.rows):
-        if sheet.summary and place == first_summary:
+    for index, row in enumerate(sheet.rows):
+        if sheet.summary and index == first_summary:
             table.add_section()
-        table.add_row(*map(printable, row), style="bold" if place == sheet.emphasis else None)
+        table.add_row(*map(printable, row), style="bold" if index == sheet.emphasis else None)
     return table
 
 
-def _least_widths(sheet: Sheet) -> list[int]:
-    """Return how narrow each column of the sheet may become: numbers stay whole, text is folded."""
+def _min_column_widths(sheet: Sheet) -> list[int]:
+    """Return the width of each column in characters if text is folded as far as possible."""
     widths = []
-    for place, column in enumerate(sheet.columns):
-        whole = max(len(column.removeprefix(">")), *(cell_len(row[place]) for row in sheet.rows))
-        widths.append(whole if column.startswith(">") else min(whole, _NARROWEST_TEXT))
+    for index, column in enumerate(sheet.columns):
+        full = max(len(column.removeprefix(">")), *(cell_len(row[index]) for row in sheet.rows))
+        widths.append(full if column.startswith(">") else min(full, _MIN_TEXT_WIDTH))
     return widths
 
 
-def _narrowest(sheet: Sheet) -> int:
-    """Return how many columns of the terminal a sheet needs at least."""
-    widths = _least_widths(sheet)
-    return sum(widths) + _GAP * (len(widths) - 1)
+def _min_width(sheet: Sheet) -> int:
+    """Return the width in characters that the table needs at least."""
+    widths = _min_column_widths(sheet)
+    return sum(widths) + _GAP_WIDTH * (len(widths) - 1)
 
 
-def _as_list(sheet: Sheet) -> str:
-    """Return the rows one below the other, each value on a line of its own beside its heading."""
-    headings = [column.removeprefix(">") for column in sheet.columns]
-    name = next((place for place, column in enumerate(sheet.columns) if not column.startswith(">")), 0)
+def _format_list(sheet: Sheet) -> str:
+    """Return the rows one below the other: the first text column as a heading, then one line per value."""
+    headers = [column.removeprefix(">") for column in sheet.columns]
+    name = next((index for index, column in enumerate(sheet.columns) if not column.startswith(">")), 0)
     blocks = []
     for row in sheet.rows:
-        values = [f"  {headings[place]}: {printable(cell)}" for place, cell in enumerate(row) if place != name and cell]
-        blocks.append("\n".join([f"{headings[name]} {printable(row[name])}", *values]))
+        values = [f"  {headers[index]}: {printable(cell)}" for index, cell in enumerate(row) if index != name and cell]
+        blocks.append("\n".join([f"{headers[name]} {printable(row[name])}", *values]))
     return "\n".join(blocks)
 
 
 def record_writer(format_: Format, terminal: Terminal) -> Callable[[Record], None]:
-    """Return a function that writes records one by one, as JSON Lines or as CSV with a heading."""
+    """Return a function that writes one record at a time, as JSON Lines or as CSV with a header."""
     if format_ != "csv":
         return lambda record: terminal.write(terminal.to_json(record) + "\n")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    begun = False
+    has_header = False
 
     def write(record: Record) -> None:
-        nonlocal begun
-        if not begun:
+        nonlocal has_header
+        if not has_header:
             writer.writerow(record)
-            begun = True
-        writer.writerow(_cell(value) for value in record.values())
+            has_header = True
+        writer.writerow(_format_csv(value) for value in record.values())
         terminal.write(buffer.getvalue())
         buffer.seek(0)
         buffer.truncate()
@@ -159,19 +162,12 @@ def record_writer(format_: Format, terminal: Terminal) -> Callable[[Record], Non
     return write
 
 
-def _cell(value: Any) -> Any:
+def _format_csv(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def bold(text: str) -> Any:
-    """Return text in bold, safe to print."""
-    from rich.text import Text
-
-    return Text(printable(text), style="bold")
-
-
 def percent(value: float | None) -> str:
-    """Return a part of 1 as a percentage.
+    """Return a fraction as a percentage with two decimals, or nothing for None.
 
     Example:
         >>> percent(0.93456), percent(None)
@@ -181,7 +177,7 @@ def percent(value: float | None) -> str:
 
 
 def show_value(value: object) -> str:
-    """Return a recipe's value as a person reads it.
+    """Return a recipe value rounded for display, or nothing for None.
 
     Example:
         >>> show_value(0.0023117), show_value(None), show_value([16, 32])

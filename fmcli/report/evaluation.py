@@ -120,7 +120,7 @@ def _confusion_sheets(report: ClassificationReport) -> list[Sheet]:
             [f"{label} {names[label]}", *(f"{count}" if count else "·" for count in row)]
             for label, row in enumerate(report.confusion.tolist())
         ],
-        wide=True,
+        matrix=True,
     )
     return [matrix, Sheet(columns=(), rows=(), notes=notes)]
 

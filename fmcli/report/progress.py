@@ -1,12 +1,13 @@
-"""A training on standard error: a bar on a terminal, a line an epoch in a log."""
+"""Display a training on standard error: progress bars on a terminal, one line per epoch in a log."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from fmcli.errors import printable
+from fmcli.errors import Remedy, printable
 from fmcli.events import (
     CheckpointSaved,
     EpochFinished,
@@ -24,158 +25,162 @@ from fmcli.events import (
 from fmcli.report.console import Terminal
 from fmcli.report.document import percent, show_value
 
-_NARROW = 70  # columns
+_MIN_WIDE_COLUMNS = 70  # terminals narrower than this show no loss, accuracy and speed next to the bar
+
+
+@dataclass(slots=True)
+class _RunningMember:
+    """A member that is being trained.
+
+    Args:
+        start: The event that started it in this process.
+        task: Its progress bar.
+        epochs_done: Number of epochs since then.
+    """
+
+    start: MemberStarted
+    task: TaskID
+    epochs_done: int = 0
 
 
 class TrainingProgress:
-    """A `Reporter` that shows events as they come; use it as a context manager.
+    """A reporter that displays events. Use it as a context manager.
 
     Args:
-        terminal: Where to.
-        advice: What to tell where members are about to train one by one.
+        terminal: Terminal to print to.
+        advice: Advice to print before members are trained one at a time. Default: none.
+        describe_remedy: Function that returns the option for a remedy. Default: no options are printed.
     """
 
-    def __init__(self, terminal: Terminal, advice: str | None = None) -> None:
-        self.terminal, self._advice = terminal, advice
-        self._begun: dict[str, _Begun] = {}
-        self._bar: Progress | None = None
-        self._awaited: Path | None = None
-        if terminal.err.is_terminal and not terminal.quiet:
-            wide = terminal.err.width >= _NARROW
-            columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
-            columns += [TextColumn("{task.fields[figures]}")] if wide else []
-            self._bar = Progress(
-                *columns, TimeRemainingColumn(compact=True), console=terminal.err, transient=True, expand=wide
-            )
+    def __init__(
+        self,
+        terminal: Terminal,
+        advice: str | None = None,
+        describe_remedy: Callable[[Remedy], str] | None = None,
+    ) -> None:
+        self.terminal = terminal
+        self._advice = advice
+        self._describe_remedy = describe_remedy
+        self._running: dict[str, _RunningMember] = {}
+        self._awaited_run: Path | None = None
+        self._interactive = terminal.err.is_terminal and not terminal.quiet
+        wide = terminal.err.width >= _MIN_WIDE_COLUMNS
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
+        columns += [TextColumn("{task.fields[scores]}")] if wide else []
+        columns += [TimeRemainingColumn(compact=True)]
+        self._bars = Progress(
+            *columns, console=terminal.err, transient=True, expand=wide, disable=not self._interactive
+        )
 
     def __enter__(self) -> "TrainingProgress":
-        if self._bar is not None:
-            self._bar.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bars.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Display one event."""
         match event:
             case StepFinished():
-                self._step(event)
+                self._update_step(event)
+            case EpochFinished():
+                self._finish_epoch(event)
+            case MemberStarted():
+                self._start_member(event)
+            case MemberFinished() | MemberDiverged():
+                self._end_member(event)
+            case MembersInParallel():
+                self._advice = None
+                self.terminal.note(self._describe_parallel(event))
             case RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
             case WaitingForRun():
-                if event.folder != self._awaited:
-                    self._awaited = event.folder
-                    self.terminal.note(f"waiting for another process, which trains {printable(event.folder)}")
+                if event.folder != self._awaited_run:
+                    self._awaited_run = event.folder
+                    self.terminal.note(f"waiting for another process to train {printable(event.folder)}")
             case TrialStarted():
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
-                self.terminal.note(f"trial {event.number} of 0 to {event.trials - 1}: {values}")
+                self.terminal.note(f"trial {event.number} (of 0 to {event.trials - 1}): {values}")
             case TrialFinished():
-                result = (
-                    f"no score, {event.reason}" if event.score is None else f"{percent(event.score)} % on validation"
-                )
-                for member in list(self._begun):
-                    self._drop(member)
+                for member in list(self._running):
+                    self._remove_bar(member)
+                result = event.reason if event.score is None else f"validation accuracy {percent(event.score)} %"
                 self.terminal.note(f"trial {event.number}: {result}")
-            case MembersInParallel():
-                self._advice = None
-                self.terminal.note(_at_once(event))
-            case MemberStarted():
-                self._start(event)
-            case EpochFinished():
-                self._epoch(event)
-            case MemberFinished() | MemberDiverged():
-                self._end(event)
             case CheckpointSaved():
                 self.terminal.detail(f"wrote {event.path}")
 
-    def _start(self, event: MemberStarted) -> None:
-        self._drop(event.member)
+    def _start_member(self, event: MemberStarted) -> None:
+        self._remove_bar(event.member)
         if self._advice is not None:
             self.terminal.note(self._advice)
             self._advice = None
-        left = event.epochs - event.first_epoch + 1
-        begun = event.first_epoch > 1 or event.steps_done
-        again = f", going on with epoch {event.first_epoch}" if begun and event.first_epoch <= event.epochs else ""
-        again += f" after step {event.steps_done}" if event.steps_done else ""
-        what = "afresh, for as many epochs as were best" if event.retrained else f"{event.parameters:,} parameters"
+        is_resumed = event.steps_done or 1 < event.first_epoch <= event.epochs
+        resumed = f", resuming at epoch {event.first_epoch}" if is_resumed else ""
+        resumed += f" after step {event.steps_done}" if event.steps_done else ""
+        what = "retraining from scratch" if event.retrained else f"{event.parameters:,} parameters"
         self.terminal.note(
-            f"{event.member}: {what}, {event.epochs} × {event.steps_per_epoch} steps "
-            f"on {event.device} in {event.precision}{again}"
+            f"{event.member}: {what}, {event.epochs} epochs of {event.steps_per_epoch} steps "
+            f"on {event.device} in {event.precision}{resumed}"
         )
-        self._begun[event.member] = one = _Begun(event)
-        if self._bar is not None:
-            name = f"{event.member} {event.first_epoch}/{event.epochs}"
-            one.task = self._bar.add_task(
-                name, total=left * event.steps_per_epoch, completed=event.steps_done, figures=""
-            )
+        task = self._bars.add_task(
+            f"{event.member} {event.first_epoch}/{event.epochs}",
+            total=(event.epochs - event.first_epoch + 1) * event.steps_per_epoch,
+            completed=event.steps_done,
+            scores="",
+        )
+        self._running[event.member] = _RunningMember(event, task)
 
-    def _step(self, event: StepFinished) -> None:
-        one = self._begun.get(event.member)
-        if self._bar is not None and one is not None and one.task is not None:
-            self._bar.update(one.task, completed=one.epochs_done * one.started.steps_per_epoch + event.step)
+    def _update_step(self, event: StepFinished) -> None:
+        running = self._running.get(event.member)
+        if running is not None and self._interactive:
+            done = running.epochs_done * running.start.steps_per_epoch + event.step
+            self._bars.update(running.task, completed=done)
 
-    def _end(self, event: MemberFinished | MemberDiverged) -> None:
-        self._drop(event.member)
-        if isinstance(event, MemberDiverged):
-            if event.n_remaining:  # else the command ends with the reason
-                self.terminal.note(f"{event.reason}; the others are trained all the same")
-        elif event.already_trained:
-            self.terminal.note(f"{event.member} is trained already")
-
-    def _epoch(self, event: EpochFinished) -> None:
-        one = self._begun.get(event.member)
-        total = event.epoch if one is None else one.started.epochs
-        accuracy = event.train_accuracy if event.validation_accuracy is None else event.validation_accuracy
-        if one is not None:
-            one.epochs_done += 1
-        if self._bar is not None and one is not None and one.task is not None:
+    def _finish_epoch(self, event: EpochFinished) -> None:
+        running = self._running.get(event.member)
+        total = event.epoch if running is None else running.start.epochs
+        if running is not None:
+            running.epochs_done += 1
+        if running is not None and self._interactive:
             loss = event.train_loss if event.validation_loss is None else event.validation_loss
-            self._bar.update(
-                one.task,
-                completed=one.epochs_done * one.started.steps_per_epoch,
+            accuracy = event.train_accuracy if event.validation_accuracy is None else event.validation_accuracy
+            self._bars.update(
+                running.task,
+                completed=running.epochs_done * running.start.steps_per_epoch,
                 description=f"{event.member} {min(event.epoch + 1, total)}/{total}",
-                figures=f"loss {loss:.3f}  {percent(accuracy)} %  {event.images_per_second:,.0f}/s",
+                scores=f"loss {loss:.3f}  {percent(accuracy)} %  {event.images_per_second:,.0f}/s",
             )
             return
         validation = (
-            f"; validation {percent(event.validation_accuracy)} %, loss {event.validation_loss:.4f}"
+            f"; validation accuracy {percent(event.validation_accuracy)} %, loss {event.validation_loss:.4f}"
             if event.validation_loss is not None
             else ""
         )
         self.terminal.note(
-            f"{event.member} {event.epoch}/{total}: train {percent(event.train_accuracy)} %, "
+            f"{event.member} {event.epoch}/{total}: training accuracy {percent(event.train_accuracy)} %, "
             f"loss {event.train_loss:.4f}{validation}; {event.seconds:.1f} s, {event.images_per_second:,.0f} images/s"
         )
 
-    def _drop(self, member: str) -> None:
-        one = self._begun.pop(member, None)
-        if self._bar is not None and one is not None and one.task is not None:
-            self._bar.remove_task(one.task)
+    def _end_member(self, event: MemberFinished | MemberDiverged) -> None:
+        self._remove_bar(event.member)
+        if isinstance(event, MemberDiverged):
+            if event.n_remaining:  # without remaining members, the command fails with this reason
+                self.terminal.note(f"{event.reason}; continuing with the other members")
+        elif event.already_trained:
+            self.terminal.note(f"{event.member} is already trained")
 
+    def _remove_bar(self, member: str) -> None:
+        if running := self._running.pop(member, None):
+            self._bars.remove_task(running.task)
 
-@dataclass(slots=True)
-class _Begun:
-    """A member that trains.
-
-    Args:
-        started: What was said when it began in this process.
-        epochs_done: How many since.
-        task: Its line in the bar.
-    """
-
-    started: MemberStarted
-    epochs_done: int = 0
-    task: TaskID | None = None
-
-
-def _at_once(event: MembersInParallel) -> str:
-    threads = "a thread" if event.threads == 1 else f"{event.threads} threads"
-    if event.speedup is None:
-        why = f"the run was begun with {threads} each (--threads {event.threads}: one by one)"
-        return f"{event.jobs} members at once: {why}"
-    why = f"{event.speedup:.1f} times as fast by an estimate (--jobs 1: one by one)"
-    return f"{event.jobs} members at once, {threads} each: {why}"
+    def _describe_parallel(self, event: MembersInParallel) -> str:
+        threads = "1 thread" if event.threads == 1 else f"{event.threads} threads"
+        if event.speedup is None:
+            reason, remedy = "this run was started that way", Remedy("threads", event.threads)
+        else:
+            reason, remedy = f"about {event.speedup:.1f} times as fast", Remedy("jobs", 1)
+        option = f" (one at a time: {self._describe_remedy(remedy)})" if self._describe_remedy else ""
+        return f"training {event.jobs} members in parallel, {threads} each: {reason}{option}"

@@ -177,7 +177,7 @@ def test_train_resumes_on_request_only(cli, trained, recipe_file, tmp_path):
     assert_error(cli("train", "-r", recipe_file, "-o", folder), 2, "already holds a run", "--resume")
     result = cli("train", "-r", recipe_file, "-o", folder, "--resume")
     assert result.status == 0
-    assert "k3 is trained already" in result.err
+    assert "k3 is already trained" in result.err
     assert result.out.splitlines()[:5] == trained[1].out.splitlines()[:5]
 
 
@@ -1076,7 +1076,7 @@ def test_interrupted_training_says_how_to_go_on_and_goes_on(cli, drawn_images, t
     assert program == "fmcli"
     result = cli(*words)
     assert result.status == 0, result.err
-    assert "going on with epoch" in result.err
+    assert "resuming at epoch" in result.err
     assert (folders[1] / "k3" / MODEL_FILE).is_file()
     assert not (folders[1] / "k3" / STATE_FILE).exists()
 

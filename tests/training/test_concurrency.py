@@ -5,6 +5,7 @@ import torch
 
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
+from fmcli.cli.remedies import describe_remedy
 from fmcli.data import ImageSet
 from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.errors import CheckpointError
@@ -228,19 +229,18 @@ def test_who_says_how_many_threads_or_members_is_heeded(tiny_recipe, two, monkey
 
 def test_it_is_told_and_how_to_have_it_otherwise(cli, tiny_recipe, two, tmp_path):
     words = ["train", "--device", "cpu", "-r", tiny_recipe, "--set", "trainer.epochs=1", "-o", tmp_path / "run"]
-    assert (
-        "2 members at once, a thread each: 1.4 times as fast by an estimate (--jobs 1: one by one)" in cli(*words).err
-    )
-    assert "2 members at once" not in cli(*words, "--resume").err  # nothing is left
+    expected = "training 2 members in parallel, 1 thread each: about 1.4 times as fast (one at a time: --jobs 1)"
+    assert expected in cli(*words).err
+    assert "2 members in parallel" not in cli(*words, "--resume").err  # nothing is left
 
 
 def test_a_run_that_goes_on_is_told_why_members_train_at_once(capfd):
-    with TrainingProgress(Terminal()) as progress:
+    with TrainingProgress(Terminal(), describe_remedy=describe_remedy) as progress:
         progress(MembersInParallel(2, 1, None))
         progress(MembersInParallel(3, 4, None))
     told = " ".join(capfd.readouterr().err.split())
-    assert "2 members at once: the run was begun with a thread each (--threads 1: one by one)" in told
-    assert "3 members at once: the run was begun with 4 threads each (--threads 4: one by one)" in told
+    assert "2 members in parallel, 1 thread each: this run was started that way (one at a time: --threads 1)" in told
+    assert "3 members in parallel, 4 threads each: this run was started that way (one at a time: --threads 4)" in told
 
 
 @pytest.mark.parametrize("at_once", [True, False])
