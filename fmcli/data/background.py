@@ -1,4 +1,4 @@
-"""What lies behind what images show: black, white, or anything."""
+"""Classify the background of images as dark, light, or anything."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -7,17 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Background = Literal["dark", "light", "mostly dark", "mostly light", "any"]
-"""What nearly all images have at their border, or most of them; `any` for photographs."""
-MIDDLE = 127.5  # between dark and light
+"""Background of nearly all images, or of most of them; `any` for photographs."""
+MIDDLE = 127.5
+"""Brightness halfway between dark and light."""
 DARK, LIGHT = 64, 191
-_MOST, _HARDLY_ANY = 0.75, 0.01
+_MIN_MAJORITY = 0.75
+_MAX_EXCEPTIONS = 0.01
 
 
 def classify_background(blocks: Iterable[NDArray[np.uint8]]) -> Background:
-    """Return what images have at their border.
+    """Classify the background of images by the brightness of their borders.
 
     Args:
-        blocks: (n, C, H, W) each.
+        blocks: Images in blocks of (n, C, H, W).
     """
     return classify_border_medians(np.concatenate([border_medians(block) for block in blocks]))
 
@@ -29,9 +31,9 @@ def border_medians(images: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
 
 
 def classify_border_medians(medians: NDArray[np.floating[Any]]) -> Background:
-    """Return likewise what images have at their border, by its median in each, (N,)."""
-    if (medians <= DARK).mean() >= _MOST:
-        return "dark" if (medians > MIDDLE).mean() <= _HARDLY_ANY else "mostly dark"
-    if (medians >= LIGHT).mean() >= _MOST:
-        return "light" if (medians < MIDDLE).mean() <= _HARDLY_ANY else "mostly light"
+    """Classify the background from the median of each image's border, shape (N,)."""
+    if (medians <= DARK).mean() >= _MIN_MAJORITY:
+        return "dark" if (medians > MIDDLE).mean() <= _MAX_EXCEPTIONS else "mostly dark"
+    if (medians >= LIGHT).mean() >= _MIN_MAJORITY:
+        return "light" if (medians < MIDDLE).mean() <= _MAX_EXCEPTIONS else "mostly light"
     return "any"

@@ -1,4 +1,4 @@
-"""A folder of images to train on, with a folder for each class."""
+"""Read labelled images from a folder that has a subfolder for each class."""
 
 import hashlib
 import os
@@ -19,20 +19,25 @@ SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "test": ("test", "testing"),
     "validation": ("validation", "val", "valid"),
 }
-"""What the folder of a split may be called, in large or small letters."""
+"""Accepted folder names of each split, in lower case."""
 TEST_EVERY = 5
-"""Where a folder has no `train` and `test`, so many-th images of each class are for testing."""
+"""Every 5th image of each class is used for testing if the folder has no `train` and `test`."""
+_ADD_CLASS_FOLDERS = "put the images of each class into a folder named after the class"
+_MAX_NAMED = 8  # folders that an error names
+
+_ClassFiles = Mapping[str, Sequence[str]]
+"""Paths of the image files of each class, relative to the whole folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """The images of a folder, split by split, in the order in which their images are kept.
+    """The image files of a folder, split by split, in the order of the resulting images.
 
     Args:
-        class_names: In label order.
-        paths: Of every image, relative to the folder.
-        labels: int64, likewise.
-        splits: Where each split begins and ends.
+        class_names: Class names in label order.
+        paths: Path of each image file, relative to the folder.
+        labels: Label of each image file, int64 (N,).
+        splits: Range of indices of each split.
     """
 
     class_names: tuple[str, ...]
@@ -46,167 +51,174 @@ def read_image_folder(
 ) -> dict[str, ImageSet]:
     """Read `FOLDER/train/CLASS/…` and `FOLDER/test/CLASS/…`, or `FOLDER/CLASS/…`.
 
-    What is hidden, or lies beside `train` and `test`, is left alone. Images are taken in an order that
-    their names alone decide and that mixes the classes; they are fitted to one size as `resize_image_files` says.
+    Hidden files and folders are ignored, and so is anything else next to `train` and `test`. The images are shuffled
+    in an order that depends only on the file names, and resized as `resize_image_files` describes.
 
     Args:
-        folder: Holds `train` and `test`, perhaps `validation`, and in each a folder for every class; or the classes'
-            folders at once, of whose images every fifth is for testing.
-        classes: Their names in label order; by default sorted.
-        size: (height, width) of the images; by default the images' own, which must all be the same.
-        channels: 1 or 3; by default 1 where all images are grey.
+        folder: Folder that holds `train` and `test` and may hold `validation`, each with a folder per class; or that
+            holds the class folders itself, and then every 5th image of each class is used for testing.
+        classes: Class names in label order; by default the folder names, sorted.
+        size: (height, width) of the images; by default the size of the files, which must all be the same.
+        channels: 1 or 3; by default 1 if all images are grey, otherwise 3.
 
     Returns:
-        The splits that are there, `train` and `test` among them.
+        The images of each split that exists; `train` and `test` always do.
 
     Raises:
-        DataError: There are no such folders, an image cannot be read, or images differ in size and none is given.
+        DataError: The folders do not have this form, or the image files cannot be read or differ in size.
     """
     listing = _list_image_files(folder, classes)
     pixels, background = resize_image_files(folder, listing.paths, size=size, channels=channels)
     sets = {}
-    for split, rows in listing.splits.items():
-        where = f"{printable(folder)} ({split})"
-        images = check_image_set(pixels[rows], listing.labels[rows], listing.class_names, where=where)
-        sets[split] = replace(images, background=background)  # not that of the borders that fitting has added
+    for split, indices in listing.splits.items():
+        source = f"{printable(folder)} ({split})"
+        images = check_image_set(pixels[indices], listing.labels[indices], listing.class_names, where=source)
+        # The background of the files: padding must not count as background.
+        sets[split] = replace(images, background=background)
     return sets
 
 
 def _list_image_files(folder: Path, classes: tuple[str, ...] | None) -> _Listing:
     if not folder.is_dir():
-        raise DataError(f"{printable(folder)} is not a folder", hint="data.source = 'folder:DIR' names one of images")
-    places = _split_places(folder)
-    if "train" not in places:
-        names = _class_names(folder, classes)
-        found = {name: sorted(_image_files_of(folder, folder / name), key=_mixed) for name in names}
-        listed = {
-            "train": {
-                name: [path for at, path in enumerate(paths) if at % TEST_EVERY] for name, paths in found.items()
-            },
-            "test": {name: paths[::TEST_EVERY] for name, paths in found.items()},
+        raise DataError(
+            f"{printable(folder)} is not a folder",
+            hint="data.source = 'folder:DIR' needs a folder that has a subfolder of images for each class",
+        )
+    split_folders = _find_split_folders(folder)
+    names = _class_names(split_folders.get("train", folder), classes)
+    for parent in split_folders.values() or [folder]:
+        _refuse_other_classes(parent, names)
+    if split_folders:
+        splits = {
+            split: {name: _files_of_class(folder, parent / name) for name in names if (parent / name).is_dir()}
+            for split, parent in split_folders.items()
         }
     else:
-        names = _class_names(places["train"], classes)
-        for split in places:
-            _refuse_other_classes(places[split], names)
-        listed = {
-            split: {name: _image_files_of(folder, place / name) for name in names if (place / name).is_dir()}
-            for split, place in places.items()
+        files = {name: sorted(_files_of_class(folder, folder / name), key=_shuffle_key) for name in names}
+        splits = {
+            "train": {name: [path for i, path in enumerate(paths) if i % TEST_EVERY] for name, paths in files.items()},
+            "test": {name: paths[::TEST_EVERY] for name, paths in files.items()},
         }
-        if "test" not in listed:
-            raise DataError(
-                f"{printable(folder)} has images to train on, and no folder 'test'",
-                hint=f"add one; or take every {TEST_EVERY}th for testing: "
-                f"data.source = 'folder:{printable(places['train'])}'",
-            )
-    return _in_order(folder, names, listed)
+    return _shuffle(folder, names, splits)
 
 
-def _split_places(folder: Path) -> dict[str, Path]:
-    """Return the folders of splits; none where `train` alone is there and has images itself, and so is a class."""
+def _find_split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of the splits, or nothing if the subfolders are classes.
+
+    A single folder `train` that holds images itself is a class.
+    """
     split_of = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     found: dict[str, Path] = {}
-    for place in _folders_in(folder):
-        split = split_of.get(place.name.lower(), "")
+    for subfolder in _subfolders(folder):
+        split = split_of.get(subfolder.name.lower())
         if split in found:
             raise DataError(
-                f"{printable(found[split])} and {printable(place)} are of one split", hint="put them together"
+                f"{printable(found[split])} and {printable(subfolder)} both hold the {split} split", hint="merge them"
             )
         if split:
-            found[split] = place
-    if found and "train" not in found:
-        [place] = list(found.values())[:1]
-        raise DataError(
-            f"{printable(folder)} has the folder {printable(place.name)}, and no folder 'train'",
-            hint="put the images to train on into one; or, if that is a class, call it otherwise",
-        )
-    if not found or _folders_in(found["train"]):
-        return found
-    if len(found) > 1:
-        raise DataError(
-            f"{printable(found['train'])} has no folders, and so no classes",
-            hint="put the images of each class into a folder of its name, in train and in test",
-        )
-    return {}
-
-
-def _folders_in(place: Path) -> list[Path]:
-    try:
-        found = [path for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
-        return sorted(found, key=lambda path: path.name)  # paths themselves have another order on Windows
-    except OSError as error:
-        raise DataError(f"cannot read {printable(place)}: {error.strerror}") from error
-
-
-def _class_names(place: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the classes whose folders a place of images to train on holds, in label order."""
-    found = tuple(path.name for path in _folders_in(place))
+            found[split] = subfolder
     if not found:
+        return {}
+    if "train" not in found:
+        name = printable(next(iter(found.values())).name)
         raise DataError(
-            f"{printable(place)} has no folders", hint="put the images of each class into a folder of its name"
+            f"{printable(folder)} has a folder {name!r} but no folder 'train'",
+            hint=f"add a folder 'train' with the training images; if {name!r} is a class, rename it",
         )
+    if not _subfolders(found["train"]):
+        if len(found) == 1:
+            return {}
+        raise DataError(f"{printable(found['train'])} has no class folders", hint=_ADD_CLASS_FOLDERS)
+    if "test" not in found:
+        raise DataError(
+            f"{printable(folder)} has a folder {printable(found['train'].name)!r} but no folder 'test'",
+            hint=f"add a folder 'test'; or use every {TEST_EVERY}th training image for testing: "
+            f"data.source = 'folder:{printable(found['train'])}'",
+        )
+    return found
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+        return sorted(found, key=lambda path: path.name)  # Windows would sort paths without regard to case
+    except OSError as error:
+        raise DataError(f"cannot read {printable(folder)}: {error.strerror}") from error
+
+
+def _class_names(folder: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the classes that have a folder of training images, in label order."""
+    found = tuple(path.name for path in _subfolders(folder))
+    if not found:
+        raise DataError(f"{printable(folder)} has no class folders", hint=_ADD_CLASS_FOLDERS)
     for name in found:
         if not name.isprintable() or name.encode(errors="replace").decode() != name:
-            raise DataError(f"{printable(place / name)}: a class's name must be printable UTF-8", hint="rename it")
+            raise DataError(
+                f"{printable(folder / name)}: the name of a class must be printable UTF-8", hint="rename this folder"
+            )
     missing = [name for name in wanted or () if name not in found]
-    if len(found) == 1 and not missing:
-        is_above = len(_folders_in(place / found[0])) > 1
+    if missing:
         raise DataError(
-            f"{printable(place)} has one folder, {printable(found[0])}, and so one class",
-            hint=f"are the classes in there? data.source = 'folder:{printable(place / found[0])}', or move them up"
-            if is_above
-            else "put the images of each class into a folder of its name: two classes or more",
+            f"{printable(folder)} has no folder for the class {printable(missing[0])}; it has {_join(found)}",
+            hint="data.classes must name every class folder once, in label order",
+        )
+    if len(found) == 1:
+        inner = folder / found[0]
+        raise DataError(
+            f"{printable(folder)} has only one class folder, {printable(inner.name)}; two or more are needed",
+            hint=f"if the class folders are inside it: data.source = 'folder:{printable(inner)}'"
+            if len(_subfolders(inner)) > 1
+            else _ADD_CLASS_FOLDERS,
         )
     if wanted is None:
         return found
-    if missing or len(set(wanted)) != len(wanted):
-        raise DataError(
-            f"{printable(place)} has no folder for the class {printable(missing[0])}"
-            if missing
-            else "two classes have the same name",
-            hint="data.classes names each folder once, in label order",
-        )
-    _refuse_other_classes(place, wanted)
+    if len(set(wanted)) != len(wanted):
+        raise DataError("two classes have the same name", hint="data.classes must name every class folder once")
     return wanted
 
 
-def _refuse_other_classes(place: Path, names: tuple[str, ...]) -> None:
-    other = [printable(path.name) for path in _folders_in(place) if path.name not in names]
-    if other:
+def _refuse_other_classes(folder: Path, names: tuple[str, ...]) -> None:
+    unknown = [path.name for path in _subfolders(folder) if path.name not in names]
+    if unknown:
         raise DataError(
-            f"{printable(place)} has folders that are none of the classes: {', '.join(other)}",
-            hint="a class needs a folder in train, and to be among data.classes where those are given",
+            f"{printable(folder)} has folders that are not classes: {_join(unknown)}",
+            hint="each class needs a folder of training images; if the recipe has data.classes, add the class there",
         )
 
 
-def _image_files_of(folder: Path, place: Path) -> list[str]:
-    """Return a class's images, relative to the folder."""
-    return [path.relative_to(folder).as_posix() for path in find_image_files(place)]
+def _join(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(map(printable, names[:_MAX_NAMED])) + more
 
 
-def _mixed(path: str) -> bytes:
-    """Return what to sort images by, so that their names alone decide on an order, which mixes the classes."""
+def _files_of_class(folder: Path, class_folder: Path) -> list[str]:
+    """Return the paths of a class's image files, relative to the whole folder."""
+    return [path.relative_to(folder).as_posix() for path in find_image_files(class_folder)]
+
+
+def _shuffle_key(path: str) -> bytes:
+    """Return a sort key that mixes the classes in an order that depends only on the paths."""
     return hashlib.sha256(os.fsencode(path)).digest()
 
 
-def _in_order(folder: Path, names: tuple[str, ...], listed: Mapping[str, Mapping[str, Sequence[str]]]) -> _Listing:
+def _shuffle(folder: Path, names: tuple[str, ...], splits: Mapping[str, _ClassFiles]) -> _Listing:
     label_of = {name: label for label, name in enumerate(names)}
     paths: list[str] = []
     labels: list[int] = []
-    splits = {}
-    for split, classes in listed.items():
-        mixed = sorted(
-            ((path, label_of[name]) for name, own in classes.items() for path in own), key=lambda one: _mixed(one[0])
-        )
-        splits[split] = slice(len(paths), len(paths) + len(mixed))
-        paths += [path for path, _ in mixed]
-        labels += [label for _, label in mixed]
-    empty = set(range(len(names))) - set(labels[splits["train"]])
-    if empty:
-        name = names[min(empty)]
-        if any(classes.get(name) for classes in listed.values()):
-            hint = "put some there: what it has is for testing, or for validation"
+    ranges = {}
+    for split, files in splits.items():
+        labelled = [(path, label_of[name]) for name, class_files in files.items() for path in class_files]
+        labelled.sort(key=lambda pair: _shuffle_key(pair[0]))
+        ranges[split] = slice(len(paths), len(paths) + len(labelled))
+        paths += [path for path, _ in labelled]
+        labels += [label for _, label in labelled]
+    without_images = set(range(len(names))) - set(labels[ranges["train"]])
+    if without_images:
+        name = names[min(without_images)]
+        if any(files.get(name) for files in splits.values()):
+            hint = "add some; its only images are used for testing or validation"
         else:
-            hint = f"put some there, or remove the class's folder; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-        raise DataError(f"{printable(folder)} has no images of {printable(name)} to train on", hint=hint)
-    return _Listing(names, tuple(paths), np.array(labels, np.int64), splits)
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            hint = f"add some, or remove the folder of this class; image files end in {suffixes}"
+        raise DataError(f"{printable(folder)} has no training images of the class {printable(name)}", hint=hint)
+    return _Listing(names, tuple(paths), np.array(labels, np.int64), ranges)

@@ -1,4 +1,4 @@
-"""Many images fitted to one size: done once, and kept in the cache as one array."""
+"""Resize image files to one size, once, and keep the result in the cache as one array."""
 
 import hashlib
 import io
@@ -17,82 +17,83 @@ from fmcli.data.cache import CacheError, cached_file
 from fmcli.data.idx import MAX_IN_MEMORY_BYTES
 from fmcli.data.image_files import ImageReader, classify_background_of_files, read_image_header
 from fmcli.data.image_set import MAX_IMAGE_VALUES
-from fmcli.errors import DataError, printable
+from fmcli.errors import DataError, Remedy, printable
 
-_BORDERS = 256  # images that are looked at for what lies behind them
-_MOST_NAMED = 3  # unreadable images in an error
-_VERSION = 2  # of how images are fitted: arrays in the cache are made again when it changes
+_BACKGROUND_SAMPLES = 256
+_MAX_NAMED = 3  # unreadable files that an error names
+_CACHE_VERSION = 2  # increment it if images are resized differently, so that cached arrays are made again
+_SET_SIZE = Remedy("set", "'data.size=[32,32]'")
 
-Fitted = tuple[NDArray[np.uint8], Background]
-_BACKGROUNDS: tuple[Background, ...] = get_args(Background)
+Resized = tuple[NDArray[np.uint8], Background]
 _Shape = tuple[int, int, int]
 
 
 def resize_image_files(
     folder: Path, paths: Sequence[str], *, size: tuple[int, int] | None, channels: int | None
-) -> Fitted:
-    """Return images as images of one size, in which they keep their proportions, as `predict` fits them.
+) -> Resized:
+    """Return image files as images of one size, keeping their proportions as `fmcli predict` does.
 
     Args:
-        folder: What their paths are relative to.
-        paths: Of each.
-        size: (height, width) of the images; by default the images' own, which must all be the same.
-        channels: 1 or 3; by default 1 where all images are grey.
+        folder: Folder of the image files.
+        paths: Path of each image file, relative to the folder.
+        size: (height, width) to resize to; by default the size of the files, which must all be the same.
+        channels: 1 or 3; by default 1 if all images are grey, otherwise 3.
 
     Returns:
-        uint8 (N, C, H, W), in memory, or mapped from the cache where they are many; and what lies behind most of the
-        images, before they were fitted.
+        Images, uint8 (N, C, H, W), in memory or mapped from the cache if they are large; and the background of the
+        image files before they were padded.
 
     Raises:
-        DataError: An image cannot be read, they differ in size and none is given, or there is no room for the images.
+        DataError: An image file cannot be read; sizes differ and `size` is None; or there is no room for the images.
     """
-    asked = json.dumps([os.fspath(folder.resolve()), size, channels, _VERSION])
-    name = hashlib.sha256(asked.encode(errors="surrogateescape")).hexdigest()[:32]
+    arguments = json.dumps([os.fspath(folder.resolve()), size, channels, _CACHE_VERSION])
+    name = hashlib.sha256(arguments.encode(errors="surrogateescape")).hexdigest()[:32]
     state = _state_of(folder, paths)
+    files = [folder / path for path in paths]
 
-    def make(file: BinaryIO) -> None:
-        places = [folder / path for path in paths]
-        _write(places, _shape_of(places, size, channels), file)
+    def write(target: BinaryIO) -> None:
+        _write(files, _common_shape(files, size, channels), target)
 
     try:
-        made = cached_file(name, state, make)
+        cached = cached_file(name, state, write)
     except CacheError as error:
-        places = [folder / path for path in paths]
-        return _fit_in_memory(folder, places, _shape_of(places, size, channels), error)
+        return _resize_in_memory(folder, files, _common_shape(files, size, channels), error)
     try:
-        return _open_made(made)
-    except FileNotFoundError:  # removed by another process since, for which the images had changed
-        return _open_made(cached_file(name, state, make))
+        return _open_cached(cached)
+    except FileNotFoundError:  # another process saw other files in the folder and removed ours
+        return _open_cached(cached_file(name, state, write))
 
 
-def _fit_in_memory(folder: Path, places: Sequence[Path], shape: _Shape, problem: CacheError) -> Fitted:
-    if len(places) * math.prod(shape) > MAX_IN_MEMORY_BYTES:
+def _resize_in_memory(folder: Path, files: Sequence[Path], shape: _Shape, problem: CacheError) -> Resized:
+    if len(files) * math.prod(shape) > MAX_IN_MEMORY_BYTES:
         raise DataError(
-            f"the images of {printable(folder)} are too many for memory, and cannot be kept in the cache: "
+            f"the images of {printable(folder)} do not fit into memory, and the cache cannot be written: "
             f"{printable(problem)}",
-            hint="name a folder where there is room with XDG_CACHE_HOME",
+            hint="set XDG_CACHE_HOME to a folder on a disk with enough room",
         ) from problem
     content = io.BytesIO()
-    _write(places, shape, content)
+    _write(files, shape, content)
     content.seek(0)
     return np.asarray(np.lib.format.read_array(content)), _parse_background(content.read())
 
 
 def _state_of(folder: Path, paths: Sequence[str]) -> str:
-    """Return what changes whenever an image does."""
+    """Return a digest that changes whenever an image file changes."""
     state = hashlib.sha256()
     for path in paths:
         try:
-            now = os.stat(os.path.join(folder, path))
+            status = os.stat(os.path.join(folder, path))
         except OSError as error:
             raise DataError(f"cannot read {printable(folder / path)}: {error.strerror}", hint="remove it") from error
-        state.update(f"{path}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}\0".encode(errors="surrogateescape"))
+        stamp = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
+        state.update(stamp.encode(errors="surrogateescape"))
     return state.hexdigest()[:32]
 
 
-def _open_made(path: Path) -> Fitted:
-    """Open what `_write` wrote."""
-    array = np.lib.format.open_memmap(path, mode="c")  # writable in memory, where nobody writes: torch wants that
+def _open_cached(path: Path) -> Resized:
+    """Read a file that `_write` wrote."""
+    # Copy on write: torch wants a writable array, although no code writes to it.
+    array = np.lib.format.open_memmap(path, mode="c")
     with path.open("rb") as file:
         file.seek(array.offset + array.nbytes)
         background = _parse_background(file.read())
@@ -100,52 +101,50 @@ def _open_made(path: Path) -> Fitted:
 
 
 def _parse_background(word: bytes) -> Background:
-    for background in _BACKGROUNDS:
-        if word == background.encode():
-            return background
-    raise ValueError("nothing is said of what lies behind")
+    return next(background for background in get_args(Background) if background.encode() == word)
 
 
-def _shape_of(places: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> _Shape:
-    """Return (C, H, W) of the images: as asked for, or what the images have in common."""
-    headers = {} if size and channels else {path: read_image_header(path) for path in places}
+def _common_shape(files: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> _Shape:
+    """Return the shape (C, H, W) to resize to; size and channels default to what the files have in common."""
+    headers = {} if size and channels else {file: read_image_header(file) for file in files}
     if channels is None:
         channels = 1 if all(header.is_grey for header in headers.values()) else 3
     if size is None:
-        sizes = {header.size: path for path, header in headers.items()}
-        if len(sizes) > 1:
-            (one, first), (other, second) = min(sizes.items()), max(sizes.items())
+        example_of = {header.size: file for file, header in headers.items()}
+        if len(example_of) > 1:
+            small, large = min(example_of), max(example_of)
             raise DataError(
-                f"images differ in size: {printable(first)} is {one[1]}×{one[0]}, {printable(second)} "
-                f"{other[1]}×{other[0]} (width × height)",
-                hint="say to what they are to be fitted: size = [32, 32] in a recipe's [data], "
-                "or --set 'data.size=[32,32]'",
+                f"the images differ in size: {printable(example_of[small])} is {small[1]}×{small[0]}, "
+                f"{printable(example_of[large])} is {large[1]}×{large[0]} (width × height)",
+                hint="choose a size to resize them to: size = [32, 32] (height, width) in the recipe's [data]",
+                remedies=[_SET_SIZE],
             )
-        [size] = sizes
+        [size] = example_of
     if math.prod(size) * channels > MAX_IMAGE_VALUES:
         raise DataError(
-            f"images of {size[1]}×{size[0]} pixels are too large: more than {MAX_IMAGE_VALUES} numbers",
-            hint="fit them to smaller ones: size = [32, 32] in a recipe's [data], or --set 'data.size=[32,32]'",
+            f"images of {size[1]}×{size[0]} pixels and {channels} channels are too large: "
+            f"the limit is {MAX_IMAGE_VALUES} values",
+            hint="resize them to a smaller size: size = [32, 32] (height, width) in the recipe's [data]",
+            remedies=[_SET_SIZE],
         )
     return channels, *size
 
 
-def _write(places: Sequence[Path], shape: _Shape, file: BinaryIO) -> None:
-    """Write all images as a `.npy` file, one after another, and behind it what lies behind most of them."""
-    background = classify_background_of_files(places[:: max(len(places) // _BORDERS, 1)], shape[0])
-    reader = ImageReader(shape, background, "never")
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(places), *shape)}
-    np.lib.format.write_array_header_1_0(file, header)
-    wrong = []
-    for image in reader.read(map(os.fspath, places)):
+def _write(files: Sequence[Path], shape: _Shape, target: BinaryIO) -> None:
+    """Write all images as a `.npy` file, followed by the name of their background."""
+    background = classify_background_of_files(files[:: max(len(files) // _BACKGROUND_SAMPLES, 1)], shape[0])
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
+    np.lib.format.write_array_header_1_0(target, header)
+    unreadable = []
+    for image in ImageReader(shape, background, "never").read(map(os.fspath, files)):
         if image.pixels is None:
-            wrong.append(f"{printable(image.name)}: {image.error}")
+            unreadable.append(f"{printable(image.name)}: {image.error}")
         else:
-            file.write(image.pixels.tobytes())
-    if wrong:
-        more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+            target.write(image.pixels.tobytes())
+    if unreadable:
+        more = f"; and {len(unreadable) - _MAX_NAMED} more" if len(unreadable) > _MAX_NAMED else ""
         raise DataError(
-            f"{len(wrong)} of {len(places)} images cannot be read: {'; '.join(wrong[:_MOST_NAMED])}{more}",
-            hint="remove them, or get them again",
+            f"{len(unreadable)} of {len(files)} image files cannot be read: {'; '.join(unreadable[:_MAX_NAMED])}{more}",
+            hint="remove them, or get new copies",
         )
-    file.write(background.encode())
+    target.write(background.encode())

@@ -223,7 +223,7 @@ def test_sixteen_bits_in_the_other_order_are_the_same(read_one):
 )
 def test_deep_pixels_of_unknown_brightness_are_refused(array, brightest, read):
     error = error_of(read(save("a.tif", array)))
-    assert f"its brightest pixel is {brightest}, of more than 8 bits" in error
+    assert f"the brightest is {brightest}, so the value of white is unknown" in error
     assert "save it with 8 bits" in error
 
 
@@ -241,7 +241,7 @@ def test_an_image_read_in_strips_is_the_same(mode, orientation, read, monkeypatc
     (whole if mode == "I;16" else whole.convert(mode)).save("a.tif", exif=exif)
     [at_once] = read("a.tif", shape=(3, 40, 20), invert="never")
     for size in (1, 23 * 7):
-        monkeypatch.setattr(fmcli.data.image_files, "_STRIP", size)
+        monkeypatch.setattr(fmcli.data.image_files, "_STRIP_PIXELS", size)
         [in_strips] = read("a.tif", shape=(3, 40, 20), invert="never")
         assert np.array_equal(in_strips.pixels, at_once.pixels)
 
@@ -547,7 +547,7 @@ BAD = {
     "nothing": (lambda name: make(name, b""), "not an image of a known format"),
     "truncated": (make_truncated, "truncated"),
     "damaged": (make_checksum_error, ""),
-    "folder": (os.mkdir, "no images in this folder"),
+    "folder": (os.mkdir, "no image files in this folder"),
     "pipe": (os.mkfifo, "not a file or a folder"),
     "dangling link": (lambda name: os.symlink("nowhere", name), "No such file or directory"),
     "link to itself": (lambda name: os.symlink(name, name), "Too many levels of symbolic links"),
@@ -599,9 +599,9 @@ def test_path_that_cannot_be_is_an_error_of_its_own(name, read):
 
 def test_empty_folder_is_an_error(read):
     os.makedirs("empty/also-empty")
-    assert "no images in this folder" in error_of(read("empty"))
+    assert "no image files in this folder" in error_of(read("empty"))
     make("empty/notes.txt", b"hello")
-    assert "no images in this folder" in error_of(read("empty"))
+    assert "no image files in this folder" in error_of(read("empty"))
 
 
 def test_folder_that_is_named_like_an_image_is_read_as_a_folder(read):

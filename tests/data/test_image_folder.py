@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fmcli.cli.remedies import hint_of
 from fmcli.data import load_source, resized_images
 from fmcli.data.cache import cache_folder
 from fmcli.data.image_files import ImageReader
@@ -128,17 +129,17 @@ def test_a_relative_folder_is_looked_for_below_the_data_root(pets):
     [
         (lambda pets: os.rename(pets, pets.parent / "moved"), "is not a folder"),
         (lambda pets: os.rename(pets / "test", pets.parent / "test"), "no folder 'test'"),
-        (lambda pets: (pets / "test" / "cow").mkdir(), "none of the classes: cow"),
+        (lambda pets: (pets / "test" / "cow").mkdir(), "folders that are not classes: cow"),
         (lambda pets: os.rename(pets / "train", pets / "others"), "no folder 'train'"),
-        (lambda pets: os.mkdir(pets / "TRAINING"), "are of one split"),
+        (lambda pets: os.mkdir(pets / "TRAINING"), "both hold the train split"),
         (lambda pets: os.mkdir(os.fsencode(pets / "train") + b"/caf\xe9"), "must be printable UTF-8"),
         (lambda pets: (pets / "train" / "cat" / "gone.png").symlink_to("nowhere"), "gone.png"),
-        (lambda pets: (pets / "train" / "cow").mkdir(), "no images of cow"),
+        (lambda pets: (pets / "train" / "cow").mkdir(), "no training images of the class cow"),
         (
             lambda pets: [os.rename(path, pets / "train" / path.name) for path in pets.glob("train/*/*.png")],
-            "of cat to",
+            "of the class cat",
         ),
-        (lambda pets: shutil.rmtree(pets / "train" / "dog"), "has one folder, cat, and so one class"),
+        (lambda pets: shutil.rmtree(pets / "train" / "dog"), "has only one class folder, cat"),
         (lambda pets: [path.unlink() for path in (pets / "test").rglob("*.*")], "(test) has no images"),
     ],
 )
@@ -152,14 +153,14 @@ def test_folders_that_do_not_fit_are_refused(pets, change, said):
 def test_images_in_train_itself_are_no_class(tmp_path):
     draw(tmp_path / "train" / "cat.1.png")
     draw(tmp_path / "test" / "1.png")
-    with pytest.raises(DataError, match="train has no folders, and so no classes"):
+    with pytest.raises(DataError, match="train has no class folders"):
         load(tmp_path)
 
 
 def test_one_folder_too_high_is_told(tmp_path):
     for name in ("cat", "dog"):
         draw(tmp_path / "unpacked" / "pets" / name / "1.png")
-    with pytest.raises(DataError, match="has one folder, pets, and so one class") as caught:
+    with pytest.raises(DataError, match="has only one class folder, pets") as caught:
         load(tmp_path / "unpacked")
     assert f"data.source = 'folder:{tmp_path / 'unpacked' / 'pets'}'" in caught.value.hint
 
@@ -168,25 +169,25 @@ def test_a_class_whose_only_image_is_for_testing_is_told(tmp_path):
     for name, count in (("cat", 5), ("dog", 1)):
         for number in range(count):
             draw(tmp_path / name / f"{number}.png")
-    with pytest.raises(DataError, match="no images of dog to train on") as caught:
+    with pytest.raises(DataError, match="no training images of the class dog") as caught:
         load(tmp_path)
-    assert "what it has is for testing" in caught.value.hint
+    assert "its only images are used for testing" in caught.value.hint
     os.rename(tmp_path / "dog" / "0.png", tmp_path / "dog" / "0.heic")
     with pytest.raises(DataError) as caught:
         load(tmp_path)
-    assert "looked for .bmp, .gif" in caught.value.hint
+    assert "image files end in .bmp, .gif" in caught.value.hint
 
 
 def test_a_folder_without_folders_is_refused(tmp_path):
     draw(tmp_path / "1.png")
-    with pytest.raises(DataError, match="has no folders"):
+    with pytest.raises(DataError, match="has no class folders"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        (("cat",), "none of the classes: dog"),
+        (("cat",), "folders that are not classes: dog"),
         (("cat", "cow", "dog"), "no folder for the class cow"),
         (("cat", "dog", "cat"), "the same name"),
     ],
@@ -205,7 +206,7 @@ def test_images_of_several_sizes_need_one(pets):
         load(pets)
     assert "wide.png is 12×3" in caught.value.message
     assert "6×4" in caught.value.message
-    assert "--set 'data.size=[32,32]'" in caught.value.hint
+    assert "--set 'data.size=[32,32]'" in hint_of(caught.value)
 
 
 def test_images_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path):
@@ -270,7 +271,7 @@ def test_unreadable_images_are_named_together(pets):
         (pets / "train" / "cat" / f"bad{number}.png").write_bytes(b"not an image")
     with pytest.raises(DataError) as caught:
         load(pets, size=(4, 6), channels=1)
-    assert "5 of 12 images cannot be read" in caught.value.message
+    assert "5 of 12 image files cannot be read" in caught.value.message
     assert caught.value.message.count("bad") == 3
     assert caught.value.message.endswith("and 2 more")
     with pytest.raises(DataError, match="is not an image of a known format"):
