@@ -33,6 +33,7 @@ Action = Literal[
     "split",
     "start-search",
     "threads",
+    "tie",
     "train",
     "unpack",
     "vote",

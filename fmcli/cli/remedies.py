@@ -25,6 +25,7 @@ TEXTS: dict[Action, str] = {
     "split": "--split {value}",
     "start-search": "fmcli search --recipe … starts a search",
     "threads": "--threads {value}",
+    "tie": "--tie {value}",
     "train": "fmcli train --recipe quick trains a run",
     "unpack": "fmcli ensemble unpack {value} --output DIR extracts its members",
     "vote": "--vote {value}",

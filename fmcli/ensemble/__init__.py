@@ -10,20 +10,14 @@
 `file`                      ensemble files
 """
 
-from fmcli.ensemble.combiner import (
-    MIN_IMAGES_TO_FIT,
-    Combiner,
-    Stacking,
-    choose_combiner,
-    cross_fitted_vote,
-    fit_combiner,
-)
+from fmcli.ensemble.combiner import Combiner, Stacking, choose_combiner
 from fmcli.ensemble.evaluate import (
     EnsembleEvaluation,
     Evaluation,
     evaluate_ensemble,
     evaluate_member,
 )
+from fmcli.ensemble.fitting import MIN_IMAGES_TO_FIT, cross_fit, fit_combiner
 from fmcli.ensemble.voting import VotingResult, combine_predictions
 
 __all__ = [
@@ -35,7 +29,7 @@ __all__ = [
     "VotingResult",
     "choose_combiner",
     "combine_predictions",
-    "cross_fitted_vote",
+    "cross_fit",
     "evaluate_ensemble",
     "evaluate_member",
     "fit_combiner",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import VotingRule
-from fmcli.ensemble import Combiner, cross_fitted_vote, fit_combiner
+from fmcli.ensemble import Combiner, cross_fit, fit_combiner
 from fmcli.ensemble.file import FittedOn, MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import SELECTION_METHODS, Selection
@@ -58,7 +58,7 @@ def fit_ensemble(pool: Pool, rule: Combiner, *, data_root: Path | None = None, l
             pool, rule, pool.fitted_on if rule.is_fitted else None
         )  # learnt already, or nothing to learn from
     logits, y_true = stack_logits(learn_from), learn_from[0].labels
-    vote = cross_fitted_vote(rule, logits, y_true) if rule.needs_fit else rule(logits)
+    vote = cross_fit(rule, logits, y_true)(logits) if rule.needs_fit else rule(logits)
     accuracy = float((vote.labels == y_true).mean())
     return Composed(pool, fit_combiner(rule, logits, y_true), _fitted_on(learn_from, accuracy))
 

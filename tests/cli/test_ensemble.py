@@ -99,7 +99,7 @@ def test_weights_are_taken_in_the_members_order(cli, pool):
         (["--weights", "1,2,x,1,1,1"], "numbers with commas"),
         (["--weights", "1,1,1,1,1,-1"], "0 or more"),
         (["--weights", "0,0,0,0,0,0"], "not all 0"),
-        (["--weights", "1,1,1,1,1,1", "--vote", "stacking"], "no use for weights"),
+        (["--weights", "1,1,1,1,1,1", "--vote", "stacking"], "does not use weights"),
         (["--vote", "two-level", "--groups", "a,b"], "6 members need 6"),
         (["--vote", "plurality"], "plurality"),
     ],

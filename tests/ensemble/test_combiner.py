@@ -12,11 +12,10 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_pre
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import fmcli.ensemble.combiner as module
-from fmcli.ensemble import Combiner, Stacking, choose_combiner, cross_fitted_vote, fit_combiner
-from fmcli.ensemble.combiner import (
-    FITTED_RULES,
-    UNWEIGHTED_RULES,
+from fmcli.cli.remedies import hint_of
+from fmcli.ensemble import Combiner, Stacking, choose_combiner, fit_combiner, fitting
+from fmcli.ensemble.combiner import FITTED_RULES, UNWEIGHTED_RULES
+from fmcli.ensemble.fitting import (
     CrossFitted,
     cross_fit,
     cross_fitted_probabilities,
@@ -140,7 +139,8 @@ def test_stacking_learns_from_members_that_never_give_a_class_a_chance():
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [([0] * 80, "there are 1"), ([0] * 40 + [1] * 36 + [2] * 3, "with 3 or more"), ([], "0")]
+    ("labels", "said"),
+    [([0] * 80, "classes: 1,"), ([0] * 40 + [1] * 36 + [2] * 3, "rarest class: 3"), ([], "classes: 0,")],
 )
 def test_stacking_without_images_enough_is_refused(labels, said):
     logits = np.zeros((2, len(labels), 3))
@@ -153,7 +153,7 @@ def test_stacking_learns_in_folds_from_as_few_images_of_a_class_as_from_all(fewe
     labels = np.repeat([0, 1, 2], [40, 36, fewest])
     logits = np.random.default_rng(0).normal(size=(2, len(labels), 3))
     assert fit_stacking(logits, labels).coefficients.shape == (3, 6)
-    assert len(cross_fitted_vote(Combiner("stacking"), logits, labels).labels) == len(labels)
+    assert len(cross_fit(Combiner("stacking"), logits, labels)(logits).labels) == len(labels)
 
 
 @every_vote
@@ -233,7 +233,7 @@ def test_an_unknown_rule_is_refused_with_the_nearest_name():
 
 
 def test_stacking_that_has_not_learnt_is_refused():
-    with pytest.raises(UsageError, match="not learnt"):
+    with pytest.raises(UsageError, match="must be fitted"):
         Combiner("stacking")(np.zeros((1, 1, 3)))
 
 
@@ -276,18 +276,18 @@ class Memory:
 @pytest.mark.parametrize("n_samples", [2, 4, 7, 50])
 @pytest.mark.parametrize("rarest", [0, 1])
 def test_no_image_is_answered_by_a_rule_that_saw_it(monkeypatch, n_samples, rarest):
-    monkeypatch.setattr(module, "fit_combiner", lambda rule, logits, y_true, calibrate: Memory(logits))
+    monkeypatch.setattr(fitting, "fit_combiner", lambda rule, logits, y_true, calibrate: Memory(logits))
     logits, labels = draw(n_samples=n_samples)
     labels[:rarest] = 3  # a class of one image cannot be in every fold
     assert not Memory(logits[:, :0])(logits).labels.any()
     assert Memory(logits)(logits).labels.all()  # the trap works
-    assert not cross_fitted_vote(Combiner("stacking"), logits, labels).labels.any()
+    assert not cross_fit(Combiner("stacking"), logits, labels)(logits).labels.any()
 
 
 @pytest.mark.parametrize("vote", ["weighted-majority", "weighted-soft"])
 def test_votes_in_folds_come_in_the_images_order(vote):
     logits, labels = draw(n_samples=120)
-    result = cross_fitted_vote(Combiner(vote), logits, labels)
+    result = cross_fit(Combiner(vote), logits, labels)(logits)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     for learn, answer in folds.split(np.zeros(len(labels)), labels):
         rule = fit_combiner(Combiner(vote), logits[:, learn], labels[learn], calibrate=False)
@@ -307,7 +307,7 @@ def test_stacking_in_folds_is_scikit_learns_cross_validation():
         cv=folds,
     )
     expected = cross_val_predict(search, features, labels, cv=folds, method="predict_proba")
-    result = cross_fitted_vote(Combiner("stacking"), logits, labels)
+    result = cross_fit(Combiner("stacking"), logits, labels)(logits)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-9, rtol=0)
 
 
@@ -335,9 +335,9 @@ def test_probabilities_in_folds_are_scaled_by_the_temperature_of_the_others():
 @pytest.mark.parametrize("n_samples", [0, 1])
 def test_too_few_images_to_learn_from_are_refused(n_samples):
     logits, labels = draw(n_samples=n_samples)
-    with pytest.raises(UsageError, match=f"too few validation images to learn from: {n_samples}"):
-        cross_fitted_vote(Combiner("weighted-soft"), logits, labels)
-    with pytest.raises(UsageError, match="too few validation images"):
+    with pytest.raises(UsageError, match=f"2 validation images or more; got {n_samples}"):
+        cross_fit(Combiner("weighted-soft"), logits, labels)(logits)
+    with pytest.raises(UsageError, match="2 validation images or more"):
         cross_fitted_probabilities(softmax(logits[0], axis=1), labels)
 
 
@@ -367,7 +367,7 @@ def test_recipes_with_different_rules_are_refused_until_one_is_asked_for(what):
     with pytest.raises(UsageError) as caught:
         choose(recipes)
     assert all(value in caught.value.message for value in values)
-    assert f"--{what}" in caught.value.hint
+    assert f"--{what}" in hint_of(caught.value)
     for value in values:
         assert getattr(choose(recipes, **{what: value}), what) == value
 
@@ -394,13 +394,14 @@ def test_recipes_that_weight_a_member_differently_are_refused_until_weights_are_
     recipes = [EnsembleSpec(weights={"k3": 2.0}), EnsembleSpec(weights={"k3": 3.0, "k5": 1.0})]
     with pytest.raises(UsageError, match="k3 different weights: 2, 3") as caught:
         choose(recipes)
-    assert "--weights" in caught.value.hint
+    assert "--weights" in hint_of(caught.value)
     assert choose(recipes, weights=[1, 2]).weights == (1, 2)
     assert choose(recipes, vote="two-level").weights is None
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"), [([1], "2 members; got 1"), ([1, 2, 3], "got 3"), ([1, -1], "-1"), ([0, 0], "not all 0")]
+    ("weights", "said"),
+    [([1], "2 weights; got 1"), ([1, 2, 3], "got 3"), ([1, -1], "-1"), ([0, 0], "at least one above 0")],
 )
 def test_weights_that_do_not_fit_are_refused(weights, said):
     with pytest.raises(UsageError, match=said):
@@ -408,19 +409,19 @@ def test_weights_that_do_not_fit_are_refused(weights, said):
 
 
 def test_recipes_whose_weights_are_all_zero_are_refused():
-    with pytest.raises(UsageError, match="not all 0"):
+    with pytest.raises(UsageError, match="at least one above 0"):
         choose([EnsembleSpec(weights={"k3": 0, "k5": 0})])
 
 
 @pytest.mark.parametrize("vote", UNWEIGHTED_RULES)
 def test_weights_that_a_rule_has_no_use_for_are_refused(vote):
     for asked in ({"vote": vote}, {"recipes": [EnsembleSpec(vote=vote)]}):
-        with pytest.raises(UsageError, match=f"{vote} vote has no use for weights"):
+        with pytest.raises(UsageError, match=f"{vote} vote does not use weights"):
             choose(**asked, weights=[1, 2])
 
 
 def test_a_two_level_vote_of_members_whose_group_is_not_known_is_refused_by_name():
-    with pytest.raises(UsageError, match="that of knn is not known") as caught:
+    with pytest.raises(UsageError, match="unknown for knn") as caught:
         choose(names=("k3", "knn"), groups=("3", ""), vote="two-level")
-    assert "--groups" in caught.value.hint
+    assert "--groups" in hint_of(caught.value)
     assert choose(names=("k3", "knn"), groups=("3", ""), vote="soft").vote == "soft"

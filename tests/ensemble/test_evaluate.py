@@ -8,13 +8,13 @@ import pytest
 from fmcli.ensemble import (
     Combiner,
     combine_predictions,
-    cross_fitted_vote,
     evaluate_ensemble,
     evaluate_member,
     fit_combiner,
 )
-from fmcli.ensemble.combiner import FITTED_RULES, cross_fit, cross_fitted_probabilities
+from fmcli.ensemble.combiner import FITTED_RULES
 from fmcli.ensemble.evaluate import MAX_MEMBERS_TO_LEAVE_OUT, evaluate_vote
+from fmcli.ensemble.fitting import cross_fit, cross_fitted_probabilities
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES
 from fmcli.errors import CheckpointError, UsageError
@@ -188,13 +188,13 @@ def test_the_votes_probabilities_are_judged_as_combined_and_at_the_rules_tempera
 
 @every_vote
 def test_what_was_learnt_on_these_very_images_is_learnt_again_in_folds(vote, monkeypatch):
-    monkeypatch.setattr("fmcli.ensemble.combiner._STRENGTHS", [0.1])  # one to choose from: this is about folds
+    monkeypatch.setattr("fmcli.ensemble.fitting._INVERSE_PENALTIES", [0.1])  # one value is enough to test folds
     members = random_members(seed=7, n_samples=60, split="validation")
     given = Combiner(vote, groups=GROUPS)
     logits, labels = stack_logits(members), members[0].labels
     rule = fit_combiner(given, logits, labels)
     result = evaluate(members, rule, fitted_here=given)
-    fair = cross_fitted_vote(given, logits, labels) if vote in FITTED_RULES else given(logits)
+    fair = cross_fit(given, logits, labels)(logits) if vote in FITTED_RULES else given(logits)
     assert result.cross_fitted == (vote in FITTED_RULES)
     assert result.rule is rule
     assert_same_evaluation(result.vote, evaluate_vote(fair, labels, CLASSES))
@@ -270,7 +270,7 @@ def test_logits_that_are_not_finite_are_refused(bad):
 
 
 def test_a_rule_that_was_learnt_for_other_members_is_refused():
-    with pytest.raises(UsageError, match="3 members; got 4"):
+    with pytest.raises(UsageError, match="3 weights; got 4"):
         evaluate(random_members(seed=6, n_members=3), Combiner("soft", weights=(1, 1, 1, 1)))
-    with pytest.raises(UsageError, match="learnt for other members"):
+    with pytest.raises(UsageError, match="fitted to other members"):
         evaluate(random_members(seed=6, n_members=3), fitted("stacking"))

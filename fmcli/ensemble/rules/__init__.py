@@ -38,6 +38,7 @@ __all__ = [
     "geometric_vote",
     "majority_vote",
     "normalize_weights",
+    "probabilities_of",
     "soft_vote",
     "stacking_features",
     "stacking_vote",

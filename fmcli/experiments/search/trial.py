@@ -17,7 +17,7 @@ from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
 from fmcli.checkpoints.layout import find_checkpoints
-from fmcli.ensemble import choose_combiner, cross_fitted_vote
+from fmcli.ensemble import choose_combiner, cross_fit
 from fmcli.ensemble.predictions import load_predictions, stack_logits
 from fmcli.errors import (
     CheckpointError,
@@ -168,7 +168,7 @@ def _score(folder: Path, recipe: Recipe) -> float:
     groups = [one.group for one in predictions]
     rule = choose_combiner([recipe.ensemble], names, groups)
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    vote = cross_fitted_vote(rule, logits, y_true) if rule.needs_fit else rule(logits)
+    vote = cross_fit(rule, logits, y_true)(logits) if rule.needs_fit else rule(logits)
     return float((vote.labels == y_true).mean())
 
 
