@@ -509,7 +509,24 @@ def read_csv(content: bytes, folder: Path) -> None:
 def history_seeds(folder: Path) -> Parts:
     epoch = '{"member": "k3", "epoch": 1, "lr": 0.001, "train_loss": 0.5, "train_accuracy": 0.8, "validation_loss": '
     rest = ', "validation_accuracy": null, "seconds": 1.5, "images_per_second": 900.0, "retrained": false}\n'
-    return [f"{epoch}null{rest}{epoch}NaN{rest}".encode()]
+    return [history_from([f"{epoch}null{rest}".encode(), f"{epoch}NaN{rest}".encode()])]
+
+
+def history_from(lines: Parts) -> bytes:
+    """Join lines, giving each line that is an object the digest that the reader expects."""
+    from fmcli.checkpoints.history import _with_digest
+
+    def sign(line: bytes) -> bytes:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            return line
+        if not isinstance(entry, dict):
+            return line
+        entry.pop("digest", None)
+        return json.dumps(_with_digest(entry)).encode() + b"\n"
+
+    return b"".join(map(sign, lines))
 
 
 def read_epochs(content: bytes, folder: Path) -> None:
@@ -538,7 +555,7 @@ READERS = {
     "recipe": Reader(recipe_seeds, read_recipe, load=tomllib.loads, dump=tomli_w.dumps),
     "ensemble": Reader(ensemble_seeds, read_ensemble, load=tomllib.loads, dump=tomli_w.dumps),
     "csv": Reader(csv_seeds, read_csv),
-    "history": Reader(history_seeds, read_epochs, lambda content: content.splitlines(keepends=True)),
+    "history": Reader(history_seeds, read_epochs, lambda content: content.splitlines(keepends=True), history_from),
 }
 
 

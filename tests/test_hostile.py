@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import fuzz
 import numpy as np
 import pytest
 import tomli_w
@@ -31,7 +30,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fmcli.checkpoints.checkpoint import load_checkpoint
-from fmcli.checkpoints.history import LARGEST_HISTORY, read_history
+from fmcli.checkpoints.history import MAX_HISTORY_BYTES, read_history
 from fmcli.checkpoints.pack import read_pack, unpack
 from fmcli.cli import run
 from fmcli.cli.predict import LONGEST_PATH
@@ -61,6 +60,7 @@ from fmcli.storage.reading import (
     read_bytes,
     read_text,
 )
+from tests import fuzz
 from tests.helpers import draw_quadrants, write_idx_folder
 
 CPU = torch.device("cpu")
@@ -551,10 +551,11 @@ EPOCH = fuzz.history_seeds(Path())[0].splitlines()[0]
 HISTORY = {
     "a nest": 100_000 * b"[",
     "a number without an end": EPOCH.replace(b"900.0", 100_000 * b"9"),
-    "a text for a number": EPOCH.replace(b"0.5", b'"much"'),
-    "a list for a number": EPOCH.replace(b"0.5", b"[0.5]"),
+    "a text for a number": fuzz.history_from([EPOCH.replace(b"0.5", b'"much"')]),
+    "a list for a number": fuzz.history_from([EPOCH.replace(b"0.5", b"[0.5]")]),
     "a list for an epoch": b"[1]",
-    "an epoch of nothing": b"{}",
+    "an epoch of nothing": fuzz.history_from([b"{}"]),
+    "an epoch without a digest": b"{}",
     "lines of nothing": b"\n" * 1_000_000,
     "no text": b"\xff",
     "a terabyte": sparse(TERABYTE, EPOCH + b"\n"),
@@ -709,7 +710,7 @@ def test_the_limits_are_told():
     )
     for count in (*counts, MAX_JPEG_SCANS, MAX_COMPRESSION_RATIO, MAX_NESTING, MAX_DOTS_PER_LINE, MAX_LINE_CHARACTERS):
         assert re.search(rf"\b{count:,}\b", told), count
-    for size in (*sizes, MAX_ENSEMBLE_BYTES, LARGEST_HISTORY, LONGEST_PATH):
+    for size in (*sizes, MAX_ENSEMBLE_BYTES, MAX_HISTORY_BYTES, LONGEST_PATH):
         power = min((size.bit_length() - 1) // 10, 3)
         assert f" {size >> 10 * power} {('', 'K', 'M', 'G')[power]}iB" in told, size
 

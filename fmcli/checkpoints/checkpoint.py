@@ -1,4 +1,7 @@
-"""Checkpoints: safetensors with a header that says all that is needed to use them. No pickle, in or out."""
+"""Read and write checkpoints: safetensors files with a header that contains all that is needed to use the weights.
+
+Nothing is pickled, neither on writing nor on reading.
+"""
 
 import math
 import platform
@@ -34,15 +37,15 @@ from fmcli.recipe.tracing import count_parameters, trace_layers
 from fmcli.storage.reading import check_format, read_metadata
 
 FORMAT = "fmcli-checkpoint-2"
-_HARMLESS = 10_000_000  # parameters, which may be missing
+_MAX_UNCHECKED_PARAMETERS = 10_000_000  # a network of this size may be built before its weights are compared
 
 
 class Ingredient(BaseModel):
     """A checkpoint whose weights went into a soup.
 
     Args:
-        name: What the member was called.
-        digest: SHA-256 of its weights alone, wherever they lay.
+        name: The member's name.
+        digest: SHA-256 of the weights; see `weights_digest`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,11 +55,12 @@ class Ingredient(BaseModel):
 
 
 class SoupOrigin(BaseModel):
-    """What the weights of a soup are the mean of.
+    """The checkpoints whose mean the weights of a soup are.
 
     Args:
-        method: How its ingredients were chosen.
-        ingredients: In the order that they went in; one alone where `greedy` found no average that is as good.
+        method: The method that chose the ingredients.
+        ingredients: Checkpoints in the order in which they were added. Only one if `greedy` found no average that is at
+            least as good as the best checkpoint.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,28 +70,28 @@ class SoupOrigin(BaseModel):
 
 
 class Header(BaseModel):
-    """What a checkpoint says of itself. It stands as JSON in the file's metadata.
+    """Description of a checkpoint, stored as JSON in the file's metadata.
 
     Args:
-        member: The whole of the member's recipe, network included; of a soup, that of its first ingredient, but for
-            `name` and `trainer.keep`.
+        member: The member's complete recipe, including its network. For a soup, the recipe of its first ingredient with
+            another `name` and `trainer.keep`.
         data: The recipe's `[data]` table.
         ensemble: The recipe's voting rule.
-        reference: Its published figures, if any.
+        reference: The recipe's published results, if any.
         input_shape: (C, H, W).
-        class_names: In label order.
-        mean: Of each channel, in pixel units.
-        std: Of each channel, in pixel units.
-        background: Of the training images.
-        parameters: How many numbers the network learnt.
-        epochs: How many whole ones these weights were trained for; with `keep = "best"`, up to the best epoch; of a
-            soup, the most that one of its ingredients was.
-        snapshot: Which of the member's snapshots they are, from 1; None for those that it ended with.
-        data_digests: SHA-256 of each split it saw, by name.
+        class_names: Class names in label order.
+        mean: Mean of each channel, in pixel units.
+        std: Standard deviation of each channel, in pixel units.
+        background: Background of the training images.
+        parameters: Number of trained parameters.
+        epochs: Number of complete epochs of training; with `keep = "best"`, up to the best epoch. For a soup, the
+            maximum over its ingredients.
+        snapshot: Number of the member's snapshot, from 1; None for the final weights.
+        data_digests: SHA-256 of each split, by name.
         recipe_digest: SHA-256 of `member` and `data`.
-        versions: Of fmcli, torch and Python.
-        trained_on: Device, precision and number of threads; of a soup, of its first ingredient.
-        soup: What was averaged, where these weights are a mean.
+        versions: Versions of fmcli, torch, Python and, if installed, numba.
+        trained_on: Device, precision and number of threads. For a soup, those of its first ingredient.
+        soup: Origin of averaged weights, else None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,34 +117,34 @@ class Header(BaseModel):
     @model_validator(mode="after")
     def _fits_images(self) -> Self:
         if not len(self.mean) == len(self.std) == self.input_shape[0]:
-            raise ValueError("mean and std must have a number for each channel")
+            raise ValueError("mean and std must have one number per channel")
         if math.prod(self.input_shape) > MAX_IMAGE_VALUES:
-            raise ValueError(f"images have {MAX_IMAGE_VALUES} numbers at most")
+            raise ValueError(f"an image can have at most {MAX_IMAGE_VALUES} values")
         return self
 
     @property
     def name(self) -> str:
-        """What people call these weights: `k3`, or `k3/snapshot-1`."""
+        """Name of these weights: `k3`, or `k3/snapshot-1`."""
         return self.member.name if self.snapshot is None else f"{self.member.name}/{snapshot_name(self.snapshot)}"
 
     @property
     def normalization(self) -> Normalization:
-        """From pixels to this network's input."""
+        """Conversion of pixels to network input."""
         return Normalization(self.mean, self.std)
 
     def normalization_of(self, split: str) -> Normalization:
-        """From a split's pixels to this network's input, in the way that the recipe evaluates that split."""
+        """Return the conversion of a split's pixels to network input; the recipe may ask for another one on `test`."""
         scale = self.data.normalize_test
         return scale_pixels(scale, self.input_shape[0]) if scale is not None and split == "test" else self.normalization
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A trained member as read from its file.
+    """A trained member.
 
     Args:
-        path: The file.
-        header: What it says of itself.
+        path: The checkpoint file.
+        header: The description in the file.
         model: The network, in evaluation mode.
     """
 
@@ -150,17 +154,17 @@ class Checkpoint:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.model.parameters()).device
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of the weights alone, whatever file they are from."""
+        """SHA-256 of the weights, independent of the file."""
         return weights_digest(self.model.state_dict())
 
 
 def versions() -> dict[str, str]:
-    """Return what a checkpoint was made with."""
+    """Return the versions of fmcli, torch, Python and, if installed, numba."""
     found = {"fmcli": fmcli.__version__, "torch": torch.__version__, "python": platform.python_version()}
     with suppress(metadata.PackageNotFoundError):
         found["numba"] = metadata.version("numba")
@@ -168,7 +172,7 @@ def versions() -> dict[str, str]:
 
 
 def save_checkpoint(path: Path, model: nn.Module, header: Header) -> None:
-    """Write a network and its header, whole or not at all.
+    """Write a network and its header atomically.
 
     Raises:
         FmcliError: The file cannot be written.
@@ -180,44 +184,48 @@ def load_checkpoint(path: Path, *, device: torch.device) -> Checkpoint:
     """Read a checkpoint and build its network.
 
     Args:
-        path: A `model.safetensors`, or the folder that holds one.
-        device: Where the network is wanted.
+        path: A `model.safetensors`, or its folder.
+        device: Device for the network.
 
     Raises:
-        CheckpointError: It is not there, cut short, altered, or not one of fmcli's.
+        CheckpointError: The file is missing, truncated, altered, or not a checkpoint of fmcli.
     """
-    path = _file_of(path)
+    path = _checkpoint_file(path)
     metadata, tensors = load_tensors(path)
     return build_checkpoint(path, parse_header(path, metadata), tensors, device=device)
 
 
 def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], *, device: torch.device) -> Checkpoint:
-    """Build the network of a header and weights.
+    """Build the network that a header describes, and load its weights.
 
     Args:
-        path: The file that they are from.
-        header: What it says of itself.
-        tensors: Its weights.
-        device: Where the network is wanted.
+        path: The file that contains both.
+        header: The description in the file.
+        tensors: The weights by name.
+        device: Device for the network.
 
     Raises:
-        CheckpointError: They do not fit each other.
+        CheckpointError: The weights do not fit the network.
     """
     layers = expand_layers(header.member.model, len(header.class_names), header.input_shape)
     try:
-        promised = count_parameters(trace_layers(layers, header.input_shape, len(header.class_names)))
-        if promised > max(_HARMLESS, sum(tensor.numel() for tensor in tensors.values())):
-            raise CheckpointError(f"{printable(path)}: its header promises {promised} parameters, and fewer are there")
+        expected_count = count_parameters(trace_layers(layers, header.input_shape, len(header.class_names)))
+        found_count = sum(tensor.numel() for tensor in tensors.values())
+        if expected_count > max(_MAX_UNCHECKED_PARAMETERS, found_count):
+            raise CheckpointError(
+                f"{printable(path)}: its header describes {expected_count} parameters, but it contains {found_count}"
+            )
         model = build_model(layers, header.input_shape, len(header.class_names))
     except RecipeError as error:
         problems = "; ".join(error.problems)
         raise CheckpointError(f"{printable(path)}: its header is damaged: {printable(problems)}") from error
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
-        wanted, found = expected.get(name), tensors.get(name)
-        if wanted is None or found is None or wanted.shape != found.shape or wanted.dtype != found.dtype:
+        needed, found = expected.get(name), tensors.get(name)
+        if needed is None or found is None or needed.shape != found.shape or needed.dtype != found.dtype:
             raise CheckpointError(
-                f"{printable(path)}: tensor {printable(name)} is {_show(found)}; its network needs {_show(wanted)}"
+                f"{printable(path)}: tensor {printable(name)} is {_describe(found)}; "
+                f"its network needs {'no such tensor' if needed is None else _describe(needed)}"
             )
     model.load_state_dict(tensors)
     model.to(device).eval()
@@ -225,24 +233,24 @@ def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], 
 
 
 def read_header(path: Path) -> Header:
-    """Read what a checkpoint says of itself, without its weights.
+    """Read the header of a checkpoint, without the weights and without checking the digest.
 
     Raises:
-        CheckpointError: It is not there, or not one of fmcli's.
+        CheckpointError: The file is missing, or not a checkpoint of fmcli.
     """
-    path = _file_of(path)
+    path = _checkpoint_file(path)
     return parse_header(path, read_metadata(path))
 
 
-def _file_of(place: Path) -> Path:
-    return place / MODEL_FILE if place.is_dir() else place
+def _checkpoint_file(path: Path) -> Path:
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
-    """Return what a checkpoint's text says.
+    """Parse the metadata of a checkpoint.
 
     Raises:
-        CheckpointError: It is not a checkpoint of this fmcli, or damaged.
+        CheckpointError: The format differs, or the header is damaged.
     """
     check_format(
         path,
@@ -257,5 +265,5 @@ def parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
         raise CheckpointError(f"{printable(path)}: its header is damaged: {str(error).splitlines()[0]}") from error
 
 
-def _show(tensor: Tensor | None) -> str:
+def _describe(tensor: Tensor | None) -> str:
     return "missing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -1,4 +1,4 @@
-"""A member's history: a JSON object an epoch, in a file beside its checkpoint."""
+"""Read and write a member's history: one JSON object per epoch, in a file next to its checkpoint."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from fmcli.storage.reading import read_text
 
 _EPOCH = TypeAdapter(EpochFinished)
 HISTORY_FILE = "history.jsonl"
-LARGEST_HISTORY = 1 << 24  # bytes; an epoch takes three hundred
-_DIGITS = 16  # of a line's digest
+MAX_HISTORY_BYTES = 1 << 24  # an epoch takes about 300 bytes
+_DIGEST_DIGITS = 16
 
 
 def write_history(folder: Path, history: Sequence[EpochFinished]) -> None:
@@ -35,17 +35,18 @@ def read_history(folder: Path) -> list[EpochFinished]:
     """Read a member's history.
 
     Raises:
-        CheckpointError: It is not there, empty or damaged.
+        CheckpointError: The file is missing, empty or damaged.
     """
     path = folder / HISTORY_FILE
     try:
-        lines = read_text(path, LARGEST_HISTORY, CheckpointError).splitlines()
-        if not lines:  # it is written with the first epoch
+        lines = read_text(path, MAX_HISTORY_BYTES, CheckpointError).splitlines()
+        if not lines:
             raise CheckpointError(
                 f"{printable(path)} is empty",
-                hint=f"bring it back; or delete {printable(folder)} and resume, which trains that member again",
+                hint=f"restore it; or delete {printable(folder)} and train that member again",
+                remedies=["resume"],
             )
-        return [_EPOCH.validate_python(_without_digest(json.loads(line))) for line in lines]
+        return [_EPOCH.validate_python(_verified(json.loads(line))) for line in lines]
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(
@@ -56,44 +57,44 @@ def read_history(folder: Path) -> list[EpochFinished]:
 
 
 def _with_digest(entry: dict[str, Any]) -> dict[str, Any]:
-    return {**entry, "digest": hashlib.sha256(json.dumps(entry).encode()).hexdigest()[:_DIGITS]}
+    return {**entry, "digest": hashlib.sha256(json.dumps(entry).encode()).hexdigest()[:_DIGEST_DIGITS]}
 
 
-def _without_digest(entry: Any) -> Any:
-    """Return an entry that is as it was written; one without a digest is taken as it is.
+def _verified(entry: Any) -> dict[str, Any]:
+    """Return an entry without its digest.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The digest is missing or does not match.
     """
-    if not isinstance(entry, dict) or "digest" not in entry:
-        return entry
+    if not isinstance(entry, dict):
+        raise ValueError("a line is not an object")
     inner = {key: value for key, value in entry.items() if key != "digest"}
-    if _with_digest(inner)["digest"] != entry["digest"]:
-        raise ValueError(f"the line of epoch {inner.get('epoch')} is damaged")
+    if _with_digest(inner)["digest"] != entry.get("digest"):
+        raise ValueError(f"the line of epoch {inner.get('epoch')} is damaged: it does not match its digest")
     return inner
 
 
 def best_epoch(history: Sequence[EpochFinished], monitor: Monitor) -> int:
-    """Return the place of the epoch that validated best, the first if several did equally.
+    """Return the index of the epoch with the best validation result, the first of equals.
 
     Args:
-        history: Of a training with validation images, one entry or more.
-        monitor: `accuracy`: the highest, and of several that have it the lowest loss; `loss`: the lowest.
+        history: One or more epochs with validation metrics.
+        monitor: `accuracy`: highest accuracy, then lowest loss. `loss`: lowest loss.
     """
 
-    def rank(place: int) -> tuple[float, float, int]:
-        accuracy, loss = history[place].validation_accuracy or 0.0, history[place].validation_loss or 0.0
-        return (accuracy, -loss, -place) if monitor == "accuracy" else (-loss, 0.0, -place)
+    def rank(index: int) -> tuple[float, float, int]:
+        accuracy, loss = history[index].validation_accuracy or 0.0, history[index].validation_loss or 0.0
+        return (accuracy, -loss, -index) if monitor == "accuracy" else (-loss, 0.0, -index)
 
     return max(range(len(history)), key=rank)
 
 
 def is_stalled(history: Sequence[EpochFinished], monitor: Monitor, patience: int) -> bool:
-    """Tell whether so many epochs in a row were no better than the best before them (0 does as 1).
+    """Return whether the last `patience` epochs brought no improvement.
 
     Args:
-        history: One entry or more.
+        history: One or more epochs with validation metrics.
         monitor: See `best_epoch`.
-        patience: In epochs, as Keras counts it.
+        patience: Number of epochs, counted as in Keras: 0 means the same as 1.
     """
     return len(history) - 1 - best_epoch(history, monitor) >= max(patience, 1)

@@ -1,7 +1,7 @@
-"""Packs: an ensemble as one file, with every member, the rule, what was learnt for it, and the run that it is from.
+"""Read and write packs: an ensemble in one file, with its members' weights, its fitted rule and its run's recipe.
 
-A pack is a safetensors file. Under `model.N.` it has the weights of member N, under `file.N.` other files of its
-folder as bytes; the text says the rest.
+A pack is a safetensors file. Tensors `model.N.*` are the weights of member N, and `file.N.*` the bytes of other files
+in that member's folder. The metadata contains the rest.
 """
 
 import re
@@ -43,19 +43,18 @@ from fmcli.storage.reading import check_format, read_bytes
 
 PACK_FORMAT = "fmcli-pack-1"
 ENSEMBLE_FILE = "ensemble.toml"
-_CARRIED = (HISTORY_FILE, predictions_file("validation"))
-"""Files of a member's folder that go with its weights."""
-LARGEST_CARRIED = 1 << 30  # bytes
+_OTHER_FILES = (HISTORY_FILE, predictions_file("validation"))
+"""Files of a member's folder that are packed with its weights."""
+MAX_OTHER_FILE_BYTES = 1 << 30
 
 
 class _Contents(BaseModel):
-    """The text of a pack.
+    """Metadata of a pack.
 
     Args:
-        ensemble: The rule and the members, whose paths are their folders when they are unpacked: `k3`, or
-            `k3/snapshot-1`.
-        headers: The text of each member's checkpoint.
-        recipe: Of the run whose members these are, all of them and no others; else empty.
+        ensemble: The rule and the members. Their paths are the folders to unpack into: `k3`, or `k3/snapshot-1`.
+        headers: Metadata of each member's checkpoint.
+        recipe: The run's recipe as TOML, if the pack has all members of one run and no others; else empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,13 +66,13 @@ class _Contents(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """An ensemble in one file.
+    """The content of a pack.
 
     Args:
         names: The members' names.
-        members: Their networks, all of them with the pack as their path.
-        rule: How to combine them.
-        fitted_on: The images that it was made on; None where there were none.
+        members: The members; the path of each is the pack.
+        rule: The fitted voting rule.
+        fitted_on: The images that the rule was fitted on, if any.
     """
 
     names: tuple[str, ...]
@@ -82,42 +81,44 @@ class Pack:
     fitted_on: FittedOn | None
 
 
-def write_pack(path: Path, places: Sequence[MemberPath], rule: Combiner, fitted_on: FittedOn | None = None) -> None:
-    """Write members and their rule as one file.
+def write_pack(path: Path, sources: Sequence[MemberPath], rule: Combiner, fitted_on: FittedOn | None = None) -> None:
+    """Write members and their rule to one file.
 
     Args:
-        path: The file.
-        places: The members' checkpoint files, in the rule's order, with names that differ.
-        rule: With all that was learnt.
-        fitted_on: The images that it was learnt on.
+        path: The file to write.
+        sources: The members' checkpoint files in the rule's order, with unique names.
+        rule: The fitted voting rule.
+        fitted_on: The images that the rule was fitted on.
 
     Raises:
-        CheckpointError: A member is broken.
+        CheckpointError: A member's file is damaged.
         FmcliError: The file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     headers = []
-    for number, place in enumerate(places):
-        header, weights = load_tensors(place.path)
-        headers.append(dict(sorted(header.items())))  # safetensors gives it in any order
+    for number, source in enumerate(sources):
+        header, weights = load_tensors(source.path)
+        headers.append(dict(sorted(header.items())))  # safetensors returns it in no fixed order
         tensors |= with_prefix(f"model.{number}", weights)
-        for name in _CARRIED:
-            file = place.path.parent / name
+        for name in _OTHER_FILES:
+            file = source.path.parent / name
             if file.is_file():
-                content = read_bytes(file, LARGEST_CARRIED, CheckpointError)
+                content = read_bytes(file, MAX_OTHER_FILE_BYTES, CheckpointError)
                 tensors[f"file.{number}.{name}"] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
-    folders = _member_folders([place.name for place in places])
-    inside = [MemberPath(place.name, Path(folder), place.digest) for place, folder in zip(places, folders, strict=True)]
+    folders = _member_folders([source.name for source in sources])
+    inside = [
+        MemberPath(source.name, Path(folder), source.digest) for source, folder in zip(sources, folders, strict=True)
+    ]
     contents = _Contents(
         ensemble=describe_ensemble(inside, rule, None, fitted_on),
         headers=tuple(headers),
-        recipe=_recipe_of_all(places, folders),
+        recipe=_complete_run_recipe(sources, folders),
     )
     save_tensors(path, tensors, {"format": PACK_FORMAT, "pack": contents.model_dump_json(exclude_none=True)})
 
 
 def _member_folders(names: Sequence[str]) -> list[str]:
-    """Return a folder for each member; a snapshot's lies in its member's."""
+    """Return a relative folder for each member; that of a snapshot is in its member's folder."""
     parts = [_split_snapshot(name) for name in names]
     members = list(dict.fromkeys(member for member, _ in parts))
     folder_of = dict(zip(members, folder_names(members), strict=True))
@@ -125,14 +126,14 @@ def _member_folders(names: Sequence[str]) -> list[str]:
 
 
 def _split_snapshot(name: str) -> tuple[str, str]:
-    """Return a member's name without and with its snapshot: `k3/snapshot-1` is `k3` and `snapshot-1`."""
+    """Split a name into member and snapshot: `k3/snapshot-1` into `k3` and `snapshot-1`."""
     member, _, last = name.rpartition("/")
     return (member, last) if member and is_snapshot_name(last) else (name, "")
 
 
-def _recipe_of_all(places: Sequence[MemberPath], folders: Sequence[str]) -> str:
-    """Return the recipe of the run whose members these are, all of them and no others; else nothing."""
-    files = [place.path.resolve() for place in places]
+def _complete_run_recipe(sources: Sequence[MemberPath], folders: Sequence[str]) -> str:
+    """Return the recipe of a run if the members are all members of that run and no others; else an empty string."""
+    files = [source.path.resolve() for source in sources]
     run = Path(*files[0].parts[: -1 - len(PurePosixPath(folders[0]).parts)])
     names = set(members_of_run(run))
     if names != {PurePosixPath(folder).parts[0] for folder in folders} or lost_snapshots([run]):
@@ -144,17 +145,15 @@ def _recipe_of_all(places: Sequence[MemberPath], folders: Sequence[str]) -> str:
 def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
     if path.is_dir():
         raise CheckpointError(
-            f"{printable(path)} is a folder, and a pack is a file",
-            hint=f"fmcli ensemble pack {printable(path)} --output FILE.safetensors makes one",
+            f"{printable(path)} is a folder, not a pack",
+            remedies=[Remedy("pack", path)],
         )
     if not path.is_file():
-        raise CheckpointError(
-            f"there is no pack at {printable(path)}", hint="fmcli ensemble pack RUN --output FILE.safetensors makes one"
-        )
+        raise CheckpointError(f"there is no pack at {printable(path)}", remedies=[Remedy("pack", "RUN")])
     if path.suffix == SUFFIX:
         raise CheckpointError(
-            f"{printable(path)} is not a pack; an ensemble file names members that lie as they are",
-            hint=f"fmcli ensemble evaluate {printable(path)}",
+            f"{printable(path)} is an ensemble file, not a pack: its members are separate files already",
+            hint=f"fmcli ensemble evaluate {printable(path)} reads it",
         )
     metadata, tensors = load_tensors(path)
     check_format(
@@ -170,14 +169,14 @@ def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
     except ValidationError as error:
         raise _damaged(path, first_problem(error)) from error
     if len(contents.headers) != len(contents.ensemble.members):
-        raise _damaged(path, "members are missing")
+        raise _damaged(path, f"{len(contents.headers)} headers for {len(contents.ensemble.members)} members")
     return contents, tensors
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{printable(path)}: its text is damaged: {why}",
-        hint="copy it again, or pack its run again: fmcli ensemble pack",
+        f"{printable(path)}: its metadata is damaged: {why}",
+        hint="copy it again, or pack the run again with fmcli ensemble pack",
     )
 
 
@@ -185,7 +184,7 @@ def read_pack(path: Path, *, device: torch.device) -> Pack:
     """Read a pack and build its networks.
 
     Raises:
-        CheckpointError: It is not there, cut short, altered, or not a pack.
+        CheckpointError: The file is missing, truncated, altered, or not a pack.
     """
     contents, tensors = _read(path)
     return Pack(
@@ -202,57 +201,57 @@ def read_pack(path: Path, *, device: torch.device) -> Pack:
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:
-    """Write the members of a pack into folders again, each file as it was, and an ensemble file for their rule.
+    """Write the members of a pack to folders, byte for byte as they were packed, and an ensemble file for the rule.
 
     Args:
         path: The pack.
-        folder: A folder that is not there yet, or is empty. It is made whole or not at all.
+        folder: A new or empty folder. It is written completely or not at all.
 
     Returns:
         The members' folders.
 
     Raises:
-        UsageError: There is something in the folder.
-        CheckpointError: The pack is broken, or would write outside the folder.
+        UsageError: The folder is not empty.
+        CheckpointError: The pack is damaged, or would write outside the folder.
         FmcliError: The folder cannot be written.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UsageError(f"{printable(folder)} holds something already", hint="choose another folder with --output")
+        raise UsageError(f"{printable(folder)} is not an empty folder", remedies=["output"])
     contents, tensors = _read(path)
     inner = _safe_folders([entry.path for entry in contents.ensemble.members], path)
-    carried = [_carried_files(tensors, number, path) for number in range(len(inner))]
+    files = [_other_files(tensors, number, path) for number in range(len(inner))]
     with new_folder(folder) as part:
-        for number, (place, header) in enumerate(zip(inner, contents.headers, strict=True)):
-            for file, content in carried[number].items():
-                write_atomic(part / place / file, content)
-            save_tensors(part / place / MODEL_FILE, without_prefix(f"model.{number}", tensors), header)
+        for number, (member, header) in enumerate(zip(inner, contents.headers, strict=True)):
+            for name, content in files[number].items():
+                write_atomic(part / member / name, content)
+            save_tensors(part / member / MODEL_FILE, without_prefix(f"model.{number}", tensors), header)
         if contents.recipe:
             write_atomic(part / RECIPE_FILE, contents.recipe.encode())
         write_ensemble_file(part / ENSEMBLE_FILE, contents.ensemble, shown=folder / ENSEMBLE_FILE)
-    return [folder / place for place in inner]
+    return [folder / member for member in inner]
 
 
-def _carried_files(tensors: Mapping[str, Tensor], number: int, path: Path) -> dict[str, bytes]:
+def _other_files(tensors: Mapping[str, Tensor], number: int, path: Path) -> dict[str, bytes]:
     files = without_prefix(f"file.{number}", tensors)
     for name, content in files.items():
-        if name not in _CARRIED or content.dtype != torch.uint8:
-            raise CheckpointError(f"{printable(path)} holds a file that no pack has: {printable(name)}")
+        if name not in _OTHER_FILES or content.dtype != torch.uint8:
+            raise CheckpointError(f"{printable(path)} contains an unexpected file: {printable(name)}")
     return {name: content.numpy().tobytes() for name, content in files.items()}
 
 
 def _safe_folders(paths: Sequence[str], pack: Path) -> list[PurePosixPath]:
-    """Return members' folders, each one or two plain names.
+    """Return members' relative folders: a plain name, or a plain name and the name of a snapshot.
 
     Raises:
-        CheckpointError: One is something else, or two are the same on some file systems.
+        CheckpointError: A folder has another form, or two folders are equal on a case-insensitive file system.
     """
     inner = [PurePosixPath(path) for path in paths]
-    for place in inner:
-        plain = 1 <= len(place.parts) <= 2 and all(map(_is_plain, place.parts))
-        if not plain or not all(map(is_snapshot_name, place.parts[1:])):
-            raise CheckpointError(f"{printable(pack)}: a member's folder {printable(place)!r} is no plain name")
-    if len({str(place).casefold() for place in inner}) < len(inner):
-        raise CheckpointError(f"{printable(pack)}: two members have one folder")
+    for folder in inner:
+        is_plain = 1 <= len(folder.parts) <= 2 and all(map(_is_plain, folder.parts))
+        if not is_plain or not all(map(is_snapshot_name, folder.parts[1:])):
+            raise CheckpointError(f"{printable(pack)}: the member's folder {printable(folder)!r} is not a plain name")
+    if len({str(folder).casefold() for folder in inner}) < len(inner):
+        raise CheckpointError(f"{printable(pack)}: two members have the same folder")
     return inner
 
 

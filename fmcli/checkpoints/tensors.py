@@ -1,4 +1,4 @@
-"""Files of tensors and text: safetensors with a digest over both, written whole or not at all."""
+"""Read and write safetensors files with a digest over their tensors and metadata."""
 
 import hashlib
 import json
@@ -16,47 +16,52 @@ from fmcli.storage.reading import MAX_HEADER_BYTES, MAX_TENSORS, open_safetensor
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors, from any device, and text.
+    """Write tensors and metadata atomically.
+
+    Args:
+        path: The file to write.
+        tensors: Tensors by name, on any device.
+        metadata: Text by name.
 
     Raises:
-        FmcliError: The file cannot be written, or would be too large to be read again; one that stood there before is
-            intact.
+        FmcliError: The file cannot be written, or has more tensors or metadata than `load_tensors` accepts. An existing
+            file is left unchanged.
     """
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     digest = _digest(on_host, metadata)
     content = order_metadata(save(on_host, metadata={**metadata, "digest": digest}))
     if len(tensors) > MAX_TENSORS or int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
         raise FmcliError(
-            f"{printable(path)} would not be read again: more than {MAX_TENSORS} tensors, or than {MAX_HEADER_BYTES} "
-            "bytes of text",
-            hint="take fewer members",
+            f"{printable(path)} would be too large to read: the limits are {MAX_TENSORS} tensors and "
+            f"{MAX_HEADER_BYTES} bytes of metadata",
+            hint="use fewer members",
         )
     write_atomic(path, content)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read what `save_tensors` wrote.
+    """Read a file that `save_tensors` wrote.
 
     Returns:
-        The text, and the tensors on the CPU.
+        The metadata, and the tensors on the CPU.
 
     Raises:
-        CheckpointError: It is not there, cut short or altered.
+        CheckpointError: The file is missing, truncated or altered.
     """
     with open_safetensors(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         metadata = dict(file.metadata() or {})
     digest = metadata.pop("digest", "")
     if digest != _digest(tensors, metadata):
         raise CheckpointError(
             f"{printable(path)} is damaged: its content does not match its digest",
-            hint="copy it again; or train it again, after removing it",
+            hint="copy it again; or delete it and train that member again",
         )
     return metadata, tensors
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors alone, from any device, whatever file they are in."""
+    """Return the SHA-256 of tensors on any device, independent of the file that they came from."""
     return _digest({name: tensor.detach().to("cpu") for name, tensor in tensors.items()}, {})
 
 
@@ -70,18 +75,18 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors under longer names, so that several sets fit into one file."""
+    """Return tensors with a prefix before each name, so that one file can hold several sets."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the set that `with_prefix` put under a prefix, by its own names."""
+    """Return the tensors whose names have a prefix, without the prefix: the inverse of `with_prefix`."""
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def flatten_state(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
-    """Return an optimizer's nested state as tensors by dotted name; what is None is left out."""
+    """Return an optimizer's nested state as tensors by dotted name, without entries that are None."""
     return {
         f"{prefix}.{outer}.{inner}": tensor
         for outer, table in state.items()
@@ -91,7 +96,7 @@ def flatten_state(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
 
 
 def unflatten_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
-    """Return what `flatten_state` flattened."""
+    """Return the nested state: the inverse of `flatten_state`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in without_prefix(prefix, tensors).items():
         outer, _, inner = name.partition(".")

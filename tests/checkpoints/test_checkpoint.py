@@ -410,9 +410,7 @@ def test_run_that_was_only_begun_is_refused_with_the_command_that_goes_on(run_fo
     shutil.copy(run_folder / RECIPE_FILE, begun)
     with pytest.raises(CheckpointError, match="holds no trained member") as caught:
         find_checkpoints([begun])
-    assert f"--recipe {begun}/{RECIPE_FILE}" in caught.value.hint
-    assert f"--output {begun}" in caught.value.hint
-    assert "--resume" in caught.value.hint
+    assert caught.value.remedies == (Remedy("resume-run", begun),)
 
 
 # --- snapshots --------------------------------------------------------------------------------------------
