@@ -47,8 +47,8 @@ from fmcli.errors import CheckpointError, DataError, FmcliError, RecipeError, pr
 from fmcli.recipe import DataSpec, load_recipe
 from fmcli.recipe.families import MAX_LAYERS
 from fmcli.recipe.load import MAX_RECIPE_BYTES
+from fmcli.recipe.recipe import MAX_MEMBERS
 from fmcli.recipe.resolve import MAX_TRIED_VALUES
-from fmcli.recipe.specs import MAX_MEMBERS
 from fmcli.storage.reading import (
     MAX_CLASSES,
     MAX_DOTS_PER_LINE,

@@ -26,8 +26,8 @@ from fmcli.recipe.layers import (
     LayerSpec,
     MaxPool,
 )
+from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
 from fmcli.recipe.tracing import LayerTrace, pair
-from fmcli.recipe.training import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
 
 NEARLY = 0.7  # of the time that is to be filled
 

@@ -26,8 +26,8 @@ from fmcli.recipe.layers import (
     GlobalMaxPool,
     MaxPool,
 )
+from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
 from fmcli.recipe.tracing import LayerTrace, pair, same_padding
-from fmcli.recipe.training import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
 
 WORKERS = 2
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}

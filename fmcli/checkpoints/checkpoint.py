@@ -26,13 +26,9 @@ from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.data.normalization import scale_pixels
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.networks import build_model
+from fmcli.recipe.data import DataSpec
 from fmcli.recipe.families import expand_layers
-from fmcli.recipe.specs import (
-    DataSpec,
-    EnsembleSpec,
-    MemberSpec,
-    ReferenceSpec,
-)
+from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, ReferenceSpec
 from fmcli.recipe.tracing import count_parameters, trace_layers
 from fmcli.storage.reading import check_format, read_metadata
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
-from fmcli.recipe.training import Monitor
+from fmcli.recipe.trainer import Monitor
 from fmcli.storage.atomic import write_atomic
 from fmcli.storage.reading import read_text
 

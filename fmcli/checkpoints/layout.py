@@ -9,8 +9,8 @@ from fmcli.choices import SPLITS
 from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import CheckpointError, RecipeError, Remedy, printable
 from fmcli.recipe.load import load_recipe
-from fmcli.recipe.specs import MemberSpec
-from fmcli.recipe.training import CyclicSchedule
+from fmcli.recipe.recipe import MemberSpec
+from fmcli.recipe.schedule import CyclicSchedule
 from fmcli.storage.atomic import remove_files
 
 MODEL_FILE = "model.safetensors"

@@ -18,10 +18,7 @@ from torch import Tensor
 
 from fmcli.data.albumentations import import_albumentations
 from fmcli.errors import RecipeError, did_you_mean
-from fmcli.recipe.specs import (
-    AlbumentationsSpec,
-    AugmentSpec,
-)
+from fmcli.recipe.augment import AlbumentationsSpec, AugmentSpec
 
 _ERASE_ASPECT = 3.3  # longest side over shortest, as in Zhong et al.
 _TRIALS = 32  # images that a pipeline is tried on: some of its transforms may act only now and then

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fmcli.data.image_set import ImageSet
-from fmcli.recipe.specs import PixelScale
+from fmcli.recipe.data import PixelScale
 
 
 @dataclass(frozen=True, slots=True)

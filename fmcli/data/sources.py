@@ -16,8 +16,8 @@ from fmcli.data.image_folder import read_image_folder
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.data.npz import read_npz
 from fmcli.errors import DataError, printable
-from fmcli.recipe.known import KNOWN_SOURCES
-from fmcli.recipe.specs import DataSpec
+from fmcli.recipe.data import DataSpec
+from fmcli.recipe.facts import KNOWN_SOURCES
 from fmcli.storage.reading import MAX_CLASSES, read_text
 
 # The current files, of 31 August 2017 and later, unpacked: SHA-256. Distributors compress them each their own way.

@@ -12,12 +12,7 @@ from fmcli.choices import SPLITS
 from fmcli.data.image_set import ImageSet
 from fmcli.data.sources import Source, load_source
 from fmcli.errors import DataError, UsageError, did_you_mean, printable
-from fmcli.recipe.specs import (
-    DataSpec,
-    FirstImages,
-    RandomFraction,
-    Resplit,
-)
+from fmcli.recipe.data import DataSpec, FirstImages, RandomFraction, Resplit
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from fmcli.choices import TieRule, VotingRule
 from fmcli.ensemble.rules import VOTING_RULES, Floats, Logits, Vote, normalize_weights
 from fmcli.errors import Action, Remedy, UsageError, did_you_mean
 from fmcli.metrics import apply_temperature
-from fmcli.recipe.specs import EnsembleSpec
+from fmcli.recipe.recipe import EnsembleSpec
 
 UNWEIGHTED_RULES = ("two-level", "stacking")
 FITTED_RULES = ("weighted-majority", "weighted-soft", "stacking")

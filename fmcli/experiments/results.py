@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fmcli.choices import SplitName
 from fmcli.metrics import mean_interval, wilson_interval
-from fmcli.recipe.specs import ReferenceSpec
+from fmcli.recipe.recipe import ReferenceSpec
 
 
 @dataclass(frozen=True, slots=True)

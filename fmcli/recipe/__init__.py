@@ -1,11 +1,14 @@
-"""Recipes: TOML to frozen values and back.
+"""Recipes: read TOML into frozen, checked values, and write it.
 
-`specs`, `networks` and `training` hold the values, `load` reads, `resolve` checks.
+One module per table: `data`, `augment`, `families` (the table `[model]`), `optimizer`, `schedule`, `trainer`, `search`,
+and `recipe` for the rest. `load` reads a file, `overrides` changes values, and `resolve` checks the result.
 """
 
+from fmcli.recipe.augment import AlbumentationsSpec, AugmentSpec
+from fmcli.recipe.data import DataSpec
+from fmcli.recipe.facts import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.families import ModelSpec
 from fmcli.recipe.keys import recipe_keys
-from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.load import (
     RecipeText,
     describe,
@@ -18,20 +21,14 @@ from fmcli.recipe.load import (
     recipe_digest,
     shipped_recipes,
 )
+from fmcli.recipe.optimizer import OptimizerSpec
 from fmcli.recipe.overrides import apply_overrides, set_values, value_at
+from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, Recipe, ReferenceSpec
 from fmcli.recipe.resolve import known_facts, resolve_data, resolve_recipe, trial_table
+from fmcli.recipe.schedule import ScheduleSpec
 from fmcli.recipe.schema import recipe_schema
-from fmcli.recipe.specs import (
-    AlbumentationsSpec,
-    AugmentSpec,
-    DataSpec,
-    EnsembleSpec,
-    MemberSpec,
-    Recipe,
-    ReferenceSpec,
-    SearchSpec,
-)
-from fmcli.recipe.training import OptimizerSpec, ScheduleSpec, TrainerSpec
+from fmcli.recipe.search import SearchSpec
+from fmcli.recipe.trainer import TrainerSpec
 
 __all__ = [
     "KNOWN_SOURCES",

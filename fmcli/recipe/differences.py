@@ -1,21 +1,23 @@
-"""Where two recipes would train different networks."""
+"""The values in which two recipes differ."""
 
 from fmcli.errors import printable
-from fmcli.recipe.specs import Recipe
+from fmcli.recipe.recipe import Recipe
 
 
 def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
-    """Return a line for each value that differs, but for the recipes' names, descriptions and references.
+    """Return one line per value that differs and affects training or voting.
+
+    Names, descriptions and references of recipes are ignored.
 
     Args:
-        old: Shown as `was`.
-        new: Shown as `now`.
+        old: The recipe whose values are shown after `was`.
+        new: The recipe whose values are shown after `now`.
     """
-    return show_differences(_what_counts(old), _what_counts(new))
+    return show_differences(_compared_values(old), _compared_values(new))
 
 
-def _what_counts(recipe: Recipe) -> dict[str, object]:
-    """Return what makes a run: a member's seed comes from its place, so the order counts, too."""
+def _compared_values(recipe: Recipe) -> dict[str, object]:
+    """Return all values that affect a run. The order of members does, since each member's seed depends on its index."""
     return {
         "data": recipe.data.model_dump(),
         "ensemble": recipe.ensemble.model_dump(),
@@ -25,7 +27,7 @@ def _what_counts(recipe: Recipe) -> dict[str, object]:
 
 
 def show_differences(old: object, new: object, path: str = "") -> list[str]:
-    """Return a line for each place at which two values, tables in tables, differ.
+    """Return one line per path at which two nested tables differ.
 
     Example:
         >>> show_differences({"lr": 0.1, "name": "sgd"}, {"lr": 0.2, "name": "sgd"}, "optimizer")

@@ -1,15 +1,15 @@
-"""Every key of a recipe, table by table: what it takes, its default, and what it does."""
+"""List every key of a recipe by table, with its allowed values, default and meaning."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fmcli.recipe.recipe import SHARED_TABLES
 from fmcli.recipe.schema import recipe_schema
-from fmcli.recipe.specs import SHARED_TABLES
 
 _Schema = Mapping[str, Any]
-_LARGEST = 2**31  # a limit from here on says nothing that anybody would ask for
+_MIN_OMITTED_LIMIT = 2**31  # larger limits are not shown, since no recipe reaches them
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -18,11 +18,11 @@ class Key:
     """A key of a recipe.
 
     Args:
-        name: As it is written.
-        takes: What may stand behind it, in words.
-        needed: Whether it has to be given.
-        default: What stands for it where it is not given; None also where leaving it out has a meaning of its own.
-        meaning: What it does; empty where its name says it.
+        name: The key.
+        takes: Allowed values, in words.
+        needed: Whether the key is required.
+        default: Value if the key is missing; None if there is none, or if a missing key has a meaning of its own.
+        meaning: Description of the key.
     """
 
     name: str
@@ -37,10 +37,10 @@ class KeyTable:
     """A table of a recipe.
 
     Args:
-        path: Where it stands, such as `optimizer` or `model.layers[]`.
-        choice: Which of several that it may be, such as `name = "adam"`; empty where there is one.
-        about: What it is.
-        keys: Its keys, but for those of `choice`.
+        path: Path in the recipe, such as `optimizer` or `model.layers[]`.
+        choice: The key that selects this kind of table, such as `name = "adam"`; empty if there is one kind.
+        about: Description of the table.
+        keys: Its keys, without that of `choice`.
     """
 
     path: str
@@ -50,29 +50,29 @@ class KeyTable:
 
 
 def recipe_keys() -> list[KeyTable]:
-    """Return all tables that a recipe may have, each before those that stand in it."""
+    """Return all tables that a recipe may contain, each before the tables inside it."""
     schema = recipe_schema()
     definitions = schema["$defs"]
     properties = dict(schema["properties"])
     members = properties.pop("members")["items"]
-    own = {key: value for key, value in members["properties"].items() if key not in SHARED_TABLES}
-    top = {key: value for key, value in properties.items() if not list(_tables(value, definitions))}
-    tables = [KeyTable("", "", "The recipe itself.", _keys(top, (), definitions))]
+    own_keys = {key: value for key, value in members["properties"].items() if key not in SHARED_TABLES}
+    top_keys = {key: value for key, value in properties.items() if not list(_tables(value, definitions))}
+    tables = [KeyTable("", "", "The recipe itself.", _keys(top_keys, (), definitions))]
     for key, value in properties.items():
         tables += _walk(key, value, definitions)
-    about = "A member; its own tables override those that all share."
-    return [*tables, KeyTable("members[]", "", about, _keys(own, members["required"], definitions))]
+    about = "A member. It may contain the tables above, whose values override the shared ones."
+    return [*tables, KeyTable("members[]", "", about, _keys(own_keys, members["required"], definitions))]
 
 
 def _walk(path: str, schema: _Schema, definitions: _Schema, outer: tuple[_Schema, ...] = ()) -> Iterator[KeyTable]:
-    """Yield the tables that a key may hold, each with those in it, but for one that holds its like."""
+    """Yield the tables that a key may contain, each followed by the tables inside it; follow recursive tables once."""
     for table in _tables(schema, definitions):
-        if any(table is one for one in outer):
+        if any(table is outer_table for outer_table in outer):
             continue
         fixed = {key: value["const"] for key, value in table["properties"].items() if "const" in value}
         choice = ", ".join(f"{key} = {json.dumps(value)}" for key, value in fixed.items())
         about = str(table.get("description", "")).partition("\n\n")[0]
-        # Of shared tables the schema says nothing: members may give what is needed.
+        # The schema lists no required keys of shared tables, since members may give them.
         needed = table.get("required", table["properties"] if path in SHARED_TABLES else ())
         yield KeyTable(path, choice, " ".join(about.split()), _keys(table["properties"], needed, definitions))
         for key, value in table["properties"].items():
@@ -80,7 +80,7 @@ def _walk(path: str, schema: _Schema, definitions: _Schema, outer: tuple[_Schema
 
 
 def _tables(schema: _Schema, definitions: _Schema) -> Iterator[_Schema]:
-    """Yield the tables that a value may be, or a list or table of values may hold."""
+    """Yield the tables that a value may be, or that a list or table of values may contain."""
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     if "properties" in schema:
@@ -91,7 +91,7 @@ def _tables(schema: _Schema, definitions: _Schema) -> Iterator[_Schema]:
 
 
 def _suffix(schema: _Schema) -> str:
-    """Return what stands for the place of a table in what holds it."""
+    """Return the part of a path that stands for an index or key: `[]` for a list, `.KEY` for a table."""
     parts = [schema, *schema.get("anyOf", ())]
     if any(isinstance(part.get("additionalProperties"), Mapping) for part in parts):
         return ".KEY"
@@ -113,7 +113,7 @@ def _keys(properties: _Schema, needed: Collection[str], definitions: _Schema) ->
 
 
 def _takes(schema: _Schema, definitions: _Schema) -> str:
-    """Return in words what a schema allows."""
+    """Return the values that a schema allows, in words."""
     if "$ref" in schema:
         return _takes(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in schema:
@@ -134,7 +134,7 @@ def _takes(schema: _Schema, definitions: _Schema) -> str:
 
 
 def _limits(schema: _Schema) -> Iterator[str]:
-    words = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    for key, word in words.items():
-        if key in schema and abs(schema[key]) < _LARGEST:
-            yield f"{word} {schema[key]:g}"
+    symbols = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    for key, symbol in symbols.items():
+        if key in schema and abs(schema[key]) < _MIN_OMITTED_LIMIT:
+            yield f"{symbol} {schema[key]:g}"

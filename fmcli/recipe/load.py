@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from fmcli.errors import RecipeError, did_you_mean, is_utf8, printable
 from fmcli.recipe.overrides import Table, apply_overrides
+from fmcli.recipe.recipe import Recipe
 from fmcli.recipe.resolve import resolve_recipe
-from fmcli.recipe.specs import Recipe
 from fmcli.storage import reading
 
 MAX_RECIPE_BYTES = 1 << 20  # bytes; a recipe is a page of text

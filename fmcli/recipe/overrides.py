@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcli.errors import RecipeError, did_you_mean, is_utf8, printable
-from fmcli.recipe.specs import SHARED_TABLES, VALIDATION_KINDS, RandomFraction, Recipe
+from fmcli.recipe.data import VALIDATION_KINDS, RandomFraction
+from fmcli.recipe.recipe import SHARED_TABLES, Recipe
 
 Table = dict[str, Any]
 DEFAULT_MEMBER = "m1"

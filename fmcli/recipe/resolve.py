@@ -9,26 +9,23 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fmcli.errors import RecipeError, did_you_mean, printable
-from fmcli.recipe.known import KNOWN_SOURCES, SourceFacts
+from fmcli.recipe.data import DataSpec
+from fmcli.recipe.facts import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, apply_overrides, has_key, set_values, value_at
 from fmcli.recipe.problems import MAX_PROBLEMS, describe_problems, show_path
-from fmcli.recipe.specs import (
+from fmcli.recipe.recipe import (
     MAX_MEMBERS,
     SHARED_TABLES,
-    ChoiceSpace,
-    DataSpec,
     EnsembleSpec,
     MemberSpec,
     MemberTable,
-    RangeSpace,
     Recipe,
     ReferenceSpec,
-    SearchSpec,
-    Space,
     name_copies,
 )
+from fmcli.recipe.schedule import CyclicSchedule
+from fmcli.recipe.search import ChoiceSpace, RangeSpace, SearchSpec, Space
 from fmcli.recipe.tracing import trace_members
-from fmcli.recipe.training import CyclicSchedule
 
 SomeSpec = TypeVar("SomeSpec", bound=BaseModel)
 MAX_TRIED_VALUES = 5000  # values of a search, for each member

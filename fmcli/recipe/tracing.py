@@ -1,7 +1,7 @@
-"""Networks as lists of layers, and what each layer makes of its input: arithmetic only, no torch.
+"""Shape tracing: the output shape and parameter count of each layer, by arithmetic without torch.
 
-A recipe's `[model]` table, whatever its family, becomes one list of layers here; `networks` builds it, and the
-summary and the check for impossible networks read the same list.
+`families` turns a `[model]` table into a list of layers. The summary of a recipe and the check for impossible networks
+trace this list; `networks` builds modules from it.
 """
 
 import math
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fmcli.errors import RecipeError, printable
+from fmcli.recipe.facts import SourceFacts
 from fmcli.recipe.families import expand_layers
-from fmcli.recipe.known import SourceFacts
 from fmcli.recipe.layers import (
     Activate,
     AvgPool,
@@ -24,23 +24,20 @@ from fmcli.recipe.layers import (
     LayerSpec,
     MaxPool,
 )
-from fmcli.recipe.specs import (
-    MemberSpec,
-    Recipe,
-)
+from fmcli.recipe.recipe import MemberSpec, Recipe
 
 Shape = tuple[int, ...]  # (C, H, W), or (features,) once flat
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTrace:
-    """A layer, what goes in and what comes out.
+    """A layer with its shapes and parameter count.
 
     Args:
         layer: The layer.
-        input_shape: Without the batch axis.
-        output_shape: Without the batch axis.
-        parameters: How many numbers it learns.
+        input_shape: Shape of its input without the batch axis.
+        output_shape: Shape of its output without the batch axis.
+        parameters: Number of trained parameters.
     """
 
     layer: LayerSpec
@@ -50,7 +47,7 @@ class LayerTrace:
 
     @property
     def multiply_adds(self) -> int:
-        """How many it takes for one image, forward; those of convolutions and dense layers count."""
+        """Multiply-adds of convolutions and dense layers in the forward pass of one image."""
         match self.layer:
             case Conv() as conv:
                 return self.input_shape[0] * math.prod(pair(conv.kernel_size)) * math.prod(self.output_shape)
@@ -60,19 +57,18 @@ class LayerTrace:
 
 
 def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int) -> tuple[LayerTrace, ...]:
-    """Follow an image's shape through a network.
+    """Trace the shape of an image through a network.
 
     Args:
-        layers: The network.
+        layers: The layers of the network.
         input_shape: (C, H, W).
-        n_classes: How many logits must come out.
+        n_classes: Number of logits that the last layer must return.
 
     Returns:
-        One entry a layer.
+        One trace per layer.
 
     Raises:
-        RecipeError: A layer cannot take what reaches it, or the last gives no logit for each class; every
-            problem is a line `layers[i]: …`.
+        RecipeError: A layer cannot take its input, or the last layer does not return one logit per class.
 
     Example:
         >>> [trace.output_shape for trace in trace_layers([Flatten(), Dense(units=10)], (1, 28, 28), 10)]
@@ -88,7 +84,7 @@ def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int
         traces.append(LayerTrace(layer, shape, output, parameters))
         shape = output
     if shape != (n_classes,):
-        problem = f"layers: the last gives {show_shape(shape)}; expected one logit for each of {n_classes} classes"
+        problem = f"layers: the last returns {show_shape(shape)}; expected one logit for each of {n_classes} classes"
         raise RecipeError("impossible network", problems=[problem])
     return tuple(traces)
 
@@ -99,11 +95,11 @@ def trace_members(
     """Trace the network of every member.
 
     Args:
-        members: Of a recipe.
+        members: The members of a recipe.
         source: Image size and classes of its data.
 
     Returns:
-        For each member whose network is possible, one entry a layer; and a line for each that is not.
+        The traces of each member with a possible network, by name, and one problem per member without one.
     """
     n_classes = len(source.class_names)
     traces, problems = {}, []
@@ -120,14 +116,14 @@ def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTr
     """Trace the network of every member of a recipe.
 
     Raises:
-        RecipeError: Networks are impossible; every problem of every member is named.
+        RecipeError: Networks are impossible. The error lists the problem of each member.
     """
     traces, problems = trace_members(recipe.members, source)
     if problems:
         raise RecipeError(
             f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
             problems=problems,
-            hint="fmcli recipe show RECIPE --summary follows an image through a network that fits",
+            hint="fmcli recipe show quick --summary shows the shapes in a network that fits",
         )
     return traces
 
@@ -142,46 +138,43 @@ def _apply(layer: LayerSpec, shape: Shape) -> tuple[Shape, int]:
         case Conv():
             channels, *_ = image = _image(shape, layer.type)
             kernel = pair(layer.kernel_size)
-            sides = _windows(image, kernel, pair(layer.stride), layer.padding == "same", "kernel")
+            sides = _count_windows(image, kernel, pair(layer.stride), layer.padding == "same", "kernel")
             weights = channels * kernel[0] * kernel[1] * layer.filters
             return (layer.filters, *sides), weights + layer.filters * layer.bias
         case MaxPool() | AvgPool():
             image = _image(shape, layer.type)
             window = pair(layer.size)
-            return (image[0], *_windows(image, window, pair(layer.stride or layer.size), False, "window")), 0
+            return (image[0], *_count_windows(image, window, pair(layer.stride or layer.size), False, "window")), 0
         case GlobalMaxPool() | GlobalAvgPool():
             return (_image(shape, layer.type)[0],), 0
         case Dense():
             if len(shape) != 1:
-                raise ValueError(f"dense takes flat input, not {show_shape(shape)}; put a flatten before it")
+                raise ValueError(f"dense needs flat input, got {show_shape(shape)}; put a flatten before it")
             return (layer.units,), shape[0] * layer.units + layer.units * layer.bias
         case BatchNorm():
             return shape, 2 * shape[0]
         case Flatten():
-            size = 1
-            for side in shape:
-                size *= side
-            return (size,), 0
+            return (math.prod(shape),), 0
         case Dropout() | Activate():
             return shape, 0
 
 
 def _image(shape: Shape, kind: str) -> tuple[int, int, int]:
     if len(shape) != 3:
-        raise ValueError(f"{kind} takes an image, not {show_shape(shape)}; it must come before the flatten")
+        raise ValueError(f"{kind} needs an image, got {show_shape(shape)}; put it before the flatten")
     return shape
 
 
-def _windows(
-    image: tuple[int, int, int], window: tuple[int, int], stride: tuple[int, int], same: bool, what: str
+def _count_windows(
+    image: tuple[int, int, int], window: tuple[int, int], stride: tuple[int, int], same: bool, name: str
 ) -> tuple[int, int]:
-    """Return how many windows fit each way."""
+    """Return the number of windows that fit vertically and horizontally."""
     _, *sides = image
     if same:
         return (-(-sides[0] // stride[0]), -(-sides[1] // stride[1]))
     if window[0] > sides[0] or window[1] > sides[1]:
         raise ValueError(
-            f"a {window[0]}×{window[1]} {what} is larger than its {sides[0]}×{sides[1]} feature map; "
+            f"a {window[0]}×{window[1]} {name} is larger than its {sides[0]}×{sides[1]} feature map; "
             "use fewer or smaller ones, or padding = 'same'"
         )
     return ((sides[0] - window[0]) // stride[0] + 1, (sides[1] - window[1]) // stride[1] + 1)
@@ -198,10 +191,10 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the padding (before, after) that gives ceil(side / stride) windows; the odd pixel goes after.
+    """Return the padding (before, after) for ceil(side / stride) windows; an odd pixel is added after.
 
     References:
-        TensorFlow's "SAME", which the reference systems were trained with.
+        TensorFlow's "SAME" padding, with which the published systems were trained.
 
     Example:
         >>> same_padding(28, 4, 1), same_padding(28, 3, 2)
@@ -212,12 +205,12 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def count_parameters(traces: Sequence[LayerTrace]) -> int:
-    """Return how many numbers a traced network learns."""
+    """Return the number of trained parameters of a traced network."""
     return sum(trace.parameters for trace in traces)
 
 
 def show_shape(shape: Shape) -> str:
-    """Return a shape as people write it.
+    """Return a shape as text.
 
     Example:
         >>> show_shape((1, 28, 28))

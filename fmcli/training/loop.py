@@ -48,7 +48,7 @@ from fmcli.hardware.device import device_name, is_out_of_memory, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
-from fmcli.recipe.training import CyclicSchedule
+from fmcli.recipe.schedule import CyclicSchedule
 from fmcli.training.fingerprint import Fingerprint
 from fmcli.training.learner import Learner
 from fmcli.training.optim import Schedule, build_schedule

@@ -22,10 +22,7 @@ from fmcli.data.augment import (
 from fmcli.data.image_set import ImageSet
 from fmcli.data.loader import DeviceLoader
 from fmcli.errors import RecipeError
-from fmcli.recipe.specs import (
-    AlbumentationsSpec,
-    AugmentSpec,
-)
+from fmcli.recipe.augment import AlbumentationsSpec, AugmentSpec
 
 SHAPES = [(1, 28, 28), (3, 20, 36), (2, 33, 17)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -29,13 +29,7 @@ from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
 from fmcli.ensemble.predictions import digest_arrays
 from fmcli.errors import DataError, ExitStatus, UsageError
 from fmcli.recipe import KNOWN_SOURCES, DataSpec
-from fmcli.recipe.specs import (
-    FirstImages,
-    OwnValidation,
-    PixelScale,
-    RandomFraction,
-    Resplit,
-)
+from fmcli.recipe.data import FirstImages, OwnValidation, PixelScale, RandomFraction, Resplit
 from fmcli.storage.locks import LOCK_FILE
 from tests.helpers import draw_quadrants, idx_bytes, write_idx, write_idx_folder
 

@@ -15,7 +15,7 @@ from fmcli.data.cache import cache_folder
 from fmcli.data.image_files import ImageReader
 from fmcli.errors import DataError, RecipeError
 from fmcli.recipe import load_recipe
-from fmcli.recipe.specs import DataSpec
+from fmcli.recipe.data import DataSpec
 
 
 def draw(path: Path, level: int = 0, *, size: tuple[int, int] = (6, 4), mode: str = "L", **options: object) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fmcli.data import load_source, npz
 from fmcli.errors import DataError
-from fmcli.recipe.specs import DataSpec
+from fmcli.recipe.data import DataSpec
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (12, 5, 6)).astype(np.uint8)
 LABELS = np.arange(12) % 3

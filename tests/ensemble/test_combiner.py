@@ -26,7 +26,7 @@ from fmcli.ensemble.fitting import (
 from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES, Vote
 from fmcli.errors import UsageError
 from fmcli.metrics import apply_temperature, fit_temperature
-from fmcli.recipe.specs import EnsembleSpec
+from fmcli.recipe.recipe import EnsembleSpec
 
 GROUPS = ("3", "3", "5", "7")
 

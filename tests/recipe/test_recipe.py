@@ -22,21 +22,23 @@ from fmcli.recipe import (
     SourceFacts,
     TrainerSpec,
     apply_overrides,
+    data,
     describe,
     dump_recipe,
     families,
     find_recipe,
     load_recipe,
+    optimizer,
     recipe_digest,
     recipe_keys,
     recipe_schema,
     resolve_recipe,
+    schedule,
+    search,
     shipped_recipes,
     value_at,
 )
 from fmcli.recipe import layers as n
-from fmcli.recipe import specs as s
-from fmcli.recipe import training as t
 from fmcli.recipe.tracing import trace_recipe
 
 MODEL = 'model = { family = "kernel-cnn", form = "pooled", kernel_size = 3, widths = [4] }\n'
@@ -126,7 +128,8 @@ def test_text_that_is_not_utf8_is_refused_with_its_place(write):
 
 
 def test_file_larger_than_a_mebibyte_is_refused(write):
-    largest = MINIMAL + "#" * ((1 << 20) - len(MINIMAL))
+    largest = MINIMAL + "#\n" * (((1 << 20) - len(MINIMAL)) // 2)
+    largest += "#" * ((1 << 20) - len(largest))
     assert load_recipe(write(largest))
     with pytest.raises(RecipeError, match="larger than 1048576 bytes"):
         load_recipe(write(largest + "#"))
@@ -220,8 +223,8 @@ def test_another_optimizer_starts_afresh():
         """
     )
     same, other = recipe.members
-    assert same.optimizer == t.AdamSpec(lr=0.5, betas=(0.5, 0.6))
-    assert other.optimizer == t.SgdSpec()
+    assert same.optimizer == optimizer.AdamSpec(lr=0.5, betas=(0.5, 0.6))
+    assert other.optimizer == optimizer.SgdSpec()
 
 
 def test_list_of_a_member_replaces_the_shared_one():
@@ -307,7 +310,7 @@ def test_copies_whose_names_grow_too_long_are_refused():
     name = "k" * 62
     assert load_text(COPIES.replace("k3", name), f"members.{name}.copies=9").members[8].name == f"{name}-9"
     [problem] = problems_of(COPIES.replace("k3", name), f"members.{name}.copies=10")
-    assert problem == f"members.{name}.copies: got 10; the last would be called '{name}-10', longer than 64 letters"
+    assert problem == f"members.{name}.copies: got 10; the last name, '{name}-10', is longer than 64 characters"
 
 
 def test_override_reaches_all_copies_and_none_alone():
@@ -555,7 +558,7 @@ def test_message_counts_and_lists_the_problems():
         (MINIMAL + "resplit = { train = 0.5, validation = 0.1, seed = -1 }\n",
          {"data.resplit.seed: got -1; expected a number of at least 0"}),
         (MINIMAL + "resplit = { train = 0.8, validation = 0.2 }\n",
-         {"data.resplit: train and validation together must leave a part for the test set (below 1)"}),
+         {"data.resplit: train + validation must be below 1, so that images are left for the test set"}),
         (MINIMAL + "resplit = { train = 0.5, validation = 0.2 }\nvalidation = { own = true }\n",
          {"data: give either validation or resplit, not both"}),
         (sequential('{ type = "conv", filters = 3, kernel_size = [3, "3"] }'),
@@ -578,26 +581,26 @@ def test_message_counts_and_lists_the_problems():
           'set name = "cyclic" and cycles = … in [schedule]'}),
         (MINIMAL + "validation = { first = 9 }\n[schedule]\nname = 'cyclic'\ncycles = 5\n[trainer]\n"
          "keep = 'snapshots'\npatience = 3\n",
-         {"trainer: keep = 'snapshots' needs whole cycles, so it does not go with patience"}),
+         {"trainer: keep = 'snapshots' needs whole cycles, so it cannot be combined with patience"}),
         (MINIMAL + "[trainer]\nkeep = 'snapshot'\n", {"trainer.keep: got 'snapshot'; did you mean 'snapshots'?"}),
         (MINIMAL + "[trainer]\nbagging = 0\n", {"trainer.bagging: got 0; expected a number above 0.0"}),
         (MINIMAL + "[trainer]\nbagging = 1.5\n", {"trainer.bagging: got 1.5; expected a number of at most 1.0"}),
         (MINIMAL + "[trainer]\nswa = 1\n", {"trainer.swa: got 1; expected a number below 1.0"}),
         (MINIMAL + "[trainer]\nswa = 0.0\n", {"trainer.swa: got 0.0; expected a number above 0.0"}),
         (MINIMAL + "[trainer]\nswa = 0.5\nweight_average = 0.9\n",
-         {"trainer: swa averages the last epochs, so it does not go with weight_average"}),
+         {"trainer: swa averages the last epochs, so it cannot be combined with weight_average"}),
         (MINIMAL + "validation = { first = 9 }\n[trainer]\nswa = 0.5\nkeep = 'best'\npatience = 0\n",
-         {"trainer: swa averages the last epochs, so it does not go with keep = 'best' or patience"}),
+         {"trainer: swa averages the last epochs, so it cannot be combined with keep = 'best' or patience"}),
         (MINIMAL + "[trainer]\nweight_average = 0.9\n[[members]]\nname = 'a'\ntrainer.swa = 0.5\n",
-         {"members.a.trainer: swa averages the last epochs, so it does not go with weight_average"}),
+         {"members.a.trainer: swa averages the last epochs, so it cannot be combined with weight_average"}),
         (MINIMAL + "[[members]]\nname = 'Snapshot-2'\n",
-         {"members.Snapshot-2.name: got 'Snapshot-2', which is what a member's snapshots are called; "
+         {"members.Snapshot-2.name: got 'Snapshot-2', which is reserved for members' snapshots; "
           "choose another name"}),
         (MINIMAL + "[[members]]\nname = 'snapshot'\ncopies = 2\n",
-         {"members.snapshot.name: got 'snapshot', which is what a member's snapshots are called; "
+         {"members.snapshot.name: got 'snapshot', which is reserved for members' snapshots; "
           "choose another name"}),
         (MINIMAL + "[[members]]\nname = 'Last-Good'\n",
-         {"members.Last-Good.name: got 'Last-Good', which is where a member that diverges leaves weights; "
+         {"members.Last-Good.name: got 'Last-Good', which is reserved for weights from before divergence; "
           "choose another name"}),
         (MINIMAL + "[augment]\nerase_area = [0.5, 0.1]\n", {"augment: erase_area must be [smallest, largest]"}),
         (MINIMAL + "[[members]]\n", {"members[0].name: missing"}),
@@ -698,10 +701,10 @@ def test_kernel_larger_than_its_feature_map_is_named_with_member_and_layer():
 @pytest.mark.parametrize(
     ("layers", "problem"),
     [
-        (['{ type = "dense", units = 10 }'], "layers[0]: dense takes flat input, not 1×28×28; put a flatten before it"),
+        (['{ type = "dense", units = 10 }'], "layers[0]: dense needs flat input, got 1×28×28; put a flatten before it"),
         (
             ['{ type = "flatten" }', '{ type = "conv", filters = 3, kernel_size = 3 }'],
-            "layers[1]: conv takes an image, not 784; it must come before the flatten",
+            "layers[1]: conv needs an image, got 784; put it before the flatten",
         ),
         (
             ['{ type = "max-pool", size = [29, 2] }'],
@@ -710,11 +713,11 @@ def test_kernel_larger_than_its_feature_map_is_named_with_member_and_layer():
         ),
         (
             ['{ type = "flatten" }', '{ type = "dense", units = 9 }'],
-            "layers: the last gives 9; expected one logit for each of 10 classes",
+            "layers: the last returns 9; expected one logit for each of 10 classes",
         ),
         (
             ['{ type = "batch-norm" }'],
-            "layers: the last gives 1×28×28; expected one logit for each of 10 classes",
+            "layers: the last returns 1×28×28; expected one logit for each of 10 classes",
         ),
     ],
 )
@@ -755,13 +758,13 @@ def build(spec, optional=None, **required):
 
 
 VALIDATION = (
-    build(s.FirstImages, first=COUNTS)
-    | build(s.RandomFraction, {"seed": SEEDS, "stratify": BOOL}, fraction=FRACTION)
-    | st.just(s.OwnValidation(own=True))
+    build(data.FirstImages, first=COUNTS)
+    | build(data.RandomFraction, {"seed": SEEDS, "stratify": BOOL}, fraction=FRACTION)
+    | st.just(data.OwnValidation(own=True))
 )
-RESPLIT = build(s.Resplit, {"seed": SEEDS}, train=st.floats(0.1, 0.5), validation=st.floats(0, 0.4))
+RESPLIT = build(data.Resplit, {"seed": SEEDS}, train=st.floats(0.1, 0.5), validation=st.floats(0, 0.4))
 NORMALIZE = st.sampled_from(["standard", "unit", "symmetric"]) | build(
-    s.PixelScale, {"divide_by": ABOVE_ZERO, "mean": NUMBERS, "std": ABOVE_ZERO}
+    data.PixelScale, {"divide_by": ABOVE_ZERO, "mean": NUMBERS, "std": ABOVE_ZERO}
 )
 DATA = build(
     DataSpec,
@@ -828,17 +831,17 @@ def in_whole_cycles(member):
 
 BETAS = st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2)
 OPTIMIZERS = st.one_of(
-    build(t.AdamSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO}),
-    build(t.AdamWSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO, "weight_decay": L2}),
-    build(t.SgdSpec, {"lr": ABOVE_ZERO, "nesterov": BOOL, "weight_decay": L2}, momentum=st.floats(0.1, 0.9)),
+    build(optimizer.AdamSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO}),
+    build(optimizer.AdamWSpec, {"lr": ABOVE_ZERO, "betas": BETAS, "eps": ABOVE_ZERO, "weight_decay": L2}),
+    build(optimizer.SgdSpec, {"lr": ABOVE_ZERO, "nesterov": BOOL, "weight_decay": L2}, momentum=st.floats(0.1, 0.9)),
 )
 WARMUP = {"warmup": BELOW_ONE, "final": PROBABILITY}
 SCHEDULES = st.one_of(
-    st.just(t.ConstantSchedule()),
-    build(t.ExponentialSchedule, gamma=st.floats(0, 1, exclude_min=True)),
-    build(t.CosineSchedule, WARMUP),
-    build(t.CyclicSchedule, {"final": PROBABILITY, "warmup": st.floats(0, 0.1)}, cycles=st.integers(1, 9)),
-    build(t.LinearSchedule, WARMUP),
+    st.just(schedule.ConstantSchedule()),
+    build(schedule.ExponentialSchedule, gamma=st.floats(0, 1, exclude_min=True)),
+    build(schedule.CosineSchedule, WARMUP),
+    build(schedule.CyclicSchedule, {"final": PROBABILITY, "warmup": st.floats(0, 0.1)}, cycles=st.integers(1, 9)),
+    build(schedule.LinearSchedule, WARMUP),
 )
 TRAINERS = build(
     TrainerSpec,
@@ -1068,8 +1071,8 @@ def test_bagging_draws_a_part_of_the_images(bagging, drawn):
 
 def test_the_schema_explains_what_members_say_of_themselves():
     properties = recipe_schema()["properties"]["members"]["items"]["properties"]
-    assert properties["copies"]["description"].startswith("How many members")
-    assert properties["name"]["description"].startswith("Letters, digits")
+    assert properties["copies"]["description"].startswith("Number of members")
+    assert properties["name"]["description"].startswith("Name of the member")
 
 
 def test_a_validation_set_of_all_training_images_is_refused_before_they_are_read():
@@ -1093,8 +1096,8 @@ def keys_by_name(path, choice=""):
 
 def test_every_key_of_every_table_is_listed():
     tables = {
-        'optimizer name = "muon"': t.MuonSpec,
-        'schedule name = "one-cycle"': t.OneCycleSchedule,
+        'optimizer name = "muon"': optimizer.MuonSpec,
+        'schedule name = "one-cycle"': schedule.OneCycleSchedule,
         'model family = "kernel-cnn"': families.KernelCnnSpec,
         'model.layers[] type = "conv"': n.Conv,
         'model.layers[] type = "flatten"': n.Flatten,
@@ -1103,7 +1106,7 @@ def test_every_key_of_every_table_is_listed():
         "trainer": TrainerSpec,
         "ensemble": EnsembleSpec,
         "reference": ReferenceSpec,
-        "search": s.SearchSpec,
+        "search": search.SearchSpec,
         "data": DataSpec,
         "members[]": {"name", "copies"},
         "": {"name"},

@@ -11,18 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fmcli.recipe.training import (
-    AdamSpec,
-    AdamWSpec,
+from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
+from fmcli.recipe.schedule import (
     ConstantSchedule,
     CosineSchedule,
     CyclicSchedule,
     ExponentialSchedule,
     LinearSchedule,
-    MuonSpec,
     OneCycleSchedule,
-    OptimizerSpec,
-    SgdSpec,
     StepSchedule,
 )
 from fmcli.training.optim import WeightAverage, build_optimizer, build_schedule, set_learning_rate

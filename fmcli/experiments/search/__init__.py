@@ -18,7 +18,7 @@ from fmcli.experiments.search.study import JOURNAL, load_study, open_study
 from fmcli.experiments.search.trial import REASON, claim, label_of, run_trial
 from fmcli.hardware.device import use_bf16
 from fmcli.recipe import Recipe, dump_table, trial_table, value_at
-from fmcli.recipe.specs import ChoiceSpace, SearchSpec
+from fmcli.recipe.search import ChoiceSpace, SearchSpec
 from fmcli.storage.atomic import write_atomic
 from fmcli.training.fingerprint import computing_versions, digests_of_training
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fmcli.errors import RecipeError, printable
 from fmcli.recipe import Recipe, RecipeText, read_recipe, resolve_recipe, trial_table
-from fmcli.recipe.specs import SearchSpec
+from fmcli.recipe.search import SearchSpec
 
 SEARCHES = Path("checkpoints/search")
 

@@ -12,7 +12,7 @@ from fmcli.experiments.search.journal import open_journal
 from fmcli.experiments.search.plan import Search
 from fmcli.recipe import Recipe
 from fmcli.recipe.differences import recipe_differences, show_differences
-from fmcli.recipe.specs import SearchSpec
+from fmcli.recipe.search import SearchSpec
 
 JOURNAL = "trials.journal"
 _STUDY = "fmcli-search"

@@ -32,7 +32,7 @@ from fmcli.errors import (
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.experiments.search.plan import Search
 from fmcli.recipe import Recipe
-from fmcli.recipe.specs import ChoiceSpace, SearchSpec, Space
+from fmcli.recipe.search import ChoiceSpace, SearchSpec, Space
 from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.training import VALIDATION_FILE
 from fmcli.training.run import remove_run, train_run

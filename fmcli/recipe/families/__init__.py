@@ -1,4 +1,4 @@
-"""Network families: what a `[model]` table may be, and the layers that it stands for."""
+"""Network families: the kinds of `[model]` tables, and the layers that each expands to."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="famil
 
 
 def expand_layers(model: ModelSpec, n_classes: int, input_shape: tuple[int, ...]) -> tuple[LayerSpec, ...]:
-    """Return the layers of a model; the last one gives one logit per class.
+    """Return the layers of a model; the last one returns one logit per class.
 
     Args:
         model: A `[model]` table of any family.
@@ -28,7 +28,7 @@ def expand_layers(model: ModelSpec, n_classes: int, input_shape: tuple[int, ...]
 
 
 def kernel_group(model: ModelSpec) -> str:
-    """Return the kernel sizes of a network's convolutions; a two-level vote groups members by them.
+    """Return the kernel sizes of a network's convolutions as text; a two-level vote groups members by it.
 
     Example:
         >>> kernel_group(KernelCnnSpec(kernel_size=5, widths=(8, 16)))

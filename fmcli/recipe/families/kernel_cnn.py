@@ -1,36 +1,52 @@
-"""The family `kernel-cnn`: convolutional networks whose kernel size is an argument."""
+"""The family `kernel-cnn`: convolutional networks defined by their kernel size."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fmcli.recipe.layers import BatchNorm, Conv, Dense, Flatten, GlobalMaxPool, Initialization, LayerSpec, MaxPool
-from fmcli.recipe.spec import Positive, Spec
+from fmcli.recipe.base import PositiveInt, Spec
+from fmcli.recipe.layers import (
+    INIT_DESCRIPTION,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalMaxPool,
+    Initialization,
+    LayerSpec,
+    MaxPool,
+)
 
 
 class KernelCnnSpec(Spec):
-    """A convolutional network whose kernel size is an argument.
+    """A convolutional network defined by its kernel size and widths.
 
-    `plain`: one unpadded convolution for each width, each with batch normalisation and ReLU, then a dense
-    layer with batch normalisation: the networks of An et al. 2020, arXiv 2008.10400.
-    `pooled`: one stage for each width, "same" padding, each stage halving the image, then global pooling: for
-    any image size, and quick on a CPU.
+    `plain`: per width, an unpadded convolution with batch normalisation and ReLU; then a dense layer with batch
+    normalisation. These are the networks of An et al. 2020, arXiv 2008.10400.
+    `pooled`: per width, a stage of convolutions with "same" padding, which halves the image; then global pooling. It
+    works for any image size and is fast on a CPU.
     """
 
     family: Literal["kernel-cnn"] = "kernel-cnn"
-    kernel_size: Positive | Annotated[tuple[Positive, ...], Field(strict=False)]
-    """Side of every convolution's kernel, in pixels; or one for each width: [3, 3, 7] has large ones at the end."""
-    widths: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1, max_length=50)]
-    """Channels of each convolution (plain) or of each stage (pooled)."""
-    form: Literal["plain", "pooled"] = "plain"
-    """`plain`: unpadded convolutions, as An et al. have them; `pooled`: stages that halve the image, for any size."""
-    depth: Annotated[int, Field(gt=0, le=20)] = 2
-    """Convolutions in each stage after the first, which has one (pooled only)."""
-    init: Initialization = "torch"
+    kernel_size: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(strict=False)] = Field(
+        description="Side of every convolution's kernel in pixels, or one per width: [3, 3, 7] has large kernels last."
+    )
+    widths: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=50)] = Field(
+        description="Channels of each convolution (plain) or of each stage (pooled)."
+    )
+    form: Literal["plain", "pooled"] = Field(
+        "plain",
+        description="`plain`: unpadded convolutions as in An et al. 2020. `pooled`: stages that halve the image, for "
+        "any image size.",
+    )
+    depth: Annotated[int, Field(gt=0, le=20)] = Field(
+        2, description="Convolutions per stage (pooled only). The first stage always has one."
+    )
+    init: Initialization = Field("torch", description=INIT_DESCRIPTION)
 
     @model_validator(mode="after")
-    def _have_a_kernel_for_each_width(self) -> Self:
+    def _one_kernel_size_per_width(self) -> Self:
         given, needed = len(self.kernel_sizes), len(self.widths)
         if given != needed:
             raise ValueError(f"kernel_size takes one number, or one for each width ({needed}); got {given}")
@@ -38,7 +54,7 @@ class KernelCnnSpec(Spec):
 
     @property
     def kernel_sizes(self) -> tuple[int, ...]:
-        """One for each width."""
+        """Kernel sizes, one per width."""
         return (self.kernel_size,) * len(self.widths) if isinstance(self.kernel_size, int) else self.kernel_size
 
 
@@ -49,12 +65,15 @@ def expand(model: KernelCnnSpec, input_shape: tuple[int, ...], n_classes: int) -
         model: The `[model]` table.
         input_shape: (C, H, W).
         n_classes: Number of logits.
+
+    Yields:
+        The layers in order.
     """
     return _plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes, input_shape)
 
 
 def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
-    """Yield the layers of An et al. 2020 (arXiv 2008.10400): M3, M5 and M7 are three sets of arguments."""
+    """Yield the layers of An et al. 2020 (arXiv 2008.10400); their M3, M5 and M7 differ in kernel size and widths."""
     for width, kernel_size in zip(model.widths, model.kernel_sizes, strict=True):
         yield Conv(filters=width, kernel_size=kernel_size, bias=False)
         yield BatchNorm(activation="relu")
@@ -64,9 +83,9 @@ def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
 
 
 def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: tuple[int, ...]) -> Iterator[LayerSpec]:
-    """Yield stages that each halve the image at their end; pooled before normalising, which is less work.
+    """Yield stages of convolutions; each but the last halves the image if its side is at least 2 pixels.
 
-    Where nothing is left to halve, a stage leaves the image as it is: any size will do.
+    Pooling comes before normalisation, which then has less work.
     """
     side = min(input_shape[1:])
     for stage, (width, kernel_size) in enumerate(zip(model.widths, model.kernel_sizes, strict=True)):

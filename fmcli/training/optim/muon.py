@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from fmcli.recipe.training import MuonSpec
+from fmcli.recipe.optimizer import MuonSpec
 
 _RMS_OF_ADAMW = 0.2  # of a step of AdamW, in learning rates, as Liu et al. measured it
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's iteration, steepest at zero

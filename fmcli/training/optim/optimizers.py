@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fmcli.recipe.training import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
+from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
 from fmcli.training.optim.muon import Muon
 
 _Kind = TypeVar("_Kind", bound=Optimizer)

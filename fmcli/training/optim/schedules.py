@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from fmcli.recipe.training import (
+from fmcli.recipe.schedule import (
     ConstantSchedule,
     CosineSchedule,
     CyclicSchedule,

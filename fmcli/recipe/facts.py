@@ -1,4 +1,4 @@
-"""What is known of images before a byte is read."""
+"""Facts about images that are known before any file is read."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ class SourceFacts:
 
     Args:
         input_shape: (C, H, W) of one image.
-        class_names: In label order.
-        n_train: How many training images, where that is known.
+        class_names: Names in the order of their labels.
+        n_train: Number of training images; None if unknown.
     """
 
     input_shape: tuple[int, int, int]
@@ -37,4 +37,4 @@ KNOWN_SOURCES = {
     ),
 }
 SOURCE_PREFIXES = {"folder": "DIR", "idx": "DIR", "npz": "FILE"}
-"""What may stand before the colon in `data.source`, as in `folder:DIR`, and what comes after."""
+"""Prefixes of `data.source`, as in `folder:DIR`, each with the placeholder of its argument."""

@@ -1,0 +1,70 @@
+"""The table `[optimizer]`: how gradients change weights. Each default is defined only here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fmcli.recipe.base import FractionOrZero, NonNegativeFloat, PositiveFloat, Spec
+
+Betas = Annotated[tuple[FractionOrZero, FractionOrZero], Field(strict=False)]
+
+_LR = "Learning rate. With a schedule, the peak learning rate."
+_BETAS = "Decay rates per step of the running means of gradients and of squared gradients."
+_EPS = "Number added to the root of the mean squared gradient, so that nothing is divided by zero."
+_MOMENTUM = "Part of the previous update that each step keeps."
+_DECAY = "Decoupled weight decay: each step subtracts lr × weight_decay × weight."
+
+
+class AdamSpec(Spec):
+    """Adam (Kingma and Ba 2015)."""
+
+    name: Literal["adam"] = "adam"
+    lr: PositiveFloat = Field(1e-3, description=_LR)
+    betas: Betas = Field((0.9, 0.999), description=_BETAS)
+    eps: PositiveFloat = Field(1e-8, description=_EPS)
+
+
+class AdamWSpec(Spec):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), which only kernels get."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = Field(1e-3, description=_LR)
+    betas: Betas = Field((0.9, 0.999), description=_BETAS)
+    eps: PositiveFloat = Field(1e-8, description=_EPS)
+    weight_decay: NonNegativeFloat = Field(0.01, description=_DECAY)
+
+
+class SgdSpec(Spec):
+    """Stochastic gradient descent; only kernels get weight decay."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = Field(0.1, description=_LR)
+    momentum: FractionOrZero = Field(0.0, description=_MOMENTUM)
+    nesterov: bool = Field(False, description="Use Nesterov momentum.")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="L2 penalty: weight_decay × weight is added to the gradient."
+    )
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "SgdSpec":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class MuonSpec(Spec):
+    """Orthogonalised momentum (Jordan et al. 2024) for kernels; AdamW for the last layer and all other weights."""
+
+    name: Literal["muon"] = "muon"
+    lr: PositiveFloat = Field(
+        3e-3, description="Peak learning rate. Muon and AdamW updates are scaled to the same size."
+    )
+    momentum: FractionOrZero = Field(0.95, description=f"{_MOMENTUM} Only Muon uses it.")
+    betas: Betas = Field((0.9, 0.999), description=f"{_BETAS} Only AdamW uses them.")
+    eps: PositiveFloat = Field(1e-8, description=f"{_EPS} Only AdamW uses it.")
+    weight_decay: NonNegativeFloat = Field(
+        0.01, description=f"{_DECAY} It applies to all kernels, including the last layer's."
+    )
+
+
+OptimizerSpec = Annotated[AdamSpec | AdamWSpec | SgdSpec | MuonSpec, Field(discriminator="name")]

@@ -1,0 +1,116 @@
+"""A whole recipe, its members, and the tables `[ensemble]` and `[reference]`. Each default is defined only here."""
+
+import re
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from fmcli.choices import TieRule, VotingRule
+from fmcli.recipe.augment import AugmentSpec
+from fmcli.recipe.base import NonNegativeFloat, Probability, Spec
+from fmcli.recipe.data import DataSpec
+from fmcli.recipe.families import ModelSpec
+from fmcli.recipe.optimizer import AdamSpec, OptimizerSpec
+from fmcli.recipe.schedule import ConstantSchedule, ScheduleSpec
+from fmcli.recipe.search import SearchSpec
+from fmcli.recipe.trainer import TrainerSpec
+
+MAX_MEMBERS = 1000
+MAX_NAME_LENGTH = 64
+SHARED_TABLES = ("model", "augment", "optimizer", "schedule", "trainer")
+"""Tables with default values for every member; a member's own tables override them."""
+
+
+class EnsembleSpec(Spec):
+    """How the members' predictions are combined."""
+
+    vote: VotingRule = Field("majority", description="Voting rule; the ensemble commands can override it.")
+    tie: TieRule = Field(
+        "probability",
+        description="How a tie is decided: `probability`, highest mean probability; `lowest`, lowest label; `first`, "
+        "choice of the first member.",
+    )
+    weights: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, description="Weights of votes by member name. Default of each member: 1."
+    )
+
+
+class ReferenceSpec(Spec):
+    """Published figures, from 0 to 1, to print next to measured ones."""
+
+    source: str = Field(description="The publication.")
+    train_accuracy: Probability | None = Field(None, description="Accuracy on the training images.")
+    validation_accuracy: Probability | None = Field(None, description="Accuracy on the validation images.")
+    test_accuracy: Probability | None = Field(None, description="Accuracy on the test images.")
+    test_recall: dict[str, Probability] = Field(
+        default_factory=dict, description="Recall on the test images, by class name."
+    )
+
+
+class MemberSpec(Spec):
+    """Everything about one member: its own tables merged into the shared tables."""
+
+    name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}$")] = Field(
+        description="Name of the member and of its folder: letters, digits, `_`, `.` and `-`."
+    )
+    model: ModelSpec
+    augment: AugmentSpec = Field(default_factory=AugmentSpec)
+    optimizer: OptimizerSpec = Field(default_factory=AdamSpec)
+    schedule: ScheduleSpec = Field(default_factory=ConstantSchedule)
+    trainer: TrainerSpec = Field(default_factory=TrainerSpec)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name == "vote":
+            raise ValueError("got 'vote', which is reserved for the members' vote; choose another name")
+        if name.lower() == "last-good":
+            raise ValueError(f"got {name!r}, which is reserved for weights from before divergence; choose another name")
+        if re.fullmatch(r"snapshot(-\d+)?", name, re.IGNORECASE):
+            raise ValueError(f"got {name!r}, which is reserved for members' snapshots; choose another name")
+        return name
+
+
+class MemberTable(MemberSpec):
+    """A `[[members]]` table merged into the shared tables: one member or several copies."""
+
+    copies: Annotated[int, Field(gt=0, le=MAX_MEMBERS)] = Field(
+        1,
+        description="Number of members that differ only in their random numbers. 3 copies of `k3` are named `k3-1`, "
+        "`k3-2` and `k3-3`.",
+    )
+
+    @field_validator("copies")
+    @classmethod
+    def _copies_can_be_named(cls, copies: int, given: ValidationInfo) -> int:
+        last = name_copies(given.data.get("name", ""), copies)[-1]
+        if len(last) > MAX_NAME_LENGTH:
+            raise ValueError(f"got {copies}; the last name, {last!r}, is longer than {MAX_NAME_LENGTH} characters")
+        return copies
+
+    def expand(self) -> list[MemberSpec]:
+        """Return one `MemberSpec` per copy."""
+        values = {key: getattr(self, key) for key in MemberSpec.model_fields}
+        return [MemberSpec(**{**values, "name": name}) for name in name_copies(self.name, self.copies)]
+
+
+def name_copies(name: str, copies: int) -> list[str]:
+    """Return the names of a member's copies.
+
+    Example:
+        >>> name_copies("k3", 1), name_copies("k3", 2)
+        (['k3'], ['k3-1', 'k3-2'])
+    """
+    return [name] if copies == 1 else [f"{name}-{copy}" for copy in range(1, copies + 1)]
+
+
+class Recipe(Spec):
+    """Everything about a run, resolved: one `MemberSpec` per network."""
+
+    name: str
+    description: str
+    data: DataSpec
+    members: tuple[MemberSpec, ...]
+    ensemble: EnsembleSpec = Field(default_factory=EnsembleSpec)
+    reference: ReferenceSpec | None = None
+    search: SearchSpec | None = None
