@@ -227,7 +227,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
             save_tensors(part / member / MODEL_FILE, without_prefix(f"model.{number}", tensors), header)
         if contents.recipe:
             write_atomic(part / RECIPE_FILE, contents.recipe.encode())
-        write_ensemble_file(part / ENSEMBLE_FILE, contents.ensemble, shown=folder / ENSEMBLE_FILE)
+        write_ensemble_file(part / ENSEMBLE_FILE, contents.ensemble, final_path=folder / ENSEMBLE_FILE)
     return [folder / member for member in inner]
 
 

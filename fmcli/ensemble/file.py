@@ -1,6 +1,7 @@
-"""Ensemble files: which members, how they are combined, and what was learnt for it; TOML, to be read and edited.
+"""Ensemble files: TOML files that list members and contain the voting rule with its fitted weights.
 
-The file names its members by paths below its own folder, so that folder can be moved or copied as a whole.
+Members are named by paths below the file's folder, so the folder can be moved or copied as a whole. People may edit the
+file.
 """
 
 from collections import Counter
@@ -21,9 +22,9 @@ from fmcli.storage.reading import check_format, parse_toml, read_text
 
 FORMAT = "fmcli-ensemble-1"
 SUFFIX = ".toml"
-MAX_FILE_BYTES = 1 << 24  # bytes: stacking of 200 classes and a dozen members
+MAX_FILE_BYTES = 1 << 24  # enough for stacking of a dozen members with 200 classes
 _HEADING = """\
-# An ensemble of fmcli: give this file wherever a run is taken.
+# An ensemble of fmcli. Use this file wherever a command takes a run:
 #   fmcli ensemble evaluate {path}
 #   fmcli predict {path} photos/
 """
@@ -33,36 +34,41 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-# No NUL; by their names, members of a pack are told apart as if they lay in folders.
-_PartOfPath = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+class _TableWithLists(_Table):
+    model_config = ConfigDict(strict=False)  # TOML has lists; these fields are tuples
+
+
+# NUL cannot be part of a path. Packs use members' names as folders, too.
+_PathText = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
 class MemberEntry(_Table):
-    """A member.
+    """A member of an ensemble file.
 
     Args:
-        name: What it is called.
-        path: Below the file's folder: a member's folder, a checkpoint or a file of predictions.
-        weight: How much it counts; None for as much as the others.
-        group: What it votes within at first in a two-level vote.
-        digest: Of its weights, where it has any.
+        name: Name of the member.
+        path: Path below the file's folder, of a member's folder, a checkpoint or a predictions file.
+        weight: Weight in the vote; None for equal weights.
+        group: Group in a two-level vote.
+        digest: SHA-256 of its weights; empty for a member that is only predictions.
     """
 
-    name: _PartOfPath
-    path: Annotated[_PartOfPath, Field(min_length=1)]
+    name: _PathText
+    path: Annotated[_PathText, Field(min_length=1)]
     weight: Annotated[float, Field(ge=0, le=1e9)] | None = None
     group: str = ""
     digest: str = ""
 
 
 class FittedOn(_Table):
-    """The images that members, weights and temperature were learnt on.
+    """The images that members were selected on, or weights and temperature were fitted to.
 
     Args:
-        split: Which.
-        images: How many.
-        data_digest: SHA-256 of them.
-        accuracy: Of the ensemble there: of what was fitted, in folds; of what was selected, on the very images.
+        split: Split of the images.
+        images: Number of images.
+        data_digest: SHA-256 of the images and labels.
+        accuracy: Accuracy of the ensemble on them, in [0, 1]. It is cross-fitted for fitted rules; for selected members
+            it is the accuracy on the images that they were selected on.
     """
 
     split: SplitName
@@ -71,22 +77,18 @@ class FittedOn(_Table):
     accuracy: float
 
 
-_Coefficient = Annotated[float, Field(ge=-1e9, le=1e9)]  # beyond which scores would not be finite
+_Coefficient = Annotated[float, Field(ge=-1e9, le=1e9)]  # larger values could overflow the scores
 
 
-class StackingEntry(_Table):
-    """A logistic regression: a row of coefficients for each class."""
-
-    model_config = ConfigDict(strict=False)  # TOML has lists where these have tuples
+class StackingEntry(_TableWithLists):
+    """The coefficients of stacking, one row per class; see `Stacking`."""
 
     coefficients: tuple[tuple[_Coefficient, ...], ...]
     intercepts: tuple[_Coefficient, ...]
 
 
-class EnsembleFile(_Table):
-    """What an ensemble file says; see `MemberEntry` and `Combiner`."""
-
-    model_config = ConfigDict(strict=False)  # TOML has lists where these have tuples
+class EnsembleFile(_TableWithLists):
+    """The content of an ensemble file; see `MemberEntry` and `Combiner`."""
 
     format: Literal["fmcli-ensemble-1"] = "fmcli-ensemble-1"
     vote: VotingRule
@@ -97,42 +99,42 @@ class EnsembleFile(_Table):
     stacking: StackingEntry | None = None
 
     @model_validator(mode="after")
-    def _tell_members_apart(self) -> Self:
-        for what, values in (
+    def _check_duplicates(self) -> Self:
+        for key, values in (
             ("name", [member.name for member in self.members]),
             ("path", [str(PurePosixPath(member.path)) for member in self.members]),
         ):
-            value, times = Counter(values).most_common(1)[0]
-            if times > 1:
-                raise ValueError(f"two members have the {what} {value!r}")
+            value, count = Counter(values).most_common(1)[0]
+            if count > 1:
+                raise ValueError(f"two members have the {key} {value!r}")
         return self
 
     @model_validator(mode="after")
-    def _have_what_the_rule_needs(self) -> Self:
+    def _check_rule(self) -> Self:
         weights = [member.weight for member in self.members]
         if None in weights and any(weight is not None for weight in weights):
             raise ValueError("give all members a weight, or none of them")
         if not any(weight is None or weight > 0 for weight in weights):
-            raise ValueError("weights must not all be 0")
+            raise ValueError("at least one weight must be above 0")
         if self.vote == "two-level" and not all(member.group for member in self.members):
-            raise ValueError("a two-level vote needs each member's group")
+            raise ValueError("a two-level vote needs the group of each member")
         if self.stacking is not None:
             n_classes = len(self.stacking.intercepts)
             shape = [len(row) for row in self.stacking.coefficients]
             if shape != [n_classes * len(self.members)] * n_classes:
                 raise ValueError(
-                    "stacking needs a row for each class, with a coefficient for each class of each member"
+                    "stacking needs one row of coefficients per class, with one coefficient per member and class"
                 )
         return self
 
     def combiner(self) -> Combiner:
-        """Return how the members are combined."""
-        weights = [member.weight for member in self.members]
+        """Return the fitted voting rule."""
+        weights = [member.weight for member in self.members if member.weight is not None]
         stacking = self.stacking
         return Combiner(
             vote=self.vote,
             tie=self.tie,
-            weights=None if None in weights else tuple(weight for weight in weights if weight is not None),
+            weights=tuple(weights) or None,
             groups=tuple(member.group for member in self.members),
             stacking=None
             if stacking is None
@@ -144,7 +146,13 @@ class EnsembleFile(_Table):
 
 @dataclass(frozen=True, slots=True)
 class MemberPath:
-    """A member that an ensemble file is to name: what it is called, where it lies, and the digest of its weights."""
+    """A member to list in an ensemble file.
+
+    Args:
+        name: Name of the member.
+        path: Path of its folder, checkpoint or predictions.
+        digest: SHA-256 of its weights; empty for a member that is only predictions.
+    """
 
     name: str
     path: Path
@@ -152,21 +160,21 @@ class MemberPath:
 
 
 def describe_ensemble(
-    places: Sequence[MemberPath], rule: Combiner, folder: Path | None, fitted_on: FittedOn | None = None
+    members: Sequence[MemberPath], rule: Combiner, folder: Path | None, fitted_on: FittedOn | None = None
 ) -> EnsembleFile:
-    """Return what an ensemble file says of members and their rule.
+    """Return the content of an ensemble file.
 
     Args:
-        places: One a member, in the rule's order.
-        rule: With all that was learnt.
-        folder: Where the file is to stand; None to take the members' places as they are.
-        fitted_on: The images that it was learnt on.
+        members: The members, in the rule's order.
+        rule: The fitted voting rule.
+        folder: Folder of the ensemble file. None keeps the members' paths unchanged.
+        fitted_on: The images that the rule was fitted to.
 
     Raises:
-        UsageError: A member lies outside that folder, its path is not UTF-8, or a weight is far too large.
+        UsageError: A member is outside the folder, its path is not UTF-8, or a weight is too large.
     """
-    weights = rule.weights or (None,) * len(places)
-    groups = rule.groups or ("",) * len(places)
+    weights = rule.weights or (None,) * len(members)
+    groups = rule.groups or ("",) * len(members)
     stacking = rule.stacking
     return EnsembleFile(
         vote=rule.vote,
@@ -174,7 +182,8 @@ def describe_ensemble(
         temperature=rule.temperature,
         fitted_on=fitted_on,
         members=tuple(
-            _entry(place, folder, weight, group) for place, weight, group in zip(places, weights, groups, strict=True)
+            _member_entry(member, folder, weight, group)
+            for member, weight, group in zip(members, weights, groups, strict=True)
         ),
         stacking=stacking
         and StackingEntry(
@@ -184,65 +193,63 @@ def describe_ensemble(
     )
 
 
-def _entry(place: MemberPath, folder: Path | None, weight: float | None, group: str) -> MemberEntry:
-    path = _in_utf8(place.path.as_posix() if folder is None else _below(place.path, folder))
+def _member_entry(member: MemberPath, folder: Path | None, weight: float | None, group: str) -> MemberEntry:
+    path = member.path.as_posix() if folder is None else _path_below(member.path, folder)
+    if not is_utf8(path):
+        raise UsageError(
+            f"an ensemble file cannot name {printable(path)}, because that path is not UTF-8",
+            hint="rename that folder",
+        )
     try:
-        return MemberEntry(name=place.name, path=path, weight=weight, group=group, digest=place.digest)
+        return MemberEntry(name=member.name, path=path, weight=weight, group=group, digest=member.digest)
     except ValidationError as error:
         raise UsageError(
-            f"an ensemble file cannot hold {printable(place.name)}: {first_problem(error)}", hint="check --weights"
+            f"an ensemble file cannot hold {printable(member.name)}: {first_problem(error)}", remedies=["weights"]
         ) from error
 
 
-def _in_utf8(path: str) -> str:
-    if not is_utf8(path):
-        raise UsageError(
-            f"an ensemble file cannot name {printable(path)}, which is not UTF-8", hint="rename that folder"
-        )
-    return path
-
-
-def _below(path: Path, folder: Path) -> str:
+def _path_below(path: Path, folder: Path) -> str:
     try:
         return path.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
         raise UsageError(
-            f"{printable(path)} is not below {printable(folder)}, where the ensemble file is to stand",
-            hint="write it into a folder that holds all members: --output checkpoints/chosen.toml",
+            f"{printable(path)} is not below {printable(folder)}, the folder of the ensemble file",
+            hint="write the ensemble file to a folder that contains all members, e.g. checkpoints/chosen.toml",
+            remedies=["output"],
         ) from None
 
 
-def write_ensemble_file(path: Path, content: EnsembleFile, *, shown: Path | None = None) -> None:
-    """Write an ensemble file, whole or not at all.
+def write_ensemble_file(path: Path, content: EnsembleFile, *, final_path: Path | None = None) -> None:
+    """Write an ensemble file. If writing fails, no partial file remains.
 
     Args:
         path: The file.
-        content: What it is to say.
-        shown: Where its heading says that it is; by default the path.
+        content: Its content.
+        final_path: Path for the commands in the heading, if the file will be moved; by default `path`.
 
     Raises:
-        UsageError: It would be too large to be read again.
-        FmcliError: It cannot be written.
+        UsageError: The file would be too large to be read.
+        FmcliError: The file cannot be written.
     """
     table = content.model_dump(mode="json", exclude_none=True)
-    text = (_HEADING.format(path=printable(shown or path)) + "\n" + tomli_w.dumps(table)).encode()
+    text = (_HEADING.format(path=printable(final_path or path)) + "\n" + tomli_w.dumps(table)).encode()
     if len(text) > MAX_FILE_BYTES:
         raise UsageError(
             f"{printable(path)} would have {len(text)} bytes; the limit is {MAX_FILE_BYTES}",
-            hint="take fewer members, or another rule: stacking has a number for each class of each member and class",
+            hint="use fewer members or another rule; stacking stores n_members · n_classes² coefficients",
         )
     write_atomic(path, text)
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return where values do not fit at first, and why, in one line."""
+    """Return the first problem of a validation in one line: the key, and what is wrong with its value."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "it does not fit together"
-    return f"{printable(where)}: {printable(first['msg'].removeprefix('Value error, '))}"
+    key = ".".join(str(part) for part in first["loc"])
+    return printable(": ".join(filter(None, [key, first["msg"].removeprefix("Value error, ")])))
 
 
 def is_ensemble_file(path: Path) -> bool:
-    """Return whether a TOML file calls itself an ensemble file."""
+    """Return whether a TOML file is an ensemble file by its format key."""
     try:
         return _read_table(path).get("format") == FORMAT
     except CheckpointError:
@@ -261,10 +268,10 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
     """Read an ensemble file.
 
     Returns:
-        What it says, and where its members lie.
+        Its content, and the paths of its members.
 
     Raises:
-        CheckpointError: It is not there, damaged, or names a member outside its folder.
+        CheckpointError: The file is missing or invalid, or names a member outside its folder.
     """
     table = _read_table(path)
     check_format(
@@ -279,10 +286,10 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
     except ValidationError as error:
         raise CheckpointError(f"{printable(path)}: {first_problem(error)}") from error
     for member in content.members:
-        inner = Path(member.path)  # on Windows, a drive and backslashes count
-        if inner.anchor or ".." in inner.parts:
+        relative = Path(member.path)  # on Windows, this also recognizes drives and backslashes
+        if relative.anchor or ".." in relative.parts:
             raise CheckpointError(
                 f"{printable(path)} names a member outside its folder: {printable(member.path)}",
-                hint="members lie below the folder of the file that names them",
+                hint="members must be below the folder of the ensemble file",
             )
     return content, [path.parent / member.path for member in content.members]

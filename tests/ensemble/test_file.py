@@ -1,4 +1,4 @@
-"""Ensemble files: a round trip, members that moved, changed or lie elsewhere, and files that are damaged or hostile."""
+"""Ensemble files: round trip, members elsewhere, and damaged or hostile files."""
 
 import tomllib
 from pathlib import Path
@@ -19,33 +19,31 @@ from fmcli.ensemble.file import (
 from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES
 from fmcli.errors import CheckpointError, UsageError
 
-LEARNT_ON = FittedOn(split="validation", images=5000, data_digest="d" * 64, accuracy=0.93)
+FITTED_ON = FittedOn(split="validation", images=5000, data_digest="d" * 64, accuracy=0.93)
 STACKING = Stacking(np.random.default_rng(0).normal(size=(3, 6)), np.array([0.1, -100.0, 1 / 3]))
 
 
-def places_in(folder):
+def members_in(folder):
     return [MemberPath("k3", folder / "run" / "k3", "a" * 64), MemberPath("other/k5", folder / "other" / "k5.csv")]
 
 
-def written(folder, rule, **changes):
+def write(folder, rule, **changes):
     path = folder / "chosen.toml"
-    write_ensemble_file(path, describe_ensemble(places_in(folder), rule, folder, **changes))
+    write_ensemble_file(path, describe_ensemble(members_in(folder), rule, folder, **changes))
     return path
 
 
-def same_rule(one, other):
-    alike = (one.stacking is None) == (other.stacking is None)
-    if alike and one.stacking is not None:
-        alike = all(
-            np.array_equal(getattr(one.stacking, name), getattr(other.stacking, name))
-            for name in ("coefficients", "intercepts")
-        )
-    names = ("vote", "tie", "weights", "groups", "temperature")
-    return alike and all(getattr(one, name) == getattr(other, name) for name in names)
+def assert_same_rule(found, expected):
+    assert (found.stacking is None) == (expected.stacking is None)
+    if expected.stacking is not None:
+        for name in ("coefficients", "intercepts"):
+            np.testing.assert_array_equal(getattr(found.stacking, name), getattr(expected.stacking, name))
+    for name in ("vote", "tie", "weights", "groups", "temperature"):
+        assert getattr(found, name) == getattr(expected, name)
 
 
-def edited(path, change):
-    """Write an ensemble file again, with other values."""
+def edit(path, change):
+    """Change values in an ensemble file."""
     table = tomllib.loads(path.read_text("utf-8"))
     change(table)
     path.write_text(tomli_w.dumps(table), "utf-8")
@@ -65,26 +63,26 @@ def assert_refused(path):
 
 @pytest.mark.parametrize("vote", sorted(VOTING_RULES))
 @pytest.mark.parametrize("tie", sorted(TIE_RULES))
-def test_a_rule_survives_a_round_trip_with_all_that_it_learnt(tmp_path, vote, tie):
+def test_a_fitted_rule_survives_a_round_trip(tmp_path, vote, tie):
     weights = (0.1, 2 / 3) if vote.startswith("weighted") else None
     stacking = STACKING if vote == "stacking" else None
     rule = Combiner(vote, tie, weights, ("3", "5"), stacking, temperature=1.2345678901234567)
-    content, paths = read_ensemble_file(written(tmp_path, rule, fitted_on=LEARNT_ON))
-    assert same_rule(content.combiner(), rule)
-    assert content.fitted_on == LEARNT_ON
-    assert paths == [place.path for place in places_in(tmp_path)]
+    content, paths = read_ensemble_file(write(tmp_path, rule, fitted_on=FITTED_ON))
+    assert_same_rule(content.combiner(), rule)
+    assert content.fitted_on == FITTED_ON
+    assert paths == [member.path for member in members_in(tmp_path)]
     assert [(member.name, member.digest) for member in content.members] == [("k3", "a" * 64), ("other/k5", "")]
 
 
-def test_the_combiner_that_was_read_votes_as_the_one_that_was_written(tmp_path):
+def test_a_combiner_votes_the_same_after_a_round_trip(tmp_path):
     rule = Combiner("stacking", groups=("", ""), stacking=STACKING, temperature=0.7)
     logits = np.random.default_rng(1).normal(size=(2, 20, 3))
-    again = read_ensemble_file(written(tmp_path, rule))[0].combiner()
-    np.testing.assert_array_equal(again(logits).probabilities, rule(logits).probabilities)
+    combiner = read_ensemble_file(write(tmp_path, rule))[0].combiner()
+    np.testing.assert_array_equal(combiner(logits).probabilities, rule(logits).probabilities)
 
 
-def test_the_file_is_text_to_be_read_and_edited(tmp_path):
-    path = written(tmp_path, Combiner("weighted-soft", weights=(2.0, 1.0)))
+def test_the_file_can_be_read_and_edited(tmp_path):
+    path = write(tmp_path, Combiner("weighted-soft", weights=(2.0, 1.0)))
     text = path.read_text("utf-8")
     assert text.startswith("# An ensemble of fmcli")
     assert f"fmcli ensemble evaluate {path}" in text
@@ -95,21 +93,21 @@ def test_the_file_is_text_to_be_read_and_edited(tmp_path):
     assert (rule.weights, rule.tie) == ((3.0, 1.0), "first")
 
 
-def test_a_folder_that_is_moved_as_a_whole_keeps_its_members(tmp_path):
-    written(tmp_path / "here", Combiner())
+def test_a_folder_can_be_moved_with_its_members(tmp_path):
+    write(tmp_path / "here", Combiner())
     (tmp_path / "here").rename(tmp_path / "there")
     paths = read_ensemble_file(tmp_path / "there" / "chosen.toml")[1]
-    assert paths == [place.path for place in places_in(tmp_path / "there")]
+    assert paths == [member.path for member in members_in(tmp_path / "there")]
 
 
-def test_members_are_found_from_wherever_the_program_runs(tmp_path, monkeypatch):
-    written(tmp_path, Combiner())
+def test_members_are_found_from_any_working_directory(tmp_path, monkeypatch):
+    write(tmp_path, Combiner())
     monkeypatch.chdir(tmp_path)
     assert describe_ensemble([MemberPath("k3", Path("run/k3"))], Combiner(), Path()).members[0].path == "run/k3"
     assert read_ensemble_file(Path("chosen.toml"))[1][0].resolve() == tmp_path / "run" / "k3"
 
 
-def test_the_folder_itself_may_be_the_member(tmp_path):
+def test_the_folder_itself_can_be_the_member(tmp_path):
     content = describe_ensemble([MemberPath("k3", tmp_path)], Combiner(), tmp_path)
     write_ensemble_file(tmp_path / "alone.toml", content)
     assert read_ensemble_file(tmp_path / "alone.toml")[1] == [tmp_path]
@@ -118,12 +116,12 @@ def test_the_folder_itself_may_be_the_member(tmp_path):
 # --- members elsewhere ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["../k3", "../../k3", "/elsewhere/k3"])
-def test_a_member_outside_the_folder_is_refused_on_writing(tmp_path, place):
+@pytest.mark.parametrize("member_path", ["../k3", "../../k3", "/elsewhere/k3"])
+def test_a_member_outside_the_folder_is_refused_on_writing(tmp_path, member_path):
     folder = tmp_path / "a" / "b"
     with pytest.raises(UsageError, match="k3 is not below") as caught:
-        describe_ensemble([MemberPath("k3", folder / place)], Combiner(), folder)
-    assert "--output" in caught.value.hint
+        describe_ensemble([MemberPath("k3", folder / member_path)], Combiner(), folder)
+    assert [remedy.action for remedy in caught.value.remedies] == ["output"]
 
 
 def test_a_link_that_leads_outside_the_folder_is_refused_on_writing(tmp_path):
@@ -134,9 +132,9 @@ def test_a_link_that_leads_outside_the_folder_is_refused_on_writing(tmp_path):
         describe_ensemble([MemberPath("k3", folder / "k3")], Combiner(), folder)
 
 
-@pytest.mark.parametrize("place", ["../k3", "run/../../k3", "..", "/etc/passwd", "//server/k3"])
-def test_a_member_outside_the_folder_is_refused_on_reading(tmp_path, place):
-    path = edited(written(tmp_path, Combiner()), lambda table: table["members"][0].update(path=place))
+@pytest.mark.parametrize("member_path", ["../k3", "run/../../k3", "..", "/etc/passwd", "//server/k3"])
+def test_a_member_outside_the_folder_is_refused_on_reading(tmp_path, member_path):
+    path = edit(write(tmp_path, Combiner()), lambda table: table["members"][0].update(path=member_path))
     assert "outside its folder" in assert_refused(path).message
 
 
@@ -144,7 +142,7 @@ def test_a_member_outside_the_folder_is_refused_on_reading(tmp_path, place):
 
 
 @pytest.mark.parametrize("content", ["", "[data]\nsource = 'fashion-mnist'\n", "format = 3"])
-def test_a_recipe_or_another_file_is_refused_and_told_what_is_wanted(tmp_path, content):
+def test_a_recipe_or_another_file_is_refused_with_a_hint(tmp_path, content):
     (tmp_path / "recipe.toml").write_text(content)
     error = assert_refused(tmp_path / "recipe.toml")
     assert "is not an ensemble file" in error.message
@@ -174,9 +172,9 @@ BAD = {
     "weight that is not finite": lambda table: table["members"][1].update(weight=float("inf")),
     "weight of too many digits": lambda table: table["members"][1].update(weight=10**400),
     "weight as text": lambda table: table["members"][1].update(weight="1"),
-    "weight of some": lambda table: table["members"][1].update(weight=1.0),
+    "weight for some members": lambda table: table["members"][1].update(weight=1.0),
     "weights all zero": lambda table: [member.update(weight=0.0) for member in table["members"]],
-    "group of some in a two-level vote": lambda table: table.update(vote="two-level"),
+    "group for some members in a two-level vote": lambda table: table.update(vote="two-level"),
     "empty path": lambda table: table["members"][1].update(path=""),
     "path twice": lambda table: table["members"][1].update(path="./run//k3"),
     "name twice": lambda table: table["members"][1].update(name="k3"),
@@ -192,26 +190,26 @@ BAD = {
     "stacking that is not finite": lambda table: table.update(
         stacking={"coefficients": [[0.0, float("nan")]], "intercepts": [0.0]}
     ),
-    "stacking beyond all measure": lambda table: table.update(
+    "stacking coefficient too large": lambda table: table.update(
         stacking={"coefficients": [[0.0, 1e308]], "intercepts": [0.0]}
     ),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_whose_values_do_not_fit_is_refused(tmp_path, kind):
-    assert_refused(edited(written(tmp_path, Combiner()), BAD[kind]))
+def test_a_file_with_invalid_values_is_refused(tmp_path, kind):
+    assert_refused(edit(write(tmp_path, Combiner()), BAD[kind]))
 
 
-def test_the_value_that_does_not_fit_is_named(tmp_path):
-    path = edited(written(tmp_path, Combiner()), BAD["weight below zero"])
+def test_the_invalid_value_is_named(tmp_path):
+    path = edit(write(tmp_path, Combiner()), BAD["weight below zero"])
     assert "members.1.weight" in assert_refused(path).message
 
 
 @pytest.mark.parametrize(
     "content",
     [b"\xff\xfe", b"format = ", b"x = " + b"[" * 10_000, b"format = " + b"1" * 5000, b"\0"],
-    ids=["no text", "no TOML", "too deep", "too long a number", "nothing readable"],
+    ids=["not text", "not TOML", "nested too deep", "number too long", "NUL byte"],
 )
 def test_a_file_that_cannot_be_parsed_is_refused(tmp_path, content):
     (tmp_path / "chosen.toml").write_bytes(content)
@@ -219,11 +217,11 @@ def test_a_file_that_cannot_be_parsed_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])
-def test_a_file_that_is_not_there_is_refused(tmp_path, name):
+def test_a_missing_file_is_refused(tmp_path, name):
     assert_refused(tmp_path / name)
 
 
-def test_text_from_a_file_cannot_steer_the_terminal(tmp_path):
+def test_text_from_a_file_cannot_control_the_terminal(tmp_path):
     for content in ('format = "\\u001b[31m"', f'format = "{FORMAT}"\n"\\u001b[31m" = 1\n'):
         (tmp_path / "chosen.toml").write_text(content)
         error = assert_refused(tmp_path / "chosen.toml")
