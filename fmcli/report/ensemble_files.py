@@ -14,29 +14,29 @@ from fmcli.report.ensemble_evaluation import describe_rule
 def selection_document(
     rule: Combiner, selection: Selection, names: Sequence[str], by: Measure, *, n_images: int, output: Path
 ) -> Document:
-    """Return who was chosen, how good that is, and what comes next.
+    """Return the selected members, their validation score, and the next command.
 
     Args:
-        rule: How the chosen are combined.
-        selection: Who was chosen.
-        names: Of all members of the pool.
-        by: What they were chosen by.
-        n_images: On how many validation images.
+        rule: The voting rule of the selected members.
+        selection: The selection.
+        names: Names of all members of the pool.
+        by: Measure that was optimised.
+        n_images: Number of validation images.
         output: The ensemble file.
     """
     records = [
-        {"member": names[place], "count": count, "weight": count / sum(selection.counts)}
-        for place, count in zip(selection.members, selection.counts, strict=True)
+        {"member": names[index], "count": count, "weight": count / sum(selection.counts)}
+        for index, count in zip(selection.members, selection.counts, strict=True)
     ]
     sheet = Sheet(
-        title=f"Chosen from {len(names)} members on {n_images:,} validation images, for a {rule.vote} vote",
-        columns=["Member", ">Times", ">Weight"],
+        title=f"Selected from {len(names)} members on {n_images:,} validation images, for a {rule.vote} vote",
+        columns=["Member", ">Times selected", ">Weight"],
         rows=[[str(row["member"]), str(row["count"]), f"{row['weight']:.3f}"] for row in records],
         notes=[
-            f"Validation {by} of the vote: {_show_score(selection.score, by)}; of the best member alone, "
-            f"{names[selection.best_member]}: {_show_score(selection.best_member_score, by)}; of a vote of all "
-            f"{len(names)}: {_show_score(selection.pool_score, by)}.",
-            "What was chosen on these images looks better on them than it is; test images judge it.",
+            f"Validation {by} of the vote: {_format_score(selection.score, by)}. Best single member, "
+            f"{names[selection.best_member]}: {_format_score(selection.best_member_score, by)}. Vote of all "
+            f"{len(names)} members: {_format_score(selection.pool_score, by)}.",
+            "The selection is fitted to these images, so its score on them is too good; evaluate it on test images.",
             *_next_steps(output),
         ],
     )
@@ -55,17 +55,24 @@ def selection_document(
     return Document([sheet], payload, records)
 
 
-def _show_score(score: float, by: Measure) -> str:
+def _format_score(score: float, by: Measure) -> str:
     return f"{percent(score)} %" if by == "accuracy" else f"{score:.4f}"
 
 
 def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None, output: Path) -> Document:
-    """Return what was learnt, and what comes next."""
+    """Return the fitted weights and temperature, and the next command.
+
+    Args:
+        names: Names of the members.
+        rule: The fitted voting rule.
+        accuracy: Validation accuracy of the vote; None if the members share no validation images.
+        output: The ensemble file.
+    """
     weights = rule.weights or (1.0,) * len(names)
     total = sum(weights)
     records = [{"member": name, "weight": weight / total} for name, weight in zip(names, weights, strict=True)]
-    learnt = (
-        "Nothing was learnt: the members have no validation images in common."
+    fitted = (
+        "Nothing was fitted: the members share no validation images."
         if accuracy is None
         else f"Validation accuracy {percent(accuracy)} %; temperature {rule.temperature:.3f}."
     )
@@ -73,7 +80,7 @@ def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None,
         title=f"{describe_rule(rule)} of {len(names)}",
         columns=["Member"] if rule.stacking else ["Member", ">Weight"],
         rows=[[str(row["member"]), *([] if rule.stacking else [f"{row['weight']:.3f}"])] for row in records],
-        notes=[learnt, *_next_steps(output)],
+        notes=[fitted, *_next_steps(output)],
     )
     payload = {
         "ensemble": str(output),

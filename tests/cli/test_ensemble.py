@@ -81,7 +81,15 @@ def test_every_rule_can_be_asked_for(cli, pool, vote, split):
 def test_the_table_says_whether_the_vote_was_worth_it(cli, pool):
     result = cli("ensemble", "evaluate", pool, "--vote", "weighted-soft")
     assert result.status == 0
-    for said in ("Weight", "Lost without", "Cochran's Q", "Q statistic", "at temperature", "Equal mass", "set aside"):
+    for said in (
+        "Weight",
+        "Contribution",
+        "Cochran's Q",
+        "Q statistic",
+        "at temperature",
+        "Equal mass",
+        "least certain",
+    ):
         assert said in result.out
 
 
@@ -123,7 +131,7 @@ def test_a_rule_that_learns_needs_validation_images(cli, drawn_images, tmp_path)
     assert "no validation images" in refused.err
     fitted = cli("ensemble", "fit", tmp_path / "none", "--output", tmp_path / "fitted.toml")
     assert fitted.status == 0
-    assert "Nothing was learnt" in fitted.out
+    assert "Nothing was fitted" in fitted.out
 
 
 @pytest.mark.parametrize("views", ["flip", "shift", "flip-shift"])
@@ -320,8 +328,8 @@ def test_a_selection_says_what_it_is_worth(cli, own_pool, tmp_path, method, most
     made = cli("ensemble", "select", own_pool, "--method", method, "--output", tmp_path / "chosen.toml")
     assert made.status == 0, made.err
     assert "Validation accuracy of the vote" in made.out
-    assert "of the best member alone, k" in made.out
-    assert "of a vote of all 6" in made.out
+    assert "Best single member, k" in made.out
+    assert "Vote of all 6" in made.out
     rows = [line.split() for line in made.out.splitlines() if line.lstrip().startswith(("k3-", "k5-"))]
     assert 1 <= sum(int(times) for _, times, _ in rows) <= most
 

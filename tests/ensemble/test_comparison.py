@@ -13,7 +13,7 @@ from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import UsageError
 from fmcli.metrics import PairedTest
 from fmcli.report.comparison import comparison_document, study_document
-from fmcli.report.ensemble_evaluation import gain_in_words
+from fmcli.report.ensemble_evaluation import describe_gain
 
 SOFT = Combiner("soft")
 
@@ -97,7 +97,7 @@ def paired(p_value, interval, difference=0.02):
     ],
 )
 def test_a_difference_is_judged_by_its_adjusted_p_value(gain, adjusted, said):
-    assert said in gain_in_words(gain, "a", "b", adjusted)
+    assert said in describe_gain(gain, "a", "b", adjusted)
 
 
 # --- compositions ----------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_the_words_say_what_votes_better_than_what():
     assert said[0].endswith(", adjusted): a real gain.")
     assert "points worse than three of x" in said[2]
     assert said[2].endswith(": a real loss.")
-    assert "Holm" in said[-1]
+    assert "Holm" in said[-2]
     said = study_document(compare_heterogeneous(pool, SOFT, size=2), SOFT).sheets[0].notes
     assert said[0].startswith("Two different ones of a, b, x vote ")
 
