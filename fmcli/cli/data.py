@@ -31,7 +31,7 @@ def fetch_data(
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    terminal.write(f"{fetch(source, data_root=data_root, say=terminal.note)}\n")
+    terminal.write(f"{fetch(source, data_root=data_root, log=terminal.note)}\n")
 
 
 @app.command("info", short_help="Show classes, splits, digests and samples.")

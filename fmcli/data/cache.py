@@ -1,4 +1,4 @@
-"""The folder of what fmcli gets or unpacks once and uses again."""
+"""The cache folder: downloaded data sets, unpacked files and resized images."""
 
 import hashlib
 import os
@@ -19,58 +19,59 @@ class CacheError(FmcliError):
 
 
 def cache_folder() -> Path:
-    """Return where `fmcli data fetch` puts what it gets, and large files are unpacked."""
-    wanted = os.environ.get("XDG_CACHE_HOME")  # which by itself counts on Linux alone
-    return Path(wanted, "fmcli") if wanted else platformdirs.user_cache_path("fmcli")
+    """Return the folder for downloaded and unpacked data."""
+    chosen = os.environ.get("XDG_CACHE_HOME")  # platformdirs reads it on Linux only
+    return Path(chosen, "fmcli") if chosen else platformdirs.user_cache_path("fmcli")
 
 
 def unpack_to_cache(path: Path, unpack: Callable[[BinaryIO], None], *, part: str = "") -> Path:
-    """Return the unpacked form of a file, made unless it is there already; see `cached_file`.
+    """Return the unpacked form of a file, which is written on first use.
 
     Args:
-        path: Of the packed file, known by place, size and time of its last change.
+        path: The packed file. If its path, size or modification time changes, it is unpacked again.
         unpack: Writes the unpacked form.
-        part: What of the file that is, where it holds several.
+        part: Name of the part to unpack, if the file holds several.
 
     Raises:
-        DataError: There is no room for it.
+        DataError: There is no room for the unpacked form.
         OSError: The packed file cannot be read.
     """
-    now = path.stat()
-    place = hashlib.sha256(os.fsencode(path.resolve()) + f"\0{part}".encode()).hexdigest()[:32]
+    status = path.stat()
+    name = hashlib.sha256(os.fsencode(path.resolve()) + f"\0{part}".encode()).hexdigest()[:32]
     try:
-        return cached_file(place, f"{now.st_size}-{now.st_mtime_ns}", unpack)
+        return cached_file(name, f"{status.st_size}-{status.st_mtime_ns}", unpack)
     except CacheError as error:
         raise DataError(
-            f"{printable(path)} is too large for memory and cannot be unpacked: {printable(error)}",
-            hint="name a folder where there is room with XDG_CACHE_HOME; or unpack it yourself",
+            f"{printable(path)} does not fit into memory and cannot be unpacked: {printable(error)}",
+            hint="set XDG_CACHE_HOME to a folder on a disk with enough room, or unpack the file yourself",
         ) from error
 
 
-def cached_file(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path:
-    """Return a file of the cache, made unless it is there already, whole; what was made of another state is removed.
+def cached_file(name: str, state: str, write: Callable[[BinaryIO], None]) -> Path:
+    """Return a file of the cache, and write it first if it is missing or damaged.
 
-    A file beside it has its SHA-256, as `sha256sum --check` reads it; one that no longer agrees is made again.
+    The SHA-256 of each file is stored next to it, in the format of `sha256sum --check`. Files of the same name with
+    another state are removed.
 
     Args:
-        name: What the file is made from, as a part of its name.
-        state: What that is like now, likewise.
-        make: Writes it; what it raises goes through.
+        name: Identifies the input that the file is made from.
+        state: Identifies the version of that input.
+        write: Writes the content; its `DataError` is passed on.
 
     Raises:
-        CacheError: It cannot be written.
+        CacheError: The file cannot be written.
     """
     folder = cache_folder() / "unpacked"
     target = folder / f"{name}-{state}"
-    if _is_whole(target):
+    if _is_intact(target):
         return target
     try:
         with locked(folder):
-            if not _is_whole(target):
+            if not _is_intact(target):
                 _remove_old(folder, name)
                 with open_atomic(target) as file:
-                    make(file)
-                write_atomic(_beside(target), _digest_line(target))
+                    write(file)
+                write_atomic(_digest_path(target), _digest_line(target))
     except DataError:
         raise
     except (FmcliError, OSError) as error:
@@ -78,14 +79,14 @@ def cached_file(name: str, state: str, make: Callable[[BinaryIO], None]) -> Path
     return target
 
 
-def _is_whole(target: Path) -> bool:
+def _is_intact(target: Path) -> bool:
     try:
-        return _beside(target).read_bytes() == _digest_line(target)
+        return _digest_path(target).read_bytes() == _digest_line(target)
     except OSError:
         return False
 
 
-def _beside(target: Path) -> Path:
+def _digest_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.sha256")
 
 
@@ -95,7 +96,7 @@ def _digest_line(target: Path) -> bytes:
 
 
 def _remove_old(folder: Path, name: str) -> None:
-    """Remove what was made before, and what killed processes left; nobody writes now."""
+    """Remove other states of a file, and partial files of killed processes; the caller holds the lock."""
     for old in (*folder.glob(f"{name}-*"), *folder.glob(".*.part")):
-        with suppress(PermissionError):  # Windows, while another process reads it
+        with suppress(PermissionError):  # on Windows, while another process reads it
             old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Image sources by name: `fashion-mnist`, `folder:DIR`, `idx:DIR`, `npz:FILE`."""
+"""Load labelled images from the sources `fashion-mnist`, `folder:DIR`, `idx:DIR` and `npz:FILE`."""
 
 import hashlib
 import os
@@ -14,13 +14,13 @@ from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
 from fmcli.data.image_folder import read_image_folder
 from fmcli.data.image_set import ImageSet, check_image_set
-from fmcli.data.npz import read_npz
+from fmcli.data.npz import NAMES, read_npz
 from fmcli.errors import DataError, printable
 from fmcli.recipe.data import DataSpec
 from fmcli.recipe.facts import KNOWN_SOURCES
 from fmcli.storage.reading import MAX_CLASSES, read_text
 
-# The current files, of 31 August 2017 and later, unpacked: SHA-256. Distributors compress them each their own way.
+# SHA-256 of the current files (published 31 August 2017), unpacked because distributors compress them differently.
 FASHION_MNIST_FILES = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -28,20 +28,21 @@ FASHION_MNIST_FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 SYSTEM_FOLDER = Path("/usr/share/datasets")
-MAX_CLASSES_FILE_BYTES = 1 << 20  # bytes of a classes.txt
+MAX_CLASSES_FILE_BYTES = 1 << 20
 _SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
+_FETCH_HINT = "to download it: fmcli data fetch fashion-mnist"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source's images as they were published, before any splitting of ours.
+    """The images of a source as published, before the recipe splits them.
 
     Args:
-        name: As in the recipe.
-        path: The folder or file that was read.
-        train: The training images.
-        test: The test images.
-        validation: A validation set of its own, where the source has one.
+        name: Source as the recipe names it.
+        path: Folder or file that was read.
+        train: Training images.
+        test: Test images.
+        validation: Validation images, or None if the source has none.
     """
 
     name: str
@@ -56,29 +57,26 @@ def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Source:
 
     Args:
         spec: The recipe's `[data]` table.
-        data_root: Where to look first for built-in sources, by default the environment's `FMCLI_DATA`; and what
-            a relative DIR or FILE is relative to where it is not there from the current folder.
-
-    Returns:
-        The source.
+        data_root: First folder to search for built-in datasets, by default the environment variable `FMCLI_DATA`;
+            also the parent of a relative DIR or FILE that does not exist in the current folder.
 
     Raises:
-        DataError: It cannot be found, or is not what it should be.
+        DataError: The source does not exist or is damaged.
     """
     if spec.source in DATASETS:
         return DATASETS[spec.source](spec, data_root)
-    kind, _, place = spec.source.partition(":")
+    kind, _, name = spec.source.partition(":")
     try:
-        path = Path(place).expanduser()
-    except RuntimeError as error:  # ~user
-        raise DataError(f"{printable(place)}: {error}", hint="write the whole path") from error
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # unknown ~user
+        raise DataError(f"{printable(name)}: {error}", hint="write the full path") from error
     if data_root is not None and not path.exists():
         path = data_root / path
     return _READERS[kind](spec, path)
 
 
 def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
-    """Yield the folders where Fashion-MNIST may lie, the likeliest first."""
+    """Yield the folders to search for Fashion-MNIST, in order."""
     root = data_root or (Path(os.environ["FMCLI_DATA"]) if os.environ.get("FMCLI_DATA") else None)
     if root is not None:
         yield from (root / "fashion-mnist", root / "FashionMNIST" / "raw", root)
@@ -95,10 +93,10 @@ def find_fashion_mnist(data_root: Path | None) -> Path | None:
 
 
 def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
-    """Read the four files and compare each with its published content.
+    """Read the four files of Fashion-MNIST and compare each with its published digest.
 
     Returns:
-        The arrays by file name.
+        Array of each file.
 
     Raises:
         DataError: A file is missing, damaged or altered.
@@ -107,14 +105,14 @@ def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
     for name, digest in FASHION_MNIST_FILES.items():
         path = _existing(folder / name)
         if path is None:
-            raise DataError(f"{printable(folder)} has no {name} or {name}.gz", hint="fmcli data fetch fashion-mnist")
+            raise DataError(f"{printable(folder)} has no {name} or {name}.gz", hint=_FETCH_HINT)
         arrays[name], content = read_idx(path)
         found = hashlib.sha256(content).hexdigest()
         if found != digest:
             raise DataError(
-                f"{printable(path)} is not the published file: its content has SHA-256 {found[:16]}…, "
-                f"expected {digest[:16]}… (the files before 31 August 2017 differ, too)",
-                hint="remove it, then: fmcli data fetch fashion-mnist",
+                f"{printable(path)} is not the published file: the SHA-256 of its content is {found[:16]}…, "
+                f"expected {digest[:16]}… (files from before 31 August 2017 differ)",
+                hint="remove it, then run: fmcli data fetch fashion-mnist",
             )
     return arrays
 
@@ -122,8 +120,8 @@ def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
 def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
     folder = find_fashion_mnist(data_root)
     if folder is None:
-        looked = ", ".join(printable(place) for place in fashion_mnist_folders(data_root))
-        raise DataError(f"Fashion-MNIST is not here; looked in {looked}", hint="fmcli data fetch fashion-mnist")
+        searched = ", ".join(map(printable, fashion_mnist_folders(data_root)))
+        raise DataError(f"Fashion-MNIST was not found in {searched}", hint=_FETCH_HINT)
     arrays = verify_fashion_mnist(folder)
     names = _class_names(spec, KNOWN_SOURCES["fashion-mnist"].class_names)
     sets = {
@@ -141,7 +139,7 @@ def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
 def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
     if not folder.is_dir():
         raise DataError(
-            f"{printable(folder)} is not a folder", hint="data.source = 'idx:DIR' names a folder of IDX files"
+            f"{printable(folder)} is not a folder", hint="data.source = 'idx:DIR' needs a folder of IDX files"
         )
     pairs = {split: _read_pair(folder, split) for split in _SPLIT_PREFIXES}
     for split in ("train", "test"):
@@ -152,37 +150,38 @@ def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
                 hint=f"expected {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, gzipped or not",
             )
     present = {split: pair for split, pair in pairs.items() if pair is not None}
-    return _source_of(spec, folder, present, _names_in(folder))
+    return _to_source(spec, folder, present, _read_class_names(folder))
 
 
 def _load_npz(spec: DataSpec, path: Path) -> Source:
     pairs = read_npz(path)
     for split in ("train", "test"):
         if split not in pairs:
-            raise DataError(f"{printable(path)} has no {split} images", hint=f"expected {split}_images, {split}_labels")
-    return _source_of(spec, path, pairs, ())
+            names = ", or ".join(" and ".join(pair) for pair in NAMES[split])
+            raise DataError(f"{printable(path)} has no {split} images", hint=f"expected the arrays {names}")
+    return _to_source(spec, path, pairs, ())
 
 
-def _source_of(
+def _to_source(
     spec: DataSpec,
     path: Path,
-    present: Mapping[str, tuple[NDArray[np.uint8], NDArray[Any]]],
+    pairs: Mapping[str, tuple[NDArray[np.uint8], NDArray[Any]]],
     class_names: tuple[str, ...],
 ) -> Source:
-    """Return images and labels by split as a source, named by number where they have no names."""
-    n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in present.values())
+    """Check the images and labels of each split; classes without names are named by their numbers."""
+    n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in pairs.values())
     if n_classes > MAX_CLASSES:
-        raise DataError(f"{printable(path)} has the label {n_classes - 1}; there may be {MAX_CLASSES} classes at most")
+        raise DataError(f"{printable(path)} has the label {n_classes - 1}; the limit is {MAX_CLASSES} classes")
     names = _class_names(spec, class_names or tuple(str(label) for label in range(n_classes)))
     sets = {
         split: check_image_set(images, labels, names, where=f"{path} ({split})")
-        for split, (images, labels) in present.items()
+        for split, (images, labels) in pairs.items()
     }
     for split, images in sets.items():
         if images.input_shape != sets["train"].input_shape:
             raise DataError(
-                f"{printable(path)}: {split} images are {images.input_shape} (C, H, W), "
-                f"train images {sets['train'].input_shape}; all must be of one size"
+                f"{printable(path)}: {split} images have shape {images.input_shape} (C, H, W), "
+                f"train images {sets['train'].input_shape}; all images must have the same shape"
             )
     return Source(spec.source, path, sets["train"], sets["test"], sets.get("validation"))
 
@@ -195,40 +194,40 @@ def _load_image_folder(spec: DataSpec, folder: Path) -> Source:
 def _class_names(spec: DataSpec, default: tuple[str, ...]) -> tuple[str, ...]:
     names = spec.classes or default
     if len(set(names)) != len(names):
-        raise DataError("two classes have the same name", hint="check data.classes or classes.txt")
+        raise DataError("two classes have the same name", hint="check data.classes in the recipe, or classes.txt")
     return names
 
 
-def _names_in(folder: Path) -> tuple[str, ...]:
+def _read_class_names(folder: Path) -> tuple[str, ...]:
     path = folder / "classes.txt"
     if not path.is_file():
         return ()
-    return tuple(
-        line.strip() for line in read_text(path, MAX_CLASSES_FILE_BYTES, DataError).splitlines() if line.strip()
-    )
+    lines = read_text(path, MAX_CLASSES_FILE_BYTES, DataError).splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:
-    """Return the images and labels of a split, or None where the folder has neither."""
+    """Return the images and labels of a split, or None if the folder has neither."""
     for prefix in _SPLIT_PREFIXES[split]:
-        images = next(
-            (path for rank in (3, 4) if (path := _existing(folder / f"{prefix}-images-idx{rank}-ubyte"))),
-            None,
-        )
+        images = _existing(folder / f"{prefix}-images-idx3-ubyte") or _existing(folder / f"{prefix}-images-idx4-ubyte")
         labels = _existing(folder / f"{prefix}-labels-idx1-ubyte")
         if images is None and labels is None:
             continue
         if images is None or labels is None:
-            raise DataError(f"{printable(folder)} has {prefix} {'labels' if labels else 'images'} alone")
+            found, missing = ("labels", "images") if labels else ("images", "labels")
+            raise DataError(f"{printable(folder)} has {prefix} {found} but no {prefix} {missing}")
         array = read_idx(labels)[0]
         if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
-            raise DataError(f"{printable(labels)} does not hold labels: {array.dtype} of shape {array.shape}")
+            raise DataError(
+                f"{printable(labels)} does not hold labels: expected integers from 0, of shape (N,); "
+                f"found {array.dtype} of shape {array.shape}"
+            )
         return to_images(open_idx(images), where=images), array
     return None
 
 
 def _existing(path: Path) -> Path | None:
-    """Return the file or its gzipped form, whichever is there."""
+    """Return the file or its gzipped form, whichever exists, or None."""
     return next((candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()), None)
 
 

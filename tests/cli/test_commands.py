@@ -592,7 +592,7 @@ BAD = {
     "no such table": (["recipe", "keys", "optimiser"], 2, "did you mean 'optimizer'"),
     "no such source": (["data", "info", "mnist"], 2, "no such source"),
     "no data": (["train", "-r", "{recipe}", "--set", "data.source=idx:{new}", "-o", "{new}"], 3, "is not a folder"),
-    "no real data": (["data", "info", "fashion-mnist", "--data-root", "{new}"], 3, "Fashion-MNIST is not here"),
+    "no real data": (["data", "info", "fashion-mnist", "--data-root", "{new}"], 3, "Fashion-MNIST was not found"),
     "no data to evaluate": (["evaluate", "{orphan}"], 3, "is not a folder"),
     "no checkpoint": (["evaluate", "{new}"], 4, "there is nothing at"),
     "no members": (["ensemble", "evaluate", "{photos}"], 4, "holds no trained member"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fmcli.choices import SPLITS
+from fmcli.cli.remedies import hint_of
 from fmcli.data import (
     DeviceLoader,
     ImageSet,
@@ -65,21 +66,21 @@ GOOD = idx_bytes(np.arange(24, dtype="u1").reshape(2, 3, 4))
 TERABYTES = struct.pack(">BBBB3I", 0, 0, 8, 3, 1 << 20, 1 << 10, 1 << 10)
 GIGABYTES = struct.pack(">BBBB3I", 0, 0, 8, 3, 7 << 10, 1 << 10, 1 << 10)
 BROKEN = {
-    "empty": (b"", "begins with nothing"),
+    "empty": (b"", "starts with nothing"),
     "cut in the magic": (GOOD[:3], "not an IDX file"),
-    "cut in the header": (GOOD[:10], "cut short in its header"),
-    "cut in the data": (GOOD[:-1], "promises 24 bytes of data .* but holds 23"),
-    "header alone": (GOOD[:16], "promises 24 bytes of data .* but holds 0"),
-    "too long": (GOOD + b"x", "promises 24 bytes of data .* but holds more"),
-    "not zero at first": (b"\1" + GOOD[1:], "not an IDX file: it begins with 01000803"),
+    "cut in the header": (GOOD[:10], "ends within its header"),
+    "cut in the data": (GOOD[:-1], "must have 24 bytes of data .* but has 23"),
+    "header alone": (GOOD[:16], "must have 24 bytes of data .* but has 0"),
+    "too long": (GOOD + b"x", "must have 24 bytes of data .* but has more"),
+    "not zero at first": (b"\1" + GOOD[1:], "not an IDX file: it starts with 01000803"),
     "unknown type": (b"\0\0\x0a" + GOOD[3:], "not an IDX file"),
     "rank 0": (b"\0\0\x08\0" + GOOD[4:], "not an IDX file"),
     "rank 5": (b"\0\0\x08\5" + GOOD[4:], "not an IDX file"),
     "text": (b"<!DOCTYPE html>", "not an IDX file"),
-    "promises terabytes": (TERABYTES, r"promises 1099511627776 bytes, and has \d+"),
-    "promises gigabytes": (
+    "claims terabytes": (TERABYTES, r"claims 1099511627776 bytes, but the file has \d+"),
+    "claims gigabytes": (
         GIGABYTES + b"x",
-        r"promises 7516192768 bytes, and has \d+(; the limit is 200 times that)?$",
+        r"claims 7516192768 bytes, but the file has \d+(; the limit is 200 times that)?$",
     ),
 }
 
@@ -118,7 +119,7 @@ def test_corrupt_gzip_is_refused(damage, tmp_path):
 def test_more_than_memory_should_hold_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(idx_files, "MAX_ARRAY_BYTES", 23)
     path = write_idx(tmp_path / "a-ubyte", np.arange(24, dtype="u1"))
-    with pytest.raises(DataError, match="promises 24 bytes; the limit is 23"):
+    with pytest.raises(DataError, match="claims 24 bytes; the limit is 23"):
         read_idx(path)
 
 
@@ -200,7 +201,7 @@ def test_damaged_gzipped_file_leaves_nothing_unpacked(end, little_memory, tmp_pa
 def test_gzipped_file_that_holds_more_than_it_says_is_not_unpacked(little_memory, tmp_path):
     path = tmp_path / "a-ubyte.gz"
     path.write_bytes(gzip.compress(idx_bytes(IMAGES) + b"x"))
-    with pytest.raises(DataError, match="holds more"):
+    with pytest.raises(DataError, match="but has more"):
         open_idx(path)
     assert not unpacked()
 
@@ -209,7 +210,7 @@ def test_no_room_to_unpack_is_told_with_a_way_out(little_memory, tmp_path):
     path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     cache_folder().parent.mkdir(parents=True, exist_ok=True)
     cache_folder().write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"a-ubyte\.gz is too large for memory and cannot be unpacked") as caught:
+    with pytest.raises(DataError, match=r"a-ubyte\.gz does not fit into memory and cannot be unpacked") as caught:
         open_idx(path)
     assert "XDG_CACHE_HOME" in caught.value.hint
 
@@ -387,23 +388,29 @@ def name_classes(content):
 COLOUR = np.zeros((40, 12, 12, 3), np.uint8)
 MISFITS = {
     "a label too few": (write_train("labels-idx1", np.zeros(39, "u1")), r"\(train\) has 40 images but 39 labels"),
-    "labels in columns": (write_train("labels-idx1", np.zeros((40, 1), "u1")), "does not hold labels: uint8 of shape"),
-    "negative labels": (write_train("labels-idx1", np.full(40, -1, "i1")), "does not hold labels: int8 of shape"),
-    "no training labels": (remove("train-labels*"), "has train images alone"),
-    "no training images": (remove("train-images*"), "has train labels alone"),
-    "no test labels": (remove("t10k-labels*"), "has t10k images alone"),
+    "labels in columns": (
+        write_train("labels-idx1", np.zeros((40, 1), "u1")),
+        "does not hold labels: .* found uint8 of shape",
+    ),
+    "negative labels": (
+        write_train("labels-idx1", np.full(40, -1, "i1")),
+        "does not hold labels: .* found int8 of shape",
+    ),
+    "no training labels": (remove("train-labels*"), "has train images but no train labels"),
+    "no training images": (remove("train-images*"), "has train labels but no train images"),
+    "no test labels": (remove("t10k-labels*"), "has t10k images but no t10k labels"),
     "no test set": (remove("t10k-*"), "has no test images"),
     "no training set": (remove("train-*"), "has no train images"),
     "empty folder": (remove("*"), "has no train images"),
     "too few classes": (name_classes(b"a\nb\nc\n"), r"label 3, but there are 3 classes \(labels 0 to 2\)"),
     "two of a name": (name_classes(b"a\nb\na\nc\n"), "two classes have the same name"),
     "names in Latin-1": (name_classes(b"a\nb\nc\nS\xfcd\n"), r"classes\.txt is not UTF-8"),
-    "other size": (write_train("images-idx3", np.zeros((40, 12, 11), "u1")), "all must be of one size"),
+    "other size": (write_train("images-idx3", np.zeros((40, 12, 11), "u1")), "all images must have the same shape"),
     "colour beside grey": (
         lambda folder: [step(folder) for step in (remove("train-images*"), write_train("images-idx4", COLOUR))],
-        r"train images \(3, 12, 12\); all must be of one size",
+        r"train images \(3, 12, 12\); all images must have the same shape",
     ),
-    "pixels that are no bytes": (write_train("images-idx3", np.zeros((40, 12, 12), "i2")), "images are uint8"),
+    "pixels that are no bytes": (write_train("images-idx3", np.zeros((40, 12, 12), "i2")), "images must be uint8"),
     "two channels": (write_train("images-idx3", np.zeros((40, 12, 12, 2), "u1")), "with 1 or 3 channels"),
     "no images": (write_train("images-idx3", np.zeros((0, 12, 12), "u1")), "has no images"),
 }
@@ -509,7 +516,7 @@ def test_truncated_copy_is_refused_by_name(published, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"cannot read .*train-images-idx3-ubyte\.gz") as caught:
         load_source(FASHION, data_root=tmp_path / "root")
-    assert "get it again" in caught.value.hint
+    assert "get a new copy" in caught.value.hint
 
 
 def test_images_of_another_dataset_are_refused(drawn_images, no_system_folder):
@@ -547,11 +554,11 @@ def test_folder_that_lacks_a_file_is_passed_over(published, no_system_folder, tm
 
 
 def test_missing_images_are_named_with_every_place_and_what_to_type(no_system_folder, tmp_path):
-    with pytest.raises(DataError, match="Fashion-MNIST is not here") as caught:
+    with pytest.raises(DataError, match="Fashion-MNIST was not found") as caught:
         load_source(FASHION, data_root=tmp_path / "root")
     for place in (tmp_path / "root", no_system_folder):
         assert str(place) in caught.value.message
-    assert caught.value.hint == "fmcli data fetch fashion-mnist"
+    assert caught.value.hint == "to download it: fmcli data fetch fashion-mnist"
 
 
 def test_own_class_names_must_cover_the_labels(published, tmp_path):
@@ -641,7 +648,7 @@ def test_stratified_fraction_takes_the_same_part_of_every_class():
     ],
 )
 def test_too_few_images_for_a_fraction(source, validation):
-    with pytest.raises(DataError, match=r"cannot set 0\.5 of \d+ images aside") as caught:
+    with pytest.raises(DataError, match=r"fraction of 0\.5 of \d+ training images") as caught:
         split(source, validation=validation)
     assert (caught.value.hint is not None) == validation.stratify
 
@@ -655,10 +662,10 @@ def test_a_class_is_not_set_aside_as_a_whole():
         try:
             kept.append(split(source, validation=RandomFraction(fraction=0.25, seed=seed)).train.counts().tolist())
         except DataError as error:
-            refused.append((error.message, error.hint))
+            refused.append((error.message, hint_of(error)))
     assert set(map(tuple, kept)) == {(14, 1, 0)}
     [(message, hint)] = set(refused)
-    assert "all images of one would be set aside, and none trained on" in message
+    assert "leaves no training images of the class one" in message
     assert "stratify = true" in hint
 
 
@@ -667,7 +674,7 @@ def test_a_class_is_not_set_aside_as_a_whole():
 )
 def test_a_class_is_not_lost_where_images_are_sorted_or_few(fields):
     images = ImageSet(np.zeros((30, 1, 2, 2), np.uint8), np.repeat([0, 1, 2], 10), ("a", "b", "c"))
-    with pytest.raises(DataError, match="all images of a would be set aside"):
+    with pytest.raises(DataError, match="leaves no training images of the class a"):
         split(Source("sorted", None, images, images), **fields)
 
 
@@ -715,12 +722,12 @@ def test_resplit_without_validation():
     [{"train": 0.001, "validation": 0.5}, {"train": 0.5, "validation": 0.4999}, {"train": 0.5, "validation": 0.01}],
 )
 def test_resplit_that_leaves_a_part_empty_is_refused(parts):
-    with pytest.raises(DataError, match=r"data\.resplit leaves a part of 20 images empty"):
+    with pytest.raises(DataError, match=r"data\.resplit of 20 images leaves a split empty"):
         split(Source("few", None, numbered(10), numbered(10)), resplit=Resplit(**parts))
 
 
 def test_source_without_validation_of_its_own_is_refused():
-    with pytest.raises(DataError, match="drawn has no validation images of its own") as caught:
+    with pytest.raises(DataError, match="drawn has no separate validation images") as caught:
         split(validation=OwnValidation(own=True))
     assert "first = 5000" in caught.value.hint
 
@@ -730,7 +737,7 @@ def test_splits_by_name():
     assert [len(splits.named(name)) for name in SPLITS] == [999, 1, 200]
     with pytest.raises(UsageError, match="unknown split 'tset'; did you mean 'test'"):
         splits.named("tset")
-    with pytest.raises(DataError, match="sets no validation images aside"):
+    with pytest.raises(DataError, match="this recipe has no validation images"):
         Splits(numbered(3), None, numbered(3)).named("validation")
 
 

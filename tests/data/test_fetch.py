@@ -14,7 +14,7 @@ from fmcli.data import sources
 from fmcli.data.cache import cache_folder
 from fmcli.data.fetch import fetch
 from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist, verify_fashion_mnist
-from fmcli.errors import DataError
+from fmcli.errors import DataError, Remedy
 from tests.helpers import draw_quadrants, idx_bytes, write_idx
 
 FILES = sorted(f"{name}.gz" for name in FASHION_MNIST_FILES)
@@ -151,9 +151,9 @@ def assert_nothing_written(place):
 def test_nothing_is_done_when_the_files_are_there(published, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in published.iterdir()}
     said = []
-    assert fetch("fashion-mnist", data_root=published, say=said.append) == published
+    assert fetch("fashion-mnist", data_root=published, log=said.append) == published
     assert {path: path.stat().st_mtime_ns for path in published.iterdir()} == before
-    assert said == [f"fashion-mnist is in {published}, and verified"]
+    assert said == [f"fashion-mnist is in {published} (verified)"]
     assert_nothing_written(cache_folder())
 
 
@@ -169,7 +169,7 @@ def test_altered_files_are_refused_and_left_alone(published, mirror, monkeypatch
     set_mirrors(monkeypatch, mirror(published))
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is not the published file") as caught:
         fetch("fashion-mnist", data_root=here.parent)
-    assert caught.value.hint == "remove it, then: fmcli data fetch fashion-mnist"
+    assert caught.value.hint == "remove it, then run: fmcli data fetch fashion-mnist"
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
@@ -200,10 +200,10 @@ def test_files_come_into_the_data_root_once(published, mirror, monkeypatch, tmp_
     set_mirrors(monkeypatch, mirror(published))
     root = tmp_path / "new" / "root"
     said = []
-    assert fetch("fashion-mnist", data_root=root, say=said.append) == root / "fashion-mnist"
+    assert fetch("fashion-mnist", data_root=root, log=said.append) == root / "fashion-mnist"
     assert_whole(root / "fashion-mnist")
     assert said[0].startswith("downloading from http://127.0.0.1")
-    assert said[-1] == f"fashion-mnist is in {root / 'fashion-mnist'}, and verified"
+    assert said[-1] == f"fashion-mnist is in {root / 'fashion-mnist'} (verified)"
     set_mirrors(monkeypatch)
     assert fetch("fashion-mnist", data_root=root) == root / "fashion-mnist"
 
@@ -243,7 +243,7 @@ def test_mirror_of_other_files_falls_through_to_the_next(published, mirror, monk
 def test_endless_file_is_cut_off(published, mirror, monkeypatch, tmp_path):
     monkeypatch.setattr(fetching, "MAX_DOWNLOAD_BYTES", 100)
     set_mirrors(monkeypatch, mirror(published))
-    with pytest.raises(DataError, match="more than 100 bytes"):
+    with pytest.raises(DataError, match="has more than 100 bytes"):
         fetch("fashion-mnist", data_root=tmp_path / "root")
     assert_nothing_written(tmp_path / "root")
 
@@ -267,9 +267,9 @@ def test_debians_package_helps_where_no_mirror_does(bad_mirror, published, serve
     set_mirrors(monkeypatch, *([bad_mirror(serve)] if bad_mirror else []))
     apt(published)
     said = []
-    assert_whole(fetch("fashion-mnist", data_root=tmp_path / "root", say=said.append))
+    assert_whole(fetch("fashion-mnist", data_root=tmp_path / "root", log=said.append))
     assert apt.calls() == ["apt-get download dataset-fashion-mnist", "dpkg-deb -x"]
-    assert any("trying the next place" in line for line in said)
+    assert any("no mirror has the files" in line for line in said)
     assert any("dataset-fashion-mnist" in line for line in said)
 
 
@@ -302,10 +302,10 @@ def test_when_nothing_helps_the_error_says_what_to_do(tools, published, serve, a
     set_mirrors(monkeypatch, serve(Garbage))
     if tools is not None:
         apt(published, **tools)
-    with pytest.raises(DataError, match="Fashion-MNIST could not be fetched: no mirror answered") as caught:
+    with pytest.raises(DataError, match="cannot download Fashion-MNIST: no mirror has the files") as caught:
         fetch("fashion-mnist")
-    assert ("apt is not here" if tools is None else "apt cannot get") in caught.value.message
-    assert "--data-root" in caught.value.hint
+    assert ("apt is not installed" if tools is None else "apt cannot download") in caught.value.message
+    assert caught.value.remedies == (Remedy("data-root"),)
     assert "apt-get install dataset-fashion-mnist" in caught.value.hint
     assert_nothing_written(cache_folder().parent)
 
@@ -325,7 +325,7 @@ def test_place_that_cannot_be_written_is_named(published, mirror, monkeypatch, t
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match=r"cannot write .*file/fashion-mnist") as caught:
         fetch("fashion-mnist", data_root=tmp_path / "file")
-    assert caught.value.hint == "choose another place with --data-root"
+    assert caught.value.remedies == (Remedy("data-root"),)
 
 
 def test_read_only_place_is_named(published, mirror, monkeypatch, tmp_path):
@@ -346,7 +346,7 @@ def test_interrupted_fetch_leaves_nothing(published, mirror, monkeypatch, tmp_pa
 
     set_mirrors(monkeypatch, mirror(published))
     with pytest.raises(KeyboardInterrupt):
-        fetch("fashion-mnist", data_root=tmp_path / "root", say=interrupt)
+        fetch("fashion-mnist", data_root=tmp_path / "root", log=interrupt)
     assert list((tmp_path / "root").iterdir()) == []
 
 

@@ -626,7 +626,7 @@ BAD_ARRAYS = {
     "signed": (lambda name: np.save(name, np.zeros((2, 28, 28), np.int8)), "holds int8 values"),
     "pickled": (with_pickle, "cannot read this array"),
     "zip": (with_zip, "cannot read this array"),
-    "fields": (lambda name: np.save(name, np.zeros(3, [("a", "u1")])), "images are uint8"),
+    "fields": (lambda name: np.save(name, np.zeros(3, [("a", "u1")])), "images must be uint8"),
     "one axis": (lambda name: np.save(name, np.zeros(28, np.uint8)), "has shape (28,)"),
     "five axes": (lambda name: np.save(name, np.zeros((1, 1, 1, 28, 28), np.uint8)), "has shape"),
     "two channels": (lambda name: np.save(name, np.zeros((1, 28, 28, 2), np.uint8)), "with 1 or 3 channels"),
