@@ -10,15 +10,15 @@ def data_document(
     source: str, place: str, input_shape: tuple[int, ...], counts: Mapping[str, Sequence[int]],
     class_names: Sequence[str], digests: Mapping[str, str],
 ) -> Document:  # fmt: skip
-    """Return how many images each class and split has.
+    """Return the number of images of each class in each split.
 
     Args:
-        source: As in the recipe.
+        source: The source of the images as in the recipe.
         place: The folder that was read.
-        input_shape: (C, H, W).
-        counts: For each split, images of each class in label order.
-        class_names: In label order.
-        digests: SHA-256 of each split.
+        input_shape: Shape of an image, (C, H, W).
+        counts: Number of images of each class in label order, for each split.
+        class_names: Class names in label order.
+        digests: SHA-256 digest of each split.
     """
     splits = list(counts)
     records = [

@@ -1,4 +1,4 @@
-"""Labels of pictures, written as they come."""
+"""The result of `fmcli predict`, written image by image."""
 
 from types import TracebackType
 from typing import Any
@@ -8,16 +8,16 @@ from fmcli.ensemble.predictions import ImagePrediction
 from fmcli.report.console import Terminal
 from fmcli.report.document import Sheet, print_sheet, record_writer
 
-_ROWS_AT_ONCE = 1000  # of a table; more than that would have to be held in memory
+_MAX_TABLE_ROWS = 1000  # longer results are printed as several tables, which bounds memory
 
 
 class PredictionWriter:
-    """Writes labelled pictures in their order; use it as a context manager.
+    """Write labelled images in order. Use it as a context manager.
 
     Args:
-        format_: How.
-        terminal: Where to.
-        top: How many classes each record names.
+        format_: Output format.
+        terminal: Terminal to write to.
+        top: Number of most probable classes to list for each image.
     """
 
     def __init__(self, format_: Format, terminal: Terminal, *, top: int) -> None:
@@ -39,19 +39,19 @@ class PredictionWriter:
             self._close()
 
     def write(self, labelled: ImagePrediction) -> None:
-        """Write one picture's label, or its error.
+        """Write the label of one image, or its error.
 
         Raises:
-            OutputClosed: Nobody reads standard output any more.
+            OutputClosed: The reader has closed standard output.
         """
         self.n_records += 1
         self.n_errors += labelled.error is not None
         match self._format:
             case "table":
                 self._rows.append(self._row(labelled))
-                if len(self._rows) >= _ROWS_AT_ONCE:
+                if len(self._rows) >= _MAX_TABLE_ROWS:
                     self._print_rows()
-            case "json":  # an array, an element a line
+            case "json":  # an array with one element per line
                 self._terminal.write("[\n" if self.n_records == 1 else ",\n")
                 self._terminal.write(self._terminal.to_json(self._record(labelled)))
             case _:
@@ -65,7 +65,7 @@ class PredictionWriter:
 
     def _print_rows(self) -> None:
         columns = ["Input", "Label", ">Probability", ">Votes"]
-        extra = ["Next"] if self._top > 1 else []
+        extra = ["Other classes"] if self._top > 1 else []
         print_sheet(Sheet(columns=[*columns, *extra], rows=self._rows), self._terminal)
         self._rows = []
 
@@ -79,9 +79,9 @@ class PredictionWriter:
         return [*row, others] if self._top > 1 else row
 
     def _record(self, labelled: ImagePrediction) -> dict[str, Any]:
-        """Return a picture as an object; for CSV flat, and with the same keys whatever became of it."""
+        """Return the record of an image. CSV records are flat and always have the same keys."""
         record: dict[str, Any] = {"input": labelled.name, "index": labelled.index}
-        answer: dict[str, Any] = {
+        result: dict[str, Any] = {
             "label": labelled.label,
             "probability": labelled.probability,
             "votes": labelled.votes,
@@ -89,13 +89,13 @@ class PredictionWriter:
         }
         if self._format == "csv":
             others: dict[str, Any] = {
-                f"{key}_{place}": None for place in range(2, self._top + 1) for key in ("label", "probability")
+                f"{key}_{rank}": None for rank in range(2, self._top + 1) for key in ("label", "probability")
             }
-            for place, one in enumerate(labelled.top[1:], start=2):
-                others |= {f"label_{place}": one.label, f"probability_{place}": one.probability}
-            return record | answer | others | {"error": labelled.error}
+            for rank, one in enumerate(labelled.top[1:], start=2):
+                others |= {f"label_{rank}": one.label, f"probability_{rank}": one.probability}
+            return record | result | others | {"error": labelled.error}
         if labelled.error is not None:
             return {**record, "error": labelled.error}
         if self._top > 1:
-            answer["top"] = [{"label": one.label, "probability": one.probability} for one in labelled.top]
-        return record | answer
+            result["top"] = [{"label": one.label, "probability": one.probability} for one in labelled.top]
+        return record | result

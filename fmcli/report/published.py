@@ -1,4 +1,4 @@
-"""Published systems as documents: their figures beside ours."""
+"""The result of `fmcli reproduce`: published scores and ours."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,22 +9,22 @@ from fmcli.choices import SPLITS
 from fmcli.experiments.results import SystemResult
 from fmcli.report.document import Document, Record, Sheet, percent
 
-_FAR_BELOW = 0.05  # of a class's recall: said in a note
+_NOTED_RECALL_GAP = 0.05  # a class whose recall is lower than published by more than this is listed in a note
 
 
 def published_document(results: Sequence[SystemResult]) -> Document:
-    """Return one table of all systems, then each class of those whose recall was published."""
+    """Return a table of all systems, a table of their votes, and the recall of each class where it was published."""
     records = [_record(result) for result in results]
     main = Sheet(
-        title="Published systems, and ours",
+        title="Published results and ours",
         columns=["System", "Split", ">Published", ">Ours", ">±", ">Difference", ">95 % interval", "Reached",
                  ">Seeds", ">Epochs", ">Seconds"],
         rows=[_row(record) for record in records],
         notes=[
-            "Ours: mean accuracy over the seeds, ± their standard deviation, and the 95 % interval of that mean; "
-            "of one seed, over such images.",
-            "Reached: ours is at or above the published figure, or its interval holds it. Seconds: of one training.",
-            *(f"{result.name} was not trained as shipped: {change}" for result in results for change in result.changes),
+            "Ours: mean accuracy over the seeds, ± its standard deviation, and the 95 % interval of the mean. With one "
+            "seed, the interval is over the images.",
+            "Reached: ours is at least the published accuracy, or the interval contains it. Seconds: per training.",
+            *(f"{one.name} differs from the shipped recipe: {change}" for one in results for change in one.changes),
         ],
     )  # fmt: skip
     votes = [result for result in results if len(result.seeds[0].members) > 1]
@@ -71,10 +71,10 @@ def _row(record: Record) -> list[str]:
 
 def _votes_sheet(results: Sequence[SystemResult]) -> Sheet:
     return Sheet(
-        title="Votes beside their members, on test",
+        title="Votes and their members on test",
         columns=["System", ">Vote", ">Best member", ">Gain", "Members"],
         rows=[_votes_row(result) for result in results],
-        notes=["Means over the seeds; the best member is that of each seed."],
+        notes=["Means over the seeds. Best member: the most accurate member of each seed."],
     )
 
 
@@ -88,8 +88,12 @@ def _votes_row(result: SystemResult) -> list[str]:
 def _class_sheet(result: SystemResult) -> Sheet:
     published = result.reference.test_recall
     ours = {name: result.recall(name) for name in published}
-    below = [name for name in published if ours[name] < published[name] - _FAR_BELOW]
-    notes = [f"More than {100 * _FAR_BELOW:.0f} points below the published recall: {', '.join(below)}"] if below else []
+    below = [name for name in published if ours[name] < published[name] - _NOTED_RECALL_GAP]
+    notes = (
+        [f"More than {100 * _NOTED_RECALL_GAP:.0f} points below the published recall: {', '.join(below)}"]
+        if below
+        else []
+    )
     return Sheet(
         title=f"{result.name}: recall of each class on test",
         columns=["Class", ">Published", ">Ours", ">Difference"],

@@ -1,4 +1,4 @@
-"""Recipes and their networks as documents."""
+"""The results of `fmcli recipe list`, `recipe keys` and `recipe show --summary`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from fmcli.report.document import Document, Sheet
 
 
 def recipes_document(rows: Sequence[tuple[str, str]]) -> Document:
-    """Return the shipped recipes, (name, description)."""
+    """Return the names and descriptions of the shipped recipes."""
     records = [{"name": name, "description": description} for name, description in rows]
-    return Document([Sheet(columns=["Recipe", "What it is"], rows=rows)], {"recipes": records}, records)
+    return Document([Sheet(columns=["Recipe", "Description"], rows=rows)], {"recipes": records}, records)
 
 
 def keys_document(tables: Sequence[KeyTable]) -> Document:
-    """Return tables of keys, each with what it takes, its default and its meaning."""
+    """Return the type, default and meaning of each recipe key, one table of keys per TOML table."""
     sheets = [
         Sheet(
             title=": ".join(filter(None, (_table_name(table), table.about))),
-            columns=["Key", "Takes", "Default", "Meaning"],
-            rows=[(key.name, key.takes, _show_default(key), key.meaning) for key in table.keys],
+            columns=["Key", "Type", "Default", "Meaning"],
+            rows=[(key.name, key.takes, _format_default(key), key.meaning) for key in table.keys],
         )
         for table in tables
     ]
@@ -43,9 +43,9 @@ def keys_document(tables: Sequence[KeyTable]) -> Document:
     return Document(sheets, {"keys": records}, records)
 
 
-def _show_default(key: Key) -> str:
+def _format_default(key: Key) -> str:
     if key.default is None:
-        return "needed" if key.needed else ""
+        return "required" if key.needed else ""
     return json.dumps(key.default, ensure_ascii=False)
 
 
@@ -54,25 +54,25 @@ def _table_name(table: KeyTable) -> str:
 
 
 def summary_document(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]]) -> Document:
-    """Return each member's network, layer by layer."""
+    """Return the layers of each member's network with their output shapes and parameter counts."""
     sheets, records = [], []
     for member, layers in traces.items():
         rows = [
             {
                 "member": member,
-                "layer": place,
+                "layer": index,
                 "type": trace.layer.type,
-                "detail": _detail(trace.layer),
+                "detail": _describe_settings(trace.layer),
                 "output_shape": list(trace.output_shape),
                 "parameters": trace.parameters,
             }
-            for place, trace in enumerate(layers)
+            for index, trace in enumerate(layers)
         ]
         records += rows
         sheets.append(
             Sheet(
                 title=f"{member}: {count_parameters(layers):,} parameters",
-                columns=[">#", "Layer", "Detail", ">Output", ">Parameters"],
+                columns=[">#", "Layer", "Settings", ">Output", ">Parameters"],
                 rows=[
                     [
                         str(row["layer"]),
@@ -89,13 +89,13 @@ def summary_document(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]])
     return Document(sheets, {"recipe": recipe.name, "parameters": totals, "layers": records}, records)
 
 
-def _detail(layer: Layer) -> str:
-    given = layer.model_dump(exclude_defaults=True, exclude={"type"})
+def _describe_settings(layer: Layer) -> str:
+    settings = layer.model_dump(exclude_defaults=True, exclude={"type"})
     if isinstance(layer, Conv | Dense):
-        given.pop("bias", None)
-    words = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in given.items()]
+        settings.pop("bias", None)
+    words = [f"{key.replace('_', ' ')} {_format_value(value)}" for key, value in settings.items()]
     return ", ".join(words) + (", no bias" if getattr(layer, "bias", True) is False else "")
 
 
-def _value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)

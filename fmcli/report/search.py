@@ -1,16 +1,16 @@
-"""A hyperparameter search as a document."""
+"""The result of `fmcli search`."""
 
 from dataclasses import asdict
 
 from fmcli.experiments.results import SearchResult, State
 from fmcli.report.document import Document, Sheet, percent, show_value
 
-_BEST = 5  # trials to show beside the untuned values
+_N_BEST = 5  # trials to show next to the untuned values
 
 
 def search_document(result: SearchResult) -> Document:
-    """Return the best trials beside the untuned values, and which values mattered."""
-    best = result.best(_BEST)
+    """Return the values of the best trials next to the untuned values, and the importance of each value."""
+    best = result.best(_N_BEST)
     columns = ["Value", ">Untuned", *(f">Trial {trial.number}" for trial in best)]
     rows = [
         [key, show_value(untuned), *(show_value(trial.values[key]) for trial in best)]
@@ -25,7 +25,7 @@ def search_document(result: SearchResult) -> Document:
     )
     order = sorted(result.importance.items(), key=lambda item: -item[1])
     importance = Sheet(
-        title="Which values mattered (part of the variance between trials, by fANOVA)",
+        title="Importance of each value (percentage of the variance between trials, by fANOVA)",
         columns=["Value", ">Importance"],
         rows=[[key, percent(part)] for key, part in order],
     )
@@ -39,11 +39,11 @@ def search_document(result: SearchResult) -> Document:
 def _notes(result: SearchResult) -> list[str]:
     states: dict[State, str] = {
         "pruned": "stopped early",
-        "failed": "gave nothing that can be scored",
-        "running": "are still running elsewhere",
+        "failed": "without a score",
+        "running": "still running in other processes",
     }
     counts = [f"{result.count(state)} {words}" for state, words in states.items() if result.count(state)]
     left = result.asked - len(result.trials)
-    unfinished = [f"{left} of {result.asked} trials are still to come."] if left > 0 else []
+    unfinished = [f"{left} of {result.asked} trials have not started yet."] if left > 0 else []
     reasons = [f"  trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason]
-    return [f"Of {len(result.trials)} trials, {', '.join(counts)}."] * bool(counts) + reasons + unfinished
+    return [f"{len(result.trials)} trials: {', '.join(counts)}."] * bool(counts) + reasons + unfinished

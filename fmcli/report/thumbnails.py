@@ -1,4 +1,4 @@
-"""Datasets as documents; sample images as blocks of colour in a terminal."""
+"""Sample images drawn with characters in a terminal."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,47 +11,48 @@ from rich.text import Text
 
 from fmcli.errors import printable
 
-_THUMBNAIL = 14  # columns of a sample in the terminal; a row of text holds two rows of pixels
+_THUMBNAIL_WIDTH = 14  # characters; one line of text shows two rows of pixels
 _UPPER_HALF = "▀"
-_RAMP = " .:-=+*#%@"  # from dark to light, where there is no colour
+_GREY_RAMP = " .:-=+*#%@"  # from dark to light, for terminals without colour
 
 
 def choose_samples(labels: NDArray[np.int64], n_classes: int, each: int) -> list[NDArray[np.int64]]:
-    """Return, for each class, the positions of its first images."""
+    """Return the indices of the first `each` images of every class."""
     return [np.flatnonzero(labels == label)[:each] for label in range(n_classes)]
 
 
 def terminal_grid(
     images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...], console: Console
 ) -> RenderableType:
-    """Return one sample of each class, as many beside each other as fit.
+    """Return one sample of each class in a grid as wide as the terminal.
 
     Args:
         images: uint8 (N, C, H, W).
-        labels: (N,).
-        class_names: In label order.
-        console: As wide and colourful as the terminal is.
+        labels: int64 (N,).
+        class_names: Class names in label order.
+        console: Console that will print the grid.
     """
-    chosen = [(label, rows[0]) for label, rows in enumerate(choose_samples(labels, len(class_names), 1)) if len(rows)]
+    samples = enumerate(choose_samples(labels, len(class_names), 1))
     coloured = console.color_system is not None and not console.no_color
-    across = max(1, console.width // (_THUMBNAIL + 2))
+    n_columns = max(1, console.width // (_THUMBNAIL_WIDTH + 2))
     grid = Table.grid(padding=(0, 2, 1, 0))
-    for _ in range(across):
-        grid.add_column(width=_THUMBNAIL)
+    for _ in range(n_columns):
+        grid.add_column(width=_THUMBNAIL_WIDTH)
     cells = [
-        Group(Text(printable(class_names[label])[:_THUMBNAIL]), _thumbnail(images[index], coloured))
-        for label, index in chosen
+        Group(Text(printable(class_names[label])[:_THUMBNAIL_WIDTH]), _thumbnail(images[indices[0]], coloured))
+        for label, indices in samples
+        if len(indices)
     ]
-    for start in range(0, len(cells), across):
-        grid.add_row(*cells[start : start + across])
+    for start in range(0, len(cells), n_columns):
+        grid.add_row(*cells[start : start + n_columns])
     return grid
 
 
 def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
-    """Return an image as half blocks, two pixels to a character; without colour, as characters of its brightness."""
+    """Return an image as half blocks of two pixels each, or without colour as characters of similar brightness."""
     rgb = Image.fromarray(to_rgb(image))
-    height = max(2, round(_THUMBNAIL * rgb.height / rgb.width / 2) * 2)
-    pixels = np.asarray(rgb.resize((_THUMBNAIL, height), Image.Resampling.BOX))
+    height = max(2, round(_THUMBNAIL_WIDTH * rgb.height / rgb.width / 2) * 2)
+    pixels = np.asarray(rgb.resize((_THUMBNAIL_WIDTH, height), Image.Resampling.BOX))
     text = Text()
     for upper, lower in zip(pixels[0::2], pixels[1::2], strict=True):
         for above, below in zip(upper, lower, strict=True):
@@ -59,7 +60,7 @@ def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
                 text.append(_UPPER_HALF, Style(color=_color(above), bgcolor=_color(below)))
             else:
                 brightness = (above.mean() + below.mean()) / 2
-                text.append(_RAMP[int(brightness * len(_RAMP) / 256)])
+                text.append(_GREY_RAMP[int(brightness * len(_GREY_RAMP) / 256)])
         text.append("\n")
     return text
 
@@ -69,7 +70,7 @@ def _color(pixel: NDArray[np.uint8]) -> Color:
 
 
 def to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return uint8 (H, W, 3) of an image (C, H, W): grey from its first channel, unless it has three."""
+    """Convert an image (C, H, W) to RGB, (H, W, 3). Unless it has three channels, its first is shown in grey."""
     return np.ascontiguousarray(
         np.repeat(image[:1], 3, axis=0).transpose(1, 2, 0) if len(image) != 3 else image.transpose(1, 2, 0)
     )

@@ -98,7 +98,7 @@ def test_document_names_classes_far_below_and_what_was_changed():
     document = published_document([result, result_of(0.9)])
     main, classes = document.sheets
     assert [row[0] for row in main.rows] == ["pets", "a-system"]
-    assert "pets was not trained as shipped: trainer.epochs: was 5, now 2" in main.notes
+    assert "pets differs from the shipped recipe: trainer.epochs: was 5, now 2" in main.notes
     assert classes.rows == [["cat", "97.00", "91.00", "-6.00"], ["dog", "91.00", "91.00", "+0.00"]]
     assert classes.notes == ["More than 5 points below the published recall: cat"]
     json.dumps(document.payload)

@@ -629,8 +629,8 @@ def test_the_best_trials_stand_beside_the_untuned_values():
         ["Validation accuracy", "", "90.00", "90.00", "50.00"],
     ]
     assert main.notes == [
-        "Of 5 trials, 1 gave nothing that can be scored, 1 are still running elsewhere.",
-        "2 of 7 trials are still to come.",
+        "5 trials: 1 without a score, 1 still running in other processes.",
+        "2 of 7 trials have not started yet.",
     ]
     assert importance.rows == [["optimizer.lr", "100.00"]]
 
