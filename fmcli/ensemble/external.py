@@ -1,14 +1,18 @@
-"""Predictions of other tools: probabilities as CSV or `.npy`, and the labels that they lack.
+"""Predictions of other tools: class probabilities in CSV or `.npy` files, and their true classes.
 
-True classes come from the CSV's column `label`, else from a file that is named (`--labels`), else from a file beside:
-`test-labels.npy` or `test-labels.txt`, and likewise of `validation` and `train`, in the folder of the predictions or,
-of predictions in a folder of their own (`forest/test.npy`), in the folder above; else from another member's
-predictions of the same images.
+True classes are taken from the first of these sources that exists:
+
+1. the column `label` of the CSV
+2. the file of labels that the user names
+3. `test-labels.npy` or `test-labels.txt` (`validation-labels`, `train-labels`) in the same folder. For predictions in a
+   folder of their own (`forest/test.npy`), also in the parent folder.
+4. another member's predictions for the same images
 """
 
 import csv
 import io
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,29 +27,32 @@ from fmcli.errors import DataError, printable
 from fmcli.storage.reading import MAX_CLASSES, open_array, read_text
 
 SUFFIXES = (".csv", ".npy")
-"""How such files end, in small letters or large ones."""
+"""Suffixes of predictions files, in lower case."""
 LABEL_COLUMN = "label"
 _LABEL_SUFFIXES = (".npy", ".txt")
-_LARGEST = 8 << 30  # bytes: more than this is a header that lies
-MAX_TABLE_BYTES = 64 << 20  # bytes of a CSV
-MAX_LABELS_BYTES = 32 << 20  # bytes
-_ROUNDING = 1e-3  # by how much probabilities that were written with few digits may miss 1
-_HINT = f"each column but {LABEL_COLUMN} holds a class's probabilities, as from predict_proba or a softmax"
+_MAX_ARRAY_BYTES = 8 << 30
+MAX_TABLE_BYTES = 64 << 20
+MAX_LABELS_BYTES = 32 << 20
+_SUM_TOLERANCE = 1e-3  # probabilities written with few digits do not sum to exactly 1
+_PROBABILITIES_HINT = (
+    f"each column except {LABEL_COLUMN} must have the probabilities of one class, as from predict_proba or a softmax"
+)
+_HEADER_HINT = "the first line must have the class names"
 
 
 class NoLabelsError(DataError):
-    """Nothing says which the true classes of another tool's predictions are."""
+    """The true classes of another tool's predictions are unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExternalPredictions:
-    """What a file of another tool says.
+    """The content of another tool's predictions file.
 
     Args:
         path: The file.
-        probabilities: float64 (n_samples, n_classes), each row adding up to 1.
-        class_names: From the heading of a CSV; None of a `.npy`.
-        labels: The true classes, by name or number, from the CSV's column `label`; None without one.
+        probabilities: float64 (n_samples, n_classes), each row sums to 1.
+        class_names: Column names of a CSV; None for `.npy`.
+        labels: True classes by name or number, from the CSV's column `label`; None without that column.
     """
 
     path: Path
@@ -55,7 +62,7 @@ class ExternalPredictions:
 
 
 def is_external(path: Path) -> bool:
-    """Return whether a file is another tool's predictions, by how its name ends.
+    """Return whether a file has the suffix of another tool's predictions.
 
     Example:
         >>> is_external(Path("forest.CSV")), is_external(Path("k3.safetensors"))
@@ -65,7 +72,7 @@ def is_external(path: Path) -> bool:
 
 
 def is_labels_file(path: Path) -> bool:
-    """Return whether a file is named as the true classes of a split are.
+    """Return whether a file is named like the true classes of a split.
 
     Example:
         >>> is_labels_file(Path("test-labels.npy")), is_labels_file(Path("forest.npy"))
@@ -76,109 +83,114 @@ def is_labels_file(path: Path) -> bool:
 
 
 def find_labels_file(path: Path, split: str) -> Path | None:
-    """Return the file of true classes that lies beside predictions, or above a folder of their own; None without."""
+    """Return the labels file next to a predictions file, or in the parent folder (see above); None without one."""
     folders = [path.parent, path.parent.parent] if path.stem in SPLITS else [path.parent]
-    places = (folder / f"{split}-labels{suffix}" for folder in folders for suffix in _LABEL_SUFFIXES)
-    return next((place for place in places if place.is_file()), None)
+    files = (folder / f"{split}-labels{suffix}" for folder in folders for suffix in _LABEL_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
 
 
 def read_external(path: Path) -> ExternalPredictions:
     """Read another tool's probabilities.
 
     Args:
-        path: A `.npy` of shape (n_samples, n_classes), or a CSV with a column for each class, headed by its name, and
-            perhaps one headed `label` with the true class.
+        path: A `.npy` file of shape (n_samples, n_classes); or a CSV file with one column per class, named after the
+            class, and optionally a column `label` with the true class.
 
     Raises:
-        DataError: The file is missing or broken, or holds no probabilities.
+        DataError: The file is missing or damaged, or does not contain probabilities.
     """
     found = _read_csv(path) if path.suffix.lower() == ".csv" else ExternalPredictions(path, _read_npy(path))
-    values, where = found.probabilities, printable(path)
+    values, file = found.probabilities, printable(path)
     if values.ndim != 2 or 0 in values.shape:
-        raise DataError(f"{where} has shape {values.shape}; expected (n_samples, n_classes)")
+        raise DataError(f"{file} has shape {values.shape}; expected (n_samples, n_classes)", hint=_PROBABILITIES_HINT)
     if values.shape[1] > MAX_CLASSES:
-        raise DataError(f"{where} has {values.shape[1]} classes; the limit is {MAX_CLASSES}", hint=_HINT)
-    wrong = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1)
-    if wrong.any():
+        raise DataError(f"{file} has {values.shape[1]} classes; the limit is {MAX_CLASSES}", hint=_PROBABILITIES_HINT)
+    invalid = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1)
+    if invalid.any():
         raise DataError(
-            f"{where}: row {int(wrong.argmax())} holds NaN, infinite or negative values",
-            hint=_HINT,
+            f"{file}: row {int(invalid.argmax())} (counted from 0) has NaN, infinite or negative values",
+            hint=_PROBABILITIES_HINT,
         )
     sums = values.sum(axis=1)
-    if (np.abs(sums - 1) > _ROUNDING).any():
-        place = int(np.abs(sums - 1).argmax())
+    if (np.abs(sums - 1) > _SUM_TOLERANCE).any():
+        row = int(np.abs(sums - 1).argmax())
         raise DataError(
-            f"{where}: the probabilities of row {place} add up to {sums[place]:.4g}, not 1",
-            hint=_HINT,
+            f"{file}: the probabilities of row {row} (counted from 0) sum to {sums[row]:.4g}, not 1",
+            hint=_PROBABILITIES_HINT,
         )
     return ExternalPredictions(path, values / sums[:, None], found.class_names, found.labels)
 
 
 def _read_npy(path: Path) -> NDArray[np.float64]:
-    array = _open_npy(path)
-    if not np.issubdtype(array.dtype, np.floating) or array.nbytes > _LARGEST:
-        raise DataError(f"{printable(path)} holds {array.dtype} values of shape {array.shape}; expected floats")
-    return np.asarray(array, dtype=np.float64)
+    values = _open_npy(path)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise DataError(f"{printable(path)} has dtype {values.dtype}; expected a float dtype", hint=_PROBABILITIES_HINT)
+    if values.nbytes > _MAX_ARRAY_BYTES:
+        raise DataError(f"{printable(path)} has {values.nbytes} bytes; the limit is {_MAX_ARRAY_BYTES}")
+    return np.asarray(values, dtype=np.float64)
 
 
 def _open_npy(path: Path) -> NDArray[Any]:
-    """Open an array that stays on the disk until used; never a pickled one, or an archive."""
+    """Map an array into memory; refuse pickled arrays and archives."""
     try:
         return open_array(path)
-    except Exception as error:  # its header is parsed as Python and fails in as many ways
+    except Exception as error:  # numpy parses the header as Python, which fails in many ways
         reason = str(error) or type(error).__name__
-        raise DataError(f"cannot read {printable(path)}: {printable(reason)}", hint="numpy.save writes it") from error
+        raise DataError(
+            f"cannot read {printable(path)}: {printable(reason)}",
+            hint="write it by numpy.save, as one array of numbers",
+        ) from error
 
 
 def _read_csv(path: Path) -> ExternalPredictions:
-    text = read_text(path, MAX_TABLE_BYTES, DataError)
-    rows = csv.reader(io.StringIO(text, newline=""))
-    filled = (row for row in rows if "".join(row).strip() or len(row) > 1)
+    file = printable(path)
+    reader = csv.reader(io.StringIO(read_text(path, MAX_TABLE_BYTES, DataError), newline=""))
+    rows = (row for row in reader if "".join(row).strip() or len(row) > 1)
     labels: list[str] = []
-    values = array("d")  # a list would take four times as much
+    values = array("d")  # uses a quarter of a list's memory
     try:
-        heading = next(filled, [])
-        _check_heading(path, heading)
-        place = heading.index(LABEL_COLUMN) if LABEL_COLUMN in heading else None
-        columns = [column for column in range(len(heading)) if column != place]
-        for row in filled:
-            if len(row) != len(heading):
-                raise DataError(f"{printable(path)}, line {rows.line_num}: {len(row)} values, not {len(heading)}")
+        header = next(rows, [])
+        _check_header(file, header)
+        label_column = header.index(LABEL_COLUMN) if LABEL_COLUMN in header else None
+        columns = [column for column in range(len(header)) if column != label_column]
+        for row in rows:
+            if len(row) != len(header):
+                raise DataError(f"{file}, line {reader.line_num}: {len(row)} values for {len(header)} columns")
             values.extend(float(row[column]) for column in columns)
-            labels += [row[place]] if place is not None else []
+            labels += [row[label_column]] if label_column is not None else []
     except csv.Error as error:
-        raise DataError(f"cannot read {printable(path)}: {printable(error)}") from error
+        raise DataError(f"cannot read {file}: {printable(error)}") from error
     except ValueError as error:
-        raise DataError(
-            f"{printable(path)}, line {rows.line_num}: {printable(error)}",
-            hint=_HINT,
-        ) from error
-    names = tuple(heading[column] for column in columns)
+        raise DataError(f"{file}, line {reader.line_num}: {printable(error)}", hint=_PROBABILITIES_HINT) from error
+    names = tuple(header[column] for column in columns)
     table = np.array(values, dtype=np.float64).reshape(-1, len(names)) if names else np.empty((0, 0))
-    return ExternalPredictions(path, table, names, tuple(labels) if place is not None else None)
+    return ExternalPredictions(path, table, names, tuple(labels) if label_column is not None else None)
 
 
-def _check_heading(path: Path, heading: Sequence[str]) -> None:
-    where = printable(path)
-    other = next((mark for mark in ";\t|" if len(heading) == 1 and mark in heading[0]), None)
-    if other is not None:
-        raise DataError(f"{where} has {other!r} between its columns", hint="a CSV has commas, and points in numbers")
-    if "" in heading:
+def _check_header(file: str, header: Sequence[str]) -> None:
+    separator = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+    if separator is not None:
         raise DataError(
-            f"{where}: column {heading.index('') + 1} has no name",
-            hint="head each column by its class; pandas leaves its row numbers out with index=False",
+            f"{file} separates columns by {separator!r}; expected commas",
+            hint="write numbers with decimal points: 0.25",
         )
-    if _are_probabilities(heading):
+    if "" in header:
         raise DataError(
-            f"{where} has no heading: its first line is probabilities",
-            hint="head each column by its class; a class that is called 0.0 may be called 0",
+            f"{file}: column {header.index('') + 1} has no name",
+            hint=f"{_HEADER_HINT}; in pandas, to_csv(index=False) omits the row numbers",
         )
-    if len(set(heading)) != len(heading):
-        raise DataError(f"{where} has two columns of one name")
+    if _are_probabilities(header):
+        raise DataError(
+            f"{file} has no header: its first line has probabilities",
+            hint=f"{_HEADER_HINT}; if a class is named 0.0, name it 0",
+        )
+    name, count = Counter(header).most_common(1)[0] if header else ("", 1)
+    if count > 1:
+        raise DataError(f"{file} has {count} columns named {printable(name)!r}", hint=_HEADER_HINT)
 
 
 def _are_probabilities(names: Sequence[str]) -> bool:
-    """Return whether columns' names are the probabilities of a sample, rather than the numbers of classes.
+    """Return whether column names are the probabilities of a sample and not numbers of classes.
 
     Example:
         >>> [_are_probabilities(names) for names in (["0", "0.25", "0.75"], ["0", "1"], ["0.0", "1.0", "2.0"])]
@@ -188,23 +200,26 @@ def _are_probabilities(names: Sequence[str]) -> bool:
         values = [float(name) for name in names]
     except ValueError:
         return False
-    fractions = any(not name.isdecimal() for name in names)
-    return fractions and all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= _ROUNDING
+    has_fractions = any(not name.isdecimal() for name in names)
+    return has_fractions and all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= _SUM_TOLERANCE
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Read true classes, by name or number: a `.npy` of whole numbers, or a text with one a line.
+    """Read true classes by name or number, from a `.npy` file of integers or a text file with one class per line.
 
     Raises:
-        DataError: The file is missing or broken.
+        DataError: The file is missing or damaged.
     """
     if path.suffix.lower() == ".npy":
-        array = _open_npy(path)
-        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-            raise DataError(f"{printable(path)} holds {array.dtype} values of shape {array.shape}, not labels")
-        if array.nbytes > MAX_LABELS_BYTES:
-            raise DataError(f"{printable(path)} holds {array.nbytes} bytes of labels; the limit is {MAX_LABELS_BYTES}")
-        return tuple(str(label) for label in array.tolist())
+        values = _open_npy(path)
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+            raise DataError(
+                f"{printable(path)} has dtype {values.dtype} and shape {values.shape}; "
+                "labels must be integers of shape (n_samples,)"
+            )
+        if values.nbytes > MAX_LABELS_BYTES:
+            raise DataError(f"{printable(path)} has {values.nbytes} bytes; the limit for labels is {MAX_LABELS_BYTES}")
+        return tuple(str(label) for label in values.tolist())
     labels = [line.strip() for line in read_text(path, MAX_LABELS_BYTES, DataError).splitlines()]
     while labels and not labels[-1]:
         labels.pop()
@@ -212,69 +227,75 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def to_predictions(
-    foreign: ExternalPredictions,
+    external: ExternalPredictions,
     *,
     name: str,
     split: str,
-    like: Predictions | None = None,
+    reference: Predictions | None = None,
     labels: Sequence[str] | None = None,
 ) -> Predictions:
-    """Give another tool's probabilities the labels and class names that they need.
+    """Convert another tool's probabilities to predictions, with class names and labels.
 
     Args:
-        foreign: What was read.
-        name: What to call the member.
-        split: Which images they are of.
-        like: Predictions of fmcli of the same images, whose classes and labels they take over where they have none.
-        labels: The true classes, by name or number.
+        external: The content of the file.
+        name: Name of the member.
+        split: Split of the images.
+        reference: Predictions of another member for the same images. Class names and labels that are missing are taken
+            from it.
+        labels: True classes by name or number, from a file of labels.
 
     Raises:
-        NoLabelsError: They have no labels.
-        DataError: They have other classes or images than `like`, or labels that are none of their classes.
+        NoLabelsError: The true classes are unknown.
+        DataError: The number of classes or images differs from `reference`, or a label is not a class.
     """
-    where, n_classes = printable(foreign.path), foreign.probabilities.shape[1]
-    names = foreign.class_names or (like.class_names if like else tuple(str(label) for label in range(n_classes)))
-    probabilities = foreign.probabilities
-    if like is not None and len(like.class_names) != n_classes and foreign.class_names is None and labels is not None:
-        names, like = tuple(str(label) for label in range(n_classes)), None  # of something else, evaluated by itself
-    if like is not None and set(names) == set(like.class_names) and len(names) == n_classes:
-        probabilities = probabilities[:, [names.index(one) for one in like.class_names]]
-        names = like.class_names
-    if len(names) != n_classes:
-        raise DataError(
-            f"{where} has {n_classes} classes; {printable(like.member) if like else 'its heading'} has {len(names)}"
-        )
-    given = foreign.labels if foreign.labels is not None else labels
+    file, n_classes = printable(external.path), external.probabilities.shape[1]
+    probabilities, class_names = external.probabilities, external.class_names
+    if reference is not None and class_names is None and len(reference.class_names) != n_classes:
+        if labels is None:
+            raise DataError(
+                f"{file} has {n_classes} classes; {printable(reference.member)} has {len(reference.class_names)}"
+            )
+        reference = None  # for other classes: the file can only be evaluated alone
+    if class_names is None:
+        class_names = reference.class_names if reference else tuple(str(label) for label in range(n_classes))
+    if reference is not None and set(class_names) == set(reference.class_names):
+        probabilities = probabilities[:, [class_names.index(class_name) for class_name in reference.class_names]]
+        class_names = reference.class_names
+    given = external.labels if external.labels is not None else labels
     if given is not None:
-        named = foreign.class_names is not None or like is not None
-        truth = _numbers(given, names, where, named=named)
-    elif like is not None:
-        truth = like.labels
+        has_names = external.class_names is not None or reference is not None
+        y_true = _label_indices(given, class_names, file, has_names=has_names)
+    elif reference is not None:
+        y_true = reference.labels
     else:
         raise NoLabelsError(
-            f"{where} says nothing of the true classes",
-            hint=f"give --labels FILE, {split}-labels.npy beside it, a CSV with a column {LABEL_COLUMN}, or a member "
-            "of fmcli beside it",
+            f"the true classes of {file} are unknown",
+            hint=f"add {split}-labels.npy to its folder, add a column {LABEL_COLUMN} to a CSV, or combine it with a "
+            "member trained by fmcli",
+            remedies=["labels"],
         )
-    if len(truth) != len(probabilities):
-        raise DataError(f"{where} answers for {len(probabilities):,} images; there are {len(truth):,} labels")
+    if len(y_true) != len(probabilities):
+        raise DataError(
+            f"{file} has predictions for {len(probabilities):,} images, but there are {len(y_true):,} labels"
+        )
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32)
-    return Predictions(logits=logits, labels=truth, class_names=names, member=name, split=split)
+    return Predictions(logits=logits, labels=y_true, class_names=class_names, member=name, split=split)
 
 
-def _numbers(labels: Sequence[str], names: Sequence[str], where: str, *, named: bool) -> NDArray[np.int64]:
-    number: dict[Any, int] = {str(place): place for place in range(len(names))}
-    number |= {name: place for place, name in enumerate(names)}  # a name wins over a number
-    for place, label in enumerate(labels):
-        if label not in number and not named:
+def _label_indices(labels: Sequence[str], names: Sequence[str], file: str, *, has_names: bool) -> NDArray[np.int64]:
+    indices: dict[Any, int] = {str(index): index for index in range(len(names))}
+    indices |= {name: index for index, name in enumerate(names)}  # names take precedence over numbers
+    for image, label in enumerate(labels):
+        if label in indices:
+            continue
+        problem = f"{file}: label {printable(label)!r} of image {image} (counted from 0)"
+        if not has_names:
             raise DataError(
-                f"{where}: label {printable(label)!r} of image {place} is no number from 0 to {len(names) - 1}, and "
-                "a .npy has no class names",
-                hint="give labels by number, or beside it a CSV or a member of fmcli, which knows the names",
+                f"{problem} is not a number from 0 to {len(names) - 1}, and a .npy file has no class names",
+                hint="give labels by number, or combine the file with a CSV or a member trained by fmcli",
             )
-        if label not in number:
-            raise DataError(
-                f"{where}: label {printable(label)!r} of image {place} is not among its classes",
-                hint=f"by name or number: {', '.join(printable(name) for name in names[:10])}",
-            )
-    return np.array([number[label] for label in labels], dtype=np.int64)
+        raise DataError(
+            f"{problem} is not one of its classes",
+            hint=f"give a number or a name: {', '.join(printable(name) for name in names[:10])}",
+        )
+    return np.array([indices[label] for label in labels], dtype=np.int64)

@@ -72,7 +72,7 @@ def predict_pool(
     for place in sorted(read, key=lambda place: (no_labels[place], read[place].class_names is None)):
         source = beside[place]
         given = None if source is None else read_labels(source)
-        found[place] = to_predictions(read[place], name=pool.names[place], split=split, like=like, labels=given)
+        found[place] = to_predictions(read[place], name=pool.names[place], split=split, reference=like, labels=given)
         like = like or found[place]
     return [replace(found[place], group=group) if group else found[place] for place, group in enumerate(pool.groups)]
 

@@ -1,4 +1,4 @@
-"""Other tools' probabilities and labels: what is taken, and what is refused with the file, the place and the reason."""
+"""Predictions of other tools: which files are read, and which are refused with file, line and reason."""
 
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from fmcli.ensemble.external import (
     to_predictions,
 )
 from fmcli.ensemble.predictions import Predictions, stack_logits
-from fmcli.errors import DataError
+from fmcli.errors import CheckpointError, DataError
 
 CLASSES = ("coat", "bag", "shirt")
 PROBABILITIES = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.0, 1.0, 0.0]])
@@ -39,9 +39,9 @@ def write(tmp_path):
 
 
 def csv_of(names=CLASSES, probabilities=PROBABILITIES, labels=None):
-    """A CSV as pandas writes it, the true classes in its first column if any are given."""
+    """Return a CSV as pandas writes it, with the true classes in its first column."""
     columns = [*(["label"] if labels is not None else []), *names]
-    rows = [[*([labels[place]] if labels is not None else []), *row] for place, row in enumerate(probabilities)]
+    rows = [[*([labels[index]] if labels is not None else []), *row] for index, row in enumerate(probabilities)]
     return "".join(",".join(map(str, row)) + "\n" for row in [columns, *rows])
 
 
@@ -58,7 +58,7 @@ def member_of_fmcli(**changes):
 
 
 def assert_refused(action, *said):
-    """Refused in one line that says what is to be said."""
+    """Check that the error is one line with the given words."""
     with pytest.raises(DataError) as caught:
         action()
     assert "\n" not in caught.value.message
@@ -83,9 +83,9 @@ def test_an_array_of_any_kind_of_float_is_read(write, dtype, layout):
 @pytest.mark.parametrize(
     "change",
     [str, lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text, lambda text: text.rstrip("\n")],
-    ids=["as it is", "of Windows", "with a byte order mark", "without a last line end"],
+    ids=["plain", "Windows", "byte order mark", "no final line end"],
 )
-def test_a_table_is_read_whatever_wrote_it(write, change):
+def test_a_table_of_any_program_is_read(write, change):
     found = read_external(write("knn.csv", change(csv_of(labels=["coat", "shirt", "bag"]))))
     np.testing.assert_allclose(found.probabilities, PROBABILITIES)
     assert (found.class_names, found.labels) == (CLASSES, ("coat", "shirt", "bag"))
@@ -96,46 +96,46 @@ def test_blank_lines_are_skipped(write, text):
     assert read_external(write("knn.csv", text)).probabilities.tolist() == [[1, 0], [0, 1]]
 
 
-def test_row_numbers_of_pandas_are_refused_with_the_way_to_leave_them_out(write):
+def test_row_numbers_of_pandas_are_refused_with_a_hint(write):
     error = assert_refused(lambda: read_external(write("knn.csv", ",a,b\n0,1,0\n")), "knn.csv", "column 1 has no name")
     assert "index=False" in error.hint
 
 
-def test_names_may_end_in_large_letters(write):
+def test_suffixes_can_be_upper_case(write):
     assert read_external(write("KNN.CSV", csv_of())).class_names == CLASSES
     np.testing.assert_allclose(read_external(write("KNN.NPY", PROBABILITIES)).probabilities, PROBABILITIES)
     assert read_labels(write("TRUTH.NPY", np.array(LABELS))) == ("0", "2", "1")
 
 
-def test_the_label_may_stand_in_any_column(write):
+def test_the_label_can_be_in_any_column(write):
     found = read_external(write("knn.csv", "coat,label,bag\n1,bag,0\n"))
     assert (found.class_names, found.labels) == (("coat", "bag"), ("bag",))
     assert found.probabilities.tolist() == [[1, 0]]
 
 
-def test_names_may_be_quoted(write):
+def test_names_can_be_quoted(write):
     found = read_external(write("knn.csv", '"coat, long","bag ""new"""\n1,0\n'))
     assert found.class_names == ("coat, long", 'bag "new"')
 
 
-def test_probabilities_written_with_few_digits_are_scaled_to_add_up(write):
+def test_probabilities_written_with_few_digits_are_scaled_to_sum_to_1(write):
     found = read_external(write("knn.csv", "a,b,c\n0.333,0.333,0.333\n"))
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-15)
 
 
-WRONG_ROWS = {
+INVALID_ROWS = {
     "NaN": ([np.nan, 1, 0], "NaN, infinite or negative"),
     "infinite": ([np.inf, 1, 0], "NaN, infinite or negative"),
     "negative": ([-0.5, 1.5, 0], "NaN, infinite or negative"),
-    "logits": ([3, 1, 0.5], "add up to 4.5, not 1"),
-    "too little": ([0.3, 0.3, 0.3], "add up to 0.9, not 1"),
+    "logits": ([3, 1, 0.5], "sum to 4.5, not 1"),
+    "too little": ([0.3, 0.3, 0.3], "sum to 0.9, not 1"),
 }
 
 
-@pytest.mark.parametrize("kind", WRONG_ROWS)
+@pytest.mark.parametrize("kind", INVALID_ROWS)
 @pytest.mark.parametrize("ending", ["csv", "npy"])
-def test_what_is_no_probability_is_refused_with_the_row_and_a_way_out(write, kind, ending):
-    row, said = WRONG_ROWS[kind]
+def test_invalid_probabilities_are_refused_with_the_row_and_a_hint(write, kind, ending):
+    row, said = INVALID_ROWS[kind]
     values = np.array([*PROBABILITIES, row])
     path = write(f"knn.{ending}", values if ending == "npy" else csv_of(probabilities=values))
     error = assert_refused(lambda: read_external(path), path.name, "row 3", said)
@@ -148,20 +148,20 @@ def test_an_array_of_another_shape_is_refused(write, shape):
     assert_refused(lambda: read_external(path), "knn.npy", str(shape), "expected (n_samples, n_classes)")
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n", "label\ncoat\n"], ids=["nothing", "a heading", "labels alone"])
+@pytest.mark.parametrize("content", ["", "a,b\n", "label\ncoat\n"], ids=["empty", "header", "labels"])
 def test_an_empty_table_is_refused(write, content):
     path = write("knn.csv", content)
     assert_refused(lambda: read_external(path), "knn.csv", "expected (n_samples, n_classes)")
 
 
 @pytest.mark.parametrize("dtype", ["int64", "bool", "complex128", "<U3", "datetime64[s]"])
-def test_an_array_of_other_values_is_refused(write, dtype):
+def test_an_array_of_another_dtype_is_refused(write, dtype):
     path = write("knn.npy", np.zeros((3, 3), dtype=dtype))
-    assert_refused(lambda: read_external(path), "knn.npy", "expected floats")
+    assert_refused(lambda: read_external(path), "knn.npy", "expected a float dtype")
 
 
 def archive():
-    """What numpy.savez writes."""
+    """Return the bytes of an archive of numpy.savez."""
     file = BytesIO()
     np.savez(file, PROBABILITIES)
     return file.getvalue()
@@ -174,14 +174,14 @@ def array_bytes():
 
 
 BROKEN_ARRAYS = {
-    "nothing": b"",
+    "empty": b"",
     "text": b"0.5,0.25,0.25\n" * 20,
     "a pickle": b"\x80\x04]\x94.",
     "an archive": archive(),
     "a header cut short": array_bytes()[:50],
     "numbers cut short": array_bytes()[:-1],
-    "a larger shape than there is": array_bytes().replace(b"(3, 3), }", b"(3e9,3),}").replace(b"3e9", b"999"),
-    "a header that is no Python": array_bytes().replace(b"(3, 3)", b"(3, 3("),
+    "a shape larger than the data": array_bytes().replace(b"(3, 3), }", b"(3e9,3),}").replace(b"3e9", b"999"),
+    "a header that is not Python": array_bytes().replace(b"(3, 3)", b"(3, 3("),
 }
 
 
@@ -201,21 +201,21 @@ def test_python_objects_are_never_unpickled(write):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("a,b\n0.5,0.5\n0.5\n", ["line 3", "1 values, not 2"]),
-        ("a,b\n0.5,0.5\n0.2,0.3,0.5\n", ["line 3", "3 values, not 2"]),
+        ("a,b\n0.5,0.5\n0.5\n", ["line 3", "1 values for 2 columns"]),
+        ("a,b\n0.5,0.5\n0.2,0.3,0.5\n", ["line 3", "3 values for 2 columns"]),
         ("a,b\n0.5,0.5\n,\n", ["line 3", "''"]),
         (",a,b\n0,0.5,0.5\n", ["column 1 has no name"]),
         ("a,,b\n0.5,0,0.5\n", ["column 2 has no name"]),
         ("a,b\n0.5,half\n", ["line 2", "'half'"]),
         ("a,b\n0.5,\n", ["line 2", "''"]),
         ('"a\nx",b\n0.5,0.5\n0.5,half\n', ["line 4", "'half'"]),
-        ("a;b\n0.5;0.5\n", ["';' between its columns"]),
-        ("a\tb\n0.5\t0.5\n", [r"'\t' between its columns"]),
-        ("0.5,0.5\n0.25,0.75\n", ["no heading"]),
-        ("1.0,0.0\n0.25,0.75\n", ["no heading"]),
-        ("0,0.3,0.7\n0.5,0.25,0.25\n", ["no heading"]),
-        ("a,a\n0.5,0.5\n", ["two columns of one name"]),
-        ("label,label,a\n0,0,1\n", ["two columns of one name"]),
+        ("a;b\n0.5;0.5\n", ["columns by ';'"]),
+        ("a\tb\n0.5\t0.5\n", [r"columns by '\t'"]),
+        ("0.5,0.5\n0.25,0.75\n", ["no header"]),
+        ("1.0,0.0\n0.25,0.75\n", ["no header"]),
+        ("0,0.3,0.7\n0.5,0.25,0.25\n", ["no header"]),
+        ("a,a\n0.5,0.5\n", ["2 columns named 'a'"]),
+        ("label,label,a\n0,0,1\n", ["2 columns named 'label'"]),
         (b"\xe9,b\n1,0\n", ["UTF-8"]),
         ("a,b\n" + "1" * 200_000 + ",0\n", ["field larger than"]),
     ],
@@ -227,11 +227,11 @@ def test_a_broken_table_is_refused_with_the_line(write, content, said):
 
 @pytest.mark.parametrize("name", ["missing.csv", "missing.npy", "."])
 @pytest.mark.parametrize("read", [read_external, read_labels])
-def test_what_is_not_there_or_a_folder_is_refused(tmp_path, name, read):
+def test_a_missing_file_or_a_folder_is_refused(tmp_path, name, read):
     assert_refused(lambda: read(tmp_path / name), str(tmp_path / name))
 
 
-def test_text_from_a_file_cannot_steer_the_terminal(write):
+def test_text_from_a_file_cannot_control_the_terminal(write):
     path = write("knn.csv", "a,b\n0.5,\x1b[31m\n")
     error = assert_refused(lambda: read_external(path))
     assert "\x1b" not in error.message
@@ -250,21 +250,21 @@ def test_text_from_a_file_cannot_steer_the_terminal(write):
         ("truth.npy", np.array(LABELS, dtype=np.uint8)),
         ("truth.npy", np.array(LABELS, dtype=">i4")),
     ],
-    ids=["names", "a column", "numbers", "blank lines", "bytes", "whole numbers"],
+    ids=["names", "column", "numbers", "blank lines", "uint8", "big-endian"],
 )
 def test_true_classes_are_read_by_name_or_number(write, name, content):
     labels = read_labels(write(name, content))
-    foreign = ExternalPredictions(write("knn.npy", PROBABILITIES), PROBABILITIES, class_names=CLASSES)
-    assert to_predictions(foreign, name="knn", split="test", labels=labels).labels.tolist() == LABELS
+    predictions = ExternalPredictions(write("knn.npy", PROBABILITIES), PROBABILITIES, class_names=CLASSES)
+    assert to_predictions(predictions, name="knn", split="test", labels=labels).labels.tolist() == LABELS
 
 
 @pytest.mark.parametrize("content", [np.array([0.0, 1.0]), np.array([[0], [1]]), np.array(["coat"]), np.array(1)])
-def test_an_array_that_holds_no_labels_is_refused(write, content):
+def test_an_array_without_labels_is_refused(write, content):
     path = write("truth.npy", content)
-    assert_refused(lambda: read_labels(path), "truth.npy", "not labels")
+    assert_refused(lambda: read_labels(path), "truth.npy", "labels must be integers")
 
 
-def test_labels_that_are_no_text_are_refused(write):
+def test_labels_that_are_not_text_are_refused(write):
     path = write("truth.txt", b"\xff\xfe")
     assert_refused(lambda: read_labels(path), "truth.txt", "UTF-8")
 
@@ -272,12 +272,12 @@ def test_labels_that_are_no_text_are_refused(write):
 # --- predictions ----------------------------------------------------------------------------------------
 
 
-def foreign(probabilities=PROBABILITIES, class_names=None, labels=None):
+def external(probabilities=PROBABILITIES, class_names=None, labels=None):
     return ExternalPredictions(Path("knn.csv"), np.asarray(probabilities), class_names, labels)
 
 
-def test_probabilities_become_logits_that_give_them_back():
-    made = to_predictions(foreign(labels=("0", "2", "1")), name="knn", split="validation")
+def test_the_softmax_of_the_logits_gives_the_probabilities():
+    made = to_predictions(external(labels=("0", "2", "1")), name="knn", split="validation")
     assert (made.member, made.split, made.data_digest, made.recipe_digest) == ("knn", "validation", "", "")
     assert (made.class_names, made.labels.tolist()) == (("0", "1", "2"), LABELS)
     assert (made.logits.dtype, made.labels.dtype) == (np.float32, np.int64)
@@ -285,38 +285,38 @@ def test_probabilities_become_logits_that_give_them_back():
     np.testing.assert_allclose(np.exp(made.logits.astype(float)), PROBABILITIES, atol=1e-7)
 
 
-def test_columns_are_put_in_the_order_of_fmclis_classes_by_their_names():
-    like = member_of_fmcli()
-    shuffled = foreign(PROBABILITIES[:, [2, 0, 1]], ("shirt", "coat", "bag"), ("coat", "2", "bag"))
-    made = to_predictions(shuffled, name="knn", split="test", like=like)
+def test_columns_are_ordered_like_the_classes_of_the_reference():
+    reference = member_of_fmcli()
+    shuffled = external(PROBABILITIES[:, [2, 0, 1]], ("shirt", "coat", "bag"), ("coat", "2", "bag"))
+    made = to_predictions(shuffled, name="knn", split="test", reference=reference)
     assert made.class_names == CLASSES
     np.testing.assert_allclose(np.exp(made.logits.astype(float)), PROBABILITIES, atol=1e-7)
-    assert made.labels.tolist() == LABELS  # the number is that of fmcli's class
-    assert len(stack_logits([like, made])) == 2
+    assert made.labels.tolist() == LABELS  # the number is the reference's
+    assert len(stack_logits([reference, made])) == 2
 
 
-def test_what_another_tool_leaves_out_is_taken_from_a_member_of_fmcli():
-    made = to_predictions(foreign(), name="knn", split="test", like=member_of_fmcli())
+def test_missing_names_and_labels_are_taken_from_the_reference():
+    made = to_predictions(external(), name="knn", split="test", reference=member_of_fmcli())
     assert (made.class_names, made.labels.tolist()) == (CLASSES, LABELS)
 
 
-def test_classes_of_other_names_are_refused_beside_fmclis():
-    made = to_predictions(foreign(class_names=("a", "b", "c")), name="knn", split="test", like=member_of_fmcli())
-    with pytest.raises(Exception, match=r"knn knows the classes a, b, c.*k3 knows coat, bag, shirt"):
+def test_other_class_names_than_the_references_are_refused():
+    made = to_predictions(external(class_names=("a", "b", "c")), name="knn", split="test", reference=member_of_fmcli())
+    with pytest.raises(CheckpointError, match=r"k3 and knn have different classes: coat, bag, shirt \(3\) and a, b, c"):
         stack_logits([member_of_fmcli(), made])
 
 
-def test_its_own_labels_come_before_those_of_a_file_and_these_before_a_members():
-    like = member_of_fmcli(labels=np.array([1, 1, 1]))
-    options = {"name": "knn", "split": "test", "like": like}
-    own = to_predictions(foreign(labels=("0", "0", "0")), labels=["2"] * 3, **options)
+def test_labels_come_from_the_csv_then_the_file_then_the_reference():
+    reference = member_of_fmcli(labels=np.array([1, 1, 1]))
+    options = {"name": "knn", "split": "test", "reference": reference}
+    own = to_predictions(external(labels=("0", "0", "0")), labels=["2"] * 3, **options)
     assert own.labels.tolist() == [0, 0, 0]
-    assert to_predictions(foreign(), labels=["2"] * 3, **options).labels.tolist() == [2, 2, 2]
-    assert to_predictions(foreign(), **options).labels.tolist() == [1, 1, 1]
+    assert to_predictions(external(), labels=["2"] * 3, **options).labels.tolist() == [2, 2, 2]
+    assert to_predictions(external(), **options).labels.tolist() == [1, 1, 1]
 
 
-def test_a_name_wins_over_a_number():
-    made = to_predictions(foreign(class_names=("2", "0", "1"), labels=("2", "0", "1")), name="knn", split="test")
+def test_a_name_takes_precedence_over_a_number():
+    made = to_predictions(external(class_names=("2", "0", "1"), labels=("2", "0", "1")), name="knn", split="test")
     assert made.labels.tolist() == [0, 1, 2]
 
 
@@ -332,7 +332,7 @@ def test_a_name_wins_over_a_number():
         ("forest.npy", "labels.npy", False),
     ],
 )
-def test_labels_may_lie_beside_predictions_or_above_a_folder_of_their_own(tmp_path, predictions, labels, found):
+def test_labels_can_be_in_the_same_folder_or_the_parent_folder(tmp_path, predictions, labels, found):
     (tmp_path / labels).parent.mkdir(exist_ok=True)
     (tmp_path / labels).touch()
     assert find_labels_file(tmp_path / predictions, "test") == (tmp_path / labels if found else None)
@@ -340,42 +340,45 @@ def test_labels_may_lie_beside_predictions_or_above_a_folder_of_their_own(tmp_pa
 
 
 @pytest.mark.parametrize("label", ["hat", "3", "-1", "", "1.0", "Coat"])
-def test_a_label_that_is_no_class_is_refused_with_the_image_and_the_choice(label):
-    given = foreign(class_names=CLASSES, labels=("coat", label, "bag"))
+def test_an_unknown_label_is_refused_with_the_image_and_the_choices(label):
+    given = external(class_names=CLASSES, labels=("coat", label, "bag"))
     error = assert_refused(
         lambda: to_predictions(given, name="knn", split="test"), "knn.csv", f"label {label!r} of image 1"
     )
     assert "coat, bag, shirt" in error.hint
 
 
-def test_labels_by_name_need_a_member_that_knows_the_names():
+def test_labels_by_name_need_class_names():
     options = {"name": "knn", "split": "test", "labels": ["coat", "shirt", "bag"]}
     error = assert_refused(
-        lambda: to_predictions(foreign(), **options), "knn.csv", "'coat'", "a .npy has no class names"
+        lambda: to_predictions(external(), **options), "knn.csv", "'coat'", "a .npy file has no class names"
     )
     assert "by number" in error.hint
-    assert to_predictions(foreign(), like=member_of_fmcli(), **options).labels.tolist() == LABELS
+    assert to_predictions(external(), reference=member_of_fmcli(), **options).labels.tolist() == LABELS
 
 
 @pytest.mark.parametrize("n_labels", [0, 2, 4])
-def test_another_number_of_labels_than_of_rows_is_refused(n_labels):
+def test_a_wrong_number_of_labels_is_refused(n_labels):
     assert_refused(
-        lambda: to_predictions(foreign(), name="knn", split="test", labels=["0"] * n_labels),
+        lambda: to_predictions(external(), name="knn", split="test", labels=["0"] * n_labels),
         "knn.csv",
         "3 images",
         f"{n_labels} labels",
     )
-    like = member_of_fmcli(labels=np.zeros(n_labels, dtype=np.int64))
-    assert_refused(lambda: to_predictions(foreign(), name="knn", split="test", like=like), "3 images")
+    reference = member_of_fmcli(labels=np.zeros(n_labels, dtype=np.int64))
+    assert_refused(lambda: to_predictions(external(), name="knn", split="test", reference=reference), "3 images")
 
 
-def test_another_number_of_classes_than_a_members_is_refused():
-    like = member_of_fmcli(class_names=("coat", "bag"))
+def test_a_wrong_number_of_classes_is_refused():
+    reference = member_of_fmcli(class_names=("coat", "bag"))
     assert_refused(
-        lambda: to_predictions(foreign(), name="knn", split="test", like=like), "knn.csv", "3 classes", "k3 has 2"
+        lambda: to_predictions(external(), name="knn", split="test", reference=reference),
+        "knn.csv",
+        "3 classes",
+        "k3 has 2",
     )
 
 
-def test_probabilities_without_any_labels_are_refused_with_the_ways_to_give_them():
-    error = assert_refused(lambda: to_predictions(foreign(), name="knn", split="test"), "knn.csv", "true classes")
-    assert "--labels" in error.hint
+def test_probabilities_without_labels_are_refused_with_a_remedy():
+    error = assert_refused(lambda: to_predictions(external(), name="knn", split="test"), "knn.csv", "true classes")
+    assert [remedy.action for remedy in error.remedies] == ["labels"]

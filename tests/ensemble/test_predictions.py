@@ -1,4 +1,4 @@
-"""Predictions in memory and on disk: members put together, and files that survive a round trip or are refused."""
+"""Predictions of several members, and predictions files: round trips, damage and other formats."""
 
 import string
 from contextlib import suppress
@@ -47,8 +47,8 @@ def random_members(seed, n_members=4, n_samples=80):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n_samples)
     return [
-        make_predictions(rng.normal(size=(n_samples, 3)) + np.eye(3)[labels], labels, f"m{place}")
-        for place in range(n_members)
+        make_predictions(rng.normal(size=(n_samples, 3)) + np.eye(3)[labels], labels, f"m{index}")
+        for index in range(n_members)
     ]
 
 
@@ -60,15 +60,15 @@ def assert_equal_predictions(first, second):
         assert getattr(first, name) == getattr(second, name)
 
 
-# --- together --------------------------------------------------------------------------------------------
+# --- several members --------------------------------------------------------------------------------------------
 
 
-def test_stacked_logits_keep_the_members_order():
+def test_stacked_logits_keep_the_order_of_members():
     members = random_members(seed=3)
     stacked = stack_logits(members)
     assert (stacked.shape, stacked.dtype) == ((4, 80, 3), np.float32)
-    for place, member in enumerate(members):
-        np.testing.assert_array_equal(stacked[place], member.logits)
+    for index, member in enumerate(members):
+        np.testing.assert_array_equal(stacked[index], member.logits)
 
 
 def test_no_members_are_refused():
@@ -76,7 +76,7 @@ def test_no_members_are_refused():
         stack_logits([])
 
 
-def test_a_member_of_other_classes_is_refused_by_name():
+def test_a_member_with_other_classes_is_refused_by_name():
     first, second, third = random_members(seed=4, n_members=3)
     stranger = replace(third, class_names=("coat", "shirt", "bag"), member="stranger")  # the order counts
     with pytest.raises(CheckpointError) as caught:
@@ -103,30 +103,32 @@ def test_a_member_evaluated_on_other_images_is_refused_by_name(changes, said):
             assert words in caught.value.message
 
 
-@pytest.mark.parametrize("changes", [{"labels": np.ones(80, dtype=np.int64)}, {"labels": np.zeros(79, dtype=np.int64)}])
-def test_a_member_of_another_tool_whose_labels_are_others_is_refused_by_name(changes):
+@pytest.mark.parametrize(
+    ("n_labels", "said"), [(80, "m0 and stranger have different labels for image 0: 2 and 1"), (79, "80 and 79 images")]
+)
+def test_external_predictions_with_other_labels_are_refused_by_name(n_labels, said):
     first, second = random_members(seed=5, n_members=2)
-    stranger = replace(second, member="stranger", data_digest="", **changes)
+    stranger = replace(second, member="stranger", data_digest="", labels=np.ones(n_labels, dtype=np.int64))
     for members in ([first, stranger], [stranger, first]):
-        with pytest.raises(CheckpointError, match=f"stranger answers for {len(changes['labels'])} images and m0"):
+        with pytest.raises(CheckpointError, match=said):
             stack_logits(members)
 
 
-def test_a_member_of_another_tool_may_vote_with_fmclis_wherever_it_stands():
+def test_external_predictions_can_be_combined_in_any_position():
     first, second, third = random_members(seed=6, n_members=3)
     stranger = replace(second, data_digest="", recipe_digest="")
     assert len(stack_logits([stranger, first, third])) == len(stack_logits([first, stranger, third])) == 3
     other = replace(third, data_digest="e" * 64)
-    with pytest.raises(CheckpointError, match="m2 was evaluated on other images than m0"):
+    with pytest.raises(CheckpointError, match="m0 and m2 were evaluated on different images"):
         stack_logits([stranger, first, other])
 
 
-def test_members_of_other_recipes_may_vote_together():
+def test_members_of_different_recipes_can_vote_together():
     first, second = random_members(seed=6, n_members=2)
     assert len(stack_logits([first, replace(second, recipe_digest="s" * 64)])) == 2
 
 
-def test_digest_tells_values_shapes_and_dtypes_apart():
+def test_digest_depends_on_values_shapes_and_dtypes():
     numbers = np.arange(6, dtype=np.int32)
     variants = [numbers, numbers[::-1], numbers.reshape(2, 3), numbers.astype(np.int64), numbers.view(np.uint32)]
     assert len({digest_arrays(variant) for variant in variants}) == len(variants)
@@ -136,7 +138,7 @@ def test_digest_tells_values_shapes_and_dtypes_apart():
 
 # --- files -----------------------------------------------------------------------------------------------
 
-# What TOML and a terminal can hold, line ends and other scripts among it.
+# Any UTF-8 text, including line ends.
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 4))
 
@@ -171,15 +173,15 @@ def test_predictions_survive_a_round_trip(predictions):
 
 
 @pytest.mark.parametrize("order", ["rows", "columns", "every other row"])
-def test_predictions_that_lie_scattered_in_memory_survive_a_round_trip(tmp_path, order):
+def test_predictions_that_are_not_contiguous_survive_a_round_trip(tmp_path, order):
     plain = random_members(seed=7, n_members=1)[0]
-    scattered = {
+    strided = {
         "rows": plain,
         "columns": replace(plain, logits=np.asfortranarray(plain.logits)),
         "every other row": replace(plain, logits=plain.logits[::2], labels=plain.labels[::2]),
     }[order]
-    save_predictions(tmp_path / "test.safetensors", scattered)
-    assert_equal_predictions(load_predictions(tmp_path / "test.safetensors"), scattered)
+    save_predictions(tmp_path / "test.safetensors", strided)
+    assert_equal_predictions(load_predictions(tmp_path / "test.safetensors"), strided)
 
 
 def test_saving_again_replaces_the_file(tmp_path):
@@ -189,7 +191,7 @@ def test_saving_again_replaces_the_file(tmp_path):
     assert load_predictions(path).member == "m1"
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FmcliError, match="file"):
         save_predictions(tmp_path / "file" / "test.safetensors", random_members(seed=8)[0])
@@ -209,21 +211,21 @@ def test_a_file_cut_short_anywhere_is_refused_by_name(tmp_path):
             load_predictions(path)
 
 
-def test_a_file_with_a_changed_header_is_refused_or_still_fits_together(tmp_path):
+def test_a_file_with_a_changed_header_is_refused_or_consistent(tmp_path):
     content, path = saved_bytes(tmp_path), tmp_path / "changed.safetensors"
     header = 8 + int.from_bytes(content[:8], "little")
-    for place in range(header):
+    for index in range(header):
         for flip in (0x01, 0x80):
-            path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
+            path.write_bytes(content[:index] + bytes([content[index] ^ flip]) + content[index + 1 :])
             with suppress(CheckpointError):
-                read = load_predictions(path)  # a letter of a name or digest is not missed
+                read = load_predictions(path)
                 assert read.logits.shape == (2, 3)
                 assert read.logits.dtype == np.float32
                 assert read.labels.shape == (2,)
 
 
 @pytest.mark.parametrize("classes", ["coat", '"abc"', '["a", "b", 3]', '{"a": 0, "b": 1, "c": 2}', "3", "[" * 100_000])
-def test_a_file_whose_classes_are_no_names_is_refused(tmp_path, classes):
+def test_a_file_whose_classes_are_not_names_is_refused(tmp_path, classes):
     tensors, header = good_parts(tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(save(tensors, metadata=header | {"classes": classes}))
     for read in (load_predictions, read_predictions_header):
@@ -231,7 +233,7 @@ def test_a_file_whose_classes_are_no_names_is_refused(tmp_path, classes):
             read(tmp_path / "bad.safetensors")
 
 
-def test_the_header_is_what_the_predictions_say(tmp_path):
+def test_the_header_describes_the_predictions(tmp_path):
     [member] = random_members(seed=9, n_members=1)
     save_predictions(tmp_path / "test.safetensors", member)
     header = read_predictions_header(tmp_path / "test.safetensors")
@@ -239,8 +241,8 @@ def test_the_header_is_what_the_predictions_say(tmp_path):
         assert getattr(header, name) == getattr(member, name)
 
 
-def write_signed(path, tensors, header):
-    """Write a file whose digest is right, whatever else is not."""
+def write_with_digest(path, tensors, header):
+    """Write a file with a correct digest; other parts can be wrong."""
     path.write_bytes(save(tensors, metadata=header | {"digest": _digest(header, tensors)}))
 
 
@@ -248,14 +250,14 @@ def test_a_file_that_was_altered_is_refused(tmp_path):
     [member] = random_members(seed=9, n_members=1)
     save_predictions(tmp_path / "whole.safetensors", member)
     content = (tmp_path / "whole.safetensors").read_bytes()
-    for place in (content.index(member.member.encode()), len(content) - 1):
-        altered = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    for index in (content.index(member.member.encode()), len(content) - 1):
+        altered = content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
         (tmp_path / "altered.safetensors").write_bytes(altered)
         with pytest.raises(CheckpointError, match=r"altered\.safetensors is damaged"):
             load_predictions(tmp_path / "altered.safetensors")
 
 
-def test_a_file_of_an_earlier_fmcli_is_refused_with_what_to_do(tmp_path):
+def test_a_file_of_another_version_is_refused_with_a_remedy(tmp_path):
     tensors, header = good_parts(tmp_path)
     (tmp_path / "old.safetensors").write_bytes(save(tensors, metadata=header | {"format": "fmcli-predictions-1"}))
     with pytest.raises(CheckpointError) as caught:
@@ -280,10 +282,10 @@ def good_parts(tmp_path):
 @pytest.mark.parametrize("missing", ["format", "classes", "member", "split", "data_digest", "recipe_digest", "group"])
 def test_a_file_whose_header_lacks_an_entry_is_refused(tmp_path, missing):
     tensors, header = good_parts(tmp_path)
-    write_signed(tmp_path / "whole.safetensors", tensors, header)
+    write_with_digest(tmp_path / "whole.safetensors", tensors, header)
     assert load_predictions(tmp_path / "whole.safetensors").class_names == CLASSES
     del header[missing]
-    write_signed(tmp_path / "bad.safetensors", tensors, header)
+    write_with_digest(tmp_path / "bad.safetensors", tensors, header)
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
         load_predictions(tmp_path / "bad.safetensors")
 
@@ -305,16 +307,16 @@ def test_a_file_whose_header_lacks_an_entry_is_refused(tmp_path, missing):
     ],
     ids=lambda change: " ".join(f"{name} {array.dtype}{array.shape}" for name, array in change.items()),
 )
-def test_a_file_whose_arrays_do_not_fit_is_refused(tmp_path, change):
+def test_a_file_with_invalid_arrays_is_refused(tmp_path, change):
     tensors, header = good_parts(tmp_path)
-    write_signed(tmp_path / "bad.safetensors", tensors | change, header)
+    write_with_digest(tmp_path / "bad.safetensors", tensors | change, header)
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
         load_predictions(tmp_path / "bad.safetensors")
 
 
-def test_predictions_of_no_images_are_refused_by_name(tmp_path):
+def test_predictions_for_no_images_are_refused_by_name(tmp_path):
     save_predictions(tmp_path / "empty.safetensors", make_predictions(np.zeros((0, 3)), []))
-    with pytest.raises(CheckpointError, match=r"empty\.safetensors holds predictions of no images"):
+    with pytest.raises(CheckpointError, match=r"empty\.safetensors has predictions for 0 images"):
         load_predictions(tmp_path / "empty.safetensors")
 
 
@@ -327,7 +329,7 @@ def test_a_file_without_an_array_is_refused(tmp_path, missing):
         load_predictions(tmp_path / "bad.safetensors")
 
 
-def test_what_is_not_a_predictions_file_is_refused_by_name(tmp_path):
+def test_another_kind_of_file_is_refused_by_name(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(save({"weight": np.zeros(3)}))
     (tmp_path / "text.safetensors").write_text("accuracy,0.91\n")
     for name in ("other.safetensors", "text.safetensors", "missing.safetensors", "."):

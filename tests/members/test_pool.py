@@ -304,7 +304,7 @@ def test_members_of_different_images_are_predicted_in_the_order_they_are_named(r
 
 
 def test_an_array_without_any_labels_beside_it_is_refused(stored):
-    with pytest.raises(DataError, match=r"knn\.npy says nothing of the true classes"):
+    with pytest.raises(DataError, match=r"the true classes of .*knn\.npy are unknown"):
         predict_pool(opened(stored / "npy" / "knn.npy"), "test")
 
 
