@@ -146,7 +146,7 @@ def test_what_streams_is_what_is_kept_on_the_device(monkeypatch):
         return batches
 
     kept = epoch()
-    monkeypatch.setattr("fmcli.data.loader._has_to_stream", lambda *_: True)
+    monkeypatch.setattr("fmcli.data.loader._must_stream", lambda *_: True)
     for one, other in zip(kept, epoch(), strict=True):
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])

@@ -1,4 +1,4 @@
-"""Images: where they come from (`sources`), how they are split, and how they reach the device (`loader`)."""
+"""Images: load them (`sources`), split them (`splits`) and copy them to the device in batches (`loader`)."""
 
 from fmcli.data.image_files import ImageReader, LoadedImage, find_image_files
 from fmcli.data.image_set import ImageSet

@@ -1,4 +1,4 @@
-"""Labelled images, in memory or mapped from a file that is larger."""
+"""Labelled images, in memory or mapped from a file."""
 
 import hashlib
 import math
@@ -14,20 +14,20 @@ from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import MAX_CLASSES
 
-MAX_IMAGE_VALUES = 1 << 22  # numbers, of all channels
-_BLOCK = 1 << 24  # bytes of images to look through at once
+MAX_IMAGE_VALUES = 1 << 22  # pixels times channels
+_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images, their labels and the classes' names.
+    """Images with their labels and class names.
 
     Args:
-        pixels: uint8 (M, C, H, W): the images, or more of them; in memory, or mapped from a file.
+        pixels: uint8 (M, C, H, W), in memory or mapped from a file; may hold more images than the set.
         labels: int64 (N,), in 0 … n_classes - 1.
-        class_names: In label order.
-        rows: int64 (N,): which of `pixels` the images are. By default all, in their order.
-        background: What lies behind what they show, where their source knows; see `classify_background`.
+        class_names: Class names in label order.
+        rows: Rows of `pixels` that belong to the set, int64 (N,); by default all.
+        background: Background of the images if the source knows it; see `classify_background`.
     """
 
     pixels: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class ImageSet:
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the images lie in a file, and reach memory as they are used."""
+        """Whether the images are mapped from a file."""
         return isinstance(self.pixels, np.memmap)
 
     @property
@@ -61,25 +61,25 @@ class ImageSet:
 
     @property
     def block_size(self) -> int:
-        """How many images there are in each of the blocks but the last."""
-        return max(_BLOCK // math.prod(self.input_shape), 1)
+        """Number of images in each block; the last block may be smaller."""
+        return max(_BLOCK_BYTES // math.prod(self.input_shape), 1)
 
     def blocks(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield all images in their order, uint8 (n, C, H, W), a few megabytes at a time."""
+        """Yield all images in order, in blocks of a few megabytes: uint8 (n, C, H, W)."""
         for start in range(0, len(self), self.block_size):
             yield self.take(slice(start, start + self.block_size))
 
     def sample(self, size: int) -> "ImageSet":
-        """Return so many of the images, evenly spaced, or all."""
+        """Return at most `size` evenly spaced images."""
         return self.subset(np.linspace(0, len(self) - 1, min(size, len(self)), dtype=np.int64))
 
     def first_of_each_class(self, count: int) -> "ImageSet":
-        """Return the first images of each class, so many or fewer."""
-        places = [np.flatnonzero(self.labels == label)[:count] for label in range(len(self.class_names))]
-        return self.subset(np.sort(np.concatenate(places)))
+        """Return at most `count` images of each class, the first ones."""
+        indices = [np.flatnonzero(self.labels == label)[:count] for label in range(len(self.class_names))]
+        return self.subset(np.sort(np.concatenate(indices)))
 
     def subset(self, indices: NDArray[np.int64] | slice) -> "ImageSet":
-        """Return some of the images, by position, which stay where they are."""
+        """Return some of the images, by position, without copying them if they are mapped."""
         pixels, rows = self.pixels, self.rows
         if rows is not None:
             rows = rows[indices]
@@ -90,12 +90,12 @@ class ImageSet:
         return ImageSet(pixels, self.labels[indices], self.class_names, rows, self.background)
 
     def counts(self) -> NDArray[np.int64]:
-        """Return int64 (n_classes,): how many images each class has."""
+        """Return the number of images of each class, int64 (n_classes,)."""
         return np.bincount(self.labels, minlength=len(self.class_names)).astype(np.int64)
 
     @cached_property
     def digest(self) -> str:
-        """A SHA-256 over images and labels: their shapes, dtypes and bytes."""
+        """SHA-256 of the shapes, dtypes and bytes of images and labels."""
         digest = hashlib.sha256(f"|u1{(len(self), *self.input_shape)}".encode())
         for block in self.blocks():
             digest.update(np.ascontiguousarray(block).data)
@@ -105,45 +105,44 @@ class ImageSet:
 
     @cached_property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel's pixels, from exact sums."""
+        """Mean and standard deviation of the pixels of each channel, from exact integer sums."""
         channels, height, width = self.input_shape
         total, squares = np.zeros(channels, np.uint64), np.zeros(channels, np.uint64)
         for block in self.blocks():
             total += block.sum(axis=(0, 2, 3), dtype=np.uint64)
             squares += np.square(block, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.uint64)
         count = len(self) * height * width
-        sums = [(int(one), int(two)) for one, two in zip(total, squares, strict=True)]
+        sums = [(int(of_values), int(of_squares)) for of_values, of_squares in zip(total, squares, strict=True)]
         return (
-            tuple(one / count for one, _ in sums),
-            tuple(math.sqrt(count * two - one**2) / count for one, two in sums),
+            tuple(of_values / count for of_values, _ in sums),
+            tuple(math.sqrt(count * of_squares - of_values**2) / count for of_values, of_squares in sums),
         )
 
 
 def check_image_set(
     images: NDArray[np.uint8], labels: NDArray[Any], class_names: tuple[str, ...], *, where: str
 ) -> ImageSet:
-    """Return an image set after checking that its parts fit together.
+    """Return an image set after checking that images, labels and class names match.
 
     Args:
-        images: (N, C, H, W).
-        labels: (N,).
-        class_names: In label order.
-        where: What to call it in errors.
+        images: Images, (N, C, H, W).
+        labels: Labels, (N,).
+        class_names: Class names in label order.
+        where: Name of the set in errors.
 
     Raises:
-        DataError: There are no images, far too large ones, or far too many classes; counts differ, or a label has no
-            class.
+        DataError: There are no images, images are too large, there are too many classes, the numbers of images and
+            labels differ, or a label has no class.
     """
     if len(images) == 0:
         raise DataError(f"{printable(where)} has no images")
     if len(class_names) > MAX_CLASSES:
         raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MAX_CLASSES}")
     if images[0].size > MAX_IMAGE_VALUES:
-        raise DataError(f"{printable(where)} has images of {images[0].size} numbers; the limit is {MAX_IMAGE_VALUES}")
+        raise DataError(f"{printable(where)} has images of {images[0].size} values; the limit is {MAX_IMAGE_VALUES}")
     if len(images) != len(labels):
         raise DataError(f"{printable(where)} has {len(images)} images but {len(labels)} labels")
-    beyond = int(labels.max())
-    if beyond >= len(class_names):
+    if int(labels.max()) >= len(class_names):
         index = int((labels >= len(class_names)).argmax())
         raise DataError(
             f"{printable(where)}: image {index} has label {int(labels[index])}, "

@@ -1,4 +1,4 @@
-"""Batches of uint8 images on the device."""
+"""Load batches of uint8 images on the device."""
 
 import math
 import signal
@@ -18,28 +18,28 @@ from fmcli.data.image_set import ImageSet
 from fmcli.errors import DataError, FmcliError, printable
 from fmcli.hardware.cpu import count_cores
 
-# Augments uint8 (N, H, W, C) on the host; the same seed gives the same images.
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
-_WORKERS = 2
-_BATCHES_AHEAD = 4  # for each worker, or for the thread that streams
-_MOST_ANSWERED = 500  # images at once; more gain nothing on a CPU
-_MOST_PIXELS = _MOST_ANSWERED * 64 * 64  # likewise: of so many, 64 filters make half a gigabyte in float32
-_SHARE = 0.5  # of a GPU's free memory that images may take
+"""Augments uint8 (N, H, W, C) on the host; the same seed gives the same images."""
+_MAX_WORKERS = 2
+_BATCHES_AHEAD = 4  # per worker process, or for the thread that streams batches
+_MAX_EVALUATION_BATCH = 500  # larger batches are no faster on a CPU
+_MAX_EVALUATION_PIXELS = _MAX_EVALUATION_BATCH * 64 * 64  # 64 filters then take half a gigabyte in float32
+_MAX_MEMORY_FRACTION = 0.5  # of a GPU's free memory
 
 
 class DeviceLoader:
-    """Images that live on the device as uint8 and leave it in shuffled batches.
+    """Keep images on the device as uint8 and yield them in shuffled batches.
 
-    A CPU takes them from where they are. What is mapped from a file, or too large for a GPU, streams: a thread gathers
-    batches, and copies them to a GPU, ahead of the trainer. With a `transform`, worker processes make them. The batches
-    are the same in each case.
+    Images in the memory of a CPU are used in place. Images that are mapped from a file or too large for a GPU are
+    streamed: a thread gathers batches ahead of the trainer and copies them to the GPU. With a `transform`, worker
+    processes make the batches. All three give the same batches.
 
     Args:
-        images: What to load.
-        batch_size: The last batch of an epoch is smaller where the count does not divide.
-        device: Where the batches are wanted.
-        drop_last: Leave that last batch out.
-        transform: Host-side augmentation of a batch, given a seed.
+        images: Images to load.
+        batch_size: Images per batch; the last batch of an epoch may be smaller.
+        device: Device of the batches.
+        drop_last: Leave out a last batch that is smaller.
+        transform: Host-side augmentation of a batch.
     """
 
     def __init__(
@@ -59,11 +59,14 @@ class DeviceLoader:
         self._transform = transform
         self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
-        self._streams = transform is None and _has_to_stream(images, device)
-        # Of another priority than those that compute, which it could be one of: PyTorch has but 32 of each.
-        self._copies = torch.cuda.Stream(device, priority=-1) if self._streams and device.type == "cuda" else None
+        self._is_streamed = transform is None and _must_stream(images, device)
+        # PyTorch has 32 streams of each priority and reuses them. Another priority than that of the training streams
+        # ensures that copies never share a stream with a training step.
+        self._copy_stream = (
+            torch.cuda.Stream(device, priority=-1) if self._is_streamed and device.type == "cuda" else None
+        )
         self._rows: Tensor | None = None
-        if self._streams or device.type == "cpu":
+        if self._is_streamed or device.type == "cpu":
             self._images = _as_tensor(images.pixels)
             self._rows = None if images.rows is None else torch.from_numpy(images.rows)
         elif transform is None:
@@ -76,115 +79,111 @@ class DeviceLoader:
         return math.ceil(self.n_images / self.batch_size)
 
     def mean_over_images(self, batch_means: Tensor) -> float:
-        """Return the mean over an epoch's images of what is a mean over each of its batches: (n_batches,)."""
+        """Return the mean over the images of an epoch, from the mean of each of its batches, shape (n_batches,)."""
         sizes = torch.full(batch_means.shape, self.batch_size, dtype=torch.float64)
         sizes[-1] = self.n_images - (len(self) - 1) * self.batch_size
         return float(batch_means.cpu().double() @ sizes) / self.n_images
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield all images in their own order: uint8 (N, C, H, W)."""
-        places = torch.arange(len(self._set), device=self._images.device)
-        yield from self._gathered(places.split(self.batch_size))
+        """Yield all images in their original order: uint8 (N, C, H, W)."""
+        indices = torch.arange(len(self._set), device=self._images.device)
+        yield from self._gather_batches(indices.split(self.batch_size))
 
     def epoch(self, generator: torch.Generator, *, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield an epoch of shuffled batches.
 
         Args:
-            generator: On the CPU; draws the order, and with a transform each batch's seed.
-            skip: How many batches to leave out at the beginning; the others are the same.
+            generator: CPU generator for the order and, with a transform, for the seed of each batch.
+            skip: Number of batches to leave out at the start, without changing the rest.
 
         Yields:
-            uint8 (N, C, H, W) and int64 (N,), on the device.
+            Images uint8 (N, C, H, W) and labels int64 (N,), on the device.
         """
         order = torch.randperm(len(self._set), generator=generator)[: self.n_images]
-        batches = order.split(self.batch_size)[skip:]
-        places = order.to(self.device).split(self.batch_size)[skip:]
+        host_indices = order.split(self.batch_size)[skip:]
+        device_indices = order.to(self.device).split(self.batch_size)[skip:]
         if self._transform is not None:
             seeds = torch.randint(2**31, (len(self),), generator=generator).tolist()[skip:]
-            plan = [(seed, batch.numpy()) for seed, batch in zip(seeds, batches, strict=True)]
-            batches_of_images: Iterable[Tensor] = self._host_batches(plan)
+            plan = [(seed, indices.numpy()) for seed, indices in zip(seeds, host_indices, strict=True)]
+            batches: Iterable[Tensor] = self._augmented_batches(plan)
         else:
-            batches_of_images = self._gathered(batches if self._streams else places)
-        for images, batch in zip(batches_of_images, places, strict=True):
-            yield images, self._labels[batch]
+            batches = self._gather_batches(host_indices if self._is_streamed else device_indices)
+        for images, indices in zip(batches, device_indices, strict=True):
+            yield images, self._labels[indices]
 
-    def _gathered(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield batches, by the images' places; those that stream are gathered while earlier ones are used."""
-        if not self._streams:
+    def _gather_batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices. If they are streamed, a thread gathers them ahead of use."""
+        if not self._is_streamed:
             yield from map(self._take, batches)
             return
         waiting: deque[Future[Tensor]] = deque()
         thread = ThreadPoolExecutor(1)
         try:
-            for batch in batches:
-                waiting.append(thread.submit(self._gather, batch))
+            for indices in batches:
+                waiting.append(thread.submit(self._stream, indices))
                 if len(waiting) > _BATCHES_AHEAD:
-                    yield self._received(waiting.popleft())
+                    yield self._receive(waiting.popleft())
             while waiting:
-                yield self._received(waiting.popleft())
+                yield self._receive(waiting.popleft())
         finally:
             thread.shutdown(cancel_futures=True)
 
-    def _gather(self, places: Tensor) -> Tensor:
-        images = self._take(places)
-        if self._copies is None:
+    def _stream(self, indices: Tensor) -> Tensor:
+        images = self._take(indices)
+        if self._copy_stream is None:
             return images
-        with torch.cuda.stream(self._copies):  # beside the trainer's, so that one copies while the other computes
-            images = self._on_device(images.pin_memory())
-        self._copies.synchronize()
+        with torch.cuda.stream(self._copy_stream):  # copy while the trainer's stream computes
+            images = self._to_device(images.pin_memory())
+        self._copy_stream.synchronize()
         return images
 
-    def _received(self, gathered: Future[Tensor]) -> Tensor:
-        images = gathered.result()
-        if self._copies is not None:  # its memory may be used again when the trainer's stream is done with it
+    def _receive(self, future: Future[Tensor]) -> Tensor:
+        images = future.result()
+        if self._copy_stream is not None:  # do not reuse this memory before the trainer's stream has finished with it
             images.record_stream(torch.cuda.current_stream(self.device))
         return images
 
-    def _take(self, places: Tensor) -> Tensor:
-        return self._images[places if self._rows is None else self._rows[places]].contiguous()
+    def _take(self, indices: Tensor) -> Tensor:
+        return self._images[indices if self._rows is None else self._rows[indices]].contiguous()
 
-    def _on_device(self, images: Tensor) -> Tensor:
+    def _to_device(self, images: Tensor) -> Tensor:
         return images.to(self.device, non_blocking=True)
 
-    def _host_batches(self, plan: list[tuple[int, NDArray[np.int64]]]) -> Iterator[Tensor]:
+    def _augmented_batches(self, plan: list[tuple[int, NDArray[np.int64]]]) -> Iterator[Tensor]:
         if self._workers is None:
             assert self._transform is not None
             self._workers = torch.utils.data.DataLoader(
-                _HostBatches(self._set, self._transform),
+                _AugmentedBatches(self._set, self._transform),
                 batch_size=None,
-                sampler=self._plan,  # the list is refilled for each epoch
-                num_workers=min(_WORKERS, count_cores()),
+                sampler=self._plan,  # the same list is refilled for each epoch
+                num_workers=min(_MAX_WORKERS, count_cores()),
                 prefetch_factor=_BATCHES_AHEAD,
                 persistent_workers=True,
-                multiprocessing_context="fork" if sys.platform == "linux" else None,  # else images are copied to each
+                multiprocessing_context="fork" if sys.platform == "linux" else None,  # forked workers share the images
                 pin_memory=self.device.type == "cuda",
-                worker_init_fn=_leave_signals_to_the_trainer,
+                worker_init_fn=_ignore_signals,
             )
         self._plan[:] = plan
-        for batch in _alive(self._workers):
+        for batch in _read_workers(self._workers):
             if isinstance(batch, str):
                 raise DataError(
-                    f"host-side augmentation fails on a training image: {batch.splitlines()[0]}",
-                    hint="check [[augment.albumentations]]",
+                    f"augment.albumentations fails on a training image: {batch.splitlines()[0]}",
+                    hint="check [[augment.albumentations]] in the recipe",
                 )
-            yield self._on_device(batch)
+            yield self._to_device(batch)
 
 
 def evaluation_loader(images: ImageSet, device: torch.device) -> DeviceLoader:
-    """Return a loader of as many images as networks answer at once, fewer where they are large.
+    """Return a loader with the batch size for evaluation, which is smaller for large images.
 
-    All who predict a data set take as many, so that their answers agree to the last bit.
+    All predictions on a data set use the same batch size, so that they agree to the last bit.
     """
-    most = max(_MOST_PIXELS // math.prod(images.input_shape[1:]), 1)
-    return DeviceLoader(images, batch_size=min(most, _MOST_ANSWERED), device=device)
+    batch_size = max(_MAX_EVALUATION_PIXELS // math.prod(images.input_shape[1:]), 1)
+    return DeviceLoader(images, batch_size=min(batch_size, _MAX_EVALUATION_BATCH), device=device)
 
 
-def _alive(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
-    """Yield what worker processes make.
-
-    Raises:
-        FmcliError: They cannot be started, one of them died, or has no room to hand over what it made.
-    """
+def _read_workers(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
+    """Yield the results of worker processes, and explain their failures."""
     try:
         yield from workers
     except (RuntimeError, OSError) as error:  # "worker exited unexpectedly", "too many open files"
@@ -192,42 +191,43 @@ def _alive(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
 
 
 def is_worker_error(error: Exception) -> bool:
-    """Tell whether PyTorch says that a worker process died, which it does wherever the trainer is just then."""
+    """Return whether PyTorch reports the death of a worker process. It can raise this error at any point of a step."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def explain_worker_error(error: Exception) -> FmcliError:
-    """Return what to tell where worker processes fail."""
+    """Return the error to raise if a worker process cannot start, dies or cannot return its batch."""
     return FmcliError(
-        f"host-side augmentation has stopped: {printable(str(error).partition(chr(10))[0])}",
-        hint="it runs in processes of its own, which need memory, shared memory too (--shm-size of a container), and "
-        "open files (ulimit -n); a smaller --set trainer.batch_size=… needs less",
+        f"a worker process for augment.albumentations failed: {printable(str(error).partition(chr(10))[0])}",
+        hint="worker processes need memory, shared memory (in a container: docker run --shm-size) and open files "
+        "(ulimit -n)",
+        remedies=["batch-size"],
     )
 
 
-def _has_to_stream(images: ImageSet, device: torch.device) -> bool:
+def _must_stream(images: ImageSet, device: torch.device) -> bool:
     if device.type != "cuda":
         return images.is_mapped
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free, though PyTorch has it
-    free = torch.cuda.mem_get_info(device)[0] + kept
-    return len(images) * math.prod(images.input_shape) > _SHARE * free
+    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch but free
+    free = torch.cuda.mem_get_info(device)[0] + reusable
+    return len(images) * math.prod(images.input_shape) > _MAX_MEMORY_FRACTION * free
 
 
 def _as_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """Return images as they lie in memory or a file; nothing may be written to them."""
+    """Return a tensor that shares the memory of an array, which may be read-only; do not write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(images)
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Let Ctrl-C and SIGTERM, which reach a whole process group, count for the trainer alone: it ends its workers."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, because the trainer stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _HostBatches(torch.utils.data.Dataset[Tensor | str]):
-    """Augmented batches, each from its own seed: the same whichever worker makes it."""
+class _AugmentedBatches(torch.utils.data.Dataset[Tensor | str]):
+    """Augmented batches. Each depends only on its seed and indices, not on the worker that makes it."""
 
     def __init__(self, images: ImageSet, transform: Transform) -> None:
         self.images = images
@@ -238,5 +238,5 @@ class _HostBatches(torch.utils.data.Dataset[Tensor | str]):
         images = self.images.take(indices).transpose(0, 2, 3, 1)  # (N, H, W, C)
         try:
             return torch.from_numpy(self.transform(images, seed).transpose(0, 3, 1, 2).copy())
-        except Exception as error:  # whatever a foreign transform raises; told to the trainer, not printed here
+        except Exception as error:  # any error of a transform; the trainer raises it as a DataError
             return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""From pixels to network input."""
+"""Normalise pixels to network input."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,18 +13,18 @@ from fmcli.recipe.data import PixelScale
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """Network input is (pixel - mean) / std, channel by channel; both in pixel units, 0 to 255.
+    """Compute (pixel - mean) / std for each channel.
 
     Args:
-        mean: One number a channel.
-        std: One number a channel, above 0.
+        mean: Mean of each channel in pixel units, 0 to 255.
+        std: Standard deviation of each channel in pixel units, above 0.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return float32 network input, channels last in memory.
+        """Return network input: float32 (N, C, H, W) in channels-last memory format.
 
         Args:
             images: (N, C, H, W), uint8 or float, 0 to 255.
@@ -35,7 +35,7 @@ class Normalization:
 
 @cache
 def _constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and 1 / std, (1, C, 1, 1), made once: a GPU would be waited for each time."""
+    """Return mean and 1 / std, (1, C, 1, 1). They are cached because creating them waits for the GPU."""
     mean = torch.tensor(normalization.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(normalization.std, device=device).view(1, -1, 1, 1)
     return mean, 1 / std
@@ -44,11 +44,11 @@ def _constants(normalization: Normalization, device: torch.device) -> tuple[Tens
 def resolve_normalization(
     spec: Literal["standard", "unit", "symmetric"] | PixelScale, train: ImageSet
 ) -> Normalization:
-    """Return the numbers that a recipe's `data.normalize` stands for.
+    """Return the normalisation for a recipe's `data.normalize`.
 
     Args:
-        spec: The recipe's word.
-        train: The training images, which `standard` takes mean and spread from.
+        spec: Value of `data.normalize`.
+        train: Training images; `standard` uses their mean and standard deviation.
     """
     channels = train.input_shape[0]
     if isinstance(spec, PixelScale):
@@ -62,5 +62,5 @@ def resolve_normalization(
 
 
 def scale_pixels(spec: PixelScale, channels: int) -> Normalization:
-    """Return what a recipe's own numbers stand for, the same for every channel."""
+    """Return the normalisation for the numbers of a recipe, which are the same for every channel."""
     return Normalization((spec.mean * spec.divide_by,) * channels, (spec.std * spec.divide_by,) * channels)

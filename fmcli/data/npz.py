@@ -25,7 +25,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "test": (("test_images", "test_labels"), ("x_test", "y_test")),
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
 }
-"""Names of the image and label arrays of each split: those of MedMNIST, then those of Keras."""
+"""Names of the image and label arrays of each split: MedMNIST's first, then Keras's."""
 MAX_READ_BYTES = 1 << 20  # in one call
 
 

@@ -1,26 +1,26 @@
-"""A recipe's images, and what must be right between the two before any training."""
+"""Check before training that a recipe fits its images."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fmcli.data import Splits, load_splits
-from fmcli.data.augment import AlbumentationsAugment
-from fmcli.errors import RecipeError, printable
+from fmcli.data.albumentations import AlbumentationsAugment
+from fmcli.errors import RecipeError, Remedy, printable
 from fmcli.recipe import Recipe, SourceFacts
 from fmcli.recipe.layers import BatchNorm
 from fmcli.recipe.tracing import LayerTrace, trace_recipe
 
 
 def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
-    """Return a recipe's images, having found all that is wrong between them and the recipe.
+    """Load a recipe's splits and check that its networks and augmentation fit the images.
 
     Args:
         recipe: The recipe.
-        data_root: Where to look first for built-in sources.
+        data_root: First folder to search for built-in datasets and relative paths.
 
     Raises:
-        DataError: The images are missing or broken.
+        DataError: The images are missing or damaged.
         RecipeError: A network or an augmentation does not fit them.
     """
     splits = load_splits(recipe.data, data_root)
@@ -31,39 +31,40 @@ def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits
 
 
 def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_train: int) -> None:
-    """Refuse a batch of one image where that leaves batch normalisation one value, which has no spread."""
+    """Refuse a last batch of one image if a batch normalisation would get a single value, which has no variance."""
     problems = []
     for member in recipe.members:
         trainer = member.trainer
         n_images = trainer.sample_size(n_train)
         size = n_images if trainer.full_batch else min(trainer.batch_size, n_images)
         last = size if trainer.drop_last else n_images % size or size
-        of_one_value = any(
+        has_single_value = any(
             isinstance(trace.layer, BatchNorm) and math.prod(trace.input_shape[1:]) == 1
             for trace in traces[member.name]
         )
-        if last == 1 and of_one_value:
+        if last == 1 and has_single_value:
             problems.append(
-                f"members.{member.name}.trainer.batch_size: the last batch of {n_images} images by {size} has one, "
-                "and batch normalisation needs more"
+                f"members.{member.name}.trainer.batch_size: {n_images} images in batches of {size} leave a last batch "
+                "of one image, and batch normalisation needs two"
             )
     if problems:
         raise RecipeError(
             f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
             problems=problems,
-            hint="another trainer.batch_size, or --set trainer.drop_last=true, which leaves that image out",
+            hint="choose another trainer.batch_size, or drop the last batch",
+            remedies=[Remedy("set", "trainer.drop_last=true")],
         )
 
 
 def check_augmentation(recipe: Recipe, input_shape: tuple[int, int, int] | None) -> None:
-    """Build every albumentations pipeline of a recipe once, and try it on blank images.
+    """Build every albumentations pipeline of a recipe and try it on blank images.
 
     Args:
         recipe: The recipe.
-        input_shape: (C, H, W) of its images; None where it is not known yet: then nothing is tried.
+        input_shape: (C, H, W) of the images, or None to skip the trial.
 
     Raises:
-        RecipeError: One cannot be built, or changes an image's size.
+        RecipeError: A pipeline cannot be built, fails, or changes the size of an image.
     """
     for member in recipe.members:
         if member.augment.albumentations:

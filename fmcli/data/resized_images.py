@@ -105,7 +105,7 @@ def _parse_background(word: bytes) -> Background:
 
 
 def _common_shape(files: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> _Shape:
-    """Return the shape (C, H, W) to resize to; size and channels default to what the files have in common."""
+    """Return the shape (C, H, W) to resize to; size and channels default to the common ones."""
     headers = {} if size and channels else {file: read_image_header(file) for file in files}
     if channels is None:
         channels = 1 if all(header.is_grey for header in headers.values()) else 3

@@ -31,7 +31,7 @@ from fmcli.data import (
     is_worker_error,
     resolve_normalization,
 )
-from fmcli.data.augment import AlbumentationsAugment
+from fmcli.data.albumentations import AlbumentationsAugment
 from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
 from fmcli.events import (
     BatchPredicted,

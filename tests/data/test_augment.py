@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from fmcli.data.albumentations import AlbumentationsAugment
 from fmcli.data.augment import (
-    AlbumentationsAugment,
     affine,
     augment,
     erase,

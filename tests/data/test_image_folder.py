@@ -392,7 +392,7 @@ def test_an_image_changed_in_place_is_read_again(pets):
 def test_other_sources_have_a_size_already(line):
     with pytest.raises(RecipeError) as caught:
         load_recipe("quick", [f"data.{line}"])
-    assert "is for source = 'folder:DIR'" in str(caught.value.problems)
+    assert "only valid for source = 'folder:DIR'" in str(caught.value.problems)
 
 
 def test_what_is_not_said_of_images_is_not_in_the_recipe():

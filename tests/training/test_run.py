@@ -30,6 +30,7 @@ from fmcli.errors import (
     ExitStatus,
     FmcliError,
     RecipeError,
+    Remedy,
     RunInUseError,
     UsageError,
 )
@@ -790,7 +791,7 @@ def test_last_batch_of_one_image_is_found_before_anything_is_written(tiny_recipe
     overrides = [f"data.source=idx:{tmp_path}/odd", "model.form=plain", "model.widths=[4]", "data.validation.first=40"]
     with pytest.raises(RecipeError, match="last batch") as caught:
         train(tiny(tiny_recipe, *overrides), tmp_path / "run")
-    assert "drop_last" in caught.value.hint
+    assert caught.value.remedies == (Remedy("set", "trainer.drop_last=true"),)
     assert not (tmp_path / "run").exists()
     train(tiny(tiny_recipe, *overrides, "trainer.drop_last=true"), tmp_path / "run")
 
@@ -802,7 +803,7 @@ def test_last_batch_is_counted_in_the_images_that_bagging_draws(tiny_recipe, tmp
     if fits:
         train(tiny(tiny_recipe, *overrides), tmp_path / "run")
     else:
-        with pytest.raises(RecipeError, match="the last batch of 66 images by 65 has one"):
+        with pytest.raises(RecipeError, match="66 images in batches of 65 leave a last batch of one image"):
             train(tiny(tiny_recipe, *overrides), tmp_path / "run")
 
 
