@@ -588,7 +588,7 @@ BAD = {
     "resume differently": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--seed", "9"], 2, "was 0, now 9"),
     "nothing to label": (["predict", "{run}"], 2, "nothing to label"),
     "- and a path": (["predict", "{run}", "-", "{image}"], 2, "- stands alone"),
-    "grid of no kind": (["data", "info", "{recipe}", "--grid", "{new}.doc"], 1, "cannot write a picture"),
+    "grid of no kind": (["data", "info", "{recipe}", "--grid", "{new}.doc"], 1, "cannot write a figure"),
     "no such table": (["recipe", "keys", "optimiser"], 2, "did you mean 'optimizer'"),
     "no such source": (["data", "info", "mnist"], 2, "no such source"),
     "no data": (["train", "-r", "{recipe}", "--set", "data.source=idx:{new}", "-o", "{new}"], 3, "is not a folder"),

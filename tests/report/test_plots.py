@@ -47,7 +47,7 @@ from fmcli.report.plots import (
     sample_figure,
     save_figure,
 )
-from fmcli.report.plots.style import MARKERS, PALETTE, fit, text_width
+from fmcli.report.plots.style import MARKERS, PALETTE, shorten, text_width
 from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 
 NAMES = ("coat", "bag", "shirt", "dress")
@@ -194,7 +194,7 @@ def test_curves_show_every_member_and_both_kinds_of_images():
         assert [epoch.validation_loss for epoch in history] in drawn
     assert len(drawn) == len(lines(accuracy)) == 4
     assert len({line.get_linestyle() for line in lines(loss)}) == 2
-    assert {"k3", "k5", "validation", "training, mean over the epoch"} <= set(texts(figure))
+    assert {"k3", "k5", "validation", "training (mean over the epoch)"} <= set(texts(figure))
     assert "best epoch" not in texts(figure)
 
 
@@ -212,8 +212,8 @@ def test_a_training_afresh_has_panels_of_its_own():
     )
     assert len(figure.axes) == 4
     first, second = figure.axes[0], figure.axes[2]
-    assert "afresh" not in first.get_title(loc="left")
-    assert "afresh" in second.get_title(loc="left")
+    assert "retrained" not in first.get_title(loc="left")
+    assert "retrained" in second.get_title(loc="left")
     assert [len(line.get_xdata()) for line in lines(first)] == [5, 5, 4, 4]
     assert [len(line.get_xdata()) for line in lines(second)] == [2, 2]
 
@@ -281,7 +281,7 @@ def test_counts_are_legible_on_every_colour():
 def test_confusion_of_perfect_answers_is_drawn():
     labels = np.arange(8) % 4
     classified = ClassifiedSplit("k3", "test", NAMES, labels, labels, np.eye(4)[labels])
-    assert "100.00 % of 8 images right" in " ".join(texts(confusion_figure(classified)))
+    assert "100.00 % of 8 images correct" in " ".join(texts(confusion_figure(classified)))
 
 
 def test_precision_recall_has_a_panel_for_each_class_with_its_area():
@@ -333,7 +333,7 @@ def test_coverage_falls_from_all_images_to_the_surest():
 
 def test_predictions_tell_right_from_wrong_without_colour():
     images, classified = draw_classified(right=1.0)
-    figure = prediction_figure(images, classified, most=24)
+    figure = prediction_figure(images, classified, max_images=24)
     (axes,) = figure.axes
     frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     marks = [text for text in texts(axes) if text[0] in "✓✗"]
@@ -350,7 +350,7 @@ def test_predictions_tell_right_from_wrong_without_colour():
 
 def test_the_surest_mistakes_come_first():
     images, classified = draw_classified(n=200, right=1.0)
-    (axes,) = mistake_figure(images, classified, most=12).axes
+    (axes,) = mistake_figure(images, classified, max_images=12).axes
     assert len(axes.images) == 12
     assert not any("✓" in text for text in texts(axes))
     numbers = [int(text.partition("#")[2]) for text in texts(axes) if " sure · #" in text]
@@ -361,7 +361,7 @@ def test_the_surest_mistakes_come_first():
 
 def test_where_all_is_right_there_is_no_mistake_to_show():
     images, classified = draw_classified()
-    with pytest.raises(DataError, match="right on all 80 images"):
+    with pytest.raises(DataError, match="all 80 images are classified correctly"):
         mistake_figure(images, replace(classified, predicted=classified.labels))
 
 
@@ -370,7 +370,7 @@ def test_images_of_any_shape_keep_their_proportions(shape):
     _, classified = draw_classified()
     images = np.zeros((80, *shape), dtype=np.uint8)
     samples = sample_figure(images, classified.labels, NAMES, source="drawn", each=2)
-    for figure in (samples, prediction_figure(images, classified, most=2)):
+    for figure in (samples, prediction_figure(images, classified, max_images=2)):
         left, right, bottom, top = figure.axes[0].images[0].get_extent()
         assert (right - left) / (bottom - top) == pytest.approx(shape[2] / shape[1])
 
@@ -425,7 +425,7 @@ def test_pyplot_and_its_state_are_never_used():
 
 @pytest.mark.parametrize("text", ["short", "x" * 100, "W" * 100, "$", "a long name 1", "日本語" * 20])
 def test_text_fits_its_room(text):
-    shown = fit(text, 0.8, 9)
+    shown = shorten(text, 0.8, 9)
     assert text_width(shown, 9) <= 0.8
     assert shown == text or ("…" in shown and shown[0] == text[0] and shown[-1] == text[-1])
 
@@ -448,7 +448,7 @@ def test_figures_are_written_by_their_files_ending_and_twice_the_same(tmp_path, 
 
 @pytest.mark.parametrize("name", ["figure", "figure.jpg", "figure.png.txt", ".png"])
 def test_other_endings_are_refused(tmp_path, name):
-    with pytest.raises(FmcliError, match="cannot write a picture") as refused:
+    with pytest.raises(FmcliError, match="cannot write a figure") as refused:
         save_figure(Figure(), tmp_path / "new" / name)
     assert ".svg" in str(refused.value.hint)
     assert not (tmp_path / "new").exists()
@@ -468,7 +468,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_the_old_one_stays(tmp_pat
 
 
 def test_letters_that_no_font_has_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("fmcli.report.plots.style._letters_of", lambda _: set(string.printable))
+    monkeypatch.setattr("fmcli.report.plots.style._characters_of", lambda _: set(string.printable))
     figure = class_count_figure({"train": np.arange(2)}, ("日本", "plain"), source="drawn")
     assert save_figure(figure, tmp_path / "figure.png") == "日本"
 
@@ -570,7 +570,7 @@ def test_several_members_are_drawn_as_their_vote_and_one_as_itself(cli, place, t
         assert cli(*arguments, "--vote", "soft", "--split", "validation").status == 0
     for figure, name in zip(figures, ["soft vote of k3, k5", "k5", "soft vote of k5, k3"], strict=True):
         assert any(text.startswith(f"{name} on validation: ") for text in texts(figure))
-        assert any(text.endswith("% of 40 images right") for text in texts(figure))
+        assert any(text.endswith("% of 40 images correct") for text in texts(figure))
 
 
 @pytest.mark.parametrize("keep", ["last", "best", "retrained", "snapshots"])
@@ -654,8 +654,8 @@ def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_p
 
 
 MISUSE = {
-    "an ending": (["plot", "confusion", "{place}/run", "-o", "{new}.gif"], 1, "cannot write a picture"),
-    "no ending": (["plot", "samples", "{place}/run", "-o", "{new}"], 1, "cannot write a picture"),
+    "an ending": (["plot", "confusion", "{place}/run", "-o", "{new}.gif"], 1, "cannot write a figure"),
+    "no ending": (["plot", "samples", "{place}/run", "-o", "{new}"], 1, "cannot write a figure"),
     "all into a file": (["plot", "all", "{place}/run", "-o", "{new}.png"], 2, "need a folder"),
     "all into what is a file": (["plot", "all", "{place}/run", "-o", "{place}/tiny.toml"], 2, "need a folder"),
     "a format for one": (

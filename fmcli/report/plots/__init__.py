@@ -1,4 +1,4 @@
-"""Figures: values in, a matplotlib `Figure` out; `save_figure` writes it. They never touch matplotlib's own state."""
+"""Draw matplotlib figures without matplotlib's global state, and write them with `save_figure`."""
 
 from fmcli.report.plots.class_counts import class_count_figure
 from fmcli.report.plots.classified import ClassifiedSplit

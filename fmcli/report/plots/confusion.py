@@ -1,4 +1,4 @@
-"""Figures of what predictions are worth: confusions, precision against recall, reliability, coverage."""
+"""The figure of a confusion matrix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,75 +9,72 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from fmcli.metrics import (
-    classification_report,
-)
+from fmcli.metrics import classification_report
 from fmcli.report.plots.classified import ClassifiedSplit
 from fmcli.report.plots.style import (
     ERRORS,
     FAINT,
-    HEADING,
+    HEADING_HEIGHT,
     INK,
+    MAX_NAME_WIDTH,
+    MIN_TITLE_WIDTH,
     MUTED,
-    NAMES,
-    SMALL,
-    fit,
+    NAME_SIZE,
+    SMALL_SIZE,
     is_dark,
     percent_ticks,
     set_title,
+    shorten,
     styled,
     text_width,
 )
 
-_NARROWEST = 5.0  # inches, for the title's sake
-_NAME = 1.8  # inches a name may take
-_MOST_COUNTS = 60  # classes in a matrix whose cells have room for numbers
-_MOST_BEHIND = 12  # classes whose curves still stand behind each other's
+_MAX_CLASSES_WITH_COUNTS = 60  # the cells of larger matrices have no numbers
 _DIAGONAL = "#E3EBF2"
 
 
 @styled
 def confusion_figure(classified: ClassifiedSplit) -> Figure:
-    """Return the confusion matrix: counts, and in colour what part of an actual class was taken for another.
+    """Draw the confusion matrix with counts and the recall of each class.
 
-    The diagonal has no part in the scale of colours, so that rare mistakes show; each class's recall stands beside
-    its row.
+    Colours show the share of the actual class. The diagonal is not part of the colour scale, so that rare mistakes are
+    visible.
     """
     report = classification_report(classified.labels, classified.predicted, class_names=classified.class_names)
     counts, n_classes = report.confusion, len(report.class_names)
-    names = [fit(name, _NAME, NAMES) for name in report.class_names]
-    cell, size = _cell(counts)
-    beside = max(text_width(name, NAMES) for name in names)
-    across, down = n_classes * cell + beside + 1.75, n_classes * cell + 0.7 * beside + 0.7
-    figure = Figure(figsize=(max(across, _NARROWEST), HEADING + down), layout="constrained")
-    accuracy = f"{100 * report.accuracy:.2f} % of {len(classified.labels):,} images right"
+    names = [shorten(name, MAX_NAME_WIDTH, NAME_SIZE) for name in report.class_names]
+    cell, size = _cell_size(counts)
+    name_width = max(text_width(name, NAME_SIZE) for name in names)
+    width, height = n_classes * cell + name_width + 1.75, n_classes * cell + 0.7 * name_width + 0.7
+    figure = Figure(figsize=(max(width, MIN_TITLE_WIDTH), HEADING_HEIGHT + height), layout="constrained")
+    accuracy = f"{100 * report.accuracy:.2f} % of {len(classified.labels):,} images correct"
     set_title(figure, "Confusion matrix", classified.title, accuracy)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (n_classes, n_classes)
     wrong = np.ma.masked_array(shares, mask=np.eye(n_classes, dtype=bool))
     scale = Normalize(0, float(np.ma.filled(wrong, 0).max()) or 1.0)
     heat = axes.imshow(wrong, cmap=ERRORS.with_extremes(bad=_DIAGONAL), norm=scale, interpolation="nearest")
-    if n_classes <= _MOST_COUNTS:
+    if n_classes <= _MAX_CLASSES_WITH_COUNTS:
         _write_counts(axes, counts, ERRORS(scale(shares)), size)
     _name_cells(axes, names, [scores.recall for scores in report.classes])
-    bar = figure.colorbar(heat, ax=axes, shrink=min(0.9, 4 / (n_classes * cell)), aspect=24, pad=0.1 / across)
+    bar = figure.colorbar(heat, ax=axes, shrink=min(0.9, 4 / (n_classes * cell)), aspect=24, pad=0.1 / width)
     bar.set_label("share of the actual class")
     percent_ticks(bar.ax.yaxis)
     bar.outline.set_visible(False)
     return figure
 
 
-def _cell(counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Return how large a cell is in inches, and its number in points."""
+def _cell_size(counts: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the size of a cell in inches and the font size of its count in points."""
     n_classes = len(counts)
-    if n_classes > _MOST_COUNTS:
-        return 0.2, SMALL
-    size, least = (NAMES, max(0.38, 2.4 / n_classes)) if n_classes <= 15 else (6.5, 0.28)
-    return max(least, text_width(f"{counts.max():,}", size, weight="bold") + 0.1), size
+    if n_classes > _MAX_CLASSES_WITH_COUNTS:
+        return 0.2, SMALL_SIZE
+    size, min_width = (NAME_SIZE, max(0.38, 2.4 / n_classes)) if n_classes <= 15 else (6.5, 0.28)
+    return max(min_width, text_width(f"{counts.max():,}", size, weight="bold") + 0.1), size
 
 
 def _write_counts(axes: Any, counts: NDArray[np.int64], colours: NDArray[np.floating[Any]], size: float) -> None:
-    """Write each count into its cell, light on dark and dark on light; a dot stands for none."""
+    """Write the counts into the cells in a colour with enough contrast. A dot stands for 0."""
     rows, columns = np.nonzero(counts == 0)
     axes.plot(columns, rows, linestyle="", marker=".", markersize=1.5, color=MUTED)
     for row, column in np.argwhere(counts):
@@ -94,19 +91,19 @@ def _write_counts(axes: Any, counts: NDArray[np.int64], colours: NDArray[np.floa
 
 
 def _name_cells(axes: Any, names: Sequence[str], recalls: Sequence[float]) -> None:
-    places = np.arange(len(names))
-    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, names)
+    positions = np.arange(len(names))
+    axes.set_xticks(positions, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(positions, names)
     axes.set(xlabel="predicted class", ylabel="actual class")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xticks(places[1:] - 0.5, minor=True)
-    axes.set_yticks(places[1:] - 0.5, minor=True)
+    axes.set_xticks(positions[1:] - 0.5, minor=True)
+    axes.set_yticks(positions[1:] - 0.5, minor=True)
     axes.grid(which="minor", color=FAINT, linewidth=0.5)
     axes.tick_params(which="minor", length=0)
     axes.add_patch(Rectangle((-0.5, -0.5), len(names), len(names), fill=False, edgecolor=MUTED, linewidth=0.8))
-    beside = axes.secondary_yaxis("right")
-    beside.set_yticks(places, [f"{100 * recall:.1f} %" for recall in recalls])
-    beside.tick_params(length=0)
-    beside.spines[:].set_visible(False)
+    recall_axis = axes.secondary_yaxis("right")
+    recall_axis.set_yticks(positions, [f"{100 * recall:.1f} %" for recall in recalls])
+    recall_axis.tick_params(length=0)
+    recall_axis.spines[:].set_visible(False)
     axes.annotate("recall", (1, 1), xytext=(3.5, 3.5), xycoords="axes fraction", textcoords="offset points")

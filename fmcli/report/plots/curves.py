@@ -1,4 +1,4 @@
-"""Figures of a training: class counts of its splits, and learning curves."""
+"""The figure of learning curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,22 +10,22 @@ from matplotlib.ticker import MaxNLocator
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished
 from fmcli.report.plots.style import (
-    HEADING,
+    HEADING_HEIGHT,
     MARGIN,
     MARKERS,
+    MAX_NAME_WIDTH,
     MUTED,
-    NAMES,
+    NAME_SIZE,
     PALETTE,
-    fit,
     percent_ticks,
     set_title,
+    shorten,
     styled,
     text_width,
 )
 
-_MOST_MARKERS = 15  # on a curve; more would hide it
+_MAX_MARKERS = 15  # more would hide the curve
 _WIDTH = 9.5  # inches
-_NAME = 1.8  # inches a name may take
 _VALIDATION: dict[str, Any] = {"linestyle": "-", "linewidth": 1.6, "markersize": 4}
 _TRAINING: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0, "markersize": 3, "markerfacecolor": "white"}
 _RING: dict[str, Any] = {
@@ -37,80 +37,83 @@ _RING: dict[str, Any] = {
 def curve_figure(
     histories: Mapping[str, Sequence[EpochFinished]], *, of: str, best: Mapping[str, int] | None = None
 ) -> Figure:
-    """Return loss and accuracy by epoch, of training and validation, all members in one.
+    """Draw training and validation loss and accuracy of all members by epoch.
 
-    Members that were trained afresh have their second training in panels of its own.
+    The second training of members that were retrained from scratch has its own panels.
 
     Args:
-        histories: For each member, an entry an epoch.
-        of: What was trained.
-        best: The epoch (from 1) of a first training to be ringed, for members that kept it or trained afresh by it.
+        histories: The epochs of each member.
+        of: Name of the run for the title.
+        best: The best epoch (from 1) of the first training, for each member in whose curves it should be marked.
 
     Raises:
-        CheckpointError: There is no epoch.
+        CheckpointError: No epoch is finished.
     """
     if not any(histories.values()):
-        raise CheckpointError("no epoch is finished, so there is no curve yet", hint="wait for the first epoch's end")
+        raise CheckpointError("there are no learning curves yet: no epoch is finished", hint="wait for the first epoch")
     phases = [phase for phase in (False, True) if any(e.retrained == phase for one in histories.values() for e in one)]
-    looks = _looks(list(histories))
-    legend = _legend(looks, histories, bool(best))
-    widths = [0.65 + text_width(str(entry.get_label()), NAMES) for entry in legend]
-    room = _WIDTH - 2 * MARGIN
-    columns = len(legend) if sum(widths) < room else max(1, int(room / max(widths)))
-    height = HEADING + 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
+    line_styles = _choose_line_styles(list(histories))
+    legend = _legend(line_styles, histories, bool(best))
+    widths = [0.65 + text_width(str(entry.get_label()), NAME_SIZE) for entry in legend]
+    available = _WIDTH - 2 * MARGIN
+    columns = len(legend) if sum(widths) < available else max(1, int(available / max(widths)))
+    height = HEADING_HEIGHT + 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     set_title(figure, "Learning curves", of)
     for panels, retrained in zip(figure.subplots(len(phases), 2, squeeze=False), phases, strict=True):
         for member, history in histories.items():
             epochs = [epoch for epoch in history if epoch.retrained == retrained]
-            ringed = None if retrained or best is None else best.get(member)
+            best_epoch = None if retrained or best is None else best.get(member)
             for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
-                _draw_curves(axes, epochs, measure, looks[member], ringed)
+                _draw_curves(axes, epochs, measure, line_styles[member], best_epoch)
         for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
-            _dress(axes, measure, retrained=retrained)
+            _label_axes(axes, measure, retrained=retrained)
     figure.legend(handles=legend, loc="outside lower left", ncols=columns)
     return figure
 
 
-def _looks(members: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _choose_line_styles(members: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a colour and a marker for each member."""
     return {
-        member: {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
-        for place, member in enumerate(members)
+        member: {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
+        for index, member in enumerate(members)
     }
 
 
 def _draw_curves(
-    axes: Any, epochs: Sequence[EpochFinished], measure: str, look: Mapping[str, Any], ringed: int | None
+    axes: Any, epochs: Sequence[EpochFinished], measure: str, line_style: Mapping[str, Any], best_epoch: int | None
 ) -> None:
-    for kind, line in (("train", _TRAINING), ("validation", _VALIDATION)):
+    for kind, kind_style in (("train", _TRAINING), ("validation", _VALIDATION)):
         points = [
             (epoch.epoch, value) for epoch in epochs if (value := getattr(epoch, f"{kind}_{measure}")) is not None
         ]
         if not points:
             continue
         x, y = zip(*points, strict=True)
-        axes.plot(x, y, **look, **line, markevery=-(-len(x) // _MOST_MARKERS))
-        if kind == "validation" and ringed in x:
-            axes.plot(ringed, y[x.index(ringed)], **_RING, color=look["color"])
+        axes.plot(x, y, **line_style, **kind_style, markevery=-(-len(x) // _MAX_MARKERS))
+        if kind == "validation" and best_epoch in x:
+            axes.plot(best_epoch, y[x.index(best_epoch)], **_RING, color=line_style["color"])
 
 
 def _legend(
-    looks: Mapping[str, Mapping[str, Any]], histories: Mapping[str, Sequence[EpochFinished]], ringed: bool
+    line_styles: Mapping[str, Mapping[str, Any]], histories: Mapping[str, Sequence[EpochFinished]], has_best: bool
 ) -> list[Any]:
-    """Return a line for each member, each kind of line, and the ring."""
-    entries = [Line2D([], [], **look, label=fit(member, _NAME, NAMES)) for member, look in looks.items()]
+    """Return legend entries for the members, the two kinds of curves, and the best epoch."""
+    entries = [
+        Line2D([], [], **line_style, label=shorten(member, MAX_NAME_WIDTH, NAME_SIZE))
+        for member, line_style in line_styles.items()
+    ]
     if any(epoch.validation_loss is not None for one in histories.values() for epoch in one):
         entries.append(Line2D([], [], color=MUTED, **_VALIDATION, label="validation"))
-    entries.append(Line2D([], [], color=MUTED, **_TRAINING, label="training, mean over the epoch"))
-    if ringed:
+    entries.append(Line2D([], [], color=MUTED, **_TRAINING, label="training (mean over the epoch)"))
+    if has_best:
         entries.append(Line2D([], [], color=MUTED, **{**_RING, "markersize": 8}, label="best epoch"))
     return entries
 
 
-def _dress(axes: Any, measure: str, *, retrained: bool) -> None:
+def _label_axes(axes: Any, measure: str, *, retrained: bool) -> None:
     name = "Loss (nats)" if measure == "loss" else "Accuracy"
-    axes.set_title(f"{name}, trained afresh for as many epochs as were best" if retrained else name)
+    axes.set_title(f"{name}, retrained for the best number of epochs" if retrained else name)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if measure == "accuracy":

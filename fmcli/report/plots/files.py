@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Write figures to files."""
 
 import io
 import warnings
@@ -12,42 +12,42 @@ from fmcli.errors import FmcliError, printable
 from fmcli.report.plots.style import choose_fonts, house_style
 from fmcli.storage.atomic import write_atomic
 
-_LONGEST_SIDE = (1 << 16) - 1  # pixels that matplotlib draws, if no more
-# A date would make the same figure another file each time.
+_MAX_SIDE_PIXELS = (1 << 16) - 1  # limit of matplotlib
+# Files must not contain a date, so that the same figure always gives the same bytes.
 _NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def check_ending(path: Path) -> str:
-    """Return the kind of file that a name asks for.
+    """Return the file format that the ending of a file name stands for.
 
     Raises:
-        FmcliError: It is none that figures can be written as.
+        FmcliError: The ending is not .png, .svg or .pdf.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in get_args(FileFormat):
-        raise FmcliError(f"cannot write a picture to {printable(path)}", hint="end its name in .png, .pdf or .svg")
+        raise FmcliError(f"cannot write a figure to {printable(path)}", hint="end its name in .png, .pdf or .svg")
     return kind
 
 
 def save_figure(figure: Figure, path: Path) -> str:
-    """Write a figure as PNG, SVG or PDF by its file's ending; the same figure always gives the same bytes.
+    """Write a figure as PNG, SVG or PDF. The same figure always gives the same bytes.
 
     Args:
-        figure: As drawn by this package.
-        path: Where to. Its folder is made if missing.
+        figure: Figure that this package drew.
+        path: Output file; its ending selects the format. Missing folders are created.
 
     Returns:
-        The characters that no font here has, which stand as boxes; mostly none.
+        The characters that no installed font has, which are drawn as boxes; usually none.
 
     Raises:
-        FmcliError: The ending is another, or the file cannot be written; one that stood there before is intact.
+        FmcliError: The ending is not supported, or the file cannot be written. An existing file stays intact.
     """
     kind = check_ending(path)
     content = io.BytesIO()
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        lacking = choose_fonts(figure)
-        dpi = min(figure.dpi, _LONGEST_SIDE / max(figure.get_size_inches()))
+        missing = choose_fonts(figure)
+        dpi = min(figure.dpi, _MAX_SIDE_PIXELS / max(figure.get_size_inches()))
         figure.savefig(content, format=kind, metadata=_NO_DATE.get(kind), dpi=dpi)
     write_atomic(path, content.getvalue())
-    return lacking
+    return missing

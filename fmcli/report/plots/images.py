@@ -1,4 +1,4 @@
-"""Figures made of images: samples of each class, predictions, and the worst mistakes."""
+"""Figures of images: samples of each class, predictions, and mistakes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,29 +12,29 @@ from fmcli.errors import DataError
 from fmcli.report.plots.classified import ClassifiedSplit
 from fmcli.report.plots.style import (
     BLUE,
-    BODY,
-    HEADING,
+    BODY_SIZE,
+    HEADING_HEIGHT,
     INK,
     MARGIN,
     MUTED,
-    SMALL,
+    SMALL_SIZE,
     VERMILLION,
     blank_page,
-    fit,
     set_title,
+    shorten,
     styled,
     text_width,
 )
 from fmcli.report.thumbnails import choose_samples, to_rgb
 
 SAMPLES_OF_EACH = 12
-"""How many images of each class are shown, at most."""
-_SAMPLE, _LARGE = 0.55, 1.25  # inches, the longer side of an image
-_GAP = 0.04  # inches between samples
-_COLUMNS = 6
-_CELL = 1.4  # inches from one predicted image to the next
-_ROOM = 1.3  # inches that a caption may take
-_LINE = 0.145  # inches from a line of a caption to the next
+"""Maximum number of images of each class."""
+_SAMPLE_SIDE, _PREDICTION_SIDE = 0.55, 1.25  # inches, the longer side of an image
+_SAMPLE_GAP = 0.04  # inches between samples
+_N_COLUMNS = 6
+_COLUMN_WIDTH = 1.4  # inches
+_CAPTION_WIDTH = 1.3  # inches
+_LINE_HEIGHT = 0.145  # inches
 
 
 # --- samples ----------------------------------------------------------------------------------------------
@@ -49,26 +49,26 @@ def sample_figure(
     source: str,
     each: int = SAMPLES_OF_EACH,
 ) -> Figure:
-    """Return a grid of samples, a row a class.
+    """Draw a grid of sample images, one row per class.
 
     Args:
         images: uint8 (N, C, H, W).
-        labels: (N,).
-        class_names: In label order.
-        source: What the images are called.
-        each: How many of each class, at most; a class without images has an empty row.
+        labels: int64 (N,).
+        class_names: Class names in label order.
+        source: Name of the images for the title.
+        each: Maximum number of images of each class.
     """
-    width, height = _size(images, _SAMPLE)
-    names = [fit(name, 2.4, BODY) for name in class_names]
-    left = MARGIN + max(text_width(name, BODY) for name in names) + 0.15
-    page = (left + each * (width + _GAP) + MARGIN, HEADING + len(names) * (height + _GAP) + MARGIN)
+    width, height = _size(images, _SAMPLE_SIDE)
+    names = [shorten(name, 2.4, BODY_SIZE) for name in class_names]
+    left = MARGIN + max(text_width(name, BODY_SIZE) for name in names) + 0.15
+    page = (left + each * (width + _SAMPLE_GAP) + MARGIN, HEADING_HEIGHT + len(names) * (height + _SAMPLE_GAP) + MARGIN)
     figure, axes = blank_page(*page)
     set_title(figure, "Samples of each class", source)
     for row, (name, chosen) in enumerate(zip(names, choose_samples(labels, len(names), each), strict=True)):
-        top = HEADING + row * (height + _GAP)
-        axes.text(left - 0.15, top + height / 2, name, ha="right", va="center_baseline", fontsize=BODY)
-        for place, index in enumerate(chosen):
-            _show(axes, images[index], left + place * (width + _GAP), top, (width, height))
+        top = HEADING_HEIGHT + row * (height + _SAMPLE_GAP)
+        axes.text(left - 0.15, top + height / 2, name, ha="right", va="center_baseline", fontsize=BODY_SIZE)
+        for column, index in enumerate(chosen):
+            _show(axes, images[index], left + column * (width + _SAMPLE_GAP), top, (width, height))
         if not len(chosen):
             axes.text(left, top + height / 2, "no images", va="center_baseline", color=MUTED, fontstyle="italic")
     return figure
@@ -78,32 +78,32 @@ def sample_figure(
 
 
 @styled
-def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, most: int = 30) -> Figure:
-    """Return images with their predicted and actual class and the predicted one's probability.
+def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, max_images: int = 30) -> Figure:
+    """Draw images with their predicted class, its probability, and the actual class.
 
     Args:
         images: uint8 (N, C, H, W).
-        classified: Of these images.
-        most: How many to show, at most; taken at even distances, as many data sets are sorted by class.
+        classified: Predictions for these images.
+        max_images: Maximum number of images. They are evenly spaced, because many data sets are sorted by class.
     """
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(max_images, len(images))).round().astype(int))
     figure, axes = _draw_page(images, classified, chosen)
-    n_right = int(classified.correct[chosen].sum())
-    set_title(figure, "Predictions", classified.title, f"{n_right} right ✓, {len(chosen) - n_right} wrong ✗")
-    size = _size(images, _LARGE)
-    for place, index in enumerate(chosen):
-        _frame(axes, _corner(place, size[1]), size, right=bool(classified.correct[index]))
+    n_correct = int(classified.correct[chosen].sum())
+    set_title(figure, "Predictions", classified.title, f"{n_correct} correct ✓, {len(chosen) - n_correct} wrong ✗")
+    size = _size(images, _PREDICTION_SIDE)
+    for position, index in enumerate(chosen):
+        _draw_frame(axes, _corner(position, size[1]), size, correct=bool(classified.correct[index]))
     return figure
 
 
 @styled
-def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, most: int = 30) -> Figure:
-    """Return the images whose wrong class was found likeliest, the surest mistake first.
+def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, max_images: int = 30) -> Figure:
+    """Draw the misclassified images with the highest confidence, the highest first.
 
     Args:
         images: uint8 (N, C, H, W).
-        classified: Of these images.
-        most: How many to show, at most.
+        classified: Predictions for these images.
+        max_images: Maximum number of images.
 
     Raises:
         DataError: There are no mistakes.
@@ -111,66 +111,66 @@ def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, mo
     wrong = np.flatnonzero(~classified.correct)
     if not len(wrong):
         raise DataError(
-            f"{classified.title} is right on all {len(images):,} images, so there is no mistake to show",
-            hint="choose other images with --split",
+            f"{classified.title} has no mistakes to show: all {len(images):,} images are classified correctly",
+            hint="choose another split",
         )
-    chosen = wrong[np.argsort(-classified.confidence[wrong], kind="stable")][:most]
-    which = f"{len(chosen)} of {len(wrong):,}" if len(chosen) < len(wrong) else f"all {len(wrong)} there are"
+    chosen = wrong[np.argsort(-classified.confidence[wrong], kind="stable")][:max_images]
+    shown = f"{len(chosen)} of {len(wrong):,}" if len(chosen) < len(wrong) else f"all {len(wrong)}"
     figure, _ = _draw_page(images, classified, chosen)
-    set_title(figure, "The surest mistakes", classified.title, which)
+    set_title(figure, "Mistakes with the highest confidence", classified.title, shown)
     return figure
 
 
 def _draw_page(images: NDArray[np.uint8], classified: ClassifiedSplit, chosen: NDArray[np.int64]) -> tuple[Figure, Any]:
-    """Return a page of images with captions, and its axes."""
-    width, height = _size(images, _LARGE)
-    rows = -(-len(chosen) // _COLUMNS)
-    figure, axes = blank_page(2 * MARGIN + _COLUMNS * _CELL, HEADING + rows * _pitch(height))
-    for place, index in enumerate(chosen):
-        left, top = _corner(place, height)
+    """Draw images with captions. Return the figure and its axes."""
+    width, height = _size(images, _PREDICTION_SIDE)
+    rows = -(-len(chosen) // _N_COLUMNS)
+    figure, axes = blank_page(2 * MARGIN + _N_COLUMNS * _COLUMN_WIDTH, HEADING_HEIGHT + rows * _row_height(height))
+    for position, index in enumerate(chosen):
+        left, top = _corner(position, height)
         _show(axes, images[index], left, top, (width, height))
-        _caption(axes, classified, int(index), left, top + height + 0.06)
+        _write_caption(axes, classified, int(index), left, top + height + 0.06)
     return figure, axes
 
 
-def _pitch(height: float) -> float:
-    return height + 3 * _LINE + 0.22
+def _row_height(height: float) -> float:
+    return height + 3 * _LINE_HEIGHT + 0.22
 
 
-def _corner(place: int, height: float) -> tuple[float, float]:
-    """Return where the image at a place of the page begins, in inches from the left and from the top."""
-    row, column = divmod(place, _COLUMNS)
-    return MARGIN + column * _CELL, HEADING + row * _pitch(height)
+def _corner(position: int, height: float) -> tuple[float, float]:
+    """Return the upper left corner of an image on the page, in inches from the left and from the top."""
+    row, column = divmod(position, _N_COLUMNS)
+    return MARGIN + column * _COLUMN_WIDTH, HEADING_HEIGHT + row * _row_height(height)
 
 
-def _frame(axes: Any, corner: tuple[float, float], size: tuple[float, float], *, right: bool) -> None:
-    """Frame an image: a thin line where the answer is right, thick dashes where it is wrong."""
+def _draw_frame(axes: Any, corner: tuple[float, float], size: tuple[float, float], *, correct: bool) -> None:
+    """Frame an image with a thin line if the prediction is correct, with thick dashes if it is wrong."""
     thin: dict[str, Any] = {"edgecolor": BLUE, "linewidth": 0.8}
     thick: dict[str, Any] = {"edgecolor": VERMILLION, "linewidth": 2.2, "linestyle": "--"}
-    axes.add_patch(Rectangle(corner, *size, fill=False, **(thin if right else thick)))
+    axes.add_patch(Rectangle(corner, *size, fill=False, **(thin if correct else thick)))
 
 
-def _caption(axes: Any, classified: ClassifiedSplit, index: int, left: float, top: float) -> None:
-    names, right = classified.class_names, bool(classified.correct[index])
-    sure = _percent(float(classified.confidence[index]))
+def _write_caption(axes: Any, classified: ClassifiedSplit, index: int, left: float, top: float) -> None:
+    names, correct = classified.class_names, bool(classified.correct[index])
+    confidence = _format_confidence(float(classified.confidence[index]))
     lines: list[tuple[str, dict[str, Any]]] = [
         (
-            f"{'✓' if right else '✗'} {names[classified.predicted[index]]}",
-            {"color": BLUE if right else VERMILLION, "fontweight": "bold"},
+            f"{'✓' if correct else '✗'} {names[classified.predicted[index]]}",
+            {"color": BLUE if correct else VERMILLION, "fontweight": "bold"},
         ),
-        (f"{sure} sure · #{index}", {"color": MUTED}),
+        (f"{confidence} sure · #{index}", {"color": MUTED}),
         (f"actual: {names[classified.labels[index]]}", {"color": INK}),
     ]
-    for row, (text, look) in enumerate(lines):
-        shown = fit(text, _ROOM, SMALL, weight=look.get("fontweight", "normal"))
-        axes.text(left, top + row * _LINE, shown, va="top", fontsize=SMALL, **look)
+    for row, (text, style) in enumerate(lines):
+        shown = shorten(text, _CAPTION_WIDTH, SMALL_SIZE, weight=style.get("fontweight", "normal"))
+        axes.text(left, top + row * _LINE_HEIGHT, shown, va="top", fontsize=SMALL_SIZE, **style)
 
 
-def _percent(probability: float) -> str:
-    """Return a probability that says 100 % of nothing less.
+def _format_confidence(probability: float) -> str:
+    """Return a probability as a percentage; only 1 is shown as 100 %.
 
     Example:
-        >>> _percent(0.9731), _percent(0.99996), _percent(1.0)
+        >>> _format_confidence(0.9731), _format_confidence(0.99996), _format_confidence(1.0)
         ('97.3 %', '>99.9 %', '100 %')
     """
     if probability >= 0.9995:
@@ -181,10 +181,10 @@ def _percent(probability: float) -> str:
 # --- images -----------------------------------------------------------------------------------------------
 
 
-def _size(images: NDArray[np.uint8], longest: float) -> tuple[float, float]:
-    """Return the width and height of an image on paper, in inches."""
+def _size(images: NDArray[np.uint8], longer_side: float) -> tuple[float, float]:
+    """Return the width and height of a drawn image in inches."""
     height, width = images.shape[2:]
-    return longest * width / max(height, width), longest * height / max(height, width)
+    return longer_side * width / max(height, width), longer_side * height / max(height, width)
 
 
 def _show(axes: Any, image: NDArray[np.uint8], left: float, top: float, size: tuple[float, float]) -> None:

@@ -1,4 +1,4 @@
-"""The figure of a search."""
+"""The figure of a hyperparameter search."""
 
 from typing import Any
 
@@ -9,38 +9,36 @@ from fmcli.errors import UsageError
 from fmcli.experiments.results import SearchResult
 from fmcli.report.plots.style import (
     BLUE,
-    HEADING,
+    HEADING_HEIGHT,
     MUTED,
-    NAMES,
+    NAME_SIZE,
     ORANGE,
     VERMILLION,
-    fit,
     percent_ticks,
     set_title,
+    shorten,
     styled,
     text_width,
 )
 
 _WIDTH = 9.5  # inches
-_NAME = 2.6  # inches that a value's path may take
+_MAX_KEY_WIDTH = 2.6  # inches for the name of a recipe key
 
 
 @styled
 def search_figure(result: SearchResult) -> Figure:
-    """Return every trial's score in its order, with the best so far, and how much each value mattered.
+    """Draw the score of each trial, the best score so far, and the importance of each value.
 
     Args:
-        result: Of a search, finished or not.
+        result: Result of a search, finished or not.
 
     Raises:
         UsageError: No trial is complete.
     """
     if not result.best(1):
-        raise UsageError(
-            "no trial is complete, so there is nothing to draw", hint="fmcli search --resume --trials N tries more"
-        )
+        raise UsageError("there is nothing to draw yet: no trial is complete", remedies=["more-trials"])
     [best] = result.best(1)
-    height = HEADING + max(3.2, 0.6 + 0.24 * len(result.importance))
+    height = HEADING_HEIGHT + max(3.2, 0.6 + 0.24 * len(result.importance))
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     finding = f"the best of {result.count('complete')} is trial {best.number}, {100 * (best.score or 0.0):.2f} %"
     set_title(figure, "Trials of a search", result.recipe, finding)
@@ -57,14 +55,18 @@ def search_figure(result: SearchResult) -> Figure:
 def _draw_scores(axes: Any, result: SearchResult) -> None:
     scored = [(trial.number, trial.score) for trial in result.trials if trial.score is not None]
     numbers, scores = zip(*scored, strict=True)
-    so_far = [max(scores[: place + 1]) for place in range(len(scores))]
+    best_so_far = [max(scores[: index + 1]) for index in range(len(scores))]
     axes.step(
-        [*numbers, result.trials[-1].number], [*so_far, so_far[-1]], where="post", color=MUTED, label="best so far"
+        [*numbers, result.trials[-1].number],
+        [*best_so_far, best_so_far[-1]],
+        where="post",
+        color=MUTED,
+        label="best so far",
     )
-    axes.plot(numbers, scores, "o", color=BLUE, label="a trial")
-    without = [trial.number for trial in result.trials if trial.state in ("pruned", "failed")]
-    if without:
-        axes.plot(without, [min(scores)] * len(without), "x", color=VERMILLION, label="stopped early, or impossible")
+    axes.plot(numbers, scores, "o", color=BLUE, label="trial")
+    unscored = [trial.number for trial in result.trials if trial.state in ("pruned", "failed")]
+    if unscored:
+        axes.plot(unscored, [min(scores)] * len(unscored), "x", color=VERMILLION, label="stopped early or failed")
     axes.plot(numbers[scores.index(max(scores))], max(scores), "o", ms=13, mfc="none", mew=1.6, color=ORANGE)
     axes.set_title("Validation accuracy")
     axes.set_xlabel("trial")
@@ -75,11 +77,11 @@ def _draw_scores(axes: Any, result: SearchResult) -> None:
 
 def _draw_importance(axes: Any, result: SearchResult) -> None:
     order = sorted(result.importance.items(), key=lambda item: item[1])
-    names = [fit(name, min(_NAME, text_width(name, NAMES) + 0.1), NAMES) for name, _ in order]
-    bars = axes.barh(range(len(order)), [part for _, part in order], height=0.74, color=BLUE)
-    axes.bar_label(bars, [f"{100 * part:.0f} %" for _, part in order], padding=3, fontsize=NAMES)
+    names = [shorten(name, min(_MAX_KEY_WIDTH, text_width(name, NAME_SIZE) + 0.1), NAME_SIZE) for name, _ in order]
+    bars = axes.barh(range(len(order)), [share for _, share in order], height=0.74, color=BLUE)
+    axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in order], padding=3, fontsize=NAME_SIZE)
     axes.set_yticks(range(len(order)), names)
-    axes.set(xlim=(0, 1.2 * max(part for _, part in order)), xticks=())
+    axes.set(xlim=(0, 1.2 * max(share for _, share in order)), xticks=())
     axes.tick_params(axis="y", length=0)
     axes.spines["bottom"].set_visible(False)
-    axes.set_title("Part of the variance that each explains")
+    axes.set_title("Importance (share of the variance)")

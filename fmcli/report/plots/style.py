@@ -1,4 +1,4 @@
-"""How every figure looks: colours that colour-blind readers tell apart, one typeface, and names that fit."""
+"""The style of all figures: colours for colour-blind readers, one typeface, and text that fits its space."""
 
 import logging
 import warnings
@@ -23,22 +23,24 @@ from fmcli.errors import printable
 
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D9D9D9"
 BLUE, ORANGE, VERMILLION = "#0072B2", "#E69F00", "#D55E00"
-# Okabe and Ito, "Color Universal Design", 2008; without their yellow, which is lost on white.
+# Okabe and Ito, "Color Universal Design", 2008, without yellow, which is invisible on white.
 PALETTE = (BLUE, VERMILLION, "#009E73", "#CC79A7", ORANGE, "#56B4E9", "#000000")
-MARKERS = "osD^vP*X"  # as many as have no common divisor with the colours: 56 pairs before one comes again
+MARKERS = "osD^vP*X"  # 8 markers and 7 colours have no common divisor, so 56 members get different pairs
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#FFFFFF", "#FFD9A0", ORANGE, VERMILLION, "#7A2E00"])
 
-TYPEFACE = "DejaVu Sans"  # comes with matplotlib
-TITLE, SUBTITLE, BODY, NAMES, SMALL = 11, 8.5, 9, 8, 7.5  # points
-HEADING = 0.6  # inches for title and subtitle
-MARGIN = 0.12  # inches around everything
+TYPEFACE = "DejaVu Sans"  # part of matplotlib
+TITLE_SIZE, SUBTITLE_SIZE, BODY_SIZE, NAME_SIZE, SMALL_SIZE = 11, 8.5, 9, 8, 7.5  # font sizes in points
+HEADING_HEIGHT = 0.6  # inches for title and subtitle
+MARGIN = 0.12  # inches at the edges of a figure
+MIN_TITLE_WIDTH = 5.0  # inches, the minimum width of a figure with a long title
+MAX_NAME_WIDTH = 1.8  # inches for the name of a class or member
 
 _STYLE = {
     "font.family": TYPEFACE,
-    "font.size": BODY,
+    "font.size": BODY_SIZE,
     "text.color": INK,
-    "text.parse_math": False,  # a class may be called "$5 to $10"
-    "axes.titlesize": BODY,
+    "text.parse_math": False,  # a class name may contain "$"
+    "axes.titlesize": BODY_SIZE,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.labelcolor": INK,
@@ -52,16 +54,16 @@ _STYLE = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": NAMES,
-    "ytick.labelsize": NAMES,
+    "xtick.labelsize": NAME_SIZE,
+    "ytick.labelsize": NAME_SIZE,
     "legend.frameon": False,
-    "legend.fontsize": NAMES,
+    "legend.fontsize": NAME_SIZE,
     "figure.dpi": 160,
     "savefig.dpi": 160,
     "figure.constrained_layout.h_pad": MARGIN / 2,
     "figure.constrained_layout.w_pad": MARGIN / 2,
-    "pdf.fonttype": 42,  # whole letters, which publishers ask for
-    "svg.hashsalt": "fmcli",  # the same figure gives the same file
+    "pdf.fonttype": 42,  # embed TrueType fonts, which publishers require
+    "svg.hashsalt": "fmcli",  # makes files of the same figure identical
 }
 
 P = ParamSpec("P")
@@ -69,10 +71,10 @@ P = ParamSpec("P")
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw as fmcli does, whatever the user's matplotlibrc says."""
+    """Use the style of fmcli and ignore the user's matplotlibrc."""
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
-    log.setLevel(logging.ERROR)  # that a font for foreign letters has no bold is nothing to tell a user
+    log.setLevel(logging.ERROR)  # do not warn that a fallback font has no bold face
     try:
         with matplotlib.style.context(["default", _STYLE]):
             yield
@@ -81,7 +83,7 @@ def house_style() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Let a function that draws a figure do so in the house style."""
+    """Decorate a function that draws a figure, so that it uses the style of fmcli."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -91,29 +93,29 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def set_title(figure: Figure, title: str, whose: str, finding: str = "") -> None:
-    """Write two lines above everything else.
+def set_title(figure: Figure, title: str, subject: str, finding: str = "") -> None:
+    """Write a title and a subtitle at the top of a figure.
 
     Args:
-        figure: `HEADING` inches higher than what it shows needs.
-        title: What is shown.
-        whose: Of what or whom; cut where there is too little room.
-        finding: What comes out, if a few words can say it.
+        figure: Figure with `HEADING_HEIGHT` inches of free space at the top.
+        title: Name of the figure.
+        subject: Name of the member, vote or data shown; shortened if it does not fit.
+        finding: Main result in a few words. Default: none.
     """
     width, height = figure.get_size_inches()
     finding = f": {finding}" if finding else ""
-    room = width - 2 * MARGIN - text_width(finding, SUBTITLE)
-    subtitle = fit(whose, room, SUBTITLE) + finding
-    figure.text(MARGIN / width, 1 - 0.12 / height, title, va="top", fontsize=TITLE, fontweight="bold")
-    figure.text(MARGIN / width, 1 - 0.35 / height, subtitle, va="top", fontsize=SUBTITLE, color=MUTED)
+    available = width - 2 * MARGIN - text_width(finding, SUBTITLE_SIZE)
+    subtitle = shorten(subject, available, SUBTITLE_SIZE) + finding
+    figure.text(MARGIN / width, 1 - 0.12 / height, title, va="top", fontsize=TITLE_SIZE, fontweight="bold")
+    figure.text(MARGIN / width, 1 - 0.35 / height, subtitle, va="top", fontsize=SUBTITLE_SIZE, color=MUTED)
     layout = figure.get_layout_engine()
     if isinstance(layout, ConstrainedLayoutEngine):
-        edge = MARGIN / 2  # the layout pads by as much itself
-        layout.set(rect=(edge / width, edge / height, 1 - 2 * edge / width, 1 - (HEADING + edge) / height))
+        edge = MARGIN / 2  # the layout engine adds the other half
+        layout.set(rect=(edge / width, edge / height, 1 - 2 * edge / width, 1 - (HEADING_HEIGHT + edge) / height))
 
 
 def blank_page(width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure and axes over all of it, whose units are inches from the upper left corner."""
+    """Return a figure and axes that cover it; their units are inches from the upper left corner."""
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
@@ -122,13 +124,13 @@ def blank_page(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def is_dark(colour: NDArray[np.floating[Any]]) -> bool:
-    """Tell whether white stands out on a colour more than ink does.
+    """Return whether white text has more contrast on a colour than dark text.
 
     Args:
-        colour: Red, green, blue, and perhaps opacity, in [0, 1].
+        colour: Red, green and blue in [0, 1], optionally followed by opacity.
 
     References:
-        Relative luminance and contrast are those of the W3C's "Web Content Accessibility Guidelines 2.1", 2018.
+        W3C, "Web Content Accessibility Guidelines 2.1", 2018: relative luminance and contrast.
     """
     channels = np.where(colour[:3] <= 0.03928, colour[:3] / 12.92, ((colour[:3] + 0.055) / 1.055) ** 2.4)
     return float(channels @ (0.2126, 0.7152, 0.0722)) < 0.213
@@ -138,96 +140,96 @@ def is_dark(colour: NDArray[np.floating[Any]]) -> bool:
 
 
 def text_width(text: str, size: float, *, weight: str = "normal") -> float:
-    """Return how wide text is, in inches.
+    """Return the width of text in inches.
 
     Args:
-        text: One line.
-        size: In points.
-        weight: As matplotlib calls it.
+        text: One line of text.
+        size: Font size in points.
+        weight: Font weight in matplotlib's terms.
     """
     font = FontProperties(family=TYPEFACE, size=size, weight=weight)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # such a letter is measured as the box it may become
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a missing character is measured as a box
         points, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return 1.03 * float(points) / 72  # on a screen, letters are set a little wider than they are
+    return 1.03 * float(points) / 72  # screens render text slightly wider
 
 
-def fit(text: str, room: float, size: float, *, weight: str = "normal") -> str:
-    """Return text that is safe to draw, without its middle where it would be wider than the room.
+def shorten(text: str, max_width: float, size: float, *, weight: str = "normal") -> str:
+    """Escape control characters in text and replace its middle by an ellipsis if it is too wide.
 
-    The end stays: long names often differ there alone.
+    The end is kept, because long names often differ only there.
 
     Args:
-        text: A name, in any script.
-        room: In inches.
-        size: In points.
-        weight: As matplotlib calls it.
+        text: A name in any script.
+        max_width: Available width in inches.
+        size: Font size in points.
+        weight: Font weight in matplotlib's terms.
     """
     shown = printable(text)
-    if text_width(shown, size, weight=weight) <= room:
+    if text_width(shown, size, weight=weight) <= max_width:
         return shown
     fits, too_long = 0, len(shown)
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        if text_width(_without_middle(shown, middle), size, weight=weight) <= room:
+        if text_width(_without_middle(shown, middle), size, weight=weight) <= max_width:
             fits = middle
         else:
             too_long = middle
     return _without_middle(shown, fits)
 
 
-def _without_middle(text: str, kept: int) -> str:
-    """Return so many characters of a text, two thirds of them from its beginning.
+def _without_middle(text: str, n_kept: int) -> str:
+    """Return the given number of characters of a text, two thirds of them from its start.
 
     Example:
         >>> _without_middle("a rather long name, 12", 9)
         'a rath… 12'
     """
-    end = kept // 3
-    return text[: kept - end] + "…" + text[len(text) - end :]
+    end = n_kept // 3
+    return text[: n_kept - end] + "…" + text[len(text) - end :]
 
 
 def percent_ticks(axis: Any) -> None:
-    """Let an axis of parts of 1 show percentages."""
-    axis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:.10g} %"))
+    """Label an axis of fractions with percentages."""
+    axis.set_major_formatter(FuncFormatter(lambda fraction, _: f"{100 * fraction:.10g} %"))
 
 
 def count_ticks(axis: Any) -> None:
-    """Let an axis show a few whole numbers."""
+    """Label an axis with a few whole numbers."""
     axis.set_major_locator(MaxNLocator(3, integer=True))
     axis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
 
 
 def choose_fonts(figure: Figure) -> str:
-    """Give a figure's text, besides the house's typeface, installed ones that have the letters it lacks.
+    """Add installed fonts to a figure's text for characters that `TYPEFACE` lacks.
 
     Returns:
-        The characters that none has; they are drawn as boxes.
+        The characters that no installed font has. They are drawn as boxes.
     """
     texts = figure.findobj(Text)
-    lacking = {letter for text in texts for letter in text.get_text() if letter.isprintable()}
-    lacking -= _letters_of(findfont(TYPEFACE))
+    missing = {character for text in texts for character in text.get_text() if character.isprintable()}
+    missing -= _characters_of(findfont(TYPEFACE))
     families = [TYPEFACE]
     for name, file in sorted(
-        {(font.name, font.fname) for font in fontManager.ttflist if _is_fit(font)} if lacking else (),
+        {(font.name, font.fname) for font in fontManager.ttflist if _is_usable(font)} if missing else (),
         key=lambda font: ("sans" not in font[0].lower(), font),
     ):
-        if found := lacking & _letters_of(file):
+        if found := missing & _characters_of(file):
             families.append(name)
-            lacking -= found
+            missing -= found
     if len(families) > 1:
         for text in texts:
             text.set_fontfamily(families)
-    return "".join(sorted(lacking))
+    return "".join(sorted(missing))
 
 
-def _is_fit(font: FontEntry) -> bool:
-    """Tell whether a font is upright, and not one of boxes in place of every letter there is."""
+def _is_usable(font: FontEntry) -> bool:
+    """Return whether a font is upright and not a placeholder font that draws every character as a box."""
     return font.style == "normal" and not font.name.lower().startswith(("last resort", "lastresort"))
 
 
-def _letters_of(file: str) -> set[str]:
-    """Return the characters that a font has; none where it is broken, or made of bitmaps."""
+def _characters_of(file: str) -> set[str]:
+    """Return the characters that a font has; none if the file is damaged or a bitmap font."""
     try:
         return {chr(code) for code in get_font(file).get_charmap()}
     except (OSError, RuntimeError):
