@@ -1,7 +1,8 @@
-"""How good a vote is with one member more: asked of all candidates at once, and answered from sums.
+"""Evaluate the vote with each possible additional member, fast.
 
-A candidate adds its scores to those of the members chosen so far, and the vote is right where no other class then
-leads the true one. Where that is too close for single precision, or a tie, the rule itself votes.
+Members of an additive rule add scores. A candidate's scores are added to the sum of the members that are already
+selected. The vote is correct where no other class then leads the true class. If a lead is too small for single
+precision, or exactly 0, the voting rule itself decides.
 """
 
 from collections import Counter
@@ -13,175 +14,199 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.choices import Measure
-from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES, Floats, Labels, Logits
+from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES, Floats, Labels, Logits, probabilities_of
 
-Standing = tuple[float, float]
-"""How good an ensemble is by the measure asked for, then by the other; more is better."""
-Places = NDArray[np.intp]
+Ranking = tuple[float, float]
+"""Quality of an ensemble by the requested measure, then by the other measure; higher is better."""
+Indices = NDArray[np.intp]
 
 MEASURES: dict[str, tuple[Measure, Measure]] = {"accuracy": ("accuracy", "loss"), "loss": ("loss", "accuracy")}
-"""Each measure, and the one that decides between what is equally good by it."""
-_COUNTING_RULES = ("majority", "borda")  # whole and half points: ties are common, and probabilities decide them
-_FAR = 1e30  # no score leads by more: single precision holds the sums
-_TINY = np.finfo(np.float64).tiny  # what a probability of 0 counts as: its logarithm is finite
-_BLOCK = 2**17  # numbers at a time: a processor's cache holds them
+"""Each measure, and the measure that decides between equally good ensembles."""
+MIN_PROBABILITY = np.finfo(np.float64).tiny  # replaces smaller probabilities, so that the logarithm is finite
+_COUNTING_RULES = ("majority", "borda")  # ties are common, and probabilities decide them
+_MAX_LEAD = 1e30  # sums of clipped leads are finite in single precision
+_BLOCK_VALUES = 2**17  # values per block; a block fits in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """Members to choose from, and what each adds to a vote.
+    """A pool of members, and what each of them adds to a vote.
+
+    A lead is the score of another class minus that of the true class.
 
     Args:
         logits: (n_members, n_samples, n_classes).
         y_true: (n_samples,).
-        rule: How they vote.
-        tie: Which tied class wins.
-        places: (n_members,), 0 and up.
-        leads: float32 (n_classes - 1, n_samples, n_members), by how much each other class leads the true one.
-        least: float32 (n_classes - 1, n_samples), of the leads over the members.
-        most: Likewise.
-        slack: float32 (n_samples,), how wrong a lead may be by rounding, for each member that votes.
-        truths: float64 (n_samples, n_members), the probability of the true class.
+        rule: Voting rule.
+        tie: Tie rule.
+        indices: (n_members,), from 0 to n_members - 1.
+        leads: float32 (n_classes - 1, n_samples, n_members), the leads of the other classes in each member's scores.
+        min_leads: float32 (n_classes - 1, n_samples), the minimum over members.
+        max_leads: float32 (n_classes - 1, n_samples), the maximum over members.
+        tolerance: float32 (n_samples,), the rounding error of a lead, per member of the ensemble.
+        true_probabilities: float64 (n_samples, n_members), the probability of the true class.
     """
 
     logits: Logits
     y_true: Labels
     rule: str
     tie: str
-    places: Places
+    indices: Indices
     leads: NDArray[np.float32]
-    least: NDArray[np.float32]
-    most: NDArray[np.float32]
-    slack: NDArray[np.float32]
-    truths: Floats
+    min_leads: NDArray[np.float32]
+    max_leads: NDArray[np.float32]
+    tolerance: NDArray[np.float32]
+    true_probabilities: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Team:
-    """Members chosen so far, a place as often as it was chosen, and the sums of their leads and truths."""
+class PartialEnsemble:
+    """The members selected so far, and the sums of their leads and probabilities.
+
+    Args:
+        members: Indices in the pool; repeated if a member was selected several times.
+        leads: float64 (n_classes - 1, n_samples).
+        true_probabilities: float64 (n_samples,).
+    """
 
     members: tuple[int, ...]
-    leads: Floats  # (n_classes - 1, n_samples)
-    truths: Floats  # (n_samples,)
+    leads: Floats
+    true_probabilities: Floats
 
-    def joined_by(self, pool: Candidates, place: int) -> "Team":
-        """Return the team with one member more."""
-        leads = self.leads + pool.leads[:, :, place]
-        return Team((*self.members, place), leads, self.truths + pool.truths[:, place])
-
-
-def no_team(pool: Candidates) -> Team:
-    """Return the team of nobody, to begin with."""
-    return Team((), np.zeros(pool.least.shape), np.zeros(len(pool.y_true)))
+    def add(self, pool: Candidates, index: int) -> "PartialEnsemble":
+        """Return the ensemble with one more member."""
+        return PartialEnsemble(
+            (*self.members, index),
+            self.leads + pool.leads[:, :, index],
+            self.true_probabilities + pool.true_probabilities[:, index],
+        )
 
 
-def read_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie: str = "probability") -> Candidates:
-    """Work out what each member adds to a vote.
+def empty_ensemble(pool: Candidates) -> PartialEnsemble:
+    """Return an ensemble without members."""
+    return PartialEnsemble((), np.zeros(pool.min_leads.shape), np.zeros(len(pool.y_true)))
+
+
+def prepare_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie: str = "probability") -> Candidates:
+    """Compute what each member adds to a vote.
 
     Args:
         logits: (n_members, n_samples, n_classes).
         y_true: (n_samples,).
-        rule: One whose scores add up; see `rules.MEMBER_SCORES`.
-        size: How many members will vote, at most.
-        tie: Which tied class wins; see `rules.TIE_RULES`.
+        rule: An additive rule; see `rules.MEMBER_SCORES`.
+        size: Maximum number of members of an ensemble.
+        tie: Tie rule; see `rules.TIE_RULES`.
     """
     n_members, n_samples, n_classes = logits.shape
-    others = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)
+    other_classes = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)
     leads = np.empty((n_classes - 1, n_samples, n_members), dtype=np.float32)
-    truths = np.empty((n_samples, n_members))
+    true_probabilities = np.empty((n_samples, n_members))
     for rows in _blocks(np.arange(n_samples), n_members * n_classes):
         shape = (n_members, len(rows), n_classes)
         flat = logits[:, rows].reshape(-1, n_classes)
-        probabilities = MEMBER_SCORES["soft"](flat).reshape(shape)
+        probabilities = probabilities_of(flat).reshape(shape)
         scores = MEMBER_SCORES[rule](flat).reshape(shape)
         if rule in _COUNTING_RULES and tie == "probability":
-            scores = scores + probabilities / (4 * size)  # less than half a point in all: they decide no more than ties
+            scores = scores + probabilities / (4 * size)  # the sum is below half a point, so it only decides ties
         true = y_true[rows][None, :, None]
-        ahead = np.take_along_axis(scores, others[rows][None], axis=2) - np.take_along_axis(scores, true, axis=2)
-        leads[:, rows] = ahead.clip(-_FAR, _FAR).transpose(2, 1, 0)
-        truths[rows] = np.take_along_axis(probabilities, true, axis=2)[:, :, 0].T
-    least, most = leads.min(axis=2), leads.max(axis=2)
-    slack = np.float32(1e-7) * (1 + np.maximum(np.abs(least), np.abs(most)).max(axis=0, initial=0))
-    return Candidates(logits, y_true, rule, tie, np.arange(n_members), leads, least, most, slack, truths)
+        lead = np.take_along_axis(scores, other_classes[rows][None], axis=2) - np.take_along_axis(scores, true, axis=2)
+        leads[:, rows] = lead.clip(-_MAX_LEAD, _MAX_LEAD).transpose(2, 1, 0)
+        true_probabilities[rows] = np.take_along_axis(probabilities, true, axis=2)[:, :, 0].T
+    min_leads, max_leads = leads.min(axis=2), leads.max(axis=2)
+    largest = np.maximum(np.abs(min_leads), np.abs(max_leads)).max(axis=0, initial=0)
+    tolerance = np.float32(1e-7) * (1 + largest)
+    return Candidates(
+        logits, y_true, rule, tie, np.arange(n_members), leads, min_leads, max_leads, tolerance, true_probabilities
+    )
 
 
-def best_addition(pool: Candidates, team: Team, places: Places, by: Measure) -> tuple[Standing, int]:
-    """Return how good the team is with the member that makes it best, and that member."""
-    standing = []
+def best_addition(pool: Candidates, ensemble: PartialEnsemble, indices: Indices, by: Measure) -> tuple[Ranking, int]:
+    """Return the ranking of the ensemble with its best additional member, and the index of that member.
+
+    Args:
+        pool: The pool.
+        ensemble: The members selected so far.
+        indices: Members to choose from; the first of equally good members is chosen.
+        by: Measure.
+    """
+    ranking = []
     for measure in MEASURES[by]:
-        values = judge(pool, team, places, measure)
-        standing.append(float(values.max()))
-        places = places[values == values.max()]
-    return (standing[0], standing[1]), int(places[0])
+        values = score_additions(pool, ensemble, indices, measure)
+        ranking.append(float(values.max()))
+        indices = indices[values == values.max()]
+    return (ranking[0], ranking[1]), int(indices[0])
 
 
-def judge(pool: Candidates, team: Team, places: Places, measure: Measure) -> NDArray[Any]:
-    """Return how good the team is with each of some members more: (n_places,), more is better."""
+def score_additions(pool: Candidates, ensemble: PartialEnsemble, indices: Indices, measure: Measure) -> NDArray[Any]:
+    """Return the ensemble's score with each additional member, (n_indices,); higher is better.
+
+    The score is the number of correct images, or the negative mean loss.
+    """
     if measure == "accuracy":
-        return _count_right(pool, team, places)
-    return -_mean_losses(pool, team, places).round(12)  # what differs by less does so by rounding
+        return _count_correct(pool, ensemble, indices)
+    return -_mean_losses(pool, ensemble, indices).round(12)  # smaller differences are rounding errors
 
 
-def _count_right(pool: Candidates, team: Team, places: Places) -> NDArray[np.int64]:
-    """Count the images that the vote gets right."""
-    slack = (len(team.members) + 1) * pool.slack
-    # Whoever joins, the answer to most images stays right or stays wrong.
-    safe = (team.leads + pool.most).max(axis=0, initial=-np.inf) < -slack
-    lost = (team.leads + pool.least).max(axis=0, initial=-np.inf) > slack
-    right = np.full(len(places), np.count_nonzero(safe))
-    for rows in _blocks(np.flatnonzero(~(safe | lost)), len(places) * len(pool.leads)):
-        highest = _add_leads(pool, team, rows, places).max(axis=0)  # (n_rows, n_places)
-        right += np.count_nonzero(highest < -slack[rows, None], axis=0)
-        row, column = np.nonzero(np.abs(highest) <= slack[rows, None])
+def _count_correct(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) -> NDArray[np.int64]:
+    """Count the images that the vote classifies correctly with each additional member."""
+    tolerance = (len(ensemble.members) + 1) * pool.tolerance
+    # Most images are classified correctly, or wrongly, with every candidate.
+    always_correct = (ensemble.leads + pool.max_leads).max(axis=0, initial=-np.inf) < -tolerance
+    always_wrong = (ensemble.leads + pool.min_leads).max(axis=0, initial=-np.inf) > tolerance
+    n_correct = np.full(len(indices), np.count_nonzero(always_correct))
+    for rows in _blocks(np.flatnonzero(~(always_correct | always_wrong)), len(indices) * len(pool.leads)):
+        highest = _add_leads(pool, ensemble, rows, indices).max(axis=0)  # (n_rows, n_indices)
+        n_correct += np.count_nonzero(highest < -tolerance[rows, None], axis=0)
+        row, column = np.nonzero(np.abs(highest) <= tolerance[rows, None])
         if len(row):
-            voted_right = _vote_exactly(pool, team, rows[row], places[column])
-            right += np.bincount(column[voted_right], minlength=len(places))
-    return right
+            is_correct = _vote_exactly(pool, ensemble, rows[row], indices[column])
+            n_correct += np.bincount(column[is_correct], minlength=len(indices))
+    return n_correct
 
 
-def _vote_exactly(pool: Candidates, team: Team, rows: Places, places: Places) -> NDArray[np.bool_]:
-    """Return, for pairs of an image and a member that joins, whether the voting rule is right."""
-    counts = Counter(team.members)
-    before = pool.logits[np.ix_(np.array([*counts], dtype=np.intp), rows)]
-    voters = np.concatenate([before, pool.logits[places, rows][None]])  # (n_members, n_pairs, n_classes)
+def _vote_exactly(pool: Candidates, ensemble: PartialEnsemble, rows: Indices, indices: Indices) -> NDArray[np.bool_]:
+    """Return whether the voting rule is correct for pairs of an image and an additional member."""
+    counts = Counter(ensemble.members)
+    selected = pool.logits[np.ix_(np.array([*counts], dtype=np.intp), rows)]
+    voters = np.concatenate([selected, pool.logits[indices, rows][None]])  # (n_voters, n_pairs, n_classes)
     vote = VOTING_RULES[pool.rule](voters, weights=[*counts.values(), 1], tie=pool.tie)
     return np.asarray(vote.labels == pool.y_true[rows])
 
 
-def _mean_losses(pool: Candidates, team: Team, places: Places) -> Floats:
-    """Return the mean negative log-likelihood of the vote's probabilities."""
-    size = len(team.members) + 1
-    total = np.zeros(len(places))
-    for rows in _blocks(np.arange(len(pool.y_true)), len(places) * (len(pool.leads) + 1)):
+def _mean_losses(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) -> Floats:
+    """Return the mean negative log-likelihood of the vote with each additional member."""
+    size = len(ensemble.members) + 1
+    total = np.zeros(len(indices))
+    for rows in _blocks(np.arange(len(pool.y_true)), len(indices) * (len(pool.leads) + 1)):
         if pool.rule == "geometric":
-            leads = _add_leads(pool, team, rows, places) / np.float32(size)
-            highest = leads.max(axis=0, initial=0)  # the true class's lead of 0 included
+            leads = _add_leads(pool, ensemble, rows, indices) / np.float32(size)
+            highest = leads.max(axis=0, initial=0)  # the true class has a lead of 0
             odds = np.exp(leads - highest).sum(axis=0) + np.exp(-highest)
-            losses = np.minimum(highest + np.log(odds), -np.log(_TINY))
+            losses = np.minimum(highest + np.log(odds), -np.log(MIN_PROBABILITY))
         else:
-            truths = _take(pool.truths, rows, places) + team.truths[rows, None]
-            losses = -np.log(np.maximum(truths / size, _TINY))
+            sums = _take(pool.true_probabilities, rows, indices) + ensemble.true_probabilities[rows, None]
+            losses = -np.log(np.maximum(sums / size, MIN_PROBABILITY))
         total += losses.sum(axis=0, dtype=np.float64)
     return total / len(pool.y_true)
 
 
-def _add_leads(pool: Candidates, team: Team, rows: Places, places: Places) -> NDArray[np.float32]:
-    """Return the leads on some images with each of some members more: (n_classes - 1, n_rows, n_places)."""
-    leads = _take(pool.leads, rows, places)
-    leads += team.leads[:, rows, None].astype(np.float32)
+def _add_leads(pool: Candidates, ensemble: PartialEnsemble, rows: Indices, indices: Indices) -> NDArray[np.float32]:
+    """Return the leads on some images with each additional member, (n_classes - 1, n_rows, n_indices)."""
+    leads = _take(pool.leads, rows, indices)
+    leads += ensemble.leads[:, rows, None].astype(np.float32)
     return leads
 
 
-def _take(values: NDArray[Any], rows: Places, places: Places) -> NDArray[Any]:
-    """Return rows and places, which ascend, of the last two axes."""
-    first, behind = places[0], places[-1] + 1
-    if behind - first == len(places):  # a slice is several times faster
-        return values[..., first:behind][..., rows, :]
-    return values[..., rows[:, None], places]
+def _take(values: NDArray[Any], rows: Indices, indices: Indices) -> NDArray[Any]:
+    """Return the given indices of the last two axes. The indices of the last axis must ascend."""
+    start, stop = indices[0], indices[-1] + 1
+    if stop - start == len(indices):  # a slice is several times faster than an index
+        return values[..., start:stop][..., rows, :]
+    return values[..., rows[:, None], indices]
 
 
-def _blocks(rows: Places, width: int) -> Iterator[Places]:
-    """Divide rows of so many numbers into blocks that the cache holds."""
-    height = max(1, _BLOCK // max(1, width))
+def _blocks(rows: Indices, row_values: int) -> Iterator[Indices]:
+    """Divide rows into blocks that fit in the cache, given the number of values per row."""
+    height = max(1, _BLOCK_VALUES // max(1, row_values))
     for start in range(0, len(rows), height):
         yield rows[start : start + height]

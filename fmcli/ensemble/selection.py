@@ -1,7 +1,6 @@
-"""Choose an ensemble's members by their predictions on validation images.
+"""Select an ensemble's members by their predictions on validation images.
 
-All methods ask one question again and again: how good is the vote of those chosen so far with one more of them?
-`candidates` answers it.
+All methods repeat one question: how good is the vote with one more member? `candidates` answers it.
 """
 
 from collections import Counter
@@ -14,37 +13,39 @@ import numpy as np
 from fmcli.choices import Measure, TieRule
 from fmcli.ensemble.candidates import (
     MEASURES,
+    MIN_PROBABILITY,
     Candidates,
-    Places,
-    Standing,
-    Team,
+    Indices,
+    PartialEnsemble,
+    Ranking,
     best_addition,
-    judge,
-    no_team,
-    read_candidates,
+    empty_ensemble,
+    prepare_candidates,
+    score_additions,
 )
 from fmcli.ensemble.rules import MEMBER_SCORES, TIE_RULES, VOTING_RULES, Labels, Logits
 from fmcli.errors import UsageError, did_you_mean
 
-Step = tuple[int, Standing]
-
-_TINY = np.finfo(np.float64).tiny  # what a probability of 0 counts as: its logarithm is finite
+Step = tuple[int, Ranking]
+"""The member that was added, and the ranking of the ensemble with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Members chosen from a pool.
+    """Members selected from a pool.
+
+    Scores are accuracies in [0, 1] or mean negative log-likelihoods in nats, on the images used for the selection. They
+    are better than on new images.
 
     Args:
-        members: Their places in the pool, in the order in which they were first chosen.
-        counts: How often each was chosen: the weights of the vote.
-        score: Accuracy, in [0, 1], or mean negative log-likelihood, in nats, of the vote on the images that it was
-            chosen on: better than new images will show.
-        best_member: The place of the member that is best by itself.
-        best_member_score: Its score, on these images likewise.
-        pool_score: That of the vote of all members, each counted once.
-        path: Each step's member and the score after it, to the end, which may lie beyond the best point; empty where
-            there is no single path: of bags, and of a search through all subsets.
+        members: Indices in the pool, in the order of selection.
+        counts: How often each member was selected; the weights of the vote.
+        score: Score of the vote.
+        best_member: Index of the best single member.
+        best_member_score: Score of the best single member.
+        pool_score: Score of the vote of all members with equal weights.
+        path: The member added in each step and the score after the step, including steps after the best score. Empty
+            for bags and exhaustive search, which have no single path.
     """
 
     members: tuple[int, ...]
@@ -73,66 +74,67 @@ def select_greedy(
     bag_share: float = 0.5,
     seed: int = 0,
 ) -> Selection:
-    """Add members one at a time, each time the one that makes the vote best.
+    """Add the member that improves the vote most, one at a time.
 
-    The members that are best by themselves enter first: the first of them, up to `initial`, as many as vote best. Then
-    one is added at a time until there are `size`, and the best ensemble on the way is returned. Of equally good
-    candidates the one with the better other measure enters, then the one of the lowest place; of equally good
-    ensembles the smallest is returned.
+    Selection starts with the best single members: up to `initial` of them, but only the number with the best vote. It
+    then adds members until there are `size`, and returns the best ensemble of all steps. Among equally good members,
+    the other measure decides, then the lower index. Among equally good ensembles, the smallest is returned.
 
-    With `bags`, that is done for so many random parts of the pool and the counts are added up: a member that fits
-    these images by chance is not in every part.
+    With `bags`, selection is repeated for random parts of the pool and the counts are added. A member that is good on
+    these images by chance is then selected less often, because it is not in every part.
 
     Args:
         logits: (n_members, n_samples, n_classes), of validation images.
         y_true: (n_samples,).
-        rule: One whose scores add up: `majority`, `soft`, `geometric` or `borda`.
-        tie: Which tied class wins: `probability`, `lowest` or `first`; see `rules.majority_vote`.
-        by: `accuracy`, or `loss`: the negative log-likelihood of the vote's probabilities.
-        size: How many to choose at most, each counted as often as it is chosen; with bags, in each of them.
-        initial: How many of the best to begin with at most; by default a fifth of `size`. The reference reports 5 to
-            25, from pools of thousands.
-        replace: Whether a member may be chosen again, which gives it more weight.
-        bags: How many parts of the pool to choose from; 0 for the whole.
-        bag_share: How much of the pool a part holds, in (0, 1].
-        seed: Of the draw of the parts.
+        rule: An additive rule: `majority`, `soft`, `geometric` or `borda`.
+        tie: Tie rule: `probability`, `lowest` or `first`; see `rules.majority_vote`.
+        by: Measure: `accuracy`, or `loss`, the negative log-likelihood of the vote's probabilities.
+        size: Maximum number of selections, counting repeated ones; with bags, per bag.
+        initial: Maximum number of members to start with; by default a fifth of `size`. The reference uses 5 to 25 with
+            pools of thousands.
+        replace: Whether a member can be selected several times, which increases its weight.
+        bags: Number of random parts of the pool; 0 for the whole pool.
+        bag_share: Share of the pool in each part, in (0, 1].
+        seed: Seed for the random parts.
 
     Returns:
         The selection; without bags, with its path.
 
     Raises:
-        UsageError: There is nothing to choose from, the logits are not of that shape or not finite, or an argument is
-            out of its range.
+        UsageError: There are fewer than two members, the logits have another shape or are not finite, or an argument is
+            out of range.
 
     References:
         Caruana, Niculescu-Mizil, Crew and Ksikes, "Ensemble selection from libraries of models", ICML 2004: selection
-        with replacement, sorted initialisation and bags.
+        with replacement, sorted initialization and bags.
 
     Example:
         >>> logits = np.log([[[0.8, 0.2], [0.6, 0.4]], [[0.4, 0.6], [0.1, 0.9]], [[0.3, 0.7], [0.9, 0.1]]])
-        >>> chosen = select_greedy(logits, np.array([0, 1]), size=2)
-        >>> chosen.members, chosen.counts, chosen.score
+        >>> selection = select_greedy(logits, np.array([0, 1]), size=2)
+        >>> selection.members, selection.counts, selection.score
         ((1, 0), (1, 1), 1.0)
     """
     _check(logits, y_true, rule, tie, by, size)
     initial = max(1, size // 5) if initial is None else initial
     if not 1 <= initial <= size:
-        raise UsageError(f"to begin with, there must be 1 to {size} members, as the size is {size}; got {initial}")
+        raise UsageError(f"selection must start with 1 to {size} members, because the size is {size}; got {initial}")
     if bags < 0:
-        raise UsageError(f"the number of bags must be 0 or more; got {bags}", hint="0 chooses from the whole pool")
+        raise UsageError(f"the number of bags must be 0 or more; got {bags}", hint="0 selects from the whole pool")
     _check_share("a bag's share of the pool", bag_share)
-    pool = read_candidates(logits, y_true, rule, size, tie)
+    pool = prepare_candidates(logits, y_true, rule, size, tie)
 
-    def walk(places: Places) -> list[Step]:
-        start = _sorted_start(pool, places, initial, by)
-        return _grow(pool, start, size, by, lambda team: places if replace else np.setdiff1d(places, team.members))
+    def select_from(indices: Indices) -> list[Step]:
+        start = _best_single_members(pool, indices, initial, by)
+        return _grow(
+            pool, start, size, by, lambda ensemble: indices if replace else np.setdiff1d(indices, ensemble.members)
+        )
 
     if not bags:
-        path = walk(pool.places)
-        return _selection(pool, by, _best_point(path), path)
+        path = select_from(pool.indices)
+        return _selection(pool, by, _best_prefix(path), path)
     generator = np.random.default_rng(seed)
-    parts = (generator.choice(pool.places, ceil(bag_share * len(logits)), replace=False) for _ in range(bags))
-    return _selection(pool, by, [place for part in parts for place in _best_point(walk(np.sort(part)))])
+    parts = [generator.choice(pool.indices, ceil(bag_share * len(logits)), replace=False) for _ in range(bags)]
+    return _selection(pool, by, [index for part in parts for index in _best_prefix(select_from(np.sort(part)))])
 
 
 def select_exhaustive(
@@ -143,25 +145,25 @@ def select_exhaustive(
     tie: TieRule = "probability",
     by: Measure = "accuracy",
     size: int = 3,
-    at_most: int = 200_000,
+    max_subsets: int = 200_000,
 ) -> Selection:
-    """Choose the best of all subsets of a pool.
+    """Select the best of all subsets of a pool.
 
     Args:
         logits: (n_members, n_samples, n_classes), of validation images.
         y_true: (n_samples,).
-        rule: As in `select_greedy`.
-        tie: Likewise.
-        by: As in `select_greedy`. Of equally good subsets the smallest is chosen, then that of the lowest places.
-        size: How many members to choose at most.
-        at_most: How many subsets to look at; where there are more, the search is refused. So many, on 10,000 images,
-            take minutes.
+        rule: An additive rule, see `select_greedy`.
+        tie: Tie rule, see `select_greedy`.
+        by: Measure, see `select_greedy`. Among equally good subsets, the smallest is selected, then that with the
+            lowest indices.
+        size: Maximum number of members.
+        max_subsets: Maximum number of subsets to evaluate. 200,000 subsets take minutes with 10,000 images.
 
     Returns:
         The selection: each member once, in the pool's order.
 
     Raises:
-        UsageError: As in `select_greedy`, or there are too many subsets.
+        UsageError: See `select_greedy`; or there are more subsets than `max_subsets`.
 
     Example:
         >>> logits = np.log([[[0.8, 0.2], [0.6, 0.4]], [[0.4, 0.6], [0.1, 0.9]], [[0.3, 0.7], [0.9, 0.1]]])
@@ -171,14 +173,15 @@ def select_exhaustive(
     _check(logits, y_true, rule, tie, by, size)
     size = min(size, len(logits))
     n_subsets = sum(comb(len(logits), k) for k in range(1, size + 1))
-    if n_subsets > at_most:
+    if n_subsets > max_subsets:
         raise UsageError(
-            f"{len(logits)} members have {n_subsets:,} subsets of up to {size}; at most {at_most:,} can be searched",
-            hint="choose fewer members, or from a smaller pool, or greedily",
+            f"{len(logits)} members have {n_subsets:,} subsets of up to {size}; the limit is {max_subsets:,}",
+            hint="select fewer members, use a smaller pool, or select greedily",
+            remedies=["size"],
         )
-    pool = read_candidates(logits, y_true, rule, size, tie)
-    *_, negated = _search(pool, no_team(pool), size, by)
-    return _selection(pool, by, [-place for place in negated])
+    pool = prepare_candidates(logits, y_true, rule, size, tie)
+    *_, negated = _search(pool, empty_ensemble(pool), size, by)
+    return _selection(pool, by, [-index for index in negated])
 
 
 def select_diverse(
@@ -191,31 +194,32 @@ def select_diverse(
     size: int = 10,
     share: float = 0.4,
 ) -> Selection:
-    """Add members one at a time, each time the best of those that differ most from the vote so far.
+    """Add the best of the members that differ most from the current vote, one at a time.
 
-    The member that is best by itself comes first. Then, until there are `size`, the remaining ones are sorted by how
-    many images they label otherwise than the chosen do together, and of the first `share` of them the one enters that
-    makes the vote best. The best ensemble on the way is returned; the reference stops at the first step without gain.
+    Selection starts with the best single member. In each step, the remaining members are sorted by the number of images
+    on which they differ from the current vote. Of the first `share` of them, the one that improves the vote most is
+    added. There are `size` steps, and the best ensemble of all steps is returned. The reference stops at the first step
+    without improvement.
 
     Args:
         logits: (n_members, n_samples, n_classes), of validation images.
         y_true: (n_samples,).
-        rule: As in `select_greedy`.
-        tie: Likewise.
-        by: As in `select_greedy`.
-        size: How many members to choose at most.
-        share: How much of the remaining pool is diverse enough to enter, in (0, 1]: the less, the more diversity
-            counts; at 1 it does not. The reference calls it ρ.
+        rule: An additive rule, see `select_greedy`.
+        tie: Tie rule, see `select_greedy`.
+        by: Measure, see `select_greedy`.
+        size: Maximum number of members.
+        share: Share of the remaining members to choose from, in (0, 1]. A smaller share favours diversity; 1 ignores
+            it. The reference calls it ρ.
 
     Returns:
         The selection: each member once, with its path.
 
     Raises:
-        UsageError: As in `select_greedy`.
+        UsageError: See `select_greedy`.
 
     References:
-        Li, Yu and Zhou, "Diversity regularized ensemble pruning", ECML PKDD 2012: DREP. There it is for two classes;
-        here members differ on an image where their labels do.
+        Li, Yu and Zhou, "Diversity regularized ensemble pruning", ECML PKDD 2012: DREP, for two classes. Here, members
+        differ on an image if their labels do.
 
     Example:
         >>> logits = np.log([[[0.8, 0.2], [0.6, 0.4]], [[0.4, 0.6], [0.1, 0.9]], [[0.3, 0.7], [0.4, 0.6]]])
@@ -223,19 +227,19 @@ def select_diverse(
         (1, 0)
     """
     _check(logits, y_true, rule, tie, by, size)
-    _check_share("the share of the pool that is diverse enough", share)
-    pool = read_candidates(logits, y_true, rule, size, tie)
+    _check_share("the share of the remaining members", share)
+    pool = prepare_candidates(logits, y_true, rule, size, tie)
     choices = logits.argmax(axis=2)  # (n_members, n_samples)
 
-    def differing_most(team: Team) -> Places:
-        rest = np.setdiff1d(pool.places, team.members)
-        labels = VOTING_RULES[rule](logits[list(team.members)], tie=tie).labels
-        differences = (choices[rest] != labels).sum(axis=1)
+    def most_different(ensemble: PartialEnsemble) -> Indices:
+        remaining = np.setdiff1d(pool.indices, ensemble.members)
+        labels = VOTING_RULES[rule](logits[list(ensemble.members)], tie=tie).labels
+        differences = (choices[remaining] != labels).sum(axis=1)
         order = np.argsort(-differences, kind="stable")
-        return np.sort(rest[order[: ceil(share * len(rest))]])
+        return np.sort(remaining[order[: ceil(share * len(remaining))]])
 
-    path = _grow(pool, _sorted_start(pool, pool.places, 1, by), size, by, differing_most)
-    return _selection(pool, by, _best_point(path), path)
+    path = _grow(pool, _best_single_members(pool, pool.indices, 1, by), size, by, most_different)
+    return _selection(pool, by, _best_prefix(path), path)
 
 
 SELECTION_METHODS: dict[str, Callable[..., Selection]] = {
@@ -248,63 +252,65 @@ SELECTION_METHODS: dict[str, Callable[..., Selection]] = {
 # --- steps -----------------------------------------------------------------------------------------------
 
 
-def _sorted_start(pool: Candidates, places: Places, initial: int, by: Measure) -> list[Step]:
-    """Return the members that are best by themselves, as many as vote best."""
-    team, path = no_team(pool), list[Step]()
-    first, second = (judge(pool, team, places, measure) for measure in MEASURES[by])
-    for place in places[np.lexsort((-second, -first))][:initial].tolist():
-        standing, _ = best_addition(pool, team, np.array([place]), by)
-        path.append((place, standing))
-        team = team.joined_by(pool, place)
-    return path[: len(_best_point(path))]
+def _best_single_members(pool: Candidates, indices: Indices, initial: int, by: Measure) -> list[Step]:
+    """Return up to `initial` of the best single members, in the number that has the best vote."""
+    ensemble, path = empty_ensemble(pool), list[Step]()
+    first, second = (score_additions(pool, ensemble, indices, measure) for measure in MEASURES[by])
+    for index in indices[np.lexsort((-second, -first))][:initial].tolist():
+        ranking, _ = best_addition(pool, ensemble, np.array([index]), by)
+        path.append((index, ranking))
+        ensemble = ensemble.add(pool, index)
+    return path[: len(_best_prefix(path))]
 
 
 def _grow(
-    pool: Candidates, start: Sequence[Step], size: int, by: Measure, candidates: Callable[[Team], Places]
+    pool: Candidates, start: Sequence[Step], size: int, by: Measure, candidates: Callable[[PartialEnsemble], Indices]
 ) -> list[Step]:
-    """Add the best of the candidates until there are `size` members or no candidates."""
-    team, path = no_team(pool), list(start)
-    for place, _ in start:
-        team = team.joined_by(pool, place)
-    while len(path) < size and len(places := candidates(team)):
-        standing, place = best_addition(pool, team, places, by)
-        path.append((place, standing))
-        team = team.joined_by(pool, place)
+    """Add the best candidate until there are `size` members or no candidates."""
+    ensemble, path = empty_ensemble(pool), list(start)
+    for index, _ in start:
+        ensemble = ensemble.add(pool, index)
+    while len(path) < size and len(indices := candidates(ensemble)):
+        ranking, index = best_addition(pool, ensemble, indices, by)
+        path.append((index, ranking))
+        ensemble = ensemble.add(pool, index)
     return path
 
 
-def _search(pool: Candidates, team: Team, size: int, by: Measure) -> tuple[Standing, int, tuple[int, ...]]:
-    """Return the best team that begins with one, as what is highest: standing, minus its size, minus its places."""
-    places = pool.places[max(team.members, default=-1) + 1 :]
-    standing, place = best_addition(pool, team, places, by)
-    members = (*team.members, place)
-    found = [(standing, -len(members), tuple(-member for member in members))]
+def _search(
+    pool: Candidates, ensemble: PartialEnsemble, size: int, by: Measure
+) -> tuple[Ranking, int, tuple[int, ...]]:
+    """Return the best superset of an ensemble as a sort key: ranking, negative size, negative indices."""
+    indices = pool.indices[max(ensemble.members, default=-1) + 1 :]
+    ranking, index = best_addition(pool, ensemble, indices, by)
+    members = (*ensemble.members, index)
+    found = [(ranking, -len(members), tuple(-member for member in members))]
     if len(members) < size:
-        found += [_search(pool, team.joined_by(pool, place), size, by) for place in places[:-1].tolist()]
+        found += [_search(pool, ensemble.add(pool, index), size, by) for index in indices[:-1].tolist()]
     return max(found)
 
 
-def _best_point(path: Sequence[Step]) -> list[int]:
-    """Return the members up to the best point of a path, the first if several."""
+def _best_prefix(path: Sequence[Step]) -> list[int]:
+    """Return the members up to the best step of a path, the first if several are equally good."""
     best = max(range(len(path)), key=lambda step: path[step][1])
-    return [place for place, _ in path[: best + 1]]
+    return [index for index, _ in path[: best + 1]]
 
 
-def _selection(pool: Candidates, by: Measure, chosen: Sequence[int], path: Sequence[Step] = ()) -> Selection:
-    """Return what was chosen, scored by the voting rule itself."""
-    counts = Counter(chosen)
-    _, best = best_addition(pool, no_team(pool), pool.places, by)
+def _selection(pool: Candidates, by: Measure, members: Sequence[int], path: Sequence[Step] = ()) -> Selection:
+    """Return the selection, with scores computed by the voting rule itself."""
+    counts = Counter(members)
+    _, best = best_addition(pool, empty_ensemble(pool), pool.indices, by)
     if by == "accuracy":
-        steps = tuple((place, right / len(pool.y_true)) for place, (right, _) in path)
+        steps = tuple((index, n_correct / len(pool.y_true)) for index, (n_correct, _) in path)
     else:
-        steps = tuple((place, -minus_loss) for place, (minus_loss, _) in path)
+        steps = tuple((index, -negative_loss) for index, (negative_loss, _) in path)
     return Selection(
         tuple(counts),
         tuple(counts.values()),
         _score(pool, by, counts),
         best,
         _score(pool, by, Counter([best])),
-        _score(pool, by, Counter(pool.places.tolist())),
+        _score(pool, by, Counter(pool.indices.tolist())),
         steps,
     )
 
@@ -314,17 +320,17 @@ def _score(pool: Candidates, by: Measure, counts: Counter[int]) -> float:
     if by == "accuracy":
         return float((vote.labels == pool.y_true).mean())
     likelihoods = vote.probabilities[np.arange(len(pool.y_true)), pool.y_true]
-    return float(-np.log(np.maximum(likelihoods, _TINY)).mean())
+    return float(-np.log(np.maximum(likelihoods, MIN_PROBABILITY)).mean())
 
 
-# --- what can be asked for -------------------------------------------------------------------------------
+# --- checks ----------------------------------------------------------------------------------------------
 
 
 def _check(logits: Logits, y_true: Labels, rule: str, tie: str, by: str, size: int) -> None:
     if rule not in MEMBER_SCORES:
         raise UsageError(
-            f"members cannot be chosen for the voting rule {rule!r}, as its scores do not add up member by member",
-            hint=f"choose them for one of {', '.join(MEMBER_SCORES)}",
+            f"cannot select members for a {rule} vote, because its scores are not sums over members",
+            hint=f"choose one of {', '.join(MEMBER_SCORES)}",
         )
     if tie not in TIE_RULES:
         raise UsageError(f"unknown tie rule {tie!r}; {did_you_mean(tie, list(TIE_RULES))}")
@@ -334,20 +340,20 @@ def _check(logits: Logits, y_true: Labels, rule: str, tie: str, by: str, size: i
         raise UsageError(f"the size of an ensemble must be 1 or more; got {size}")
     if logits.ndim != 3 or 0 in logits.shape:
         raise UsageError(
-            f"logits must be of shape (n_members, n_samples, n_classes), none of which 0; got {logits.shape}"
+            f"logits must have the shape (n_members, n_samples, n_classes), none of them 0; got {logits.shape}"
         )
     n_members, n_samples, n_classes = logits.shape
     if n_members == 1:
-        raise UsageError("there is nothing to choose from in a pool of one member", hint="name two or more")
+        raise UsageError("selection needs a pool of two members or more; got 1")
     if y_true.shape != (n_samples,):
-        raise UsageError(f"there must be a label for each of {n_samples:,} images; got shape {y_true.shape}")
+        raise UsageError(f"there must be one label for each of {n_samples:,} images; got shape {y_true.shape}")
     if y_true.min() < 0 or y_true.max() >= n_classes:
         raise UsageError(f"labels must be 0 to {n_classes - 1}; got {y_true.min()} to {y_true.max()}")
-    for place, member in enumerate(logits):
+    for index, member in enumerate(logits):
         if not np.isfinite(member).all():
-            raise UsageError(f"logits must be finite, and member {place + 1} of the pool gave NaN or infinity")
+            raise UsageError(f"logits must be finite; member {index + 1} of the pool gave NaN or infinity")
 
 
-def _check_share(what: str, share: float) -> None:
+def _check_share(name: str, share: float) -> None:
     if not 0 < share <= 1:
-        raise UsageError(f"{what} must be above 0 and at most 1; got {share:g}")
+        raise UsageError(f"{name} must be above 0 and at most 1; got {share:g}")

@@ -1,4 +1,4 @@
-"""Choosing members: slow duplicates that combine again for every candidate, and properties of all methods."""
+"""Selection of members: slow reference implementations, and properties of all methods."""
 
 from collections import Counter
 from itertools import combinations
@@ -17,7 +17,7 @@ every_measure = pytest.mark.parametrize("by", ["accuracy", "loss"])
 
 
 def random_pool(seed, n_members=7, n_samples=60, n_classes=4):
-    """Members that know something, some more than others."""
+    """Draw members of different accuracy."""
     rng = np.random.default_rng(seed)
     y_true = rng.integers(0, n_classes, n_samples)
     noise = rng.normal(size=(n_members, n_samples, n_classes)) * rng.uniform(0.8, 2, (n_members, 1, 1))
@@ -25,7 +25,7 @@ def random_pool(seed, n_members=7, n_samples=60, n_classes=4):
 
 
 def coarse_pool(seed, n_members=7, n_samples=60, n_classes=4):
-    """Logits of few values, so that votes, probabilities and members tie exactly."""
+    """Draw logits of few values, so that votes, probabilities and members tie exactly."""
     rng = np.random.default_rng(seed)
     logits = rng.integers(0, 3, (n_members, n_samples, n_classes)).astype(np.float32)
     return logits, rng.integers(0, n_classes, n_samples)
@@ -35,11 +35,11 @@ def choose(method, pool, **options):
     return SELECTION_METHODS[method](*pool, **{"size": 4, **options})
 
 
-# --- slow duplicates ------------------------------------------------------------------------------------------
+# --- reference implementations -------------------------------------------------------------------------
 
 
-def slow_standing(logits, y_true, members, rule, by):
-    """How good these members are, a member as often as it is named: by one measure, then by the other."""
+def slow_ranking(logits, y_true, members, rule, by):
+    """Return the quality of an ensemble by one measure, then by the other."""
     vote = VOTING_RULES[rule](logits[list(members)])
     accuracy = (vote.labels == y_true).mean()
     loss = -np.log(vote.probabilities[np.arange(len(y_true)), y_true]).mean()
@@ -47,28 +47,28 @@ def slow_standing(logits, y_true, members, rule, by):
 
 
 def slow_best(pool, team, candidates, rule, by):
-    return max(candidates, key=lambda place: (slow_standing(*pool, [*team, place], rule, by), -place))
+    return max(candidates, key=lambda index: (slow_ranking(*pool, [*team, index], rule, by), -index))
 
 
-def slow_best_prefix(pool, members, rule, by):
-    return max((members[:n] for n in range(1, len(members) + 1)), key=lambda team: slow_standing(*pool, team, rule, by))
+def slow_prefix(pool, members, rule, by):
+    return max((members[:n] for n in range(1, len(members) + 1)), key=lambda team: slow_ranking(*pool, team, rule, by))
 
 
-def slow_greedy(pool, rule, by, size, initial, replace, places=None):
-    places = range(len(pool[0])) if places is None else sorted(places)
-    by_itself = sorted(places, key=lambda place: slow_standing(*pool, [place], rule, by), reverse=True)
-    team = slow_best_prefix(pool, by_itself[:initial], rule, by)
+def slow_greedy(pool, rule, by, size, initial, replace, indices=None):
+    indices = range(len(pool[0])) if indices is None else sorted(indices)
+    by_itself = sorted(indices, key=lambda index: slow_ranking(*pool, [index], rule, by), reverse=True)
+    team = slow_prefix(pool, by_itself[:initial], rule, by)
     while len(team) < size:
-        candidates = [place for place in places if replace or place not in team]
+        candidates = [index for index in indices if replace or index not in team]
         if not candidates:
             break
         team = [*team, slow_best(pool, team, candidates, rule, by)]
-    return team, slow_best_prefix(pool, team, rule, by)
+    return team, slow_prefix(pool, team, rule, by)
 
 
 def slow_exhaustive(pool, rule, by, size):
     subsets = [one for k in range(1, size + 1) for one in combinations(range(len(pool[0])), k)]
-    return max(subsets, key=lambda members: slow_standing(*pool, members, rule, by))  # the first of equals
+    return max(subsets, key=lambda members: slow_ranking(*pool, members, rule, by))  # the first of equals
 
 
 def slow_diverse(pool, rule, by, size, share):
@@ -76,15 +76,15 @@ def slow_diverse(pool, rule, by, size, share):
     team = [slow_best(pool, [], range(len(logits)), rule, by)]
     while len(team) < min(size, len(logits)):
         answers = VOTING_RULES[rule](logits[team]).labels
-        rest = [place for place in range(len(logits)) if place not in team]
-        rest.sort(key=lambda place, answers=answers: -(logits[place].argmax(axis=1) != answers).sum())
+        rest = [index for index in range(len(logits)) if index not in team]
+        rest.sort(key=lambda index, answers=answers: -(logits[index].argmax(axis=1) != answers).sum())
         team.append(slow_best(pool, team, rest[: ceil(share * len(rest))], rule, by))
-    return slow_best_prefix(pool, team, rule, by)
+    return slow_prefix(pool, team, rule, by)
 
 
 @pytest.fixture
 def pools(rule):
-    """Pools of both kinds; geometric losses are compared in single precision, where equal ones may differ."""
+    """Return random and coarse pools. Equal geometric losses may differ in single precision."""
     coarse = [] if rule == "geometric" else [coarse_pool(seed) for seed in range(3)]
     return [random_pool(seed) for seed in range(3)] + coarse
 
@@ -92,25 +92,25 @@ def pools(rule):
 @every_rule
 @every_measure
 @pytest.mark.parametrize(("initial", "replace"), [(1, True), (4, True), (3, False)])
-def test_greedy_equals_its_slow_twin(pools, rule, by, initial, replace):
+def test_greedy_equals_its_reference(pools, rule, by, initial, replace):
     for pool in pools:
-        path, best = slow_greedy(pool, rule, by, 9, initial, replace)
-        chosen = select_greedy(*pool, rule=rule, by=by, size=9, initial=initial, replace=replace)
-        assert [place for place, _ in chosen.path] == path
+        path, best = slow_greedy(pool, rule, by, 8, initial, replace)
+        chosen = select_greedy(*pool, rule=rule, by=by, size=8, initial=initial, replace=replace)
+        assert [index for index, _ in chosen.path] == path
         assert dict(zip(chosen.members, chosen.counts, strict=True)) == Counter(best)
-        scores = [abs(slow_standing(*pool, path[: n + 1], rule, by)[0]) for n in range(len(path))]
+        scores = [abs(slow_ranking(*pool, path[: n + 1], rule, by)[0]) for n in range(len(path))]
         np.testing.assert_allclose([score for _, score in chosen.path], scores, rtol=1e-6)
 
 
 @every_rule
 @every_measure
-def test_bagged_greedy_equals_its_slow_twin(pools, rule, by):
+def test_bagged_greedy_equals_its_reference(pools, rule, by):
     for pool in pools:
         rng = np.random.default_rng(5)
         expected = Counter()
         for _ in range(3):
-            places = rng.choice(7, 4, replace=False).tolist()
-            expected.update(slow_greedy(pool, rule, by, 5, 2, True, places)[1])
+            indices = rng.choice(7, 4, replace=False).tolist()
+            expected.update(slow_greedy(pool, rule, by, 5, 2, True, indices)[1])
         options = {"size": 5, "initial": 2, "bags": 3, "bag_share": 0.5, "seed": 5}
         chosen = select_greedy(*pool, rule=rule, by=by, **options)
         assert list(zip(chosen.members, chosen.counts, strict=True)) == list(expected.items())
@@ -119,7 +119,7 @@ def test_bagged_greedy_equals_its_slow_twin(pools, rule, by):
 
 @every_rule
 @every_measure
-def test_exhaustive_equals_its_slow_twin(pools, rule, by):
+def test_exhaustive_equals_its_reference(pools, rule, by):
     for pool in pools:
         chosen = select_exhaustive(*pool, rule=rule, by=by, size=4)
         assert chosen.members == slow_exhaustive(pool, rule, by, 4)
@@ -129,7 +129,7 @@ def test_exhaustive_equals_its_slow_twin(pools, rule, by):
 @every_rule
 @every_measure
 @pytest.mark.parametrize("share", [0.01, 0.4, 1])
-def test_diverse_equals_its_slow_twin(pools, rule, by, share):
+def test_diverse_equals_its_reference(pools, rule, by, share):
     for pool in pools:
         chosen = select_diverse(*pool, rule=rule, by=by, size=9, share=share)
         assert list(chosen.members) == slow_diverse(pool, rule, by, 9, share)
@@ -138,7 +138,7 @@ def test_diverse_equals_its_slow_twin(pools, rule, by, share):
 
 @every_rule
 @pytest.mark.parametrize("tie", ["lowest", "first"])
-def test_members_are_chosen_for_the_tie_rule_that_they_will_vote_by(rule, tie):
+def test_members_are_selected_for_the_tie_rule_of_the_vote(rule, tie):
     def accuracy(logits, y_true, members):
         return (VOTING_RULES[rule](logits[list(members)], tie=tie).labels == y_true).mean()
 
@@ -149,7 +149,7 @@ def test_members_are_chosen_for_the_tie_rule_that_they_will_vote_by(rule, tie):
         assert choose("exhaustive", pool, rule=rule, tie=tie, size=3).score == best
         for method in ("greedy", "diverse"):
             chosen = choose(method, pool, rule=rule, tie=tie, size=6)
-            path = [place for place, _ in chosen.path]
+            path = [index for index, _ in chosen.path]
             expected = [accuracy(*pool, path[: n + 1]) for n in range(len(path))]
             assert [score for _, score in chosen.path] == expected
             assert chosen.score == max(expected)
@@ -157,14 +157,14 @@ def test_members_are_chosen_for_the_tie_rule_that_they_will_vote_by(rule, tie):
 
 @every_method
 @every_measure
-def test_a_selection_says_what_it_is_held_against(method, by):
+def test_a_selection_has_the_scores_of_the_best_member_and_the_pool(method, by):
     logits, y_true = random_pool(seed=3)
     chosen = choose(method, (logits, y_true), by=by)
-    place = 0 if by == "accuracy" else 1
-    alone = [abs(slow_standing(logits, y_true, [member], "soft", "accuracy")[place]) for member in range(7)]
+    measure = 0 if by == "accuracy" else 1
+    alone = [abs(slow_ranking(logits, y_true, [member], "soft", "accuracy")[measure]) for member in range(7)]
     best = max(alone) if by == "accuracy" else min(alone)
     assert alone[chosen.best_member] == best == pytest.approx(chosen.best_member_score)
-    whole = abs(slow_standing(logits, y_true, range(7), "soft", "accuracy")[place])
+    whole = abs(slow_ranking(logits, y_true, range(7), "soft", "accuracy")[measure])
     assert chosen.pool_score == pytest.approx(whole)
 
 
@@ -174,8 +174,8 @@ def test_an_unknown_tie_rule_is_refused():
 
 
 @every_rule
-def test_confident_members_that_contradict_each_other_are_judged_by_the_rule_itself(rule):
-    # Probabilities of all but 1: sums tie, or differ by less than single precision can tell.
+def test_the_rule_decides_if_single_precision_cannot(rule):
+    # Probabilities are almost 1, so sums tie or differ by less than single precision resolves.
     rng = np.random.default_rng(0)
     y_true = rng.integers(0, 3, 80)
     right = rng.random((8, 80)) < 0.6
@@ -183,7 +183,7 @@ def test_confident_members_that_contradict_each_other_are_judged_by_the_rule_its
     pool = (30 * np.eye(3)[answers] + rng.normal(size=(8, 80, 3))).astype(np.float32), y_true
     path, best = slow_greedy(pool, rule, "accuracy", 8, 1, True)
     chosen = select_greedy(*pool, rule=rule, size=8, initial=1)
-    assert [place for place, _ in chosen.path] == path
+    assert [index for index, _ in chosen.path] == path
     assert dict(zip(chosen.members, chosen.counts, strict=True)) == Counter(best)
 
 
@@ -193,7 +193,7 @@ def test_confident_members_that_contradict_each_other_are_judged_by_the_rule_its
 @every_method
 @every_rule
 @every_measure
-def test_the_score_is_that_of_the_weighted_vote(method, rule, by):
+def test_the_score_is_the_score_of_the_weighted_vote(method, rule, by):
     logits, y_true = pool = random_pool(seed=10)
     chosen = choose(method, pool, rule=rule, by=by)
     vote = VOTING_RULES[rule](logits[list(chosen.members)], weights=chosen.counts)
@@ -206,14 +206,14 @@ def test_the_score_is_that_of_the_weighted_vote(method, rule, by):
 @every_method
 @every_rule
 @every_measure
-def test_a_pool_in_another_order_gives_the_same_members(method, rule, by):
-    logits, y_true = pool = random_pool(seed=11, n_samples=800)  # enough that no two differ from the vote equally often
+def test_the_order_of_the_pool_does_not_matter(method, rule, by):
+    logits, y_true = pool = random_pool(seed=11, n_samples=800)  # enough images to avoid equal differences
     expected = choose(method, pool, rule=rule, by=by)
     for seed in range(3):
-        order = np.random.default_rng(seed).permutation(len(logits))  # place i now holds member order[i]
+        order = np.random.default_rng(seed).permutation(len(logits))
         chosen = choose(method, (logits[order], y_true), rule=rule, by=by)
-        members = [int(order[place]) for place in chosen.members]
-        if method == "exhaustive":  # which names them in the pool's order
+        members = [int(order[index]) for index in chosen.members]
+        if method == "exhaustive":  # lists members in the pool's order
             members.sort()
         assert (tuple(members), chosen.counts) == (expected.members, expected.counts)
         assert chosen.score == pytest.approx(expected.score, rel=1e-12)
@@ -222,7 +222,7 @@ def test_a_pool_in_another_order_gives_the_same_members(method, rule, by):
 @every_method
 @every_rule
 @every_measure
-def test_a_member_that_is_always_right_and_sure_is_chosen_alone(method, rule, by):
+def test_a_perfect_member_is_selected_alone(method, rule, by):
     logits, y_true = random_pool(seed=12)
     logits[4] = 40 * np.eye(4)[y_true]
     chosen = choose(method, (logits, y_true), rule=rule, by=by)
@@ -233,7 +233,7 @@ def test_a_member_that_is_always_right_and_sure_is_chosen_alone(method, rule, by
 @every_method
 @every_rule
 @every_measure
-def test_of_identical_members_the_first_is_chosen(method, rule, by):
+def test_the_first_of_identical_members_is_selected(method, rule, by):
     logits, y_true = random_pool(seed=13)
     chosen = choose(method, (np.repeat(logits[:1], 5, axis=0), y_true), rule=rule, by=by)
     assert chosen.members == (0,)
@@ -242,24 +242,24 @@ def test_of_identical_members_the_first_is_chosen(method, rule, by):
 @every_rule
 @every_measure
 @pytest.mark.parametrize("method", ["greedy", "diverse"])
-def test_never_worse_than_the_best_member_and_never_better_than_the_best_subset(method, rule, by):
+def test_the_score_is_between_the_best_member_and_the_best_subset(method, rule, by):
     for seed in range(5):
         pool = random_pool(seed, n_members=6)
         sign = 1 if by == "accuracy" else -1
         alone, best = (sign * choose("exhaustive", pool, rule=rule, by=by, size=size).score for size in (1, 4))
         options = {"replace": False} if method == "greedy" else {}
         score = sign * choose(method, pool, rule=rule, by=by, **options).score
-        assert alone - 1e-12 <= score <= best + 1e-12  # the order of a sum shows in its last bits
+        assert alone - 1e-12 <= score <= best + 1e-12  # the order of addition changes the last bits
 
 
 @every_measure
-def test_the_best_point_of_the_path_is_returned(by):
+def test_the_best_step_of_the_path_is_returned(by):
     chosen = select_greedy(*random_pool(seed=14), by=by, size=20)
     scores = [score for _, score in chosen.path]
     assert len(scores) == 20
     assert chosen.score == pytest.approx(max(scores) if by == "accuracy" else min(scores), rel=1e-9)
     assert Counter(dict(zip(chosen.members, chosen.counts, strict=True))) == Counter(
-        place for place, _ in chosen.path[: sum(chosen.counts)]
+        index for index, _ in chosen.path[: sum(chosen.counts)]
     )
 
 
@@ -272,21 +272,21 @@ def test_bags_of_the_whole_pool_agree_and_their_counts_add_up():
     assert chosen.score == once.score
 
 
-def test_each_bag_chooses_and_the_seed_decides_what_from():
+def test_each_bag_selects_and_the_seed_determines_the_bags():
     pool = random_pool(seed=16, n_members=12)
     draws = [select_greedy(*pool, size=1, bags=20, bag_share=0.2, seed=seed) for seed in (0, 0, 1)]
     assert [sum(chosen.counts) for chosen in draws] == [20, 20, 20]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_members_run_out_where_none_may_be_chosen_again():
+def test_selection_without_replacement_ends_with_the_pool():
     chosen = select_greedy(*random_pool(seed=17), size=50, replace=False)
-    assert sorted(place for place, _ in chosen.path) == list(range(7))
+    assert sorted(index for index, _ in chosen.path) == list(range(7))
     assert set(chosen.counts) == {1}
 
 
-def test_the_smaller_the_share_the_more_the_members_differ():
-    # Of the others, the third differs most from the first, which is the best; the second helps it most.
+def test_a_smaller_share_selects_more_diverse_members():
+    # The first member is the best. The third differs most from it; the second improves its vote most.
     y_true = np.array([0, 0, 0, 0, 0, 0])
     answers = np.array([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 2]])
     sure = np.array([[3, 3, 3, 3, 1, 1], [3, 3, 1, 1, 3, 3], [1, 1, 1, 3, 3, 3]])
@@ -298,7 +298,7 @@ def test_the_smaller_the_share_the_more_the_members_differ():
 @every_method
 @every_rule
 @every_measure
-def test_extreme_logits_and_a_single_class_are_no_trouble(method, rule, by):
+def test_extreme_logits_and_a_single_class_are_supported(method, rule, by):
     logits, y_true = random_pool(seed=18)
     assert np.isfinite(choose(method, (3e37 * logits, y_true), rule=rule, by=by).score)
     chosen = choose(method, (logits[:, :, :1], np.zeros_like(y_true)), rule=rule, by=by)
@@ -306,12 +306,12 @@ def test_extreme_logits_and_a_single_class_are_no_trouble(method, rule, by):
     assert chosen.score == (1 if by == "accuracy" else 0)
 
 
-# --- what is refused -------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
 @every_method
 @pytest.mark.parametrize("rule", ["stacking", "two-level", "weighted-soft", "sofd"])
-def test_a_rule_whose_scores_do_not_add_up_is_refused_with_those_that_do(method, rule):
+def test_a_rule_that_is_not_additive_is_refused_with_the_choices(method, rule):
     with pytest.raises(UsageError, match=rule) as caught:
         choose(method, random_pool(seed=0), rule=rule)
     assert all(name in caught.value.hint for name in MEMBER_SCORES)
@@ -320,7 +320,7 @@ def test_a_rule_whose_scores_do_not_add_up_is_refused_with_those_that_do(method,
 @every_method
 def test_a_pool_of_one_is_refused(method):
     logits, y_true = random_pool(seed=0)
-    with pytest.raises(UsageError, match="nothing to choose from"):
+    with pytest.raises(UsageError, match="two members or more; got 1"):
         choose(method, (logits[:1], y_true))
 
 
@@ -329,7 +329,7 @@ def test_a_pool_of_one_is_refused(method):
 def test_logits_that_are_not_finite_are_refused_and_their_member_is_named(method, bad):
     logits, y_true = random_pool(seed=0)
     logits[2, 3, 1] = bad
-    with pytest.raises(UsageError, match="finite, and member 3"):
+    with pytest.raises(UsageError, match="finite; member 3"):
         choose(method, (logits, y_true))
 
 
@@ -351,7 +351,7 @@ def test_logits_of_another_shape_are_refused_and_their_shape_is_named(method, sh
         (np.full(60, -1), "0 to 3; got -1 to -1"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(method, labels, message):
+def test_invalid_labels_are_refused(method, labels, message):
     with pytest.raises(UsageError, match=message):
         choose(method, (random_pool(seed=0)[0], labels))
 
@@ -363,20 +363,20 @@ def test_labels_that_do_not_fit_are_refused(method, labels, message):
         ("exhaustive", {"size": -1}, "size .* 1 or more; got -1"),
         ("diverse", {"size": 0}, "size .* 1 or more; got 0"),
         ("greedy", {"by": "acuracy"}, "did you mean 'accuracy'"),
-        ("greedy", {"initial": 0}, "1 to 4 members.* got 0"),
-        ("greedy", {"initial": 5}, "1 to 4 members.* got 5"),
+        ("greedy", {"initial": 0}, "with 1 to 4 members.* got 0"),
+        ("greedy", {"initial": 5}, "with 1 to 4 members.* got 5"),
         ("greedy", {"bags": -1}, "0 or more; got -1"),
         ("greedy", {"bags": 1, "bag_share": 0}, "above 0 and at most 1; got 0"),
         ("greedy", {"bags": 1, "bag_share": 1.5}, "above 0 and at most 1; got 1.5"),
         ("diverse", {"share": 0}, "above 0 and at most 1; got 0"),
         ("diverse", {"share": float("nan")}, "above 0 and at most 1; got nan"),
-        ("exhaustive", {"at_most": 97}, "7 members have 98 subsets of up to 4; at most 97"),
+        ("exhaustive", {"max_subsets": 97}, "7 members have 98 subsets of up to 4; the limit is 97"),
     ],
 )
-def test_arguments_out_of_their_range_are_refused(method, options, message):
+def test_arguments_out_of_range_are_refused(method, options, message):
     with pytest.raises(UsageError, match=message):
         choose(method, random_pool(seed=0), **options)
 
 
-def test_as_many_subsets_as_allowed_are_searched():
-    assert select_exhaustive(*random_pool(seed=0), size=4, at_most=98).members
+def test_the_maximum_number_of_subsets_is_allowed():
+    assert select_exhaustive(*random_pool(seed=0), size=4, max_subsets=98).members
