@@ -82,11 +82,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     pool = open_pool([arguments.run], device="cpu")
-    lines = measure(dict(zip(pool.names, pool.networks(), strict=True)))
+    lines = measure(dict(zip(pool.names, pool.require_networks(), strict=True)))
     written = {
         "machine": describe(),
         "command": ["python", "-m", "benchmarks.folding", *sys.argv[1:]],
-        "trained_by": sorted({member.header.versions["fmcli"] for member in pool.networks()}),
+        "trained_by": sorted({member.header.versions["fmcli"] for member in pool.require_networks()}),
         "results": lines,
     }
     arguments.output.write_text(json.dumps(written, indent=2) + "\n")

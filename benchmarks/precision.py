@@ -28,7 +28,7 @@ from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import Splits, evaluation_loader, load_splits
 from fmcli.ensemble.rules import majority_vote
 from fmcli.hardware.cpu import count_cores
-from fmcli.members.inference import network_of
+from fmcli.members.inference import inference_network
 from fmcli.metrics import mean_interval
 from fmcli.networks import predict_logits
 from fmcli.recipe import Recipe, load_recipe
@@ -53,7 +53,7 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
     """Train a member, unless that is done, and return its logits of the test images: (n_images, n_classes)."""
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
-    network = network_of(trained) if way == "fast" else trained.model
+    network = inference_network(trained) if way == "fast" else trained.model
     images = evaluation_loader(splits.test, CPU).batches()
     logits: NDArray[np.float32] = predict_logits(network, images, trained.header.normalization_of("test")).numpy()
     return logits

@@ -23,6 +23,7 @@ Action = Literal[
     "output",
     "overwrite",
     "pack",
+    "replace",
     "resume",
     "resume-run",
     "seeds",

@@ -340,7 +340,7 @@ def use(path: Path) -> None:
     from fmcli.members import open_pool
     from fmcli.members.inference import label_images
 
-    members = open_pool([path], device="cpu").networks()
+    members = open_pool([path], device="cpu").require_networks()
     image = LoadedImage("blank", None, zeros(members[0].header.input_shape, uint8))
     list(label_images(members, [image], Combiner("soft")))
 

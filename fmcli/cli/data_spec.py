@@ -44,7 +44,7 @@ def data_spec(place: str) -> DataSpec:
             f"{printable(place)} is an archive of arrays", hint=f"as a source it is npz:{printable(place)}"
         )
     try:
-        return open_pool([Path(place)], device="cpu").networks()[0].header.data
+        return open_pool([Path(place)], device="cpu").require_networks()[0].header.data
     except CheckpointError as error:
         if Path(place).is_dir() and _has_classes(Path(place)):
             raise RecipeError(

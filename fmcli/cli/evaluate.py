@@ -49,7 +49,7 @@ def evaluate(
     Example: fmcli evaluate checkpoints/quick/k3 --split validation
     """
     from fmcli.ensemble import evaluate_member
-    from fmcli.members import neighbours, predict_pool, write_predictions
+    from fmcli.members import find_other_predictions, predict_pool, write_predictions
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluation import evaluation_document
@@ -63,7 +63,7 @@ def evaluate(
         written = write_predictions(save_predictions, predictions, views=tta)
         for path in written:
             terminal.detail(f"wrote {printable(path)}")
-        if save_predictions.is_dir() and (others := neighbours(written)):
+        if save_predictions.is_dir() and (others := find_other_predictions(written)):
             terminal.note(
                 f"{printable(save_predictions)} also holds predictions of {printable(others[0].parent.name)}"
                 + (f" and {len(others) - 1} more" if len(others) > 1 else "")

@@ -36,7 +36,7 @@ def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, tog
     from fmcli.members import open_pool
 
     keep_freed_memory()
-    pool = open_pool(places, device=device, together=together)
+    pool = open_pool(places, device=device, must_match=together)
     if pool.checkpoints:
         limit_threads()
     for member in pool.checkpoints:
@@ -56,7 +56,7 @@ def refuse_needless_labels(pools: Sequence[Pool], labels: Path | None) -> None:
     Raises:
         UsageError: It is given, and all members know the true classes.
     """
-    if labels is not None and not any(pool.needs_labels for pool in pools):
+    if labels is not None and not any(pool.has_external for pool in pools):
         raise UsageError(
             "--labels gives the true classes to other tools' predictions, and these members know theirs",
             hint="leave it out",

@@ -133,9 +133,9 @@ def _evaluation(
     terminal: Terminal,
 ) -> Drawers:
     """Let the members predict, and return what draws their vote."""
-    from fmcli.members import vote_on
+    from fmcli.members import vote_on_split
 
     pool = open_members([Path(place) for place in places], device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-    result = vote_on(pool, rule, split, data_root=data_root, calibrate=False)
+    result = vote_on_split(pool, rule, split, data_root=data_root, calibrate=False)
     return evaluation_drawers(pool, result, data_root)

@@ -251,5 +251,5 @@ def write_member_plots(
 
     names = [one.member for one in predictions]
     folders = [folder / word for word in folder_names(names)] if len(names) > 1 else [folder]
-    for place, member, one in zip(folders, pool.alone(), predictions, strict=True):
+    for place, member, one in zip(folders, pool.single_members(), predictions, strict=True):
         write_plots(place, evaluation_drawers(member, combine_predictions([one], Combiner()), data_root), terminal)

@@ -66,7 +66,7 @@ def predict(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members([model], device, terminal)
-    members = pool.networks()
+    members = pool.require_networks()
     rule = fit_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
     images = image_reader(members, invert).read(names)
     with PredictionWriter(format_, terminal, top=top) as writer:

@@ -15,6 +15,7 @@ TEXTS: dict[Action, str] = {
     "output": "--output chooses another path",
     "overwrite": "--overwrite starts from scratch",
     "pack": "fmcli ensemble pack {value} --output FILE.safetensors creates a pack",
+    "replace": "--overwrite replaces it",
     "resume": "--resume continues",
     "resume-run": "fmcli train --recipe {value}/recipe.toml --output {value} --resume continues the run",
     "seeds": "--seeds N",

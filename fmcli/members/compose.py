@@ -1,4 +1,4 @@
-"""Making ensembles: learning a rule or choosing members on validation data, and keeping what comes out."""
+"""Create ensembles, by fitting a rule or selecting members on validation images, and write them to disk."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from fmcli.ensemble import Combiner, cross_fit, fit_combiner
 from fmcli.ensemble.file import FittedOn, MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import SELECTION_METHODS, Selection
-from fmcli.errors import UsageError, printable
-from fmcli.members import Pool, StoredMember, predict_for_fitting
+from fmcli.errors import Remedy, UsageError, printable
+from fmcli.members.pool import Member, Pool
+from fmcli.members.stored import StoredMember
+from fmcli.members.validation import predict_for_fitting
 from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import (
-        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
-    )
+    from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Composed:
-    """An ensemble with all that was learnt for it.
+class ComposedEnsemble:
+    """Members with a fitted rule.
 
     Args:
-        pool: Its members.
-        rule: How they are combined.
-        fitted_on: The images that it was learnt on; None where there were none, and so nothing to learn.
-        selection: How its members were chosen, if they were.
+        pool: The members.
+        rule: The fitted rule.
+        fitted_on: The images that the rule was fitted on; None if nothing was fitted.
+        selection: Result of selecting the members, if they were selected.
     """
 
     pool: Pool
@@ -40,27 +40,27 @@ class Composed:
     selection: Selection | None = None
 
 
-def fit_ensemble(pool: Pool, rule: Combiner, *, data_root: Path | None = None, labels: Path | None = None) -> Composed:
-    """Learn what a rule leaves open, and the temperature, on validation images.
+def fit_ensemble(
+    pool: Pool, rule: Combiner, *, data_root: Path | None = None, labels: Path | None = None
+) -> ComposedEnsemble:
+    """Fit a rule and its temperature on validation images.
 
     Args:
         pool: The members.
-        rule: With what was given.
-        data_root: Where to look first for built-in sources.
-        labels: A file of the validation images' true classes, for other tools' predictions.
+        rule: The rule; weights that it has are kept.
+        data_root: First folder to search for built-in sources.
+        labels: File of the validation images' true classes, for other tools' predictions.
 
     Raises:
-        UsageError: There are no validation images in common, and the rule cannot do without.
+        UsageError: The rule needs fitting, and the members have no validation images in common.
     """
-    learn_from = predict_for_fitting(pool, rule, data_root=data_root, labels=labels)
-    if learn_from is None:
-        return Composed(
-            pool, rule, pool.fitted_on if rule.is_fitted else None
-        )  # learnt already, or nothing to learn from
-    logits, y_true = stack_logits(learn_from), learn_from[0].labels
+    found = predict_for_fitting(pool, rule, data_root=data_root, labels=labels)
+    if found is None:
+        return ComposedEnsemble(pool, rule, pool.fitted_on if rule.is_fitted else None)
+    logits, y_true = stack_logits(found), found[0].labels
     vote = cross_fit(rule, logits, y_true)(logits) if rule.needs_fit else rule(logits)
     accuracy = float((vote.labels == y_true).mean())
-    return Composed(pool, fit_combiner(rule, logits, y_true), _fitted_on(learn_from, accuracy))
+    return ComposedEnsemble(pool, fit_combiner(rule, logits, y_true), _fitted_on(found, accuracy))
 
 
 def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
@@ -72,58 +72,60 @@ def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
 
 def select_ensemble(
     pool: Pool, predictions: Sequence[Predictions], rule: Combiner, *, method: str, **options: object
-) -> Composed:
-    """Choose members by their predictions on validation images.
+) -> ComposedEnsemble:
+    """Select members by their predictions on validation images.
 
     Args:
-        pool: Those to choose from.
-        predictions: Of each, on validation images.
-        rule: How the chosen are to be combined; its scores must add up.
-        method: One of `SELECTION_METHODS`.
-        options: Of that method.
+        pool: The candidates.
+        predictions: Each candidate's predictions on validation images.
+        rule: The rule for the selected members; its scores must be sums over members.
+        method: A key of `SELECTION_METHODS`.
+        options: Options of the method.
 
     Raises:
-        UsageError: There is nothing to choose from, or the rule cannot be chosen by.
+        UsageError: There are no candidates, or the method does not support the rule.
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    vote = cast(VotingRule, rule.vote.removeprefix("weighted-"))  # how often each is chosen is its weight
+    # The weight of a member is the number of times that it is selected.
+    vote = cast(VotingRule, rule.vote.removeprefix("weighted-"))
     selection: Selection = SELECTION_METHODS[method](logits, y_true, rule=vote, tie=rule.tie, **options)
-    chosen = pool.subset(selection.members)
+    selected = pool.subset(selection.members)
     weights = None if len(set(selection.counts)) == 1 else tuple(float(count) for count in selection.counts)
-    own = Combiner(vote, rule.tie, weights, chosen.groups)
-    own = fit_combiner(own, logits[list(selection.members)], y_true)
-    accuracy = float((own(logits[list(selection.members)]).labels == y_true).mean())
-    return Composed(chosen, own, _fitted_on(predictions, accuracy), selection)
+    selected_logits = logits[list(selection.members)]
+    fitted = fit_combiner(Combiner(vote, rule.tie, weights, selected.groups), selected_logits, y_true)
+    accuracy = float((fitted(selected_logits).labels == y_true).mean())
+    return ComposedEnsemble(selected, fitted, _fitted_on(predictions, accuracy), selection)
 
 
-def write_ensemble(path: Path, composed: Composed) -> None:
-    """Write an ensemble file: who its members are, how they are combined and what was learnt for it.
+def write_ensemble(path: Path, composed: ComposedEnsemble) -> None:
+    """Write an ensemble file, which names the members and contains the fitted rule.
 
     Raises:
-        UsageError: A member is in a pack, or lies outside the file's folder.
+        UsageError: A member is in a pack, or outside the file's folder.
         FmcliError: The file cannot be written.
     """
-    places = [
-        MemberPath(name, _place_of(member, name), _digest_of(member))
+    members = [
+        MemberPath(name, _path_to_name(member, name), _file_digest(member))
         for member, name in zip(composed.pool.members, composed.pool.names, strict=True)
     ]
-    write_ensemble_file(path, describe_ensemble(places, composed.rule, path.parent, composed.fitted_on))
+    write_ensemble_file(path, describe_ensemble(members, composed.rule, path.parent, composed.fitted_on))
 
 
-def _place_of(member: Checkpoint | StoredMember, name: str) -> Path:
+def _path_to_name(member: Member, name: str) -> Path:
+    """Return the path by which an ensemble file names a member."""
     if isinstance(member, StoredMember):
-        return member.place
+        return member.path
     if member.path.name == MODEL_FILE:
         return member.path.parent
     if _is_packed(member):
         raise UsageError(
-            f"{printable(name)} is inside {printable(member.path)}, and an ensemble file names members that lie open",
-            hint="fmcli ensemble unpack takes it apart",
+            f"{printable(name)} is in the pack {printable(member.path)}; an ensemble file names members by their paths",
+            remedies=[Remedy("unpack", member.path)],
         )
     return member.path
 
 
-def _digest_of(member: Checkpoint | StoredMember) -> str:
+def _file_digest(member: Member) -> str:
     return "" if isinstance(member, StoredMember) else read_metadata(member.path).get("digest", "")
 
 
@@ -133,33 +135,34 @@ def _is_packed(member: Checkpoint) -> bool:
     return read_metadata(member.path).get("format") == PACK_FORMAT
 
 
-def refuse_packed(pool: Pool) -> None:
-    """Refuse members of a pack, where one is to be made.
+def check_not_packed(pool: Pool) -> None:
+    """Refuse members of a pack: they cannot be packed again.
 
     Raises:
-        UsageError: One is.
+        UsageError: A member is in a pack.
     """
     for member in pool.checkpoints:
         if _is_packed(member):
             raise UsageError(
                 f"{printable(member.path)} is a pack already",
-                hint=f"copy it; or for another rule, fmcli ensemble unpack {printable(member.path)} --output DIR",
+                hint="copy it; to change its rule, unpack it first",
+                remedies=[Remedy("unpack", member.path)],
             )
 
 
-def pack_ensemble(path: Path, composed: Composed) -> None:
-    """Write an ensemble as one file, networks and all.
+def pack_ensemble(path: Path, composed: ComposedEnsemble) -> None:
+    """Write an ensemble with its networks to one file.
 
     Raises:
-        UsageError: A member has no network, or is in a pack already.
+        UsageError: A member has no network, or is in a pack.
         FmcliError: The file cannot be written.
     """
     from fmcli.checkpoints.pack import write_pack
 
-    members = composed.pool.networks()
-    refuse_packed(composed.pool)
-    places = [
-        MemberPath(name, member.path, _digest_of(member))
+    members = composed.pool.require_networks()
+    check_not_packed(composed.pool)
+    sources = [
+        MemberPath(name, member.path, _file_digest(member))
         for member, name in zip(members, composed.pool.names, strict=True)
     ]
-    write_pack(path, places, composed.rule, composed.fitted_on)
+    write_pack(path, sources, composed.rule, composed.fitted_on)

@@ -1,4 +1,4 @@
-"""From checkpoints and images to predictions: a split for evaluation, or image files."""
+"""Predict splits and image files with networks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,7 +19,7 @@ from fmcli.hardware.device import use_bf16
 from fmcli.networks import InferenceNetwork, predict_all_logits
 from fmcli.recipe.families import kernel_group
 
-_MOST_NAMED = 5  # classes, in an error
+_MAX_LISTED_CLASSES = 5
 
 
 def predict_splits(
@@ -29,86 +29,87 @@ def predict_splits(
     data_root: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions]:
-    """Predict a split with each member, on the images that its own recipe names.
+    """Predict a split of each member's own images. Members with equal images share one pass over them.
 
     Args:
         members: Loaded checkpoints.
         split: `train`, `validation` or `test`.
-        data_root: Where to look first for built-in sources.
-        views: Which altered views of each image to average over.
+        data_root: First folder to search for built-in sources.
+        views: Test-time augmentation: the altered views of each image to average over.
 
     Returns:
-        One entry a member.
+        One entry per member.
 
     Raises:
-        DataError: The images are missing or broken.
-        CheckpointError: They are not what the member was trained on.
+        DataError: The images are missing or damaged.
+        CheckpointError: The images differ from those that a member was trained on, or its logits are not finite.
     """
-    names = name_members(members)
-    alike: dict[str, list[int]] = {}  # members' places, by their images
-    for place, member in enumerate(members):
-        alike.setdefault(member.header.data.model_dump_json(), []).append(place)
+    names = make_names_unique([member.header.name for member in members], [member.path for member in members])
+    indices_by_data: dict[str, list[int]] = {}
+    for index, member in enumerate(members):
+        indices_by_data.setdefault(member.header.data.model_dump_json(), []).append(index)
     found: dict[int, Predictions] = {}
-    for places in alike.values():
-        images = load_splits(members[places[0]].header.data, data_root).named(split)
-        some, their_names = [members[place] for place in places], [names[place] for place in places]
-        found |= zip(places, _predict_split(some, their_names, split, images, views), strict=True)
-    return [found[place] for place in range(len(members))]
+    for indices in indices_by_data.values():
+        images = load_splits(members[indices[0]].header.data, data_root).named(split)
+        group, group_names = [members[index] for index in indices], [names[index] for index in indices]
+        found |= zip(indices, _predict_images(group, group_names, split, images, views), strict=True)
+    return [found[index] for index in range(len(members))]
 
 
 def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
-    """Return the digest of images, refusing those that a member was not trained with.
+    """Check that a split has the images that a member was trained or validated with, and return their digest.
 
     Raises:
-        CheckpointError: They have other classes, another size or another digest.
+        CheckpointError: The images have other classes, another size or another digest.
     """
     header = member.header
     differences = list(_differences(header, images))
     if differences:
         raise CheckpointError(
-            f"{printable(member.path)} was trained on other images than {printable(header.data.source)} now has: "
+            f"the images of {printable(header.data.source)} have changed since {printable(member.path)} was trained: "
             f"{'; '.join(differences)}",
-            hint="bring the data back, or train again",
+            hint="restore the data, or train again",
         )
     digest = images.digest
     if digest != header.data_digests.get(split, digest):
         raise CheckpointError(
-            f"the {split} images of {printable(header.data.source)} are not those that "
-            f"{printable(member.path)} was trained with (SHA-256 {digest[:12]}, was {header.data_digests[split][:12]})",
-            hint="bring the data back, or train again",
+            f"the {split} images of {printable(header.data.source)} have changed since {printable(member.path)} was "
+            f"trained (SHA-256 {digest[:12]}, was {header.data_digests[split][:12]})",
+            hint="restore the data, or train again",
         )
     return digest
 
 
 def _differences(header: Header, images: ImageSet) -> Iterator[str]:
-    """Yield how images differ in shape and classes from those that a member was trained on."""
+    """Yield the differences in shape and classes between images and those that a member was trained on."""
     if images.input_shape != header.input_shape:
-        yield f"they are {images.input_shape}, and were {header.input_shape}"
+        yield f"shape (C, H, W) was {header.input_shape}, now {images.input_shape}"
     before, now = header.class_names, images.class_names
-    for word, names in (
-        ("without", [name for name in before if name not in now]),
-        ("with", [name for name in now if name not in before]),
+    for label, names in (
+        ("missing", [name for name in before if name not in now]),
+        ("new", [name for name in now if name not in before]),
     ):
         if names:
-            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-            yield f"{word} the class{'es' * (len(names) > 1)} {printable(', '.join(names[:_MOST_NAMED]))}{more}"
+            listed = printable(", ".join(names[:_MAX_LISTED_CLASSES]))
+            more = len(names) - _MAX_LISTED_CLASSES
+            yield f"{label} class{'es' * (len(names) > 1)} {listed}{f' and {more} more' if more > 0 else ''}"
     if before != now and set(before) == set(now):
-        yield "the classes in another order"
+        yield "classes in another order"
 
 
-def _predict_split(
+def _predict_images(
     members: Sequence[Checkpoint], names: Sequence[str], split: str, images: ImageSet, views: Views
 ) -> Iterator[Predictions]:
-    """Yield what members on one device answer to the same images, in one pass over these."""
+    """Yield the predictions of members on one device for the same images."""
     digests = [check_images(member, split, images) for member in members]
     loader = evaluation_loader(images, members[0].device)
-    networks = [(network_of(member), member.header.normalization_of(split)) for member in members]
-    answers = predict_all_logits(networks, loader.batches(), views=views)
-    for member, name, digest, logits in zip(members, names, digests, answers, strict=True):
+    networks = [(inference_network(member), member.header.normalization_of(split)) for member in members]
+    all_logits = predict_all_logits(networks, loader.batches(), views=views)
+    for member, name, digest, logits in zip(members, names, digests, all_logits, strict=True):
         if not bool(torch.isfinite(logits).all()):
             raise CheckpointError(
-                f"{printable(name)} answers with NaN or infinity on {split}: its weights are no good",
-                hint="train it again, or leave it out",
+                f"{printable(name)} gives NaN or infinite logits on {split}: its weights are not usable",
+                hint="train that member again, or leave it out",
             )
         yield Predictions(
             logits=logits.cpu().numpy(),
@@ -122,15 +123,9 @@ def _predict_split(
         )
 
 
-def network_of(member: Checkpoint) -> InferenceNetwork:
-    """Return a member's network to answer with, in the precision that its recipe trains in on its device."""
+def inference_network(member: Checkpoint) -> InferenceNetwork:
+    """Return a member's network for prediction, in the precision that its recipe uses for training on its device."""
     return InferenceNetwork(member.model, bf16=use_bf16(member.header.member.trainer.precision, member.device))
-
-
-def name_members(members: Sequence[Checkpoint]) -> list[str]:
-    """Return a name for each member: its own, with its run's or its whole path where several have the same."""
-    own = [member.header.name for member in members]
-    return make_names_unique(own, [member.path for member in members])
 
 
 def label_images(
@@ -146,38 +141,38 @@ def label_images(
     """Label images by the vote of all members, in order, reading only one batch ahead.
 
     Args:
-        members: Loaded checkpoints that match; one is an ensemble of one.
-        images: Images read by an `ImageReader` that was made for these members.
-        rule: How to combine them.
-        top: How many classes to name for each image.
-        batch_size: How many images go through the networks at once.
-        reject_below: Leave an image undecided whose probability is lower.
-        views: Which altered views of each image to average over.
+        members: One or more checkpoints with the same classes and input shape.
+        images: Images from an `ImageReader` for these members.
+        rule: The voting rule.
+        top: Number of classes to report per image.
+        batch_size: Number of images per pass through the networks.
+        reject_below: Probability below which an image is left undecided.
+        views: Test-time augmentation: the altered views of each image to average over.
 
     Yields:
         One entry per image; the entry of an unreadable image has its error.
     """
     stream = iter(images)
-    networks = [(network_of(member), member.header.normalization) for member in members]
+    networks = [(inference_network(member), member.header.normalization) for member in members]
     while batch := list(islice(stream, batch_size)):
         pixels = [image.pixels for image in batch if image.pixels is not None]
         vote = None
         if pixels:
             inputs = torch.from_numpy(np.stack(pixels)).to(members[0].device)
             vote = rule(torch.stack(predict_all_logits(networks, [inputs], views=views)).cpu().numpy())
-        place = 0
+        row = 0
         for image in batch:
             if image.pixels is None or vote is None:
                 yield ImagePrediction(image.name, image.index, error=image.error)
                 continue
-            yield _label(image, vote, place, members[0].header.class_names, top, reject_below)
-            place += 1
+            yield _label(image, vote, row, members[0].header.class_names, top, reject_below)
+            row += 1
 
 
 def _label(
-    image: LoadedImage, vote: Vote, place: int, class_names: tuple[str, ...], top: int, reject_below: float
+    image: LoadedImage, vote: Vote, row: int, class_names: tuple[str, ...], top: int, reject_below: float
 ) -> ImagePrediction:
-    scores, probabilities, winner = vote.scores[place], vote.probabilities[place], int(vote.labels[place])
+    scores, probabilities, winner = vote.scores[row], vote.probabilities[row], int(vote.labels[row])
     order = sorted(range(len(class_names)), key=lambda k: (k != winner, -scores[k], -probabilities[k]))
     undecided = bool(probabilities[winner] < reject_below)
     return ImagePrediction(
@@ -185,19 +180,19 @@ def _label(
         image.index,
         label=None if undecided else class_names[winner],
         probability=float(probabilities[winner]),
-        votes=int(vote.votes[place, winner]),
+        votes=int(vote.votes[row, winner]),
         undecided=undecided,
         top=tuple(ClassProbability(class_names[k], float(probabilities[k])) for k in order[:top]),
     )
 
 
 def image_reader(members: Sequence[Checkpoint], invert: Invert) -> ImageReader:
-    """Return a reader that fits image files to the input of these members.
+    """Return a reader that converts image files to the input of members.
 
     Raises:
-        DataError: The members take neither grey nor colour images.
+        DataError: The members' images have neither 1 nor 3 channels.
     """
     header = members[0].header
     if header.input_shape[0] not in (1, 3):
-        raise DataError(f"these members take images of {header.input_shape[0]} channels; image files have 1 or 3")
+        raise DataError(f"these members need images with {header.input_shape[0]} channels, but image files have 1 or 3")
     return ImageReader(header.input_shape, header.background, invert)

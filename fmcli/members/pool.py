@@ -1,62 +1,40 @@
-"""What places stand for: members, trained or as predictions alone, and how they are combined."""
+"""Open the members that paths name, and choose how they vote."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from fmcli.checkpoints.history import HISTORY_FILE
-from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, make_names_unique
-from fmcli.choices import SPLITS, TieRule, VotingRule
+from fmcli.checkpoints.layout import MODEL_FILE, check_distinct, find_checkpoints, make_names_unique
+from fmcli.choices import TieRule, VotingRule
 from fmcli.ensemble import Combiner, choose_combiner
-from fmcli.ensemble.external import is_external, is_labels_file
 from fmcli.ensemble.file import SUFFIX, FittedOn, read_ensemble_file
-from fmcli.ensemble.predictions import FORMAT as PREDICTIONS_FORMAT
-from fmcli.ensemble.predictions import read_predictions_header
 from fmcli.errors import CheckpointError, UsageError, printable
+from fmcli.members.stored import StoredMember, find_stored_members
 from fmcli.recipe.families import kernel_group
 from fmcli.storage.reading import read_metadata
 
 if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import (
-        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
-    )
+    from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
 
-_OF_TRAINING = (MODEL_FILE, HISTORY_FILE, RECIPE_FILE)
-ANY_SPLIT = ""
-"""Names the file of a stored member that does not say which split it is of."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMember:
-    """A member of which there are predictions, and no network.
-
-    Args:
-        name: What it is called.
-        place: Its file or folder.
-        files: Its predictions by split; under the empty name, those of whatever split is asked for.
-    """
-
-    name: str
-    place: Path
-    files: Mapping[str, Path]
+Member: TypeAlias = "Checkpoint | StoredMember"
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Members that may answer together.
+    """Members that can vote together.
 
     Args:
-        members: In order.
-        names: A name for each that no other has.
-        groups: What each votes within in a two-level vote; empty where that is not known.
-        rule: How an ensemble file or a pack says to combine them; None where their recipes say.
-        fitted_on: The images that the ensemble was made on, where it says so.
+        members: The members in order.
+        names: A unique name for each member.
+        groups: Each member's group in a two-level vote; empty if unknown.
+        rule: The rule of the ensemble file or pack; None if the members' recipes give the rule.
+        fitted_on: The images that the ensemble was fitted on, if its file names them.
     """
 
-    members: tuple[Checkpoint | StoredMember, ...]
+    members: tuple[Member, ...]
     names: tuple[str, ...]
     groups: tuple[str, ...]
     rule: Combiner | None = None
@@ -64,33 +42,32 @@ class Pool:
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
-        """Those that have a network."""
+        """The members that have a network."""
         return [member for member in self.members if not isinstance(member, StoredMember)]
 
-    def subset(self, places: Sequence[int]) -> Pool:
-        """Return some of the members, by their places."""
+    def subset(self, indices: Sequence[int]) -> Pool:
+        """Return a pool of some members, without a rule."""
         return Pool(
-            tuple(self.members[place] for place in places),
-            tuple(self.names[place] for place in places),
-            tuple(self.groups[place] for place in places),
+            tuple(self.members[index] for index in indices),
+            tuple(self.names[index] for index in indices),
+            tuple(self.groups[index] for index in indices),
         )
 
-    def grouped(self, groups: Sequence[str]) -> Pool:
-        """Return the pool with other groups, one a member."""
+    def with_groups(self, groups: Sequence[str]) -> Pool:
+        """Return the pool with other groups, one per member."""
         return replace(self, groups=tuple(groups))
 
     @property
-    def needs_labels(self) -> bool:
-        """Whether a member is of another tool, whose predictions may come without the true classes."""
-        stored = (member for member in self.members if isinstance(member, StoredMember))
-        return any(is_external(path) for member in stored for path in member.files.values())
+    def has_external(self) -> bool:
+        """Whether another tool predicted for a member; its predictions can lack the true classes."""
+        return any(isinstance(member, StoredMember) and member.is_external for member in self.members)
 
-    def alone(self) -> list[Pool]:
-        """Return each member as a pool of its own."""
-        return [self.subset([place]) for place in range(len(self.members))]
+    def single_members(self) -> list[Pool]:
+        """Return one pool per member."""
+        return [self.subset([index]) for index in range(len(self.members))]
 
     def duplicates(self) -> dict[str, str]:
-        """Return the members whose weights are those of one before, and that one's name."""
+        """Return the members that have the same weights as an earlier member, and that member's name."""
         first: dict[str, str] = {}
         found = {}
         for member, name in zip(self.members, self.names, strict=True):
@@ -100,16 +77,16 @@ class Pool:
                     found[name] = first[digest]
         return found
 
-    def networks(self) -> list[Checkpoint]:
-        """Return the members, all of which must have a network.
+    def require_networks(self) -> list[Checkpoint]:
+        """Return the members.
 
         Raises:
-            UsageError: One is there as predictions alone.
+            UsageError: A member has stored predictions but no network.
         """
         for member, name in zip(self.members, self.names, strict=True):
             if isinstance(member, StoredMember):
                 raise UsageError(
-                    f"of {printable(name)} there are predictions alone, and this needs its network",
+                    f"{printable(name)} has stored predictions but no network, which is needed here",
                     hint="give checkpoints, a run, or an ensemble of them",
                 )
         return self.checkpoints
@@ -122,236 +99,148 @@ class Pool:
         weights: Sequence[float] | None = None,
         groups: Sequence[str] | None = None,
     ) -> Combiner:
-        """Return how to combine the members: as asked for, as their ensemble says, or as their recipes agree.
+        """Return the requested rule; by default that of the ensemble, else that of the members' recipes.
 
         Raises:
-            UsageError: That does not fit them; see `ensemble.choose_combiner`.
+            UsageError: The rule does not fit the members; see `ensemble.choose_combiner`.
         """
         if groups is not None and len(groups) != len(self.members):
-            raise UsageError(f"there must be a group for each of {len(self.members)} members; got {len(groups)}")
+            raise UsageError(
+                f"got {len(groups)} groups for {len(self.members)} members; each member needs one",
+                remedies=["groups"],
+            )
         if self.rule is not None and vote in (None, self.rule.vote) and weights is None and groups is None:
             return self.rule if tie is None else replace(self.rule, tie=tie)
         if self.rule is not None:
             vote, tie = vote or self.rule.vote, tie or self.rule.tie
-        own = [one.name if isinstance(one, StoredMember) else one.header.member.name for one in self.members]
+        own = [
+            member.name if isinstance(member, StoredMember) else member.header.member.name for member in self.members
+        ]
         recipes = [member.header.ensemble for member in self.checkpoints]
         return choose_combiner(recipes, own, groups or self.groups, vote=vote, tie=tie, weights=weights)
 
 
-def open_pool(places: Sequence[Path], *, device: str = "auto", together: bool = True) -> Pool:
-    """Find and load what places stand for.
+def open_pool(paths: Sequence[Path], *, device: str = "auto", must_match: bool = True) -> Pool:
+    """Find and load the members that paths name.
 
     Args:
-        places: Run folders, member folders, checkpoints, ensemble files, packs, files of predictions (fmcli's, or CSV
-            and `.npy` of probabilities) and folders of those.
-        device: Where networks are wanted, as `resolve_device` takes it.
-        together: They are to answer as one, and must match.
+        paths: Run folders, members' folders, checkpoints, ensemble files, packs, predictions files (of fmcli, or CSV
+            and `.npy` files of probabilities), and folders of predictions files.
+        device: Device for the networks; see `resolve_device`.
+        must_match: Whether the members will vote together: they must have the same classes and input shape, and an
+            ensemble must be the only path.
 
     Raises:
-        CheckpointError: One is missing or broken, or does not match.
-        DeviceError: The device is not there.
-        UsageError: An ensemble stands beside others that are to answer as one with it.
+        CheckpointError: A member is missing, damaged, or does not match the others.
+        DeviceError: The device does not exist.
+        UsageError: `must_match` is set, and an ensemble is one of several paths.
     """
-    opened = [_open_place(place, device) for place in places]
-    for place, one in zip(places, opened, strict=True):
-        if one.rule is not None and together and len(places) > 1:
+    opened = [_open_path(path, device) for path in paths]
+    for path, pool in zip(paths, opened, strict=True):
+        if pool.rule is not None and must_match and len(paths) > 1:
             raise UsageError(
-                f"{printable(place)} is an ensemble with a rule of its own, and cannot be a member of another",
-                hint="fmcli ensemble compare sets several side by side",
+                f"{printable(path)} is an ensemble with its own rule and cannot be a member of another ensemble",
+                hint="fmcli ensemble compare compares several ensembles",
             )
-    members = [member for one in opened for member in one.members]
-    files = [file for place, one in zip(places, opened, strict=True) for file in _files_of(place, one)]
-    _check_once(files)
-    if together:
-        _check_alike([member for member in members if not isinstance(member, StoredMember)])
+    members = [member for pool in opened for member in pool.members]
+    files = [file for path, pool in zip(paths, opened, strict=True) for file in _distinct_files(path, pool)]
+    check_distinct(files)
+    if must_match:
+        _check_match([member for member in members if not isinstance(member, StoredMember)])
     if len(opened) == 1 and opened[0].names:
         return opened[0]
-    names = make_names_unique([_own_name(member) for member in members], files)
-    groups = tuple(group for one in opened for group in one.groups)
+    own_names = [member.name if isinstance(member, StoredMember) else member.header.name for member in members]
+    names = make_names_unique(own_names, files)
+    groups = tuple(group for pool in opened for group in pool.groups)
     return Pool(tuple(members), tuple(names), groups, opened[0].rule if len(opened) == 1 else None)
 
 
-def _open_place(place: Path, device: str) -> Pool:
-    """Open one place; its members are named where an ensemble file or a pack does so."""
-    if place.suffix == SUFFIX and place.is_file():
-        content, paths = read_ensemble_file(place)
-        _check_there(place, dict(zip((entry.name for entry in content.members), paths, strict=True)))
-        found = [_open_member(path, entry.digest, device) for path, entry in zip(paths, content.members, strict=True)]
-        names = tuple(entry.name for entry in content.members)
-        groups = tuple(entry.group for entry in content.members)
-        return Pool(tuple(found), names, groups, content.combiner(), content.fitted_on)
-    stored: list[StoredMember] = []
-    if place.is_dir():
-        stored = _stored_members(place)
-    elif place.is_file() and (is_external(place) or _holds_predictions(place)):
-        stored = [_stored(place)]
-    if stored:
-        return Pool(tuple(stored), (), tuple(_group_of(member) for member in stored))
-    return _open_networks(place, device)
+def _open_path(path: Path, device: str) -> Pool:
+    """Open one path. The pool has names only if an ensemble file or a pack gives them."""
+    if path.suffix == SUFFIX and path.is_file():
+        return _open_ensemble(path, device)
+    stored = find_stored_members(path)
+    return _unnamed_pool(stored) if stored else _open_networks(path, device)
 
 
-def _open_networks(place: Path, device: str) -> Pool:
+def _unnamed_pool(members: Iterable[Member]) -> Pool:
+    members = tuple(members)
+    return Pool(members, (), tuple(map(_group_of, members)))
+
+
+def _open_ensemble(path: Path, device: str) -> Pool:
+    content, paths = read_ensemble_file(path)
+    names = tuple(entry.name for entry in content.members)
+    for name, member in zip(names, paths, strict=True):
+        if not member.exists():
+            raise CheckpointError(
+                f"{printable(path)} names the member {printable(name)}, but there is nothing at {printable(member)}",
+                hint="restore it, or create the ensemble again with fmcli ensemble fit or select",
+            )
+    members = [_open_member(member, entry.digest, device) for member, entry in zip(paths, content.members, strict=True)]
+    groups = tuple(entry.group for entry in content.members)
+    return Pool(tuple(members), names, groups, content.combiner(), content.fitted_on)
+
+
+def _open_networks(path: Path, device: str) -> Pool:
     from fmcli.checkpoints.checkpoint import load_checkpoint
     from fmcli.checkpoints.pack import PACK_FORMAT, read_pack
     from fmcli.hardware.device import resolve_device
 
-    where = resolve_device(device)
-    if place.is_file() and read_metadata(place).get("format") == PACK_FORMAT:
-        pack = read_pack(place, device=where)
-        groups = tuple(_group_of(member) for member in pack.members)
-        return Pool(pack.members, pack.names, groups, pack.rule, pack.fitted_on)
-    members = [load_checkpoint(path, device=where) for path in find_checkpoints([place])]
-    return Pool(tuple(members), (), tuple(_group_of(member) for member in members))
+    resolved = resolve_device(device)
+    if path.is_file() and read_metadata(path).get("format") == PACK_FORMAT:
+        pack = read_pack(path, device=resolved)
+        return Pool(pack.members, pack.names, tuple(map(_group_of, pack.members)), pack.rule, pack.fitted_on)
+    return _unnamed_pool(load_checkpoint(file, device=resolved) for file in find_checkpoints([path]))
 
 
-def _check_there(ensemble: Path, members: Mapping[str, Path]) -> None:
-    for name, path in members.items():
-        if not path.exists():
-            raise CheckpointError(
-                f"{printable(ensemble)} names the member {printable(name)}, and there is nothing at {printable(path)}",
-                hint="bring it back; or make the ensemble again: fmcli ensemble fit, or select",
-            )
-
-
-def _open_member(place: Path, digest: str, device: str) -> Checkpoint | StoredMember:
-    """Open one member that an ensemble file names.
+def _open_member(path: Path, digest: str, device: str) -> Member:
+    """Open a member that an ensemble file names.
 
     Raises:
-        CheckpointError: It is no longer there, or was trained again since.
+        CheckpointError: The path is an ensemble or has several members, or the weights have changed.
     """
-    if (place / MODEL_FILE).is_file():
-        place = place / MODEL_FILE
-    opened = _open_place(place, device) if place.suffix != SUFFIX else None  # which may name itself
+    if (path / MODEL_FILE).is_file():
+        path = path / MODEL_FILE
+    opened = _open_path(path, device) if path.suffix != SUFFIX else None  # an ensemble file could name itself
     if opened is None or opened.rule is not None:
-        raise CheckpointError(f"{printable(place)} is an ensemble, and cannot be a member of another")
-    found = opened.members
-    if len(found) != 1:
-        raise CheckpointError(f"{printable(place)} is {len(found)} members, and the ensemble file means one")
-    if digest and not isinstance(found[0], StoredMember) and read_metadata(found[0].path).get("digest") != digest:
+        raise CheckpointError(f"{printable(path)} is an ensemble and cannot be a member of another ensemble")
+    if len(opened.members) != 1:
         raise CheckpointError(
-            f"{printable(place)} was trained again since the ensemble was made: its weights are others",
-            hint="make the ensemble again: fmcli ensemble select, or fit",
+            f"{printable(path)} has {len(opened.members)} members, but an ensemble file must name each one separately"
         )
-    return found[0]
-
-
-def _stored_members(folder: Path) -> list[StoredMember]:
-    """Return the members whose predictions a folder holds: its own by split; or those of its folders and files.
-
-    What is neither a folder nor ends as predictions do is left alone, as hidden files and true classes are.
-
-    Raises:
-        CheckpointError: Some files are predictions, and others, which end so too, are not or count for nobody.
-    """
-    if any(any(folder.glob(pattern)) for name in _OF_TRAINING for pattern in (name, f"*/{name}")):
-        return []  # a run or a member, perhaps not trained to its end
-    own = _files_by_split(folder)
-    folders = {path: _files_by_split(path) for path in sorted(folder.iterdir()) if _may_hold_predictions(path)}
-    alone = [path for path in _files_of_predictions(folder) if path not in own.values()]
-    if own:
-        _refuse([*(path for path, files in folders.items() if files), *alone], f"{printable(folder)} is one member")
-        return [StoredMember(folder.resolve().name, folder, own)]
-    found = {path: StoredMember(path.name, path, files) for path, files in folders.items() if files}
-    found |= {path: _stored(path) for path in alone if is_external(path) or _holds_predictions(path)}
-    if found:
-        _refuse([path for path in (*folders, *alone) if path not in found], "it holds no predictions of a split")
-    return [found[path] for path in sorted(found)]
-
-
-def _refuse(paths: Sequence[Path], why: str) -> None:
-    if paths:
+    [member] = opened.members
+    if digest and not isinstance(member, StoredMember) and read_metadata(member.path).get("digest") != digest:
         raise CheckpointError(
-            f"{printable(paths[0])} would not vote: {why}",
-            hint="MEMBER/test.safetensors, MEMBER.safetensors, or .npy or .csv; name members one by one, or move it",
+            f"{printable(path)} was trained again after the ensemble was created, so its weights have changed",
+            hint="create the ensemble again with fmcli ensemble fit or select",
         )
+    return member
 
 
-def _may_hold_predictions(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".") and bool(_files_of_predictions(path))
-
-
-def _files_of_predictions(folder: Path) -> list[Path]:
-    """Return the files of a folder that end as predictions do, in order."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if (is_external(path) or path.suffix == ".safetensors")
-        and path.is_file()
-        and not path.name.startswith(".")
-        and not is_labels_file(path)
-    )
-
-
-def _holds_predictions(path: Path) -> bool:
-    return read_metadata(path).get("format") == PREDICTIONS_FORMAT
-
-
-def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]:
-    """Return the files of a folder that are named after splits.
-
-    Raises:
-        CheckpointError: Two are named after one split, and neither is the chosen one.
-    """
-    found: dict[str, Path] = {} if chosen is None else {chosen.stem: chosen}
-    for path in _files_of_predictions(folder):
-        if path.stem not in SPLITS or (chosen and path.stem == chosen.stem):
-            continue
-        if path.stem in found:
-            raise CheckpointError(
-                f"{printable(found[path.stem])} and {printable(path)} are two predictions of one member on one split",
-                hint="name the one that is meant, or move the other",
-            )
-        found[path.stem] = path
-    return {split: found[split] for split in SPLITS if split in found}
-
-
-def _stored(path: Path) -> StoredMember:
-    """Return the member of one file of predictions, with its other splits where files beside it are named so."""
-    if path.stem in SPLITS:
-        return StoredMember(path.parent.resolve().name, path, _files_by_split(path.parent, path))
-    split = ANY_SPLIT if is_external(path) else read_predictions_header(path).split
-    return StoredMember(path.stem, path, {split: path})
-
-
-def _files_of(place: Path, opened: Pool) -> list[Path]:
-    """Return a file for each member, by which it is told from others; in a pack, where it would lie unpacked."""
-    if opened.rule is not None and place.suffix != SUFFIX:
-        return [place / name / MODEL_FILE for name in opened.names]
+def _distinct_files(path: Path, opened: Pool) -> list[Path]:
+    """Return a distinct file for each member; for a pack, the paths that unpacking would give."""
+    if opened.rule is not None and path.suffix != SUFFIX:
+        return [path / name / MODEL_FILE for name in opened.names]
     return [
         next(iter(member.files.values())) if isinstance(member, StoredMember) else member.path
         for member in opened.members
     ]
 
 
-def _check_alike(members: Sequence[Checkpoint]) -> None:
-    """Refuse networks that cannot answer together, by name."""
+def _check_match(members: Sequence[Checkpoint]) -> None:
     for other in members[1:]:
         first = members[0]
-        for what, mine, theirs in (
+        for label, expected, found in (
             ("classes", first.header.class_names, other.header.class_names),
             ("input (C, H, W)", first.header.input_shape, other.header.input_shape),
         ):
-            if mine != theirs:
+            if expected != found:
                 raise CheckpointError(
-                    f"{printable(other.path)} has the {what} {theirs}; {printable(first.path)} has {mine}",
+                    f"{printable(other.path)} has the {label} {found}; {printable(first.path)} has {expected}",
                     hint="combine members that were trained on the same classes and image size",
                 )
 
 
-def _check_once(files: Sequence[Path]) -> None:
-    seen = set()
-    for file in files:
-        if file.resolve() in seen:
-            raise CheckpointError(f"{printable(file)} is named twice", hint="each member has one vote: name it once")
-        seen.add(file.resolve())
-
-
-def _own_name(member: Checkpoint | StoredMember) -> str:
-    return member.name if isinstance(member, StoredMember) else member.header.name
-
-
-def _group_of(member: Checkpoint | StoredMember) -> str:
-    if not isinstance(member, StoredMember):
-        return kernel_group(member.header.member.model)
-    path = next(iter(member.files.values()))
-    return "" if is_external(path) else read_predictions_header(path).group
+def _group_of(member: Member) -> str:
+    return member.group if isinstance(member, StoredMember) else kernel_group(member.header.member.model)

@@ -1,8 +1,8 @@
-"""The predictions of a pool's members: computed by their networks, or as stored."""
+"""Compute or load the predictions of a pool's members on a split, and write predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +18,13 @@ from fmcli.ensemble.predictions import (
     read_predictions_header,
     save_predictions,
 )
-from fmcli.errors import DataError, UsageError, printable
-from fmcli.members.pool import ANY_SPLIT, Pool, StoredMember
+from fmcli.errors import DataError, Remedy, UsageError, printable
+from fmcli.members.pool import Pool
+from fmcli.members.stored import ANY_SPLIT, StoredMember
 from fmcli.storage.atomic import folder_names
 
 if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import (
-        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
-    )
+    from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
 
 
 def predict_pool(
@@ -36,48 +35,39 @@ def predict_pool(
     labels: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions]:
-    """Return each member's predictions on a split: computed by its network, or as stored.
+    """Return each member's predictions on a split, computed by its network or loaded from its file.
 
     Args:
         pool: The members.
         split: `train`, `validation` or `test`.
-        data_root: Where to look first for built-in sources.
-        labels: A file of the true classes, for other tools' predictions; by default one that lies beside them.
-        views: Which altered views of each image networks are to average over.
+        data_root: First folder to search for built-in sources.
+        labels: File of the true classes for other tools' predictions; by default the one next to them.
+        views: Test-time augmentation of networks: the altered views of each image to average over.
 
     Raises:
-        DataError: Images or stored predictions are missing or broken, or have no labels.
-        CheckpointError: The images are not what a member was trained on.
-        UsageError: Views are asked for, and of a member there are predictions alone.
+        DataError: Images or stored predictions are missing or damaged, or predictions have no labels.
+        CheckpointError: The images differ from those that a member was trained on.
+        UsageError: `views` is set and a member has no network.
     """
     if views != "none":
-        pool.networks()
-    computed = iter(_compute(pool.checkpoints, split, data_root, views))
+        pool.require_networks()
+    computed = iter(_predict_networks(pool.checkpoints, split, data_root, views))
     found: dict[int, Predictions] = {}
-    foreign: dict[int, Path] = {}
-    for place, (member, name) in enumerate(zip(pool.members, pool.names, strict=True)):
+    external: dict[int, Path] = {}
+    for index, (member, name) in enumerate(zip(pool.members, pool.names, strict=True)):
         if not isinstance(member, StoredMember):
-            found[place] = replace(next(computed), member=name)
-            continue
-        path = _file_for(member, name, split)
-        if is_external(path):
-            foreign[place] = path
+            found[index] = replace(next(computed), member=name)
+        elif is_external(path := _file_of_split(member, name, split)):
+            external[index] = path
         else:
-            found[place] = replace(_load(path, split), member=name)
-    like = next(iter(found.values()), None)
-    read = {place: read_external(path) for place, path in foreign.items()}
-    beside = {place: labels or find_labels_file(path, split) for place, path in foreign.items()}
-    # First those that others can be like: what knows the true classes, then what knows the classes' names.
-    no_labels = {place: read[place].labels is None and beside[place] is None for place in read}
-    for place in sorted(read, key=lambda place: (no_labels[place], read[place].class_names is None)):
-        source = beside[place]
-        given = None if source is None else read_labels(source)
-        found[place] = to_predictions(read[place], name=pool.names[place], split=split, reference=like, labels=given)
-        like = like or found[place]
-    return [replace(found[place], group=group) if group else found[place] for place, group in enumerate(pool.groups)]
+            found[index] = replace(_load(path, split), member=name)
+    found |= _load_external(external, pool.names, split, labels, reference=next(iter(found.values()), None))
+    return [replace(found[index], group=group) if group else found[index] for index, group in enumerate(pool.groups)]
 
 
-def _compute(members: Sequence[Checkpoint], split: str, data_root: Path | None, views: Views) -> list[Predictions]:
+def _predict_networks(
+    members: Sequence[Checkpoint], split: str, data_root: Path | None, views: Views
+) -> list[Predictions]:
     if not members:
         return []
     from fmcli.members.inference import predict_splits
@@ -85,13 +75,46 @@ def _compute(members: Sequence[Checkpoint], split: str, data_root: Path | None, 
     return predict_splits(members, split, data_root=data_root, views=views)
 
 
-def _file_for(member: StoredMember, name: str, split: str) -> Path:
+def _load_external(
+    files: Mapping[int, Path], names: Sequence[str], split: str, labels: Path | None, reference: Predictions | None
+) -> dict[int, Predictions]:
+    """Load other tools' predictions.
+
+    Args:
+        files: Predictions file of each member, by its index in the pool.
+        names: Names of all members of the pool.
+        split: `train`, `validation` or `test`.
+        labels: File of the true classes; by default the one next to the predictions.
+        reference: Predictions of the same images, from which to take missing labels and class names.
+    """
+    contents = {index: read_external(path) for index, path in files.items()}
+    label_files = {index: labels or find_labels_file(path, split) for index, path in files.items()}
+
+    def lacks(index: int) -> tuple[bool, bool]:
+        return contents[index].labels is None and label_files[index] is None, contents[index].class_names is None
+
+    found: dict[int, Predictions] = {}
+    for index in sorted(contents, key=lacks):  # complete predictions first: the others take from them what they lack
+        file = label_files[index]
+        found[index] = to_predictions(
+            contents[index],
+            name=names[index],
+            split=split,
+            reference=reference,
+            labels=None if file is None else read_labels(file),
+        )
+        reference = reference or found[index]
+    return found
+
+
+def _file_of_split(member: StoredMember, name: str, split: str) -> Path:
     path = member.files.get(split) or member.files.get(ANY_SPLIT)
     if path is None:
         raise DataError(
-            f"{printable(member.place)} holds predictions of {printable(name)} on {', '.join(member.files)}, "
+            f"{printable(member.path)} holds predictions of {printable(name)} on {', '.join(member.files)}, "
             f"not on {split}",
-            hint=f"--split {next(iter(member.files))}, or put its predictions on {split} beside them",
+            hint=f"put the predictions on {split} next to them, or choose another split",
+            remedies=[Remedy("split", next(iter(member.files)))],
         )
     return path
 
@@ -100,79 +123,84 @@ def _load(path: Path, split: str) -> Predictions:
     predictions = load_predictions(path)
     if predictions.split != split:
         raise DataError(
-            f"{printable(path)} says that it is of {printable(predictions.split)}, not of {split}",
-            hint="a file's name and what it holds must agree: was it renamed?",
+            f"{printable(path)} holds predictions on {printable(predictions.split)}, but its name says {split}",
+            hint="rename the file to the split that it holds",
         )
     return predictions
 
 
-def neighbours(paths: Sequence[Path]) -> list[Path]:
-    """Return what else lies, with predictions of the same split, in the folder of folders that was written into.
+def find_other_predictions(paths: Sequence[Path]) -> list[Path]:
+    """Return the predictions of the same split of other members in the folder that `write_predictions` wrote to.
 
     Args:
-        paths: As `write_predictions` returned them.
+        paths: Files that `write_predictions` returned.
     """
     folder = paths[0].parent.parent
     return [path for path in sorted(folder.glob(f"*/{paths[0].name}")) if path not in paths]
 
 
-def write_predictions(place: Path, predictions: Sequence[Predictions], *, views: Views = "none") -> list[Path]:
-    """Write each member's predictions: into one file, or for several into a folder of each in a folder.
+def write_predictions(path: Path, predictions: Sequence[Predictions], *, views: Views = "none") -> list[Path]:
+    """Write each member's predictions: to one file for one member, or to one subfolder per member.
 
     Args:
-        place: A file for one member, where it ends in `.safetensors`; else a folder.
-        predictions: One entry a member.
-        views: Which altered views of each image they are the mean of.
+        path: A file for one member if it ends in `.safetensors`; else a folder.
+        predictions: One entry per member.
+        views: The views that the predictions were averaged over.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: Several members do not fit into one file, the place is named as neither a file nor a folder,
-            other predictions lie there, or those of views would stand for what training leaves beside a checkpoint.
-        CheckpointError: Something else lies where a file is to be written.
+        UsageError: The path is one file for several members or has another suffix; it holds other predictions; or
+            predictions from several views would replace those that training wrote next to a checkpoint.
+        CheckpointError: A file of another kind is in the way.
         FmcliError: A file cannot be written.
     """
-    if place.suffix == ".safetensors" and not place.is_dir():
-        if len(predictions) > 1:
+    files = _files_to_write(path, predictions)
+    for file, member in zip(files, predictions, strict=True):
+        _check_replaceable(file, member)
+        if views != "none" and (file.parent / MODEL_FILE).exists():
             raise UsageError(
-                f"{printable(place)} is one file, and there are {len(predictions)} members",
-                hint="name a folder: each member gets one of its own in it",
+                f"{printable(file)} is next to a checkpoint and would replace its predictions without views",
+                hint="choose another path",
             )
-        paths = [place]
-    elif place.suffix and not place.is_dir():
+    for file, member in zip(files, predictions, strict=True):
+        save_predictions(file, member)
+    return files
+
+
+def _files_to_write(path: Path, predictions: Sequence[Predictions]) -> list[Path]:
+    if not path.suffix or path.is_dir():
+        folders = folder_names([member.member for member in predictions])
+        return [
+            path / folder / predictions_file(member.split) for folder, member in zip(folders, predictions, strict=True)
+        ]
+    if path.suffix != ".safetensors":
         raise UsageError(
-            f"predictions cannot be written as {printable(place)}: its name ends in {printable(place.suffix)}",
-            hint="name a folder, or for one member a file that ends in .safetensors",
+            f"predictions cannot be written to {printable(path)}: its name ends in {printable(path.suffix)}",
+            hint="give a folder, or for one member a file that ends in .safetensors",
         )
-    else:
-        folders = folder_names([one.member for one in predictions])
-        paths = [place / word / predictions_file(one.split) for word, one in zip(folders, predictions, strict=True)]
-    for path, one in zip(paths, predictions, strict=True):
-        _check_replaceable(path, one)
-        if views != "none" and (path.parent / MODEL_FILE).exists():
-            raise UsageError(
-                f"{printable(path)} lies beside a checkpoint, and would pass for its answers without views",
-                hint="choose another place",
-            )
-    for path, one in zip(paths, predictions, strict=True):
-        save_predictions(path, one)
-    return paths
+    if len(predictions) > 1:
+        raise UsageError(
+            f"{printable(path)} is one file, and there are {len(predictions)} members",
+            hint="give a folder: each member gets a subfolder",
+        )
+    return [path]
 
 
 def _check_replaceable(path: Path, predictions: Predictions) -> None:
     if not path.exists():
         return
-    there = read_predictions_header(path)
-    same = (there.recipe_digest, there.split) == (predictions.recipe_digest, predictions.split)
-    if not same or (not there.recipe_digest and there.member != predictions.member):
+    existing = read_predictions_header(path)
+    same = (existing.recipe_digest, existing.split) == (predictions.recipe_digest, predictions.split)
+    if not same or (not existing.recipe_digest and existing.member != predictions.member):
         raise UsageError(
-            f"{printable(path)} holds predictions of {_described(there)}, and those of {_described(predictions)} "
+            f"{printable(path)} holds predictions of {_describe(existing)}, and those of {_describe(predictions)} "
             "would replace them",
-            hint="choose another place, or remove what lies there",
+            hint="choose another path, or remove the file",
         )
 
 
-def _described(one: Predictions | PredictionsHeader) -> str:
-    recipe = f"recipe {one.recipe_digest[:12]}" if one.recipe_digest else "another tool"
-    return f"{printable(one.member)} on {printable(one.split)} ({recipe})"
+def _describe(predictions: Predictions | PredictionsHeader) -> str:
+    recipe = f"recipe {predictions.recipe_digest[:12]}" if predictions.recipe_digest else "another tool"
+    return f"{printable(predictions.member)} on {printable(predictions.split)} ({recipe})"

@@ -1,4 +1,4 @@
-"""The predictions of a pool's members on validation images: what rules learn from and members are chosen by."""
+"""Predict validation images, for fitting voting rules and selecting members."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from fmcli.choices import Views
 from fmcli.ensemble import MIN_IMAGES_TO_FIT, Combiner, VotingResult, combine_predictions, fit_combiner
 from fmcli.ensemble.external import NoLabelsError
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, stack_logits
-from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.members.pool import Pool, StoredMember
+from fmcli.errors import Action, CheckpointError, Remedy, UsageError, printable
+from fmcli.members.pool import Member, Pool
 from fmcli.members.predict import predict_pool
+from fmcli.members.stored import StoredMember
 
 if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import (
-        Checkpoint,  # torch takes seconds to import, and predictions alone do without it
-    )
-    from fmcli.data import ImageSet
+    from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
+
+
+_TRAIN_HINT = "train with validation = { first = 5000 } in [data]"
 
 
 def predict_validation(
@@ -29,42 +30,38 @@ def predict_validation(
     labels: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions] | None:
-    """Return each member's predictions on its validation images, or None where one has no such images or labels.
+    """Return each member's predictions on its validation images; None if a member has no such images or labels.
 
-    Those that training left beside a checkpoint are taken from there.
+    Predictions that training wrote next to the checkpoints are used if all members have them.
     """
-    if any(not _has_validation(member) for member in pool.members):
+    if not all(_has_validation(member) for member in pool.members):
         return None
-    stored = [_left_by_training(member) if not isinstance(member, StoredMember) else None for member in pool.members]
-    if None not in stored and views == "none":
-        return [
-            replace(one, member=name, group=group)
-            for one, name, group in zip(stored, pool.names, pool.groups, strict=True)
-            if one is not None
-        ]
+    if views == "none" and len(pool.checkpoints) == len(pool.members):
+        saved = [predictions for member in pool.checkpoints if (predictions := _saved_by_training(member)) is not None]
+        if len(saved) == len(pool.members):
+            return [
+                replace(predictions, member=name, group=group)
+                for predictions, name, group in zip(saved, pool.names, pool.groups, strict=True)
+            ]
     try:
         return predict_pool(pool, "validation", data_root=data_root, labels=labels, views=views)
     except NoLabelsError:
         return None
 
 
-def _has_validation(member: Checkpoint | StoredMember) -> bool:
-    if not isinstance(member, StoredMember):
-        return "validation" in member.header.data_digests
-    return "validation" in member.files
+def _has_validation(member: Member) -> bool:
+    return "validation" in (member.files if isinstance(member, StoredMember) else member.header.data_digests)
 
 
-def _left_by_training(member: Checkpoint) -> Predictions | None:
-    """Return the validation predictions beside a checkpoint, where they are of these weights."""
-    path = member.path.parent / predictions_file("validation")
+def _saved_by_training(member: Checkpoint) -> Predictions | None:
+    """Return the validation predictions next to a checkpoint if they are those of its weights."""
     header = member.header
     try:
-        stored = load_predictions(path)
+        saved = load_predictions(member.path.parent / predictions_file("validation"))
     except CheckpointError:
         return None
-    of_file = (stored.member, stored.recipe_digest, stored.data_digest)
-    same = of_file == (header.name, header.recipe_digest, header.data_digests["validation"])
-    return stored if same else None
+    expected = (header.name, header.recipe_digest, header.data_digests["validation"])
+    return saved if (saved.member, saved.recipe_digest, saved.data_digest) == expected else None
 
 
 def predict_for_fitting(
@@ -75,30 +72,37 @@ def predict_for_fitting(
     labels: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions] | None:
-    """Return the validation predictions that a rule learns from, or None where it has learnt already or has none.
+    """Return the validation predictions to fit a rule on.
+
+    Returns:
+        One entry per member; None if the rule is fitted already, or if it needs no fitting and the members have no
+        validation images in common.
 
     Raises:
-        UsageError: The rule cannot do without, and a member has no validation images, or others than the rest, or was
-            trained on some of them.
+        UsageError: The rule needs fitting, and the members have no validation images in common, or a member was trained
+            on some of these images.
     """
     if rule.is_fitted and not rule.needs_fit:
         return None
-    if len({_fitting_digests(member) for member in pool.checkpoints}) > 1:  # perhaps trained on others' images
+    if len({_split_digests(member) for member in pool.checkpoints}) > 1:
+        # One member's validation images can be another's training images.
         if not rule.needs_fit:
             return None
-        refuse_trained_on(pool, data_root)
+        check_not_trained_on(pool, data_root)
     found = predict_validation(pool, data_root=data_root, labels=labels, views=views)
-    alike = found is not None and len({one.data_digest for one in found} - {""}) <= 1  # other tools' have none
-    if rule.needs_fit and not alike:
+    # Other tools' predictions have no digest.
+    is_shared = found is not None and len({member.data_digest for member in found} - {""}) <= 1
+    if rule.needs_fit and not is_shared:
+        by_hand: list[Remedy | Action] = [] if rule.vote == "stacking" else ["weights"]
         raise UsageError(
-            f"{rule.vote} learns on validation images, and these members have none in common",
-            hint=("" if rule.vote == "stacking" else "--weights gives the weights; ")
-            + "--vote soft learns nothing; predictions need a file named validation beside the others",
+            f"{rule.vote} must be fitted on validation images, but these members have none in common",
+            hint="stored predictions need a file named validation next to the others",
+            remedies=[*by_hand, Remedy("vote", "soft")],
         )
-    return found if alike else None
+    return found if is_shared else None
 
 
-def _fitting_digests(member: Checkpoint) -> tuple[str, str]:
+def _split_digests(member: Checkpoint) -> tuple[str, str]:
     digests = member.header.data_digests
     return digests.get("train", ""), digests.get("validation", "")
 
@@ -112,28 +116,28 @@ def fit_rule(
     views: Views = "none",
     calibrate: bool = True,
 ) -> Combiner:
-    """Return a rule with all that it learns on validation images, or the rule itself where there is nothing to learn.
+    """Fit a rule on validation images; return it unchanged if there is nothing to fit.
 
     Args:
         pool: The members.
-        rule: With what was given.
-        data_root: Where to look first for built-in sources.
-        labels: A file of the validation images' true classes, for other tools' predictions.
-        views: Which altered views of each image networks are to average over.
-        calibrate: Learn the temperature, too.
+        rule: The rule; weights that it has are kept.
+        data_root: First folder to search for built-in sources.
+        labels: File of the validation images' true classes, for other tools' predictions.
+        views: Test-time augmentation of networks: the altered views of each image to average over.
+        calibrate: Whether to fit the temperature.
 
     Raises:
         UsageError: See `predict_for_fitting`.
     """
     if not rule.needs_fit and not calibrate:
         return rule
-    learn_from = predict_for_fitting(pool, rule, data_root=data_root, labels=labels, views=views)
-    if learn_from is None or (len(learn_from[0].labels) < MIN_IMAGES_TO_FIT and not rule.needs_fit):
+    found = predict_for_fitting(pool, rule, data_root=data_root, labels=labels, views=views)
+    if found is None or (len(found[0].labels) < MIN_IMAGES_TO_FIT and not rule.needs_fit):
         return rule
-    return fit_combiner(rule, stack_logits(learn_from), learn_from[0].labels, calibrate=calibrate)
+    return fit_combiner(rule, stack_logits(found), found[0].labels, calibrate=calibrate)
 
 
-def vote_on(
+def vote_on_split(
     pool: Pool,
     rule: Combiner,
     split: str,
@@ -143,100 +147,93 @@ def vote_on(
     views: Views = "none",
     calibrate: bool = True,
 ) -> VotingResult:
-    """Let a pool vote on a split, by a rule that first learns on validation images what it has not learnt yet.
+    """Fit a rule on validation images if needed, and combine the members' predictions on a split.
 
-    On the validation images themselves, what is learnt is learnt in folds.
+    On the validation split itself, the rule is cross-fitted.
 
     Args:
         pool: The members.
-        rule: How to combine them.
+        rule: The rule; weights that it has are kept.
         split: `train`, `validation` or `test`.
-        data_root: Where to look first for built-in sources.
-        labels: A file of the split's true classes, for other tools' predictions.
-        views: Which altered views of each image networks are to average over.
-        calibrate: Learn the temperature, too.
+        data_root: First folder to search for built-in sources.
+        labels: File of the split's true classes, for other tools' predictions.
+        views: Test-time augmentation of networks: the altered views of each image to average over.
+        calibrate: Whether to fit the temperature.
 
     Raises:
         UsageError: See `predict_for_fitting`.
         DataError, CheckpointError: See `predict_pool`.
     """
-    here = split == "validation"
-    learnt = fit_rule(
+    is_validation = split == "validation"
+    fitted = fit_rule(
         pool,
         rule,
         data_root=data_root,
-        labels=labels if here else None,
+        labels=labels if is_validation else None,
         views=views,
         calibrate=calibrate,
     )
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=views)
-    if learnt is rule:
+    if fitted is rule:
         return combine_predictions(predictions, rule, output_calibrated=rule.temperature != 1)
-    return combine_predictions(predictions, learnt, fitted_here=rule if here else None)
+    return combine_predictions(predictions, fitted, fitted_here=rule if is_validation else None)
 
 
 def predict_shared_validation(
     pool: Pool, *, data_root: Path | None = None, labels: Path | None = None
 ) -> list[Predictions]:
-    """Return each member's predictions on the validation images of the first, which none may have been trained on.
+    """Return each member's predictions on validation images that all have in common and none was trained on.
 
     Raises:
-        UsageError: There are no validation images, or a member was trained on some of them, by name.
+        UsageError: There are no such images.
     """
-    refuse_trained_on(pool, data_root)
+    check_not_trained_on(pool, data_root)
     found = predict_validation(pool, data_root=data_root, labels=labels)
     if found is None:
         raise UsageError(
-            "members are chosen on validation images, and some have none",
-            hint="train with validation = { first = 5000 } in [data]; predictions need a file named validation, and "
-            "other tools' validation-labels.npy beside it",
+            "members are selected on validation images, and some members have none",
+            hint=f"{_TRAIN_HINT}; stored predictions need a file named validation, and those of other tools a file "
+            "validation-labels.npy next to it",
         )
     return found
 
 
-def refuse_trained_on(pool: Pool, data_root: Path | None) -> None:
-    """Refuse members that were trained on validation images of the first, or have others.
+def check_not_trained_on(pool: Pool, data_root: Path | None) -> None:
+    """Refuse networks that have other validation images than the first network, or were trained on its images.
 
     Raises:
-        UsageError: There is such a member, by name, or the first has no validation images.
+        UsageError: There is such a member, or the first network has no validation images.
     """
     if not pool.checkpoints:
         return
     first = pool.checkpoints[0]
-    name_of_first = printable(pool.names[pool.members.index(first)])
+    first_name = printable(pool.names[pool.members.index(first)])
     digests = first.header.data_digests
     if "validation" not in digests:
-        raise UsageError(
-            f"{name_of_first} has no validation images to choose on",
-            hint="train with validation = { first = 5000 } in [data]",
-        )
-    seen: frozenset[bytes] | None = None
+        raise UsageError(f"{first_name} has no validation images", hint=_TRAIN_HINT)
+    held_out: frozenset[bytes] | None = None
     problems = []
     for member, name in zip(pool.members, pool.names, strict=True):
-        if isinstance(member, StoredMember) or _fitting_digests(member) == _fitting_digests(first):
+        if isinstance(member, StoredMember) or _split_digests(member) == _split_digests(first):
             continue
-        seen = seen or frozenset(_marks(_split_of(first, "validation", data_root)))
-        n_shared = sum(mark in seen for mark in _marks(_split_of(member, "train", data_root)))
+        held_out = held_out or frozenset(_image_digests(first, "validation", data_root))
+        n_shared = sum(digest in held_out for digest in _image_digests(member, "train", data_root))
         if n_shared:
             problems.append(f"{printable(name)} was trained on {n_shared:,} of them")
         elif member.header.data_digests.get("validation") != digests["validation"]:
-            problems.append(f"{printable(name)} has validation images of its own")
+            problems.append(f"{printable(name)} has other validation images")
     if problems:
         raise UsageError(
-            f"nothing can be learnt on the validation images of {name_of_first}: " + "; ".join(problems),
-            hint="take members whose recipes split the same data in the same way",
+            f"cannot fit or select on the validation images of {first_name}: " + "; ".join(problems),
+            hint="use members whose recipes split the same data in the same way",
         )
 
 
-def _split_of(member: Checkpoint, split: str, data_root: Path | None) -> ImageSet:
+def _image_digests(member: Checkpoint, split: str, data_root: Path | None) -> list[bytes]:
+    """Return a digest of each image of a split with its label."""
     from fmcli.data import load_splits
 
-    spec = member.header.data
-    return load_splits(spec, data_root).named(split)
-
-
-def _marks(images: ImageSet) -> list[bytes]:
-    """Return what tells each image and its label from others."""
+    images = load_splits(member.header.data, data_root).named(split)
     pixels = (image for block in images.blocks() for image in block)
     return [
         hashlib.blake2b(image.tobytes() + int(label).to_bytes(4, "little"), digest_size=16).digest()

@@ -150,7 +150,7 @@ def test_a_pack_labels_images_as_the_run_that_it_is_of(pack, runs, rule):
     members = [load_checkpoint(runs / "one" / name, device=CPU) for name in NAMES]
     answers = [
         list(label_images(networks, loaded, one, top=4))
-        for networks, one in ((packed.networks(), packed.choose_rule()), (members, rule))
+        for networks, one in ((packed.require_networks(), packed.choose_rule()), (members, rule))
     ]
     assert answers[0] == answers[1]
 

@@ -15,7 +15,7 @@ from fmcli.checkpoints.pack import write_pack
 from fmcli.ensemble import Combiner, Stacking
 from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, save_predictions, stack_logits
-from fmcli.errors import CheckpointError, DataError, UsageError
+from fmcli.errors import CheckpointError, DataError, Remedy, UsageError
 from fmcli.members import (
     fit_rule,
     open_pool,
@@ -119,7 +119,7 @@ def test_a_run_a_member_and_a_checkpoint_are_their_networks(runs):
     run = opened(runs / "one")
     assert (run.names, run.groups, run.rule) == (("k3", "k5"), ("3", "5"), None)
     assert all(isinstance(member, Checkpoint) for member in run.members)
-    assert run.networks() == run.checkpoints == list(run.members)
+    assert run.require_networks() == run.checkpoints == list(run.members)
     for place in (runs / "one" / "k5", runs / "one" / "k5" / MODEL_FILE):
         assert (opened(place).names, opened(place).groups) == (("k5",), ("5",))
 
@@ -136,7 +136,7 @@ def test_an_ensemble_file_names_its_members_and_its_rule(copy):
 def test_a_pack_is_its_networks_and_its_rule(runs, tmp_path):
     pool = opened(pack_of(runs / "one", tmp_path / "one.pack"))
     assert (pool.names, pool.groups, pool.rule.vote) == (("k3", "k5"), ("3", "5"), "soft")
-    assert [member.path for member in pool.networks()] == [tmp_path / "one.pack"] * 2
+    assert [member.path for member in pool.require_networks()] == [tmp_path / "one.pack"] * 2
 
 
 FORMS = {
@@ -161,8 +161,8 @@ def test_stored_predictions_are_members_without_a_network(stored, predicted, for
         np.testing.assert_allclose(probabilities_of(one), probabilities_of(own), atol=1e-6)
         np.testing.assert_array_equal(one.labels, own.labels)
         assert (one.class_names, one.split) == (CLASSES, "test")
-    with pytest.raises(UsageError, match=f"of {names[0]} there are predictions alone"):
-        pool.networks()
+    with pytest.raises(UsageError, match=f"{names[0]} has stored predictions but no network"):
+        pool.require_networks()
 
 
 def test_an_array_takes_its_labels_from_a_file(stored, predicted, tmp_path):
@@ -179,7 +179,7 @@ def test_a_file_that_is_named_comes_before_others_of_its_split(stored, predicted
     for name, own in (("test.csv", predicted["test"][1]), ("test.safetensors", predicted["test"][0])):
         [found] = predict_pool(opened(tmp_path / name), "test")
         np.testing.assert_array_equal(found.choices, own.choices)
-    with pytest.raises(CheckpointError, match=r"test\.csv and .*test\.safetensors are two predictions"):
+    with pytest.raises(CheckpointError, match=r"test\.csv and .*test\.safetensors are both predictions on test"):
         opened(tmp_path)
 
 
@@ -270,8 +270,8 @@ def test_networks_and_predictions_answer_together_in_the_order_they_are_named(ru
     for one, own in zip(found, (k5, k5, k3), strict=True):  # the tree's columns were in another order, without labels
         np.testing.assert_allclose(probabilities_of(one), probabilities_of(own), atol=1e-6)
     assert stack_logits(found).shape == (3, 100, 4)
-    with pytest.raises(UsageError, match="of tree there are predictions alone"):
-        pool.networks()
+    with pytest.raises(UsageError, match="tree has stored predictions but no network"):
+        pool.require_networks()
 
 
 @pytest.mark.parametrize("order", [("tree.csv", "knn.csv"), ("knn.csv", "tree.csv")])
@@ -315,7 +315,7 @@ def test_members_of_two_runs_are_told_apart(runs):
 
 def test_two_packs_side_by_side_are_told_apart(runs, tmp_path):
     packs = [pack_of(runs / name, tmp_path / f"{name}.pack") for name in ("one", "two")]
-    pool = opened(*packs, together=False)
+    pool = opened(*packs, must_match=False)
     assert pool.names == ("one.pack/k3", "one.pack/k5", "two.pack/k3", "two.pack/k5")
 
 
@@ -351,20 +351,20 @@ def test_predictions_that_are_named_twice_are_refused(stored, places):
         opened(*(stored / place for place in places))
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_pack_that_is_named_twice_is_refused(runs, tmp_path, together):
+@pytest.mark.parametrize("must_match", [True, False])
+def test_a_pack_that_is_named_twice_is_refused(runs, tmp_path, must_match):
     path = pack_of(runs / "one", tmp_path / "one.pack")
     with pytest.raises((CheckpointError, UsageError), match=r"named twice|cannot be a member"):
-        opened(path, path, together=together)
+        opened(path, path, must_match=must_match)
 
 
 @pytest.mark.parametrize("kind", ["pack", "toml"])
 def test_an_ensemble_beside_others_is_refused_unless_each_stands_alone(runs, copy, kind):
     path = pack_of(copy, copy / "one.pack") if kind == "pack" else ensemble_of(copy, copy / "one.toml")
-    with pytest.raises(UsageError, match="is an ensemble with a rule of its own") as caught:
+    with pytest.raises(UsageError, match="is an ensemble with its own rule") as caught:
         opened(runs / "two", path)
     assert "ensemble compare" in caught.value.hint
-    apart = opened(runs / "two", path, together=False)
+    apart = opened(runs / "two", path, must_match=False)
     assert len(apart.members) == 4
     assert apart.rule is None
 
@@ -375,15 +375,15 @@ def test_members_of_other_classes_are_refused_by_name_unless_each_stands_alone(r
     other = train(tmp_path / "other", images)
     with pytest.raises(CheckpointError, match="has the classes"):
         opened(runs / "one", other)
-    assert len(opened(runs / "one", other, together=False).members) == 4
+    assert len(opened(runs / "one", other, must_match=False).members) == 4
 
 
 def test_a_pools_parts_keep_their_names_and_groups(runs):
     pool = opened(runs / "one", runs / "two")
-    assert [one.names for one in pool.alone()] == [("one/k3",), ("one/k5",), ("two/k3",), ("two/k5",)]
+    assert [one.names for one in pool.single_members()] == [("one/k3",), ("one/k5",), ("two/k3",), ("two/k5",)]
     part = pool.subset([3, 0])
     assert (part.names, part.groups) == (("two/k5", "one/k3"), ("5", "3"))
-    assert pool.grouped(["a", "b", "c", "d"]).groups == ("a", "b", "c", "d")
+    assert pool.with_groups(["a", "b", "c", "d"]).groups == ("a", "b", "c", "d")
 
 
 # --- members of ensemble files --------------------------------------------------------------------------
@@ -392,7 +392,7 @@ def test_a_pools_parts_keep_their_names_and_groups(runs):
 def test_a_member_that_was_trained_again_since_is_refused(copy, runs):
     path = ensemble_of(copy, copy / "chosen.toml")
     shutil.copy(runs / "two" / "k5" / MODEL_FILE, copy / "k5" / MODEL_FILE)
-    with pytest.raises(CheckpointError, match=r"k5.*trained again since"):
+    with pytest.raises(CheckpointError, match=r"k5.*trained again after the ensemble was created"):
         opened(path)
 
 
@@ -423,7 +423,7 @@ def test_an_ensemble_may_name_predictions_as_members(copy, predicted):
 def test_a_whole_run_is_no_member_of_an_ensemble(copy):
     path = copy.parent / "chosen.toml"
     write_ensemble_file(path, describe_ensemble([MemberPath("all", copy)], Combiner(), copy.parent))
-    with pytest.raises(CheckpointError, match="is 2 members"):
+    with pytest.raises(CheckpointError, match="has 2 members"):
         opened(path)
 
 
@@ -436,7 +436,7 @@ def test_an_ensemble_is_no_member_of_an_ensemble(copy, name):
         "a pack": lambda: pack_of(copy, copy / "other.pack"),
     }[name]()
     write_ensemble_file(path, describe_ensemble([MemberPath("all", member)], Combiner(), copy))
-    with pytest.raises(CheckpointError, match="is an ensemble, and cannot be a member"):
+    with pytest.raises(CheckpointError, match="is an ensemble and cannot be a member"):
         opened(path)
 
 
@@ -461,7 +461,7 @@ def test_an_ensembles_own_rule_is_taken_unless_another_is_asked_for(copy):
 def test_a_pools_groups_are_those_of_the_networks_unless_others_are_asked_for(runs):
     pool = opened(runs / "one")
     assert pool.choose_rule(vote="two-level").groups == ("3", "5")
-    with pytest.raises(UsageError, match="each of 2 members; got 3"):
+    with pytest.raises(UsageError, match="got 3 groups for 2 members"):
         pool.choose_rule(groups=["a", "b", "c"])
 
 
@@ -472,12 +472,12 @@ def test_a_split_that_a_member_has_no_predictions_on_is_refused(stored):
     for place, said in (("flat", "first on test, not on train"), ("by split", "k3 on validation, test, not on train")):
         with pytest.raises(DataError, match=said) as caught:
             predict_pool(opened(stored / place), "train")
-        assert "--split" in caught.value.hint
+        assert caught.value.remedies[0].action == "split"
 
 
 def test_a_file_whose_name_says_another_split_than_it_holds_is_refused(predicted, tmp_path):
     save_predictions(tmp_path / "test.safetensors", predicted["validation"][0])
-    with pytest.raises(DataError, match="says that it is of validation, not of test"):
+    with pytest.raises(DataError, match="holds predictions on validation, but its name says test"):
         predict_pool(opened(tmp_path), "test")
 
 
@@ -532,7 +532,7 @@ def test_predictions_of_another_split_or_tool_are_not_replaced(predicted, tmp_pa
 
 def test_predictions_of_views_do_not_pass_for_those_that_training_left(copy, predicted, tmp_path):
     before = (copy / "k3" / "validation.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="lies beside a checkpoint"):
+    with pytest.raises(UsageError, match="is next to a checkpoint"):
         write_predictions(copy, predicted["validation"], views="flip")
     assert (copy / "k3" / "validation.safetensors").read_bytes() == before
     write_predictions(copy, predicted["validation"])
@@ -586,9 +586,9 @@ def test_networks_without_validation_images_have_no_predictions_on_them(drawn_im
     assert predict_validation(pool) is None
     soft = pool.choose_rule(vote="soft")
     assert fit_rule(pool, soft) is soft
-    with pytest.raises(UsageError, match="weighted-soft learns on validation images") as caught:
+    with pytest.raises(UsageError, match="weighted-soft must be fitted on validation images") as caught:
         fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
-    assert "--weights" in caught.value.hint
+    assert caught.value.remedies == (Remedy("weights"), Remedy("vote", "soft"))
     with pytest.raises(UsageError, match="k3 has no validation images"):
         predict_shared_validation(pool)
 
@@ -634,9 +634,9 @@ def test_members_of_other_validation_images_learn_nothing_together(runs, drawn_i
     other = train(tmp_path / "other", drawn_images, "data.validation={ first = 60 }", "trainer.seed=5")
     pool = opened(runs / "one", other)
     assert predict_for_fitting(pool, pool.choose_rule(vote="soft")) is None
-    with pytest.raises(UsageError, match="nothing can be learnt"):
+    with pytest.raises(UsageError, match="cannot fit or select on the validation images of one/k3"):
         predict_for_fitting(pool, pool.choose_rule(vote="stacking"))
-    with pytest.raises(UsageError, match=r"other/k3 has validation images of its own|trained on"):
+    with pytest.raises(UsageError, match=r"other/k3 has other validation images|trained on"):
         predict_shared_validation(pool)
 
 

@@ -108,7 +108,7 @@ def test_the_command_says_what_was_averaged(cli, run, tmp_path, monkeypatch):
     assert "averaged 3 of 4: m/snapshot-2, m/snapshot-3, m/snapshot-1" in made.err
     assert cli("ensemble", "evaluate", run, tmp_path / "soup").status == 0
     again = cli("ensemble", "soup", tmp_path / "nowhere", "--output", tmp_path / "soup")  # said before members are read
-    assert (again.status, "holds a soup already" in again.err) == (2, True)
+    assert (again.status, "already holds a soup" in again.err) == (2, True)
 
 
 # --- what it says of itself -----------------------------------------------------------------------------
@@ -144,10 +144,9 @@ def test_what_is_no_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kin
         place.write_text("mine")
     before = {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()}
     judge(monkeypatch, [])  # nothing is computed
-    with pytest.raises(UsageError, match="holds something already") as caught:
+    with pytest.raises(UsageError, match="is not an empty folder") as caught:
         make_soup(pool, place, overwrite=overwrite)
-    assert "--output" in caught.value.hint
-    assert "--overwrite" not in caught.value.hint
+    assert [remedy.action for remedy in caught.value.remedies] == ["output"]
     assert {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()} == before
 
 
@@ -156,11 +155,11 @@ def test_a_soup_is_replaced_when_asked_for(pool, tmp_path):
     place.mkdir()
     make_soup(pool, place, method="uniform")
     (place / predictions_file("test")).write_bytes(b"of the old soup")
-    with pytest.raises(UsageError, match="holds a soup already") as caught:
+    with pytest.raises(UsageError, match="already holds a soup") as caught:
         make_soup(pool, place, method="uniform")
-    assert "--overwrite" in caught.value.hint
+    assert [remedy.action for remedy in caught.value.remedies] == ["replace", "output"]
     make_soup(pool, place, method="uniform", overwrite=True)
     assert sorted(path.name for path in place.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
     (place / RECIPE_FILE).write_text("of a run whose folder a soup took over")
-    with pytest.raises(UsageError, match="holds something already"):
+    with pytest.raises(UsageError, match="is not an empty folder"):
         make_soup(pool, place, method="uniform", overwrite=True)

@@ -63,7 +63,7 @@ def compare(
 
     from fmcli.ensemble.comparison import compare_ensembles
     from fmcli.ensemble.heterogeneity import compare_heterogeneous
-    from fmcli.members import predict_pool, vote_on
+    from fmcli.members import predict_pool, vote_on_split
     from fmcli.report.comparison import comparison_document, study_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
@@ -74,7 +74,7 @@ def compare(
         pool = open_members([path for _, paths in named for path in paths], device, terminal)
         refuse_needless_labels([pool], labels)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
-        predictions = predict_pool(pool.grouped(rule.groups), split, data_root=data_root, labels=labels)
+        predictions = predict_pool(pool.with_groups(rule.groups), split, data_root=data_root, labels=labels)
         study = compare_heterogeneous(predictions, rule, size=size, draws=draws, seed=seed or 0)
         emit(study_document(study, rule), format_, terminal)
         return
@@ -83,7 +83,7 @@ def compare(
     results = []
     for pool in pools:
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-        result = vote_on(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
+        result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
         warn_same_predictions(pool, result.predictions, terminal)
         warn_fitted_on(pool, result.predictions, terminal)
         results.append(result)

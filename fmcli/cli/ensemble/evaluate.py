@@ -52,7 +52,7 @@ def evaluate(
     Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
     """
     from fmcli.ensemble import evaluate_ensemble
-    from fmcli.members import vote_on
+    from fmcli.members import vote_on_split
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.ensemble_evaluation import ensemble_document
@@ -64,7 +64,7 @@ def evaluate(
     if groups is not None and rule.vote != "two-level":
         raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")
     warn_scaling(pool.checkpoints, split, terminal)
-    result = vote_on(pool, rule, split, data_root=data_root, labels=labels, views=tta)
+    result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, views=tta)
     warn_same_predictions(pool, result.predictions, terminal)
     warn_fitted_on(pool, result.predictions, terminal)
     references = references_of(pool)

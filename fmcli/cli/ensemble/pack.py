@@ -47,12 +47,12 @@ def pack(
         raise UsageError(f"a pack's name ends in .safetensors; got {printable(output)}")
     refuse_to_replace(output, overwrite)
 
-    from fmcli.members.compose import Composed, fit_ensemble, pack_ensemble, refuse_packed
+    from fmcli.members.compose import ComposedEnsemble, check_not_packed, fit_ensemble, pack_ensemble
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
-    refuse_packed(pool)
+    check_not_packed(pool)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights)
     try:
         composed = fit_ensemble(pool, rule, data_root=data_root)
@@ -60,6 +60,6 @@ def pack(
         if rule.needs_fit:
             raise
         terminal.note(f"packed without a temperature, which is learnt on validation images: {printable(error.message)}")
-        composed = Composed(pool, rule, None)
+        composed = ComposedEnsemble(pool, rule, None)
     pack_ensemble(output, composed)
     terminal.write(f"{output}\n")
