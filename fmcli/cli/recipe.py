@@ -25,12 +25,12 @@ def list_recipes(format_: FormatOption = "table") -> None:
 
     Example: fmcli recipe list
     """
-    from fmcli.recipe import describe, read_text, shipped_recipes
+    from fmcli.recipe import read_text, recipe_description, shipped_recipes
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.recipes import recipes_document
 
-    rows = [(name, describe(read_text(path))) for name, path in shipped_recipes().items()]
+    rows = [(name, recipe_description(read_text(path))) for name, path in shipped_recipes().items()]
     emit(recipes_document(rows), format_, Terminal())
 
 

@@ -5,26 +5,27 @@ and `recipe` for the rest. `load` reads a file, `overrides` changes values, and 
 """
 
 from fmcli.recipe.augment import AlbumentationsSpec, AugmentSpec
+from fmcli.recipe.checks import known_facts
 from fmcli.recipe.data import DataSpec
 from fmcli.recipe.facts import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.families import ModelSpec
 from fmcli.recipe.keys import recipe_keys
 from fmcli.recipe.load import (
     RecipeText,
-    describe,
     dump_recipe,
     dump_table,
     find_recipe,
     load_recipe,
     read_recipe,
     read_text,
+    recipe_description,
     recipe_digest,
     shipped_recipes,
 )
 from fmcli.recipe.optimizer import OptimizerSpec
 from fmcli.recipe.overrides import apply_overrides, set_values, value_at
 from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, Recipe, ReferenceSpec
-from fmcli.recipe.resolve import known_facts, resolve_data, resolve_recipe, trial_table
+from fmcli.recipe.resolve import resolve_data, resolve_recipe, trial_table
 from fmcli.recipe.schedule import ScheduleSpec
 from fmcli.recipe.schema import recipe_schema
 from fmcli.recipe.search import SearchSpec
@@ -47,7 +48,6 @@ __all__ = [
     "SourceFacts",
     "TrainerSpec",
     "apply_overrides",
-    "describe",
     "dump_recipe",
     "dump_table",
     "find_recipe",
@@ -55,6 +55,7 @@ __all__ = [
     "load_recipe",
     "read_recipe",
     "read_text",
+    "recipe_description",
     "recipe_digest",
     "recipe_keys",
     "recipe_schema",

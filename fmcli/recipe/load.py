@@ -1,4 +1,4 @@
-"""From TOML to a `Recipe` and back."""
+"""Find, read and write recipe files."""
 
 import hashlib
 import json
@@ -17,53 +17,56 @@ from fmcli.recipe.recipe import Recipe
 from fmcli.recipe.resolve import resolve_recipe
 from fmcli.storage import reading
 
-MAX_RECIPE_BYTES = 1 << 20  # bytes; a recipe is a page of text
+MAX_RECIPE_BYTES = 1 << 20  # a typical recipe has 2 KiB
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that came with fmcli, by name."""
+    """Return the files of the recipes that are part of fmcli, by name."""
     package = Path(str(resources.files("fmcli")))
-    # Inside the package once installed; beside it in a source checkout.
-    folder = next((place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), None)
+    # An installed package contains the folder; in a source checkout it is next to the package.
+    folder = next((path for path in (package / "recipes", package.parent / "recipes") if path.is_dir()), None)
     return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)} if folder else {}
 
 
 def find_recipe(name: str) -> Path:
-    """Return the file that `--recipe` means: a path, or the name of a shipped recipe.
+    """Return the file of a recipe.
+
+    Args:
+        name: A path to a file, a run folder with a `recipe.toml`, or the name of a shipped recipe.
 
     Raises:
-        RecipeError: There is neither.
+        RecipeError: There is no such file and no such shipped recipe.
     """
     if name.endswith(".toml") or set(name) & {"/", os.sep} or Path(name).is_file():
         path = Path(name)
         if path.is_dir():
             path = path / "recipe.toml"
-        if not path.exists():  # a pipe will do: <(sed … quick.toml)
-            raise RecipeError(f"no recipe at {printable(name)}", hint="fmcli recipe list shows what is shipped")
+        if not path.exists():  # instead of is_file(), since it may be a pipe: <(sed … quick.toml)
+            raise RecipeError(f"no recipe at {printable(name)}", hint="fmcli recipe list prints the shipped recipes")
         return path
     shipped = shipped_recipes()
     if name not in shipped:
         raise RecipeError(
             f"no recipe named {printable(name)!r}; {did_you_mean(name, list(shipped))}",
-            hint="fmcli recipe list; or give a path that ends in .toml",
+            hint="fmcli recipe list prints the shipped recipes; the path of another recipe must end in .toml",
         )
     return shipped[name]
 
 
 def read_text(path: Path) -> str:
-    """Return a recipe's text.
+    """Return the text of a recipe file.
 
     Raises:
-        RecipeError: It cannot be read, is not UTF-8, or is far too long for a recipe.
+        RecipeError: The file cannot be read, is not UTF-8, or is larger than 1 MiB.
     """
     return reading.read_text(path, MAX_RECIPE_BYTES, RecipeError)
 
 
-def describe(text: str) -> str:
-    r"""Return a recipe's first comment line, which says what it is for (`#:schema` is for editors).
+def recipe_description(text: str) -> str:
+    r"""Return a recipe's description: its first comment line, except `#:schema` lines, which editors read.
 
     Example:
-        >>> describe("# Three kernel sizes, one vote.\n[data]")
+        >>> recipe_description("# Three kernel sizes, one vote.\n[data]")
         'Three kernel sizes, one vote.'
     """
     lines = (line.strip() for line in text.splitlines())
@@ -73,12 +76,12 @@ def describe(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecipeText:
-    """A recipe as it was read: a table that is neither checked nor resolved.
+    """A recipe file after parsing, before its values are checked.
 
     Args:
-        name: Of its file.
-        description: Its first comment line.
-        table: As parsed from TOML, overrides laid over it.
+        name: Name of the file without its ending.
+        description: The first comment line.
+        table: The parsed table, with overrides applied.
     """
 
     name: str
@@ -87,14 +90,14 @@ class RecipeText:
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeText:
-    """Read and override a recipe.
+    """Read a recipe and apply overrides.
 
     Args:
-        name: A path, or the name of a shipped recipe.
-        overrides: `key=value` strings, see `apply_overrides`.
+        name: A path or the name of a shipped recipe; see `find_recipe`.
+        overrides: `key=value` strings; see `apply_overrides`.
 
     Raises:
-        RecipeError: It cannot be read, is no TOML, or an override does not fit.
+        RecipeError: The file cannot be read or is not TOML, or an override is not valid.
     """
     path = find_recipe(name)
     text = read_text(path)
@@ -102,40 +105,37 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeText:
         table = reading.parse_toml(text)
     except ValueError as error:
         raise RecipeError(
-            f"{printable(path)} is not valid TOML: {printable(error)}", hint='strings take quotes: name = "adam"'
+            f"{printable(path)} is not valid TOML: {printable(error)}", hint='text needs quotes: name = "adam"'
         ) from error
     in_utf8 = path.stem if is_utf8(path.stem) else path.stem.encode("ascii", "replace").decode().replace("?", "_")
-    return RecipeText(in_utf8, describe(text), apply_overrides(table, overrides))
+    return RecipeText(in_utf8, recipe_description(text), apply_overrides(table, overrides))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override, resolve and check a recipe.
+    """Read a recipe, apply overrides, fill in defaults and check all values.
 
     Args:
-        name: A path, or the name of a shipped recipe.
-        overrides: `key=value` strings, see `apply_overrides`.
-
-    Returns:
-        The recipe with every default filled in.
+        name: A path or the name of a shipped recipe; see `find_recipe`.
+        overrides: `key=value` strings; see `apply_overrides`.
 
     Raises:
-        RecipeError: With every problem found.
+        RecipeError: The recipe has problems; the error lists them all.
     """
     read = read_recipe(name, overrides)
     return resolve_recipe(read.table, name=read.name, description=read.description)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Return a resolved recipe as TOML that `load_recipe` reads back to the same value."""
+    """Return a resolved recipe as TOML; `load_recipe` reads the same values from it."""
     return dump_table(recipe.model_dump(exclude_none=True, exclude={"description"}), recipe.description)
 
 
 def dump_table(table: Table, description: str) -> str:
-    """Return a recipe's table as TOML below a comment line."""
+    """Return a recipe's table as TOML after a comment with the description."""
     return f"# {description}\n" + tomli_w.dumps(table)
 
 
 def recipe_digest(*specs: BaseModel) -> str:
-    """Return a SHA-256 over specs, whatever the order and spacing of the TOML they came from."""
+    """Return the SHA-256 of specs; it depends on their values, not on the formatting or key order of the TOML file."""
     content = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

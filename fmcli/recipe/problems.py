@@ -1,4 +1,4 @@
-"""From pydantic's errors to lines that say where, what, and what would be right."""
+"""Turn validation errors of pydantic into lines with the path, the value and the expected value."""
 
 from collections.abc import Iterator
 from types import UnionType
@@ -9,8 +9,8 @@ from pydantic_core import ErrorDetails
 
 from fmcli.errors import did_you_mean, printable
 
-MAX_PROBLEMS = 100  # that are told: each is compared with all others
-_KEYS_THAT_DECIDE = {"_validation_kind": "first, fraction, own", "_space_kind": "choice, low"}
+MAX_PROBLEMS = 100  # in one report; the time to write it grows with the square of this number
+_DISCRIMINATING_KEYS = {"_validation_kind": "first, fraction, own", "_space_kind": "choice, low"}
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -35,21 +35,21 @@ _EXPECTED = {
 
 
 def describe_problems(error: ValidationError, root: type[BaseModel]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield each problem of a failed validation as its path and what is wrong there.
+    """Yield the path and the text of each problem of a failed validation.
 
     Args:
-        error: What pydantic raised.
-        root: The model class that was being validated.
+        error: The error that pydantic raised.
+        root: The model class that was validated.
 
     Yields:
-        The path, without the tags that pydantic puts in for unions, and the problem, e.g.
+        The path without the tags that pydantic adds for unions, and the problem, e.g.
         `unknown key; did you mean 'lr'?`.
     """
     errors = [(*_locate(root, details["loc"]), details) for details in error.errors(include_url=False)[:MAX_PROBLEMS]]
-    shown = [show_path(path) for path, _, _ in errors]
-    for (path, table, details), place in zip(errors, shown, strict=True):
-        if any(other.startswith((f"{place}.", f"{place}[")) for other in shown):
-            continue  # the whole fails only because of what is in there
+    shown_paths = [show_path(path) for path, _, _ in errors]
+    for (path, table, details), shown in zip(errors, shown_paths, strict=True):
+        if any(other.startswith((f"{shown}.", f"{shown}[")) for other in shown_paths):
+            continue  # the problem inside this table or list is reported instead
         yield path, _describe(details, table)
 
 
@@ -62,8 +62,8 @@ def _describe(details: ErrorDetails, table: type[BaseModel] | None) -> str:
         return "missing"
     if kind == "union_tag_not_found":
         key = str(context["discriminator"])
-        if "(" in key:  # a function decides, by the keys that are there
-            keys = _KEYS_THAT_DECIDE[key.strip("()'")]
+        if "(" in key:  # the name of a function that looks for one of several keys
+            keys = _DISCRIMINATING_KEYS[key.strip("()'")]
             return f"got {_show(value)}; expected one of the keys {keys}"
         return f"missing key {key}"
     if kind == "union_tag_invalid":
@@ -86,7 +86,7 @@ def _show(value: object, limit: int = 60) -> str:
 
 
 def _locate(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[tuple[str, ...], Any]:
-    """Return the user's path to a location, and the table that holds its last key (None if unknown)."""
+    """Return the path to a location in the recipe, and the table that contains its last key (None if unknown)."""
     path: list[str] = []
     here: Any = root
     holder: Any = root
@@ -125,7 +125,7 @@ def _unwrap(annotation: Any) -> Any:
 
 
 def _choose(annotation: Any, tag: str) -> Any:
-    """Return the member of a union of tables that a tag stands for, if there is one."""
+    """Return the table in a union that has a tag, or None."""
     for choice in get_args(annotation):
         table = _unwrap(choice)
         if not _is_table(table):
@@ -143,12 +143,12 @@ def _is_table(annotation: Any) -> bool:
 
 
 def _is_type_name(step: str) -> bool:
-    """Tell whether a step only names which part of a union pydantic tried, as in `constrained-int`."""
+    """Return whether a step is not a key but a type that pydantic tried in a union, such as `constrained-int`."""
     return step.startswith(("constrained", "tuple", "literal", "int", "float", "str", "bool", "function-"))
 
 
 def show_path(path: tuple[str, ...]) -> str:
-    """Return a path as a user writes it.
+    """Return a path as a user types it.
 
     Example:
         >>> show_path(("model", "layers[2]", "filters"))

@@ -1,16 +1,15 @@
-"""From a table to a `Recipe`: members filled in, everything checked, every problem reported at once."""
+"""Turn a table of TOML into a `Recipe`: fill in members and defaults, and report all problems together."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fmcli.errors import RecipeError, did_you_mean, printable
+from fmcli.errors import RecipeError, Remedy, did_you_mean, printable
+from fmcli.recipe.checks import check_cycles, check_members, check_reference
 from fmcli.recipe.data import DataSpec
-from fmcli.recipe.facts import KNOWN_SOURCES, SourceFacts
 from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, apply_overrides, has_key, set_values, value_at
 from fmcli.recipe.problems import MAX_PROBLEMS, describe_problems, show_path
 from fmcli.recipe.recipe import (
@@ -23,25 +22,23 @@ from fmcli.recipe.recipe import (
     ReferenceSpec,
     name_copies,
 )
-from fmcli.recipe.schedule import CyclicSchedule
 from fmcli.recipe.search import ChoiceSpace, RangeSpace, SearchSpec, Space
-from fmcli.recipe.tracing import trace_members
 
 SomeSpec = TypeVar("SomeSpec", bound=BaseModel)
-MAX_TRIED_VALUES = 5000  # values of a search, for each member
+MAX_TRIED_VALUES = 5000  # values of a search, times the number of members
 _TOP_LEVEL = ("name", "data", *SHARED_TABLES, "ensemble", "members", "reference", "search")
 
 
 def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
-    """Return the recipe that a table stands for, every default filled in.
+    """Return the recipe of a table, with every default filled in.
 
     Args:
-        table: As parsed from TOML.
-        name: What the run is called, unless the table says so itself.
-        description: One line.
+        table: The table as parsed from TOML.
+        name: Name of the run if the table does not contain one.
+        description: Description of the recipe in one line.
 
     Raises:
-        RecipeError: With every problem found, each as `path: problem`.
+        RecipeError: The table has problems; the error lists them all as `path: problem`.
     """
     unknown = [key for key in table if key not in _TOP_LEVEL][:MAX_PROBLEMS]
     problems = [f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in unknown]
@@ -53,19 +50,19 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     reference = _validate(ReferenceSpec, table, "reference", problems)
     search = _validate(SearchSpec, table, "search", problems)
     members = _resolve_members(table, problems)
-    problems += _check_cycles(members, search)
+    problems += check_cycles(members, search)
     if data is not None:
-        problems += _check_members(members, data)
-        problems += _check_reference(reference, data)
+        problems += check_members(members, data)
+        problems += check_reference(reference, data)
     if search is not None and not problems:
-        problems += _check_space(table, search, members)
+        problems += _check_search(table, search, members)
     unique = list(dict.fromkeys(problems))
     if unique or data is None:
         count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
         raise RecipeError(
             f"recipe {printable(name)} has {count}:",
             problems=unique,
-            hint="fmcli recipe schema prints all keys; fmcli recipe show quick is a recipe to compare with",
+            hint="fmcli recipe keys lists all keys; fmcli recipe show quick prints an example",
         )
     return Recipe(
         name=str(title),
@@ -79,59 +76,67 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
 
 
 def resolve_data(spec: DataSpec, overrides: Sequence[str]) -> DataSpec:
-    """Return which images are meant, `--set data.size=[32,32]` and the like laid over it.
+    """Return a `[data]` table after applying overrides such as `data.size=[32,32]`.
 
     Raises:
-        RecipeError: An override does not fit, or is of another table.
+        RecipeError: An override is not valid, or is of another table.
     """
     table = apply_overrides({"data": spec.model_dump(mode="json", exclude_none=True)}, overrides)
-    problems = [f"{printable(key)}: expected data, as only images are looked at" for key in table if key != "data"]
+    problems = [
+        f"{printable(key)}: expected a key of data, since only images are read" for key in table if key != "data"
+    ]
     data = _validate(DataSpec, table, "data", problems)
     if data is None or problems:
-        raise RecipeError("--set has a problem:", problems=problems, hint="for instance --set 'data.size=[32,32]'")
+        raise RecipeError(
+            "an override has a problem:", problems=problems, remedies=[Remedy("set", "'data.size=[32,32]'")]
+        )
     return data
 
 
-def _check_space(table: Table, search: SearchSpec, members: Sequence[MemberTable]) -> list[str]:
-    """Return what is wrong with a search: each key's outermost values are tried, one key at a time."""
-    values = sum(len(extremes(space)) for space in search.space.values())
+def _check_search(table: Table, search: SearchSpec, members: Sequence[MemberTable]) -> list[str]:
+    """Return the problems of a search space: resolve the recipe with the extreme values of each key in turn."""
+    values = sum(len(_extreme_values(space)) for space in search.space.values())
     copies = sum(member.copies for member in members)
     if values * copies > MAX_TRIED_VALUES:
         return [f"search.space: got {values} values for {copies} members; expected at most {MAX_TRIED_VALUES} in all"]
-    problems = []
     untuned = resolve_recipe(trial_table(table, {}), name="untuned")
+    problems = []
     for key, space in search.space.items():
         path = f'search.space."{printable(key)}"'
         if key.endswith(("trainer.keep", "trainer.patience")) or (search.epochs and key.endswith("trainer.epochs")):
-            problems.append(f"{path}: a search sets this itself, so that it would be drawn for nothing")
-            continue
-        if key.split(".")[0] not in (*SHARED_TABLES, "members") and key != "data.normalize":
+            problems.append(f"{path}: a search sets this key itself; remove it from the space")
+        elif key.split(".")[0] not in (*SHARED_TABLES, "members") and key != "data.normalize":
             tables = ", ".join((*SHARED_TABLES, "members.NAME"))
             problems.append(f"{path}: expected a value of {tables}, or data.normalize")
-            continue
-        for value in extremes(space):
-            try:
-                tried = resolve_recipe(trial_table(table, {key: value}), name="trial")
-            except KeyError as error:
-                problems.append(f"{path}: {error.args[0]}")
-            except RecipeError as error:
-                problems += [f"{path} = {printable(value)}: {problem}" for problem in error.problems]
-            else:
-                problems += [
-                    f"{path} = {printable(value)}: {problem}" for problem in _check_cycles(tried.members, search)
-                ]
-                if isinstance(value_at(untuned, key), float) and isinstance(space, RangeSpace) and space.is_whole:
-                    problems.append(f"{path}: would draw whole numbers alone; write low = {space.low}.0")
+        else:
+            found = [line for value in _extreme_values(space) for line in _check_trial(table, search, key, value)]
+            is_whole = isinstance(space, RangeSpace) and space.is_whole
+            if is_whole and not found and isinstance(value_at(untuned, key), float):
+                low = _extreme_values(space)[0]
+                found = [f"only whole numbers would be drawn; write low = {low}.0"]
+            problems += [f"{path}: {line}" for line in found]
     return list(dict.fromkeys(problems))
 
 
-def extremes(space: Space) -> tuple[Any, ...]:
-    """Return every choice, or both ends of a range."""
+def _check_trial(table: Table, search: SearchSpec, key: str, value: Any) -> list[str]:
+    """Return the problems of a recipe with one value of a search."""
+    try:
+        trial = resolve_recipe(trial_table(table, {key: value}), name="trial")
+        problems: Sequence[str] = check_cycles(trial.members, search)
+    except KeyError as error:
+        return [str(error.args[0])]
+    except RecipeError as error:
+        problems = error.problems
+    return [f"with {printable(value)}, {problem}" for problem in problems]
+
+
+def _extreme_values(space: Space) -> tuple[Any, ...]:
+    """Return all values of a choice, or both ends of a range."""
     return space.choice if isinstance(space, ChoiceSpace) else (space.low, space.high)
 
 
 def trial_table(table: Table, values: Mapping[str, Any]) -> Table:
-    """Return a recipe's table with the values of a trial, and without its search.
+    """Return a recipe's table with the values of a trial and without the table `[search]`.
 
     Raises:
         KeyError: See `set_values`.
@@ -142,7 +147,7 @@ def trial_table(table: Table, values: Mapping[str, Any]) -> Table:
 def _validate(
     spec: type[SomeSpec], table: Table, key: str, problems: list[str], *, required: bool = False
 ) -> SomeSpec | None:
-    """Validate one table of the recipe, adding its problems to the list."""
+    """Return one validated table; append its problems to the list and return None if it has any."""
     if key not in table:
         if required:
             problems.append(f"{key}: missing table")
@@ -150,7 +155,7 @@ def _validate(
     try:
         return spec.model_validate(table[key])
     except ValidationError as error:
-        for path, problem in _merged(describe_problems(error, spec)):
+        for path, problem in _merge_alternatives(describe_problems(error, spec)):
             problems.append(f"{show_path((key, *path))}: {problem}")
         return None
 
@@ -160,13 +165,13 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberTable]:
     if not isinstance(own_tables, list) or not own_tables or not all(isinstance(own, dict) for own in own_tables):
         problems.append("members: expected one or more [[members]] tables, each with a name")
         return []
-    names = list(islice((name for own in own_tables for name in _names_of(own)), MAX_MEMBERS + 1))
+    names = list(islice((name for own in own_tables for name in _member_names(own)), MAX_MEMBERS + 1))
     if max(len(names), len(own_tables)) > MAX_MEMBERS:
-        problems.append(f"members: there are more than {MAX_MEMBERS}, the most for a recipe")
+        problems.append(f"members: a recipe can have at most {MAX_MEMBERS}")
         return []
-    times = Counter(name.casefold() for name in names)  # some file systems do not tell K3 from k3
+    counts = Counter(name.casefold() for name in names)  # K3 and k3 are the same folder on some file systems
     problems += [
-        f"members: two are named {printable(name)!r}" for name in dict.fromkeys(names) if times[name.casefold()] > 1
+        f"members: two are named {printable(name)!r}" for name in dict.fromkeys(names) if counts[name.casefold()] > 1
     ]
     resolved = []
     for index, own in enumerate(own_tables):
@@ -175,8 +180,8 @@ def _resolve_members(table: Table, problems: list[str]) -> list[MemberTable]:
     return [member for member in resolved if member is not None]
 
 
-def _names_of(own: Table) -> list[str]:
-    """Return what the members of a `[[members]]` table are called, whatever else is wrong with it."""
+def _member_names(own: Table) -> list[str]:
+    """Return the names of all copies of a `[[members]]` table that is not validated yet."""
     name, copies = own.get("name"), own.get("copies", 1)
     if not isinstance(name, str):
         return []
@@ -188,19 +193,19 @@ def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -
     merged = {key: value for key, value in own.items() if key not in SHARED_TABLES}
     for key in SHARED_TABLES:
         if key in table or key in own:
-            merged[key] = _overlay(key, table.get(key, {}), own.get(key, {}))
+            merged[key] = _merge_tables(key, table.get(key, {}), own.get(key, {}))
     try:
         return MemberTable.model_validate(merged)
     except ValidationError as error:
-        for path, problem in _merged(describe_problems(error, MemberTable)):
-            # Said once for all where the shared table says it; under the member's name where it does.
-            shared = _is_shared(path, table, own, merged)
-            problems.append(f"{show_path(path if shared else (label, *path))}: {problem}")
+        for path, problem in _merge_alternatives(describe_problems(error, MemberTable)):
+            # A problem of a shared table has the same path for every member, so it is reported once.
+            is_shared = _is_shared(path, table, own, merged)
+            problems.append(f"{show_path(path if is_shared else (label, *path))}: {problem}")
         return None
 
 
 def _is_shared(path: Sequence[str], table: Table, own: Table, merged: Table) -> bool:
-    """Tell whether what is wrong at a path is said by, or missing from, a shared table."""
+    """Return whether a wrong value comes from a shared table, or a missing one could be added there."""
     key = path[0]
     if key not in SHARED_TABLES:
         return False
@@ -208,25 +213,26 @@ def _is_shared(path: Sequence[str], table: Table, own: Table, merged: Table) -> 
         return True
     if key not in table or merged[key] is own[key]:
         return False
-    first_list = next((place for place, step in enumerate(path) if "[" in step), len(path) - 1)
-    return not has_key(own, [step.split("[")[0] for step in path[: first_list + 1]])  # a list is taken whole
+    # A member's list replaces the shared list as a whole, so the path is compared up to the first list.
+    first_list = next((index for index, step in enumerate(path) if "[" in step), len(path) - 1)
+    return not has_key(own, [step.split("[")[0] for step in path[: first_list + 1]])
 
 
-def _overlay(key: str, shared: Any, own: Any) -> Any:
-    """Lay a member's table over the shared one, key by key; another family or name starts afresh."""
+def _merge_tables(key: str, shared: Any, own: Any) -> Any:
+    """Merge a member's table into the shared one; if family or name differ, return the member's table alone."""
     if not isinstance(shared, dict) or not isinstance(own, dict):
-        return own if isinstance(shared, dict) else shared  # the one that is wrong
+        return own if isinstance(shared, dict) else shared  # validation then reports the wrong one
     default = MemberSpec.model_fields[key].get_default(call_default_factory=True)
     for tag in ("family", "name"):
-        if hasattr(default, tag):  # [optimizer] without a name is the default one
+        if hasattr(default, tag):  # [optimizer] without a name means the default optimizer
             shared = {tag: getattr(default, tag)} | shared
         if tag in own and own[tag] != shared.get(tag, own[tag]):
             return own
     return shared | own
 
 
-def _merged(problems: Any) -> list[tuple[tuple[str, ...], str]]:
-    """Join what pydantic says of one place once for each kind of value that would fit there."""
+def _merge_alternatives(problems: Iterable[tuple[tuple[str, ...], str]]) -> list[tuple[tuple[str, ...], str]]:
+    """Merge the problems of one path, since pydantic reports one per kind of value that is allowed there."""
     by_path: dict[tuple[str, ...], list[str]] = {}
     for path, problem in problems:
         by_path.setdefault(path, []).append(problem)
@@ -236,65 +242,4 @@ def _merged(problems: Any) -> list[tuple[tuple[str, ...], str]]:
             " or ".join([texts[0], *(text.split("; ", 1)[-1].removeprefix("expected ") for text in texts[1:])]),
         )
         for path, texts in by_path.items()
-    ]
-
-
-def known_facts(data: DataSpec) -> SourceFacts | None:
-    """Return image size and classes of a recipe's data, where the source's name alone tells them."""
-    facts = KNOWN_SOURCES.get(data.source)
-    return replace(facts, class_names=data.classes or facts.class_names) if facts else None
-
-
-def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
-    """Return what members ask of the data that it cannot give."""
-    facts = known_facts(data)
-    problems = trace_members(members, facts)[1] if facts else []
-    first = getattr(data.validation, "first", 0)
-    if facts and facts.n_train is not None and first >= facts.n_train:
-        problems.append(f"data.validation.first: got {first}; expected fewer than the {facts.n_train} training images")
-    return problems + [
-        f"members.{member.name}.trainer.{key}: got {value!r}, which needs validation images; "
-        "add validation = { first = 5000 } to [data]"
-        for member in members
-        for key, value in (("keep", member.trainer.keep), ("patience", member.trainer.patience))
-        if value not in ("last", "snapshots", None) and not data.validates
-    ]
-
-
-def _check_cycles(members: Sequence[MemberSpec], search: SearchSpec | None) -> list[str]:
-    """Return what members ask of cycles that their schedules do not have, or that are not of whole epochs."""
-    problems = []
-    for member in members:
-        epochs = {f"members.{member.name}.trainer.epochs": member.trainer.epochs}
-        if search is not None and search.epochs is not None:
-            epochs["search.epochs"] = search.epochs
-        if isinstance(member.schedule, CyclicSchedule):
-            cycles = member.schedule.cycles
-            problems += [
-                f"{path}: got {count}; expected a multiple of the schedule's {cycles} cycles"
-                for path, count in epochs.items()
-                if count % cycles
-            ]
-        elif member.trainer.keep == "snapshots":
-            problems.append(
-                f"members.{member.name}.trainer.keep: got 'snapshots', which needs a cyclic schedule; "
-                'set name = "cyclic" and cycles = … in [schedule]'
-            )
-    return problems
-
-
-def _check_reference(reference: ReferenceSpec | None, data: DataSpec) -> list[str]:
-    """Return the classes of published figures that the data does not have."""
-    facts = known_facts(data)
-    only_validation = reference is not None and reference.test_accuracy is None
-    if reference is not None and only_validation and reference.validation_accuracy is not None and not data.validates:
-        return [
-            "reference.validation_accuracy: nothing to compare it with, since no validation images are set aside; "
-            "add validation = { first = 5000 } to [data]"
-        ]
-    named = reference.test_recall if reference is not None and facts is not None else {}
-    return [
-        f"reference.test_recall.{show_path((name,))}: no such class; {did_you_mean(name, facts.class_names)}"
-        for name in islice(named, MAX_PROBLEMS)
-        if facts is not None and name not in facts.class_names
     ]

@@ -142,7 +142,7 @@ def test_cycles_that_the_epochs_of_a_trial_do_not_hold_are_refused(change):
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
     said = "search.epochs: got 2; expected a multiple of the schedule's 4 cycles"
-    assert list(caught.value.problems) == [f'search.space."schedule.cycles" = 4: {said}']
+    assert list(caught.value.problems) == [f'search.space."schedule.cycles": with 4, {said}']
 
 
 def test_values_of_a_member_with_copies_are_searched_for_all_of_them(change, tmp_path):
@@ -376,7 +376,7 @@ def test_values_that_take_each_other_away_fail_their_trial(change, tmp_path):
     path = change("choice = [1, 2, 4] }", "choice = [4] }")
     result = search_in(path, tmp_path / "s")
     assert result.count("failed") == 4
-    assert "no place 2" in result.trials[0].reason
+    assert "no index 2" in result.trials[0].reason
 
 
 def test_a_recipe_that_does_not_fit_its_data_is_found_before_a_study_is_made(change, tmp_path):
@@ -482,8 +482,8 @@ trials = 3
         ('"optimizer.lr"', '"optimizer.learning_rate"', r"optimizer\.learning_rate: unknown key"),
         ('"optimizer.lr"', '"optimiser.lr"', "expected a value of model"),
         ('"optimizer.lr"', '"data.source"', "or data.normalize"),
-        ("layers[0].filters", "layers[7].filters", "no place 7, since layers has 3 entries"),
-        ("layers[0].filters", "layers[x].filters", "expected a place in a list"),
+        ("layers[0].filters", "layers[7].filters", "no index 7, since layers has 3 entries"),
+        ("layers[0].filters", "layers[x].filters", "expected a list index"),
         ("layers[0].filters", "layers[0].filtres", "filtres: unknown key; did you mean 'filters'"),
         ("model.layers[0].filters", "members.k9.model.filters", "no such member"),
         ("low = 1e-4, high = 1e-1", "low = 1e-1, high = 1e-4", "the range is empty"),
@@ -494,9 +494,13 @@ trials = 3
         ("choice = [1, 2, 4]", "choises = [1, 2, 4]", "expected one of the keys choice, low"),
         ("choice = [1, 2, 4]", "choice = [1, 0]", r"layers\[0\].filters: got 0"),
         ("trials = 4", "trials = 0", "search.trials: got 0"),
-        ('"optimizer.lr"', '"trainer.keep"', "a search sets this itself"),
-        ('"trainer.batch_size"', '"trainer.epochs"', "a search sets this itself"),
-        ("low = 1e-4, high = 1e-1, log = true", "low = 1, high = 2", r"whole numbers alone; write low = 1\.0"),
+        ('"optimizer.lr"', '"trainer.keep"', "a search sets this key itself"),
+        ('"trainer.batch_size"', '"trainer.epochs"', "a search sets this key itself"),
+        (
+            "low = 1e-4, high = 1e-1, log = true",
+            "low = 1, high = 2",
+            r"whole numbers would be drawn; write low = 1\.0",
+        ),
         ("high = 64, step = 16", "high = 65, step = 16", "steps of 16 from 16 do not reach 65"),
         ("low = 16, high = 64, step = 16", "low = 0.0, high = 1e308, step = 0.05", "the range is too wide"),
         ("low = 1e-4, high = 1e-1, log = true", "low = -1e308, high = 1e308", "the range is too wide"),

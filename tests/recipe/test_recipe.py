@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmcli.errors import ExitStatus, RecipeError
+from fmcli.errors import ExitStatus, RecipeError, Remedy
 from fmcli.recipe import (
     KNOWN_SOURCES,
     AlbumentationsSpec,
@@ -23,12 +23,12 @@ from fmcli.recipe import (
     TrainerSpec,
     apply_overrides,
     data,
-    describe,
     dump_recipe,
     families,
     find_recipe,
     load_recipe,
     optimizer,
+    recipe_description,
     recipe_digest,
     recipe_keys,
     recipe_schema,
@@ -146,7 +146,7 @@ def test_file_larger_than_a_mebibyte_is_refused(write):
     ],
 )
 def test_description_is_the_first_comment_line(text, description):
-    assert describe(text) == description
+    assert recipe_description(text) == description
 
 
 # --- members ------------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def test_another_way_to_validate_takes_the_place_of_the_first(overrides, expecte
 def test_override_without_key_and_value_is_refused(override):
     with pytest.raises(RecipeError, match=r"expected key=value") as caught:
         load_text(TWO, override)
-    assert caught.value.hint == "for instance --set optimizer.lr=3e-4"
+    assert caught.value.remedies == (Remedy("set", "optimizer.lr=3e-4"),)
 
 
 @pytest.mark.parametrize("override", ["members.c.optimizer.lr=3", "members.b.optimizer.lr=3", "members.c=3"])
