@@ -1,4 +1,4 @@
-"""Read and write checkpoints: safetensors files with a header that contains all that is needed to use the weights.
+"""Read and write checkpoints: safetensors files with a header that describes the weights completely.
 
 Nothing is pickled, neither on writing nor on reading.
 """
@@ -86,7 +86,7 @@ class Header(BaseModel):
         data_digests: SHA-256 of each split, by name.
         recipe_digest: SHA-256 of `member` and `data`.
         versions: Versions of fmcli, torch, Python and, if installed, numba.
-        trained_on: Device, precision and number of threads. For a soup, those of its first ingredient.
+        trained_on: Device, precision and number of threads of the training (of the first ingredient for a soup).
         soup: Origin of averaged weights, else None.
     """
 

@@ -160,7 +160,7 @@ def lost_snapshots(paths: Sequence[Path]) -> dict[Path, list[str]]:
 
 
 def make_names_unique(names: Sequence[str], files: Sequence[Path]) -> list[str]:
-    """Return members' names, prefixed by as many parts of the run's path as needed to make them unique.
+    """Return members' names, prefixed by the last parts of the run's path where this is needed to make them unique.
 
     Args:
         names: One name per member.

@@ -54,7 +54,7 @@ class _Contents(BaseModel):
     Args:
         ensemble: The rule and the members. Their paths are the folders to unpack into: `k3`, or `k3/snapshot-1`.
         headers: Metadata of each member's checkpoint.
-        recipe: The run's recipe as TOML, if the pack has all members of one run and no others; else empty.
+        recipe: The run's recipe as TOML, if the pack's members are exactly those of one run; else empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,7 +132,7 @@ def _split_snapshot(name: str) -> tuple[str, str]:
 
 
 def _complete_run_recipe(sources: Sequence[MemberPath], folders: Sequence[str]) -> str:
-    """Return the recipe of a run if the members are all members of that run and no others; else an empty string."""
+    """Return the recipe of a run if the members are exactly its members; else an empty string."""
     files = [source.path.resolve() for source in sources]
     run = Path(*files[0].parts[: -1 - len(PurePosixPath(folders[0]).parts)])
     names = set(members_of_run(run))
@@ -143,13 +143,9 @@ def _complete_run_recipe(sources: Sequence[MemberPath], folders: Sequence[str]) 
 
 
 def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
-    if path.is_dir():
-        raise CheckpointError(
-            f"{printable(path)} is a folder, not a pack",
-            remedies=[Remedy("pack", path)],
-        )
     if not path.is_file():
-        raise CheckpointError(f"there is no pack at {printable(path)}", remedies=[Remedy("pack", "RUN")])
+        run = path if path.is_dir() else "RUN"
+        raise CheckpointError(f"there is no pack file at {printable(path)}", remedies=[Remedy("pack", run)])
     if path.suffix == SUFFIX:
         raise CheckpointError(
             f"{printable(path)} is an ensemble file, not a pack: its members are separate files already",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import VotingRule
@@ -15,6 +15,7 @@ from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import SELECTION_METHODS, Selection
 from fmcli.errors import Remedy, UsageError, printable
 from fmcli.members.pool import Member, Pool
+from fmcli.members.predict import PredictOptions
 from fmcli.members.stored import StoredMember
 from fmcli.members.validation import predict_for_fitting
 from fmcli.storage.reading import read_metadata
@@ -40,21 +41,18 @@ class ComposedEnsemble:
     selection: Selection | None = None
 
 
-def fit_ensemble(
-    pool: Pool, rule: Combiner, *, data_root: Path | None = None, labels: Path | None = None
-) -> ComposedEnsemble:
+def fit_ensemble(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) -> ComposedEnsemble:
     """Fit a rule and its temperature on validation images.
 
     Args:
         pool: The members.
         rule: The rule; weights that it has are kept.
-        data_root: First folder to search for built-in sources.
-        labels: File of the validation images' true classes, for other tools' predictions.
+        **options: Options of `predict_pool`.
 
     Raises:
         UsageError: The rule needs fitting, and the members have no validation images in common.
     """
-    found = predict_for_fitting(pool, rule, data_root=data_root, labels=labels)
+    found = predict_for_fitting(pool, rule, **options)
     if found is None:
         return ComposedEnsemble(pool, rule, pool.fitted_on if rule.is_fitted else None)
     logits, y_true = stack_logits(found), found[0].labels

@@ -42,7 +42,7 @@ def predict_splits(
 
     Raises:
         DataError: The images are missing or damaged.
-        CheckpointError: The images differ from those that a member was trained on, or its logits are not finite.
+        CheckpointError: The images have changed since a member was trained, or its logits are not finite.
     """
     names = make_names_unique([member.header.name for member in members], [member.path for member in members])
     indices_by_data: dict[str, list[int]] = {}
@@ -81,7 +81,7 @@ def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
 
 
 def _differences(header: Header, images: ImageSet) -> Iterator[str]:
-    """Yield the differences in shape and classes between images and those that a member was trained on."""
+    """Yield the differences in shape and classes from the images that a member was trained on."""
     if images.input_shape != header.input_shape:
         yield f"shape (C, H, W) was {header.input_shape}, now {images.input_shape}"
     before, now = header.class_names, images.class_names

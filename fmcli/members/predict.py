@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import Views
@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
 
 
+class PredictOptions(TypedDict, total=False):
+    """Options of `predict_pool`, for functions that pass them on.
+
+    Args:
+        data_root: First folder to search for built-in sources.
+        labels: File of the true classes for other tools' predictions; by default the one next to them.
+        views: Test-time augmentation of networks: the altered views of each image to average over.
+    """
+
+    data_root: Path | None
+    labels: Path | None
+    views: Views
+
+
 def predict_pool(
     pool: Pool,
     split: str,
@@ -40,13 +54,13 @@ def predict_pool(
     Args:
         pool: The members.
         split: `train`, `validation` or `test`.
-        data_root: First folder to search for built-in sources.
-        labels: File of the true classes for other tools' predictions; by default the one next to them.
-        views: Test-time augmentation of networks: the altered views of each image to average over.
+        data_root: See `PredictOptions`.
+        labels: See `PredictOptions`.
+        views: See `PredictOptions`.
 
     Raises:
         DataError: Images or stored predictions are missing or damaged, or predictions have no labels.
-        CheckpointError: The images differ from those that a member was trained on.
+        CheckpointError: The images have changed since a member was trained.
         UsageError: `views` is set and a member has no network.
     """
     if views != "none":
@@ -94,7 +108,7 @@ def _load_external(
         return contents[index].labels is None and label_files[index] is None, contents[index].class_names is None
 
     found: dict[int, Predictions] = {}
-    for index in sorted(contents, key=lacks):  # complete predictions first: the others take from them what they lack
+    for index in sorted(contents, key=lacks):  # complete ones first: they fill the gaps of the rest
         file = label_files[index]
         found[index] = to_predictions(
             contents[index],
@@ -152,7 +166,7 @@ def write_predictions(path: Path, predictions: Sequence[Predictions], *, views: 
 
     Raises:
         UsageError: The path is one file for several members or has another suffix; it holds other predictions; or
-            predictions from several views would replace those that training wrote next to a checkpoint.
+            predictions from several views would replace the predictions of training next to a checkpoint.
         CheckpointError: A file of another kind is in the way.
         FmcliError: A file cannot be written.
     """

@@ -74,7 +74,7 @@ def make_soup(
     Raises:
         UsageError: The folder is not empty; there is only one member; networks or images differ; or `greedy` has no
             validation images.
-        CheckpointError: The images differ from those that the members were trained on.
+        CheckpointError: The images have changed since the members were trained.
         FmcliError: The folder cannot be written.
     """
     check_soup_folder(folder, overwrite=overwrite)

@@ -33,7 +33,7 @@ class StoredMember:
 
     @property
     def group(self) -> str:
-        """Group in a two-level vote, as stored in fmcli's predictions; empty for those of other tools."""
+        """Group in a two-level vote, as stored in fmcli's predictions; empty with other tools."""
         path = next(iter(self.files.values()))
         return "" if is_external(path) else read_predictions_header(path).group
 
@@ -79,7 +79,7 @@ def _refuse_any(paths: Sequence[Path], reason: str) -> None:
         raise CheckpointError(
             f"{printable(paths[0])} would not vote: {printable(reason)}",
             hint="a member is MEMBER/test.safetensors, MEMBER.safetensors, or the same as .npy or .csv; "
-            "name members one by one, or move this one elsewhere",
+            "name each member, or move this one elsewhere",
         )
 
 
@@ -108,7 +108,7 @@ def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]
 
     Args:
         folder: A member's folder.
-        chosen: A file of the folder to prefer to others of its split.
+        chosen: The file to use for its split, whatever other files there are.
 
     Raises:
         CheckpointError: Two files are named after one split, and neither is the chosen one.

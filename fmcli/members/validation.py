@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
-from fmcli.choices import Views
 from fmcli.ensemble import MIN_IMAGES_TO_FIT, Combiner, VotingResult, combine_predictions, fit_combiner
 from fmcli.ensemble.external import NoLabelsError
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, stack_logits
 from fmcli.errors import Action, CheckpointError, Remedy, UsageError, printable
 from fmcli.members.pool import Member, Pool
-from fmcli.members.predict import predict_pool
+from fmcli.members.predict import PredictOptions, predict_pool
 from fmcli.members.stored import StoredMember
 
 if TYPE_CHECKING:
@@ -23,20 +22,14 @@ if TYPE_CHECKING:
 _TRAIN_HINT = "train with validation = { first = 5000 } in [data]"
 
 
-def predict_validation(
-    pool: Pool,
-    *,
-    data_root: Path | None = None,
-    labels: Path | None = None,
-    views: Views = "none",
-) -> list[Predictions] | None:
+def predict_validation(pool: Pool, **options: Unpack[PredictOptions]) -> list[Predictions] | None:
     """Return each member's predictions on its validation images; None if a member has no such images or labels.
 
     Predictions that training wrote next to the checkpoints are used if all members have them.
     """
     if not all(_has_validation(member) for member in pool.members):
         return None
-    if views == "none" and len(pool.checkpoints) == len(pool.members):
+    if options.get("views", "none") == "none" and len(pool.checkpoints) == len(pool.members):
         saved = [predictions for member in pool.checkpoints if (predictions := _saved_by_training(member)) is not None]
         if len(saved) == len(pool.members):
             return [
@@ -44,7 +37,7 @@ def predict_validation(
                 for predictions, name, group in zip(saved, pool.names, pool.groups, strict=True)
             ]
     try:
-        return predict_pool(pool, "validation", data_root=data_root, labels=labels, views=views)
+        return predict_pool(pool, "validation", **options)
     except NoLabelsError:
         return None
 
@@ -54,7 +47,7 @@ def _has_validation(member: Member) -> bool:
 
 
 def _saved_by_training(member: Checkpoint) -> Predictions | None:
-    """Return the validation predictions next to a checkpoint if they are those of its weights."""
+    """Return the validation predictions next to a checkpoint if its weights gave them."""
     header = member.header
     try:
         saved = load_predictions(member.path.parent / predictions_file("validation"))
@@ -64,14 +57,7 @@ def _saved_by_training(member: Checkpoint) -> Predictions | None:
     return saved if (saved.member, saved.recipe_digest, saved.data_digest) == expected else None
 
 
-def predict_for_fitting(
-    pool: Pool,
-    rule: Combiner,
-    *,
-    data_root: Path | None = None,
-    labels: Path | None = None,
-    views: Views = "none",
-) -> list[Predictions] | None:
+def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) -> list[Predictions] | None:
     """Return the validation predictions to fit a rule on.
 
     Returns:
@@ -88,8 +74,8 @@ def predict_for_fitting(
         # One member's validation images can be another's training images.
         if not rule.needs_fit:
             return None
-        check_not_trained_on(pool, data_root)
-    found = predict_validation(pool, data_root=data_root, labels=labels, views=views)
+        check_not_trained_on(pool, options.get("data_root"))
+    found = predict_validation(pool, **options)
     # Other tools' predictions have no digest.
     is_shared = found is not None and len({member.data_digest for member in found} - {""}) <= 1
     if rule.needs_fit and not is_shared:
@@ -107,31 +93,21 @@ def _split_digests(member: Checkpoint) -> tuple[str, str]:
     return digests.get("train", ""), digests.get("validation", "")
 
 
-def fit_rule(
-    pool: Pool,
-    rule: Combiner,
-    *,
-    data_root: Path | None = None,
-    labels: Path | None = None,
-    views: Views = "none",
-    calibrate: bool = True,
-) -> Combiner:
+def fit_rule(pool: Pool, rule: Combiner, *, calibrate: bool = True, **options: Unpack[PredictOptions]) -> Combiner:
     """Fit a rule on validation images; return it unchanged if there is nothing to fit.
 
     Args:
         pool: The members.
         rule: The rule; weights that it has are kept.
-        data_root: First folder to search for built-in sources.
-        labels: File of the validation images' true classes, for other tools' predictions.
-        views: Test-time augmentation of networks: the altered views of each image to average over.
         calibrate: Whether to fit the temperature.
+        **options: Options of `predict_pool`.
 
     Raises:
         UsageError: See `predict_for_fitting`.
     """
     if not rule.needs_fit and not calibrate:
         return rule
-    found = predict_for_fitting(pool, rule, data_root=data_root, labels=labels, views=views)
+    found = predict_for_fitting(pool, rule, **options)
     if found is None or (len(found[0].labels) < MIN_IMAGES_TO_FIT and not rule.needs_fit):
         return rule
     return fit_combiner(rule, stack_logits(found), found[0].labels, calibrate=calibrate)
@@ -142,10 +118,8 @@ def vote_on_split(
     rule: Combiner,
     split: str,
     *,
-    data_root: Path | None = None,
-    labels: Path | None = None,
-    views: Views = "none",
     calibrate: bool = True,
+    **options: Unpack[PredictOptions],
 ) -> VotingResult:
     """Fit a rule on validation images if needed, and combine the members' predictions on a split.
 
@@ -155,45 +129,35 @@ def vote_on_split(
         pool: The members.
         rule: The rule; weights that it has are kept.
         split: `train`, `validation` or `test`.
-        data_root: First folder to search for built-in sources.
-        labels: File of the split's true classes, for other tools' predictions.
-        views: Test-time augmentation of networks: the altered views of each image to average over.
         calibrate: Whether to fit the temperature.
+        **options: Options of `predict_pool`. `labels` are those of the split.
 
     Raises:
         UsageError: See `predict_for_fitting`.
         DataError, CheckpointError: See `predict_pool`.
     """
     is_validation = split == "validation"
-    fitted = fit_rule(
-        pool,
-        rule,
-        data_root=data_root,
-        labels=labels if is_validation else None,
-        views=views,
-        calibrate=calibrate,
-    )
-    predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=views)
+    fit_options: PredictOptions = options if is_validation else {**options, "labels": None}
+    fitted = fit_rule(pool, rule, calibrate=calibrate, **fit_options)
+    predictions = predict_pool(pool, split, **options)
     if fitted is rule:
         return combine_predictions(predictions, rule, output_calibrated=rule.temperature != 1)
     return combine_predictions(predictions, fitted, fitted_here=rule if is_validation else None)
 
 
-def predict_shared_validation(
-    pool: Pool, *, data_root: Path | None = None, labels: Path | None = None
-) -> list[Predictions]:
+def predict_shared_validation(pool: Pool, **options: Unpack[PredictOptions]) -> list[Predictions]:
     """Return each member's predictions on validation images that all have in common and none was trained on.
 
     Raises:
         UsageError: There are no such images.
     """
-    check_not_trained_on(pool, data_root)
-    found = predict_validation(pool, data_root=data_root, labels=labels)
+    check_not_trained_on(pool, options.get("data_root"))
+    found = predict_validation(pool, **options)
     if found is None:
         raise UsageError(
             "members are selected on validation images, and some members have none",
-            hint=f"{_TRAIN_HINT}; stored predictions need a file named validation, and those of other tools a file "
-            "validation-labels.npy next to it",
+            hint=f"{_TRAIN_HINT}; stored predictions need a file named validation, and with other tools also "
+            "validation-labels.npy",
         )
     return found
 

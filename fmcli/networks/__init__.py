@@ -10,7 +10,7 @@
 
 from fmcli.networks.batch_norm import estimate_batch_norm
 from fmcli.networks.bf16 import Bf16Twin
-from fmcli.networks.build import Dropout, SamePad, add_l2_gradients, build_model, set_dropout_generator
+from fmcli.networks.build import Dropout, add_l2_gradients, build_model, set_dropout_generator
 from fmcli.networks.inference import (
     InferenceNetwork,
     disable_tf32,
@@ -22,7 +22,6 @@ __all__ = [
     "Bf16Twin",
     "Dropout",
     "InferenceNetwork",
-    "SamePad",
     "add_l2_gradients",
     "build_model",
     "disable_tf32",

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmcli.networks.cpu.pooling import MaxPool2d
@@ -123,7 +122,7 @@ def _build_conv(layer: Conv, input_shape: tuple[int, ...], *, output_columns: in
     if top == bottom and left == right:
         padding = (top, left)
     else:
-        yield SamePad(left, right, top, bottom)
+        yield nn.ZeroPad2d((left, right, top, bottom))  # a negative amount crops
     kind = nn.Conv2d if stride == (1, 1) else StridedConv2d
     conv = kind(channels, layer.filters, kernel, stride=stride, padding=padding, bias=layer.bias)
     vars(conv)["l2"] = layer.l2
@@ -134,23 +133,8 @@ class ChannelsLastFlatten(nn.Flatten):
     """Flatten by rows, columns and channels, as Keras does. Images have this memory order, so nothing is copied."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Flatten (N, C, H, W), or leave (N, n_features) as it is."""
+        """Flatten (N, C, H, W), or return (N, n_features) unchanged."""
         return images.permute(0, 2, 3, 1).flatten(1) if images.ndim == 4 else images
-
-
-class SamePad(nn.Module):
-    """Pad images with zeros by a different amount on each side, which `nn.Conv2d` cannot do.
-
-    A negative amount crops rows or columns.
-    """
-
-    def __init__(self, left: int, right: int, top: int, bottom: int) -> None:
-        super().__init__()
-        self.sides = (left, right, top, bottom)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Pad (N, C, H, W) on all four sides."""
-        return F.pad(images, self.sides)
 
 
 class Dropout(nn.Module):
@@ -166,7 +150,7 @@ class Dropout(nn.Module):
         self.generator: torch.Generator | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """In training, set random inputs to zero and scale up the others."""
+        """In training, set random inputs to zero and scale up the rest."""
         if not self.training or self.rate == 0:
             return inputs
         dropped = min(round(self.rate * 2**16), 2**16 - 1)  # out of 65,536 values; at least one is kept

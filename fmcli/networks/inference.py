@@ -29,7 +29,7 @@ class InferenceNetwork(nn.Module):
 
     Batch norm is folded if it directly follows a convolution or a dense layer.
 
-    Results equal those of the network except for rounding. Measured with `quick` on the 10,000 test images: in fp32,
+    Results differ from the network only by rounding. Measured with `quick` on the 10,000 test images: in fp32,
     logits within 2e-5 and identical labels; in bfloat16, probabilities within 0.06 and at most 16 different labels.
 
     Args:
