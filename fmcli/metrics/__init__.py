@@ -1,9 +1,11 @@
-"""Metrics: arrays in, numbers out.
+"""Metrics: functions of arrays that return numbers.
 
-`classification` scores labels class by class; `calibration` says how far probabilities can be trusted, and mends them
-by a temperature; `selection` says what is gained by answering only where sure; `diversity` how members differ from each
-other; `comparison` whether a difference is real. `arrays` has the types of what they take. What scikit-learn and scipy
-have is taken from there.
+- `classification`: accuracy, precision, recall and F1 of predicted labels.
+- `calibration`: calibration of probabilities, and temperature scaling.
+- `coverage`: accuracy on the images with the highest confidence.
+- `diversity`: differences between the predictions of ensemble members.
+- `comparison`: confidence intervals and significance tests.
+- `arrays`: array types.
 """
 
 from fmcli.metrics.arrays import Floats, Labels

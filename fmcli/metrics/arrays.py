@@ -1,4 +1,4 @@
-"""The arrays that metrics take."""
+"""Types of the arrays that metrics take."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted: calibration, and a temperature that mends it."""
+"""Calibration of probabilities, and temperature scaling."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from scipy.special import logsumexp, softmax
 from fmcli.errors import UsageError, did_you_mean
 from fmcli.metrics.arrays import Floats, Labels
 
-_BINS = 15  # of the expected calibration error, as in Guo et al.
-_TINY = np.finfo(np.float64).tiny  # what a probability of 0 counts as: its logarithm is finite
-_TEMPERATURES = (0.05, 20.0)  # within these a temperature is sought
-_SAME = 1e-12  # losses that differ by less do so by rounding
+_N_BINS = 15  # as in Guo et al.
+_MIN_PROBABILITY = np.finfo(np.float64).tiny  # replaces 0, whose logarithm is infinite
+_TEMPERATURE_BOUNDS = (0.05, 20.0)
+_LOSS_TOLERANCE = 1e-12  # losses that differ by less are equal except for rounding
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBins:
-    """How often the likeliest class is right, by how likely it was said to be.
+    """Accuracy by confidence. The confidence of a prediction is the probability of the most probable class.
 
     Args:
-        edges: float64 (n_bins + 1,), of the bins (low, high] of confidence.
-        counts: int64 (n_bins,), how many images each bin has.
-        confidence: float64 (n_bins,), the mean probability of the likeliest class; NaN in an empty bin.
-        accuracy: float64 (n_bins,), how often that class is the true one; NaN in an empty bin.
+        edges: Edges of the confidence bins (low, high], float64 (n_bins + 1,).
+        counts: Number of images in each bin, int64 (n_bins,).
+        confidence: Mean confidence in each bin, float64 (n_bins,); NaN for an empty bin.
+        accuracy: Accuracy in each bin, float64 (n_bins,); NaN for an empty bin.
     """
 
     edges: NDArray[np.float64]
@@ -34,19 +34,19 @@ class ReliabilityBins:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error: the mean over the images of their bin's gap, in [0, 1]."""
+        """Expected calibration error in [0, 1]: the mean gap between accuracy and confidence, weighted by counts."""
         return float(np.nansum(self.counts * np.abs(self.accuracy - self.confidence)) / self.counts.sum())
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How far probabilities can be trusted.
+    """Calibration measures; lower is better.
 
     Args:
-        loss: Mean negative log-likelihood of the true class, in nats.
-        brier: Mean squared distance between probabilities and the one-hot truth, in [0, 2].
-        ece: Expected calibration error, in [0, 1], over 15 bins of equal width.
-        ece_equal_mass: The same over 15 bins of as many images each.
+        loss: Mean negative log-likelihood of the true class in nats.
+        brier: Mean squared distance between the probabilities and the one-hot labels, in [0, 2].
+        ece: Expected calibration error over 15 bins of equal width, in [0, 1].
+        ece_equal_mass: Expected calibration error over 15 bins with equally many images, in [0, 1].
     """
 
     loss: float
@@ -59,37 +59,31 @@ class Calibration:
 
 
 def calibration(logits: Floats, y_true: Labels) -> Calibration:
-    """Measure how well a member's probabilities fit the truth.
+    """Measure the calibration of the softmax of logits.
 
     Args:
-        logits: (n_samples, n_classes).
-        y_true: (n_samples,).
-
-    Returns:
-        The measures.
+        logits: Logits, (n_samples, n_classes).
+        y_true: True labels, int64 (n_samples,).
 
     Example:
         >>> result = calibration(np.log([[0.8, 0.2], [0.4, 0.6]]), np.array([0, 1]))
         >>> round(result.loss, 4), round(result.brier, 4), round(result.ece, 4)
         (0.367, 0.2, 0.3)
     """
-    by_class = np.asfortranarray(logits, dtype=np.float64)  # sums over few columns: faster so
+    by_class = np.asfortranarray(logits, dtype=np.float64)  # column-major order makes sums over a few columns faster
     below = by_class - by_class.max(axis=1, keepdims=True)
-    relative = np.exp(below)  # scipy's log_softmax gives the same and takes five times as long
+    relative = np.exp(below)  # scipy's log_softmax returns the same, five times slower
     totals = relative.sum(axis=1, keepdims=True)
     loss = (np.log(totals[:, 0]) - below[np.arange(len(y_true)), y_true]).mean()
     return _calibration(relative / totals, y_true, float(loss))
 
 
 def calibration_of_probabilities(probabilities: Floats, y_true: Labels) -> Calibration:
-    """Measure how well probabilities, such as an ensemble's mean, fit the truth.
+    """Measure the calibration of probabilities, such as the mean of an ensemble.
 
     Args:
-        probabilities: (n_samples, n_classes), each row adding up to 1.
-        y_true: (n_samples,).
-
-    Returns:
-        The measures.
+        probabilities: Class probabilities, (n_samples, n_classes); each row sums to 1.
+        y_true: True labels, int64 (n_samples,).
 
     Example:
         >>> result = calibration_of_probabilities(np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([0, 1]))
@@ -97,42 +91,42 @@ def calibration_of_probabilities(probabilities: Floats, y_true: Labels) -> Calib
         (0.367, 0.2, 0.3)
     """
     chosen = probabilities[np.arange(len(y_true)), y_true]
-    loss = -np.log(np.maximum(chosen, _TINY)).mean()
+    loss = -np.log(np.maximum(chosen, _MIN_PROBABILITY)).mean()
     return _calibration(probabilities, y_true, float(loss))
 
 
 def _calibration(probabilities: Floats, y_true: Labels, loss: float) -> Calibration:
     chosen = probabilities[np.arange(len(y_true)), y_true]
-    answers = _confidence_and_right(probabilities, y_true)
+    binned = _confidence_and_correct(probabilities, y_true)
     return Calibration(
         loss=loss,
         brier=float(((probabilities**2).sum(axis=1) - 2 * chosen + 1).mean()),
-        ece=_sort_into_bins(*answers, bins=_BINS, binning="width").ece,
-        ece_equal_mass=_sort_into_bins(*answers, bins=_BINS, binning="mass").ece,
+        ece=_sort_into_bins(*binned, bins=_N_BINS, binning="width").ece,
+        ece_equal_mass=_sort_into_bins(*binned, bins=_N_BINS, binning="mass").ece,
     )
 
 
 def expected_calibration_error(
-    probabilities: Floats, y_true: Labels, *, bins: int = _BINS, binning: str = "width"
+    probabilities: Floats, y_true: Labels, *, bins: int = _N_BINS, binning: str = "width"
 ) -> float:
-    """Return the mean distance between confidence and accuracy over bins.
+    """Compute the expected calibration error: the mean gap between confidence and accuracy over bins.
 
     Args:
-        probabilities: (n_samples, n_classes).
-        y_true: (n_samples,).
-        bins: How many.
+        probabilities: Class probabilities, (n_samples, n_classes).
+        y_true: True labels, int64 (n_samples,).
+        bins: Number of bins. Default: 15.
         binning: `width` or `mass`; see `reliability_bins`.
 
     Returns:
-        In [0, 1].
+        The error in [0, 1]; lower is better.
 
     Raises:
-        UsageError: There is no such binning.
+        UsageError: `binning` is unknown.
 
     References:
-        Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017, for bins of equal
-        width; Nixon, Dusenberry, Zhang, Jerfel and Tran, "Measuring calibration in deep learning", CVPR Workshops
-        2019, for bins of equal mass.
+        - Equal width: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
+        - Equal mass: Nixon, Dusenberry, Zhang, Jerfel and Tran, "Measuring calibration in deep learning", CVPR
+          Workshops 2019.
 
     Example:
         >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
@@ -142,29 +136,29 @@ def expected_calibration_error(
 
 
 def reliability_bins(
-    probabilities: Floats, y_true: Labels, *, bins: int = _BINS, binning: str = "width"
+    probabilities: Floats, y_true: Labels, *, bins: int = _N_BINS, binning: str = "width"
 ) -> ReliabilityBins:
-    """Sort images into bins by the probability of their likeliest class.
+    """Sort images into bins by the probability of their most probable class.
 
     Args:
-        probabilities: (n_samples, n_classes).
-        y_true: (n_samples,).
-        bins: How many.
-        binning: `width`, bins of equal width; `mass`, bins of as many images each, to within one. Images of equal
-            confidence are never parted, so that the order of images does not matter: all go to the bin that the
-            middle of their ranks falls into, and many of them leave bins beside theirs empty.
+        probabilities: Class probabilities, (n_samples, n_classes).
+        y_true: True labels, int64 (n_samples,).
+        bins: Number of bins. Default: 15.
+        binning: `width` for bins of equal width, `mass` for bins with equally many images, give or take one. Images of
+            equal confidence always share a bin, so that the order of images does not matter: their middle rank decides
+            which. If there are many of them, neighbouring bins stay empty.
 
     Returns:
-        The bins, empty ones too. Bins of equal mass end at the highest confidence in them, the last one at 1.
+        All bins, including empty ones. A bin of equal mass ends at its highest confidence, the last bin at 1.
 
     Raises:
-        UsageError: There is no such binning.
+        UsageError: `binning` is unknown.
 
     References:
-        Niculescu-Mizil and Caruana, "Predicting good probabilities with supervised learning", ICML 2005; bins of equal
-        width are those of Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017;
-        those of equal mass are called adaptive in Nixon et al., "Measuring calibration in deep learning", CVPR
-        Workshops 2019.
+        - Reliability diagrams: Niculescu-Mizil and Caruana, "Predicting good probabilities with supervised learning",
+          ICML 2005.
+        - Equal width: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
+        - Equal mass, called adaptive: Nixon et al., "Measuring calibration in deep learning", CVPR Workshops 2019.
 
     Example:
         >>> result = reliability_bins(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]), bins=2)
@@ -172,32 +166,34 @@ def reliability_bins(
         (array([0, 2]), array([nan, 0.8]), array([nan, 0.5]))
     """
     if binning not in BINNINGS:
-        raise UsageError(f"unknown binning {binning!r}; {did_you_mean(binning, list(BINNINGS))}")
-    return _sort_into_bins(*_confidence_and_right(probabilities, y_true), bins=bins, binning=binning)
+        raise UsageError(
+            f"unknown value {binning!r} of the 'binning' parameter; {did_you_mean(binning, list(BINNINGS))}"
+        )
+    return _sort_into_bins(*_confidence_and_correct(probabilities, y_true), bins=bins, binning=binning)
 
 
-def _confidence_and_right(probabilities: Floats, y_true: Labels) -> tuple[Floats, Floats]:
-    """Return how likely each image's likeliest class is held to be, and 1 where it is the true one, else 0."""
+def _confidence_and_correct(probabilities: Floats, y_true: Labels) -> tuple[Floats, Floats]:
+    """Return the confidence of each prediction, and 1.0 if it is correct or 0.0 if not; both (n_samples,)."""
     return probabilities.max(axis=1), (probabilities.argmax(axis=1) == y_true).astype(np.float64)
 
 
-def _sort_into_bins(confidence: Floats, right: Floats, *, bins: int, binning: str) -> ReliabilityBins:
+def _sort_into_bins(confidence: Floats, correct: Floats, *, bins: int, binning: str) -> ReliabilityBins:
     index, edges = BINNINGS[binning](confidence, bins)
     counts = np.bincount(index, minlength=bins).astype(np.int64)
     filled = np.where(counts, counts, np.nan)
-    sums = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, right))
+    sums = (np.bincount(index, weights=values, minlength=bins) for values in (confidence, correct))
     return ReliabilityBins(edges, counts, *(total / filled for total in sums))
 
 
 def _bin_by_width(confidence: Floats, bins: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    # Bins are (low, high], as in the reference.
+    # Bins are (low, high], as defined by Guo et al.
     index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     return index, np.linspace(0, 1, bins + 1)
 
 
 def _bin_by_mass(confidence: Floats, bins: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     values, group, sizes = np.unique(confidence, return_inverse=True, return_counts=True)
-    twice_middle = 2 * np.cumsum(sizes) - sizes  # of the ranks that a group of equals takes, whole in halves
+    twice_middle = 2 * np.cumsum(sizes) - sizes  # twice the middle rank of each group of equal values, an integer
     bin_of = bins * twice_middle // (2 * len(confidence))
     n_values_up_to = np.searchsorted(bin_of, np.arange(bins), side="right")
     edges = np.concatenate([[0.0], values])[np.concatenate([[0], n_values_up_to])]
@@ -215,27 +211,29 @@ BINNINGS: dict[str, Callable[[Floats, int], tuple[NDArray[np.int64], NDArray[np.
 
 
 def fit_temperature(probabilities: Floats, y_true: Labels) -> float:
-    """Return the temperature under which probabilities fit the truth best, by mean negative log-likelihood.
+    """Return the temperature that minimises the mean negative log-likelihood of the true classes.
 
-    A temperature above 1 makes probabilities less sure, one below 1 surer. Choose it on images that it is not judged
-    on. The loss has one minimum, as it is convex in the temperature's inverse.
+    A temperature above 1 lowers the confidence, a temperature below 1 raises it. Fit it on other images than those it
+    is evaluated on. The loss has a single minimum, because it is convex in the inverse of the temperature.
 
     Args:
-        probabilities: (n_samples, n_classes), a member's or an ensemble's; 0 counts as the least normal float64.
-        y_true: (n_samples,).
+        probabilities: Class probabilities of a member or an ensemble, (n_samples, n_classes). 0 is replaced by the
+            smallest normal float64.
+        y_true: True labels, int64 (n_samples,).
 
     Returns:
-        In [0.05, 20], close to an end where the best is beyond, as where all images are right; 1 where none is better.
+        The temperature in [0.05, 20]. It is close to a bound if the optimum is outside, for example if all predictions
+        are correct, and 1 if no other temperature is better.
 
     References:
         Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
 
     Example:
-        >>> likely = np.array([[0.9, 0.1]] * 4)  # of which three are right: 0.75 would be true to that
+        >>> likely = np.array([[0.9, 0.1]] * 4)  # three of four are correct, so 0.75 would be calibrated
         >>> round(fit_temperature(likely, np.array([0, 0, 0, 1])), 4)
         2.0
     """
-    from scipy.optimize import minimize_scalar  # 0.4 s, for what is learnt alone
+    from scipy.optimize import minimize_scalar  # takes 0.4 s, and only fitting needs it
 
     logs = _logarithms(probabilities)
     chosen = logs[np.arange(len(y_true)), y_true]
@@ -244,24 +242,24 @@ def fit_temperature(probabilities: Floats, y_true: Labels) -> float:
         inverse = np.exp(-log_temperature)
         return float((logsumexp(inverse * logs, axis=1) - inverse * chosen).mean())
 
-    found = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-8})
-    return float(np.exp(found.x)) if found.fun < loss(0.0) - _SAME else 1.0
+    found = minimize_scalar(loss, bounds=np.log(_TEMPERATURE_BOUNDS), method="bounded", options={"xatol": 1e-8})
+    return float(np.exp(found.x)) if found.fun < loss(0.0) - _LOSS_TOLERANCE else 1.0
 
 
 def apply_temperature(probabilities: Floats, temperature: float) -> NDArray[np.float64]:
-    """Return probabilities to the power of 1 / temperature, normalised: the softmax of logits divided by it.
+    """Return normalised probabilities to the power of 1 / temperature, which equals softmax(logits / temperature).
 
-    The likeliest class stays the likeliest.
+    The most probable class stays the same.
 
     Args:
-        probabilities: (n_samples, n_classes); 0 counts as the least normal float64.
-        temperature: Above 0; 1 changes nothing.
+        probabilities: Class probabilities, (n_samples, n_classes). 0 is replaced by the smallest normal float64.
+        temperature: Temperature above 0; 1 changes nothing.
 
     Returns:
-        float64 (n_samples, n_classes), each row adding up to 1.
+        Probabilities, float64 (n_samples, n_classes); each row sums to 1.
 
     Raises:
-        UsageError: The temperature is not above 0.
+        UsageError: `temperature` is not above 0.
 
     References:
         Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
@@ -271,9 +269,9 @@ def apply_temperature(probabilities: Floats, temperature: float) -> NDArray[np.f
         array([[0.75, 0.25]])
     """
     if not temperature > 0:
-        raise UsageError(f"a temperature must be above 0; got {temperature}")
+        raise UsageError(f"The 'temperature' parameter must be above 0; got {temperature}")
     return np.asarray(softmax(_logarithms(probabilities) / temperature, axis=1))
 
 
 def _logarithms(probabilities: Floats) -> NDArray[np.float64]:
-    return np.log(np.maximum(probabilities.astype(np.float64), _TINY))
+    return np.log(np.maximum(probabilities.astype(np.float64), _MIN_PROBABILITY))

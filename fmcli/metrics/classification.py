@@ -1,4 +1,4 @@
-"""What a classifier gets right, class by class: reports, confusions, precision against recall."""
+"""Scores of predicted labels: accuracy, precision, recall and F1 of each class, and confusions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from fmcli.metrics.comparison import wilson_interval
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Precision, recall and F1 in [0, 1], and how many images they are from.
+    """Precision, recall and F1 in [0, 1], and the number of images (support).
 
-    A score that would divide by zero (a class that is never predicted, or has no image) is 0.
+    A score is 0 if its denominator is 0, because the class is never predicted or has no images.
     """
 
     precision: float
@@ -26,16 +26,16 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationReport:
-    """How predictions compare with the truth.
+    """Scores of predicted labels.
 
     Args:
-        class_names: In label order.
-        classes: The scores of each class, in label order.
-        macro: The plain mean over the classes.
-        weighted: The mean over the classes, weighted by support.
-        accuracy: In [0, 1].
-        interval: The accuracy's 95 % interval (Wilson).
-        confusion: int64 (n_classes, n_classes), rows the true class, columns the predicted one.
+        class_names: Class names in label order.
+        classes: Scores of each class in label order.
+        macro: Unweighted mean over the classes.
+        weighted: Mean over the classes, weighted by support.
+        accuracy: Accuracy in [0, 1].
+        interval: 95 % interval of the accuracy (Wilson).
+        confusion: Confusion matrix, int64 (n_classes, n_classes); rows are true classes, columns predicted classes.
     """
 
     class_names: tuple[str, ...]
@@ -49,12 +49,12 @@ class ClassificationReport:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecallCurve:
-    """Precision against recall of one class, as the probability that is asked for falls.
+    """Precision against recall of one class, for all thresholds of its probability.
 
     Args:
-        precision: float64 (n_points,), in [0, 1].
-        recall: float64 (n_points,), falling from 1 to 0.
-        average_precision: The area below the curve, in [0, 1].
+        precision: Precision in [0, 1], float64 (n_points,).
+        recall: Recall, decreasing from 1 to 0, float64 (n_points,).
+        average_precision: Area under the curve, in [0, 1].
     """
 
     precision: NDArray[np.float64]
@@ -64,7 +64,7 @@ class PrecisionRecallCurve:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """A true class taken for another, and how often."""
+    """Number of images of one class that were predicted as another."""
 
     actual: str
     predicted: str
@@ -72,15 +72,12 @@ class Confusion:
 
 
 def classification_report(y_true: Labels, y_pred: Labels, *, class_names: Sequence[str]) -> ClassificationReport:
-    """Score predicted labels against true ones, class by class.
+    """Compute accuracy, the scores of each class, and the confusion matrix.
 
     Args:
-        y_true: (n_samples,), in 0 … n_classes - 1.
-        y_pred: (n_samples,), likewise.
-        class_names: In label order.
-
-    Returns:
-        The report.
+        y_true: True labels from 0 to n_classes - 1, int64 (n_samples,).
+        y_pred: Predicted labels from 0 to n_classes - 1, int64 (n_samples,).
+        class_names: Class names in label order.
 
     Example:
         >>> y_true, y_pred = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
@@ -88,12 +85,12 @@ def classification_report(y_true: Labels, y_pred: Labels, *, class_names: Sequen
         >>> report.accuracy, report.classes[0].recall, report.classes[1].recall
         (0.75, 0.5, 1.0)
     """
-    # Counted here, once, rather than by scikit-learn's functions: an ensemble may have thousands of members.
+    # scikit-learn's functions count several times, which is slow for an ensemble of thousands of members.
     confusion = _confusion_matrix(y_true, y_pred, len(class_names))
-    right, support, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall, f1 = _ratio(right, predicted), _ratio(right, support), _ratio(2 * right, support + predicted)
+    hits, support, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, support + predicted)
     scores = np.stack([precision, recall, f1])  # (3, n_classes)
-    correct = int(right.sum())
+    correct = int(hits.sum())
     return ClassificationReport(
         class_names=tuple(class_names),
         classes=tuple(_class_scores(column, count) for column, count in zip(scores.T, support, strict=True)),
@@ -116,12 +113,12 @@ def _confusion_matrix(y_true: Labels, y_pred: Labels, n_classes: int) -> NDArray
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
-    """Divide counts; what would be divided by zero is 0."""
+    """Divide counts, with 0 for division by zero."""
     return np.asarray(numerator / np.maximum(denominator, 1), dtype=np.float64)
 
 
 def most_frequent_confusions(report: ClassificationReport, *, most: int = 5) -> tuple[Confusion, ...]:
-    """Return the pairs of true and predicted class that were mixed up most often, the most frequent first."""
+    """Return up to `most` pairs of a true and a wrongly predicted class, the most frequent first."""
     wrong = report.confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
@@ -131,27 +128,31 @@ def most_frequent_confusions(report: ClassificationReport, *, most: int = 5) -> 
 
 
 def precision_recall_curves(probabilities: Floats, y_true: Labels) -> tuple[PrecisionRecallCurve, ...]:
-    """Return the curve of every class against all others, in label order.
+    """Compute the precision-recall curve of each class against all others, in label order.
+
+    The area is the sum of precision times the step in recall, without interpolation.
 
     Args:
-        probabilities: (n_samples, n_classes).
-        y_true: (n_samples,); each class has an image at least: without one, a curve is not defined.
+        probabilities: Class probabilities, (n_samples, n_classes).
+        y_true: True labels, int64 (n_samples,). Each class needs at least one image.
 
     References:
-        Davis and Goadrich, "The relationship between precision-recall and ROC curves", ICML 2006. The area is the
-        sum over steps in recall, each times the precision there, without interpolation.
+        Davis and Goadrich, "The relationship between precision-recall and ROC curves", ICML 2006.
 
     Example:
         >>> likely = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2], [0.3, 0.7]])
         >>> [round(curve.average_precision, 4) for curve in precision_recall_curves(likely, np.array([0, 0, 1, 1]))]
         [0.8333, 0.8333]
     """
-    from sklearn.metrics import average_precision_score, precision_recall_curve  # slow to import, for figures alone
+    from sklearn.metrics import (  # slow to import, and only figures need it
+        average_precision_score,
+        precision_recall_curve,
+    )
 
     curves = []
     for label in range(probabilities.shape[1]):
-        is_class, likelihood = y_true == label, probabilities[:, label]
-        precision, recall, _ = precision_recall_curve(is_class, likelihood, drop_intermediate=True)
-        area = float(average_precision_score(is_class, likelihood))
+        is_class, probability = y_true == label, probabilities[:, label]
+        precision, recall, _ = precision_recall_curve(is_class, probability, drop_intermediate=True)
+        area = float(average_precision_score(is_class, probability))
         curves.append(PrecisionRecallCurve(precision, recall, area))
     return tuple(curves)

@@ -1,4 +1,4 @@
-"""Whether a difference is real: intervals and tests, for classifiers on the same images and for repeated runs."""
+"""Confidence intervals and significance tests for classifiers on the same images and for repeated runs."""
 
 import math
 from collections.abc import Sequence
@@ -7,24 +7,24 @@ from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, chdtrc, ndtri, stdtr, stdtrit  # scipy.stats has the same and takes 0.4 s to import
+from scipy.special import bdtr, chdtrc, ndtri, stdtr, stdtrit  # importing scipy.stats takes 0.4 s
 
 from fmcli.errors import UsageError
 from fmcli.metrics.arrays import Labels
 
-_NO_ERROR = 1e-12  # standard errors below this are rounding
+_ROUNDING_ERROR = 1e-12  # smaller standard errors are rounding
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Whether two classifiers differ on the same images.
+    """Test whether two classifiers have the same accuracy on the same images.
 
     Args:
-        only_first: Images that only the first gets right.
-        only_second: Images that only the second gets right.
-        difference: Accuracy of the first minus that of the second.
-        p_value: Of McNemar's exact test.
-        interval: The difference's 95 % interval (bootstrap).
+        only_first: Number of images that only the first classifies correctly.
+        only_second: Number of images that only the second classifies correctly.
+        difference: Accuracy of the first minus accuracy of the second.
+        p_value: The p-value of McNemar's exact test.
+        interval: 95 % interval of the difference (bootstrap).
     """
 
     only_first: int
@@ -36,11 +36,11 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True)
 class CochranTest:
-    """Whether any of several classifiers differs from the others on the same images.
+    """Test whether several classifiers have the same accuracy on the same images.
 
     Args:
         statistic: Cochran's Q, at least 0.
-        p_value: By the chi-squared distribution with n_members - 1 degrees of freedom.
+        p_value: The p-value from the chi-squared distribution with n_members - 1 degrees of freedom.
     """
 
     statistic: float
@@ -49,11 +49,11 @@ class CochranTest:
 
 @dataclass(frozen=True, slots=True)
 class CrossedTest:
-    """Whether what was estimated on images by members, both of them samples, differs from 0.
+    """Test whether an estimate from a sample of members and a sample of images differs from 0.
 
     Args:
-        p_value: Of Student's t, two-sided.
-        interval: The estimate's 95 % interval, or that of another confidence.
+        p_value: The two-sided p-value of Student's t-test.
+        interval: Interval of the estimate, 95 % unless another confidence is requested.
     """
 
     p_value: float
@@ -64,15 +64,15 @@ class CrossedTest:
 
 
 def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval that a proportion lies in.
+    """Return the Wilson score interval of a proportion.
 
     Args:
-        correct: How many of n.
-        n: At least 1.
-        confidence: In (0, 1).
+        correct: Number of successes.
+        n: Number of trials, at least 1.
+        confidence: Confidence level in (0, 1). Default: 0.95.
 
     Returns:
-        The lower and upper end, in [0, 1].
+        The lower and upper end in [0, 1].
 
     References:
         E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -90,11 +90,11 @@ def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval that the mean of repeated measurements lies in.
+    """Return Student's t interval of the mean of repeated measurements.
 
     Args:
-        values: Two or more, such as accuracies over seeds.
-        confidence: In (0, 1).
+        values: Two or more measurements, such as accuracies over seeds.
+        confidence: Confidence level in (0, 1). Default: 0.95.
 
     Returns:
         The lower and upper end.
@@ -111,54 +111,55 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple
 
 
 def _jackknife_variance(deleted: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the variance that the samples add, and its degrees of freedom, the fewest that it can have."""
+    """Return the sum of the samples' jackknife variances, and the smallest degrees of freedom among them."""
     sizes = [len(sample) for sample in deleted]
     if min(sizes, default=0) < 2:
-        raise UsageError(f"a jackknife needs one or more samples, each of two elements at least; got sizes {sizes}")
-    # (n - 1) / n times the sum of squares, which is n times the plain variance.
+        raise UsageError(f"The 'deleted' parameter must have samples of two elements at least; got sizes {sizes}")
+    # The jackknife variance is (n - 1) / n times the sum of squares, which is n times the variance.
     return sum((len(sample) - 1) * float(np.var(sample)) for sample in deleted), min(sizes) - 1
 
 
 def crossed_test(
     deleted: Sequence[Sequence[float]], by_image: Sequence[float] | NDArray[np.float64], *, confidence: float = 0.95
 ) -> CrossedTest:
-    """Test whether the mean over images of what members make of them differs from 0.
+    """Test whether an estimate over members and images differs from 0.
 
-    Members and images are two samples that are crossed: each member sees each image. The variance over the members
-    that might have been trained is the jackknife's; that over the images that might have been taken is that of a
-    mean. They are summed, and Student's t has the degrees of freedom of the sum by Satterthwaite's formula. Each of
-    the two contains what members and images vary together, which so counts twice: the interval is a little too wide.
+    Members and images are crossed random samples: each member predicts each image. The variance over members is
+    estimated by the jackknife, the variance over images is that of a mean. The test uses their sum and Student's t with
+    Satterthwaite's degrees of freedom. The interaction of members and images is part of both variances, so the interval
+    is slightly too wide.
 
     Args:
-        deleted: The mean over images without one member: `deleted[k][i]` without member i of sample k, such as those of
-            one kernel size. At least one sample, each of two members or more.
-        by_image: (n_samples,), of each image, from all members; its mean is the estimate. Two images at least.
-        confidence: In (0, 1), of the interval.
+        deleted: The estimate without one member: `deleted[k][i]` leaves out member i of sample k, for example of one
+            kernel size. At least one sample, each with two or more members.
+        by_image: The estimate for each image from all members, (n_samples,), at least two; its mean is the estimate.
+        confidence: Confidence level in (0, 1). Default: 0.95.
 
     Raises:
         UsageError: There are too few members or images.
 
     References:
-        Arvesen, "Jackknifing U-statistics", Annals of Mathematical Statistics 1969: ensembles drawn from one pool share
-        members, so that their accuracies are no independent measurements, but the members are. Owen, "The pigeonhole
-        bootstrap", Annals of Applied Statistics 2007, on variances of crossed samples; Satterthwaite, "An approximate
-        distribution of estimates of variance components", Biometrics 1946.
+        - Jackknife: Arvesen, "Jackknifing U-statistics", Annals of Mathematical Statistics 1969. Ensembles that are
+          drawn from one pool share members, so their accuracies are not independent, but the members are.
+        - Crossed samples: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
+        - Degrees of freedom: Satterthwaite, "An approximate distribution of estimates of variance components",
+          Biometrics 1946.
 
     Example:
-        >>> found = crossed_test([[0.025, 0.03, 0.035]], [0.03] * 100)  # of images, no variance
+        >>> found = crossed_test([[0.025, 0.03, 0.035]], [0.03] * 100)  # no variance over images
         >>> tuple(round(end, 4) for end in found.interval)
         (0.0052, 0.0548)
     """
-    of_members, degrees = _jackknife_variance(deleted)
+    member_variance, degrees = _jackknife_variance(deleted)
     n_images = len(by_image)
     if n_images < 2:
-        raise UsageError(f"a variance over images needs two at least; got {n_images}")
-    estimate, of_images = float(np.mean(by_image)), float(np.var(by_image, ddof=1)) / n_images
-    variance = of_members + of_images
+        raise UsageError(f"The 'by_image' parameter must have two images at least; got {n_images}")
+    estimate, image_variance = float(np.mean(by_image)), float(np.var(by_image, ddof=1)) / n_images
+    variance = member_variance + image_variance
     error = math.sqrt(variance)
-    if error < _NO_ERROR:
-        return CrossedTest(1.0 if abs(estimate) < _NO_ERROR else 0.0, (estimate, estimate))
-    freedom = variance**2 / (of_members**2 / degrees + of_images**2 / (n_images - 1))
+    if error < _ROUNDING_ERROR:
+        return CrossedTest(1.0 if abs(estimate) < _ROUNDING_ERROR else 0.0, (estimate, estimate))
+    freedom = variance**2 / (member_variance**2 / degrees + image_variance**2 / (n_images - 1))
     p_value = float(2 * stdtr(freedom, -abs(estimate) / error))
     return CrossedTest(p_value, _student_interval(estimate, error, freedom, confidence))
 
@@ -177,22 +178,22 @@ def bootstrap_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the percentile interval of the difference between two classifiers' accuracies on the same images.
+    """Return the bootstrap percentile interval of the difference between two accuracies on the same images.
 
-    Images are resampled with replacement, each with both answers. All that a resample tells of the difference is how
-    many of its images only the first, or only the second, gets right; these counts follow a multinomial law, so they
-    are drawn from it at once: the same law exactly, without a resample of images ever being made.
+    The bootstrap resamples images with replacement. The difference depends only on the numbers of images that only the
+    first or only the second classifies correctly. These numbers have a multinomial distribution, so they are drawn from
+    it directly, which is exact.
 
     Args:
-        y_true: (n_samples,).
-        first: (n_samples,), labels of one classifier.
-        second: (n_samples,), labels of the other.
-        confidence: In (0, 1).
-        resamples: How many.
-        seed: Of the resampling.
+        y_true: True labels, int64 (n_samples,).
+        first: Labels that the first classifier predicts, int64 (n_samples,).
+        second: Labels that the second classifier predicts, int64 (n_samples,).
+        confidence: Confidence level in (0, 1). Default: 0.95.
+        resamples: Number of bootstrap samples. Default: 10,000.
+        seed: Seed of the bootstrap. Default: 0.
 
     Returns:
-        The lower and upper end, in [-1, 1].
+        The lower and upper end in [-1, 1].
 
     References:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
@@ -202,15 +203,15 @@ def bootstrap_difference(
         >>> bootstrap_difference(truth, truth, np.repeat([1, 0], [20, 80]))
         (0.12, 0.28)
     """
-    only_first, only_second = _count_one_sided(y_true, first, second)
+    only_first, only_second = _count_discordant(y_true, first, second)
     return _bootstrap_interval(only_first, only_second, len(y_true), confidence, resamples, seed)
 
 
 def _bootstrap_interval(
     only_first: int, only_second: int, n: int, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    parts = np.array([only_first, only_second, n - only_first - only_second]) / n
-    counts = np.random.default_rng(seed).multinomial(n, parts, size=resamples)  # (resamples, 3)
+    shares = np.array([only_first, only_second, n - only_first - only_second]) / n
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=resamples)  # (resamples, 3)
     tail = (1 - confidence) / 2
     low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, [tail, 1 - tail])
     return float(low), float(high)
@@ -220,19 +221,20 @@ def _bootstrap_interval(
 
 
 def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
-    """Test whether two classifiers are right equally often, on the same images.
+    """Test whether two classifiers have the same accuracy on the same images, by McNemar's exact binomial test.
 
     Args:
-        y_true: (n_samples,).
-        first: (n_samples,), labels of one classifier.
-        second: (n_samples,), labels of the other.
+        y_true: True labels, int64 (n_samples,).
+        first: Labels that the first classifier predicts, int64 (n_samples,).
+        second: Labels that the second classifier predicts, int64 (n_samples,).
 
     Returns:
-        The test, with `bootstrap_difference`'s interval.
+        The test, with the interval of `bootstrap_difference`.
 
     References:
-        McNemar 1947, in its exact binomial form; Dietterich, "Approximate statistical tests for comparing
-        supervised classification learning algorithms", Neural Computation 1998.
+        McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+        Psychometrika 1947; Dietterich, "Approximate statistical tests for comparing supervised classification learning
+        algorithms", Neural Computation 1998.
 
     Example:
         >>> truth = np.zeros(10, dtype=int)
@@ -240,7 +242,7 @@ def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
         >>> result.only_first, result.p_value
         (6, 0.03125)
     """
-    only_first, only_second = _count_one_sided(y_true, first, second)
+    only_first, only_second = _count_discordant(y_true, first, second)
     n = only_first + only_second
     return PairedTest(
         only_first=only_first,
@@ -251,23 +253,23 @@ def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
     )
 
 
-def _count_one_sided(y_true: Labels, first: Labels, second: Labels) -> tuple[int, int]:
-    """Count the images that only the first, and that only the second, gets right."""
+def _count_discordant(y_true: Labels, first: Labels, second: Labels) -> tuple[int, int]:
+    """Count the images that only the first, and only the second, classifies correctly."""
     first_right, second_right = first == y_true, second == y_true
     return int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
 
 
 def cochran_q_test(y_true: Labels, choices: Labels) -> CochranTest:
-    """Test whether several classifiers are all right equally often, on the same images.
+    """Test whether several classifiers have the same accuracy on the same images.
 
-    For two it is McNemar's test in its approximate form, without a correction for continuity.
+    For two classifiers it equals McNemar's asymptotic test without continuity correction.
 
     Args:
-        y_true: (n_samples,).
-        choices: (n_members, n_samples), each member's label of each image; two members at least.
+        y_true: True labels, int64 (n_samples,).
+        choices: Predicted labels of two or more members, int64 (n_members, n_samples).
 
     Returns:
-        The test. Where all members are right on the same images, the statistic is 0 and the p-value 1.
+        The test. If all members are correct on the same images, the statistic is 0 and the p-value 1.
 
     Raises:
         UsageError: There are fewer than two members.
@@ -284,27 +286,25 @@ def cochran_q_test(y_true: Labels, choices: Labels) -> CochranTest:
     """
     n_members = len(choices)
     if n_members < 2:
-        raise UsageError(f"Cochran's Q test compares two members at least; got {n_members}")
-    right = choices == y_true
-    of_member, of_image = right.sum(axis=1), right.sum(axis=0)
-    total = int(of_member.sum())
-    spread = n_members * total - int((of_image**2).sum())
+        raise UsageError(f"The 'choices' parameter must have two members at least; got {n_members}")
+    correct = choices == y_true
+    by_member, by_image = correct.sum(axis=1), correct.sum(axis=0)
+    total = int(by_member.sum())
+    spread = n_members * total - int((by_image**2).sum())
     if not spread:
         return CochranTest(0.0, 1.0)
-    statistic = (n_members - 1) * (n_members * int((of_member**2).sum()) - total**2) / spread
+    statistic = (n_members - 1) * (n_members * int((by_member**2).sum()) - total**2) / spread
     return CochranTest(statistic, float(chdtrc(n_members - 1, statistic)))
 
 
 def holm_correction(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjust the p-values of several tests, so that all may be judged together.
-
-    Where those below a level are called real, the chance that any of them is not stays below that level.
+    """Correct p-values for the number of tests by Holm's method, which controls the family-wise error rate.
 
     Args:
-        p_values: Of each test, in [0, 1].
+        p_values: The p-value of each test in [0, 1].
 
     Returns:
-        The adjusted ones, in the same order, in [0, 1].
+        The adjusted p-values in [0, 1], in the same order.
 
     References:
         Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.

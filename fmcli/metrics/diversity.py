@@ -1,4 +1,4 @@
-"""How members differ from each other on the same images."""
+"""Differences between the predictions of ensemble members on the same images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,24 +10,24 @@ from fmcli.metrics.arrays import Labels
 
 Matrix = NDArray[np.float64]
 
-_BLOCK = 2**14  # images at a time: bounds the memory, and float32 counts them exactly (it would up to 2**24)
+_BLOCK_SIZE = 2**14  # images at a time; bounds memory, and float32 counts up to 2**24 exactly
 
 
 @dataclass(frozen=True, slots=True)
 class PairwiseDiversity:
-    """Every member against every other.
+    """Diversity of all pairs of members.
 
-    Each matrix is symmetric; its diagonal compares a member with itself. The means are over the pairs of different
-    members, without those where a measure is not defined; NaN where it is defined for none, as for one member.
+    Each matrix is symmetric, and its diagonal compares a member with itself. Means are over the pairs of different
+    members for which a measure is defined, and NaN if there are none.
 
     Args:
-        disagreement: float64 (n_members, n_members), on what part of the images the labels differ, in [0, 1].
-        q_statistic: float64 (n_members, n_members), Yule's Q of being right, in [-1, 1]: 0 where two members are
-            right independently, above where they tend to be right on the same images, below where on different ones.
-            NaN where it would divide by zero: one of the two is always right, or always wrong.
-        double_fault: float64 (n_members, n_members), on what part of the images both are wrong, in [0, 1].
-        kappa: float64 (n_members, n_members), Cohen's kappa of the labels, in [-1, 1]: 1 where they agree on every
-            image, 0 where as often as chance has it. NaN where both always give one and the same label.
+        disagreement: Share of the images on which the labels differ, in [0, 1], float64 (n_members, n_members).
+        q_statistic: Yule's Q of being correct, in [-1, 1], float64 (n_members, n_members). It is 0 if two members are
+            correct independently, positive if they tend to be correct on the same images, negative if on different
+            ones. NaN if one of them is always or never correct.
+        double_fault: Share of the images on which both are wrong, in [0, 1], float64 (n_members, n_members).
+        kappa: Cohen's kappa of the labels, in [-1, 1], float64 (n_members, n_members). It is 1 if they agree on all
+            images and 0 if they agree as often as by chance. NaN if both always predict the same single class.
     """
 
     disagreement: Matrix
@@ -37,41 +37,39 @@ class PairwiseDiversity:
 
     @property
     def mean_disagreement(self) -> float:
-        """The mean over pairs; 0 for one member, as it never disagrees with itself."""
+        """Mean over pairs; 0 for a single member."""
         return _mean_over_pairs(self.disagreement) if len(self.disagreement) > 1 else 0.0
 
     @property
     def mean_q_statistic(self) -> float:
-        """The mean over the pairs that have one; NaN where none has."""
+        """Mean over pairs; NaN if it is undefined for all of them."""
         return _mean_over_pairs(self.q_statistic)
 
     @property
     def mean_double_fault(self) -> float:
-        """The mean over pairs; NaN for one member."""
+        """Mean over pairs; NaN for a single member."""
         return _mean_over_pairs(self.double_fault)
 
     @property
     def mean_kappa(self) -> float:
-        """The mean over the pairs that have one; NaN where none has."""
+        """Mean over pairs; NaN if it is undefined for all of them."""
         return _mean_over_pairs(self.kappa)
 
 
 def pairwise_diversity(y_true: Labels, choices: Labels) -> PairwiseDiversity:
-    """Compare every member with every other, by what they answer and by where they are right.
+    """Compute the diversity of all pairs of members.
 
     Args:
-        y_true: (n_samples,).
-        choices: (n_members, n_samples), each member's label of each image.
-
-    Returns:
-        The measures, a matrix each.
+        y_true: True labels, int64 (n_samples,).
+        choices: Predicted labels of each member, int64 (n_members, n_samples).
 
     References:
-        Kuncheva and Whitaker, "Measures of diversity in classifier ensembles and their relationship with the ensemble
-        accuracy", Machine Learning 2003, for Q and double fault; Skalak 1996 for disagreement, here of labels, where
-        Kuncheva and Whitaker take that of being right; Cohen, "A coefficient of agreement for nominal scales",
-        Educational and Psychological Measurement 1960, and Margineantu and Dietterich, "Pruning adaptive boosting",
-        ICML 1997, for kappa of two members' labels.
+        - Q statistic and double fault: Kuncheva and Whitaker, "Measures of diversity in classifier ensembles and their
+          relationship with the ensemble accuracy", Machine Learning 2003.
+        - Disagreement: Skalak, "The sources of increased accuracy for two proposed boosting algorithms", 1996. It
+          compares labels here; Kuncheva and Whitaker compare whether members are correct.
+        - Kappa: Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement
+          1960; Margineantu and Dietterich, "Pruning adaptive boosting", ICML 1997.
 
     Example:
         >>> result = pairwise_diversity(np.array([0, 0, 0, 0]), np.array([[0, 0, 1, 1], [0, 1, 0, 2]]))
@@ -94,13 +92,13 @@ def pairwise_diversity(y_true: Labels, choices: Labels) -> PairwiseDiversity:
 
 
 def pairwise_disagreement(choices: Labels) -> float:
-    """Return the mean, over all pairs of members, of the part of images on which the two differ.
+    """Return the share of images on which two members disagree, averaged over all pairs.
 
     Args:
-        choices: (n_members, n_samples), each member's label of each image.
+        choices: Predicted labels of each member, int64 (n_members, n_samples).
 
     Returns:
-        In [0, 1]; 0 for one member.
+        The mean disagreement in [0, 1]; 0 for a single member.
 
     References:
         Skalak, "The sources of increased accuracy for two proposed boosting algorithms", 1996.
@@ -117,29 +115,29 @@ def pairwise_disagreement(choices: Labels) -> float:
 
 
 def _count_agreements(choices: Labels) -> tuple[Matrix, Matrix]:
-    """Count, for each pair of members, the images they label alike, and n_samples times those chance would give."""
-    varied = choices[:, (choices != choices[0]).any(axis=0)]  # on the other images all agree
+    """Count the images on which each pair of members agrees, and n_samples times the count expected by chance."""
+    varied = choices[:, (choices != choices[0]).any(axis=0)]  # all members agree on the other images
     agreements = np.full((len(choices), len(choices)), float(choices.shape[1] - varied.shape[1]))
     by_chance = np.zeros_like(agreements)
     for label in np.unique(choices):
         agreements += _count_shared(varied == label)
-        of_each = (choices == label).sum(axis=1)
-        by_chance += np.outer(of_each, of_each)
+        n_chosen = (choices == label).sum(axis=1)
+        by_chance += np.outer(n_chosen, n_chosen)
     return agreements, by_chance
 
 
-def _count_shared(marks: NDArray[np.bool_]) -> Matrix:
-    """Count, for each pair of rows, the columns that are marked in both."""
-    n_members, n_samples = marks.shape
+def _count_shared(flags: NDArray[np.bool_]) -> Matrix:
+    """Count the columns that are true in both rows, for each pair of rows."""
+    n_members, n_samples = flags.shape
     shared = np.zeros((n_members, n_members))
-    for start in range(0, n_samples, _BLOCK):
-        block = marks[:, start : start + _BLOCK].astype(np.float32)
+    for start in range(0, n_samples, _BLOCK_SIZE):
+        block = flags[:, start : start + _BLOCK_SIZE].astype(np.float32)
         shared += block @ block.T
     return shared
 
 
 def _ratio(numerator: Matrix, denominator: Matrix) -> Matrix:
-    """Divide; NaN where by zero. Both hold whole numbers below 2**53, so that zero is exact."""
+    """Divide, with NaN for division by zero. Both arrays hold integers below 2**53, so zero is exact."""
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)
 
 

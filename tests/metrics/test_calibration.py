@@ -216,7 +216,7 @@ def test_one_bin_has_the_gap_of_the_means(binning):
 
 
 def test_an_unknown_binning_is_refused():
-    with pytest.raises(UsageError, match="unknown binning 'mas'; did you mean 'mass'"):
+    with pytest.raises(UsageError, match="'binning' parameter has the unknown value 'mas'; did you mean 'mass'"):
         reliability_bins(np.array([[1.0, 0.0]]), np.array([0]), binning="mas")
 
 
@@ -336,5 +336,5 @@ def test_the_likeliest_class_stays_the_likeliest(seed, temperature, draw):
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_that_is_none_is_refused(temperature):
-    with pytest.raises(UsageError, match="a temperature must be above 0"):
+    with pytest.raises(UsageError, match="'temperature' parameter must be above 0"):
         apply_temperature(np.array([[0.5, 0.5]]), temperature)

@@ -77,5 +77,5 @@ def test_area_under_the_risk_coverage_curve_by_hand(correct, area):
 @pytest.mark.parametrize("coverage", [0.0, -0.1, 1.1, float("nan")])
 def test_a_coverage_that_is_none_is_refused(coverage):
     curve = coverage_curve(np.array([0.6, 0.7]), np.array([True, False]))
-    with pytest.raises(UsageError, match="a coverage must be above 0 and at most 1"):
+    with pytest.raises(UsageError, match="'coverage' parameter must be above 0 and at most 1"):
         accuracy_at_coverage(curve, coverage)

@@ -40,7 +40,7 @@ def search_figure(result: SearchResult) -> Figure:
     [best] = result.best(1)
     height = HEADING_HEIGHT + max(3.2, 0.6 + 0.24 * len(result.importance))
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    finding = f"the best of {result.count('complete')} is trial {best.number}, {100 * (best.score or 0.0):.2f} %"
+    finding = f"trial {best.number} is the best of {result.count('complete')}, {100 * (best.score or 0.0):.2f} %"
     set_title(figure, "Trials of a search", result.recipe, finding)
     if result.importance:
         scores, importance = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -48,7 +48,7 @@ def search_figure(result: SearchResult) -> Figure:
     else:
         scores = figure.subplots()
     _draw_scores(scores, result)
-    figure.legend(loc="outside lower left", ncols=3)
+    figure.legend(loc="outside lower left", ncols=4)
     return figure
 
 
@@ -67,7 +67,16 @@ def _draw_scores(axes: Any, result: SearchResult) -> None:
     unscored = [trial.number for trial in result.trials if trial.state in ("pruned", "failed")]
     if unscored:
         axes.plot(unscored, [min(scores)] * len(unscored), "x", color=VERMILLION, label="stopped early or failed")
-    axes.plot(numbers[scores.index(max(scores))], max(scores), "o", ms=13, mfc="none", mew=1.6, color=ORANGE)
+    axes.plot(
+        numbers[scores.index(max(scores))],
+        max(scores),
+        "o",
+        ms=13,
+        mfc="none",
+        mew=1.6,
+        color=ORANGE,
+        label="best trial",
+    )
     axes.set_title("Validation accuracy")
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
