@@ -1,8 +1,8 @@
 """The base class of every table of a recipe, and the kinds of numbers that several tables use."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -23,3 +23,13 @@ class Spec(BaseModel):
         allow_inf_nan=False,
         defer_build=True,  # validators are built at first use, so commands that read no recipe start faster
     )
+
+
+def choose_by_key(*keys: str) -> Discriminator:
+    """Return a discriminator for tables that each have exactly one of these keys."""
+
+    def tag_of(value: Any) -> str | None:
+        return next((key for key in keys if (key in value if isinstance(value, dict) else hasattr(value, key))), None)
+
+    message = f"expected one of the keys {', '.join(keys)}"
+    return Discriminator(tag_of, custom_error_type="no_such_table", custom_error_message=message)

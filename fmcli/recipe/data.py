@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
     Tag,
@@ -13,7 +12,7 @@ from pydantic import (
 )
 
 from fmcli.errors import did_you_mean
-from fmcli.recipe.base import Fraction, PositiveFloat, PositiveInt, Probability, Seed, Spec
+from fmcli.recipe.base import Fraction, PositiveFloat, PositiveInt, Probability, Seed, Spec, choose_by_key
 from fmcli.recipe.facts import KNOWN_SOURCES, SOURCE_PREFIXES
 
 _SPLIT_SEED = "Seed of the random split."
@@ -45,18 +44,11 @@ VALIDATION_KINDS = ("first", "fraction", "own")
 """The keys of which `data.validation` has exactly one; it determines the kind of split."""
 
 
-def _validation_kind(value: Any) -> str | None:
-    for key in VALIDATION_KINDS:
-        if key in value if isinstance(value, dict) else hasattr(value, key):
-            return key
-    return None
-
-
 Validation = Annotated[
     Annotated[FirstImages, Tag("first")]
     | Annotated[RandomFraction, Tag("fraction")]
     | Annotated[OwnValidation, Tag("own")],
-    Discriminator(_validation_kind),
+    choose_by_key(*VALIDATION_KINDS),
 ]
 
 

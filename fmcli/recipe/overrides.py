@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from fmcli.errors import RecipeError, Remedy, did_you_mean, is_utf8, printable
@@ -61,21 +62,21 @@ def set_values(table: Table, values: Mapping[str, Any]) -> Table:
     Raises:
         KeyError: A path does not exist; the first argument is a message for the user.
     """
-    result: Table = _copy(table)
+    result: Table = deepcopy(table)
     for key, value in values.items():
         path = _parse_path(key)
         if path[0] == "members":
             member, path = _find_member(result, path, key)
             _copy_shared_list(member, result, path)
-            _set_key(member, path, _copy(value), key)
+            _set_key(member, path, deepcopy(value), key)
             continue
         _drop_other_validation_keys(result, path)
         members = _member_tables(result) if path[0] in SHARED_TABLES else []
         overriding = [member for member in members if has_key(member, path)]
         for member in overriding:
-            _set_key(member, path, _copy(value), key)
+            _set_key(member, path, deepcopy(value), key)
         if not members or len(overriding) < len(members) or has_key(result, path):
-            _set_key(result, path, _copy(value), key)
+            _set_key(result, path, deepcopy(value), key)
     return result
 
 
@@ -117,12 +118,6 @@ def _parse_path(key: str) -> list[str | int]:
     return path
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, list) else value
-
-
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -153,7 +148,7 @@ def _copy_shared_list(member: Table, shared: Table, path: Sequence[str | int]) -
         value: Any = shared
         for step in list_path:
             value = value[step]
-        _set_key(member, list_path, _copy(value), "")
+        _set_key(member, list_path, deepcopy(value), "")
 
 
 def _drop_other_validation_keys(table: Table, path: Sequence[str | int]) -> None:

@@ -10,7 +10,6 @@ from pydantic_core import ErrorDetails
 from fmcli.errors import did_you_mean, printable
 
 MAX_PROBLEMS = 100  # in one report; the time to write it grows with the square of this number
-_DISCRIMINATING_KEYS = {"_validation_kind": "first, fraction, own", "_space_kind": "choice, low"}
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -61,11 +60,7 @@ def _describe(details: ErrorDetails, table: type[BaseModel] | None) -> str:
     if kind == "missing":
         return "missing"
     if kind == "union_tag_not_found":
-        key = str(context["discriminator"])
-        if "(" in key:  # the name of a function that looks for one of several keys
-            keys = _DISCRIMINATING_KEYS[key.strip("()'")]
-            return f"got {_show(value)}; expected one of the keys {keys}"
-        return f"missing key {key}"
+        return f"missing key {context['discriminator']}"
     if kind == "union_tag_invalid":
         choices = [choice.strip(" '") for choice in str(context["expected_tags"]).split(",")]
         return f"got {context['tag']!r} for {context['discriminator']}; {did_you_mean(context['tag'], choices)}"

@@ -3,9 +3,9 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
-from fmcli.recipe.base import PositiveFloat, PositiveInt, Seed, Spec
+from fmcli.recipe.base import PositiveFloat, PositiveInt, Seed, Spec, choose_by_key
 
 _Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
 _ROUNDING_ERROR = 1e-6  # 0.5 / 0.05 is not exactly 10 in floating point
@@ -52,14 +52,9 @@ class RangeSpace(Spec):
         return self
 
 
-def _space_kind(value: Any) -> str | None:
-    for key in ("choice", "low"):
-        if key in value if isinstance(value, dict) else hasattr(value, key):
-            return key
-    return None
-
-
-Space = Annotated[Annotated[ChoiceSpace, Tag("choice")] | Annotated[RangeSpace, Tag("low")], Discriminator(_space_kind)]
+Space = Annotated[
+    Annotated[ChoiceSpace, Tag("choice")] | Annotated[RangeSpace, Tag("low")], choose_by_key("choice", "low")
+]
 
 
 class SearchSpec(Spec):
