@@ -166,9 +166,8 @@ def reliability_bins(
         (array([0, 2]), array([nan, 0.8]), array([nan, 0.5]))
     """
     if binning not in BINNINGS:
-        raise UsageError(
-            f"unknown value {binning!r} of the 'binning' parameter; {did_you_mean(binning, list(BINNINGS))}"
-        )
+        choices = did_you_mean(binning, list(BINNINGS))
+        raise UsageError(f"The 'binning' parameter has the unknown value {binning!r}; {choices}")
     return _sort_into_bins(*_confidence_and_correct(probabilities, y_true), bins=bins, binning=binning)
 
 

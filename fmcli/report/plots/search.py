@@ -67,16 +67,8 @@ def _draw_scores(axes: Any, result: SearchResult) -> None:
     unscored = [trial.number for trial in result.trials if trial.state in ("pruned", "failed")]
     if unscored:
         axes.plot(unscored, [min(scores)] * len(unscored), "x", color=VERMILLION, label="stopped early or failed")
-    axes.plot(
-        numbers[scores.index(max(scores))],
-        max(scores),
-        "o",
-        ms=13,
-        mfc="none",
-        mew=1.6,
-        color=ORANGE,
-        label="best trial",
-    )
+    ring = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 1.6}
+    axes.plot(numbers[scores.index(max(scores))], max(scores), "o", color=ORANGE, label="best trial", **ring)
     axes.set_title("Validation accuracy")
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
