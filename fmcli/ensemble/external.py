@@ -123,10 +123,12 @@ def read_external(path: Path) -> ExternalPredictions:
 
 def _read_npy(path: Path) -> NDArray[np.float64]:
     values = _open_npy(path)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise DataError(f"{printable(path)} has dtype {values.dtype}; expected a float dtype", hint=_PROBABILITIES_HINT)
-    if values.nbytes > _MAX_ARRAY_BYTES:
-        raise DataError(f"{printable(path)} has {values.nbytes} bytes; the limit is {_MAX_ARRAY_BYTES}")
+    if not np.issubdtype(values.dtype, np.floating) or values.nbytes > _MAX_ARRAY_BYTES:
+        raise DataError(
+            f"{printable(path)} has dtype {values.dtype} and {values.nbytes:,} bytes; "
+            f"expected a float dtype and at most {_MAX_ARRAY_BYTES:,} bytes",
+            hint=_PROBABILITIES_HINT,
+        )
     return np.asarray(values, dtype=np.float64)
 
 

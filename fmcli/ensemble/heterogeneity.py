@@ -238,13 +238,13 @@ def _draw_heterogeneous(
     if sum(prod(len(group) for group in chosen) for chosen in choices) <= draws:
         return [list(product(*chosen)) for chosen in choices]
     share = max(_MIN_DRAWS_PER_COMBINATION, draws // len(choices))
-    return [_draw_product(chosen, share, generator) for chosen in choices]
 
+    def draw(chosen: Sequence[list[int]]) -> list[Members]:
+        if prod(len(group) for group in chosen) <= share:
+            return list(product(*chosen))
+        return _draw_different(lambda: tuple(int(generator.choice(group)) for group in chosen), share)
 
-def _draw_product(chosen: Sequence[list[int]], draws: int, generator: np.random.Generator) -> list[Members]:
-    if prod(len(group) for group in chosen) <= draws:
-        return list(product(*chosen))
-    return _draw_different(lambda: tuple(int(generator.choice(group)) for group in chosen), draws)
+    return [draw(chosen) for chosen in choices]
 
 
 def _draw_homogeneous(group: list[int], size: int, draws: int, generator: np.random.Generator) -> list[Members]:

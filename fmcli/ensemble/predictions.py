@@ -17,6 +17,7 @@ from fmcli.storage.atomic import order_metadata, write_atomic
 from fmcli.storage.reading import MAX_CLASSES, check_format, open_tensors
 
 FORMAT = "fmcli-predictions-2"
+_TEXT_FIELDS = ("member", "split", "data_digest", "recipe_digest", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     header = {
         "format": FORMAT,
         "classes": json.dumps(predictions.class_names),
-        "member": predictions.member,
-        "split": predictions.split,
-        "data_digest": predictions.data_digest,
-        "recipe_digest": predictions.recipe_digest,
-        "group": predictions.group,
+        **{name: getattr(predictions, name) for name in _TEXT_FIELDS},
     }
     arrays: dict[str, NDArray[Any]] = {"logits": predictions.logits, "labels": predictions.labels}
     # safetensors copies the memory of an array and ignores its strides.
@@ -170,9 +167,10 @@ def _read(path: Path, *, with_arrays: bool) -> tuple[PredictionsHeader, dict[str
         with open_tensors(path, "np") as file:
             metadata = file.metadata() or {}
             header = _parse_header(metadata, path)
-            arrays = {name: file.get_tensor(name) for name in ("logits", "labels")} if with_arrays else {}
-            if with_arrays:
-                _check_digest(metadata, arrays, path)
+            if not with_arrays:
+                return header, {}
+            arrays = {name: file.get_tensor(name) for name in ("logits", "labels")}
+            _check_digest(metadata, arrays, path)
             return header, arrays
     except KeyError as error:
         raise CheckpointError(f"{printable(path)} lacks {printable(error)} in the header of predictions") from error
@@ -185,14 +183,7 @@ def _parse_header(metadata: Mapping[str, str], path: Path) -> PredictionsHeader:
     names = json.loads(metadata["classes"])
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError("the header's classes are not a list of names")
-    return PredictionsHeader(
-        class_names=tuple(names),
-        member=metadata["member"],
-        split=metadata["split"],
-        data_digest=metadata["data_digest"],
-        recipe_digest=metadata["recipe_digest"],
-        group=metadata["group"],
-    )
+    return PredictionsHeader(tuple(names), **{name: metadata[name] for name in _TEXT_FIELDS})
 
 
 def _check_digest(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
@@ -253,16 +244,10 @@ def check_same_images(predictions: Sequence[Predictions]) -> None:
                 f"{other.split} {other.data_digest[:12]})",
                 hint="combine members whose recipes split the same data in the same way",
             )
-        if len(other.labels) != len(first.labels):
-            raise CheckpointError(
-                f"{names} have predictions for {len(first.labels):,} and {len(other.labels):,} images",
-                hint="combine predictions for the same images, in the same order",
-            )
         if not np.array_equal(other.labels, first.labels):
-            different = int((other.labels != first.labels).argmax())
             raise CheckpointError(
-                f"{names} have different labels for image {different}: "
-                f"{first.labels[different]} and {other.labels[different]}",
+                f"{names} have predictions for {len(first.labels):,} and {len(other.labels):,} images"
+                + (", with different labels" if len(first.labels) == len(other.labels) else ""),
                 hint="combine predictions for the same images, in the same order",
             )
 

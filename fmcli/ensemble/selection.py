@@ -23,8 +23,8 @@ from fmcli.ensemble.candidates import (
     prepare_candidates,
     score_additions,
 )
-from fmcli.ensemble.rules import MEMBER_SCORES, TIE_RULES, VOTING_RULES, Labels, Logits
-from fmcli.errors import UsageError, did_you_mean
+from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES, Labels, Logits
+from fmcli.errors import UsageError
 
 Step = tuple[int, Ranking]
 """The member that was added, and the ranking of the ensemble with it."""
@@ -114,7 +114,7 @@ def select_greedy(
         >>> selection.members, selection.counts, selection.score
         ((1, 0), (1, 1), 1.0)
     """
-    _check(logits, y_true, rule, tie, by, size)
+    _check(logits, rule, size)
     initial = max(1, size // 5) if initial is None else initial
     if not 1 <= initial <= size:
         raise UsageError(f"selection must start with 1 to {size} members, because the size is {size}; got {initial}")
@@ -170,7 +170,7 @@ def select_exhaustive(
         >>> select_exhaustive(logits, np.array([0, 1])).members
         (0, 1)
     """
-    _check(logits, y_true, rule, tie, by, size)
+    _check(logits, rule, size)
     size = min(size, len(logits))
     n_subsets = sum(comb(len(logits), k) for k in range(1, size + 1))
     if n_subsets > max_subsets:
@@ -226,7 +226,7 @@ def select_diverse(
         >>> select_diverse(logits, np.array([0, 1]), size=2, share=0.5).members
         (1, 0)
     """
-    _check(logits, y_true, rule, tie, by, size)
+    _check(logits, rule, size)
     _check_share("the share of the remaining members", share)
     pool = prepare_candidates(logits, y_true, rule, size, tie)
     choices = logits.argmax(axis=2)  # (n_members, n_samples)
@@ -326,29 +326,20 @@ def _score(pool: Candidates, by: Measure, counts: Counter[int]) -> float:
 # --- checks ----------------------------------------------------------------------------------------------
 
 
-def _check(logits: Logits, y_true: Labels, rule: str, tie: str, by: str, size: int) -> None:
+def _check(logits: Logits, rule: str, size: int) -> None:
     if rule not in MEMBER_SCORES:
         raise UsageError(
             f"cannot select members for a {rule} vote, because its scores are not sums over members",
             hint=f"choose one of {', '.join(MEMBER_SCORES)}",
         )
-    if tie not in TIE_RULES:
-        raise UsageError(f"unknown tie rule {tie!r}; {did_you_mean(tie, list(TIE_RULES))}")
-    if by not in MEASURES:
-        raise UsageError(f"unknown measure {by!r}; {did_you_mean(by, list(MEASURES))}")
     if size < 1:
         raise UsageError(f"the size of an ensemble must be 1 or more; got {size}")
     if logits.ndim != 3 or 0 in logits.shape:
         raise UsageError(
             f"logits must have the shape (n_members, n_samples, n_classes), none of them 0; got {logits.shape}"
         )
-    n_members, n_samples, n_classes = logits.shape
-    if n_members == 1:
+    if len(logits) == 1:
         raise UsageError("selection needs a pool of two members or more; got 1")
-    if y_true.shape != (n_samples,):
-        raise UsageError(f"there must be one label for each of {n_samples:,} images; got shape {y_true.shape}")
-    if y_true.min() < 0 or y_true.max() >= n_classes:
-        raise UsageError(f"labels must be 0 to {n_classes - 1}; got {y_true.min()} to {y_true.max()}")
     for index, member in enumerate(logits):
         if not np.isfinite(member).all():
             raise UsageError(f"logits must be finite; member {index + 1} of the pool gave NaN or infinity")

@@ -104,7 +104,7 @@ def test_a_member_evaluated_on_other_images_is_refused_by_name(changes, said):
 
 
 @pytest.mark.parametrize(
-    ("n_labels", "said"), [(80, "m0 and stranger have different labels for image 0: 2 and 1"), (79, "80 and 79 images")]
+    ("n_labels", "said"), [(80, "80 and 80 images, with different labels"), (79, "80 and 79 images")]
 )
 def test_external_predictions_with_other_labels_are_refused_by_name(n_labels, said):
     first, second = random_members(seed=5, n_members=2)

@@ -341,28 +341,12 @@ def test_logits_of_another_shape_are_refused_and_their_shape_is_named(method, sh
     assert str(shape) in caught.value.message
 
 
-@every_method
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (np.zeros(59, dtype=np.int64), r"60 images; got shape \(59,\)"),
-        (np.zeros((60, 1), dtype=np.int64), r"got shape \(60, 1\)"),
-        (np.full(60, 4), "0 to 3; got 4 to 4"),
-        (np.full(60, -1), "0 to 3; got -1 to -1"),
-    ],
-)
-def test_invalid_labels_are_refused(method, labels, message):
-    with pytest.raises(UsageError, match=message):
-        choose(method, (random_pool(seed=0)[0], labels))
-
-
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
         ("greedy", {"size": 0}, "size .* 1 or more; got 0"),
         ("exhaustive", {"size": -1}, "size .* 1 or more; got -1"),
         ("diverse", {"size": 0}, "size .* 1 or more; got 0"),
-        ("greedy", {"by": "acuracy"}, "did you mean 'accuracy'"),
         ("greedy", {"initial": 0}, "with 1 to 4 members.* got 0"),
         ("greedy", {"initial": 5}, "with 1 to 4 members.* got 5"),
         ("greedy", {"bags": -1}, "0 or more; got -1"),
