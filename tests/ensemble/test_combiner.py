@@ -1,4 +1,4 @@
-"""Rules with what they need: chosen, learnt on validation data, and judged on images that they did not learn from."""
+"""Combiners: their choice, fitting to validation images, and cross-fitting."""
 
 import math
 from dataclasses import replace
@@ -31,52 +31,52 @@ from fmcli.recipe.recipe import EnsembleSpec
 GROUPS = ("3", "3", "5", "7")
 
 
-def draw(seed=0, n_members=4, n_samples=240, n_classes=4, sure=1.0):
-    """Draw members of growing skill: logits and labels."""
+def draw(seed=0, n_members=4, n_samples=240, n_classes=4, scale=1.0):
+    """Draw logits and labels of members with increasing accuracy."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, n_classes, n_samples)
     skill = np.linspace(0.5, 2.0, n_members)[:, None, None]
-    logits = sure * (rng.normal(size=(n_members, n_samples, n_classes)) + skill * np.eye(n_classes)[labels])
+    logits = scale * (rng.normal(size=(n_members, n_samples, n_classes)) + skill * np.eye(n_classes)[labels])
     return logits.astype(np.float32), labels
 
 
-def finished(vote, logits, labels, **changes):
+def fitted(vote, logits, labels, **changes):
     return fit_combiner(Combiner(vote, groups=GROUPS, **changes), logits, labels)
 
 
 every_vote = pytest.mark.parametrize("vote", sorted(VOTING_RULES))
 
 
-# --- what is learnt -------------------------------------------------------------------------------------
+# --- fitting ---------------------------------------------------------------------------------------------
 
 
-def test_weights_of_votes_are_the_log_odds_of_being_right_by_hand():
+def test_majority_weights_are_log_odds_by_hand():
     choices = [[0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]]
     logits = 3.0 * np.eye(3)[choices]
-    # Of eight images 8, 6 and 0 are right, counted as 9, 7 and 1 of ten; with three classes chance is one to two.
+    # 8, 6 and 0 of eight images are correct, counted as 9, 7 and 1 of ten. With three classes, chance is 1 : 2.
     expected = (math.log(9 * 2 / 1), math.log(7 * 2 / 3), 0.0)
     assert fit_majority_weights(logits, np.zeros(8, dtype=int)) == pytest.approx(expected)
 
 
-def test_members_that_are_no_better_than_chance_count_alike_where_none_is():
+def test_members_have_equal_weights_if_none_is_better_than_chance():
     logits = np.eye(2)[[[0, 1], [0, 1]]]
     assert fit_majority_weights(logits, np.array([1, 0])) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("n_classes", [1, 2])
-def test_weights_are_learnt_of_few_classes_too(n_classes):
+def test_weights_can_be_fitted_with_one_or_two_classes(n_classes):
     logits, labels = draw(n_classes=n_classes)
-    for learn in (fit_majority_weights, fit_soft_weights):
-        weights = learn(logits, labels)
+    for fit in (fit_majority_weights, fit_soft_weights):
+        weights = fit(logits, labels)
         assert len(weights) == 4
         assert min(weights) >= 0
         assert max(weights) > 0
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("n_members", "sure"), [(2, 1.0), (3, 4.0), (6, 1.0), (6, 4.0)])
-def test_weights_of_probabilities_are_as_likely_as_a_general_optimizer_finds(seed, n_members, sure):
-    logits, labels = draw(seed, n_members, sure=sure)
+@pytest.mark.parametrize(("n_members", "scale"), [(2, 1.0), (3, 4.0), (6, 1.0), (6, 4.0)])
+def test_soft_weights_have_the_likelihood_that_a_general_optimizer_finds(seed, n_members, scale):
+    logits, labels = draw(seed, n_members, scale=scale)
     chosen = softmax(logits.astype(float), axis=2)[:, np.arange(len(labels)), labels]  # (n_members, n_samples)
     found = minimize(
         lambda weights: -np.log(weights @ chosen).mean(),
@@ -93,7 +93,7 @@ def test_weights_of_probabilities_are_as_likely_as_a_general_optimizer_finds(see
     assert np.log(weights @ chosen).mean() == pytest.approx(-found.fun, abs=1e-6)
 
 
-def test_a_member_that_rules_the_truth_out_does_not_stop_the_others():
+def test_a_member_that_is_always_wrong_has_no_weight():
     logits, labels = draw(n_members=2)
     logits[0] = -1000 * np.eye(4)[labels]
     weights = fit_soft_weights(logits, labels)
@@ -101,7 +101,7 @@ def test_a_member_that_rules_the_truth_out_does_not_stop_the_others():
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
-def test_stacking_is_scikit_learns_own_search(n_classes):
+def test_stacking_equals_a_grid_search_of_scikit_learn(n_classes):
     logits, labels = draw(n_members=2, n_samples=150, n_classes=n_classes)
     features = np.concatenate([np.maximum(log_softmax(one.astype(float), axis=1), -30) for one in logits], axis=1)
     search = GridSearchCV(
@@ -118,7 +118,7 @@ def test_stacking_is_scikit_learns_own_search(n_classes):
 
 
 @pytest.mark.parametrize("vote", FITTED_RULES)
-def test_a_class_without_validation_images_is_learnt_around(vote):
+def test_a_class_without_validation_images_is_never_predicted(vote):
     logits, labels = draw(n_members=3)
     labels = np.where(labels == 1, 3, labels)
     rule = fit_combiner(Combiner(vote), logits, labels)
@@ -129,7 +129,7 @@ def test_a_class_without_validation_images_is_learnt_around(vote):
         assert result.probabilities[:, 1].max() < 1e-9
 
 
-def test_stacking_learns_from_members_that_never_give_a_class_a_chance():
+def test_stacking_can_be_fitted_to_a_class_of_zero_probability():
     logits, labels = draw(n_members=2, n_classes=3)
     never = np.full((*logits.shape[:2], 1), -1000.0)
     stacking = fit_stacking(np.concatenate([logits, never], axis=2), labels)
@@ -142,14 +142,15 @@ def test_stacking_learns_from_members_that_never_give_a_class_a_chance():
     ("labels", "said"),
     [([0] * 80, "classes: 1,"), ([0] * 40 + [1] * 36 + [2] * 3, "rarest class: 3"), ([], "classes: 0,")],
 )
-def test_stacking_without_images_enough_is_refused(labels, said):
+def test_stacking_with_too_few_images_is_refused(labels, said):
     logits = np.zeros((2, len(labels), 3))
     with pytest.raises(UsageError, match=f"4 validation images or more of each.*{said}"):
         fit_stacking(logits, np.array(labels, dtype=int))
 
 
 @pytest.mark.parametrize("fewest", [5, 6])
-def test_stacking_learns_in_folds_from_as_few_images_of_a_class_as_from_all(fewest):
+def test_stacking_can_be_cross_fitted_to_few_images_of_a_class(monkeypatch, fewest):
+    monkeypatch.setattr(fitting, "_INVERSE_PENALTIES", [0.1])  # one value is enough to test folds
     labels = np.repeat([0, 1, 2], [40, 36, fewest])
     logits = np.random.default_rng(0).normal(size=(2, len(labels), 3))
     assert fit_stacking(logits, labels).coefficients.shape == (3, 6)
@@ -157,9 +158,9 @@ def test_stacking_learns_in_folds_from_as_few_images_of_a_class_as_from_all(fewe
 
 
 @every_vote
-def test_the_temperature_is_that_of_the_rules_own_probabilities(vote):
+def test_the_temperature_is_fitted_to_the_rules_probabilities(vote):
     logits, labels = draw()
-    rule = finished(vote, logits, labels)
+    rule = fitted(vote, logits, labels)
     plain = replace(rule, temperature=1.0)(logits)
     assert rule.temperature == pytest.approx(fit_temperature(plain.probabilities, labels))
     assert rule.temperature != 1
@@ -170,10 +171,10 @@ def test_the_temperature_is_that_of_the_rules_own_probabilities(vote):
 
 
 @every_vote
-def test_learning_again_changes_the_temperature_alone(vote):
+def test_fitting_again_changes_only_the_temperature(vote):
     logits, labels = draw()
-    rule = finished(vote, logits, labels)
-    other_logits, other_labels = draw(1, sure=3.0)
+    rule = fitted(vote, logits, labels)
+    other_logits, other_labels = draw(1, scale=3.0)
     again = fit_combiner(rule, other_logits, other_labels)
     assert (again.weights, again.groups, again.stacking) == (rule.weights, rule.groups, rule.stacking)
     plain = replace(rule, temperature=1.0)(other_logits)
@@ -183,7 +184,7 @@ def test_learning_again_changes_the_temperature_alone(vote):
 
 
 @every_vote
-def test_a_rule_learns_what_is_not_given(vote):
+def test_fitting_keeps_the_given_weights(vote):
     logits, labels = draw()
     given = Combiner(vote, groups=GROUPS)
     assert given.needs_fit == (vote in FITTED_RULES)
@@ -198,32 +199,32 @@ def test_a_rule_learns_what_is_not_given(vote):
 
 @every_vote
 @pytest.mark.parametrize("calibrate", [True, False])
-def test_nothing_is_learnt_from_logits_that_are_not_finite(vote, calibrate):
+def test_fitting_to_logits_that_are_not_finite_is_refused(vote, calibrate):
     logits, labels = draw()
     logits[1, 2, 3] = np.nan
     with pytest.raises(UsageError, match="finite"):
         fit_combiner(Combiner(vote, groups=GROUPS), logits, labels, calibrate=calibrate)
 
 
-# --- combining ------------------------------------------------------------------------------------------
+# --- combining -------------------------------------------------------------------------------------------
 
 
 @every_vote
 @pytest.mark.parametrize("tie", sorted(TIE_RULES))
-def test_a_combiner_votes_by_its_rule(vote, tie):
+def test_a_combiner_votes_with_its_rule(vote, tie):
     logits, labels = draw()
-    logits = logits.round()  # so that there are ties
-    rule = replace(finished(vote, logits, labels, tie=tie), temperature=1.0)
-    needs = {
+    logits = logits.round()  # creates ties
+    rule = replace(fitted(vote, logits, labels, tie=tie), temperature=1.0)
+    parameters = {
         "two-level": {"groups": GROUPS},
-        "stacking": vars_of(rule.stacking),
+        "stacking": coefficients_of(rule.stacking),
     }.get(vote, {"weights": rule.weights})
-    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
+    expected = VOTING_RULES[vote](logits, tie=tie, **parameters)
     for name in Vote.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(rule(logits), name), getattr(expected, name))
 
 
-def vars_of(stacking):
+def coefficients_of(stacking):
     return stacking and {"coefficients": stacking.coefficients, "intercepts": stacking.intercepts}
 
 
@@ -232,18 +233,18 @@ def test_an_unknown_rule_is_refused_with_the_nearest_name():
         Combiner("majorty")(np.zeros((1, 1, 3)))
 
 
-def test_stacking_that_has_not_learnt_is_refused():
+def test_stacking_that_is_not_fitted_is_refused():
     with pytest.raises(UsageError, match="must be fitted"):
         Combiner("stacking")(np.zeros((1, 1, 3)))
 
 
 @pytest.mark.parametrize("vote", sorted(set(VOTING_RULES) - {"stacking"}))
-@pytest.mark.parametrize("place", range(4))
-def test_without_a_member_the_others_keep_what_they_have(vote, place):
+@pytest.mark.parametrize("index", range(4))
+def test_without_a_member_the_other_members_keep_their_weights(vote, index):
     logits, labels = draw()
-    rule = finished(vote, logits, labels)
-    rest = rule.without(place)
-    others = [other for other in range(4) if other != place]
+    rule = fitted(vote, logits, labels)
+    rest = rule.without(index)
+    others = [other for other in range(4) if other != index]
     assert rest.groups == tuple(GROUPS[other] for other in others)
     assert (rest.vote, rest.tie, rest.temperature) == (rule.vote, rule.tie, rule.temperature)
     if rule.weights is not None:
@@ -251,18 +252,18 @@ def test_without_a_member_the_others_keep_what_they_have(vote, place):
     assert len(rest(logits[others]).labels) == len(labels)
 
 
-def test_what_remains_is_not_known_of_stacking_or_where_no_weight_remains():
+def test_no_member_can_be_removed_from_stacking_or_if_no_weight_remains():
     assert Combiner("stacking", stacking=Stacking(np.zeros((2, 4)), np.zeros(2))).without(0) is None
     lopsided = Combiner("soft", weights=(0.0, 1.0))
     assert lopsided.without(1) is None
     assert lopsided.without(0).weights == (1.0,)
 
 
-# --- cross-fitting --------------------------------------------------------------------------------------
+# --- cross-fitting ---------------------------------------------------------------------------------------
 
 
 class Memory:
-    """A rule that knows which images it has seen, and answers 1 for them and 0 for others."""
+    """A rule that answers 1 for images that it was fitted to and 0 for all other images."""
 
     def __init__(self, logits):
         self.seen = {image.tobytes() for image in logits.transpose(1, 0, 2)}
@@ -275,34 +276,36 @@ class Memory:
 
 @pytest.mark.parametrize("n_samples", [2, 4, 7, 50])
 @pytest.mark.parametrize("rarest", [0, 1])
-def test_no_image_is_answered_by_a_rule_that_saw_it(monkeypatch, n_samples, rarest):
+def test_no_image_is_classified_by_a_rule_that_was_fitted_to_it(monkeypatch, n_samples, rarest):
     monkeypatch.setattr(fitting, "fit_combiner", lambda rule, logits, y_true, calibrate: Memory(logits))
     logits, labels = draw(n_samples=n_samples)
-    labels[:rarest] = 3  # a class of one image cannot be in every fold
+    labels[:rarest] = 3  # a class with one image cannot be in every fold
     assert not Memory(logits[:, :0])(logits).labels.any()
-    assert Memory(logits)(logits).labels.all()  # the trap works
+    assert Memory(logits)(logits).labels.all()  # Memory recognizes the images
     assert not cross_fit(Combiner("stacking"), logits, labels)(logits).labels.any()
 
 
 @pytest.mark.parametrize("vote", ["weighted-majority", "weighted-soft"])
-def test_votes_in_folds_come_in_the_images_order(vote):
+def test_cross_fitted_votes_are_in_the_order_of_the_images(vote):
     logits, labels = draw(n_samples=120)
     result = cross_fit(Combiner(vote), logits, labels)(logits)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    for learn, answer in folds.split(np.zeros(len(labels)), labels):
-        rule = fit_combiner(Combiner(vote), logits[:, learn], labels[learn], calibrate=False)
-        expected = rule(logits[:, answer])
+    for fit_to, held_out in folds.split(np.zeros(len(labels)), labels):
+        rule = fit_combiner(Combiner(vote), logits[:, fit_to], labels[fit_to], calibrate=False)
+        expected = rule(logits[:, held_out])
         for name in Vote.__dataclass_fields__:
-            np.testing.assert_array_equal(getattr(result, name)[answer], getattr(expected, name))
+            np.testing.assert_array_equal(getattr(result, name)[held_out], getattr(expected, name))
 
 
-def test_stacking_in_folds_is_scikit_learns_cross_validation():
+def test_cross_fitted_stacking_equals_nested_cross_validation_of_scikit_learn(monkeypatch):
+    penalties = [1e-2, 1.0]
+    monkeypatch.setattr(fitting, "_INVERSE_PENALTIES", penalties)
     logits, labels = draw(n_members=2, n_samples=150, n_classes=3)
     features = np.concatenate([log_softmax(one.astype(float), axis=1) for one in logits], axis=1)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-        {"logisticregression__C": np.logspace(-4, 0, 5)},
+        {"logisticregression__C": penalties},
         scoring="neg_log_loss",
         cv=folds,
     )
@@ -311,29 +314,29 @@ def test_stacking_in_folds_is_scikit_learns_cross_validation():
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-9, rtol=0)
 
 
-def test_without_a_member_the_rules_of_all_folds_do_without():
+def test_without_a_member_the_rules_of_all_folds_omit_it():
     logits, labels = draw(n_samples=120)
     rule = cross_fit(Combiner("weighted-majority"), logits, labels)
     rest = rule.without(1)
     result = rest(np.delete(logits, 1, axis=0))
-    for whole, answer in rule.folds:
-        expected = whole.without(1)(np.delete(logits[:, answer], 1, axis=0))
-        np.testing.assert_array_equal(result.labels[answer], expected.labels)
+    for whole, held_out in rule.folds:
+        expected = whole.without(1)(np.delete(logits[:, held_out], 1, axis=0))
+        np.testing.assert_array_equal(result.labels[held_out], expected.labels)
     stacked = Combiner("stacking", stacking=Stacking(np.zeros((4, 16)), np.zeros(4)))
     assert CrossFitted((*rule.folds, (stacked, np.arange(3)))).without(1) is None
 
 
-def test_probabilities_in_folds_are_scaled_by_the_temperature_of_the_others():
+def test_the_probabilities_of_a_fold_are_scaled_by_the_temperature_of_the_other_folds():
     logits, labels = draw(n_samples=100)
     probabilities = softmax(5 * logits[0].astype(float), axis=1)
     scaled = cross_fitted_probabilities(probabilities, labels)
-    for learn, answer in StratifiedKFold(5, shuffle=True, random_state=0).split(probabilities, labels):
-        temperature = fit_temperature(probabilities[learn], labels[learn])
-        np.testing.assert_array_equal(scaled[answer], apply_temperature(probabilities[answer], temperature))
+    for fit_to, held_out in StratifiedKFold(5, shuffle=True, random_state=0).split(probabilities, labels):
+        temperature = fit_temperature(probabilities[fit_to], labels[fit_to])
+        np.testing.assert_array_equal(scaled[held_out], apply_temperature(probabilities[held_out], temperature))
 
 
 @pytest.mark.parametrize("n_samples", [0, 1])
-def test_too_few_images_to_learn_from_are_refused(n_samples):
+def test_too_few_images_to_fit_to_are_refused(n_samples):
     logits, labels = draw(n_samples=n_samples)
     with pytest.raises(UsageError, match=f"2 validation images or more; got {n_samples}"):
         cross_fit(Combiner("weighted-soft"), logits, labels)(logits)
@@ -341,7 +344,7 @@ def test_too_few_images_to_learn_from_are_refused(n_samples):
         cross_fitted_probabilities(softmax(logits[0], axis=1), labels)
 
 
-# --- choosing -------------------------------------------------------------------------------------------
+# --- choice ----------------------------------------------------------------------------------------------
 
 NAMES = ("k3", "k5")
 
@@ -350,47 +353,47 @@ def choose(recipes=(), names=NAMES, groups=NAMES, **asked):
     return choose_combiner(recipes, names, groups, **asked)
 
 
-def test_the_rules_that_all_recipes_share_are_taken():
+def test_the_rules_of_the_recipes_are_used():
     spec = EnsembleSpec(vote="soft", tie="first")
     rule = choose([spec, spec])
     assert (rule.vote, rule.tie, rule.weights, rule.groups) == ("soft", "first", None, NAMES)
 
 
-def test_predictions_alone_vote_as_recipes_do_that_say_nothing():
+def test_predictions_without_recipes_use_the_defaults():
     assert (choose().vote, choose().tie) == (EnsembleSpec().vote, EnsembleSpec().tie)
 
 
-@pytest.mark.parametrize("what", ["vote", "tie"])
-def test_recipes_with_different_rules_are_refused_until_one_is_asked_for(what):
-    values = {"vote": ("majority", "soft"), "tie": ("lowest", "first")}[what]
-    recipes = [EnsembleSpec.model_validate({what: value}) for value in values]
+@pytest.mark.parametrize("setting", ["vote", "tie"])
+def test_recipes_with_different_rules_are_refused_unless_one_is_given(setting):
+    values = {"vote": ("majority", "soft"), "tie": ("lowest", "first")}[setting]
+    recipes = [EnsembleSpec.model_validate({setting: value}) for value in values]
     with pytest.raises(UsageError) as caught:
         choose(recipes)
     assert all(value in caught.value.message for value in values)
-    assert f"--{what}" in hint_of(caught.value)
+    assert f"--{setting}" in hint_of(caught.value)
     for value in values:
-        assert getattr(choose(recipes, **{what: value}), what) == value
+        assert getattr(choose(recipes, **{setting: value}), setting) == value
 
 
-def test_asking_for_one_rule_keeps_the_other():
+def test_a_given_rule_keeps_the_other_rule():
     spec = EnsembleSpec(vote="majority", tie="first")
     assert (choose([spec], vote="soft").vote, choose([spec], vote="soft").tie) == ("soft", "first")
     assert (choose([spec], tie="lowest").vote, choose([spec], tie="lowest").tie) == ("majority", "lowest")
 
 
 @every_vote
-def test_recipes_weight_members_by_name_where_the_rule_has_a_use_for_it(vote):
+def test_recipes_weight_members_by_name_if_the_rule_uses_weights(vote):
     rule = choose([EnsembleSpec(vote=vote, weights={"k5": 2.5, "another": 3})], names=("k3", "k5"))
     assert rule.weights == (None if vote in UNWEIGHTED_RULES else (1.0, 2.5))
     assert rule.needs_fit == (vote == "stacking")
 
 
-def test_weights_that_are_asked_for_come_before_those_of_recipes():
+def test_given_weights_take_precedence_over_recipes():
     rule = choose([EnsembleSpec(weights={"k5": 2.5})], weights=[3, 0])
     assert rule.weights == (3, 0)
 
 
-def test_recipes_that_weight_a_member_differently_are_refused_until_weights_are_asked_for():
+def test_recipes_with_different_weights_are_refused_unless_weights_are_given():
     recipes = [EnsembleSpec(weights={"k3": 2.0}), EnsembleSpec(weights={"k3": 3.0, "k5": 1.0})]
     with pytest.raises(UsageError, match="k3 different weights: 2, 3") as caught:
         choose(recipes)
@@ -400,27 +403,27 @@ def test_recipes_that_weight_a_member_differently_are_refused_until_weights_are_
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("weights", "message"),
     [([1], "2 weights; got 1"), ([1, 2, 3], "got 3"), ([1, -1], "-1"), ([0, 0], "at least one above 0")],
 )
-def test_weights_that_do_not_fit_are_refused(weights, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_weights_are_refused(weights, message):
+    with pytest.raises(UsageError, match=message):
         choose(weights=weights)
 
 
-def test_recipes_whose_weights_are_all_zero_are_refused():
+def test_recipes_with_only_zero_weights_are_refused():
     with pytest.raises(UsageError, match="at least one above 0"):
         choose([EnsembleSpec(weights={"k3": 0, "k5": 0})])
 
 
 @pytest.mark.parametrize("vote", UNWEIGHTED_RULES)
-def test_weights_that_a_rule_has_no_use_for_are_refused(vote):
+def test_weights_for_a_rule_without_weights_are_refused(vote):
     for asked in ({"vote": vote}, {"recipes": [EnsembleSpec(vote=vote)]}):
         with pytest.raises(UsageError, match=f"{vote} vote does not use weights"):
             choose(**asked, weights=[1, 2])
 
 
-def test_a_two_level_vote_of_members_whose_group_is_not_known_is_refused_by_name():
+def test_a_two_level_vote_with_unknown_groups_is_refused_by_name():
     with pytest.raises(UsageError, match="unknown for knn") as caught:
         choose(names=("k3", "knn"), groups=("3", ""), vote="two-level")
     assert "--groups" in hint_of(caught.value)

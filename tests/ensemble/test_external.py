@@ -67,7 +67,7 @@ def assert_refused(action, *said):
     return caught.value
 
 
-# --- probabilities --------------------------------------------------------------------------------------
+# --- probabilities ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f8", "longdouble"])
@@ -237,7 +237,7 @@ def test_text_from_a_file_cannot_control_the_terminal(write):
     assert "\x1b" not in error.message
 
 
-# --- true classes ---------------------------------------------------------------------------------------
+# --- true classes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_labels_that_are_not_text_are_refused(write):
     assert_refused(lambda: read_labels(path), "truth.txt", "UTF-8")
 
 
-# --- predictions ----------------------------------------------------------------------------------------
+# --- predictions -----------------------------------------------------------------------------------------
 
 
 def external(probabilities=PROBABILITIES, class_names=None, labels=None):

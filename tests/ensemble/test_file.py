@@ -58,7 +58,7 @@ def assert_refused(path):
     return caught.value
 
 
-# --- round trip -----------------------------------------------------------------------------------------
+# --- round trip ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vote", sorted(VOTING_RULES))
@@ -113,7 +113,7 @@ def test_the_folder_itself_can_be_the_member(tmp_path):
     assert read_ensemble_file(tmp_path / "alone.toml")[1] == [tmp_path]
 
 
-# --- members elsewhere ----------------------------------------------------------------------------------
+# --- members elsewhere -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("member_path", ["../k3", "../../k3", "/elsewhere/k3"])
@@ -138,7 +138,7 @@ def test_a_member_outside_the_folder_is_refused_on_reading(tmp_path, member_path
     assert "outside its folder" in assert_refused(path).message
 
 
-# --- damage ---------------------------------------------------------------------------------------------
+# --- damage ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", ["", "[data]\nsource = 'fashion-mnist'\n", "format = 3"])

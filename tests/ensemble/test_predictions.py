@@ -43,11 +43,11 @@ def make_predictions(logits, labels, member="m3", **changes):
     return replace(predictions, **changes)
 
 
-def random_members(seed, n_members=4, n_samples=80):
+def random_members(seed, n_members=4, n_samples=80, **changes):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n_samples)
     return [
-        make_predictions(rng.normal(size=(n_samples, 3)) + np.eye(3)[labels], labels, f"m{index}")
+        make_predictions(rng.normal(size=(n_samples, 3)) + np.eye(3)[labels], labels, f"m{index}", **changes)
         for index in range(n_members)
     ]
 
@@ -60,7 +60,7 @@ def assert_equal_predictions(first, second):
         assert getattr(first, name) == getattr(second, name)
 
 
-# --- several members --------------------------------------------------------------------------------------------
+# --- several members -------------------------------------------------------------------------------------
 
 
 def test_stacked_logits_keep_the_order_of_members():

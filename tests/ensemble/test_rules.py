@@ -1,4 +1,4 @@
-"""Properties that every voting rule has, and ties worked by hand."""
+"""Properties of all voting rules, and ties calculated by hand."""
 
 import math
 from itertools import permutations
@@ -44,19 +44,19 @@ def random_logits(seed, n_members=5, n_samples=60, n_classes=4):
 
 
 def coarse_logits(seed, n_members=5, n_samples=300, n_classes=4):
-    """Logits of few values, so that votes tie often and probabilities tie exactly."""
+    """Draw logits of few values, so that votes tie often and probabilities tie exactly."""
     return np.random.default_rng(seed).integers(0, 3, (n_members, n_samples, n_classes)).astype(np.float32)
 
 
-def choosing(choices, n_classes=3, sure=2.0):
-    """Logits of one image for members that choose these classes."""
-    return (sure * np.eye(n_classes)[choices])[:, None, :]
+def choosing(choices, n_classes=3, logit=2.0):
+    """Return logits of one image for members that choose these classes."""
+    return (logit * np.eye(n_classes)[choices])[:, None, :]
 
 
-def needs_of(vote, n_members=5, n_classes=4, *, seed=0, fair=False):
-    """Draw what a rule takes beside the logits: small whole weights, so that they tie; groups; coefficients.
+def parameters_of(vote, n_members=5, n_classes=4, *, seed=0, symmetric=False):
+    """Draw the parameters of a rule: small integer weights, which tie often; groups; coefficients.
 
-    Fair coefficients weigh members alone, as the other rules do: classes are what they are called.
+    Symmetric coefficients treat all classes alike, as the other rules do.
     """
     rng = np.random.default_rng(seed)
     weights = rng.integers(1, 4, n_members)
@@ -67,7 +67,7 @@ def needs_of(vote, n_members=5, n_classes=4, *, seed=0, fair=False):
             return {"groups": rng.choice(["3", "5", "7"], n_members).tolist()}
         case "stacking":
             coefficients = np.concatenate([weight * np.eye(n_classes) for weight in weights], axis=1)
-            if fair:
+            if symmetric:
                 return {"coefficients": coefficients, "intercepts": np.zeros(n_classes)}
             coefficients = coefficients + rng.normal(size=coefficients.shape)
             return {"coefficients": coefficients, "intercepts": rng.normal(size=n_classes)}
@@ -75,25 +75,25 @@ def needs_of(vote, n_members=5, n_classes=4, *, seed=0, fair=False):
             return {}
 
 
-def reordered(needs, order):
-    """Let what members need go along with them."""
-    moved = dict(needs)
-    for name in needs.keys() & {"weights", "groups"}:
-        moved[name] = [needs[name][place] for place in order]
-    if "coefficients" in needs:
-        blocks = np.split(needs["coefficients"], len(order), axis=1)
-        moved["coefficients"] = np.concatenate([blocks[place] for place in order], axis=1)
+def reordered(parameters, order):
+    """Return the parameters for members in another order."""
+    moved = dict(parameters)
+    for name in parameters.keys() & {"weights", "groups"}:
+        moved[name] = [parameters[name][index] for index in order]
+    if "coefficients" in parameters:
+        blocks = np.split(parameters["coefficients"], len(order), axis=1)
+        moved["coefficients"] = np.concatenate([blocks[index] for index in order], axis=1)
     return moved
 
 
-def renamed(needs, new_name):
-    """Let coefficients go along with the classes: class k is now called new_name[k]."""
-    if "coefficients" not in needs:
-        return needs
+def renamed(parameters, new_name):
+    """Return the parameters for renamed classes: class k is renamed to new_name[k]."""
+    if "coefficients" not in parameters:
+        return parameters
     old_name = np.argsort(new_name)
-    blocks = np.split(needs["coefficients"], needs["coefficients"].shape[1] // len(new_name), axis=1)
+    blocks = np.split(parameters["coefficients"], parameters["coefficients"].shape[1] // len(new_name), axis=1)
     coefficients = np.concatenate([block[np.ix_(old_name, old_name)] for block in blocks], axis=1)
-    return {"coefficients": coefficients, "intercepts": needs["intercepts"][old_name]}
+    return {"coefficients": coefficients, "intercepts": parameters["intercepts"][old_name]}
 
 
 def test_every_voting_rule_and_tie_rule_is_tested():
@@ -105,16 +105,16 @@ def test_every_voting_rule_and_tie_rule_is_tested():
 @every_rule
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
 def test_member_order_does_not_matter(vote, tie, draw):
-    logits, needs = draw(seed=1), needs_of(vote)
-    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
+    logits, parameters = draw(seed=1), parameters_of(vote)
+    expected = VOTING_RULES[vote](logits, tie=tie, **parameters)
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(logits))
-        result = VOTING_RULES[vote](logits[order], tie=tie, **reordered(needs, order))
+        result = VOTING_RULES[vote](logits[order], tie=tie, **reordered(parameters, order))
         np.testing.assert_array_equal(result.votes, expected.votes)
-        if (vote, tie) == ("two-level", "first"):  # who is first within a group changes what the group answers
+        if (vote, tie) == ("two-level", "first"):  # the first member of a group changes the group's answer
             continue
         np.testing.assert_array_equal(result.ties, expected.ties)
-        # The order of a sum shows in its last bits.
+        # The order of addition changes the last bits.
         np.testing.assert_allclose(result.probabilities, expected.probabilities, rtol=1e-9)
         np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-9, atol=1e-12)
         decided = ~expected.ties if tie == "first" else slice(None)
@@ -122,22 +122,22 @@ def test_member_order_does_not_matter(vote, tie, draw):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_first_member_of_a_group_decides_its_ties_wherever_the_group_stands(seed):
+def test_the_first_member_of_a_group_decides_its_ties_in_any_order_of_groups(seed):
     logits, groups = coarse_logits(seed), ["3", "3", "5", "5", "7"]
     expected = two_level_vote(logits, groups=groups, tie="first")
     moved = [4, 2, 3, 0, 1]  # whole groups
-    result = two_level_vote(logits[moved], groups=[groups[place] for place in moved], tie="first")
+    result = two_level_vote(logits[moved], groups=[groups[index] for index in moved], tie="first")
     np.testing.assert_array_equal(result.scores, expected.scores)
     np.testing.assert_array_equal(result.labels[~expected.ties], expected.labels[~expected.ties])
 
 
 @every_rule
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
-def test_each_image_is_voted_on_by_itself(vote, tie, draw):
-    logits, needs = draw(seed=2), needs_of(vote)
-    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
+def test_the_order_of_images_does_not_matter(vote, tie, draw):
+    logits, parameters = draw(seed=2), parameters_of(vote)
+    expected = VOTING_RULES[vote](logits, tie=tie, **parameters)
     order = np.random.default_rng(0).permutation(logits.shape[1])
-    result = VOTING_RULES[vote](logits[:, order], tie=tie, **needs)
+    result = VOTING_RULES[vote](logits[:, order], tie=tie, **parameters)
     for name in ("labels", "votes", "ties"):
         np.testing.assert_array_equal(getattr(result, name), getattr(expected, name)[order])
     for name in ("probabilities", "scores"):
@@ -146,35 +146,35 @@ def test_each_image_is_voted_on_by_itself(vote, tie, draw):
 
 @every_rule
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
-def test_renamed_labels_give_renamed_answers(vote, tie, draw):
-    logits, needs = draw(seed=3), needs_of(vote)
-    if draw is coarse_logits:  # but for a member between two classes, which chooses the lower
+def test_renamed_classes_give_renamed_answers(vote, tie, draw):
+    logits, parameters = draw(seed=3), parameters_of(vote)
+    if draw is coarse_logits:  # avoids ties within a member, where the lower class wins
         logits = logits + np.random.default_rng(0).permuted(np.full_like(logits, [0, 0.1, 0.2, 0.3]), axis=2)
-    expected = VOTING_RULES[vote](logits, tie=tie, **needs)
-    new_name = np.random.default_rng(0).permutation(logits.shape[2])  # class k is now called new_name[k]
+    expected = VOTING_RULES[vote](logits, tie=tie, **parameters)
+    new_name = np.random.default_rng(0).permutation(logits.shape[2])
     moved = np.empty_like(logits)
     moved[:, :, new_name] = logits
-    result = VOTING_RULES[vote](moved, tie=tie, **renamed(needs, new_name))
+    result = VOTING_RULES[vote](moved, tie=tie, **renamed(parameters, new_name))
     np.testing.assert_array_equal(result.votes[:, new_name], expected.votes)
-    if (vote, tie) == ("two-level", "lowest"):  # the lowest label, within groups and over them, changes with the names
+    if (vote, tie) == ("two-level", "lowest"):  # the lowest label depends on the names
         return
     np.testing.assert_array_equal(result.ties, expected.ties)
     np.testing.assert_allclose(result.scores[:, new_name], expected.scores, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(result.probabilities[:, new_name], expected.probabilities, rtol=1e-9)
-    fair = ~expected.ties if tie == "lowest" else slice(None)
-    np.testing.assert_array_equal(result.labels[fair], new_name[expected.labels[fair]])
+    decided = ~expected.ties if tie == "lowest" else slice(None)
+    np.testing.assert_array_equal(result.labels[decided], new_name[expected.labels[decided]])
 
 
 @every_rule
 @pytest.mark.parametrize("n_members", [1, 2, 3, 7])
-def test_identical_members_answer_as_one_and_as_its_argmax(vote, tie, n_members):
+def test_identical_members_answer_like_one_member(vote, tie, n_members):
     member = random_logits(seed=4, n_members=1)
-    needs = needs_of(vote, n_members, fair=True)
-    result = VOTING_RULES[vote](np.repeat(member, n_members, axis=0), tie=tie, **needs)
+    parameters = parameters_of(vote, n_members, symmetric=True)
+    result = VOTING_RULES[vote](np.repeat(member, n_members, axis=0), tie=tie, **parameters)
     np.testing.assert_array_equal(result.labels, member[0].argmax(axis=1))
     np.testing.assert_array_equal(result.votes.max(axis=1), n_members)
     assert not result.ties.any()
-    if vote != "stacking":  # which adds members up, and may be as sure as it likes
+    if vote != "stacking":  # its probabilities depend on the coefficients
         np.testing.assert_allclose(result.probabilities, softmax(member[0].astype(np.float64), axis=1), rtol=1e-12)
 
 
@@ -183,7 +183,7 @@ def test_a_class_that_all_members_choose_wins(vote, tie):
     logits = random_logits(seed=5)
     wanted = np.random.default_rng(0).integers(0, logits.shape[2], logits.shape[1])
     np.put_along_axis(logits, np.broadcast_to(wanted[None, :, None], (*logits.shape[:2], 1)), 10.0, axis=2)
-    result = VOTING_RULES[vote](logits, tie=tie, **needs_of(vote, fair=True))
+    result = VOTING_RULES[vote](logits, tie=tie, **parameters_of(vote, symmetric=True))
     np.testing.assert_array_equal(result.labels, wanted)
     assert (result.votes.max(axis=1) == len(logits)).all()
     assert not result.ties.any()
@@ -191,9 +191,9 @@ def test_a_class_that_all_members_choose_wins(vote, tie):
 
 @every_rule
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
-def test_votes_and_probabilities_add_up_and_the_winner_leads(vote, tie, draw):
+def test_votes_and_probabilities_have_the_right_sums_and_the_winner_leads(vote, tie, draw):
     logits = draw(seed=6)
-    result = VOTING_RULES[vote](logits, tie=tie, **needs_of(vote))
+    result = VOTING_RULES[vote](logits, tie=tie, **parameters_of(vote))
     assert (result.votes.sum(axis=1) == len(logits)).all()
     np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-12)
     np.testing.assert_allclose(
@@ -206,7 +206,7 @@ def test_votes_and_probabilities_add_up_and_the_winner_leads(vote, tie, draw):
 
 @every_rule
 def test_no_images_give_no_answers(vote, tie):
-    result = VOTING_RULES[vote](np.zeros((3, 0, 4), dtype=np.float32), tie=tie, **needs_of(vote, 3))
+    result = VOTING_RULES[vote](np.zeros((3, 0, 4), dtype=np.float32), tie=tie, **parameters_of(vote, 3))
     assert result.labels.shape == result.ties.shape == (0,)
     assert result.votes.shape == result.probabilities.shape == result.scores.shape == (0, 4)
 
@@ -217,27 +217,27 @@ def test_logits_that_are_not_finite_are_refused(vote, tie, bad):
     logits = random_logits(seed=7)
     logits[1, 2, 3] = bad
     with pytest.raises(UsageError, match="finite"):
-        VOTING_RULES[vote](logits, tie=tie, **needs_of(vote))
+        VOTING_RULES[vote](logits, tie=tie, **parameters_of(vote))
 
 
 @every_vote
 @pytest.mark.parametrize("shape", [(), (4,), (3, 4), (0, 3, 4), (3, 4, 0), (1, 2, 3, 4)])
-def test_logits_of_another_shape_are_refused_and_their_shape_is_named(vote, shape):
+def test_logits_of_another_shape_are_refused_with_their_shape(vote, shape):
     with pytest.raises(UsageError) as caught:
-        VOTING_RULES[vote](np.zeros(shape), **needs_of(vote))
+        VOTING_RULES[vote](np.zeros(shape), **parameters_of(vote))
     assert str(shape) in caught.value.message
 
 
 @every_vote
 def test_an_unknown_tie_rule_is_refused_with_the_nearest_name(vote):
     with pytest.raises(UsageError, match=r"'probabilty'.*did you mean 'probability'"):
-        VOTING_RULES[vote](random_logits(seed=8), tie="probabilty", **needs_of(vote))
+        VOTING_RULES[vote](random_logits(seed=8), tie="probabilty", **parameters_of(vote))
 
 
 @every_vote
 def test_huge_logits_do_not_overflow(vote):
     logits = np.array([[[3e38, -3e38, 0]], [[-3e38, 3e38, 0]]], dtype=np.float32)
-    result = VOTING_RULES[vote](logits, **needs_of(vote, 2, 3, fair=True))
+    result = VOTING_RULES[vote](logits, **parameters_of(vote, 2, 3, symmetric=True))
     assert np.isfinite(result.scores).all()
     np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
 
@@ -249,7 +249,7 @@ weighted = pytest.mark.parametrize("vote", ["majority", "soft", "geometric", "bo
 
 @weighted
 @pytest.mark.parametrize("tie", TIES)
-def test_a_weight_of_two_is_as_the_member_twice_and_of_none_as_without_it(vote, tie):
+def test_a_weight_of_2_counts_a_member_twice_and_a_weight_of_0_ignores_it(vote, tie):
     logits = coarse_logits(seed=9, n_members=3)
     result = VOTING_RULES[vote](logits, tie=tie, weights=[2, 0, 1])
     expected = VOTING_RULES[vote](logits[[0, 0, 2]], tie=tie)
@@ -269,7 +269,7 @@ def test_the_scale_of_weights_does_not_matter(vote, scale):
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("weights", "message"),
     [
         ([1, 1], "3 weights; got 2"),
         ([1, 1, 1, 1], "3 weights; got 4"),
@@ -279,12 +279,12 @@ def test_the_scale_of_weights_does_not_matter(vote, scale):
         ([1, math.inf, 1], "inf"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(weights, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_weights_are_refused(weights, message):
+    with pytest.raises(UsageError, match=message):
         normalize_weights(weights, 3)
 
 
-def test_a_group_for_each_member_is_asked_for():
+def test_a_wrong_number_of_groups_is_refused():
     with pytest.raises(UsageError, match="3 groups, one per member; got 2"):
         two_level_vote(np.zeros((3, 1, 2)), groups=["3", "5"])
 
@@ -299,16 +299,16 @@ def test_stacking_of_other_members_is_refused(shape):
 
 # --- ties by hand ----------------------------------------------------------------------------------------
 
-# Three members, three classes, one vote each. The mean probabilities are 0.1 + 0.3 + 0.5 = 0.9 thirds for
-# class 0, 0.2 + 0.6 + 0.2 = 1.0 for class 1 and 0.7 + 0.1 + 0.3 = 1.1 for class 2. The first member chose 2.
+# Three members choose three classes. The sums of probabilities are 0.1 + 0.3 + 0.5 = 0.9 for class 0,
+# 0.2 + 0.6 + 0.2 = 1.0 for class 1 and 0.7 + 0.1 + 0.3 = 1.1 for class 2. The first member chooses class 2.
 THREE_WAYS = np.log([[[0.1, 0.2, 0.7]], [[0.3, 0.6, 0.1]], [[0.5, 0.2, 0.3]]])
 
 
 @pytest.mark.parametrize(("tie", "winner"), [("probability", 2), ("lowest", 0), ("first", 2)])
 @pytest.mark.parametrize("vote", ["majority", "two-level"])
 def test_three_way_tie_by_hand(vote, tie, winner):
-    needs = {"groups": ["3", "5", "7"]} if vote == "two-level" else {}  # each member a group of its own
-    result = VOTING_RULES[vote](THREE_WAYS, tie=tie, **needs)
+    parameters = {"groups": ["3", "5", "7"]} if vote == "two-level" else {}  # one member per group
+    result = VOTING_RULES[vote](THREE_WAYS, tie=tie, **parameters)
     assert result.votes.tolist() == [[1, 1, 1]]
     np.testing.assert_allclose(result.probabilities, [[0.9 / 3, 1.0 / 3, 1.1 / 3]], rtol=1e-12)
     assert result.ties.tolist() == [True]
@@ -316,16 +316,16 @@ def test_three_way_tie_by_hand(vote, tie, winner):
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_first_member_decides_by_its_place_alone(order):
+def test_the_tie_rule_first_depends_only_on_the_order_of_members(order):
     choice_of = [2, 1, 0]
     assert majority_vote(THREE_WAYS[list(order)], tie="first").labels.tolist() == [choice_of[order[0]]]
 
 
-def test_the_first_member_that_has_a_weight_decides():
+def test_the_first_member_with_a_positive_weight_decides():
     assert majority_vote(THREE_WAYS, tie="first", weights=[0, 1, 1]).labels.tolist() == [1]
 
 
-# Five members: two each for classes 0 and 2; the first member stands alone with class 1, and is the surest.
+# Two members each choose classes 0 and 2. Only the first member chooses class 1, with the highest probability.
 @pytest.mark.parametrize(("tie", "winner"), [("probability", 2), ("lowest", 0), ("first", 2)])
 def test_a_class_outside_the_tie_cannot_win_it(tie, winner):
     rows = [[0.01, 0.98, 0.01], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.4, 0.35, 0.25], [0.1, 0.2, 0.7]]
@@ -336,7 +336,7 @@ def test_a_class_outside_the_tie_cannot_win_it(tie, winner):
     assert vote.labels.tolist() == [winner]
 
 
-# Weights 3, 2, 1: the vote of the first is worth as much as those of the two others, who agree.
+# Weights 3, 2, 1: the first member's vote equals the sum of the other two, which agree.
 @pytest.mark.parametrize(("tie", "winner"), [("probability", 1), ("lowest", 0), ("first", 0)])
 def test_a_tie_of_weights_by_hand(tie, winner):
     vote = majority_vote(np.log([[[0.6, 0.4]], [[0.1, 0.9]], [[0.4, 0.6]]]), weights=[3, 2, 1], tie=tie)
@@ -346,7 +346,7 @@ def test_a_tie_of_weights_by_hand(tie, winner):
     assert (vote.ties.tolist(), vote.labels.tolist()) == ([True], [winner])
 
 
-# Ranks 2, 1, 0 and 0, 1, 2: a point a member for each class, and nobody put class 1 first.
+# Points 0, 1, 2 and 2, 1, 0: each class has two points, and no member puts class 1 first.
 @pytest.mark.parametrize(("tie", "winner"), [("probability", 1), ("lowest", 0), ("first", 2)])
 def test_a_tie_of_ranks_by_hand(tie, winner):
     vote = borda_vote(np.log([[[0.1, 0.4, 0.5]], [[0.45, 0.4, 0.15]]]), tie=tie)
@@ -354,15 +354,16 @@ def test_a_tie_of_ranks_by_hand(tie, winner):
     assert (vote.ties.tolist(), vote.labels.tolist()) == ([True], [winner])
 
 
-def test_a_class_that_leads_by_ranks_though_no_member_put_it_first_wins():
+def test_a_class_can_win_by_ranks_without_being_first_for_any_member():
     logits = np.log([[[0.5, 0.4, 0.06, 0.04]], [[0.06, 0.4, 0.5, 0.04]], [[0.06, 0.4, 0.04, 0.5]]])
     for tie in TIES:
         assert borda_vote(logits, tie=tie).labels.tolist() == [1]
 
 
-# Classes 0 and 1 tie at the geometric mean of 0.2 and 0.3. Each member puts a class first that the other rules out.
+# Classes 0 and 1 tie at the geometric mean of 0.2 and 0.3. Each member's first class has almost no probability for
+# the other member.
 @pytest.mark.parametrize("tie", TIES)
-def test_a_tie_of_geometric_means_that_no_member_voted_for_by_hand(tie):
+def test_a_tie_of_geometric_means_between_classes_without_votes(tie):
     vote = geometric_vote(np.log([[[0.2, 0.2, 0.6, 1e-9]], [[0.3, 0.3, 1e-9, 0.4]]]), tie=tie)
     assert vote.ties.tolist() == [True]
     assert vote.labels.tolist() == [0]
@@ -374,8 +375,9 @@ def test_geometric_means_that_tie_go_to_the_higher_arithmetic_mean():
     assert (vote.ties.tolist(), vote.labels.tolist()) == ([True], [1])
 
 
-# Groups 3 (three members) and 5 (two): in the first 0 wins by 2 to 1; in the second 0 and 1 tie. By probability 1 wins
-# that, and the groups tie. The groups' means are (0.8 + 0.7 + 0.1) / 3 and 0.3 for class 0: 0.417 in all.
+# In group 3 (three members), class 0 wins by 2 to 1. In group 5 (two members), the classes tie. With `probability`,
+# class 1 wins in group 5, and the groups tie. For class 0, the groups' means are (0.8 + 0.7 + 0.1) / 3 and 0.3; the
+# mean of both is 0.417.
 @pytest.mark.parametrize(("tie", "scores", "winner"), [("probability", [1, 1], 1), ("lowest", [2, 0], 0)])
 def test_ties_within_and_between_groups_by_hand(tie, scores, winner):
     rows = [[0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [0.55, 0.45], [0.05, 0.95]]
@@ -387,12 +389,12 @@ def test_ties_within_and_between_groups_by_hand(tie, scores, winner):
 
 
 def test_the_first_group_decides_between_groups():
-    # The first member chose 2, but its group answered 1; group 5 answered 0.
+    # The first member chooses 2, but its group answers 1. Group 5 answers 0.
     logits = choosing([2, 1, 0, 1])
     assert two_level_vote(logits, groups=["3", "3", "5", "3"], tie="first").labels.tolist() == [1]
 
 
-def test_many_members_of_one_kind_do_not_outvote_other_kinds():
+def test_a_large_group_does_not_outvote_several_small_ones():
     logits = choosing([0, 0, 0, 0, 1, 1])
     assert majority_vote(logits).labels.tolist() == [0]
     assert two_level_vote(logits, groups=["3", "3", "3", "3", "5", "7"]).labels.tolist() == [1]
@@ -400,7 +402,7 @@ def test_many_members_of_one_kind_do_not_outvote_other_kinds():
 
 @pytest.mark.parametrize("tie", TIES)
 def test_two_of_three_win_without_the_tie_rule(tie):
-    # The two are barely sure of class 1 and the third is certain of class 0: votes count, not sureness.
+    # Two members slightly prefer class 1 and the third is certain of class 0. Only votes count.
     vote = majority_vote(np.log([[[0.49, 0.51]], [[0.49, 0.51]], [[0.999, 0.001]]]), tie=tie)
     assert vote.labels.tolist() == [1]
     assert vote.ties.tolist() == [False]
@@ -411,7 +413,7 @@ def test_soft_vote_follows_the_mean_probability_against_the_majority():
     assert soft_vote(logits).labels.tolist() == [0]
 
 
-def test_geometric_vote_heeds_a_veto_that_the_mean_does_not():
+def test_one_member_can_veto_a_class_in_a_geometric_vote():
     logits = np.log([[[0.9, 0.1]], [[0.9, 0.1]], [[1e-6, 1 - 1e-6]]])
     assert soft_vote(logits).labels.tolist() == [0]
     assert geometric_vote(logits).labels.tolist() == [1]
@@ -419,31 +421,31 @@ def test_geometric_vote_heeds_a_veto_that_the_mean_does_not():
 
 @every_vote
 @pytest.mark.parametrize("row", [[1.0, 2.4, 3.0], [863178.9, 541461.2, 299711.9, 422687.2]], ids=["small", "large"])
-def test_equal_probabilities_go_to_the_lowest_label_in_whatever_order_members_stand(vote, row):
-    # Each class gets the same probabilities, each time from other members: equal sums but for rounding.
+def test_equal_probabilities_go_to_the_lowest_label_in_any_order_of_members(vote, row):
+    # Each class gets the same probabilities, but from other members, so sums differ only by rounding.
     n_classes = len(row)
     members = np.stack([np.roll(row, turn) for turn in range(n_classes)])[:, None, :]
-    needs = {
+    parameters = {
         "two-level": {"groups": "3579"[:n_classes]},
         "stacking": {"coefficients": np.tile(np.eye(n_classes), n_classes), "intercepts": np.zeros(n_classes)},
     }.get(vote, {})
     for order in permutations(range(n_classes)):
-        result = VOTING_RULES[vote](members[list(order)], tie="probability", **needs)
+        result = VOTING_RULES[vote](members[list(order)], tie="probability", **parameters)
         assert result.labels.tolist() == [0]
         assert result.ties.tolist() == [True]
 
 
-def test_a_member_between_two_classes_votes_for_the_lower():
+def test_a_member_with_equal_logits_votes_for_the_lower_class():
     assert majority_vote(np.zeros((1, 1, 3))).votes.tolist() == [[1, 0, 0]]
     assert majority_vote(choosing([2, 2, 1])).votes.tolist() == [[0, 1, 2]]
 
 
-def test_classes_between_which_a_member_is_undecided_share_the_points_of_their_ranks():
+def test_classes_with_equal_logits_share_the_points_of_their_ranks():
     assert borda_vote(np.array([[[1.0, 1.0, 0.0, 2.0]]])).scores.tolist() == [[1.5, 1.5, 0.0, 3.0]]
 
 
 def test_stacking_by_hand():
-    # Two members, two classes: only what the second says counts, and what it says of class 0 speaks for class 1.
+    # Only the second member's log-probability of class 0 counts, and it favours class 1.
     coefficients = np.array([[0, 0, 0, 0], [0, 0, 2, 0]])
     vote = stacking_vote(np.log([[[0.9, 0.1]], [[0.5, 0.5]]]), coefficients=coefficients, intercepts=np.array([0, 1.0]))
     np.testing.assert_allclose(vote.scores, [[0, 2 * math.log(0.5) + 1]])
@@ -451,5 +453,5 @@ def test_stacking_by_hand():
     assert (vote.labels.tolist(), vote.votes.tolist()) == ([0], [[2, 0]])
 
 
-def test_what_stacking_learns_from_has_a_floor():
+def test_stacking_features_have_a_minimum():
     np.testing.assert_allclose(stacking_features(np.array([[0.0, -100.0]])), [[0.0, -30.0]], atol=1e-12)

@@ -1,4 +1,4 @@
-"""Every voting rule beside a slow twin, and beside the same rule of other libraries."""
+"""Compare each voting rule with a slow reference implementation and with other libraries."""
 
 import math
 
@@ -22,9 +22,9 @@ from fmcli.ensemble.rules import (
     stacking_features,
     stacking_vote,
 )
-from tests.ensemble.test_rules import coarse_logits, every_rule, needs_of, random_logits
+from tests.ensemble.test_rules import coarse_logits, every_rule, parameters_of, random_logits
 
-# --- slow duplicates ------------------------------------------------------------------------------------------
+# --- slow reference --------------------------------------------------------------------------------------
 
 
 def slow_probabilities(row):
@@ -52,7 +52,7 @@ def slow_choice(row):
 
 def slow_decision(scores, probabilities, choices, tie):
     tied = [k for k, score in enumerate(scores) if score > max(scores) - 1e-9]
-    likeliest = max(tied, key=lambda k: (round(probabilities[k], 9), -k))  # equal but for rounding
+    likeliest = max(tied, key=lambda k: (round(probabilities[k], 9), -k))  # ignores rounding
     winner = {
         "probability": likeliest,
         "lowest": tied[0],
@@ -89,24 +89,24 @@ def slow_image(vote, rows, tie, weights=None, groups=None, coefficients=None, in
 @every_rule
 @pytest.mark.parametrize("n_members", [1, 2, 3, 6])
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
-def test_every_vote_equals_its_slow_twin(vote, tie, n_members, draw):
+def test_every_rule_equals_its_slow_reference(vote, tie, n_members, draw):
     logits = draw(seed=n_members, n_members=n_members, n_samples=25)
-    needs = needs_of(vote, n_members, seed=n_members)
-    if "weights" in needs and n_members > 1:
-        needs["weights"][0] = 0
-    result = VOTING_RULES[vote](logits, tie=tie, **needs)
+    parameters = parameters_of(vote, n_members, seed=n_members)
+    if "weights" in parameters and n_members > 1:
+        parameters["weights"][0] = 0
+    result = VOTING_RULES[vote](logits, tie=tie, **parameters)
     for image in range(logits.shape[1]):
-        label, tied, probabilities = slow_image(vote, logits[:, image].astype(float).tolist(), tie, **needs)
+        label, tied, probabilities = slow_image(vote, logits[:, image].astype(float).tolist(), tie, **parameters)
         assert (result.labels[image], result.ties[image]) == (label, tied)
-        if vote != "geometric":  # whose probabilities are its scores, scaled
+        if vote != "geometric":  # its probabilities are its scores, scaled
             np.testing.assert_allclose(result.probabilities[image], probabilities, rtol=1e-9)
 
 
-# --- the same rules of other libraries -------------------------------------------------------------------
+# --- other libraries -------------------------------------------------------------------------------------
 
 
 class Fixed(ClassifierMixin, BaseEstimator):
-    """A classifier of scikit-learn that has answered already: an image is its number."""
+    """A scikit-learn classifier that returns stored probabilities. The image is an index."""
 
     def __init__(self, probabilities):
         self.probabilities = probabilities
@@ -141,22 +141,20 @@ def probabilities_of(logits):
 def as_classifiers(logits):
     x = np.arange(logits.shape[1])[:, None]
     y = x[:, 0] % logits.shape[2]
-    return [Fixed(one).fit(x, y) for one in probabilities_of(logits)], x, y
+    return [Fixed(member).fit(x, y) for member in probabilities_of(logits)], x, y
 
 
 @LIBRARY_CASES
 def test_majority_and_soft_vote_equal_scikit_learn(draw, weights):
     logits = draw(seed=20)
     classifiers, x, y = as_classifiers(logits)
-    named = [(f"m{place}", one) for place, one in enumerate(classifiers)]
+    named = [(f"m{index}", classifier) for index, classifier in enumerate(classifiers)]
     hard = VotingClassifier(named, voting="hard", weights=weights).fit(x, y)
     np.testing.assert_array_equal(majority_vote(logits, tie="lowest", weights=weights).labels, hard.predict(x))
     soft = VotingClassifier(named, voting="soft", weights=weights).fit(x, y)
     ours = soft_vote(logits, tie="lowest", weights=weights)
     np.testing.assert_allclose(ours.probabilities, soft.predict_proba(x), atol=1e-9, rtol=0)
-    np.testing.assert_array_equal(
-        ours.labels[~ours.ties], soft.predict(x)[~ours.ties]
-    )  # ours are equal but for rounding
+    np.testing.assert_array_equal(ours.labels[~ours.ties], soft.predict(x)[~ours.ties])  # ties differ by rounding
 
 
 @LIBRARY_CASES
@@ -213,12 +211,12 @@ def test_borda_counts_the_ranks_of_scipy(draw, weights):
     np.testing.assert_array_equal(ours.labels[~ours.ties], ours.scores.argmax(axis=1)[~ours.ties])
 
 
-def test_stacking_equals_the_logistic_regression_that_its_coefficients_are_of():
-    logits, needs = random_logits(seed=25), needs_of("stacking")
+def test_stacking_equals_the_logistic_regression_with_its_coefficients():
+    logits, parameters = random_logits(seed=25), parameters_of("stacking")
     regression = LogisticRegression()
     regression.classes_ = np.arange(logits.shape[2])
-    regression.coef_, regression.intercept_ = needs["coefficients"], needs["intercepts"]
+    regression.coef_, regression.intercept_ = parameters["coefficients"], parameters["intercepts"]
     features = np.concatenate([stacking_features(member) for member in logits], axis=1)
-    ours = stacking_vote(logits, **needs)
+    ours = stacking_vote(logits, **parameters)
     np.testing.assert_allclose(ours.probabilities, regression.predict_proba(features), atol=1e-9, rtol=0)
     np.testing.assert_array_equal(ours.labels, regression.predict(features))

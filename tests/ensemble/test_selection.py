@@ -35,7 +35,7 @@ def choose(method, pool, **options):
     return SELECTION_METHODS[method](*pool, **{"size": 4, **options})
 
 
-# --- reference implementations -------------------------------------------------------------------------
+# --- reference implementations ---------------------------------------------------------------------------
 
 
 def slow_ranking(logits, y_true, members, rule, by):
@@ -306,7 +306,7 @@ def test_extreme_logits_and_a_single_class_are_supported(method, rule, by):
     assert chosen.score == (1 if by == "accuracy" else 0)
 
 
-# --- errors -------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------
 
 
 @every_method
