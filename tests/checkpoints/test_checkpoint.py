@@ -29,20 +29,20 @@ CPU = torch.device("cpu")
 def recipe(drawn_images, tmp_path_factory) -> Recipe:
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     text = TINY_RECIPE.format(folder=drawn_images) + '\n[reference]\nsource = "nowhere"\ntest_accuracy = 0.5\n'
-    # Places that are not in the order of the alphabet.
+    # The recipe must not list its members in alphabetical order.
     path.write_text(text.replace('"k3"', '"second"').replace('"k5"', '"first"'), "utf-8")
     return load_recipe(str(path), ["trainer.epochs=1"])
 
 
 @pytest.fixture(scope="module")
 def run_folder(recipe, tmp_path_factory) -> Path:
-    """A run of the members `second` and `first`; not to be written to."""
+    """A run of the members `second` and `first`; read-only."""
     return train_run(recipe, tmp_path_factory.mktemp("runs") / "tiny", device=CPU).folder
 
 
 @pytest.fixture
 def model_file(run_folder, tmp_path) -> Path:
-    """A checkpoint to damage."""
+    """A writable copy of a checkpoint."""
     return Path(shutil.copy(run_folder / "second" / MODEL_FILE, tmp_path / "model.safetensors"))
 
 
@@ -60,7 +60,7 @@ def same_content(one: tuple[Header, dict[str, torch.Tensor]], other: tuple[Heade
 
 
 def rewritten(path: Path, target: Path, **changes: object) -> Path:
-    """Write a checkpoint again, whole by its digest, with other values in its header."""
+    """Write a checkpoint with other values in its header and a correct digest."""
     metadata, tensors = load_tensors(path)
     header = json.loads(metadata["header"]) | changes
     save_tensors(target, tensors, metadata | {"header": json.dumps(header)})
@@ -79,13 +79,13 @@ def test_saved_network_gives_the_same_logits_when_loaded(run_folder, recipe):
     assert not member.model.training
 
 
-def test_checkpoint_saved_again_is_the_same(run_folder, tmp_path):
+def test_a_loaded_checkpoint_is_saved_unchanged(run_folder, tmp_path):
     member = load_checkpoint(run_folder / "second", device=CPU)
     save_checkpoint(tmp_path / "deep" / "er" / MODEL_FILE, member.model, member.header)
     assert same_content(content_of(tmp_path / "deep" / "er"), content_of(run_folder / "second"))
 
 
-def test_header_says_all_that_is_needed(run_folder, recipe):
+def test_header_is_complete(run_folder, recipe):
     header = read_header(run_folder / "first")
     splits = load_splits(recipe.data)
     assert header.member == recipe.members[1]
@@ -108,7 +108,7 @@ def test_header_says_all_that_is_needed(run_folder, recipe):
 
 
 def test_header_is_read_without_the_weights(model_file):
-    """What is left of a file whose weights are gone still says what it was, though it cannot be loaded."""
+    """The header of a file with overwritten weights can be read, but the checkpoint cannot be loaded."""
     with safe_open(model_file, framework="pt") as file:
         size = model_file.stat().st_size - sum(file.get_tensor(name).nbytes for name in file.keys())  # noqa: SIM118
     content = bytearray(model_file.read_bytes())
@@ -120,13 +120,13 @@ def test_header_is_read_without_the_weights(model_file):
         load_checkpoint(model_file, device=CPU)
 
 
-def test_member_is_found_by_its_folder_and_by_its_file(run_folder):
+def test_member_loads_from_its_folder_and_from_its_file(run_folder):
     by_folder = content_of(run_folder / "first")
     assert same_content(by_folder, content_of(run_folder / "first" / MODEL_FILE))
     assert read_header(run_folder / "first") == read_header(run_folder / "first" / MODEL_FILE)
 
 
-def test_moved_run_folder_keeps_working(run_folder, tmp_path):
+def test_a_moved_run_folder_predicts_the_same(run_folder, tmp_path):
     moved = Path(shutil.copytree(run_folder, tmp_path / "elsewhere" / "run of two"))
     members = [load_checkpoint(path, device=CPU) for path in find_checkpoints([moved])]
     predictions = predict_splits(members, "validation")
@@ -134,14 +134,14 @@ def test_moved_run_folder_keeps_working(run_folder, tmp_path):
         assert np.array_equal(one.logits, load_predictions(run_folder / one.member / VALIDATION_FILE).logits)
 
 
-def test_checkpoint_alone_is_enough(run_folder, tmp_path):
+def test_a_checkpoint_file_is_enough(run_folder, tmp_path):
     alone = Path(shutil.copy(run_folder / "first" / MODEL_FILE, tmp_path / "any name.st"))
     assert same_content(content_of(alone), content_of(run_folder / "first"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (2, 3, 1, 2)])
-def test_tensors_of_any_kind_make_the_round_trip(tmp_path, dtype, shape):
+def test_tensors_of_all_dtypes_and_shapes_are_restored(tmp_path, dtype, shape):
     tensors = {"one": torch.ones(shape).to(dtype), "two": torch.zeros(shape).to(dtype)}
     save_tensors(tmp_path / "file", tensors, {"a": "1", "ü": "\n"})
     metadata, loaded = load_tensors(tmp_path / "file")
@@ -152,13 +152,13 @@ def test_tensors_of_any_kind_make_the_round_trip(tmp_path, dtype, shape):
         assert torch.equal(loaded[name], tensor)
 
 
-def test_memory_layout_does_not_change_what_is_saved(tmp_path):
+def test_memory_layout_does_not_change_the_file(tmp_path):
     tensor = torch.arange(2.0 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     save_tensors(tmp_path / "file", {"kernel": tensor.to(memory_format=torch.channels_last)}, {})
     assert torch.equal(load_tensors(tmp_path / "file")[1]["kernel"], tensor)
 
 
-def test_optimizer_state_is_flattened_and_back():
+def test_optimizer_state_is_flattened_and_restored():
     state = {0: {"step": torch.tensor(2.0), "exp_avg": torch.ones(2)}, 11: {"momentum_buffer": None}}
     flat = flatten_state(state, "optimizer")
     assert set(flat) == {"optimizer.0.step", "optimizer.0.exp_avg"}
@@ -171,7 +171,7 @@ def test_optimizer_state_is_flattened_and_back():
 
 
 def assert_refused(path: Path) -> str:
-    """Refused by what loads a checkpoint, in one line that names it."""
+    """Check that loading fails with a one-line error that names the file; return the message."""
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path, device=CPU)
     assert path.name in caught.value.message
@@ -180,7 +180,7 @@ def assert_refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("kept", [0.0, 1e-3, 0.01, 0.2, 0.5, 0.9, 0.999])
-def test_file_cut_short_is_refused(model_file, kept):
+def test_truncated_file_is_refused(model_file, kept):
     content = model_file.read_bytes()
     model_file.write_bytes(content[: int(kept * len(content))])
     assert_refused(model_file)
@@ -188,12 +188,12 @@ def test_file_cut_short_is_refused(model_file, kept):
         read_header(model_file)
 
 
-def test_file_with_something_after_its_end_is_refused(model_file):
+def test_file_with_trailing_bytes_is_refused(model_file):
     model_file.write_bytes(model_file.read_bytes() + b"\0")
     assert_refused(model_file)
 
 
-def test_flipped_bits_are_refused_or_mean_nothing(model_file):
+def test_flipped_bits_are_refused_or_have_no_effect(model_file):
     content, whole = model_file.read_bytes(), content_of(model_file)
     end_of_header = 8 + int.from_bytes(content[:8], "little")
     places = [
@@ -209,8 +209,8 @@ def test_flipped_bits_are_refused_or_mean_nothing(model_file):
             loaded = content_of(model_file)
         except CheckpointError:
             continue
-        # Spaces fill the header up; what they are is of no account.
-        assert content[place : place + 1] == b" ", f"byte {place} was changed and nobody saw"
+        # Spaces pad the header; their values have no effect.
+        assert content[place : place + 1] == b" ", f"byte {place} was changed without an error"
         assert same_content(loaded, whole)
 
 
@@ -237,13 +237,13 @@ def test_safetensors_file_of_another_program_is_refused(tmp_path, metadata):
         read_header(tmp_path / "other.safetensors")
 
 
-def test_predictions_and_checkpoints_are_not_taken_for_each_other(run_folder):
+def test_predictions_and_checkpoints_are_not_confused(run_folder):
     assert_refused(run_folder / "first" / VALIDATION_FILE)
     with pytest.raises(CheckpointError, match="not a predictions file"):
         load_predictions(run_folder / "first" / MODEL_FILE)
 
 
-def test_missing_file_is_refused_with_the_command_that_makes_one(tmp_path):
+def test_missing_file_is_refused_and_the_error_names_the_remedy(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at") as caught:
         load_checkpoint(tmp_path / "nothing", device=CPU)
     assert caught.value.remedies == (Remedy("train"),)
@@ -251,7 +251,7 @@ def test_missing_file_is_refused_with_the_command_that_makes_one(tmp_path):
         load_checkpoint(tmp_path, device=CPU)
 
 
-def test_file_that_may_not_be_read_is_refused(model_file, monkeypatch):
+def test_unreadable_file_is_refused(model_file, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -259,21 +259,21 @@ def test_file_that_may_not_be_read_is_refused(model_file, monkeypatch):
     assert "Permission denied" in assert_refused(model_file)
 
 
-def test_tensors_of_another_shape_are_named(model_file):
+def test_error_names_tensors_of_another_shape(model_file):
     metadata, tensors = load_tensors(model_file)
     save_tensors(model_file, tensors | {"0.weight": torch.zeros(8, 1, 5, 5)}, metadata)
     message = assert_refused(model_file)
     assert "0.weight is float32 (8, 1, 5, 5); its network needs float32 (8, 1, 3, 3)" in message
 
 
-def test_tensors_of_another_type_are_named(model_file):
+def test_error_names_tensors_of_another_dtype(model_file):
     metadata, tensors = load_tensors(model_file)
     save_tensors(model_file, tensors | {"0.weight": tensors["0.weight"].double()}, metadata)
     assert "0.weight is float64" in assert_refused(model_file)
 
 
 @pytest.mark.parametrize(("extra", "named"), [({}, "is missing"), ({"99.weight": torch.zeros(1)}, "99.weight")])
-def test_missing_and_foreign_tensors_are_named(model_file, extra, named):
+def test_error_names_missing_and_unexpected_tensors(model_file, extra, named):
     metadata, tensors = load_tensors(model_file)
     if not extra:
         del tensors["0.weight"]
@@ -318,7 +318,7 @@ def test_file_without_a_header_is_refused(model_file):
     assert "header is damaged" in assert_refused(model_file)
 
 
-def test_names_from_a_foreign_file_cannot_steer_the_terminal(tmp_path):
+def test_names_in_a_file_cannot_send_control_characters_to_the_terminal(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "x", metadata={"format": "\x1b[31mred"})
     with pytest.raises(CheckpointError) as caught:
         read_header(tmp_path / "x")
@@ -326,7 +326,7 @@ def test_names_from_a_foreign_file_cannot_steer_the_terminal(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["value", "dtype", "shape", "name", "text", "swap"])
-def test_digest_covers_names_types_shapes_values_and_text(tmp_path, change):
+def test_digest_covers_names_dtypes_shapes_values_and_metadata(tmp_path, change):
     path = tmp_path / "file"
     save_tensors(path, {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}, {"note": "x"})
     assert load_tensors(path)[0] == {"note": "x"}
@@ -350,7 +350,7 @@ def test_digest_covers_names_types_shapes_values_and_text(tmp_path, change):
         load_tensors(path)
 
 
-def test_failed_write_leaves_what_was_there(model_file, monkeypatch):
+def test_failed_write_leaves_the_old_file(model_file, monkeypatch):
     member = load_checkpoint(model_file, device=CPU)
     content = model_file.read_bytes()
 
@@ -364,34 +364,34 @@ def test_failed_write_leaves_what_was_there(model_file, monkeypatch):
     assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
 
 
-# --- finding ----------------------------------------------------------------------------------------------
+# --- find_checkpoints ----------------------------------------------------------------------------------------------
 
 
 def names_of(paths: list[Path]) -> list[str]:
     return [path.parent.name for path in paths]
 
 
-def test_members_come_in_the_order_of_the_recipe(run_folder):
+def test_members_are_in_the_order_of_the_recipe(run_folder):
     assert names_of(find_checkpoints([run_folder])) == ["second", "first"]
 
 
-def test_members_come_by_name_where_the_recipe_is_gone(run_folder, tmp_path):
+def test_members_are_sorted_by_name_without_a_recipe(run_folder, tmp_path):
     copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
     (copy / RECIPE_FILE).unlink()
     assert names_of(find_checkpoints([copy])) == ["first", "second"]
 
 
-def test_runs_folders_and_files_are_found_in_the_order_they_are_given(run_folder):
+def test_runs_folders_and_files_are_found_in_the_given_order(run_folder):
     assert names_of(find_checkpoints([run_folder])) == ["second", "first"]
     assert names_of(find_checkpoints([run_folder / "first" / MODEL_FILE, run_folder / "second"])) == ["first", "second"]
 
 
-def test_a_member_that_is_named_twice_is_refused(run_folder):
+def test_a_member_given_twice_is_refused(run_folder):
     with pytest.raises(CheckpointError, match="named twice"):
         find_checkpoints([run_folder, run_folder / "first"])
 
 
-def test_members_that_are_not_trained_yet_are_left_out(run_folder, tmp_path):
+def test_untrained_members_are_left_out(run_folder, tmp_path):
     copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
     shutil.rmtree(copy / "second")
     assert names_of(find_checkpoints([copy])) == ["first"]
@@ -404,7 +404,7 @@ def test_folder_without_members_is_refused(tmp_path):
         find_checkpoints([tmp_path / "missing"])
 
 
-def test_run_that_was_only_begun_is_refused_with_the_command_that_goes_on(run_folder, tmp_path):
+def test_an_unfinished_run_is_refused_and_the_error_names_the_remedy(run_folder, tmp_path):
     begun = tmp_path / "begun"
     begun.mkdir()
     shutil.copy(run_folder / RECIPE_FILE, begun)
@@ -434,14 +434,14 @@ def places_of(paths: list[Path], run: Path) -> list[str]:
     return [str(path.parent.relative_to(run)) for path in paths]
 
 
-def test_snapshots_come_in_order_before_their_member(with_snapshots):
+def test_snapshots_are_in_order_before_their_member(with_snapshots):
     run = with_snapshots
     assert places_of(find_checkpoints([run]), run) == [*OF_SECOND, "first"]
     assert places_of(find_checkpoints([run / "second"]), run) == OF_SECOND
     assert [read_header(path).name for path in find_checkpoints([run / "second"])] == OF_SECOND
 
 
-def test_a_file_or_a_snapshots_folder_stands_for_itself_alone(with_snapshots):
+def test_a_file_or_a_snapshots_folder_is_one_checkpoint(with_snapshots):
     member = with_snapshots / "second"
     assert find_checkpoints([member / MODEL_FILE]) == [member / MODEL_FILE]
     assert find_checkpoints([member / "snapshot-3"]) == [member / "snapshot-3" / MODEL_FILE]
@@ -449,7 +449,7 @@ def test_a_file_or_a_snapshots_folder_stands_for_itself_alone(with_snapshots):
         find_checkpoints([member / "snapshot-3", member])
 
 
-def test_other_folders_of_a_member_are_no_snapshots(with_snapshots):
+def test_other_folders_of_a_member_are_not_snapshots(with_snapshots):
     member = with_snapshots / "second"
     for name in ("snapshot-0", "snapshot-01", "snapshot-", "snapshot-1.old", "best"):
         shutil.copytree(member / "snapshot-1", member / name)
@@ -458,7 +458,7 @@ def test_other_folders_of_a_member_are_no_snapshots(with_snapshots):
     assert places_of(find_checkpoints([member]), with_snapshots) == OF_SECOND
 
 
-def test_snapshots_of_a_member_that_is_not_trained_yet_are_left_out(with_snapshots):
+def test_snapshots_of_an_untrained_member_are_left_out(with_snapshots):
     (with_snapshots / "second" / MODEL_FILE).unlink()
     assert places_of(find_checkpoints([with_snapshots]), with_snapshots) == ["first"]
     assert unfinished_members([with_snapshots]) == {with_snapshots: ["second"]}
@@ -466,7 +466,7 @@ def test_snapshots_of_a_member_that_is_not_trained_yet_are_left_out(with_snapsho
         find_checkpoints([with_snapshots / "second"])
 
 
-def test_snapshots_are_told_apart_by_their_runs(with_snapshots, tmp_path):
+def test_snapshots_of_several_runs_get_unique_names(with_snapshots, tmp_path):
     other = Path(shutil.copytree(with_snapshots, tmp_path / "other"))
     files = [run / "second" / name / MODEL_FILE for run in (with_snapshots, other) for name in ("snapshot-1", "")]
     names = [read_header(file).name for file in files]
@@ -481,8 +481,8 @@ def test_snapshots_are_told_apart_by_their_runs(with_snapshots, tmp_path):
     ]  # fmt: skip
 
 
-def test_every_field_of_the_header_is_known_here():
-    """A new field of the header needs its line in `test_header_says_all_that_is_needed`."""
+def test_all_header_fields_are_tested():
+    """Add a line to `test_header_is_complete` for each new field of the header."""
     assert set(Header.model_fields) == {
         "member", "data", "ensemble", "reference", "input_shape", "class_names", "mean", "std", "background",
         "parameters", "epochs", "snapshot", "data_digests", "recipe_digest", "versions", "trained_on",

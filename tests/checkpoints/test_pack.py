@@ -1,4 +1,4 @@
-"""Packs: an ensemble in one file, that comes apart again byte for byte and answers as its members do."""
+"""Packs: unpacking restores all files byte for byte, and a pack predicts like its members."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ NAMES = ("k5", "k3")
 
 @pytest.fixture(scope="module")
 def runs(drawn_images, tmp_path_factory) -> Path:
-    """Runs `one` and `two` of the members k3 and k5, of other seeds; not to be written to."""
+    """Runs `one` and `two` with members k3 and k5 and different seeds; read-only."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "tiny.toml").write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
     for seed, name in enumerate(("one", "two")):
@@ -45,14 +45,14 @@ def runs(drawn_images, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def rule(runs) -> Combiner:
-    """What stacking learnt for k5 and k3 of run `one`, and a temperature."""
+    """Fitted stacking with a temperature for k5 and k3 of run `one`."""
     found = [load_predictions(runs / "one" / name / predictions_file("validation")) for name in NAMES]
     return fit_combiner(Combiner("stacking", groups=("5", "3")), stack_logits(found), found[0].labels)
 
 
 @pytest.fixture(scope="module")
 def pack(runs, rule, tmp_path_factory) -> Path:
-    """Members of run `one`, not in its order; not to be written to."""
+    """A pack of run `one` with its members in another order; read-only."""
     path = tmp_path_factory.mktemp("packs") / "chosen.pack"
     write_pack(
         path, places_in(runs / "one"), rule, FittedOn(split="validation", images=40, data_digest="d", accuracy=1)
@@ -66,7 +66,7 @@ def places_in(run, names=NAMES):
 
 
 def rewritten(pack, target, change):
-    """Write a pack again, whole by its digest, with other text or tensors."""
+    """Write a pack with other metadata or tensors and a correct digest."""
     metadata, tensors = load_tensors(pack)
     contents = json.loads(metadata["pack"])
     change(contents, tensors)
@@ -75,7 +75,7 @@ def rewritten(pack, target, change):
 
 
 def assert_refused(path):
-    """Refused in one line that names it."""
+    """Check that reading fails with a one-line error that names the file; return the message."""
     with pytest.raises(CheckpointError) as caught:
         read_pack(path, device=CPU)
     assert path.name in caught.value.message
@@ -84,10 +84,10 @@ def assert_refused(path):
     return caught.value.message
 
 
-# --- out and in -----------------------------------------------------------------------------------------
+# --- pack and unpack ------------------------------------------------------------------------------------
 
 
-def test_what_is_unpacked_is_what_was_packed_byte_for_byte(pack, runs, tmp_path):
+def test_unpacked_files_equal_the_packed_files_byte_for_byte(pack, runs, tmp_path):
     folders = unpack(pack, tmp_path / "out")
     assert folders == [tmp_path / "out" / name for name in NAMES]
     for name in NAMES:
@@ -105,7 +105,7 @@ def test_the_same_members_make_the_same_pack(pack, runs, rule, tmp_path):
     assert (tmp_path / "again.pack").read_bytes() == pack.read_bytes()
 
 
-def test_the_rule_and_where_it_was_learnt_come_out_again(pack, rule, tmp_path):
+def test_unpacking_restores_the_rule_and_its_images(pack, rule, tmp_path):
     unpack(pack, tmp_path)
     content, paths = read_ensemble_file(tmp_path / ENSEMBLE_FILE)
     own = content.combiner()
@@ -113,11 +113,11 @@ def test_the_rule_and_where_it_was_learnt_come_out_again(pack, rule, tmp_path):
     np.testing.assert_array_equal(own.stacking.coefficients, rule.stacking.coefficients)
     assert content.fitted_on.images == 40
     assert paths == [tmp_path / name for name in NAMES]
-    pool = open_pool([tmp_path / ENSEMBLE_FILE], device="cpu")  # whose digests are those of the members
+    pool = open_pool([tmp_path / ENSEMBLE_FILE], device="cpu")  # checks the members' digests
     assert pool.names == NAMES
 
 
-def test_a_packs_networks_are_those_of_its_members(pack, runs, rule):
+def test_a_packs_networks_equal_its_members(pack, runs, rule):
     found = read_pack(pack, device=CPU)
     assert found.names == NAMES
     for name, member in zip(NAMES, found.members, strict=True):
@@ -129,7 +129,7 @@ def test_a_packs_networks_are_those_of_its_members(pack, runs, rule):
     assert (found.rule.vote, found.rule.temperature) == ("stacking", rule.temperature)
 
 
-def test_a_pack_is_evaluated_as_the_run_that_it_is_of(pack, runs, rule):
+def test_a_pack_is_evaluated_like_its_run(pack, runs, rule):
     places = [runs / "one" / name for name in NAMES]
     packed, open_ = open_pool([pack], device="cpu"), open_pool(places, device="cpu")
     found = [predict_pool(pool, "test") for pool in (packed, open_)]
@@ -143,7 +143,7 @@ def test_a_pack_is_evaluated_as_the_run_that_it_is_of(pack, runs, rule):
     assert [one.name for one in results[0].members] == [one.name for one in results[1].members] == list(NAMES)
 
 
-def test_a_pack_labels_images_as_the_run_that_it_is_of(pack, runs, rule):
+def test_a_pack_labels_images_like_its_run(pack, runs, rule):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 12, 12), dtype=np.uint8)
     loaded = [LoadedImage(str(place), None, image) for place, image in enumerate(pixels)]
     packed = open_pool([pack], device="cpu")
@@ -155,10 +155,10 @@ def test_a_pack_labels_images_as_the_run_that_it_is_of(pack, runs, rule):
     assert answers[0] == answers[1]
 
 
-def test_files_that_a_member_lacks_are_not_missed(runs, tmp_path):
+def test_optional_files_of_a_member_can_be_missing(runs, tmp_path):
     (tmp_path / "k3").mkdir()
     shutil.copy(runs / "one" / "k3" / MODEL_FILE, tmp_path / "k3")
-    (tmp_path / "k3" / HISTORY_FILE).write_bytes(b"")  # nor what is empty
+    (tmp_path / "k3" / HISTORY_FILE).write_bytes(b"")  # an empty file is packed, too
     write_pack(tmp_path / "one.pack", places_in(tmp_path, ["k3"]), Combiner())
     [folder] = unpack(tmp_path / "one.pack", tmp_path / "out")
     assert sorted(path.name for path in folder.iterdir()) == sorted([MODEL_FILE, HISTORY_FILE])
@@ -166,7 +166,7 @@ def test_files_that_a_member_lacks_are_not_missed(runs, tmp_path):
     assert not (tmp_path / "out" / RECIPE_FILE).exists()
 
 
-def test_members_of_several_runs_with_one_name_lie_apart(runs, tmp_path):
+def test_members_with_equal_names_are_unpacked_to_different_folders(runs, tmp_path):
     places = [replace(place, name=f"{run}/k3") for run in ("one", "two") for place in places_in(runs / run, ["k3"])]
     write_pack(tmp_path / "both.pack", places, Combiner("soft", weights=(2, 1)))
     assert [folder.name for folder in unpack(tmp_path / "both.pack", tmp_path / "out")] == ["one-k3", "two-k3"]
@@ -174,13 +174,13 @@ def test_members_of_several_runs_with_one_name_lie_apart(runs, tmp_path):
         assert (tmp_path / "out" / f"{run}-k3" / MODEL_FILE).read_bytes() == (
             runs / run / "k3" / MODEL_FILE
         ).read_bytes()
-    assert not (tmp_path / "out" / RECIPE_FILE).exists()  # there is not one for both
+    assert not (tmp_path / "out" / RECIPE_FILE).exists()  # the members have two recipes
     pool = open_pool([tmp_path / "both.pack"], device="cpu")
     assert (pool.names, pool.rule.weights) == (("one/k3", "two/k3"), (2, 1))
     assert [one.member for one in predict_pool(pool, "test")] == ["one/k3", "two/k3"]
 
 
-def test_whatever_members_are_called_they_get_a_folder_each(runs, tmp_path):
+def test_any_member_name_gets_its_own_folder(runs, tmp_path):
     names = ("one/k3", "one-k3", "one\\k3", "ONE-K3", "0-one-k3", "..", "ensemble.toml", "recipe.toml", "k" * 300)
     places = [replace(places_in(runs / "one", ["k3"])[0], name=name) for name in names]
     write_pack(tmp_path / "all.pack", places, Combiner())
@@ -191,7 +191,7 @@ def test_whatever_members_are_called_they_get_a_folder_each(runs, tmp_path):
     assert open_pool([tmp_path / "out" / ENSEMBLE_FILE], device="cpu").names == names
 
 
-def test_a_run_with_snapshots_is_unpacked_as_it_was(drawn_images, tmp_path):
+def test_a_run_with_snapshots_is_unpacked_unchanged(drawn_images, tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
     cyclic = ["trainer.epochs=2", "trainer.keep=snapshots", "schedule={ name = 'cyclic', cycles = 2 }"]
     run = train_run(load_recipe(str(tmp_path / "tiny.toml"), cyclic), tmp_path / "run", device=CPU).folder
@@ -205,25 +205,25 @@ def test_a_run_with_snapshots_is_unpacked_as_it_was(drawn_images, tmp_path):
     again = {path: content for path, content in again.items() if path != ENSEMBLE_FILE}
     assert again == there
     assert open_pool([tmp_path / "out"], device="cpu").names == pool.names
-    write_pack(tmp_path / "few.pack", places[1:], Combiner())  # without a snapshot it is not that run
+    write_pack(tmp_path / "few.pack", places[1:], Combiner())  # not the complete run: a snapshot is missing
     assert unpack(tmp_path / "few.pack", tmp_path / "few")[0] == tmp_path / "few" / "k3"
     assert not (tmp_path / "few" / RECIPE_FILE).exists()
 
 
-def test_a_part_of_a_run_has_no_recipe_that_says_otherwise(runs, tmp_path):
+def test_a_part_of_a_run_is_packed_without_the_recipe(runs, tmp_path):
     write_pack(tmp_path / "part.pack", places_in(runs / "one", ["k3"]), Combiner())
     unpack(tmp_path / "part.pack", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ENSEMBLE_FILE, "k3"]
 
 
-def test_the_ensemble_file_says_where_it_is(pack, tmp_path):
+def test_the_unpacked_ensemble_file_names_its_own_path(pack, tmp_path):
     unpack(pack, tmp_path / "out")
     text = (tmp_path / "out" / ENSEMBLE_FILE).read_text("utf-8")
     assert f"fmcli ensemble evaluate {tmp_path / 'out' / ENSEMBLE_FILE}\n" in text
     assert ".part" not in text
 
 
-def test_what_lies_where_the_program_runs_does_not_matter(runs, rule, pack, tmp_path, monkeypatch):
+def test_files_in_the_working_directory_do_not_matter(runs, rule, pack, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "k3").symlink_to(tmp_path / "elsewhere")
@@ -235,7 +235,7 @@ def test_what_lies_where_the_program_runs_does_not_matter(runs, rule, pack, tmp_
 # --- refused --------------------------------------------------------------------------------------------
 
 
-def test_a_broken_member_is_refused_and_no_pack_is_left(runs, tmp_path):
+def test_a_damaged_member_is_refused_and_no_pack_is_written(runs, tmp_path):
     shutil.copytree(runs / "one" / "k3", tmp_path / "k3")
     places = places_in(tmp_path, ["k3"])
     content = (tmp_path / "k3" / MODEL_FILE).read_bytes()
@@ -257,19 +257,19 @@ def test_a_pack_with_a_changed_byte_is_refused(pack, tmp_path, part):
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.2, 0.999])
-def test_a_pack_that_is_cut_short_is_refused(pack, tmp_path, kept):
+def test_a_truncated_pack_is_refused(pack, tmp_path, kept):
     content = pack.read_bytes()
     (tmp_path / "bad.pack").write_bytes(content[: int(kept * len(content))])
     assert_refused(tmp_path / "bad.pack")
 
 
-def test_a_checkpoint_is_no_pack_and_the_command_that_makes_one_is_named(runs):
+def test_a_checkpoint_is_not_a_pack_and_the_error_names_the_command(runs):
     with pytest.raises(CheckpointError, match="is not a pack") as caught:
         read_pack(runs / "one" / "k3" / MODEL_FILE, device=CPU)
     assert "fmcli ensemble pack" in hint_of(caught.value)
 
 
-def test_what_is_no_pack_at_all_is_called_so(runs, tmp_path):
+def test_a_path_without_a_pack_file_is_refused(runs, tmp_path):
     for place in (runs / "one", tmp_path / "none"):
         for read in (lambda path: unpack(path, tmp_path / "out"), lambda path: read_pack(path, device=CPU)):
             with pytest.raises(CheckpointError, match="no pack file at") as caught:
@@ -277,7 +277,7 @@ def test_what_is_no_pack_at_all_is_called_so(runs, tmp_path):
             assert "fmcli ensemble pack" in hint_of(caught.value)
 
 
-def test_a_failure_leaves_nothing_behind(pack, tmp_path, monkeypatch):
+def test_a_failure_leaves_no_files(pack, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise FmcliError("no room")
 
@@ -296,7 +296,7 @@ HOSTILE_NAMES = [
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_a_member_whose_folder_would_lie_elsewhere_is_refused(pack, tmp_path, name):
+def test_a_member_folder_outside_the_target_is_refused(pack, tmp_path, name):
     def change(contents, _):
         contents["ensemble"]["members"][1]["path"] = name
 
@@ -308,7 +308,7 @@ def test_a_member_whose_folder_would_lie_elsewhere_is_refused(pack, tmp_path, na
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "model.safetensors", "evil.py", "sub/history.jsonl", ""])
-def test_a_file_that_no_pack_has_is_refused_before_anything_is_written(pack, tmp_path, name):
+def test_an_unexpected_file_is_refused_before_writing(pack, tmp_path, name):
     def change(_, tensors):
         tensors[f"file.1.{name}"] = torch.zeros(3, dtype=torch.uint8)
 
@@ -318,7 +318,7 @@ def test_a_file_that_no_pack_has_is_refused_before_anything_is_written(pack, tmp
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["bad.pack"]
 
 
-def test_a_file_that_is_no_bytes_is_refused(pack, tmp_path):
+def test_a_file_tensor_with_another_dtype_is_refused(pack, tmp_path):
     def change(_, tensors):
         tensors[f"file.0.{HISTORY_FILE}"] = torch.zeros(3)
 
@@ -342,18 +342,18 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_pack_that_is_whole_but_does_not_fit_together_is_refused(pack, tmp_path, kind):
+def test_an_inconsistent_pack_is_refused(pack, tmp_path, kind):
     assert_refused(rewritten(pack, tmp_path / "bad.pack", DAMAGED[kind]))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"ensemble": 1}', "[" * 100_000])
-def test_a_pack_whose_text_is_damaged_is_refused(pack, tmp_path, text):
+def test_a_pack_with_damaged_metadata_is_refused(pack, tmp_path, text):
     metadata, tensors = load_tensors(pack)
     save_tensors(tmp_path / "bad.pack", tensors, metadata | {"pack": text})
     assert_refused(tmp_path / "bad.pack")
 
 
-def test_a_folder_that_holds_something_is_left_alone(pack, tmp_path):
+def test_a_folder_with_files_is_left_unchanged(pack, tmp_path):
     for place in (tmp_path / "file", tmp_path / "full"):
         place.mkdir() if place.name == "full" else place.write_text("mine")
     (tmp_path / "full" / "k3").write_text("mine")
@@ -364,7 +364,7 @@ def test_a_folder_that_holds_something_is_left_alone(pack, tmp_path):
     assert (tmp_path / "full" / "k3").read_text() == "mine"
 
 
-def test_folders_that_are_one_on_some_file_systems_are_refused(pack, tmp_path):
+def test_folders_that_differ_only_in_case_are_refused(pack, tmp_path):
     def change(contents, _):
         contents["ensemble"]["members"][1]["path"] = "K5"
 
@@ -372,6 +372,6 @@ def test_folders_that_are_one_on_some_file_systems_are_refused(pack, tmp_path):
         unpack(rewritten(pack, tmp_path / "bad.pack", change), tmp_path / "out")
 
 
-def test_an_empty_folder_may_be_there(pack, tmp_path):
+def test_unpacking_accepts_an_empty_folder(pack, tmp_path):
     (tmp_path / "out").mkdir()
     assert len(unpack(pack, tmp_path / "out")) == 2

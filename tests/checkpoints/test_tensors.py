@@ -1,4 +1,4 @@
-"""Files of tensors and text: the same content is the same bytes, whichever process writes it."""
+"""Safetensors files: equal content gives byte-identical files, in any process."""
 
 import subprocess
 import sys
@@ -64,7 +64,7 @@ def test_the_same_process_writes_the_same_bytes_again(tmp_path):
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 2
 
 
-def test_safetensors_itself_reads_what_was_put_in_order(tmp_path):
+def test_safetensors_reads_sorted_metadata(tmp_path):
     save_tensors(tmp_path / "file", TENSORS, TEXT)
     found = load_file(tmp_path / "file")
     assert found.keys() == TENSORS.keys()
@@ -79,7 +79,7 @@ def test_safetensors_itself_reads_what_was_put_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("length", range(9))
-def test_numbers_stay_aligned_whatever_the_length_of_the_text(tmp_path, length):
+def test_tensors_stay_aligned_for_any_length_of_metadata(tmp_path, length):
     save_tensors(tmp_path / "file", {"weight": torch.ones(2)}, {"note": "ü" * length})
     content = (tmp_path / "file").read_bytes()
     assert int.from_bytes(content[:8], "little") % 8 == 0

@@ -1,4 +1,4 @@
-"""What places stand for, alone and mixed: members, their names, their predictions, and what is refused."""
+"""Open members from paths of every kind and mixtures of them: names, predictions, fitting, and refused input."""
 
 import shutil
 from dataclasses import replace
@@ -42,7 +42,7 @@ def train(folder, images, *overrides):
 
 @pytest.fixture(scope="module")
 def runs(drawn_images, tmp_path_factory) -> Path:
-    """Runs `one` and `two` of the members k3 and k5, of other seeds; not to be written to."""
+    """Runs `one` and `two` with members k3 and k5 and different seeds; read-only."""
     folder = tmp_path_factory.mktemp("runs")
     for seed, name in enumerate(("one", "two")):
         train(folder / name, drawn_images, f"trainer.seed={seed}")
@@ -51,14 +51,14 @@ def runs(drawn_images, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def predicted(runs):
-    """What run `one` says of each split: k3's and k5's predictions."""
+    """Predictions of k3 and k5 of run `one` on each split."""
     pool = open_pool([runs / "one"], device="cpu")
     return {split: predict_pool(pool, split) for split in ("validation", "test")}
 
 
 @pytest.fixture(scope="module")
 def stored(predicted, tmp_path_factory) -> Path:
-    """The predictions of run `one` in every form; not to be written to."""
+    """The predictions of run `one` in every form; read-only."""
     folder = tmp_path_factory.mktemp("stored")
     for found in predicted.values():
         write_predictions(folder / "by split", found)  # k3/test.safetensors, k3/validation.safetensors, k5/…
@@ -108,14 +108,14 @@ def pack_of(run, path, rule=None):
 
 @pytest.fixture
 def copy(runs, tmp_path):
-    """A copy of run `one`, to be changed."""
+    """A writable copy of run `one`."""
     return Path(shutil.copytree(runs / "one", tmp_path / "copy"))
 
 
-# --- every kind of place --------------------------------------------------------------------------------
+# --- every kind of path ---------------------------------------------------------------------------------
 
 
-def test_a_run_a_member_and_a_checkpoint_are_their_networks(runs):
+def test_runs_members_and_checkpoints_open_as_networks(runs):
     run = opened(runs / "one")
     assert (run.names, run.groups, run.rule) == (("k3", "k5"), ("3", "5"), None)
     assert all(isinstance(member, Checkpoint) for member in run.members)
@@ -124,7 +124,7 @@ def test_a_run_a_member_and_a_checkpoint_are_their_networks(runs):
         assert (opened(place).names, opened(place).groups) == (("k5",), ("5",))
 
 
-def test_an_ensemble_file_names_its_members_and_its_rule(copy):
+def test_an_ensemble_file_gives_names_and_rule(copy):
     rule = Combiner("two-level", "first", groups=("a", "b"), temperature=1.5)
     path = copy / "chosen.toml"
     write_ensemble_file(path, describe_ensemble([*places_in(copy)][::-1], rule, copy))
@@ -133,7 +133,7 @@ def test_an_ensemble_file_names_its_members_and_its_rule(copy):
     assert (pool.rule.vote, pool.rule.tie, pool.rule.temperature) == ("two-level", "first", 1.5)
 
 
-def test_a_pack_is_its_networks_and_its_rule(runs, tmp_path):
+def test_a_pack_gives_networks_and_rule(runs, tmp_path):
     pool = opened(pack_of(runs / "one", tmp_path / "one.pack"))
     assert (pool.names, pool.groups, pool.rule.vote) == (("k3", "k5"), ("3", "5"), "soft")
     assert [member.path for member in pool.require_networks()] == [tmp_path / "one.pack"] * 2
@@ -173,7 +173,7 @@ def test_an_array_takes_its_labels_from_a_file(stored, predicted, tmp_path):
     np.testing.assert_array_equal(found.labels, k3.labels)
 
 
-def test_a_file_that_is_named_comes_before_others_of_its_split(stored, predicted, tmp_path):
+def test_a_named_file_is_preferred_to_others_of_its_split(stored, predicted, tmp_path):
     save_predictions(tmp_path / "test.safetensors", predicted["test"][0])
     write_csv(tmp_path / "test.csv", predicted["test"][1])
     for name, own in (("test.csv", predicted["test"][1]), ("test.safetensors", predicted["test"][0])):
@@ -183,7 +183,7 @@ def test_a_file_that_is_named_comes_before_others_of_its_split(stored, predicted
         opened(tmp_path)
 
 
-def test_folders_and_files_beside_each_other_vote_together(stored, tmp_path):
+def test_folders_and_files_in_one_folder_vote_together(stored, tmp_path):
     for name in ("k3", "k5"):
         shutil.copytree(stored / "by split" / name, tmp_path / name)
     shutil.copy(stored / "npy" / "knn.npy", tmp_path / "forest.npy")
@@ -195,7 +195,7 @@ def test_folders_and_files_beside_each_other_vote_together(stored, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["k5/first.npy", "weights.safetensors"])
-def test_a_file_among_predictions_that_would_not_vote_is_refused_by_name(stored, tmp_path, name):
+def test_a_file_without_predictions_among_members_is_refused_by_name(stored, tmp_path, name):
     shutil.copytree(stored / "by split" / "k3", tmp_path / "k3")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     save_file({"weight": np.zeros(1)}, tmp_path / name)
@@ -212,7 +212,7 @@ def test_a_member_inside_a_members_folder_is_refused_by_name(stored, tmp_path, n
         opened(tmp_path / "k3")
 
 
-def test_true_classes_may_lie_beside_other_tools_predictions(predicted, tmp_path):
+def test_label_files_are_found_next_to_other_tools_predictions(predicted, tmp_path):
     (tmp_path / "forest").mkdir()
     for split, found in predicted.items():
         np.save(tmp_path / "forest" / f"{split}.npy", probabilities_of(found[0]))
@@ -220,20 +220,20 @@ def test_true_classes_may_lie_beside_other_tools_predictions(predicted, tmp_path
     pool = opened(tmp_path / "forest")
     [found] = predict_pool(pool, "test")
     np.testing.assert_array_equal(found.labels, predicted["test"][0].labels)
-    assert predict_validation(pool) is None  # which has no labels
+    assert predict_validation(pool) is None  # no labels
     labels = "".join(f"{label}\n" for label in predicted["validation"][0].labels)
     (tmp_path / "forest" / "validation-labels.txt").write_text(labels)
     [found] = predict_validation(pool)
     np.testing.assert_array_equal(found.labels, predicted["validation"][0].labels)
 
 
-def test_a_folder_is_called_by_its_name_from_inside_too(stored, monkeypatch):
+def test_a_member_has_its_folders_name_inside_the_folder_too(stored, monkeypatch):
     monkeypatch.chdir(stored / "by split" / "k3")
     assert opened(".").names == opened("test.safetensors").names == ("k3",)
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.csv", "missing.npy", "missing.toml", "missing.safetensors"])
-def test_a_place_that_is_not_there_is_refused(tmp_path, name):
+def test_a_missing_path_is_refused(tmp_path, name):
     with pytest.raises(CheckpointError, match=f"nothing at .*{name}"):
         opened(tmp_path / name)
 
@@ -246,7 +246,7 @@ def test_a_folder_without_members_is_refused(tmp_path, content):
         opened(tmp_path)
 
 
-def test_a_member_that_was_only_begun_is_not_taken_for_predictions(copy):
+def test_an_unfinished_member_is_not_read_as_predictions(copy):
     (copy / "k3" / MODEL_FILE).rename(copy / "k3" / "state.safetensors")
     (copy / "k3" / "validation.safetensors").unlink()
     with pytest.raises(CheckpointError, match="holds no trained member"):
@@ -262,12 +262,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 # --- mixtures -------------------------------------------------------------------------------------------
 
 
-def test_networks_and_predictions_answer_together_in_the_order_they_are_named(runs, stored, predicted):
+def test_networks_and_predictions_are_combined_in_the_given_order(runs, stored, predicted):
     pool = opened(stored / "csv" / "tree.csv", runs / "one" / "k5", stored / "flat" / "first.safetensors")
     assert (pool.names, pool.groups) == (("tree", "k5", "first"), ("", "5", "3"))
     found = predict_pool(pool, "test")
     k3, k5 = predicted["test"]
-    for one, own in zip(found, (k5, k5, k3), strict=True):  # the tree's columns were in another order, without labels
+    for one, own in zip(found, (k5, k5, k3), strict=True):  # the tree's table has another column order and no labels
         np.testing.assert_allclose(probabilities_of(one), probabilities_of(own), atol=1e-6)
     assert stack_logits(found).shape == (3, 100, 4)
     with pytest.raises(UsageError, match="tree has stored predictions but no network"):
@@ -275,14 +275,14 @@ def test_networks_and_predictions_answer_together_in_the_order_they_are_named(ru
 
 
 @pytest.mark.parametrize("order", [("tree.csv", "knn.csv"), ("knn.csv", "tree.csv")])
-def test_one_table_with_labels_is_enough_wherever_it_stands(stored, order):
+def test_one_table_with_labels_is_enough_in_any_order(stored, order):
     found = predict_pool(opened(*(stored / "csv" / name for name in order)), "test")
     assert stack_logits(found).shape == (2, 100, 4)
     assert {one.class_names for one in found} == {CLASSES}  # the order of the table with labels
 
 
 @pytest.mark.parametrize("order", [("with", "without"), ("without", "with")])
-def test_labels_beside_one_array_are_enough_wherever_it_stands(predicted, tmp_path, order):
+def test_labels_of_one_array_are_enough_in_any_order(predicted, tmp_path, order):
     for name, own in zip(("with", "without"), predicted["test"], strict=True):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "test.npy", probabilities_of(own))
@@ -292,7 +292,7 @@ def test_labels_beside_one_array_are_enough_wherever_it_stands(predicted, tmp_pa
         np.testing.assert_array_equal(one.labels, predicted["test"][0].labels)
 
 
-def test_members_of_different_images_are_predicted_in_the_order_they_are_named(runs, drawn_images, tmp_path):
+def test_members_with_different_images_are_predicted_in_the_given_order(runs, drawn_images, tmp_path):
     other = train(tmp_path / "other", drawn_images, "data.validation.first=50", "trainer.epochs=1")
     places = [runs / "one" / "k3", other / "k3", runs / "one" / "k5", other / "k5"]
     pool = opened(*places)
@@ -303,23 +303,23 @@ def test_members_of_different_images_are_predicted_in_the_order_they_are_named(r
         np.testing.assert_array_equal(one.logits, alone.logits)
 
 
-def test_an_array_without_any_labels_beside_it_is_refused(stored):
+def test_an_array_without_labels_is_refused(stored):
     with pytest.raises(DataError, match=r"the true classes of .*knn\.npy are unknown"):
         predict_pool(opened(stored / "npy" / "knn.npy"), "test")
 
 
-def test_members_of_two_runs_are_told_apart(runs):
+def test_members_of_two_runs_get_unique_names(runs):
     pool = opened(runs / "two", runs / "one" / "k3")
     assert pool.names == ("two/k3", "k5", "one/k3")
 
 
-def test_two_packs_side_by_side_are_told_apart(runs, tmp_path):
+def test_members_of_two_packs_get_unique_names(runs, tmp_path):
     packs = [pack_of(runs / name, tmp_path / f"{name}.pack") for name in ("one", "two")]
     pool = opened(*packs, must_match=False)
     assert pool.names == ("one.pack/k3", "one.pack/k5", "two.pack/k3", "two.pack/k5")
 
 
-def test_files_of_one_name_are_told_apart(stored, runs, tmp_path):
+def test_files_with_equal_names_get_unique_names(stored, runs, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(stored / "csv" / "knn.csv", tmp_path / folder / "knn.csv")
@@ -332,7 +332,7 @@ def test_files_of_one_name_are_told_apart(stored, runs, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["", "/model.safetensors"])
-def test_a_network_that_is_named_twice_is_refused(runs, ending):
+def test_a_network_given_twice_is_refused(runs, ending):
     with pytest.raises(CheckpointError, match="named twice"):
         opened(runs / "one", Path(f"{runs}/two/../one/k5{ending}"))
 
@@ -346,20 +346,20 @@ def test_a_network_that_is_named_twice_is_refused(runs, ending):
         ("flat/first.safetensors", "flat/../flat/first.safetensors"),
     ],
 )
-def test_predictions_that_are_named_twice_are_refused(stored, places):
+def test_predictions_given_twice_are_refused(stored, places):
     with pytest.raises(CheckpointError, match="named twice"):
         opened(*(stored / place for place in places))
 
 
 @pytest.mark.parametrize("must_match", [True, False])
-def test_a_pack_that_is_named_twice_is_refused(runs, tmp_path, must_match):
+def test_a_pack_given_twice_is_refused(runs, tmp_path, must_match):
     path = pack_of(runs / "one", tmp_path / "one.pack")
     with pytest.raises((CheckpointError, UsageError), match=r"named twice|cannot be a member"):
         opened(path, path, must_match=must_match)
 
 
 @pytest.mark.parametrize("kind", ["pack", "toml"])
-def test_an_ensemble_beside_others_is_refused_unless_each_stands_alone(runs, copy, kind):
+def test_an_ensemble_among_other_members_is_refused_if_all_must_match(runs, copy, kind):
     path = pack_of(copy, copy / "one.pack") if kind == "pack" else ensemble_of(copy, copy / "one.toml")
     with pytest.raises(UsageError, match="is an ensemble with its own rule") as caught:
         opened(runs / "two", path)
@@ -369,7 +369,7 @@ def test_an_ensemble_beside_others_is_refused_unless_each_stands_alone(runs, cop
     assert apart.rule is None
 
 
-def test_members_of_other_classes_are_refused_by_name_unless_each_stands_alone(runs, drawn_images, tmp_path):
+def test_members_with_other_classes_are_refused_by_name_if_all_must_match(runs, drawn_images, tmp_path):
     images = shutil.copytree(drawn_images, tmp_path / "renamed")
     (images / "classes.txt").write_text("a\nb\nc\nd\n")
     other = train(tmp_path / "other", images)
@@ -378,7 +378,7 @@ def test_members_of_other_classes_are_refused_by_name_unless_each_stands_alone(r
     assert len(opened(runs / "one", other, must_match=False).members) == 4
 
 
-def test_a_pools_parts_keep_their_names_and_groups(runs):
+def test_subsets_of_a_pool_keep_names_and_groups(runs):
     pool = opened(runs / "one", runs / "two")
     assert [one.names for one in pool.single_members()] == [("one/k3",), ("one/k5",), ("two/k3",), ("two/k5",)]
     part = pool.subset([3, 0])
@@ -389,28 +389,28 @@ def test_a_pools_parts_keep_their_names_and_groups(runs):
 # --- members of ensemble files --------------------------------------------------------------------------
 
 
-def test_a_member_that_was_trained_again_since_is_refused(copy, runs):
+def test_a_member_trained_again_after_the_ensemble_is_refused(copy, runs):
     path = ensemble_of(copy, copy / "chosen.toml")
     shutil.copy(runs / "two" / "k5" / MODEL_FILE, copy / "k5" / MODEL_FILE)
     with pytest.raises(CheckpointError, match=r"k5.*trained again after the ensemble was created"):
         opened(path)
 
 
-def test_a_member_that_is_gone_is_refused(copy):
+def test_a_missing_member_of_an_ensemble_is_refused(copy):
     path = ensemble_of(copy, copy / "chosen.toml")
     shutil.rmtree(copy / "k5")
     with pytest.raises(CheckpointError, match=r"nothing at .*k5"):
         opened(path)
 
 
-def test_an_ensemble_that_is_moved_with_its_members_answers_as_before(copy, tmp_path, predicted):
+def test_an_ensemble_moved_with_its_members_predicts_the_same(copy, tmp_path, predicted):
     ensemble_of(copy, copy / "chosen.toml")
     copy.rename(tmp_path / "moved")
     found = predict_pool(opened(tmp_path / "moved" / "chosen.toml"), "test")
     np.testing.assert_array_equal(stack_logits(found), stack_logits(predicted["test"]))
 
 
-def test_an_ensemble_may_name_predictions_as_members(copy, predicted):
+def test_an_ensemble_file_can_name_stored_predictions(copy, predicted):
     table = write_csv(copy / "knn.csv", predicted["test"][1])
     path = copy / "chosen.toml"
     write_ensemble_file(
@@ -420,7 +420,7 @@ def test_an_ensemble_may_name_predictions_as_members(copy, predicted):
     assert [one.member for one in found] == ["k3", "neighbours"]
 
 
-def test_a_whole_run_is_no_member_of_an_ensemble(copy):
+def test_a_run_cannot_be_one_member_of_an_ensemble(copy):
     path = copy.parent / "chosen.toml"
     write_ensemble_file(path, describe_ensemble([MemberPath("all", copy)], Combiner(), copy.parent))
     with pytest.raises(CheckpointError, match="has 2 members"):
@@ -428,7 +428,7 @@ def test_a_whole_run_is_no_member_of_an_ensemble(copy):
 
 
 @pytest.mark.parametrize("name", ["itself", "another", "a pack"])
-def test_an_ensemble_is_no_member_of_an_ensemble(copy, name):
+def test_an_ensemble_cannot_be_a_member_of_an_ensemble(copy, name):
     path = copy / "chosen.toml"
     member = {
         "itself": lambda: path,
@@ -443,7 +443,7 @@ def test_an_ensemble_is_no_member_of_an_ensemble(copy, name):
 # --- rules ----------------------------------------------------------------------------------------------
 
 
-def test_an_ensembles_own_rule_is_taken_unless_another_is_asked_for(copy):
+def test_an_ensembles_rule_is_the_default(copy):
     rule = Combiner("weighted-soft", "first", (3.0, 1.0), temperature=2.0)
     pool = opened(ensemble_of(copy, copy / "chosen.toml", rule))
     assert pool.choose_rule() is pool.rule
@@ -458,7 +458,7 @@ def test_an_ensembles_own_rule_is_taken_unless_another_is_asked_for(copy):
     assert (other.vote, other.groups) == ("two-level", ("a", "b"))
 
 
-def test_a_pools_groups_are_those_of_the_networks_unless_others_are_asked_for(runs):
+def test_groups_of_the_networks_are_the_default(runs):
     pool = opened(runs / "one")
     assert pool.choose_rule(vote="two-level").groups == ("3", "5")
     with pytest.raises(UsageError, match="got 3 groups for 2 members"):
@@ -468,27 +468,27 @@ def test_a_pools_groups_are_those_of_the_networks_unless_others_are_asked_for(ru
 # --- predictions ----------------------------------------------------------------------------------------
 
 
-def test_a_split_that_a_member_has_no_predictions_on_is_refused(stored):
+def test_a_split_without_stored_predictions_is_refused(stored):
     for place, said in (("flat", "first on test, not on train"), ("by split", "k3 on validation, test, not on train")):
         with pytest.raises(DataError, match=said) as caught:
             predict_pool(opened(stored / place), "train")
         assert caught.value.remedies[0].action == "split"
 
 
-def test_a_file_whose_name_says_another_split_than_it_holds_is_refused(predicted, tmp_path):
+def test_a_file_named_after_another_split_is_refused(predicted, tmp_path):
     save_predictions(tmp_path / "test.safetensors", predicted["validation"][0])
     with pytest.raises(DataError, match="holds predictions on validation, but its name says test"):
         predict_pool(opened(tmp_path), "test")
 
 
-def test_predictions_that_were_written_are_read_as_they_were(stored, predicted):
+def test_written_predictions_are_read_back_unchanged(stored, predicted):
     for one, own in zip(predict_pool(opened(stored / "by split"), "test"), predicted["test"], strict=True):
         np.testing.assert_array_equal(one.logits, own.logits)
         for name in ("member", "split", "data_digest", "recipe_digest", "group", "class_names"):
             assert getattr(one, name) == getattr(own, name)
 
 
-def test_one_member_may_be_written_into_one_file_and_several_may_not(predicted, tmp_path):
+def test_one_file_can_hold_only_one_member(predicted, tmp_path):
     [path] = write_predictions(tmp_path / "k3.safetensors", predicted["test"][:1])
     assert load_predictions(path).member == "k3"
     with pytest.raises(UsageError, match="one file, and there are 2 members"):
@@ -496,7 +496,7 @@ def test_one_member_may_be_written_into_one_file_and_several_may_not(predicted, 
 
 
 @pytest.mark.parametrize("name", ["preds.npy", "preds.csv", "preds.SAFETENSORS"])
-def test_predictions_are_not_written_under_the_name_of_another_kind_of_file(predicted, tmp_path, name):
+def test_predictions_cannot_be_written_to_a_file_with_another_suffix(predicted, tmp_path, name):
     with pytest.raises(UsageError, match=f"{name}: its name ends in"):
         write_predictions(tmp_path / name, predicted["test"])
     assert not any(tmp_path.iterdir())
@@ -505,13 +505,13 @@ def test_predictions_are_not_written_under_the_name_of_another_kind_of_file(pred
 def test_predictions_of_another_recipe_are_not_replaced(predicted, tmp_path):
     k3, k5 = predicted["test"]
     write_predictions(tmp_path / "saved", [k3, k5])
-    write_predictions(tmp_path / "saved", [k3, k5])  # the same again
+    write_predictions(tmp_path / "saved", [k3, k5])  # equal predictions may be replaced
     other = replace(k5, recipe_digest="0" * 64)
     with pytest.raises(
         UsageError, match=rf"holds predictions of k5 on test \(recipe {k5.recipe_digest[:12]}\).*0{{12}}"
     ):
         write_predictions(tmp_path / "saved", [replace(k3, member="new"), other])
-    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["k3", "k5"]  # all or nothing
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["k3", "k5"]  # nothing was written
     (tmp_path / "text.safetensors").write_text("a letter")
     with pytest.raises(CheckpointError, match=r"text\.safetensors"):
         write_predictions(tmp_path / "text.safetensors", [k3])
@@ -530,7 +530,7 @@ def test_predictions_of_another_split_or_tool_are_not_replaced(predicted, tmp_pa
         write_predictions(path, of_others[1:])
 
 
-def test_predictions_of_views_do_not_pass_for_those_that_training_left(copy, predicted, tmp_path):
+def test_predictions_with_views_never_replace_the_ones_of_training(copy, predicted, tmp_path):
     before = (copy / "k3" / "validation.safetensors").read_bytes()
     with pytest.raises(UsageError, match="is next to a checkpoint"):
         write_predictions(copy, predicted["validation"], views="flip")
@@ -542,7 +542,7 @@ def test_predictions_of_views_do_not_pass_for_those_that_training_left(copy, pre
 # --- validation -----------------------------------------------------------------------------------------
 
 
-def test_validation_predictions_are_those_that_training_left(copy, predicted, monkeypatch):
+def test_validation_predictions_of_training_are_reused(copy, predicted, monkeypatch):
     monkeypatch.setattr("fmcli.members.validation.predict_pool", lambda *_, **__: pytest.fail("computed again"))
     found = predict_validation(opened(copy))
     np.testing.assert_array_equal(stack_logits(found), stack_logits(predicted["validation"]))
@@ -550,7 +550,7 @@ def test_validation_predictions_are_those_that_training_left(copy, predicted, mo
 
 
 @pytest.mark.parametrize("change", ["gone", "damaged", "other recipe", "other images", "other weights of the member"])
-def test_validation_predictions_that_are_not_of_these_weights_are_computed_again(copy, predicted, change):
+def test_validation_predictions_of_other_weights_are_computed_again(copy, predicted, change):
     path = copy / "k3" / "validation.safetensors"
     wrong = replace(predicted["validation"][0], logits=np.zeros((40, 4), dtype=np.float32))
     match change:
@@ -568,18 +568,18 @@ def test_validation_predictions_that_are_not_of_these_weights_are_computed_again
     np.testing.assert_allclose(stack_logits(found), stack_logits(predicted["validation"]), atol=1e-6)
 
 
-def test_validation_predictions_of_other_views_are_computed(runs, predicted):
+def test_validation_predictions_with_views_are_computed(runs, predicted):
     found = predict_validation(opened(runs / "one"), views="flip")
     assert not np.allclose(stack_logits(found), stack_logits(predicted["validation"]))
 
 
-def test_stored_members_have_validation_images_where_they_have_such_a_file(stored, runs):
+def test_stored_members_have_validation_predictions_only_with_a_file(stored, runs):
     assert len(predict_validation(opened(stored / "by split"))) == 2
     assert predict_validation(opened(stored / "flat")) is None
     assert predict_validation(opened(runs / "one" / "k3", stored / "csv" / "knn.csv")) is None
 
 
-def test_networks_without_validation_images_have_no_predictions_on_them(drawn_images, tmp_path):
+def test_networks_without_validation_images_have_no_validation_predictions(drawn_images, tmp_path):
     path = tmp_path / "none.toml"
     path.write_text(TINY_RECIPE.format(folder=drawn_images).replace("validation = { first = 40 }\n", ""), "utf-8")
     pool = opened(train_run(load_recipe(str(path), ["trainer.epochs=1"]), tmp_path / "run", device=CPU).folder)
@@ -593,7 +593,7 @@ def test_networks_without_validation_images_have_no_predictions_on_them(drawn_im
         predict_shared_validation(pool)
 
 
-def test_a_rule_learns_on_validation_images_and_keeps_what_is_given(runs):
+def test_a_rule_is_fitted_on_validation_images_and_keeps_given_weights(runs):
     pool = opened(runs / "one")
     learnt = fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
     assert sum(learnt.weights) == pytest.approx(1)
@@ -605,7 +605,7 @@ def test_a_rule_learns_on_validation_images_and_keeps_what_is_given(runs):
     assert fit_rule(pool, given, calibrate=False) is given
 
 
-def test_a_network_and_another_tools_validation_predictions_are_learnt_from_together(runs, predicted, tmp_path):
+def test_a_rule_is_fitted_on_networks_and_other_tools_predictions(runs, predicted, tmp_path):
     (tmp_path / "knn").mkdir()
     write_csv(tmp_path / "knn" / "validation.csv", predicted["validation"][1])
     pool = opened(runs / "one" / "k3", tmp_path / "knn")
@@ -614,7 +614,7 @@ def test_a_network_and_another_tools_validation_predictions_are_learnt_from_toge
     assert learnt.weights == pytest.approx(expected.weights, abs=1e-4)
 
 
-def test_an_ensemble_has_learnt_already_unless_its_rule_lacks_something(copy):
+def test_the_rule_of_an_ensemble_is_fitted_only_if_incomplete(copy):
     done = opened(ensemble_of(copy, copy / "done.toml", Combiner("soft", temperature=2.0)))
     assert predict_for_fitting(done, done.choose_rule()) is None
     assert fit_rule(done, done.choose_rule()) is done.rule
@@ -623,14 +623,14 @@ def test_an_ensemble_has_learnt_already_unless_its_rule_lacks_something(copy):
         assert not fit_rule(begun, begun.choose_rule(), calibrate=False).needs_fit
 
 
-def test_stacking_that_an_ensemble_learnt_is_kept_where_another_tie_rule_is_asked_for(copy):
+def test_another_tie_rule_keeps_the_fitted_stacking(copy):
     rule = Combiner("stacking", stacking=Stacking(np.ones((4, 8)), np.zeros(4)))
     pool = opened(ensemble_of(copy, copy / "stacked.toml", rule))
     learnt = fit_rule(pool, pool.choose_rule(tie="lowest"))
     np.testing.assert_array_equal(learnt.stacking.coefficients, rule.stacking.coefficients)
 
 
-def test_members_of_other_validation_images_learn_nothing_together(runs, drawn_images, tmp_path):
+def test_rules_are_not_fitted_on_different_validation_images(runs, drawn_images, tmp_path):
     other = train(tmp_path / "other", drawn_images, "data.validation={ first = 60 }", "trainer.seed=5")
     pool = opened(runs / "one", other)
     assert predict_for_fitting(pool, pool.choose_rule(vote="soft")) is None
@@ -640,7 +640,7 @@ def test_members_of_other_validation_images_learn_nothing_together(runs, drawn_i
         predict_shared_validation(pool)
 
 
-def test_members_are_not_chosen_on_images_that_one_of_them_was_trained_on(runs, drawn_images, tmp_path):
+def test_members_are_not_selected_on_images_that_one_was_trained_on(runs, drawn_images, tmp_path):
     other = train(tmp_path / "other", drawn_images, "data.validation={ first = 20 }")
     with pytest.raises(UsageError, match="other/k3 was trained on 20 of them; other/k5 was trained on 20 of them"):
         predict_shared_validation(opened(runs / "one", other))

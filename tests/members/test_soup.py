@@ -1,4 +1,4 @@
-"""Soups: what goes in, what the header says of it, and where it may be written."""
+"""Soups: averaged members, header, and output folder."""
 
 import shutil
 from pathlib import Path
@@ -45,7 +45,7 @@ name = "m"
 
 @pytest.fixture(scope="module")
 def run(drawn_images, tmp_path_factory) -> Path:
-    """A run of one member with three snapshots; not to be written to."""
+    """A run of one member with three snapshots; read-only."""
     folder = tmp_path_factory.mktemp("soups")
     (folder / "recipe.toml").write_text(RECIPE.format(folder=drawn_images), "utf-8")
     return train_run(load_recipe(str(folder / "recipe.toml")), folder / "run", device=CPU).folder
@@ -57,41 +57,41 @@ def pool(run):
 
 
 def judge(monkeypatch, accuracies):
-    """Let checkpoints be as accurate as is said, one after another."""
+    """Make the accuracy function return the given values in turn."""
     left = iter(accuracies)
     monkeypatch.setattr(fmcli.members.soup, "_accuracy", lambda *_: next(left))
 
 
-# --- what goes in ---------------------------------------------------------------------------------------
+# --- averaged members -----------------------------------------------------------------------------------
 
 
 def test_the_same_members_make_the_same_soup_byte_for_byte(run, tmp_path):
     for name in ("one", "two"):
-        torch.rand(7)  # whatever was drawn before
+        torch.rand(7)  # the global random state must not matter
         make_soup(open_pool([run], device="cpu"), tmp_path / name, method="uniform")
     for file in (MODEL_FILE, VALIDATION_FILE):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_statistics_are_those_that_the_soup_sees_when_it_is_evaluated(pool, tmp_path):
+def test_batch_norm_statistics_match_evaluation_without_dropout(pool, tmp_path):
     make_soup(pool, tmp_path / "soup", method="uniform")
     soup = load_checkpoint(tmp_path / "soup", device=CPU)
     images = load_source(soup.header.data).train.images[40:]
-    seen = soup.model[0](soup.header.normalization(torch.tensor(images)))  # dropout does nothing
+    seen = soup.model[0](soup.header.normalization(torch.tensor(images)))  # dropout is off
     [normalization] = [module for module in soup.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     torch.testing.assert_close(normalization.running_mean, seen.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(normalization.running_var, seen.var(dim=(0, 2, 3)))
     assert not any(module.training for module in soup.model.modules())
 
 
-def test_greedy_leaves_out_what_makes_it_worse(pool, tmp_path, monkeypatch):
-    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])  # alone, then the soups
+def test_greedy_leaves_out_members_that_lower_the_accuracy(pool, tmp_path, monkeypatch):
+    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])  # four members, then three soups
     made = make_soup(pool, tmp_path / "soup")
     assert made.members == ("m/snapshot-2", "m/snapshot-3", "m/snapshot-1")
     assert (made.accuracy, made.best_member) == (0.95, 0.9)
 
 
-def test_greedy_takes_the_best_alone_where_no_average_is_as_good(cli, run, pool, tmp_path, monkeypatch):
+def test_greedy_keeps_the_best_member_if_no_average_is_as_good(cli, run, pool, tmp_path, monkeypatch):
     judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.8, 0.8])
     made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
     assert made.status == 0
@@ -101,20 +101,22 @@ def test_greedy_takes_the_best_alone_where_no_average_is_as_good(cli, run, pool,
     assert weights_digest(soup.model.state_dict()) == weights_digest(alone.model.state_dict())
 
 
-def test_the_command_says_what_was_averaged(cli, run, tmp_path, monkeypatch):
+def test_the_command_prints_the_averaged_members(cli, run, tmp_path, monkeypatch):
     judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])
     made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
     assert (made.status, made.out) == (0, f"{tmp_path / 'soup'}\n"), made.err
     assert "averaged 3 of 4: m/snapshot-2, m/snapshot-3, m/snapshot-1" in made.err
     assert cli("ensemble", "evaluate", run, tmp_path / "soup").status == 0
-    again = cli("ensemble", "soup", tmp_path / "nowhere", "--output", tmp_path / "soup")  # said before members are read
+    again = cli(
+        "ensemble", "soup", tmp_path / "nowhere", "--output", tmp_path / "soup"
+    )  # checked before members are read
     assert (again.status, "already holds a soup" in again.err) == (2, True)
 
 
-# --- what it says of itself -----------------------------------------------------------------------------
+# --- header ---------------------------------------------------------------------------------------------
 
 
-def test_the_header_says_what_was_averaged(pool, run, tmp_path):
+def test_the_header_names_the_averaged_members(pool, run, tmp_path):
     made = make_soup(pool, tmp_path / "soup", method="uniform")
     header, first = read_header(tmp_path / "soup"), read_header(run / "m")
     assert header.soup.method == "uniform"
@@ -128,12 +130,12 @@ def test_the_header_says_what_was_averaged(pool, run, tmp_path):
     assert first.soup is None
 
 
-# --- where it may be written ----------------------------------------------------------------------------
+# --- output folder --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", ["run", "member", "notes", "file"])
-def test_what_is_no_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kind, overwrite):
+def test_a_folder_without_a_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kind, overwrite):
     place = tmp_path / "place"
     if kind in ("run", "member"):
         shutil.copytree(run if kind == "run" else run / "m", place)
@@ -150,7 +152,7 @@ def test_what_is_no_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kin
     assert {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()} == before
 
 
-def test_a_soup_is_replaced_when_asked_for(pool, tmp_path):
+def test_a_soup_is_replaced_on_request(pool, tmp_path):
     place = tmp_path / "soup"
     place.mkdir()
     make_soup(pool, place, method="uniform")

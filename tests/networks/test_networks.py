@@ -1,4 +1,4 @@
-"""Networks: what is traced against what is built, published sizes, initial weights, dropout and penalties."""
+"""Networks: traced and built shapes, published sizes, initial weights, dropout, L2 penalties, bfloat16, inference."""
 
 import math
 from typing import get_args
@@ -57,7 +57,7 @@ def expand(model, n_classes=10, input_shape=(1, 28, 28)):
 
 
 def shapes_of(model, input_shape):
-    """Return the shape after each module, without the batch axis; computed without any numbers."""
+    """Return the shape after each module without the batch axis, computed on the meta device."""
     images = torch.empty(2, *input_shape, device="meta")
     shapes = []
     for module in model.to("meta"):
@@ -197,12 +197,12 @@ def test_random_networks_have_every_kind_of_layer():
 
 @settings(max_examples=60)
 @given(networks, input_shapes)
-def test_traced_shapes_and_parameters_are_those_of_the_network(layers, input_shape):
+def test_traced_shapes_and_parameters_equal_the_networks(layers, input_shape):
     ending = [Flatten(), Dense(units=2)]
     try:
         traces = trace_layers([*layers, *ending], input_shape, 2)
     except RecipeError as error:
-        # The layer that is named is the first that torch cannot apply either.
+        # The named layer must be the first that torch cannot apply either.
         place = int(error.problems[0].removeprefix("layers[").partition("]")[0])
         layer = layers[place]
         assert isinstance(layer, Conv | MaxPool | AvgPool)
@@ -226,7 +226,7 @@ def shape_after(layers, input_shape, drop):
 
 @settings(max_examples=40)
 @given(convs, st.tuples(st.integers(1, 2), st.integers(5, 11), st.integers(5, 11)))
-@example(Conv(filters=1, kernel_size=4, stride=(1, 2)), (1, 5, 5))  # of these, torch 2.15 makes garbage
+@example(Conv(filters=1, kernel_size=4, stride=(1, 2)), (1, 5, 5))  # torch 2.15 returns garbage for these
 @example(Conv(filters=8, kernel_size=3, stride=(1, 9), padding="same"), (1, 9, 8))
 def test_convolution_equals_a_slow_loop(layer, input_shape):
     layer = layer.model_copy(update={"activation": None})
@@ -325,14 +325,14 @@ def test_a_network_computes_what_its_layers_say():
     torch.testing.assert_close(model(images), hidden @ last.weight.T + last.bias)
 
 
-def test_networks_are_fast_on_channels_last_images_and_equal_on_others():
+def test_weights_are_channels_last_and_any_image_layout_gives_equal_logits():
     model = build_model([Conv(filters=4, kernel_size=3), Flatten(), Dense(units=2)], (3, 8, 8), 2, generator=seeded())
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     images = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(model(images), model(images.contiguous(memory_format=torch.channels_last)))
 
 
-def test_flattening_goes_by_rows_columns_channels_and_copies_nothing():
+def test_flattening_orders_by_rows_columns_channels_without_a_copy():
     images = torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     flat = ChannelsLastFlatten()(images)
     assert flat.data_ptr() == images.data_ptr()
@@ -341,7 +341,7 @@ def test_flattening_goes_by_rows_columns_channels_and_copies_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_pooling_before_its_relu_gives_the_same_numbers_and_gradients_bit_for_bit(dtype):
+def test_pooling_before_relu_gives_the_same_values_and_gradients_bit_for_bit(dtype):
     layers = [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2), Flatten(), Dense(units=2)]
     model = build_model(layers, (1, 13, 11), 2, generator=seeded()).to(dtype)
     assert [type(module) for module in model[:3]] == [nn.Conv2d, MaxPool2d, nn.ReLU]
@@ -378,7 +378,7 @@ def test_a_pooling_before_its_relu_gives_the_same_numbers_and_gradients_bit_for_
         (expand(KernelCnnSpec(kernel_size=3, widths=(4,) * 4), 2), ["layers[6]", "3×3 kernel", "2×2"]),
     ],
 )
-def test_an_impossible_network_is_refused_by_the_layer(layers, said):
+def test_an_impossible_network_is_refused_and_the_error_names_the_layer(layers, said):
     for refuse in (trace_layers, build_model):
         with pytest.raises(RecipeError) as caught:
             refuse(layers, (1, 8, 8), 2)
@@ -388,7 +388,7 @@ def test_an_impossible_network_is_refused_by_the_layer(layers, said):
 
 # --- initial weights -------------------------------------------------------------------------------------
 
-# Of a 3 by 3 convolution from 16 to 32 channels: fan-in 144, fan-out 288; of a dense layer from 288 to 50.
+# For a 3 by 3 convolution from 16 to 32 channels (fan-in 144, fan-out 288) and a dense layer from 288 to 50.
 BOUNDS = {
     "torch": (1 / math.sqrt(144), 1 / math.sqrt(288)),
     "glorot-uniform": (math.sqrt(6 / (144 + 288)), math.sqrt(6 / (288 + 50))),
@@ -408,7 +408,7 @@ def test_every_initialization_is_tested():
 
 
 @every_init
-def test_initial_weights_come_from_the_generator_alone(init):
+def test_initial_weights_depend_only_on_the_generator(init):
     before = torch.get_rng_state()
     first = initialized(init).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
@@ -422,9 +422,9 @@ def test_initial_weights_come_from_the_generator_alone(init):
 
 
 @every_init
-def test_initial_weights_have_the_spread_of_their_name(init):
+def test_initial_weights_have_the_spread_of_their_initialization(init):
     model = initialized(init)
-    # 4,608 and 14,400 draws: the ends are reached to 1 %, and a spread is 4 standard errors within 5 %.
+    # With 4,608 and 14,400 draws, extremes are within 1 % of the bounds, and 5 % of a spread is 4 standard errors.
     for module, bound in zip((model[0], model[3]), BOUNDS[init], strict=True):
         weight = module.weight.detach()
         spread = bound if init == "he-normal" else bound / math.sqrt(3)
@@ -440,12 +440,12 @@ def test_initial_weights_have_the_spread_of_their_name(init):
     assert not model[1].bias.any()
 
 
-def test_the_initialization_named_torch_is_that_of_torch():
+def test_the_initialization_torch_is_pytorchs_default():
     torch.manual_seed(0)
     linear, conv = nn.Linear(288, 50), nn.Conv2d(16, 32, 3)
     model = initialized("torch")
     for ours, theirs in ((model[3], linear), (model[0], conv)):
-        # Both uniform with the same bound: compare the ends, which thousands of weights and dozens of biases near.
+        # Both are uniform with the same bound: compare the extremes of thousands of weights and dozens of biases.
         for name, rel in (("weight", 0.01), ("bias", 0.3)):
             largest = [float(getattr(module, name).detach().abs().max()) for module in (ours, theirs)]
             assert largest[0] == pytest.approx(largest[1], rel=rel)
@@ -500,13 +500,13 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(rate):
     assert float(outputs.double().mean()) == pytest.approx(3, abs=3 * error / (1 - rate))
 
 
-def test_dropout_of_nearly_all_drops_nearly_all():
+def test_dropout_at_a_rate_near_one_drops_nearly_all():
     dropout = Dropout(0.999999)
     dropout.generator = seeded()
     assert float((dropout.train()(torch.ones(1000, 1000)) == 0).double().mean()) > 0.9999
 
 
-def test_the_bits_that_dropout_draws_are_uniform_and_lie_as_its_input_does():
+def test_random_bits_are_uniform_and_have_the_layout_of_the_input():
     like = torch.empty(7, 5, 30, 31).contiguous(memory_format=torch.channels_last)  # a count that 4 does not divide
     bits = draw_random_bits(like, seeded())
     assert (bits.shape, bits.dtype, bits.stride()) == (like.shape, torch.int16, like.stride())
@@ -516,7 +516,7 @@ def test_the_bits_that_dropout_draws_are_uniform_and_lie_as_its_input_does():
     assert not torch.equal(bits[0], bits[1])
 
 
-def test_dropout_passes_the_gradient_where_it_passes_the_input():
+def test_dropout_masks_the_gradient_like_the_input():
     dropout = Dropout(0.5)
     dropout.generator = seeded()
     inputs = torch.ones(100, requires_grad=True)
@@ -532,7 +532,7 @@ def test_dropout_is_off_in_evaluation_and_at_rate_zero(rate):
     assert torch.equal(Dropout(0.0).train()(inputs), inputs)
 
 
-def test_every_dropout_of_a_network_draws_from_the_generator_it_is_given():
+def test_all_dropout_layers_draw_from_the_given_generator():
     layers = [DropoutSpec(rate=0.5), Flatten(), DropoutSpec(rate=0.3), Dense(units=2)]
     model = build_model(layers, (1, 4, 4), 2, generator=seeded()).train()
     images = torch.rand(8, 1, 4, 4)
@@ -540,7 +540,7 @@ def test_every_dropout_of_a_network_draws_from_the_generator_it_is_given():
     for seed in (1, 1, 2):
         generator = seeded(seed)
         set_dropout_generator(model, generator)
-        torch.manual_seed(len(outputs))  # which must not matter
+        torch.manual_seed(len(outputs))  # the global random state must not matter
         outputs.append(model(images).detach())
         outputs.append(model(images).detach())
     assert torch.equal(outputs[0], outputs[2])
@@ -561,7 +561,7 @@ def test_every_dropout_of_a_network_draws_from_the_generator_it_is_given():
         [AvgPool(), Flatten(), Dense(units=5, activation="sigmoid"), DropoutSpec(rate=0.5)],
     ],
 )
-def test_the_twin_in_bfloat16_learns_as_autocast_does_bit_for_bit(layers):
+def test_the_bf16_twin_trains_like_autocast_bit_for_bit(layers):
     images = torch.rand(5, 8, 1, 12, 12, generator=seeded(1))  # five steps of eight
     labels = torch.randint(0, 3, (5, 8), generator=seeded(2))
 
@@ -588,7 +588,7 @@ def test_the_twin_in_bfloat16_learns_as_autocast_does_bit_for_bit(layers):
         assert torch.equal(one, other)
 
 
-def test_the_twin_learns_from_its_first_layers_in_one_as_autocast_does_from_three(monkeypatch):
+def test_the_bf16_twin_with_fused_layers_trains_like_autocast(monkeypatch):
     layers = [Conv(filters=4, kernel_size=3, activation="relu", l2=0.1), MaxPool(), Flatten(), Dense(units=3)]
     model = build_model(layers, (1, 12, 12), 3, generator=seeded()).train()
     images, labels = torch.rand(64, 1, 12, 12, generator=seeded(1)), torch.randint(0, 3, (64,), generator=seeded(2))
@@ -648,7 +648,7 @@ INFERRED = {
 
 
 def trained_statistics(model):
-    """Give batch normalisation what a training would."""
+    """Give batch norm the parameters and statistics of a trained network."""
     for layer in model:
         if isinstance(layer, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             for tensor in (layer.weight, layer.bias, layer.running_mean):
@@ -659,7 +659,7 @@ def trained_statistics(model):
 
 @pytest.mark.parametrize("layers", INFERRED.values(), ids=INFERRED)
 @pytest.mark.parametrize("training", [True, False])
-def test_network_that_answers_is_the_network_itself(layers, training):
+def test_inference_network_gives_the_networks_logits(layers, training):
     model = trained_statistics(build_model(layers, (1, 6, 6), 2, generator=seeded())).train(training)
     set_dropout_generator(model, seeded())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -678,7 +678,7 @@ def test_network_that_answers_is_the_network_itself(layers, training):
     torch.testing.assert_close(halves, expected, atol=0.05, rtol=0.05)  # bfloat16 keeps 8 bits
 
 
-def test_several_networks_answer_in_one_pass_as_by_themselves():
+def test_one_pass_over_several_networks_equals_separate_passes():
     images = torch.randint(0, 256, (10, 1, 6, 6), generator=seeded(), dtype=torch.uint8)
     networks = [InferenceNetwork(build_model(layers, (1, 6, 6), 2, generator=seeded())) for layers in INFERRED.values()]
     seen = []
@@ -697,7 +697,7 @@ def test_several_networks_answer_in_one_pass_as_by_themselves():
             assert torch.equal(logits, predict_logits(network, images.split(4), own, views=views))
 
 
-def test_normalisation_costs_nothing_in_the_end():
+def test_batch_norm_is_folded_into_weights():
     model = build_model(INFERRED["conv with bias, norm, pooled"], (1, 6, 6), 2, generator=seeded())
     kinds = [type(layer) for layer in InferenceNetwork(model).modules()]
     assert torch.nn.BatchNorm2d not in kinds
@@ -723,7 +723,7 @@ VIEWS["flip-shift"] = [(*view[:2], mirrored) for view in VIEWS["shift"] for mirr
 
 
 def slow_view(image, down, right, mirrored):
-    """Move an image's window, pixel by pixel, the edge repeated; then mirror what is seen."""
+    """Shift an image pixel by pixel, repeating its edge, and then mirror the result."""
     _, height, width = image.shape
     seen = torch.empty_like(image)
     for row in range(height):
@@ -743,14 +743,14 @@ def draw_images(channels=1):
     return torch.randint(0, 256, (7, channels, 6, 5), generator=seeded(), dtype=torch.uint8)
 
 
-def test_every_choice_of_views_is_tested():
+def test_all_choices_of_views_are_tested():
     assert set(VIEWS) == set(get_args(Views))
 
 
 @pytest.mark.parametrize("views", sorted(VIEWS))
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [2, 7])
-def test_views_are_averaged_as_their_slow_twin_does(views, channels, size):
+def test_views_are_averaged_like_the_slow_reference(views, channels, size):
     model, images = small_network(channels), draw_images(channels)
     logits = predict_logits(model, images.split(size), lambda pixels: pixels.float() / 255, views=views)
     for image, found in zip(images, logits, strict=True):
@@ -761,7 +761,7 @@ def test_views_are_averaged_as_their_slow_twin_does(views, channels, size):
             assert float(found.exp().sum()) == pytest.approx(1, abs=1e-6)
 
 
-def test_no_other_views_change_nothing():
+def test_views_none_changes_nothing():
     model, images = small_network(), draw_images()
     logits = predict_logits(model, [images], lambda pixels: pixels.float() / 255, views="none")
     assert torch.equal(logits, predict_logits(model, [images], lambda pixels: pixels.float() / 255))
@@ -769,7 +769,7 @@ def test_no_other_views_change_nothing():
 
 
 @pytest.mark.parametrize("views", ["flip", "flip-shift"])
-def test_a_mirrored_image_is_seen_as_the_image_is(views):
+def test_mirrored_images_get_equal_logits(views):
     model, images = small_network(), draw_images()
     seen, mirrored = (
         predict_logits(model, [pixels], lambda pixels: pixels.float() / 255, views=views)
@@ -779,7 +779,7 @@ def test_a_mirrored_image_is_seen_as_the_image_is(views):
 
 
 @pytest.mark.parametrize("views", sorted(VIEWS))
-def test_views_leave_pixels_as_they_are(views):
+def test_views_do_not_change_their_input(views):
     images = draw_images()
     before, seen = images.clone(), []
     predict_logits(small_network(), [images], lambda pixels: seen.append(pixels) or pixels.float(), views=views)

@@ -1,4 +1,4 @@
-"""Max-pooling, alone and behind a convolution: compiled kernels against PyTorch's own, and where they are not used."""
+"""Max-pooling, alone and after a convolution: compiled kernels compared with PyTorch, and the fallbacks."""
 
 import copy
 import os
@@ -33,7 +33,7 @@ def kernels():
     found = loading._compile_kernels(pooling._Pool, torch.float32)
     if found is None:
         say = pytest.fail if os.environ.get("CI") and sys.platform == "linux" else pytest.skip
-        say("no OpenMP that numba could use here: PyTorch pools")
+        say("numba finds no OpenMP here, so PyTorch pools")
     return found
 
 
@@ -42,14 +42,14 @@ def seeded(seed=0):
 
 
 def draw_images(shape, dtype):
-    """Return images of few values, for many equal maxima: zeros of both signs, infinities and NaN are among them."""
+    """Return images with few values, for many ties, including zeros of both signs, infinities and NaN."""
     values = torch.tensor([-torch.inf, -1.5, -1.0, -0.0, 0.0, 1.0, 1.5, torch.inf, torch.nan])
     images = values[torch.randint(0, len(values), shape, generator=seeded())]
     return images.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def pool_and_learn(network, images, *, dense=True):
-    """Return what comes out, and the gradient of what went in."""
+    """Return the outputs and the gradient of the images."""
     images = images.clone().requires_grad_()
     maxima = network(images)
     gradient = torch.randn(maxima.shape, generator=seeded(1)) if dense else torch.ones(1).expand(maxima.shape)
@@ -74,7 +74,7 @@ def run(code, **options):
 @pytest.mark.parametrize("shape", [(3, 1, 2, 2), (5, 32, 13, 12), (2, 67, 8, 9), (1, 3, 3, 3), (0, 4, 4, 4)])
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("dense", [True, False])
-def test_the_kernels_give_pytorchs_numbers_and_gradients(kernels, monkeypatch, dtype, shape, n_threads, dense):
+def test_the_kernels_give_pytorchs_values_and_gradients(kernels, monkeypatch, dtype, shape, n_threads, dense):
     images = draw_images(shape, dtype)
     expected = pool_and_learn(nn.MaxPool2d(2), images, dense=dense)
     monkeypatch.setattr(nn.MaxPool2d, "forward", lambda *_: pytest.fail("PyTorch's were used"))
@@ -82,11 +82,11 @@ def test_the_kernels_give_pytorchs_numbers_and_gradients(kernels, monkeypatch, d
     found = pool_and_learn(tiled(), images, dense=dense)
     assert_equal(found, expected)
     signs = [maxima.nan_to_num(1.0).signbit() for maxima, _ in (found, expected)]
-    assert torch.equal(*signs)  # of zeros, too; those of gradients PyTorch makes positive
+    assert torch.equal(*signs)  # signs of zeros, too; PyTorch makes the zeros of gradients positive
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in found)
 
 
-def test_several_threads_of_python_may_pool_at_once(kernels):
+def test_several_python_threads_can_pool_in_parallel(kernels):
     images = [draw_images((4, 16, 8, 8), dtype) for dtype in (torch.float32, torch.bfloat16)] * 8
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda one: pool_and_learn(tiled(), one), images))
@@ -109,8 +109,8 @@ def test_several_threads_of_python_may_pool_at_once(kernels):
     ],
     ids=["larger", "overlapping", "oblong", "padded", "dilated", "ceiling", "channels first", "float64", "no gradient"],
 )
-def test_pytorch_pools_what_the_kernels_are_not_for(monkeypatch, pooled, prepare):
-    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+def test_pytorch_pools_all_other_cases(monkeypatch, pooled, prepare):
+    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were requested"))
     images = prepare(torch.rand(2, 8, 7, 7).contiguous(memory_format=torch.channels_last))
     assert torch.equal(MaxPool2d(*pooled)(images), nn.MaxPool2d(*pooled)(images))
 
@@ -125,7 +125,7 @@ def test_an_image_without_a_whole_tile_is_refused_as_by_pytorch():
     "obstacle",
     ["import", "threads", "another pool", "compile", "backward"],
 )
-def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget_kernels, monkeypatch, obstacle):
+def test_pytorch_pools_without_the_kernels(kernels, forget_kernels, monkeypatch, obstacle):
     def fail(*_):
         raise OSError("no room on the disk")
 
@@ -146,28 +146,35 @@ def test_where_the_kernels_cannot_be_had_pytorch_pools(kernels, forget_kernels, 
     assert loading._compile_kernels(pooling._Pool, torch.bfloat16) is None
 
 
-def test_pytorch_keeps_the_threads_that_it_was_given(kernels):
+def test_loading_keeps_pytorchs_thread_count(kernels):
     done = run(
         "assert learn() and loading._compile_kernels(pooling._Pool, torch.float32); print(torch.get_num_threads())"
     )
     assert done.stdout == "1\n", done.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
-@pytest.mark.parametrize("before", ["learn()", "loading._compile_kernels(pooling._Pool, torch.bfloat16)", "pass"])
-def test_a_forked_process_pools(kernels, before):
-    done = run(f"""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_pools(kernels):
+    """Fork before the kernels are loaded, after they are loaded, and after they were used."""
+    done = run("""
 import os
-{before}
-child = os.fork()
-if not child:
-    os._exit(0 if learn() else 1)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+def learn_in_child():
+    child = os.fork()
+    if not child:
+        os._exit(0 if learn() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+print(learn_in_child())
+loading._compile_kernels(pooling._Pool, torch.bfloat16)
+print(learn_in_child())
+learn()
+print(learn_in_child())
 """)
-    assert done.stdout == "0\n", done.stderr
+    assert done.stdout == "0\n0\n0\n", done.stderr
 
 
-def test_a_file_in_the_working_directory_does_not_say_what_code_is_loaded(kernels, tmp_path):
+def test_a_numba_file_in_the_working_directory_is_ignored(kernels, tmp_path):
     (tmp_path / ".numba_config.yaml").write_text("cache_dir: strangers\ncache_locator_classes: strangers.Locator\n")
     done = run(
         "assert learn(); print(loading._compile_kernels(pooling._Pool, torch.float32) is not None)", cwd=tmp_path
@@ -176,11 +183,11 @@ def test_a_file_in_the_working_directory_does_not_say_what_code_is_loaded(kernel
     assert not (tmp_path / "strangers").exists()
 
 
-# --- behind a convolution --------------------------------------------------------------------------------
+# --- after a convolution ---------------------------------------------------------------------------------
 
 
 def three(n_filters=32, *, padding=0, bias=True, whole=True, seed=0):
-    """Return the three layers in bfloat16, of whole numbers, whose sums float32 holds exactly, or of any."""
+    """Return the three layers in bfloat16, with random weights; integers, if whole, have exact sums in float32."""
     conv = nn.Conv2d(1, n_filters, 3, padding=padding, bias=bias)
     for weights in conv.parameters():
         draws = torch.randn(weights.shape, generator=seeded(seed))
@@ -194,7 +201,7 @@ def pixels(*shape, whole=True, seed=1):
 
 
 def compute_and_learn(network, conv, images):
-    """Return what comes out, in float32, and the gradients of the convolution's weights."""
+    """Return the outputs in float32 and the gradients of the convolution's weights."""
     conv.zero_grad()
     outputs = network(images)
     outputs.backward(torch.randn(outputs.shape, generator=seeded(2)).mul(4).round().to(outputs.dtype))
@@ -202,7 +209,7 @@ def compute_and_learn(network, conv, images):
 
 
 def compute_in_float32(layers, images):
-    """The slow twin: PyTorch's three layers in float32, whose numbers are then rounded."""
+    """Reference implementation: PyTorch's three layers in float32, then rounded."""
     conv, *others = copy.deepcopy(layers)
     found = compute_and_learn(nn.Sequential(conv.float(), *others), conv, images.float())
     return [tensor.to(torch.bfloat16).float() for tensor in found]
@@ -210,7 +217,7 @@ def compute_in_float32(layers, images):
 
 @pytest.fixture
 def convolving(kernels, monkeypatch):
-    """Fail where PyTorch's layers are used instead of the kernels."""
+    """Return a function that makes PyTorch's layers fail from then on."""
     assert loading._compile_kernels(pooling._ConvPoolReLU, torch.bfloat16) is kernels
     return lambda: monkeypatch.setattr(nn.Sequential, "forward", lambda *_: pytest.fail("PyTorch's were used"))
 
@@ -220,9 +227,7 @@ def convolving(kernels, monkeypatch):
 @pytest.mark.parametrize("padding", [0, 1, (2, 0)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_the_three_layers_in_one_give_the_numbers_of_float32(
-    convolving, monkeypatch, shape, n_filters, padding, bias, n_threads
-):
+def test_fused_layers_give_float32_results(convolving, monkeypatch, shape, n_filters, padding, bias, n_threads):
     layers, images = three(n_filters, padding=padding, bias=bias), pixels(shape[0], 1, *shape[1:])
     expected = compute_in_float32(layers, images)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
@@ -230,17 +235,17 @@ def test_the_three_layers_in_one_give_the_numbers_of_float32(
     assert_equal(compute_and_learn(ConvPoolReLU(*layers), layers[0], images), expected)
 
 
-def test_the_three_layers_in_one_round_numbers_that_are_not_whole_to_the_nearest(convolving):
+def test_fused_layers_round_to_nearest(convolving):
     layers, images = three(whole=False), pixels(40, 1, 28, 28, whole=False)
     outputs, *gradients = compute_in_float32(layers, images)
     convolving()
     found, *found_gradients = compute_and_learn(ConvPoolReLU(*layers), layers[0], images)
-    assert (found != outputs).float().mean() < 1e-4  # another order of the sums, rounded at the border
+    assert (found != outputs).float().mean() < 1e-4  # sums in another order can round differently
     torch.testing.assert_close(found, outputs, rtol=2**-7, atol=1e-6)
-    torch.testing.assert_close(found_gradients, gradients, rtol=2**-6, atol=0.1)  # of sums of 7,000, up to 500
+    torch.testing.assert_close(found_gradients, gradients, rtol=2**-6, atol=0.1)  # sums of 7,000 terms, up to 500
 
 
-def test_the_three_layers_in_one_pass_on_what_is_no_number(convolving):
+def test_fused_layers_pass_on_nan_and_infinity(convolving):
     layers, images = three(), pixels(4, 1, 8, 8)
     layers[0].weight.data[3], layers[0].bias.data[5] = torch.nan, torch.inf
     expected = compute_in_float32(layers, images)
@@ -265,8 +270,8 @@ def test_the_three_layers_in_one_pass_on_what_is_no_number(convolving):
     ],
 )
 @pytest.mark.parametrize("n_channels", [1, 3])
-@pytest.mark.parametrize("before", [[], [BatchNorm()]], ids=["first", "behind a normalisation"])
-def test_the_twin_in_bfloat16_makes_one_of_three_where_they_are_its_first(layers, fits, n_channels, before):
+@pytest.mark.parametrize("before", [[], [BatchNorm()]], ids=["first", "after batch norm"])
+def test_the_bf16_twin_fuses_its_first_layers_if_they_fit(layers, fits, n_channels, before):
     model = build_model([*before, *layers, Flatten(), Dense(units=2)], (n_channels, 12, 12), 2)
     fused = [layer for layer in Bf16Twin(model)._network if isinstance(layer, ConvPoolReLU)]
     assert len(fused) == (fits and n_channels == 1)
@@ -282,10 +287,10 @@ def test_the_twin_in_bfloat16_makes_one_of_three_where_they_are_its_first(layers
     ],
     ids=["gradient of images", "weights that do not learn", "float32", "no whole tile"],
 )
-def test_pytorch_computes_the_three_layers_where_the_kernels_are_not_for_it(monkeypatch, prepare):
+def test_pytorch_computes_layers_that_cannot_be_fused(monkeypatch, prepare):
     layers = three(4)
     images = prepare(layers, pixels(2, 1, 8, 8))
-    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were requested"))
     layers[1] = nn.MaxPool2d(2)
 
     def answer(network):
@@ -299,9 +304,7 @@ def test_pytorch_computes_the_three_layers_where_the_kernels_are_not_for_it(monk
 
 
 @pytest.mark.parametrize("kernel", ["convolve_and_pool", "convolve_and_pool_backward"])
-def test_where_the_kernels_for_three_layers_cannot_be_had_pytorch_computes_them(
-    kernels, forget_kernels, monkeypatch, kernel
-):
+def test_pytorch_computes_the_layers_without_the_fused_kernel(kernels, forget_kernels, monkeypatch, kernel):
     monkeypatch.delattr(kernels, kernel)
     layers, images = three(), pixels(2, 1, 8, 8)
     expected = compute_and_learn(nn.Sequential(*layers), layers[0], images)

@@ -1,4 +1,4 @@
-"""Convolutions with strides: the gradient of their weights against PyTorch's own, and where PyTorch computes it."""
+"""Strided convolutions: weight gradients compared with PyTorch, and the fallbacks."""
 
 import copy
 import os
@@ -16,11 +16,11 @@ from fmcli.recipe.layers import Conv, Dense, Flatten
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Fail where the kernels cannot be had, and where PyTorch computes gradients of weights."""
+    """Return the kernels, skip without them, and make PyTorch's own convolution fail."""
     found = loading._compile_kernels(strided._StridedConv, torch.bfloat16)
     if found is None:
         say = pytest.fail if os.environ.get("CI") and sys.platform == "linux" else pytest.skip
-        say("no OpenMP that numba could use here: PyTorch computes")
+        say("numba finds no OpenMP here, so PyTorch computes")
     monkeypatch.setattr(nn.Conv2d, "forward", lambda *_: pytest.fail("PyTorch's was used"))
     return found
 
@@ -30,7 +30,7 @@ def seeded(seed=0):
 
 
 def whole(*shape, seed=0):
-    """Return small whole numbers, whose sums of products float32 holds exactly, channels last."""
+    """Return small channels-last integers, whose sums of products are exact in float32."""
     draws = torch.randint(-2, 3, shape, generator=seeded(seed)).to(torch.bfloat16)
     return draws.contiguous(memory_format=torch.channels_last) if draws.ndim == 4 else draws
 
@@ -43,7 +43,7 @@ def strided_conv(*sizes, **options):
 
 
 def learn(conv, images, forward):
-    """Return what comes out, in float32, and the gradients of images and weights."""
+    """Return the outputs in float32 and the gradients of images and weights."""
     conv.zero_grad()
     images = images.clone().requires_grad_()
     outputs = forward(conv, images)
@@ -52,7 +52,7 @@ def learn(conv, images, forward):
 
 
 def slow_twin(conv, images):
-    """Return the same by PyTorch in float32, rounded to bfloat16."""
+    """Reference implementation: the results of PyTorch in float32, rounded to bfloat16."""
 
     def forward(conv, images):
         return nn.functional.conv2d(images, conv.weight, conv.bias, conv.stride, conv.padding)
@@ -66,7 +66,7 @@ def slow_twin(conv, images):
 @pytest.mark.parametrize("stride", [2, 3, (2, 1)])
 @pytest.mark.parametrize("padding", [0, 1, (0, 2)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_are_those_of_float32(kernels, shape, kernel, stride, padding, bias):
+def test_gradients_equal_float32(kernels, shape, kernel, stride, padding, bias):
     conv = strided_conv(shape[1], 7, kernel, stride=stride, padding=padding, bias=bias)
     images = whole(*shape, seed=5)
     for ours, theirs in zip(learn(conv, images, StridedConv2d.__call__), slow_twin(conv, images), strict=True):
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_float32(kernels, shape, kernel, stride, padding,
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_a_whole_batch_learns_by_any_number_of_threads(kernels, monkeypatch, n_threads):
+def test_gradients_are_equal_for_any_number_of_threads(kernels, monkeypatch, n_threads):
     conv, images = strided_conv(32, 64, 3, stride=2, padding=1), whole(200, 32, 13, 13, seed=5)
     expected = slow_twin(conv, images)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
@@ -82,7 +82,7 @@ def test_a_whole_batch_learns_by_any_number_of_threads(kernels, monkeypatch, n_t
         assert torch.equal(ours, theirs)
 
 
-def test_images_that_learn_nothing_receive_nothing(kernels):
+def test_images_without_gradient_receive_none(kernels):
     conv, images = strided_conv(4, 3, 3, stride=2), whole(2, 4, 9, 9, seed=5)
     expected = slow_twin(conv, images)[2]
     conv.zero_grad()
@@ -102,17 +102,17 @@ def test_images_that_learn_nothing_receive_nothing(kernels):
         ({"groups": 2}, lambda conv, images: images),
         ({"padding_mode": "circular"}, lambda conv, images: images),
     ],
-    ids=["float32", "weights that do not learn", "channels first", "dilated", "in groups", "padded otherwise"],
+    ids=["float32", "frozen weights", "channels first", "dilated", "in groups", "other padding"],
 )
-def test_pytorch_computes_all_else(monkeypatch, options, prepare):
-    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were asked for"))
+def test_pytorch_computes_all_other_cases(monkeypatch, options, prepare):
+    monkeypatch.setattr(loading, "load_kernels", lambda *_: pytest.fail("the kernels were requested"))
     conv, images = strided_conv(4, 6, 3, stride=2, padding=1, **options), whole(2, 4, 9, 9)
     images = prepare(conv, images)
     assert torch.equal(conv(images), nn.Conv2d.forward(conv, images))
 
 
 @pytest.mark.parametrize("obstacle", ["gather_patches", "shares_threads"])
-def test_where_the_kernels_cannot_be_had_pytorch_computes(forget_kernels, monkeypatch, obstacle):
+def test_pytorch_computes_without_the_kernels(forget_kernels, monkeypatch, obstacle):
     pytest.importorskip("numba")
     monkeypatch.delattr("fmcli.networks.cpu.kernels." + obstacle)
     conv, images = strided_conv(4, 6, 3, stride=2, padding=1), whole(2, 4, 9, 9)
@@ -121,7 +121,7 @@ def test_where_the_kernels_cannot_be_had_pytorch_computes(forget_kernels, monkey
     assert loading._compile_kernels(strided._StridedConv, torch.bfloat16) is None
 
 
-def test_networks_have_them_where_there_are_strides():
+def test_only_strided_convolutions_use_the_kernel():
     layers = [Conv(filters=4, kernel_size=3), Conv(filters=4, kernel_size=3, stride=2), Flatten(), Dense(units=2)]
     kinds = [type(layer) for layer in build_model(layers, (1, 12, 12), 2) if isinstance(layer, nn.Conv2d)]
     assert kinds == [nn.Conv2d, StridedConv2d]
