@@ -85,7 +85,7 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def use_own_stream(device: torch.device) -> Iterator[None]:
-    """Run this thread's GPU work in a CUDA stream of its own, after all work that is queued now.
+    """Run this thread's GPU work in a separate CUDA stream, after all work that is queued now.
 
     Work in different streams can run in parallel. Streams are pooled and reused: PyTorch has only 32, and its allocator
     keeps separate memory for each.
@@ -103,7 +103,7 @@ def use_own_stream(device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error is a lack of memory; only CUDA raises an exception type of its own."""
+    """Return whether an error is a lack of memory; only CUDA has an exception type for it."""
     import torch
 
     kinds = (torch.OutOfMemoryError, MemoryError)

@@ -41,7 +41,7 @@ class OwnValidation(Spec):
 
 
 VALIDATION_KINDS = ("first", "fraction", "own")
-"""The keys of which `data.validation` has exactly one; it determines the kind of split."""
+"""Keys of `data.validation`, which has exactly one of them."""
 
 
 Validation = Annotated[

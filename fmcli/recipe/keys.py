@@ -21,7 +21,7 @@ class Key:
         name: The key.
         takes: Allowed values, in words.
         needed: Whether the key is required.
-        default: Value if the key is missing; None if there is none, or if a missing key has a meaning of its own.
+        default: Value if the key is missing; None if there is none, or if a missing key has another meaning.
         meaning: Description of the key.
     """
 
@@ -91,7 +91,7 @@ def _tables(schema: _Schema, definitions: _Schema) -> Iterator[_Schema]:
 
 
 def _suffix(schema: _Schema) -> str:
-    """Return the part of a path that stands for an index or key: `[]` for a list, `.KEY` for a table."""
+    """Return the placeholder of an index or key in a path: `[]` for a list, `.KEY` for a table."""
     parts = [schema, *schema.get("anyOf", ())]
     if any(isinstance(part.get("additionalProperties"), Mapping) for part in parts):
         return ".KEY"

@@ -101,7 +101,7 @@ class Flatten(Layer):
 
 
 class Activate(Layer):
-    """An activation function as a layer of its own."""
+    """A separate activation function."""
 
     type: Literal["activation"] = "activation"
     function: Activation = Field(description="The activation function.")

@@ -89,7 +89,7 @@ def value_at(recipe: Recipe, key: str) -> Any:
     path = _parse_path(key)
     value: Any = table["members"][0] if path[0] in SHARED_TABLES else table
     if path[0] == "members":
-        # The name of several copies stands for the first of them.
+        # The name of a table with several copies means the first copy.
         first_copies = [{**member, "name": member["name"].removesuffix("-1")} for member in table["members"]]
         value, path = _find_member({"members": [*first_copies, *table["members"]]}, path, key)
     if not has_key(value, path):

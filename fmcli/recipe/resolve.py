@@ -94,7 +94,7 @@ def resolve_data(spec: DataSpec, overrides: Sequence[str]) -> DataSpec:
 
 
 def _check_search(table: Table, search: SearchSpec, members: Sequence[MemberTable]) -> list[str]:
-    """Return the problems of a search space: resolve the recipe with the extreme values of each key in turn."""
+    """Return the problems of a search space: resolve the recipe with each extreme value of each key."""
     values = sum(len(_extreme_values(space)) for space in search.space.values())
     copies = sum(member.copies for member in members)
     if values * copies > MAX_TRIED_VALUES:

@@ -25,7 +25,7 @@ class RangeSpace(Spec):
     low: _Number = Field(description="Lower end of the range, included.")
     high: _Number = Field(description="Upper end of the range, included.")
     step: Annotated[int, Field(gt=0, lt=2**63)] | PositiveFloat | None = Field(
-        None, description="Distance between two values. Default: 1 for whole numbers, none for others."
+        None, description="Distance between two values. Default: 1 for whole numbers, otherwise none."
     )
     log: bool = Field(False, description="Draw the logarithm uniformly instead of the number.")
 
@@ -43,7 +43,7 @@ class RangeSpace(Spec):
         if self.log and self.step is not None:
             raise ValueError("give either log or step, not both")
         if self.is_whole and isinstance(self.step, float):
-            raise ValueError(f"step is {self.step:g} between whole numbers; write low = {self.low}.0 for others")
+            raise ValueError(f"step is {self.step:g} between whole numbers; write low = {self.low}.0 for fractions")
         steps = (self.high - self.low) / (self.step or 1)
         if not math.isfinite(steps):
             raise ValueError(f"the range is too wide: from {self.low:g} to {self.high:g}")
@@ -58,13 +58,13 @@ Space = Annotated[
 
 
 class SearchSpec(Spec):
-    """What `fmcli search` varies.
+    """The values that `fmcli search` varies.
 
-    Every training run keeps its best epoch, whatever `trainer.keep` says, and ignores `trainer.patience`. With
-    `trainer.swa` it keeps the average.
+    Every training run keeps its best epoch, or the average if `trainer.swa` is set. It ignores `trainer.keep` and
+    `trainer.patience`.
     """
 
-    trials: PositiveInt = Field(20, description="Number of trials. Each trains the recipe with values of its own.")
+    trials: PositiveInt = Field(20, description="Number of trials. Each trains the recipe with other values.")
     trainings: PositiveInt = Field(
         1, description="Training runs per trial, each with another seed. The trial's score is their mean."
     )
@@ -81,6 +81,5 @@ class SearchSpec(Spec):
     )
     seed: Seed = Field(0, description="Seed of the drawn values; each trial combines it with the trial's number.")
     space: Annotated[dict[str, Space], Field(min_length=1)] = Field(
-        description='What to draw for each value, by its path in the recipe, such as "optimizer.lr" or '
-        '"model.layers[0].filters".'
+        description='Values to draw for each path in the recipe, such as "optimizer.lr" or "model.layers[0].filters".'
     )

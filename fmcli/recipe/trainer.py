@@ -40,9 +40,9 @@ class TrainerSpec(Spec):
     )
     keep: Literal["last", "best", "retrained", "snapshots"] = Field(
         "last",
-        description="Weights to save. `last`: those of the last epoch. `best`: those of the best epoch. `retrained`: "
-        "those of a second network, trained from scratch for the best number of epochs. `snapshots`: those of the last "
-        "epoch and, as extra voters, those at the end of each earlier cycle of a cyclic schedule (Huang et al. 2017).",
+        description="Weights to save. `last`: the last epoch. `best`: the best epoch. `retrained`: a second network, "
+        "trained from scratch for the best number of epochs. `snapshots`: the last epoch and, as extra voters, the end "
+        "of each earlier cycle of a cyclic schedule (Huang et al. 2017).",
     )
     weight_average: Fraction | None = Field(
         None,
@@ -51,8 +51,8 @@ class TrainerSpec(Spec):
     )
     swa: Fraction | None = Field(
         None,
-        description="Fraction of the epochs, counted from the end, after each of which the weights enter an equal "
-        "average (stochastic weight averaging, Izmailov et al. 2018). The average is evaluated after the last epoch "
+        description="Fraction of the epochs, counted from the end, whose final weights enter an equal average "
+        "(stochastic weight averaging, Izmailov et al. 2018). The average is evaluated after the last epoch "
         "and saved; its batch norm statistics are computed again from the training images, with dropout on. Default: "
         "no average.",
     )

@@ -187,7 +187,7 @@ def check_format(
         path: The file.
         header: Its text; `format` names the format.
         expected: A format name that ends in its version, such as `fmcli-checkpoint-2`.
-        kind: What the file should be, with its article.
+        kind: The expected kind of file, with its article.
         hint: What to do if the file is of another kind.
         remedies: What to do if another version wrote the file.
 

@@ -33,7 +33,7 @@ INITS = st.sampled_from(["torch", "glorot-uniform", "he-uniform", "he-normal"])
 
 
 def some(**fields):
-    """Return fields of which any may be left at their defaults."""
+    """Return a strategy for dicts with any subset of these fields."""
     return st.fixed_dictionaries({}, optional=fields)
 
 

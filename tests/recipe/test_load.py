@@ -51,7 +51,7 @@ def test_missing_file_is_named(name, tmp_path, monkeypatch):
     assert caught.value.hint
 
 
-def test_mistyped_name_gets_the_nearest(tmp_path, monkeypatch):
+def test_mistyped_name_suggests_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match="'quikc'; did you mean 'quick'"):
         load_recipe("quikc")
@@ -68,7 +68,7 @@ def test_invalid_toml_is_a_recipe_error(text, write):
         load_recipe(write(text))
 
 
-def test_text_that_is_not_utf8_is_refused_with_its_place(write):
+def test_error_names_the_byte_that_is_not_utf8(write):
     with pytest.raises(RecipeError, match=r"mine\.toml is not UTF-8 text: byte 2"):
         load_recipe(write(b"# \xff\n"))
 
@@ -108,7 +108,7 @@ def test_recipes_load_without_heavy_libraries():
     assert done.stdout.strip() == "[]"
 
 
-def test_known_sources_say_their_classes():
+def test_known_sources_have_classes_and_a_shape():
     known = KNOWN_SOURCES["fashion-mnist"]
     assert known.input_shape == (1, 28, 28)
     assert len(set(known.class_names)) == 10

@@ -19,7 +19,7 @@ from fmcli.recipe import layers as n
 from tests.recipe.helpers import COPIES, MINIMAL, load_text, problems_of
 
 
-def test_without_members_there_is_one():
+def test_recipe_without_members_has_one():
     [member] = load_text(MINIMAL).members
     assert member.name == "m1"
     assert member.model.kernel_size == 3
@@ -62,7 +62,7 @@ def test_member_table_overrides_key_by_key():
     assert (b.optimizer.name, b.optimizer.momentum, b.trainer.batch_size) == ("sgd", 0.9, 32)
 
 
-def test_another_family_starts_afresh():
+def test_another_family_ignores_the_shared_model():
     recipe = load_text(
         MINIMAL
         + """
@@ -74,7 +74,7 @@ def test_another_family_starts_afresh():
     assert recipe.members[0].model == families.SequentialSpec(layers=(n.Flatten(), n.Dense(units=10)))
 
 
-def test_another_optimizer_starts_afresh():
+def test_another_optimizer_ignores_the_shared_optimizer():
     recipe = load_text(
         MINIMAL
         + """
@@ -94,17 +94,17 @@ def test_another_optimizer_starts_afresh():
     assert other.optimizer == optimizer.SgdSpec()
 
 
-def test_list_of_a_member_replaces_the_shared_one():
+def test_list_of_a_member_replaces_the_shared_list():
     recipe = load_text(MINIMAL + '[[members]]\nname = "wide"\nmodel.widths = [8, 9]\n')
     assert recipe.members[0].model.widths == (8, 9)
 
 
-def test_run_is_named_by_the_recipe_itself_if_it_says_so():
+def test_name_in_the_recipe_overrides_the_file_name():
     assert load_text(MINIMAL).name == "mine"
     assert load_text('name = "yours"\n' + MINIMAL).name == "yours"
 
 
-def test_copies_are_members_alike_but_for_their_names():
+def test_copies_differ_only_in_their_names():
     recipe = load_text(COPIES)
     assert [member.name for member in recipe.members] == ["k3-1", "k3-2", "k3-3", "k5"]
     assert {type(member) for member in recipe.members} == {MemberSpec}
@@ -127,7 +127,7 @@ def test_copies_are_written_out_as_plain_members_and_read_back(write):
     assert recipe_digest(again) == recipe_digest(recipe)
 
 
-def test_digest_of_a_copy_is_that_of_such_a_member():
+def test_digest_of_a_copy_equals_that_of_a_plain_member():
     plain = load_text(COPIES.replace("copies = 3", "").replace('"k3"', '"k3-2"')).members[0]
     assert recipe_digest(load_text(COPIES).members[1]) == recipe_digest(plain)
 
@@ -143,40 +143,40 @@ def test_digest_of_a_copy_is_that_of_such_a_member():
         ("members.k5.name=k3-2", {"members: two are named 'k3-2'"}),
         ("members.k5.name=K3-2", {"members: two are named 'k3-2'", "members: two are named 'K3-2'"}),
         ("members.k3.model.kernel_sise=3", {"members.k3.model.kernel_sise: unknown key; did you mean 'kernel_size'?"}),
-        # Said once, not for each copy.
+        # Reported once, not for each copy.
         ("members.k3.schedule={name='cyclic', cycles=2}",
          {"members.k3.trainer.epochs: got 7; expected a multiple of the schedule's 2 cycles"}),
     ],
 )  # fmt: skip
-def test_problem_of_copies_is_named(override, problems):
+def test_problems_of_copies(override, problems):
     assert problems_of(COPIES, override) == problems
 
 
-def test_impossible_network_of_copies_is_said_once():
+def test_impossible_network_of_copies_is_reported_once():
     [problem] = problems_of(COPIES, "members.k3.model.form=plain", "members.k3.model.kernel_size=30")
     assert problem.startswith("members.k3.model.layers[0]: a 30×30 kernel")
 
 
-def test_copies_whose_names_grow_too_long_are_refused():
+def test_copies_with_too_long_names_are_refused():
     name = "k" * 62
     assert load_text(COPIES.replace("k3", name), f"members.{name}.copies=9").members[8].name == f"{name}-9"
     [problem] = problems_of(COPIES.replace("k3", name), f"members.{name}.copies=10")
     assert problem == f"members.{name}.copies: got 10; the last name, '{name}-10', is longer than 64 characters"
 
 
-def test_override_reaches_all_copies_and_none_alone():
+def test_override_changes_all_copies_but_not_a_single_one():
     recipe = load_text(COPIES, "members.k3.optimizer.lr=9")
     assert [member.optimizer.lr for member in recipe.members] == [9.0, 9.0, 9.0, 1e-3]
     with pytest.raises(RecipeError, match=r"no such member; did you mean 'k3'"):
         load_text(COPIES, "members.k3-2.optimizer.lr=9")
 
 
-def test_value_of_copies_is_that_of_the_first():
+def test_value_of_copies_is_the_value_of_the_first():
     recipe = load_text(COPIES)
     assert value_at(recipe, "members.k3.trainer.epochs") == value_at(recipe, "members.k3-2.trainer.epochs") == 7
     assert value_at(recipe, "members.k5.trainer.epochs") == 10
 
 
-def test_member_that_is_called_like_a_first_copy_hides_no_other():
+def test_member_named_like_a_first_copy_does_not_hide_another_member():
     recipe = load_text(MINIMAL + '[[members]]\nname = "k-1"\ntrainer.epochs = 1\n[[members]]\nname = "k"\n')
     assert value_at(recipe, "members.k.trainer.epochs") == 10

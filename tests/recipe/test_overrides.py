@@ -28,29 +28,29 @@ from tests.recipe.helpers import MINIMAL, TWO, load_text, problems_of
         ("", ""),
     ],
 )
-def test_override_is_read_as_toml_and_else_as_text(text, value):
+def test_override_is_parsed_as_toml_or_else_is_text(text, value):
     result = apply_overrides({}, [f"table.key={text}"])["table"]["key"]
     assert result == value
     assert type(result) is type(value)
 
 
-def test_override_reaches_every_member_even_where_one_says_otherwise():
+def test_shared_override_replaces_values_of_members():
     assert [member.optimizer.lr for member in load_text(TWO).members] == [0.5, 0.1]
     assert [member.optimizer.lr for member in load_text(TWO, "optimizer.lr=0.2").members] == [0.2, 0.2]
     assert [member.model.kernel_size for member in load_text(TWO, "model.kernel_size=7").members] == [7, 7]
 
 
 @pytest.mark.parametrize(("name", "rates"), [("a", [9.0, 0.1]), ("b.2", [0.5, 9.0])])
-def test_override_of_a_member_reaches_it_alone(name, rates):
+def test_override_of_one_member_does_not_change_others(name, rates):
     recipe = load_text(TWO, f"members.{name}.optimizer.lr=9")
     assert [member.optimizer.lr for member in recipe.members] == rates
 
 
-def test_override_reaches_the_default_member():
+def test_override_changes_the_default_member():
     assert load_text(MINIMAL, "members.m1.model.kernel_size=7").members[0].model.kernel_size == 7
 
 
-def test_later_override_wins_and_the_table_is_left_alone():
+def test_later_override_wins_and_the_original_table_is_unchanged():
     table = tomllib.loads(TWO)
     before = json.dumps(table)
     changed = apply_overrides(table, ["trainer.epochs=3", "trainer.epochs=4", "members.a.trainer.epochs=5"])
@@ -66,7 +66,7 @@ def test_later_override_wins_and_the_table_is_left_alone():
         (["data.validation.fraction=0.1", "data.validation.first=7"], {"first": 7}),
     ],
 )
-def test_another_way_to_validate_takes_the_place_of_the_first(overrides, expected):
+def test_override_replaces_the_kind_of_validation(overrides, expected):
     for before in ({"first": 5}, {"fraction": 0.2, "seed": 3} if "fraction" not in expected else {"own": True}):
         table = {"data": {"validation": before}}
         assert apply_overrides(table, overrides) == {"data": {"validation": expected}}
@@ -110,7 +110,7 @@ def test_override_is_checked_like_the_recipe(override, problem):
         assert problem in problems_of(TWO, override)
 
 
-def test_members_that_are_no_list_are_a_problem_even_under_overrides():
+def test_members_must_be_a_list_even_with_overrides():
     text = MINIMAL.replace("[data]", "members = 5\n[data]")
     for overrides in ([], ["trainer.epochs=3"]):
         assert problems_of(text, *overrides) == {"members: expected one or more [[members]] tables, each with a name"}

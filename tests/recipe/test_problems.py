@@ -5,8 +5,6 @@ import pytest
 from fmcli.errors import RecipeError
 from fmcli.recipe import (
     SourceFacts,
-    TrainerSpec,
-    recipe_schema,
 )
 from fmcli.recipe.tracing import trace_recipe
 from tests.recipe.helpers import MINIMAL, MODEL, load_text, problems_of, sequential
@@ -64,7 +62,7 @@ test_accuracy = 93.4
 """
 
 
-def test_every_problem_is_reported_at_once():
+def test_all_problems_are_reported_together():
     assert problems_of(BAD) == {
         "colour: unknown key; choose from: name, data, model, augment, optimizer, schedule, trainer, ensemble, "
         "members, reference, search",
@@ -176,7 +174,7 @@ def test_message_counts_and_lists_the_problems():
         (MINIMAL.replace('family = "kernel-cnn", ', ""), {"model: missing key 'family'"}),
     ],
 )  # fmt: skip
-def test_problem_is_named_with_its_path(text, problems):
+def test_problems_have_a_path(text, problems):
     assert problems_of(text) == problems
 
 
@@ -192,20 +190,20 @@ SHARED = "trainer.epochs: got 'x'; expected a whole number"
 @pytest.mark.parametrize(
     ("member", "problems"),
     [
-        # Said by the shared table, or missing from both: once, for all members.
+        # Wrong in the shared table, or missing in both: reported once for all members.
         ("", {"model.widths: missing", SHARED}),
-        # Said by the member.
+        # Wrong in the member's own table.
         ("trainer = { epochs = 'y' }\nmodel.widths = [1]",
          {"members.a.trainer.epochs: got 'y'; expected a whole number", SHARED}),
-        # The member's own family takes nothing from the shared table, so that cannot lack anything.
+        # A member of another family uses nothing of the shared table.
         ("model = { family = 'sequential' }",
          {"members.a.model.layers: missing", "model.widths: missing", SHARED}),
-        # A value where a table belongs.
+        # A value instead of a table.
         ("trainer = 0\nmodel.widths = [1]",
          {"members.a.trainer: got 0; expected a table", SHARED}),
     ],
 )  # fmt: skip
-def test_problem_stands_where_it_is_to_be_mended(member, problems):
+def test_path_of_a_problem_is_where_to_correct_it(member, problems):
     text = """
         [data]
         source = "fashion-mnist"
@@ -224,7 +222,7 @@ def test_problem_stands_where_it_is_to_be_mended(member, problems):
     assert problems_of(text + member) == problems
 
 
-def test_shared_value_where_a_table_belongs_is_not_hidden_by_members():
+def test_shared_value_that_must_be_a_table_is_reported():
     text = "trainer = 5\n" + MINIMAL + "[[members]]\nname = 'a'\ntrainer.epochs = 3\n"
     assert problems_of(text) == {"trainer: got 5; expected a table"}
 
@@ -287,67 +285,49 @@ def test_impossible_layers_are_named(layers, problem):
     assert problems_of(sequential(*layers)) == {f"members.m1.model.{problem}"}
 
 
-def test_size_of_images_in_a_folder_decides_when_it_is_known():
+def test_networks_are_checked_with_the_actual_image_size():
     recipe = load_text(MINIMAL.replace("fashion-mnist", "idx:here").replace('form = "pooled"', 'form = "plain"'))
     assert set(trace_recipe(recipe, SourceFacts((1, 3, 3), ("a", "b")))) == {"m1"}
     with pytest.raises(RecipeError, match=r"members\.m1\.model\.layers\[0\]: a 3×3 kernel is larger than its 2×3"):
         trace_recipe(recipe, SourceFacts((1, 2, 3), ("a", "b")))
 
 
-def test_setting_the_name_names_the_run_and_not_its_members():
+def test_override_of_the_name_renames_only_the_run():
     recipe = load_text(MINIMAL, "name=other")
     assert (recipe.name, [member.name for member in recipe.members]) == ("other", ["m1"])
 
 
 @pytest.mark.parametrize("name", ["../x", "..", "a/b", ""])
-def test_a_name_that_leaves_the_folder_of_runs_is_refused(name):
+def test_name_outside_the_folder_of_runs_is_refused(name):
     assert any("can name a folder" in problem for problem in problems_of(MINIMAL, f'name="{name}"'))
 
 
-def test_members_whose_names_differ_in_case_alone_are_refused():
+def test_member_names_that_differ_only_in_case_are_refused():
     members = '\n[[members]]\nname = "k3"\n[[members]]\nname = "K3"\n'
     assert problems_of(MINIMAL + members) == {"members: two are named 'k3'", "members: two are named 'K3'"}
 
 
-def test_no_member_is_called_vote():
+def test_member_name_vote_is_refused():
     assert any("choose another name" in problem for problem in problems_of(MINIMAL + '\n[[members]]\nname = "vote"\n'))
 
 
-def test_keeping_the_best_epoch_needs_validation_images():
+def test_keep_best_needs_validation_images():
     assert any("needs validation images" in problem for problem in problems_of(MINIMAL, "trainer.keep=best"))
     assert load_text(MINIMAL, "trainer.keep=best", "data.validation.first=5000").members[0].trainer.keep == "best"
 
 
-def test_snapshots_need_a_cyclic_schedule_and_no_validation_images():
+def test_snapshots_need_a_cyclic_schedule_but_no_validation_images():
     cyclic = "schedule={ name = 'cyclic', cycles = 5 }"
     [member] = load_text(MINIMAL, "trainer.keep=snapshots", cyclic).members
     assert (member.trainer.keep, member.schedule.cycles) == ("snapshots", 5)
     assert load_text(MINIMAL, cyclic).members[0].trainer.keep == "last"
 
 
-@pytest.mark.parametrize(
-    ("swa", "epochs", "averaged"), [(None, 10, 0), (0.25, 12, 3), (0.3, 10, 3), (0.01, 10, 1), (0.99, 10, 10)]
-)
-def test_stochastic_weight_averaging_is_over_whole_epochs(swa, epochs, averaged):
-    assert TrainerSpec(swa=swa, epochs=epochs).averaged_epochs == averaged
-
-
-@pytest.mark.parametrize(("bagging", "drawn"), [(None, 999), (1.0, 999), (0.5, 500), (0.1, 100), (1e-9, 1)])
-def test_bagging_draws_a_part_of_the_images(bagging, drawn):
-    assert TrainerSpec(bagging=bagging).sample_size(999) == drawn
-
-
-def test_the_schema_explains_what_members_say_of_themselves():
-    properties = recipe_schema()["properties"]["members"]["items"]["properties"]
-    assert properties["copies"]["description"].startswith("Number of members")
-    assert properties["name"]["description"].startswith("Name of the member")
-
-
-def test_a_validation_set_of_all_training_images_is_refused_before_they_are_read():
+def test_validation_set_of_all_training_images_is_refused():
     assert any("fewer than the 60000" in problem for problem in problems_of(MINIMAL, "data.validation.first=60000"))
 
 
-def test_class_names_of_the_recipe_count_in_the_network_check():
+def test_network_check_uses_class_names_of_the_recipe():
     layers = '[model]\nfamily = "sequential"\nlayers = [{ type = "flatten" }, { type = "dense", units = 12 }]\n'
     text = layers + '[data]\nsource = "fashion-mnist"\nclasses = ["a","b","c","d","e","f","g","h","i","j","k","l"]\n'
     assert len(load_text(text).data.classes) == 12

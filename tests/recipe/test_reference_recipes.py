@@ -1,4 +1,4 @@
-"""The recipes of the published systems, held to the reports and to counts worked out by hand."""
+"""Recipes of published systems, compared with the reports and with parameter counts calculated by hand."""
 
 import pytest
 
@@ -72,24 +72,24 @@ def parameters_of(name: str) -> dict[str, int]:
     return {member: sum(trace.parameters for trace in layers) for member, layers in traces.items()}
 
 
-def test_all_thirteen_are_shipped_with_their_source():
+def test_all_thirteen_published_systems_are_shipped():
     assert len(SYSTEMS) == 13
     assert set(published_systems()) >= SYSTEMS
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_is_sound_and_says_what_it_is(name):
+def test_every_shipped_recipe_loads_and_has_a_description(name):
     recipe = load_recipe(name)
     assert recipe.description.endswith(("%", "."))
     assert recipe.data.source == "fashion-mnist"
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_parameters_are_as_worked_out_by_hand(name):
+def test_parameter_counts_match_those_calculated_by_hand(name):
     assert parameters_of(name) == {"m1": COUNTS[name]}
 
 
-def test_the_published_counts():
+def test_parameter_counts_match_published_ones():
     assert COUNTS["ams-baseline"] == 83_322
     assert parameters_of("kernel-vote") == KERNEL_VOTE
     for size in (3, 5, 7):
@@ -98,7 +98,7 @@ def test_the_published_counts():
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_are_as_published(name):
+def test_settings_match_the_reports(name):
     recipe = load_recipe(name)
     epochs, batch_size, optimizer, lr, n_validation = SETTINGS[name]
     for member in recipe.members:
@@ -116,10 +116,10 @@ def test_settings_are_as_published(name):
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS - {"kernel-vote"}))
-def test_what_the_reports_framework_does_by_default(name):
+def test_framework_defaults_of_the_reports(name):
     recipe = load_recipe(name)
     [member] = recipe.members
-    keras = not name.startswith("dalvi")  # whose figures come out with PyTorch's initial weights
+    keras = not name.startswith("dalvi")  # reproducing its figures needs PyTorch's initial weights
     assert member.model.init == ("glorot-uniform" if keras else "torch")
     assert getattr(member.optimizer, "eps", 1e-7) == (1e-8 if name in ("dalvi-mlp", "dalvi-cnn") else 1e-7)
     assert {getattr(layer, "l2", 0.0) for layer in member.model.layers if layer.type == "dense"} == {L2.get(name, 0.0)}
@@ -136,15 +136,15 @@ def test_what_the_reports_framework_does_by_default(name):
         ("becker-cnn", 0.907),
     ],
 )
-def test_recall_is_that_of_a_thousand_images_a_class(name, mean_recall):
+def test_mean_of_published_recalls(name, mean_recall):
     reference = load_recipe(name).reference
     assert tuple(reference.test_recall) == KNOWN_SOURCES["fashion-mnist"].class_names
-    # Classes are balanced, so the mean recall is an accuracy; two reports give another one, of another training.
+    # Classes are balanced, so the mean recall is the accuracy. In two reports they differ: another training run.
     assert sum(reference.test_recall.values()) / 10 == pytest.approx(mean_recall)
     assert (reference.test_accuracy == pytest.approx(mean_recall)) == (name not in ("mell-fc", "becker-cnn"))
 
 
-def test_variants_differ_only_where_they_say():
+def test_variants_differ_only_in_the_stated_tables():
     def table(name):
         recipe = load_recipe(name).model_dump(exclude={"name", "description", "reference"})
         [member] = recipe["members"]
@@ -177,7 +177,7 @@ DROPOUT = {
 
 
 @pytest.mark.parametrize("name", DROPOUT)
-def test_dropout_and_activations_are_as_published(name):
+def test_dropout_and_activations_match_the_reports(name):
     layers = load_recipe(name).members[0].model.layers
     assert [layer.rate for layer in layers if layer.type == "dropout"] == DROPOUT[name]
     learning = [layer for layer in layers if layer.type in ("conv", "dense")]
@@ -185,7 +185,7 @@ def test_dropout_and_activations_are_as_published(name):
     assert learning[-1].activation is None
 
 
-def test_splits_and_scales_are_as_published():
+def test_splits_and_scales_match_the_reports():
     assert {load_recipe(name).data.validation.seed for name in ("roy-1", "roy-2", "roy-3")} == {2020}
     assert {load_recipe(name).data.normalize.divide_by for name in ("dalvi-1h", "dalvi-mlp", "dalvi-cnn")} == {256}
     assert load_recipe("becker-fc-unscaled").data.normalize_test.divide_by == 1
@@ -193,7 +193,7 @@ def test_splits_and_scales_are_as_published():
     assert {load_recipe(name).data.normalize for name in ("mell-fc", "roy-1", "ams-tuned", "becker-cnn")} == {"unit"}
 
 
-def test_stopping_is_as_published():
+def test_early_stopping_matches_the_reports():
     [roy] = load_recipe("roy-3").members
     assert (roy.trainer.monitor, roy.trainer.patience, roy.trainer.keep) == ("loss", 0, "last")
     [tuned] = load_recipe("ams-tuned").members
@@ -201,7 +201,7 @@ def test_stopping_is_as_published():
 
 
 @pytest.mark.parametrize("name", ["kernel-vote", "same-kernel-3", "same-kernel-5", "same-kernel-7"])
-def test_the_paper_behind_kernel_vote(name):
+def test_kernel_vote_matches_the_paper(name):
     for member in load_recipe(name).members:
         assert (member.augment.rotate, member.augment.translate) == (20, 0.2)
         assert (member.schedule.name, member.schedule.gamma) == ("exponential", 0.98)
@@ -209,7 +209,7 @@ def test_the_paper_behind_kernel_vote(name):
         assert member.model.form == "plain"
 
 
-def test_the_search_is_the_reports():
+def test_search_space_matches_the_report():
     search = load_recipe("ams-search").search
     assert (search.trials, search.trainings, search.epochs, search.sampler) == (20, 2, 10, "random")
     choices = {key: space.choice for key, space in search.space.items() if hasattr(space, "choice")}

@@ -77,6 +77,12 @@ def test_typo_does_not_follow_the_schema(schema, text):
     problems_of(text)
 
 
+def test_schema_describes_name_and_copies_of_members():
+    properties = recipe_schema()["properties"]["members"]["items"]["properties"]
+    assert properties["copies"]["description"].startswith("Number of members")
+    assert properties["name"]["description"].startswith("Name of the member")
+
+
 def keys_by_name(path, choice=""):
     return {
         key.name: key for table in recipe_keys() if (table.path, table.choice) == (path, choice) for key in table.keys
@@ -106,7 +112,7 @@ def test_every_key_of_every_table_is_listed():
         assert found[name] == fields - {"family", "type"} - ({"name"} if "name = " in name else set()), name
 
 
-def test_a_listed_default_is_the_one_that_is_taken():
+def test_listed_defaults_are_the_actual_defaults():
     member = load_text(MINIMAL).members[0]
     for table in ("trainer", "augment"):
         for name, key in keys_by_name(table).items():
@@ -115,7 +121,7 @@ def test_a_listed_default_is_the_one_that_is_taken():
     assert keys_by_name("optimizer", 'name = "sgd"')["lr"].default == 0.1
 
 
-def test_what_has_no_default_is_needed_but_for_what_means_something_when_left_out():
+def test_keys_without_a_default_are_needed_unless_none_has_a_meaning():
     network = keys_by_name("model", 'family = "kernel-cnn"')
     assert {name for name, key in network.items() if key.needed} == {"kernel_size", "widths"}
     assert {name for name, key in keys_by_name("data").items() if key.needed} == {"source"}
@@ -124,7 +130,7 @@ def test_what_has_no_default_is_needed_but_for_what_means_something_when_left_ou
     assert keys_by_name("members[]")["name"].needed
 
 
-def test_what_a_key_takes_is_said_in_words():
+def test_allowed_values_are_shown_in_words():
     trainer, conv = keys_by_name("trainer"), keys_by_name("model.layers[]", 'type = "conv"')
     assert trainer["bagging"].takes == "number > 0, ≤ 1"
     assert trainer["keep"].takes == "last | best | retrained | snapshots"
@@ -132,3 +138,7 @@ def test_what_a_key_takes_is_said_in_words():
     assert conv["stride"].takes == "whole number > 0 or [whole number > 0, whole number > 0]"
     assert keys_by_name("data")["validation"].takes == "table"
     assert keys_by_name("search.space.KEY")["choice"].takes == "list of: any value"
+
+
+def test_every_key_has_a_description():
+    assert not [(table.path, key.name) for table in recipe_keys() for key in table.keys if not key.meaning]

@@ -1,4 +1,4 @@
-"""Folders: names that are safe on any file system, and what appears whole or not at all."""
+"""Folder names that are safe on any file system, and folders that appear complete or not at all."""
 
 import pytest
 from hypothesis import given
@@ -11,13 +11,13 @@ NAMES = ["tiny/k3", "/etc/passwd", "../../k3", "a b", "ключ"]
 HOSTILE = ["..", ".", "", "/", "a/k", "a-k", "A-K", "a-k-2", "0-a-k", "ensemble.toml", "Recipe.TOML", "é", "e\u0301"]
 
 
-def test_folders_stay_inside_and_are_named_after_members():
+def test_folder_names_resemble_member_names():
     assert folder_names(NAMES) == ["tiny-k3", "etc-passwd", "k3", "a-b", "ключ"]
     assert folder_names(["k3", "k5-1", "m_1.0"]) == ["k3", "k5-1", "m_1.0"]
 
 
 @given(st.lists(st.text(max_size=300) | st.sampled_from(HOSTILE), max_size=20))
-def test_folders_are_distinct_and_plain_whatever_members_are_called(names):
+def test_folder_names_are_safe_and_unique(names):
     folders = folder_names(names)
     assert len(folders) == len(names)
     assert len({folder.casefold() for folder in folders}) == len(names)
@@ -28,10 +28,10 @@ def test_folders_are_distinct_and_plain_whatever_members_are_called(names):
         assert folder.casefold() not in ("ensemble.toml", "recipe.toml")
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_a_folder_appears_whole(tmp_path, there):
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_new_folder_appears_complete(tmp_path, exists):
     folder = tmp_path / "a" / "b"
-    if there:
+    if exists:
         folder.mkdir(parents=True)
     with new_folder(folder) as part:
         (part / "inner").mkdir()
@@ -49,10 +49,10 @@ def write_in_part(folder):
         raise OSError("no room")
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_a_folder_that_fails_leaves_nothing(tmp_path, there):
-    if there:
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_new_folder_disappears_after_an_error(tmp_path, exists):
+    if exists:
         (tmp_path / "b").mkdir()
     with pytest.raises(FmcliError, match="no room"):
         write_in_part(tmp_path / "b")
-    assert [path.name for path in tmp_path.rglob("*")] == (["b"] if there else [])
+    assert [path.name for path in tmp_path.rglob("*")] == (["b"] if exists else [])
