@@ -54,7 +54,7 @@ class _Contents(BaseModel):
     Args:
         ensemble: The rule and the members. Their paths are the folders to unpack into: `k3`, or `k3/snapshot-1`.
         headers: Metadata of each member's checkpoint.
-        recipe: The run's recipe as TOML, if the pack's members are exactly those of one run; else empty.
+        recipe: The run's recipe as TOML, if the pack has exactly the members of one run; else empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -131,7 +131,7 @@ def open_pool(paths: Sequence[Path], *, device: str = "auto", must_match: bool =
             ensemble must be the only path.
 
     Raises:
-        CheckpointError: A member is missing, damaged, or does not match the others.
+        CheckpointError: A member is missing or damaged, or members do not match.
         DeviceError: The device does not exist.
         UsageError: `must_match` is set, and an ensemble is one of several paths.
     """

@@ -209,8 +209,8 @@ def _check_replaceable(path: Path, predictions: Predictions) -> None:
     same = (existing.recipe_digest, existing.split) == (predictions.recipe_digest, predictions.split)
     if not same or (not existing.recipe_digest and existing.member != predictions.member):
         raise UsageError(
-            f"{printable(path)} holds predictions of {_describe(existing)}, and those of {_describe(predictions)} "
-            "would replace them",
+            f"{printable(path)} holds predictions of {_describe(existing)}; predictions of "
+            f"{_describe(predictions)} would replace them",
             hint="choose another path, or remove the file",
         )
 

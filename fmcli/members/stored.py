@@ -62,7 +62,11 @@ def _members_in_folder(folder: Path) -> list[StoredMember]:
     if any(any(folder.glob(pattern)) for name in _TRAINING_FILES for pattern in (name, f"*/{name}")):
         return []  # a run or a member's folder, perhaps with unfinished training
     own = _files_by_split(folder)
-    folders = {path: _files_by_split(path) for path in sorted(folder.iterdir()) if _may_hold_predictions(path)}
+    folders = {
+        path: _files_by_split(path)
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and _prediction_files(path)
+    }
     single_files = [path for path in _prediction_files(folder) if path not in own.values()]
     if own:
         _refuse_any([*(path for path, files in folders.items() if files), *single_files], f"{folder} is one member")
@@ -81,10 +85,6 @@ def _refuse_any(paths: Sequence[Path], reason: str) -> None:
             hint="a member is MEMBER/test.safetensors, MEMBER.safetensors, or the same as .npy or .csv; "
             "name each member, or move this one elsewhere",
         )
-
-
-def _may_hold_predictions(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".") and bool(_prediction_files(path))
 
 
 def _prediction_files(folder: Path) -> list[Path]:
@@ -108,7 +108,7 @@ def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]
 
     Args:
         folder: A member's folder.
-        chosen: The file to use for its split, whatever other files there are.
+        chosen: The file to use for its split, even if there are more.
 
     Raises:
         CheckpointError: Two files are named after one split, and neither is the chosen one.

@@ -82,7 +82,7 @@ def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOpt
         by_hand: list[Remedy | Action] = [] if rule.vote == "stacking" else ["weights"]
         raise UsageError(
             f"{rule.vote} must be fitted on validation images, but these members have none in common",
-            hint="stored predictions need a file named validation next to the others",
+            hint="stored predictions need a file named validation, such as MEMBER/validation.safetensors",
             remedies=[*by_hand, Remedy("vote", "soft")],
         )
     return found if is_shared else None
@@ -130,7 +130,7 @@ def vote_on_split(
         rule: The rule; weights that it has are kept.
         split: `train`, `validation` or `test`.
         calibrate: Whether to fit the temperature.
-        **options: Options of `predict_pool`. `labels` are those of the split.
+        **options: Options of `predict_pool`. `labels` belong to the split.
 
     Raises:
         UsageError: See `predict_for_fitting`.

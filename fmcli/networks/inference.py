@@ -48,7 +48,9 @@ class InferenceNetwork(nn.Module):
         layers = _fold([layer for layer in model if not isinstance(layer, Dropout)])
         end = _index_of_head(layers)
         self._dtype = torch.bfloat16 if bf16 else torch.float32
-        self._body = nn.Sequential(*(_in_dtype(layer, self._dtype) for layer in layers[:end]))
+        self._body = nn.Sequential(
+            *(layer.to(self._dtype) if isinstance(layer, nn.Conv2d) else layer for layer in layers[:end])
+        )  # batch norm stays in fp32, as PyTorch requires
         self._head = nn.Sequential(*layers[end:])
         self.eval().to(memory_format=torch.channels_last)
 
@@ -77,11 +79,6 @@ def _index_of_head(layers: Sequence[nn.Module]) -> int:
     dense = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
     convolutions = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
     return dense[0] if dense else convolutions[-1] if convolutions else 0
-
-
-def _in_dtype(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert the weights of a convolution. Batch norm stays in fp32, as PyTorch requires."""
-    return layer.to(dtype) if isinstance(layer, nn.Conv2d) else layer
 
 
 def predict_logits(

@@ -520,13 +520,13 @@ def test_predictions_of_another_recipe_are_not_replaced(predicted, tmp_path):
 def test_predictions_of_another_split_or_tool_are_not_replaced(predicted, tmp_path):
     path = tmp_path / "saved.safetensors"
     write_predictions(path, predicted["test"][:1])
-    with pytest.raises(UsageError, match=r"predictions of k3 on test .* those of k3 on validation"):
+    with pytest.raises(UsageError, match=r"predictions of k3 on test .* predictions of k3 on validation"):
         write_predictions(path, predicted["validation"][:1])
     of_others = [replace(predicted["test"][0], recipe_digest="", member=name) for name in ("forest", "svm")]
     path = tmp_path / "other.safetensors"
     for _ in range(2):
         write_predictions(path, of_others[:1])
-    with pytest.raises(UsageError, match=r"forest on test \(another tool\), and those of svm"):
+    with pytest.raises(UsageError, match=r"forest on test \(another tool\); predictions of svm"):
         write_predictions(path, of_others[1:])
 
 
