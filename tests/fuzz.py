@@ -1,13 +1,13 @@
-"""Mutated files for each reader: it answers or refuses, soon and in little memory, and writes nothing elsewhere.
+"""Fuzz readers with mutated files: they answer or refuse with little work and memory, and write nothing elsewhere.
 
     python -m tests.fuzz png 100000
-    python -m tests.fuzz png 100000 7      # with another seed
-    python -m tests.fuzz all               # as many of each as stands in LONG; an hour or two
+    python -m tests.fuzz png 100000 7      # another seed
+    python -m tests.fuzz all               # 100,000 inputs for each reader: an hour or two
 
-Prints one JSON object for each reader: how many inputs it took and to how many there was an answer, how long the
-slowest took, by how much memory grew, and what went wrong, with the input. atheris (libFuzzer) changes bytes, and keeps
-what reaches code that nothing reached before; most of the time it is given the parts that a format wraps, and lengths,
-checksums and digests are made right again. The same seed gives the same inputs. `test_hostile.py` runs short forms.
+Prints one JSON object for each reader: the number of inputs and of answers, the time of the slowest input, the growth
+of memory, and each problem with its input. atheris (libFuzzer) mutates bytes and keeps inputs that reach new code. Most
+mutations apply to the parts inside a format; its lengths, checksums and digests are corrected afterwards. The same seed
+gives the same inputs. `test_hostile.py` runs short forms.
 """
 
 import ast
@@ -40,10 +40,10 @@ from typing import Any
 
 import tomli_w
 
-LONG = 100_000
-SLOWEST = 5.0  # seconds
-MOST_MEMORY = 1 << 30  # bytes, beside what the libraries take
-LARGEST_INPUT = 1 << 15  # bytes
+DEFAULT_INPUTS = 100_000
+MAX_WORK = 250.0  # times the reference work: five seconds where that takes 20 ms
+MAX_MEMORY_BYTES = 1 << 30  # growth after the libraries are loaded
+MAX_INPUT_BYTES = 1 << 15
 INSTRUMENTED = ["fmcli", "PIL", "tomllib", "gzip", "zipfile"]
 RECIPES = Path(__file__).parents[1] / "recipes"
 Parts = list[bytes]
@@ -51,15 +51,15 @@ Parts = list[bytes]
 
 @dataclass(frozen=True)
 class Reader:
-    """What is read, and how.
+    """A reader under test and the format that it reads.
 
     Args:
-        seeds: Makes valid inputs in a folder.
-        read: Reads an input in an empty folder; what is refused as it should be raises nothing.
-        take_apart: Returns the parts that a format wraps.
-        put_together: The other way round, whatever the parts are.
-        load: Parses a part that is a table of values, if one is.
-        dump: The other way round.
+        seeds: Returns valid inputs, made in a folder.
+        read: Reads an input in an empty folder; does not raise if the input is refused with an `FmcliError`.
+        take_apart: Returns the parts inside the format.
+        put_together: Inverse of `take_apart`; accepts any parts.
+        load: Parses a part that is a table of values.
+        dump: Inverse of `load`.
     """
 
     seeds: Callable[[Path], Parts]
@@ -84,7 +84,7 @@ def idx_seeds(folder: Path) -> Parts:
 
 
 def read_idx_files(content: bytes, folder: Path, suffix: str = "") -> None:
-    """Read a content as images to train on and as images to label, then as the labels of images."""
+    """Read a file as training images and as images to label, then as labels."""
     from fmcli.data import load_source
     from fmcli.recipe import DataSpec
     from tests.helpers import draw_quadrants, write_idx_folder
@@ -93,17 +93,17 @@ def read_idx_files(content: bytes, folder: Path, suffix: str = "") -> None:
     if not whole.is_dir():
         write_idx_folder(whole, *draw_quadrants(4, size=6))
     for part in ("images-idx3", "labels-idx1"):
-        place = folder / f"train-{part}-ubyte"
+        target = folder / f"train-{part}-ubyte"
         for path in whole.iterdir():
-            if path.name != place.name and not (folder / path.name).exists():
+            if path.name != target.name and not (folder / path.name).exists():
                 (folder / path.name).symlink_to(path)
-        place.unlink(missing_ok=True)
-        place = place.with_name(place.name + suffix)
-        place.write_bytes(content)
+        target.unlink(missing_ok=True)
+        target = target.with_name(target.name + suffix)
+        target.write_bytes(content)
         attempt(lambda: load_source(DataSpec(source=f"idx:{folder}")))
         if part == "images-idx3":
-            label(place)
-        place.unlink()
+            label(target)
+        target.unlink()
 
 
 def gzip_parts(content: bytes) -> Parts:
@@ -188,7 +188,7 @@ def npz_parts(content: bytes) -> Parts:
 def npz_from(parts: Parts) -> bytes:
     file = BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two of one name
+        warnings.simplefilter("ignore")  # about duplicate names
         for start in range(0, len(parts), 4):
             name, *own = parts[start : start + 4]
             archive.writestr(zipfile.ZipInfo(name.decode("latin-1")), npy_from(own))
@@ -214,7 +214,7 @@ def image_seeds(*formats: str) -> Callable[[Path], Parts]:
                     file = BytesIO()
                     try:
                         image.save(file, kind, **options)
-                    except (OSError, ValueError):  # not in this format
+                    except (OSError, ValueError):  # the format does not have this mode
                         continue
                     contents.append(file.getvalue())
         return contents
@@ -230,24 +230,24 @@ def image_reader() -> Any:
 
 
 def label(path: Path) -> None:
-    """Read images as `fmcli predict` does, which goes on after those that cannot be read."""
+    """Read images as `fmcli predict` does, which continues after unreadable ones."""
     for image in image_reader().read([str(path)]):
         assert image.error or image.pixels.shape == (1, 8, 8)
         OUTCOMES.append(image.error is None)
 
 
 def read_image_file(content: bytes, folder: Path) -> None:
-    (folder / "a.png").write_bytes(content)  # whatever it is: the ending does not matter
+    (folder / "a.png").write_bytes(content)  # Pillow does not look at the suffix
     label(folder / "a.png")
 
 
 def png_parts(content: bytes) -> Parts:
-    parts, place = [content[:8]], 8
-    while place < len(content):
-        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
-        kind, data = content[place + 4 : place + 8], content[place + 8 : end - 4]
+    parts, start = [content[:8]], 8
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        kind, data = content[start + 4 : start + 8], content[start + 8 : end - 4]
         parts.append(kind + (zlib.decompress(data) if kind == b"IDAT" else data))
-        place = end
+        start = end
     return parts
 
 
@@ -332,7 +332,7 @@ def read_checkpoint(content: bytes, folder: Path) -> None:
 
 
 def use(path: Path) -> None:
-    """Let the members of a file label an image."""
+    """Label an image with the members of a file."""
     from numpy import uint8, zeros
 
     from fmcli.data import LoadedImage
@@ -350,9 +350,9 @@ def pack_seeds(folder: Path) -> Parts:
     from fmcli.ensemble import Combiner
     from fmcli.ensemble.file import MemberPath
 
-    places = [MemberPath(path.parent.name, path) for path in tiny_checkpoints(folder)]
-    (places[0].path.parent / "history.jsonl").write_bytes(history_seeds(folder)[0])
-    write_pack(folder / "pack.safetensors", places, Combiner("weighted-soft", "probability", (0.4, 0.6)))
+    members = [MemberPath(path.parent.name, path) for path in tiny_checkpoints(folder)]
+    (members[0].path.parent / "history.jsonl").write_bytes(history_seeds(folder)[0])
+    write_pack(folder / "pack.safetensors", members, Combiner("weighted-soft", "probability", (0.4, 0.6)))
     return [(folder / "pack.safetensors").read_bytes()]
 
 
@@ -383,7 +383,7 @@ def read_predictions(content: bytes, folder: Path) -> None:
 
 
 def safetensors_parts(content: bytes) -> Parts:
-    """Return what a header says of tensors, each of its texts after its name, and the numbers."""
+    """Return the list of tensors, each text of the header with its name, and the numbers."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     texts = [f"{name}\0{text}".encode() for name, text in header.pop("__metadata__").items()]
@@ -391,7 +391,7 @@ def safetensors_parts(content: bytes) -> Parts:
 
 
 def safetensors_from(parts: Parts) -> bytes:
-    """Put a file together again, with the digest that is looked for."""
+    """Put a file together with the digest that the reader expects."""
     tensors, *texts, numbers = parts
     metadata = dict(text.decode(errors="replace").partition("\0")[::2] for text in texts)
     try:
@@ -417,7 +417,7 @@ def digest_of(header: dict[str, Any], numbers: bytes) -> str:
         if said.get("format") == fmcli.ensemble.predictions.FORMAT:
             return fmcli.ensemble.predictions._digest(said, safetensors.numpy.load(content))
         return fmcli.checkpoints.tensors._digest(safetensors.torch.load(content), said)
-    except Exception:  # whatever is wrong with it is what is to be read
+    except Exception:  # the mutated file has no digest
         return ""
 
 
@@ -477,12 +477,12 @@ def read_ensemble(content: bytes, folder: Path) -> None:
     path = folder / "a.toml"
     path.write_bytes(content)
     is_ensemble_file(path)
-    said, places = attempt(lambda: read_ensemble_file(path)) or (None, [])
-    if said is None:
+    ensemble, paths = attempt(lambda: read_ensemble_file(path)) or (None, [])
+    if ensemble is None:
         return
-    logits = np.random.default_rng(0).normal(size=(len(places), 3, 2)).astype(np.float32)
-    attempt(lambda: said.combiner()(logits))
-    assert all(place.resolve().is_relative_to(folder.resolve()) for place in places if "\0" not in str(place))
+    logits = np.random.default_rng(0).normal(size=(len(paths), 3, 2)).astype(np.float32)
+    attempt(lambda: ensemble.combiner()(logits))
+    assert all(path.resolve().is_relative_to(folder.resolve()) for path in paths if "\0" not in str(path))
 
 
 def csv_seeds(folder: Path) -> Parts:
@@ -501,9 +501,9 @@ def read_csv(content: bytes, folder: Path) -> None:
 
     (folder / "a.csv").write_bytes(content)
     labels = attempt(lambda: read_labels(folder / "a.csv"))
-    foreign = attempt(lambda: read_external(folder / "a.csv"))
-    if foreign is not None:
-        attempt(lambda: to_predictions(foreign, name="a", split="test", labels=labels))
+    external = attempt(lambda: read_external(folder / "a.csv"))
+    if external is not None:
+        attempt(lambda: to_predictions(external, name="a", split="test", labels=labels))
 
 
 def history_seeds(folder: Path) -> Parts:
@@ -560,11 +560,11 @@ READERS = {
 
 
 OUTCOMES: list[bool] = []
-"""Of each attempt to read an input: whether there was an answer."""
+"""Whether each attempt to read the current input gave an answer."""
 
 
 def attempt(read: Callable[[], Any]) -> Any:
-    """Return what is read, or None where it is refused as it should be."""
+    """Return the result of reading, or None if the input is refused with an `FmcliError`."""
     from fmcli.errors import FmcliError
 
     try:
@@ -585,33 +585,33 @@ EXTREMES = (
 
 
 def mutated(reader: Reader, content: bytes, draw: random.Random, change: Callable[[bytes], bytes]) -> bytes:
-    """Return an input with something changed: values of its texts, parts that it wraps, or any bytes.
+    """Mutate an input: values in its texts, its parts, or any bytes.
 
     Args:
-        reader: What it is for.
-        content: The input.
-        draw: Decides.
-        change: Returns other bytes.
+        reader: Reader of the input.
+        content: Input.
+        draw: Random generator.
+        change: Mutates bytes.
     """
-    way = draw.random()
+    choice = draw.random()
     try:
         parts = reader.take_apart(content)
-        place = draw.randrange(len(parts))
-        if way < 0.4:
-            parts[place] = crafted(parts[place], reader, draw)
+        index = draw.randrange(len(parts))
+        if choice < 0.4:
+            parts[index] = with_changed_values(parts[index], reader, draw)
             return reader.put_together(parts)
-    except Exception:  # there are no parts any more, or no values
+    except Exception:  # the input has no parts or no values any more
         return change(content)
-    if way > 0.8:
+    if choice > 0.8:
         return change(content)
     for _ in range(draw.choice((1, 1, 2))):
-        place = draw.randrange(len(parts))
-        parts[place] = change(parts[place])
+        index = draw.randrange(len(parts))
+        parts[index] = change(parts[index])
     return reader.put_together(parts)
 
 
-def crafted(part: bytes, reader: Reader, draw: random.Random) -> bytes:
-    """Return a part, perhaps after a name and NUL, with some values of its text replaced, removed or moved."""
+def with_changed_values(part: bytes, reader: Reader, draw: random.Random) -> bytes:
+    """Replace, remove or move some values in the text of a part, which may start with a name and NUL."""
     name, end, text = part.decode().rpartition("\0")
     value = reader.load(text)
     for _ in range(draw.choice((1, 1, 2, 3))):
@@ -620,45 +620,46 @@ def crafted(part: bytes, reader: Reader, draw: random.Random) -> bytes:
 
 
 def change_value(value: Any, draw: random.Random) -> None:
-    """Change one of the values in a table or list."""
-    places: list[tuple[Any, Any]] = [(value, key) for key in keys_of(value)]
-    for table, key in places:
-        places += [(table[key], inner) for inner in keys_of(table[key])]
-    table, key = draw.choice(places)
-    way = draw.random()
-    if isinstance(table[key], str) and table[key].startswith("{") and way < 0.9:  # JSON in JSON
+    """Change one value in a table or list."""
+    slots: list[tuple[Any, Any]] = [(value, key) for key in keys_of(value)]
+    for table, key in slots:
+        slots += [(table[key], inner) for inner in keys_of(table[key])]
+    table, key = draw.choice(slots)
+    choice = draw.random()
+    if isinstance(table[key], str) and table[key].startswith("{") and choice < 0.9:  # JSON in JSON
         inner = json.loads(table[key])
         change_value(inner, draw)
         table[key] = json.dumps(inner)
-    elif way < 0.6:
+    elif choice < 0.6:
         table[key] = draw.choice(EXTREMES)
-    elif way < 0.8:
-        other, place = draw.choice(places)
-        table[key] = copy.deepcopy(other[place])
+    elif choice < 0.8:
+        other, other_key = draw.choice(slots)
+        table[key] = copy.deepcopy(other[other_key])
     else:
         del table[key]
 
 
 def keys_of(value: Any) -> list[Any]:
-    """Return what leads to the values in a table or list."""
+    """Return the keys of a table or the indices of a list."""
     return list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
 
 
 # --- the trial --------------------------------------------------------------------------------------------
 
 
-# Of what Python announces (PEP 578); `os.remove` is left out, which `shutil.rmtree` gives names without their folder.
+# Audit events (PEP 578) and the number of their arguments that are paths. `os.remove` is left out, because
+# `shutil.rmtree` passes it names without their folder.
 PATHS_OF = {"open": 1, "os.mkdir": 1, "os.rename": 2, "os.link": 2, "os.symlink": 2, "shutil.rmtree": 1}
 RUNNING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class", "socket.connect")
 
 
 @dataclass
 class Trial:
-    """What came out so far.
+    """Results so far.
 
     Args:
-        reader: What is tried.
-        folder: The only place to write to.
+        reader: Reader under test.
+        folder: The only folder that may be written to.
     """
 
     reader: Reader
@@ -671,11 +672,12 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.base = peak_memory()
+        self.reference = cpu_seconds(reference_work)
         self.writing = ""
         sys.addaudithook(self.watch)
 
     def watch(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note what is written elsewhere, or run."""
+        """Note writes to other folders, and started programs."""
         if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
         paths = [path for path in arguments[: PATHS_OF.get(event, 0)] if isinstance(path, str | bytes | os.PathLike)]
@@ -684,29 +686,30 @@ class Trial:
             self.writing = f"{event} {arguments!r}"
 
     def try_input(self, content: bytes) -> None:
-        """Read one input, and note what is wrong with how that goes."""
-        place = self.folder / "input"
-        place.mkdir()
+        """Read one input and note its problems."""
+        folder = self.folder / "input"
+        folder.mkdir()
         self.inputs += 1
         self.digest = zlib.crc32(content, self.digest)
         self.writing = ""
         OUTCOMES.clear()
         started = time.process_time()
         try:
-            self.reader.read(content, place)
-        except BaseException as error:  # also what Rust raises; whatever it is, it is what is looked for
+            self.reader.read(content, folder)
+        except BaseException as error:  # Rust panics are not derived from Exception
             last = traceback.extract_tb(error.__traceback__)[-1]
             self.note(f"{type(error).__name__} in {Path(last.filename).name}, {last.name}: {error}"[:300], content)
         seconds = time.process_time() - started
         self.answered += any(OUTCOMES)
         self.slowest = max(self.slowest, seconds)
-        if seconds > SLOWEST:
+        # Measure the reference again before blaming the input: the machine may have become slower.
+        if seconds > MAX_WORK * self.reference and seconds > MAX_WORK * cpu_seconds(reference_work):
             self.note("slow", content)
-        if peak_memory() - self.base > MOST_MEMORY:
+        if peak_memory() - self.base > MAX_MEMORY_BYTES:
             self.note("memory", content)
         if self.writing:
             self.note(f"writes or runs: {self.writing}", content)
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
     def note(self, problem: str, content: bytes) -> None:
         """Keep a problem with the first input that shows it."""
@@ -714,7 +717,7 @@ class Trial:
             self.problems.setdefault(re.sub(r"\d+", "N", problem), base64.b64encode(content).decode())
 
     def result(self) -> dict[str, Any]:
-        """Return all that is to be told."""
+        """Return the results for printing."""
         return {
             "inputs": self.inputs,
             "answered": self.answered,
@@ -725,18 +728,35 @@ class Trial:
         }
 
 
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Return the CPU time of a call."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def reference_work() -> None:
+    """Do a fixed amount of work in Python and C. It takes 20 ms of CPU time on one core of a slow server."""
+    packed = zlib.compress(bytes(range(256)) * 4096)
+    text = json.dumps([{"a": number, "b": [number] * 4, "c": str(number)} for number in range(500)])
+    for _ in range(4):
+        zlib.decompress(packed)
+        json.loads(text)
+        sorted(json.dumps(number) for number in range(500))
+
+
 def peak_memory() -> int:
-    """Return the most memory that this process ever had, in bytes."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
 
 
 def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
-    """Try a reader on so many inputs, print the result and leave the process."""
+    """Fuzz a reader with `count` inputs, print the result and exit."""
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         import fmcli.checkpoints.pack
-        import fmcli.data.image_files  # noqa: F401  # these two import all the other readers
+        import fmcli.data.image_files  # noqa: F401  # they import all other readers
     warnings.simplefilter("error")
     reader = READERS[name]
     work = folder / "work"
@@ -746,9 +766,9 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
     seeds = reader.seeds(work)
     for number, content in enumerate(seeds):
         (corpus / f"{number:03}").write_bytes(content)
-        place = work / f"seed-{number}"
-        place.mkdir()
-        reader.read(content, place)  # loads what is loaded late
+        seed_folder = work / f"seed-{number}"
+        seed_folder.mkdir()
+        reader.read(content, seed_folder)  # imports the libraries that are imported on first use
     words = {word for content in seeds for word in re.findall(rb"[A-Za-z_-]{3,30}", content)}
     (folder / "words").write_text("".join(f'"{word.decode()}"\n' for word in sorted(words)), "utf-8")
     trial = Trial(reader, work)
@@ -765,18 +785,18 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
             return atheris.Mutate(part, max(largest - len(content) + len(part), 1))
 
         draw = random.Random(seed)
-        if draw.random() < 0.3:  # most of what is kept is refused
+        if draw.random() < 0.3:  # most inputs that libFuzzer keeps are refused
             content = draw.choice(seeds)
         return mutated(reader, content, draw, change)[:largest]
 
     options = [
         f"-seed={seed}",
-        f"-max_len={LARGEST_INPUT}",
+        f"-max_len={MAX_INPUT_BYTES}",
         f"-dict={folder / 'words'}",
         f"-artifact_prefix={folder}/",
-        "-timeout=60",  # of the clock, where a reader waits; what computes is timed above
-        f"-rss_limit_mb={(trial.base + 2 * MOST_MEMORY) >> 20}",
-        "-mutate_depth=2",  # more on top of each other leave little that is valid
+        "-timeout=60",  # for readers that wait; computing is limited above
+        f"-rss_limit_mb={(trial.base + 2 * MAX_MEMORY_BYTES) >> 20}",
+        "-mutate_depth=2",  # more mutations leave few valid inputs
         "-reload=0",
         "-verbosity=0",
     ]
@@ -785,7 +805,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> None:
 
 
 def try_reader(name: str, count: int, seed: int = 0) -> dict[str, Any]:
-    """Return what came out of a trial in a process of its own."""
+    """Fuzz a reader in another process and return the result."""
     with tempfile.TemporaryDirectory(prefix="fmcli-fuzz-") as folder:
         words = [
             sys.executable,
@@ -823,14 +843,14 @@ def try_reader(name: str, count: int, seed: int = 0) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the trials that are named."""
+    """Fuzz the readers named on the command line."""
     name, *rest = sys.argv[1:]
     if name == "--child":
         fuzz(rest[0], int(rest[1]), int(rest[2]), Path(rest[3]))
     failed = False
     for reader in READERS if name == "all" else [name]:
         started = time.perf_counter()
-        result = try_reader(reader, *map(int, rest or [LONG]))
+        result = try_reader(reader, *map(int, rest or [DEFAULT_INPUTS]))
         print(json.dumps({**result, "seconds": round(time.perf_counter() - started, 1)}), flush=True)
         failed |= bool(result["problems"])
     sys.exit(failed)

@@ -174,12 +174,12 @@ def test_whole_pixels_right_and_down_equal_shift():
 
 @shapes
 def test_random_affine_draws_within_its_bounds(shape):
-    # An image that says where it came from: each pixel holds its own place.
+    # Each pixel holds its own coordinates.
     _, height, width = shape
     y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
     n_images = 300
-    places = torch.stack([x, y, torch.ones_like(x)]).float().expand(n_images, -1, -1, -1)
-    moved = random_affine(places, rotate=20.0, translate=0.1, generator=seeded())
+    coordinates = torch.stack([x, y, torch.ones_like(x)]).float().expand(n_images, -1, -1, -1)
+    moved = random_affine(coordinates, rotate=20.0, translate=0.1, generator=seeded())
     degrees, right, down = [], [], []
     for image in moved.double():
         inside = (image[2] > 0.999).flatten()
@@ -263,7 +263,7 @@ def test_erase_equals_its_slow_twin():
 @shapes
 def test_random_erase_takes_one_rectangle_within_its_bounds(shape):
     _, height, width = shape
-    # No pixel of the noise is 256, so what is erased can be told.
+    # No pixel of the noise is 256, so erased pixels can be found.
     images = torch.full((300, *shape), 256.0)
     area = (0.05, 0.25)
     erased = random_erase(images, probability=1.0, area=area, generator=seeded()) != 256
@@ -402,7 +402,7 @@ def test_a_pipeline_gives_the_same_images_for_the_same_seed(shape, specs):
     before = images.copy()
     first = change(images, 5)
     assert (first.shape, first.dtype) == (images.shape, np.uint8)
-    change(images, 6)  # what happened in between is forgotten
+    change(images, 6)  # the call in between has no effect
     np.testing.assert_array_equal(change(images, 5), first)
     np.testing.assert_array_equal(pipeline(*specs, shape=shape)(images, 5), first)
     assert not np.array_equal(change(images, 6), first)
@@ -455,11 +455,14 @@ def test_transforms_are_nested_to_any_depth():
             [{"name": "OneOf", "args": {}, "transforms": [BLUR, {"name": "Blurr"}]}],
             ["augment.albumentations[0].transforms[1].name", "did you mean 'Blur'?"],
         ),
-        ([{"name": "Blurr"}, {"name": "Fllip"}], ["albumentations[0]", "albumentations[1]"]),  # all at once
+        (
+            [{"name": "Blurr"}, {"name": "Fllip"}],
+            ["albumentations[0]", "albumentations[1]"],
+        ),  # all problems in one error
         ([{**BLUR, "transforms": [FLIP]}], ["augment.albumentations[0].transforms", "Blur"]),
         ([{"name": "OneOf", "args": {"transforms": ["Blur"]}}], ["augment.albumentations[0].transforms", "OneOf"]),
         ([{**ONE_OF, "transforms": [{**BLUR, "args": {"p": 0.0}}]}], ["augment.albumentations[0].args", "zero"]),
-        ([{"name": "BasicTransform"}], ["augment.albumentations[0].args"]),  # what the others are made from
+        ([{"name": "BasicTransform"}], ["augment.albumentations[0].args"]),  # an abstract base class
     ],
 )
 def test_a_pipeline_that_cannot_be_built_is_refused_with_its_place(specs, said):

@@ -406,7 +406,7 @@ MISFITS = {
     "two of a name": (name_classes(b"a\nb\na\nc\n"), "two classes have the same name"),
     "names in Latin-1": (name_classes(b"a\nb\nc\nS\xfcd\n"), r"classes\.txt is not UTF-8"),
     "other size": (write_train("images-idx3", np.zeros((40, 12, 11), "u1")), "all images must have the same shape"),
-    "colour beside grey": (
+    "colour and grey": (
         lambda folder: [step(folder) for step in (remove("train-images*"), write_train("images-idx4", COLOUR))],
         r"train images \(3, 12, 12\); all images must have the same shape",
     ),
@@ -465,7 +465,7 @@ def no_system_folder(monkeypatch, tmp_path):
 
 @pytest.fixture
 def published(monkeypatch):
-    """Let four small drawn files stand for the published ones; returns what writes them somewhere."""
+    """Replace the published digests by those of four small files; return a function that writes these files."""
     train, test = draw_quadrants(20, seed=6), draw_quadrants(8, seed=7)
     arrays = dict(zip(FASHION_MNIST_FILES, [*train, *test], strict=True))
     for name, array in arrays.items():
@@ -542,7 +542,7 @@ def test_places_are_searched_in_order(published, no_system_folder, tmp_path, mon
     assert find_fashion_mnist(root) == find_fashion_mnist(None) == cached
     published(env)
     assert find_fashion_mnist(None) == env
-    assert find_fashion_mnist(root) == cached  # --data-root stands in for FMCLI_DATA
+    assert find_fashion_mnist(root) == cached  # --data-root replaces FMCLI_DATA
     published(root)
     assert find_fashion_mnist(root) == root
 
@@ -573,7 +573,7 @@ def test_own_class_names_must_cover_the_labels(published, tmp_path):
 
 
 def numbered(n, first=0):
-    """Return n images of which each holds its own number, with labels in uneven parts: 6, 3 and 1 of 10."""
+    """Return n images that each hold their own number; of every 10 labels, 6, 3 and 1 have the same class."""
     numbers = np.arange(first, first + n)
     images = numbers.astype("<u4").view(np.uint8).reshape(n, 1, 2, 2)
     labels = np.array([0, 0, 1, 0, 0, 1, 0, 0, 1, 2])[numbers % 10].astype(np.int64)

@@ -22,7 +22,7 @@ FILES = sorted(f"{name}.gz" for name in FASHION_MNIST_FILES)
 
 @pytest.fixture(autouse=True)
 def _nothing_outside(monkeypatch, tmp_path):
-    """Keep the system's copy, the network and the system's apt out of these tests."""
+    """Keep these tests away from the system's copy, the network and apt."""
     monkeypatch.setattr(sources, "SYSTEM_FOLDER", tmp_path / "system")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("no_proxy", "*")
@@ -37,7 +37,7 @@ def set_mirrors(monkeypatch, *mirrors):
 
 @pytest.fixture
 def published(monkeypatch, tmp_path):
-    """A folder of four small drawn files that stand for the published ones."""
+    """Folder of four small files whose digests replace the published ones."""
     folder = tmp_path / "published"
     folder.mkdir()
     arrays = [*draw_quadrants(20, seed=6), *draw_quadrants(8, seed=7)]
@@ -53,7 +53,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 class Garbage(Quiet):
-    """Answers everything with a page, as a captive portal does."""
+    """Return a web page for every file, as a captive portal does."""
 
     def do_GET(self):
         self.send_response(200)
@@ -62,7 +62,7 @@ class Garbage(Quiet):
 
 
 class Cut(Quiet):
-    """Goes away in the middle of a file."""
+    """Close the connection in the middle of a file."""
 
     def do_GET(self):
         self.send_response(200)
@@ -72,7 +72,7 @@ class Cut(Quiet):
 
 
 class Nonsense(socketserver.StreamRequestHandler):
-    """Speaks no HTTP."""
+    """Do not speak HTTP."""
 
     def handle(self):
         self.rfile.readline()
@@ -103,7 +103,7 @@ def mirror(serve):
 
 @pytest.fixture
 def apt(tmp_path, monkeypatch):
-    """Put an apt-get and a dpkg-deb on the PATH that hand out the files of a folder; their calls are logged."""
+    """Put a fake apt-get and dpkg-deb on the PATH that provide the files of a folder and log their calls."""
     tools = tmp_path / "bin"
 
     def install(folder, *, needs_update=False, downloads=True, unpacks=True):
@@ -138,14 +138,14 @@ def apt(tmp_path, monkeypatch):
 def assert_whole(folder):
     assert sorted(path.name for path in folder.iterdir()) == FILES
     verify_fashion_mnist(folder)
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing of the work is left
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # temporary folders are removed
 
 
 def assert_nothing_written(place):
     assert not place.exists() or not [path for path in place.rglob("*") if not path.is_dir()]
 
 
-# --- what is there ------------------------------------------------------------------------------------------
+# --- existing files ------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_done_when_the_files_are_there(published, tmp_path):
@@ -258,7 +258,7 @@ def test_endless_file_is_cut_off(published, mirror, monkeypatch, tmp_path):
         lambda serve: serve(Garbage),
         lambda serve: serve(Nonsense),
         lambda serve: serve(functools.partial(Quiet, directory="/dev/null")),  # 404
-        lambda serve: "http://127.0.0.1:1/",  # nobody listens
+        lambda serve: "http://127.0.0.1:1/",  # no server listens
         lambda serve: "ftp:no address",
     ],
     ids=["no mirror", "page", "no HTTP", "404", "refused", "no address"],
@@ -294,7 +294,7 @@ def test_package_of_other_files_is_refused(published, apt, tmp_path):
     assert_nothing_written(tmp_path / "root")
 
 
-# --- when nothing helps -------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tools", [None, {"downloads": False}, {"unpacks": False}], ids=["none", "no file", "broken"])

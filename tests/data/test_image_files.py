@@ -63,7 +63,7 @@ def error_of(images):
 
 
 def garment(height=28, width=28):
-    """Return something bright on black, (H, W), of which no two rows and columns are the same."""
+    """Return a bright shape on black, (H, W), in which no two rows or columns are equal."""
     drawn = np.zeros((height, width), np.uint8)
     drawn[2:-2, 2:-2] = np.add.outer(np.arange(height - 4) * 2, np.arange(width - 4) * 3) % 150 + 100
     return drawn
@@ -76,7 +76,7 @@ def save(name, array, mode=None, **options):
 
 
 def box(pixels, above=127):
-    """Return (top, bottom, left, right) of what is bright, last ones included."""
+    """Return the inclusive bounds (top, bottom, left, right) of the bright pixels."""
     rows, columns = (np.flatnonzero((pixels[0] > above).any(axis=axis)) for axis in (1, 0))
     return rows[0], rows[-1], columns[0], columns[-1]
 
@@ -154,7 +154,7 @@ def test_palette_with_a_transparent_colour(read_one):
 
 
 def icon(level):
-    """Return a square of a level before what is transparent: uint8 (28, 28, 4)."""
+    """Return a square of one level on transparent pixels: uint8 (28, 28, 4)."""
     image = np.zeros((28, 28, 4), np.uint8)
     image[..., :3] = 90  # hidden where alpha is 0
     image[8:20, 8:20] = (level, level, level, 255)
@@ -505,11 +505,11 @@ def test_array_files_are_known_by_their_names(tmp_path):
         assert not is_array_file(tmp_path / name)
 
 
-# --- what cannot be read ------------------------------------------------------------------------------------
+# --- unreadable files ------------------------------------------------------------------------------------
 
 
 def png_header(height, width):
-    """Return a PNG file that promises a size and holds next to nothing."""
+    """Return a PNG file whose header claims a size, with almost no data."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -674,7 +674,7 @@ def test_bad_idx_file_is_an_error(read, tmp_path):
 
 
 def test_odd_metadata_is_passed_over_in_silence(read_one):
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03\0\0\0\x01"  # promises more than there is
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03\0\0\0\x01"  # claims more entries than there are
     np.testing.assert_array_equal(read_one(save("a.png", garment(), exif=exif))[0], garment())
 
 

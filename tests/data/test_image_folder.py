@@ -30,7 +30,7 @@ def load(folder: Path, **fields: object):
 
 @pytest.fixture
 def pets(tmp_path) -> Path:
-    """Three cats and two dogs to train on, one of each to test: each of its own level."""
+    """Folder of three cats and two dogs for training, one of each for testing; each image has its own level."""
     for number in range(3):
         draw(tmp_path / f"pets/train/cat/{number}.png", 10 + number)
     for number in range(2):
@@ -44,7 +44,7 @@ def levels_by_label(images) -> list[tuple[int, int]]:
     return sorted(zip(images.labels.tolist(), images.images[:, 0, 0, 0].tolist(), strict=True))
 
 
-# --- which images --------------------------------------------------------------------------------------
+# --- listing --------------------------------------------------------------------------------------
 
 
 def test_splits_and_classes_are_folders(pets):
@@ -197,7 +197,7 @@ def test_classes_that_are_not_the_folders_are_refused(pets, classes, said):
         load(pets, classes=classes)
 
 
-# --- their pixels ----------------------------------------------------------------------------------------
+# --- pixels ----------------------------------------------------------------------------------------
 
 
 def test_images_of_several_sizes_need_one(pets):
@@ -245,7 +245,7 @@ def test_an_image_with_a_coloured_palette_is_coloured(pets, ending):
 
 
 def test_images_are_labelled_as_they_were_trained_on(tmp_path):
-    """Borders that fitting adds do not count as what lies behind."""
+    """Padding does not count as background."""
     for number in range(8):
         draw(tmp_path / "ab"[number % 2] / f"{number}.png", 20 if number % 2 else 240, size=(20, 10))
     source = load(tmp_path, size=(10, 10))
@@ -417,7 +417,10 @@ def test_images_of_several_sizes_can_be_looked_at(cli, pets):
     assert "--set 'data.size=[32,32]'" in refused.err
     shown = cli("data", "info", f"folder:{pets}", "--set", "data.size=[8,9]", "-f", "json").json
     assert shown["input_shape"] == [1, 8, 9]
-    for key, said in (("data.siez=[8,8]", "data.siez: unknown key"), ("trainer.epochs=3", "trainer: expected data")):
+    for key, said in (
+        ("data.siez=[8,8]", "data.siez: unknown key"),
+        ("trainer.epochs=3", "trainer: expected a key of data"),
+    ):
         refused = cli("data", "info", f"folder:{pets}", "--set", key)
         assert refused.status == 2
         assert said in refused.err

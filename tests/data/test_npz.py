@@ -184,7 +184,7 @@ def test_an_archive_of_very_many_files_is_refused(tmp_path, lie):
     end = content[-22:]
     if lie == "end":  # the list's place looks like another end
         end = end[:16] + b"PK\5\6" + end[20:]
-    elif lie == "zip64":  # the larger record counts, whatever the smaller one says
+    elif lie == "zip64":  # the zip64 record overrides the smaller one
         size, place = struct.unpack("<II", end[12:20])
         record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 20_000, 20_000, size, place)
         locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1)

@@ -1,4 +1,4 @@
-"""Splits with a class, or nearly all images, missing; and answers that must not depend on what is asked beside them."""
+"""Splits without a class or with very few images; predictions that do not depend on the other images of a batch."""
 
 import numpy as np
 import pytest
@@ -81,15 +81,16 @@ def test_an_answer_depends_neither_on_the_batch_nor_on_the_order(name, bf16):
     shape = (1, 28, 28)
     model = build_model(expand_layers(member.model, 10, shape), shape, 10, generator=torch.Generator().manual_seed(0))
     network = InferenceNetwork(model, bf16=bf16)
-    images = torch.randint(0, 256, (200, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    n_images = 48 if bf16 else 200  # CPUs without bfloat16 instructions are slow
+    images = torch.randint(0, 256, (n_images, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
     def answer(size: int, order: torch.Tensor) -> torch.Tensor:
         logits = predict_logits(network, images[order].split(size), lambda pixels: pixels / 255)
         return logits.softmax(dim=1)[order.argsort()]
 
-    whole = answer(200, torch.arange(200))
-    shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(2))
-    for size, order in ((1, shuffled), (7, torch.arange(200)), (64, shuffled)):
+    whole = answer(n_images, torch.arange(n_images))
+    shuffled = torch.randperm(n_images, generator=torch.Generator().manual_seed(2))
+    for size, order in ((1, shuffled), (7, torch.arange(n_images)), (32, shuffled)):
         again = answer(size, order)
         assert bf16 or torch.equal(again.argmax(dim=1), whole.argmax(dim=1))
         assert (again - whole).abs().max() <= (0.05 if bf16 else 1e-5)
