@@ -33,6 +33,7 @@ Action = Literal[
     "soup-method",
     "split",
     "start-search",
+    "summary",
     "threads",
     "tie",
     "train",

@@ -25,6 +25,7 @@ TEXTS: dict[Action, str] = {
     "soup-method": "--method uniform needs no validation images",
     "split": "--split {value}",
     "start-search": "fmcli search --recipe … starts a search",
+    "summary": "fmcli recipe show {value} --summary shows the shapes in a network that fits",
     "threads": "--threads {value}",
     "tie": "--tie {value}",
     "train": "fmcli train --recipe quick trains a run",

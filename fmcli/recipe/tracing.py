@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmcli.errors import RecipeError, printable
+from fmcli.errors import RecipeError, Remedy, printable
 from fmcli.recipe.facts import SourceFacts
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.layers import (
@@ -123,7 +123,7 @@ def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTr
         raise RecipeError(
             f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
             problems=problems,
-            hint="fmcli recipe show quick --summary shows the shapes in a network that fits",
+            remedies=[Remedy("summary", "quick")],
         )
     return traces
 
