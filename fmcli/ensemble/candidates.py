@@ -30,7 +30,7 @@ _BLOCK_VALUES = 2**17  # values per block; a block fits in the processor's cache
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """A pool of members, and what each of them adds to a vote.
+    """A pool of members, and the scores that each of them adds to a vote.
 
     A lead is the score of another class minus that of the true class.
 
@@ -88,7 +88,7 @@ def empty_ensemble(pool: Candidates) -> PartialEnsemble:
 
 
 def prepare_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie: str = "probability") -> Candidates:
-    """Compute what each member adds to a vote.
+    """Compute the scores that each member adds to a vote.
 
     Args:
         logits: (n_members, n_samples, n_classes).

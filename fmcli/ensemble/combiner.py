@@ -112,9 +112,9 @@ def choose_combiner(
         recipes: Ensemble settings of the members' recipes; empty for members that are only predictions.
         names: Each member's name, which recipes use to set weights.
         groups: Each member's group, for a two-level vote; empty if unknown.
-        vote: Voting rule; by default that of the recipes.
-        tie: Tie rule; by default that of the recipes.
-        weights: One per member; by default those of the recipes.
+        vote: Voting rule; by default from the recipes.
+        tie: Tie rule; by default from the recipes.
+        weights: One per member; by default from the recipes.
 
     Raises:
         UsageError: The recipes differ and the user asks for nothing, the rule does not use weights, or a group is

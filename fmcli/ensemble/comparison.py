@@ -68,7 +68,7 @@ def compare_ensembles(names: Sequence[str], results: Sequence[VotingResult]) -> 
         raise UsageError("a comparison needs two ensembles or more; got 1")
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
-            f"two ensembles are called {printable(repeated)}", hint="give one of them a name of its own: NAME=PATH"
+            f"two ensembles are called {printable(repeated)}", hint="give one of them another name: NAME=PATH"
         )
     check_same_images([member for result in results for member in result.predictions])
     first, votes = results[0].predictions[0], [result.vote for result in results]

@@ -118,7 +118,7 @@ def evaluate_vote(
         class_names: Names in label order.
         name: Name of the vote.
         output_probabilities: float64 (n_samples, n_classes), the probabilities that `predict` outputs; by default
-            those of the vote.
+            `vote.probabilities`.
     """
     if output_probabilities is None:
         output_probabilities = vote.probabilities

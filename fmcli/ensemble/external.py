@@ -4,8 +4,8 @@ True classes are taken from the first of these sources that exists:
 
 1. the column `label` of the CSV
 2. the file of labels that the user names
-3. `test-labels.npy` or `test-labels.txt` (`validation-labels`, `train-labels`) in the same folder. For predictions in a
-   folder of their own (`forest/test.npy`), also in the parent folder.
+3. `test-labels.npy` or `test-labels.txt` (`validation-labels`, `train-labels`) in the same folder. If the
+   predictions file is named after its split (`forest/test.npy`), also in the parent folder.
 4. another member's predictions for the same images
 """
 

@@ -242,7 +242,7 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, final_path: Path |
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the first problem of a validation in one line: the key, and what is wrong with its value."""
+    """Return the first problem of a validation in one line: the key and the reason."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     return printable(": ".join(filter(None, [key, first["msg"].removeprefix("Value error, ")])))

@@ -274,7 +274,7 @@ def _listing(names: Sequence[str], max_names: int = 4) -> str:
 
 
 def find_duplicates(predictions: Sequence[Predictions]) -> dict[str, str]:
-    """Find members whose logits are bit-identical to those of an earlier member.
+    """Find members whose logits are bit-identical to an earlier member's logits.
 
     Args:
         predictions: Members on the same images.

@@ -19,7 +19,7 @@ SOFT = Combiner("soft")
 
 
 def make_pool(groups, n_samples=60, seed=0, strength=1.0):
-    """Draw members; those of group `x` are more accurate."""
+    """Draw members. Members of group `x` are more accurate."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n_samples)
     return [
@@ -182,7 +182,7 @@ def test_intervals_cover_the_gain_over_members_and_images():
             for one in make_pool("a" * n_members + "x" * n_members, n_samples)
         ]
 
-    truth = np.mean([one.gain for one in compare_heterogeneous(draw(1, 30, 40_000), SOFT, draws=100).homogeneous])
+    truth = np.mean([one.gain for one in compare_heterogeneous(draw(1, 30, 40_000), SOFT, draws=40).homogeneous])
     covered = [
         low <= truth <= high
         for seed in range(2, 82)
