@@ -11,12 +11,7 @@
 """
 
 from fmcli.ensemble.combiner import Combiner, Stacking, choose_combiner
-from fmcli.ensemble.evaluate import (
-    EnsembleEvaluation,
-    Evaluation,
-    evaluate_ensemble,
-    evaluate_member,
-)
+from fmcli.ensemble.evaluate import EnsembleEvaluation, Evaluation, evaluate_ensemble, evaluate_member
 from fmcli.ensemble.fitting import MIN_IMAGES_TO_FIT, cross_fit, fit_combiner
 from fmcli.ensemble.voting import VotingResult, combine_predictions
 

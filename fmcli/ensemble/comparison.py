@@ -1,7 +1,7 @@
 """Compare ensembles on the same images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -32,8 +32,8 @@ class ComparedEnsemble:
     members: tuple[str, ...]
     rule: Combiner
     evaluation: Evaluation
-    against_first: PairedTest | None = None
-    adjusted_p_value: float | None = None
+    against_first: PairedTest | None
+    adjusted_p_value: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Comparison:
     split: str
     ensembles: tuple[ComparedEnsemble, ...]
     agreement: CochranTest | None
-    duplicates: tuple[tuple[str, str], ...] = ()
+    duplicates: tuple[tuple[str, str], ...]
 
 
 def compare_ensembles(names: Sequence[str], results: Sequence[VotingResult]) -> Comparison:
@@ -72,28 +72,23 @@ def compare_ensembles(names: Sequence[str], results: Sequence[VotingResult]) -> 
         )
     check_same_images([member for result in results for member in result.predictions])
     first, votes = results[0].predictions[0], [result.vote for result in results]
-    ensembles = [
+    tests = [mcnemar_test(first.labels, vote.labels, votes[0].labels) for vote in votes[1:]]
+    adjusted = holm_correction([test.p_value for test in tests])
+    ensembles = tuple(
         ComparedEnsemble(
             name,
             tuple(member.member for member in result.predictions),
             result.rule,
             evaluate_vote(result.vote, first.labels, first.class_names, name=name),
+            against_first,
+            p_value,
         )
-        for name, result in zip(names, results, strict=True)
-    ]
-    tests = [mcnemar_test(first.labels, vote.labels, votes[0].labels) for vote in votes[1:]]
-    adjusted = holm_correction([test.p_value for test in tests])
-    tested = [
-        replace(ensemble, against_first=test, adjusted_p_value=p_value)
-        for ensemble, test, p_value in zip(ensembles[1:], tests, adjusted, strict=True)
-    ]
+        for name, result, against_first, p_value in zip(names, results, [None, *tests], [None, *adjusted], strict=True)
+    )
     choices = np.stack([vote.labels for vote in votes])
     agreement = cochran_q_test(first.labels, choices) if len(votes) > 2 else None
     return Comparison(
-        first.split,
-        (ensembles[0], *tested),
-        agreement,
-        _find_duplicates(names, [result.predictions for result in results]),
+        first.split, ensembles, agreement, _find_duplicates(names, [result.predictions for result in results])
     )
 
 

@@ -78,8 +78,7 @@ def is_labels_file(path: Path) -> bool:
         >>> is_labels_file(Path("test-labels.npy")), is_labels_file(Path("forest.npy"))
         (True, False)
     """
-    split, dash, rest = path.stem.partition("-")
-    return split in SPLITS and f"{dash}{rest}" == "-labels" and path.suffix.lower() in _LABEL_SUFFIXES
+    return path.stem in {f"{split}-labels" for split in SPLITS} and path.suffix.lower() in _LABEL_SUFFIXES
 
 
 def find_labels_file(path: Path, split: str) -> Path | None:

@@ -197,8 +197,7 @@ def _member_entry(member: MemberPath, folder: Path | None, weight: float | None,
     path = member.path.as_posix() if folder is None else _path_below(member.path, folder)
     if not is_utf8(path):
         raise UsageError(
-            f"an ensemble file cannot name {printable(path)}, because that path is not UTF-8",
-            hint="rename that folder",
+            f"an ensemble file cannot name {printable(path)}, because that path is not UTF-8", hint="rename that folder"
         )
     try:
         return MemberEntry(name=member.name, path=path, weight=weight, group=group, digest=member.digest)
