@@ -128,7 +128,7 @@ def most_frequent_confusions(report: ClassificationReport, *, most: int = 5) -> 
 
 
 def precision_recall_curves(probabilities: Floats, y_true: Labels) -> tuple[PrecisionRecallCurve, ...]:
-    """Compute the precision-recall curve of each class against all others, in label order.
+    """Compute the precision-recall curve of each class against the rest, in label order.
 
     The area is the sum of precision times the step in recall, without interpolation.
 

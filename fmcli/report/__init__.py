@@ -1,1 +1,1 @@
-"""What people and scripts see: the only floor that knows rich and matplotlib."""
+"""Tables, progress, figures, JSON and CSV. Only this package imports rich and matplotlib."""

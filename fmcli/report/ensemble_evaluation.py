@@ -28,7 +28,7 @@ _PROBABILITIES = {
 
 
 def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) -> Document:
-    """Return the scores of a vote next to those of its members, then the scores of the vote for each class.
+    """Return the scores of a vote next to the scores of its members, then those for each class.
 
     Args:
         evaluation: The vote and its members.
@@ -154,7 +154,7 @@ def _calibration_sheet(evaluation: EnsembleEvaluation) -> Sheet:
     rows = [["before scaling", *_calibration_cells(evaluation.vote.calibration)]]
     notes = [
         f"The vote's probability is {probability}.",
-        "Calib. err.: in bins of equal width. Equal mass: in bins of equally many images.",
+        "Calib. err. uses bins of equal width; Equal mass uses bins with the same number of images.",
     ]
     if evaluation.calibrated is not None:
         rows.append([f"at temperature {rule.temperature:.2f}", *_calibration_cells(evaluation.calibrated)])

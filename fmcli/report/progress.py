@@ -7,21 +7,8 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from fmcli import events
 from fmcli.errors import Remedy, printable
-from fmcli.events import (
-    CheckpointSaved,
-    EpochFinished,
-    Event,
-    MemberDiverged,
-    MemberFinished,
-    MembersInParallel,
-    MemberStarted,
-    RunStarted,
-    StepFinished,
-    TrialFinished,
-    TrialStarted,
-    WaitingForRun,
-)
 from fmcli.report.console import Terminal
 from fmcli.report.document import percent, show_value
 
@@ -38,7 +25,7 @@ class _RunningMember:
         epochs_done: Number of epochs since then.
     """
 
-    start: MemberStarted
+    start: events.MemberStarted
     task: TaskID
     epochs_done: int = 0
 
@@ -81,38 +68,38 @@ class TrainingProgress:
     ) -> None:
         self._bars.stop()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Display one event."""
         match event:
-            case StepFinished():
+            case events.StepFinished():
                 self._update_step(event)
-            case EpochFinished():
+            case events.EpochFinished():
                 self._finish_epoch(event)
-            case MemberStarted():
+            case events.MemberStarted():
                 self._start_member(event)
-            case MemberFinished() | MemberDiverged():
+            case events.MemberFinished() | events.MemberDiverged():
                 self._end_member(event)
-            case MembersInParallel():
+            case events.MembersInParallel():
                 self._advice = None
                 self.terminal.note(self._describe_parallel(event))
-            case RunStarted():
+            case events.RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
-            case WaitingForRun():
+            case events.WaitingForRun():
                 if event.folder != self._awaited_run:
                     self._awaited_run = event.folder
                     self.terminal.note(f"waiting for another process to train {printable(event.folder)}")
-            case TrialStarted():
+            case events.TrialStarted():
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
                 self.terminal.note(f"trial {event.number} (of 0 to {event.trials - 1}): {values}")
-            case TrialFinished():
+            case events.TrialFinished():
                 for member in list(self._running):
                     self._remove_bar(member)
                 result = event.reason if event.score is None else f"validation accuracy {percent(event.score)} %"
                 self.terminal.note(f"trial {event.number}: {result}")
-            case CheckpointSaved():
+            case events.CheckpointSaved():
                 self.terminal.detail(f"wrote {event.path}")
 
-    def _start_member(self, event: MemberStarted) -> None:
+    def _start_member(self, event: events.MemberStarted) -> None:
         self._remove_bar(event.member)
         if self._advice is not None:
             self.terminal.note(self._advice)
@@ -133,13 +120,13 @@ class TrainingProgress:
         )
         self._running[event.member] = _RunningMember(event, task)
 
-    def _update_step(self, event: StepFinished) -> None:
+    def _update_step(self, event: events.StepFinished) -> None:
         running = self._running.get(event.member)
         if running is not None and self._interactive:
             done = running.epochs_done * running.start.steps_per_epoch + event.step
             self._bars.update(running.task, completed=done)
 
-    def _finish_epoch(self, event: EpochFinished) -> None:
+    def _finish_epoch(self, event: events.EpochFinished) -> None:
         running = self._running.get(event.member)
         total = event.epoch if running is None else running.start.epochs
         if running is not None:
@@ -164,9 +151,9 @@ class TrainingProgress:
             f"loss {event.train_loss:.4f}{validation}; {event.seconds:.1f} s, {event.images_per_second:,.0f} images/s"
         )
 
-    def _end_member(self, event: MemberFinished | MemberDiverged) -> None:
+    def _end_member(self, event: events.MemberFinished | events.MemberDiverged) -> None:
         self._remove_bar(event.member)
-        if isinstance(event, MemberDiverged):
+        if isinstance(event, events.MemberDiverged):
             if event.n_remaining:  # without remaining members, the command fails with this reason
                 self.terminal.note(f"{event.reason}; continuing with the other members")
         elif event.already_trained:
@@ -176,7 +163,7 @@ class TrainingProgress:
         if running := self._running.pop(member, None):
             self._bars.remove_task(running.task)
 
-    def _describe_parallel(self, event: MembersInParallel) -> str:
+    def _describe_parallel(self, event: events.MembersInParallel) -> str:
         threads = "1 thread" if event.threads == 1 else f"{event.threads} threads"
         if event.speedup is None:
             reason, remedy = "this run was started that way", Remedy("threads", event.threads)

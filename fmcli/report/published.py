@@ -13,7 +13,7 @@ _NOTED_RECALL_GAP = 0.05  # a class whose recall is lower than published by more
 
 
 def published_document(results: Sequence[SystemResult]) -> Document:
-    """Return a table of all systems, a table of their votes, and the recall of each class where it was published."""
+    """Return a table of all systems, a table of their votes, and the recall of each class if it was published."""
     records = [_record(result) for result in results]
     main = Sheet(
         title="Published results and ours",

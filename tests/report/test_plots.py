@@ -629,7 +629,7 @@ def test_what_predictions_alone_can_show_is_drawn(cli, place, tmp_path, monkeypa
     assert result.status == 0, result.err
     drawn = ("confusion", "precision-recall", "reliability", "coverage")
     assert result.out.split() == [str(tmp_path / "figures" / f"{kind}.png") for kind in FIGURES if kind in drawn]
-    assert "left out samples: of " in result.err
+    assert "left out samples: k3 has stored predictions" in result.err
 
 
 def test_a_figure_of_many_classes_is_made_smaller(tmp_path):

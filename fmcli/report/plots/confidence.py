@@ -5,28 +5,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fmcli.metrics import accuracy_at_coverage, coverage_curve, reliability_bins, wilson_interval
+from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
-from fmcli.report.plots.style import (
-    BLUE,
-    HEADING_HEIGHT,
-    MUTED,
-    NAME_SIZE,
-    count_ticks,
-    percent_ticks,
-    set_title,
-    styled,
-)
 
 
-@styled
+@style.styled
 def reliability_figure(classified: ClassifiedSplit) -> Figure:
     """Draw the reliability diagram: accuracy by confidence.
 
     Each bin shows its accuracy with a 95 % interval at its mean confidence. The panel below shows the number of images.
     """
     bins = reliability_bins(classified.probabilities, classified.labels)
-    figure = Figure(figsize=(6.4, HEADING_HEIGHT + 6.2), layout="constrained")
-    set_title(figure, "Reliability", classified.title, f"expected calibration error {100 * bins.ece:.2f} %")
+    figure = Figure(figsize=(6.4, style.HEADING_HEIGHT + 6.2), layout="constrained")
+    style.set_title(figure, "Reliability", classified.title, f"expected calibration error {100 * bins.ece:.2f} %")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = np.flatnonzero(bins.counts)
     left, width = bins.edges[filled], 0.94 * np.diff(bins.edges)[filled]
@@ -36,59 +27,59 @@ def reliability_figure(classified: ClassifiedSplit) -> Figure:
         for share, count in zip(accuracy, bins.counts[filled], strict=True)
     ]
     reach = np.abs(np.array(ends).T - accuracy)  # (2, n_filled): below and above
-    above.bar(left, accuracy, width, align="edge", color=BLUE, alpha=0.25, label="accuracy of the bin")
-    above.plot((0, 1), (0, 1), color=MUTED, linestyle=(0, (4, 2)), linewidth=1.2, label="perfect calibration")
+    above.bar(left, accuracy, width, align="edge", color=style.BLUE, alpha=0.25, label="accuracy of the bin")
+    above.plot((0, 1), (0, 1), color=style.MUTED, linestyle=(0, (4, 2)), linewidth=1.2, label="perfect calibration")
     above.errorbar(
-        confidence, accuracy, reach, fmt="o", color=BLUE, markersize=4.5, capsize=2.5, linewidth=1.2,
+        confidence, accuracy, reach, fmt="o", color=style.BLUE, markersize=4.5, capsize=2.5, linewidth=1.2,
         label="95 % interval at the mean confidence", clip_on=False,
     )  # fmt: skip
     above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
     above.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.2)
-    bars = below.bar(left, bins.counts[filled], width, align="edge", color=BLUE)
+    bars = below.bar(left, bins.counts[filled], width, align="edge", color=style.BLUE)
     below.bar_label(bars, [f"{count:,}" for count in bins.counts[filled]], padding=2, fontsize=6.5)
     below.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
     below.margins(y=0.2)
     for axes in (above, below):
         axes.grid()
-        percent_ticks(axes.xaxis)
-    percent_ticks(above.yaxis)
-    count_ticks(below.yaxis)
+        style.percent_ticks(axes.xaxis)
+    style.percent_ticks(above.yaxis)
+    style.count_ticks(below.yaxis)
     return figure
 
 
 # --- accuracy against coverage ----------------------------------------------------------------------------
 
 
-@styled
+@style.styled
 def coverage_figure(classified: ClassifiedSplit) -> Figure:
     """Draw the accuracy of the images with the highest confidence, for each share of images that is kept.
 
-    The panel below shows the lowest confidence of the kept images, which is the threshold for rejecting the others.
+    The panel below shows the lowest confidence of the kept images, which is a threshold for rejecting images.
     """
     curve = coverage_curve(classified.confidence, classified.correct)
-    figure = Figure(figsize=(6.4, HEADING_HEIGHT + 5.2), layout="constrained")
+    figure = Figure(figsize=(6.4, style.HEADING_HEIGHT + 5.2), layout="constrained")
     accuracy, accuracy_of_most = accuracy_at_coverage(curve, 1.0), accuracy_at_coverage(curve, 0.9)
     finding = f"{100 * accuracy:.2f} % of all images correct, {100 * accuracy_of_most:.2f} % of the most certain 90 %"
-    set_title(figure, "Accuracy against coverage", classified.title, finding)
+    style.set_title(figure, "Accuracy against coverage", classified.title, finding)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     visible = _visible_changes(curve.coverage, 500)
-    above.plot(curve.coverage[visible], curve.accuracy[visible], color=BLUE, linewidth=1.8)
+    above.plot(curve.coverage[visible], curve.accuracy[visible], color=style.BLUE, linewidth=1.8)
     for share in (0.8, 0.9, 1.0):
         accuracy = accuracy_at_coverage(curve, share)
-        above.plot(share, accuracy, "o", color=BLUE, markersize=4.5, clip_on=False)
+        above.plot(share, accuracy, "o", color=style.BLUE, markersize=4.5, clip_on=False)
         above.annotate(
             f"{100 * accuracy:.2f} %", (share, accuracy), xytext=(-6, -4), textcoords="offset points", ha="right",
-            va="top", fontsize=NAME_SIZE,
+            va="top", fontsize=style.NAME_SIZE,
         )  # fmt: skip
     above.set(xlim=(0, 1), ylabel="accuracy")
     above.margins(y=0.15)
-    below.plot(curve.coverage[visible], curve.thresholds[visible], color=BLUE, linewidth=1.8)
+    below.plot(curve.coverage[visible], curve.thresholds[visible], color=style.BLUE, linewidth=1.8)
     below.set(xlabel="coverage (share of images kept, the most certain first)", ylabel="lowest confidence")
     below.set_ylim(0, 1.02)
     for axes in (above, below):
         axes.grid()
-        percent_ticks(axes.yaxis)
-    percent_ticks(below.xaxis)
+        style.percent_ticks(axes.yaxis)
+    style.percent_ticks(below.xaxis)
     return figure
 
 

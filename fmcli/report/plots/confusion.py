@@ -10,30 +10,14 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fmcli.metrics import classification_report
+from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
-from fmcli.report.plots.style import (
-    ERRORS,
-    FAINT,
-    HEADING_HEIGHT,
-    INK,
-    MAX_NAME_WIDTH,
-    MIN_TITLE_WIDTH,
-    MUTED,
-    NAME_SIZE,
-    SMALL_SIZE,
-    is_dark,
-    percent_ticks,
-    set_title,
-    shorten,
-    styled,
-    text_width,
-)
 
 _MAX_CLASSES_WITH_COUNTS = 60  # the cells of larger matrices have no numbers
 _DIAGONAL = "#E3EBF2"
 
 
-@styled
+@style.styled
 def confusion_figure(classified: ClassifiedSplit) -> Figure:
     """Draw the confusion matrix with counts and the recall of each class.
 
@@ -42,24 +26,24 @@ def confusion_figure(classified: ClassifiedSplit) -> Figure:
     """
     report = classification_report(classified.labels, classified.predicted, class_names=classified.class_names)
     counts, n_classes = report.confusion, len(report.class_names)
-    names = [shorten(name, MAX_NAME_WIDTH, NAME_SIZE) for name in report.class_names]
+    names = [style.shorten(name, style.MAX_NAME_WIDTH, style.NAME_SIZE) for name in report.class_names]
     cell, size = _cell_size(counts)
-    name_width = max(text_width(name, NAME_SIZE) for name in names)
+    name_width = max(style.text_width(name, style.NAME_SIZE) for name in names)
     width, height = n_classes * cell + name_width + 1.75, n_classes * cell + 0.7 * name_width + 0.7
-    figure = Figure(figsize=(max(width, MIN_TITLE_WIDTH), HEADING_HEIGHT + height), layout="constrained")
+    figure = Figure(figsize=(max(width, style.MIN_TITLE_WIDTH), style.HEADING_HEIGHT + height), layout="constrained")
     accuracy = f"{100 * report.accuracy:.2f} % of {len(classified.labels):,} images correct"
-    set_title(figure, "Confusion matrix", classified.title, accuracy)
+    style.set_title(figure, "Confusion matrix", classified.title, accuracy)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (n_classes, n_classes)
     wrong = np.ma.masked_array(shares, mask=np.eye(n_classes, dtype=bool))
     scale = Normalize(0, float(np.ma.filled(wrong, 0).max()) or 1.0)
-    heat = axes.imshow(wrong, cmap=ERRORS.with_extremes(bad=_DIAGONAL), norm=scale, interpolation="nearest")
+    heat = axes.imshow(wrong, cmap=style.ERRORS.with_extremes(bad=_DIAGONAL), norm=scale, interpolation="nearest")
     if n_classes <= _MAX_CLASSES_WITH_COUNTS:
-        _write_counts(axes, counts, ERRORS(scale(shares)), size)
+        _write_counts(axes, counts, style.ERRORS(scale(shares)), size)
     _name_cells(axes, names, [scores.recall for scores in report.classes])
     bar = figure.colorbar(heat, ax=axes, shrink=min(0.9, 4 / (n_classes * cell)), aspect=24, pad=0.1 / width)
     bar.set_label("share of the actual class")
-    percent_ticks(bar.ax.yaxis)
+    style.percent_ticks(bar.ax.yaxis)
     bar.outline.set_visible(False)
     return figure
 
@@ -68,15 +52,15 @@ def _cell_size(counts: NDArray[np.int64]) -> tuple[float, float]:
     """Return the size of a cell in inches and the font size of its count in points."""
     n_classes = len(counts)
     if n_classes > _MAX_CLASSES_WITH_COUNTS:
-        return 0.2, SMALL_SIZE
-    size, min_width = (NAME_SIZE, max(0.38, 2.4 / n_classes)) if n_classes <= 15 else (6.5, 0.28)
-    return max(min_width, text_width(f"{counts.max():,}", size, weight="bold") + 0.1), size
+        return 0.2, style.SMALL_SIZE
+    size, min_width = (style.NAME_SIZE, max(0.38, 2.4 / n_classes)) if n_classes <= 15 else (6.5, 0.28)
+    return max(min_width, style.text_width(f"{counts.max():,}", size, weight="bold") + 0.1), size
 
 
 def _write_counts(axes: Any, counts: NDArray[np.int64], colours: NDArray[np.floating[Any]], size: float) -> None:
-    """Write the counts into the cells in a colour with enough contrast. A dot stands for 0."""
+    """Write the counts into the cells in a colour with enough contrast. A dot means 0."""
     rows, columns = np.nonzero(counts == 0)
-    axes.plot(columns, rows, linestyle="", marker=".", markersize=1.5, color=MUTED)
+    axes.plot(columns, rows, linestyle="", marker=".", markersize=1.5, color=style.MUTED)
     for row, column in np.argwhere(counts):
         axes.text(
             column,
@@ -86,7 +70,7 @@ def _write_counts(axes: Any, counts: NDArray[np.int64], colours: NDArray[np.floa
             va="center_baseline",
             fontsize=size,
             fontweight="bold" if row == column else "normal",
-            color="white" if row != column and is_dark(colours[row, column]) else INK,
+            color="white" if row != column and style.is_dark(colours[row, column]) else style.INK,
         )
 
 
@@ -99,9 +83,9 @@ def _name_cells(axes: Any, names: Sequence[str], recalls: Sequence[float]) -> No
     axes.spines[:].set_visible(False)
     axes.set_xticks(positions[1:] - 0.5, minor=True)
     axes.set_yticks(positions[1:] - 0.5, minor=True)
-    axes.grid(which="minor", color=FAINT, linewidth=0.5)
+    axes.grid(which="minor", color=style.FAINT, linewidth=0.5)
     axes.tick_params(which="minor", length=0)
-    axes.add_patch(Rectangle((-0.5, -0.5), len(names), len(names), fill=False, edgecolor=MUTED, linewidth=0.8))
+    axes.add_patch(Rectangle((-0.5, -0.5), len(names), len(names), fill=False, edgecolor=style.MUTED, linewidth=0.8))
     recall_axis = axes.secondary_yaxis("right")
     recall_axis.set_yticks(positions, [f"{100 * recall:.1f} %" for recall in recalls])
     recall_axis.tick_params(length=0)

@@ -9,20 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished
-from fmcli.report.plots.style import (
-    HEADING_HEIGHT,
-    MARGIN,
-    MARKERS,
-    MAX_NAME_WIDTH,
-    MUTED,
-    NAME_SIZE,
-    PALETTE,
-    percent_ticks,
-    set_title,
-    shorten,
-    styled,
-    text_width,
-)
+from fmcli.report.plots import style
 
 _MAX_MARKERS = 15  # more would hide the curve
 _WIDTH = 9.5  # inches
@@ -33,7 +20,7 @@ _RING: dict[str, Any] = {
 }  # fmt: skip
 
 
-@styled
+@style.styled
 def curve_figure(
     histories: Mapping[str, Sequence[EpochFinished]], *, of: str, best: Mapping[str, int] | None = None
 ) -> Figure:
@@ -54,12 +41,12 @@ def curve_figure(
     phases = [phase for phase in (False, True) if any(e.retrained == phase for one in histories.values() for e in one)]
     line_styles = _choose_line_styles(list(histories))
     legend = _legend(line_styles, histories, bool(best))
-    widths = [0.65 + text_width(str(entry.get_label()), NAME_SIZE) for entry in legend]
-    available = _WIDTH - 2 * MARGIN
+    widths = [0.65 + style.text_width(str(entry.get_label()), style.NAME_SIZE) for entry in legend]
+    available = _WIDTH - 2 * style.MARGIN
     columns = len(legend) if sum(widths) < available else max(1, int(available / max(widths)))
-    height = HEADING_HEIGHT + 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
+    height = style.HEADING_HEIGHT + 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    set_title(figure, "Learning curves", of)
+    style.set_title(figure, "Learning curves", of)
     for panels, retrained in zip(figure.subplots(len(phases), 2, squeeze=False), phases, strict=True):
         for member, history in histories.items():
             epochs = [epoch for epoch in history if epoch.retrained == retrained]
@@ -75,7 +62,10 @@ def curve_figure(
 def _choose_line_styles(members: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a colour and a marker for each member."""
     return {
-        member: {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)]}
+        member: {
+            "color": style.PALETTE[index % len(style.PALETTE)],
+            "marker": style.MARKERS[index % len(style.MARKERS)],
+        }
         for index, member in enumerate(members)
     }
 
@@ -100,14 +90,14 @@ def _legend(
 ) -> list[Any]:
     """Return legend entries for the members, the two kinds of curves, and the best epoch."""
     entries = [
-        Line2D([], [], **line_style, label=shorten(member, MAX_NAME_WIDTH, NAME_SIZE))
+        Line2D([], [], **line_style, label=style.shorten(member, style.MAX_NAME_WIDTH, style.NAME_SIZE))
         for member, line_style in line_styles.items()
     ]
     if any(epoch.validation_loss is not None for one in histories.values() for epoch in one):
-        entries.append(Line2D([], [], color=MUTED, **_VALIDATION, label="validation"))
-    entries.append(Line2D([], [], color=MUTED, **_TRAINING, label="training (mean over the epoch)"))
+        entries.append(Line2D([], [], color=style.MUTED, **_VALIDATION, label="validation"))
+    entries.append(Line2D([], [], color=style.MUTED, **_TRAINING, label="training (mean over the epoch)"))
     if has_best:
-        entries.append(Line2D([], [], color=MUTED, **{**_RING, "markersize": 8}, label="best epoch"))
+        entries.append(Line2D([], [], color=style.MUTED, **{**_RING, "markersize": 8}, label="best epoch"))
     return entries
 
 
@@ -117,5 +107,5 @@ def _label_axes(axes: Any, measure: str, *, retrained: bool) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if measure == "accuracy":
-        percent_ticks(axes.yaxis)
+        style.percent_ticks(axes.yaxis)
     axes.grid()

@@ -18,7 +18,7 @@ _NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationD
 
 
 def check_ending(path: Path) -> str:
-    """Return the file format that the ending of a file name stands for.
+    """Return the file format that the ending of a file name selects.
 
     Raises:
         FmcliError: The ending is not .png, .svg or .pdf.

@@ -9,22 +9,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from fmcli.errors import DataError
+from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
-from fmcli.report.plots.style import (
-    BLUE,
-    BODY_SIZE,
-    HEADING_HEIGHT,
-    INK,
-    MARGIN,
-    MUTED,
-    SMALL_SIZE,
-    VERMILLION,
-    blank_page,
-    set_title,
-    shorten,
-    styled,
-    text_width,
-)
 from fmcli.report.thumbnails import choose_samples, to_rgb
 
 SAMPLES_OF_EACH = 12
@@ -40,7 +26,7 @@ _LINE_HEIGHT = 0.145  # inches
 # --- samples ----------------------------------------------------------------------------------------------
 
 
-@styled
+@style.styled
 def sample_figure(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
@@ -59,25 +45,28 @@ def sample_figure(
         each: Maximum number of images of each class.
     """
     width, height = _size(images, _SAMPLE_SIDE)
-    names = [shorten(name, 2.4, BODY_SIZE) for name in class_names]
-    left = MARGIN + max(text_width(name, BODY_SIZE) for name in names) + 0.15
-    page = (left + each * (width + _SAMPLE_GAP) + MARGIN, HEADING_HEIGHT + len(names) * (height + _SAMPLE_GAP) + MARGIN)
-    figure, axes = blank_page(*page)
-    set_title(figure, "Samples of each class", source)
+    names = [style.shorten(name, 2.4, style.BODY_SIZE) for name in class_names]
+    left = style.MARGIN + max(style.text_width(name, style.BODY_SIZE) for name in names) + 0.15
+    page = (
+        left + each * (width + _SAMPLE_GAP) + style.MARGIN,
+        style.HEADING_HEIGHT + len(names) * (height + _SAMPLE_GAP) + style.MARGIN,
+    )
+    figure, axes = style.blank_page(*page)
+    style.set_title(figure, "Samples of each class", source)
     for row, (name, chosen) in enumerate(zip(names, choose_samples(labels, len(names), each), strict=True)):
-        top = HEADING_HEIGHT + row * (height + _SAMPLE_GAP)
-        axes.text(left - 0.15, top + height / 2, name, ha="right", va="center_baseline", fontsize=BODY_SIZE)
+        top = style.HEADING_HEIGHT + row * (height + _SAMPLE_GAP)
+        axes.text(left - 0.15, top + height / 2, name, ha="right", va="center_baseline", fontsize=style.BODY_SIZE)
         for column, index in enumerate(chosen):
             _show(axes, images[index], left + column * (width + _SAMPLE_GAP), top, (width, height))
         if not len(chosen):
-            axes.text(left, top + height / 2, "no images", va="center_baseline", color=MUTED, fontstyle="italic")
+            axes.text(left, top + height / 2, "no images", va="center_baseline", color=style.MUTED, fontstyle="italic")
     return figure
 
 
 # --- predictions, mistakes --------------------------------------------------------------------------------
 
 
-@styled
+@style.styled
 def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, max_images: int = 30) -> Figure:
     """Draw images with their predicted class, its probability, and the actual class.
 
@@ -89,14 +78,16 @@ def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *,
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_images, len(images))).round().astype(int))
     figure, axes = _draw_page(images, classified, chosen)
     n_correct = int(classified.correct[chosen].sum())
-    set_title(figure, "Predictions", classified.title, f"{n_correct} correct ✓, {len(chosen) - n_correct} wrong ✗")
+    style.set_title(
+        figure, "Predictions", classified.title, f"{n_correct} correct ✓, {len(chosen) - n_correct} wrong ✗"
+    )
     size = _size(images, _PREDICTION_SIDE)
     for position, index in enumerate(chosen):
         _draw_frame(axes, _corner(position, size[1]), size, correct=bool(classified.correct[index]))
     return figure
 
 
-@styled
+@style.styled
 def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, max_images: int = 30) -> Figure:
     """Draw the misclassified images with the highest confidence, the highest first.
 
@@ -117,7 +108,7 @@ def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, ma
     chosen = wrong[np.argsort(-classified.confidence[wrong], kind="stable")][:max_images]
     shown = f"{len(chosen)} of {len(wrong):,}" if len(chosen) < len(wrong) else f"all {len(wrong)}"
     figure, _ = _draw_page(images, classified, chosen)
-    set_title(figure, "Mistakes with the highest confidence", classified.title, shown)
+    style.set_title(figure, "Mistakes with the highest confidence", classified.title, shown)
     return figure
 
 
@@ -125,7 +116,9 @@ def _draw_page(images: NDArray[np.uint8], classified: ClassifiedSplit, chosen: N
     """Draw images with captions. Return the figure and its axes."""
     width, height = _size(images, _PREDICTION_SIDE)
     rows = -(-len(chosen) // _N_COLUMNS)
-    figure, axes = blank_page(2 * MARGIN + _N_COLUMNS * _COLUMN_WIDTH, HEADING_HEIGHT + rows * _row_height(height))
+    figure, axes = style.blank_page(
+        2 * style.MARGIN + _N_COLUMNS * _COLUMN_WIDTH, style.HEADING_HEIGHT + rows * _row_height(height)
+    )
     for position, index in enumerate(chosen):
         left, top = _corner(position, height)
         _show(axes, images[index], left, top, (width, height))
@@ -140,13 +133,13 @@ def _row_height(height: float) -> float:
 def _corner(position: int, height: float) -> tuple[float, float]:
     """Return the upper left corner of an image on the page, in inches from the left and from the top."""
     row, column = divmod(position, _N_COLUMNS)
-    return MARGIN + column * _COLUMN_WIDTH, HEADING_HEIGHT + row * _row_height(height)
+    return style.MARGIN + column * _COLUMN_WIDTH, style.HEADING_HEIGHT + row * _row_height(height)
 
 
 def _draw_frame(axes: Any, corner: tuple[float, float], size: tuple[float, float], *, correct: bool) -> None:
     """Frame an image with a thin line if the prediction is correct, with thick dashes if it is wrong."""
-    thin: dict[str, Any] = {"edgecolor": BLUE, "linewidth": 0.8}
-    thick: dict[str, Any] = {"edgecolor": VERMILLION, "linewidth": 2.2, "linestyle": "--"}
+    thin: dict[str, Any] = {"edgecolor": style.BLUE, "linewidth": 0.8}
+    thick: dict[str, Any] = {"edgecolor": style.VERMILLION, "linewidth": 2.2, "linestyle": "--"}
     axes.add_patch(Rectangle(corner, *size, fill=False, **(thin if correct else thick)))
 
 
@@ -156,14 +149,14 @@ def _write_caption(axes: Any, classified: ClassifiedSplit, index: int, left: flo
     lines: list[tuple[str, dict[str, Any]]] = [
         (
             f"{'✓' if correct else '✗'} {names[classified.predicted[index]]}",
-            {"color": BLUE if correct else VERMILLION, "fontweight": "bold"},
+            {"color": style.BLUE if correct else style.VERMILLION, "fontweight": "bold"},
         ),
-        (f"{confidence} sure · #{index}", {"color": MUTED}),
-        (f"actual: {names[classified.labels[index]]}", {"color": INK}),
+        (f"{confidence} sure · #{index}", {"color": style.MUTED}),
+        (f"actual: {names[classified.labels[index]]}", {"color": style.INK}),
     ]
-    for row, (text, style) in enumerate(lines):
-        shown = shorten(text, _CAPTION_WIDTH, SMALL_SIZE, weight=style.get("fontweight", "normal"))
-        axes.text(left, top + row * _LINE_HEIGHT, shown, va="top", fontsize=SMALL_SIZE, **style)
+    for row, (text, text_style) in enumerate(lines):
+        shown = style.shorten(text, _CAPTION_WIDTH, style.SMALL_SIZE, weight=text_style.get("fontweight", "normal"))
+        axes.text(left, top + row * _LINE_HEIGHT, shown, va="top", fontsize=style.SMALL_SIZE, **text_style)
 
 
 def _format_confidence(probability: float) -> str:

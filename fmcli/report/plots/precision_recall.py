@@ -6,23 +6,13 @@ from numpy.typing import NDArray
 
 from fmcli.errors import DataError, printable
 from fmcli.metrics import PrecisionRecallCurve, precision_recall_curves
+from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
-from fmcli.report.plots.style import (
-    BLUE,
-    BODY_SIZE,
-    FAINT,
-    HEADING_HEIGHT,
-    MIN_TITLE_WIDTH,
-    NAME_SIZE,
-    set_title,
-    shorten,
-    styled,
-)
 
-_MAX_BACKGROUND_CURVES = 12  # with more classes, a panel shows only the curve of its own class
+_MAX_BACKGROUND_CURVES = 12  # with more classes, each panel shows only one curve
 
 
-@styled
+@style.styled
 def precision_recall_figure(classified: ClassifiedSplit) -> Figure:
     """Draw precision against recall, one panel per class with the area under its curve.
 
@@ -35,28 +25,28 @@ def precision_recall_figure(classified: ClassifiedSplit) -> Figure:
     n_columns = min(5, len(curves))
     n_rows = -(-len(curves) // n_columns)
     side = 1.95 if n_columns > 2 else 2.4
-    size = (max(side * n_columns + 0.6, MIN_TITLE_WIDTH), HEADING_HEIGHT + side * n_rows + 0.4)
+    size = (max(side * n_columns + 0.6, style.MIN_TITLE_WIDTH), style.HEADING_HEIGHT + side * n_rows + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     mean = float(np.mean([curve.average_precision for curve in curves]))
     has_background = len(curves) <= _MAX_BACKGROUND_CURVES
     others = "; in grey, the other classes" if has_background else ""
-    set_title(figure, "Precision against recall", classified.title, f"mean area {mean:.4f}{others}")
+    style.set_title(figure, "Precision against recall", classified.title, f"mean area {mean:.4f}{others}")
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(curves) :]:
         axes.set_visible(False)
     for index, (axes, name, curve) in enumerate(zip(panels.flat, names, curves, strict=False)):
         for other in curves if has_background else ():
-            axes.plot(*_thin_out(other, 100), color=FAINT, linewidth=0.7, drawstyle="steps-post")
+            axes.plot(*_thin_out(other, 100), color=style.FAINT, linewidth=0.7, drawstyle="steps-post")
         recall, precision = _thin_out(curve, 300)
-        axes.plot(recall, precision, color=BLUE, linewidth=1.8, drawstyle="steps-post")
-        axes.fill_between(recall, precision, color=BLUE, alpha=0.12, linewidth=0, step="post")
-        axes.set_title(shorten(name, side - 0.3, BODY_SIZE, weight="bold"))
-        axes.text(0.06, 0.08, f"area {curve.average_precision:.4f}", fontsize=NAME_SIZE)
+        axes.plot(recall, precision, color=style.BLUE, linewidth=1.8, drawstyle="steps-post")
+        axes.fill_between(recall, precision, color=style.BLUE, alpha=0.12, linewidth=0, step="post")
+        axes.set_title(style.shorten(name, side - 0.3, style.BODY_SIZE, weight="bold"))
+        axes.text(0.06, 0.08, f"area {curve.average_precision:.4f}", fontsize=style.NAME_SIZE)
         axes.tick_params(labelbottom=index + n_columns >= len(curves))
         axes.grid()
     panels.flat[0].set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))  # shared by all
-    figure.supxlabel("recall", fontsize=BODY_SIZE)
-    figure.supylabel("precision", fontsize=BODY_SIZE)
+    figure.supxlabel("recall", fontsize=style.BODY_SIZE)
+    figure.supylabel("precision", fontsize=style.BODY_SIZE)
     return figure
 
 

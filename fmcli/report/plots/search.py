@@ -7,25 +7,13 @@ from matplotlib.ticker import MaxNLocator
 
 from fmcli.errors import UsageError
 from fmcli.experiments.results import SearchResult
-from fmcli.report.plots.style import (
-    BLUE,
-    HEADING_HEIGHT,
-    MUTED,
-    NAME_SIZE,
-    ORANGE,
-    VERMILLION,
-    percent_ticks,
-    set_title,
-    shorten,
-    styled,
-    text_width,
-)
+from fmcli.report.plots import style
 
 _WIDTH = 9.5  # inches
 _MAX_KEY_WIDTH = 2.6  # inches for the name of a recipe key
 
 
-@styled
+@style.styled
 def search_figure(result: SearchResult) -> Figure:
     """Draw the score of each trial, the best score so far, and the importance of each value.
 
@@ -38,10 +26,10 @@ def search_figure(result: SearchResult) -> Figure:
     if not result.best(1):
         raise UsageError("there is nothing to draw yet: no trial is complete", remedies=["more-trials"])
     [best] = result.best(1)
-    height = HEADING_HEIGHT + max(3.2, 0.6 + 0.24 * len(result.importance))
+    height = style.HEADING_HEIGHT + max(3.2, 0.6 + 0.24 * len(result.importance))
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     finding = f"trial {best.number} is the best of {result.count('complete')}, {100 * (best.score or 0.0):.2f} %"
-    set_title(figure, "Trials of a search", result.recipe, finding)
+    style.set_title(figure, "Trials of a search", result.recipe, finding)
     if result.importance:
         scores, importance = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_importance(importance, result)
@@ -60,27 +48,30 @@ def _draw_scores(axes: Any, result: SearchResult) -> None:
         [*numbers, result.trials[-1].number],
         [*best_so_far, best_so_far[-1]],
         where="post",
-        color=MUTED,
+        color=style.MUTED,
         label="best so far",
     )
-    axes.plot(numbers, scores, "o", color=BLUE, label="trial")
+    axes.plot(numbers, scores, "o", color=style.BLUE, label="trial")
     unscored = [trial.number for trial in result.trials if trial.state in ("pruned", "failed")]
     if unscored:
-        axes.plot(unscored, [min(scores)] * len(unscored), "x", color=VERMILLION, label="stopped early or failed")
+        axes.plot(unscored, [min(scores)] * len(unscored), "x", color=style.VERMILLION, label="stopped early or failed")
     ring = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 1.6}
-    axes.plot(numbers[scores.index(max(scores))], max(scores), "o", color=ORANGE, label="best trial", **ring)
+    axes.plot(numbers[scores.index(max(scores))], max(scores), "o", color=style.ORANGE, label="best trial", **ring)
     axes.set_title("Validation accuracy")
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    percent_ticks(axes.yaxis)
+    style.percent_ticks(axes.yaxis)
     axes.grid()
 
 
 def _draw_importance(axes: Any, result: SearchResult) -> None:
     order = sorted(result.importance.items(), key=lambda item: item[1])
-    names = [shorten(name, min(_MAX_KEY_WIDTH, text_width(name, NAME_SIZE) + 0.1), NAME_SIZE) for name, _ in order]
-    bars = axes.barh(range(len(order)), [share for _, share in order], height=0.74, color=BLUE)
-    axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in order], padding=3, fontsize=NAME_SIZE)
+    names = [
+        style.shorten(name, min(_MAX_KEY_WIDTH, style.text_width(name, style.NAME_SIZE) + 0.1), style.NAME_SIZE)
+        for name, _ in order
+    ]
+    bars = axes.barh(range(len(order)), [share for _, share in order], height=0.74, color=style.BLUE)
+    axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in order], padding=3, fontsize=style.NAME_SIZE)
     axes.set_yticks(range(len(order)), names)
     axes.set(xlim=(0, 1.2 * max(share for _, share in order)), xticks=())
     axes.tick_params(axis="y", length=0)
