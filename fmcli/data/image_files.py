@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ class LoadedImage:
     error: str | None = None
 
 
+@dataclass
 class ImageReader:
     """Read images of any size and colour as network input.
 
@@ -67,16 +69,9 @@ class ImageReader:
             versa; or `never`, `always`.
     """
 
-    def __init__(
-        self,
-        input_shape: tuple[int, int, int],
-        background: Background,
-        invert: Invert = "auto",
-    ) -> None:
-        self.input_shape = input_shape
-        self.background = background
-        self.invert = invert
-        self._resize: Any = None
+    input_shape: tuple[int, int, int]
+    background: Background
+    invert: Invert = "auto"
 
     def read(self, inputs: Iterable[str]) -> Iterator[LoadedImage]:
         """Yield every image of every input in order, reading one at a time.
@@ -165,7 +160,7 @@ class ImageReader:
         if self._must_invert(image):
             image = 255 - image
         if image.shape[:2] != (height, width):
-            image = _channels_last(self._resizer()(image=image)["image"])
+            image = _channels_last(self._resize(image=image)["image"])
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def _must_invert(self, image: NDArray[np.uint8]) -> bool:
@@ -174,18 +169,14 @@ class ImageReader:
         [brightness] = border_medians(image.transpose(2, 0, 1)[None])
         return bool((brightness > MIDDLE) == (self.background == "dark"))
 
-    def _resizer(self) -> Any:
-        """Return the albumentations pipeline that resizes an image, keeping its proportions, and pads the rest."""
-        if self._resize is None:
-            library = import_albumentations()
-            _, height, width = self.input_shape
-            self._resize = library.Compose(
-                [
-                    library.LongestMaxSize(max_size_hw=(height, width), area_for_downscale="image"),
-                    library.PadIfNeeded(height, width, fill=255 if self.background.endswith("light") else 0),
-                ]
-            )
-        return self._resize
+    @cached_property
+    def _resize(self) -> Any:
+        """An albumentations pipeline that resizes an image, keeping its proportions, and pads the rest."""
+        library = import_albumentations()
+        _, height, width = self.input_shape
+        resize = library.LongestMaxSize(max_size_hw=(height, width), area_for_downscale="image")
+        pad = library.PadIfNeeded(height, width, fill=255 if self.background.endswith("light") else 0)
+        return library.Compose([resize, pad])
 
 
 def classify_background_of_files(paths: Iterable[Path], channels: int) -> Background:

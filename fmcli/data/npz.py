@@ -168,10 +168,8 @@ def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> _Header
     """
     check_npy_header(file.read(NPY_HEADER_START_BYTES))
     file.seek(0)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(np.lib.format.read_magic(file))
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    read = readers.get(np.lib.format.read_magic(file))
     if read is None:
         raise ValueError(f"{info.filename} has a format version that plain numbers do not need")
     shape, is_fortran, dtype = read(file)

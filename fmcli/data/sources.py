@@ -123,17 +123,11 @@ def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
         searched = ", ".join(map(printable, fashion_mnist_folders(data_root)))
         raise DataError(f"Fashion-MNIST was not found in {searched}", hint=_FETCH_HINT)
     arrays = verify_fashion_mnist(folder)
-    names = _class_names(spec, KNOWN_SOURCES["fashion-mnist"].class_names)
-    sets = {
-        split: check_image_set(
-            arrays[f"{prefix}-images-idx3-ubyte"][:, None],
-            arrays[f"{prefix}-labels-idx1-ubyte"],
-            names,
-            where=split,
-        )
+    pairs = {
+        split: (arrays[f"{prefix}-images-idx3-ubyte"][:, None], arrays[f"{prefix}-labels-idx1-ubyte"])
         for split, prefix in (("train", "train"), ("test", "t10k"))
     }
-    return Source(spec.source, folder, sets["train"], sets["test"])
+    return _to_source(spec, folder, pairs, KNOWN_SOURCES["fashion-mnist"].class_names)
 
 
 def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:

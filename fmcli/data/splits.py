@@ -76,29 +76,32 @@ def split_images(source: Source, spec: DataSpec) -> Splits:
     """
     if spec.resplit is not None:
         return _resplit(source, spec.resplit)
+    n_images = len(source.train)
+    train: NDArray[Any] | slice
+    validation: NDArray[Any] | slice
     match spec.validation:
         case None:
             return Splits(source.train, None, source.test)
         case FirstImages(first=first):
-            if first >= len(source.train):
+            if first >= n_images:
                 raise DataError(
-                    f"data.validation.first = {first} leaves none of {len(source.train)} training images",
+                    f"data.validation.first = {first} leaves none of {n_images} training images",
                     hint="use fewer for validation",
-                    remedies=[Remedy("set", f"data.validation.first={max(len(source.train) // 6, 1)}")],
+                    remedies=[Remedy("set", f"data.validation.first={max(n_images // 6, 1)}")],
                 )
-            _check_none_lost(source.train, slice(first, None))
-            return Splits(source.train.subset(slice(first, None)), source.train.subset(slice(first)), source.test)
+            train, validation = slice(first, None), slice(first)
         case RandomFraction(fraction=fraction, seed=seed, stratify=stratify):
             labels = source.train.labels if stratify else None
-            train, validation = _divide(np.arange(len(source.train)), fraction, seed, labels)
-            _check_none_lost(source.train, train)
-            return Splits(source.train.subset(train), source.train.subset(validation), source.test)
-    if source.validation is None:
-        raise DataError(
-            f"{source.name} has no separate validation images",
-            hint="use validation = { first = 5000 } or { fraction = 0.1 } in [data]",
-        )
-    return Splits(source.train, source.validation, source.test)
+            train, validation = _divide(np.arange(n_images), fraction, seed, labels)
+        case _:
+            if source.validation is None:
+                raise DataError(
+                    f"{source.name} has no separate validation images",
+                    hint="use validation = { first = 5000 } or { fraction = 0.1 } in [data]",
+                )
+            return Splits(source.train, source.validation, source.test)
+    _check_classes_remain(source.train, train)
+    return Splits(source.train.subset(train), source.train.subset(validation), source.test)
 
 
 def draw_sample(images: ImageSet, size: int, generator: torch.Generator) -> ImageSet:
@@ -127,7 +130,7 @@ def _resplit(source: Source, spec: Resplit) -> Splits:
         raise DataError(
             f"data.resplit of {len(order)} images leaves a split empty", hint="give that split a larger fraction"
         )
-    _check_none_lost(pooled, parts[0])
+    _check_classes_remain(pooled, parts[0])
     train, validation, test = (pooled.subset(part) for part in parts)
     return Splits(train, validation if len(validation) else None, test)
 
@@ -150,7 +153,7 @@ def _divide(
     return train, validation
 
 
-def _check_none_lost(images: ImageSet, kept: NDArray[Any] | slice) -> None:
+def _check_classes_remain(images: ImageSet, kept: NDArray[Any] | slice) -> None:
     """Refuse a split that leaves a class without training images, which happens if images are sorted by class."""
     lost = np.flatnonzero((images.counts() > 0) & (images.subset(kept).counts() == 0))
     if len(lost):
