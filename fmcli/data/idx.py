@@ -25,6 +25,7 @@ MAX_ARRAY_BYTES = 8 << 30  # of an array that is gzipped or read into memory
 MAX_IN_MEMORY_BYTES = 256 << 20  # larger images stay in their file
 MAX_COMPRESSION_RATIO = 200  # two-colour drawings reach 100, decompression bombs 1000
 ANY_RATIO_BYTES = 128 << 20  # smaller arrays may have any compression ratio
+_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error)  # ValueError: the name contains NUL
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK_BYTES = 1 << 24
 _DAMAGED_HINT = "the file is damaged: get a new copy"
@@ -98,7 +99,7 @@ def open_idx(path: Path) -> NDArray[Any]:
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
     """Open an IDX file and yield it, positioned after its header, with the checked header."""
-    with _explain_errors(path), open_nonblocking(path) as packed:
+    with explain_read_errors(path, _READ_ERRORS), open_nonblocking(path) as packed:
         file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
         header = _parse_header(file, path)
         _check_ratio(path, header.claimed_bytes, packed_bytes=os.fstat(packed.fileno()).st_size)
@@ -106,11 +107,14 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
 
 
 @contextmanager
-def _explain_errors(path: Path) -> Iterator[None]:
+def explain_read_errors(path: Path, types: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn errors of some types inside the block into a DataError that names the file."""
     try:
         yield
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: the name contains NUL
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except DataError:
+        raise
+    except types as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"cannot read {printable(path)}: {printable(reason)}",
             hint="the file is missing or damaged: get a new copy",
@@ -163,7 +167,7 @@ def _unpack(path: Path, file: gzip.GzipFile, header: _Header, target: BinaryIO) 
     while chunk and found <= header.data_bytes:
         target.write(chunk)
         found += len(chunk)
-        with _explain_errors(path):
+        with explain_read_errors(path, _READ_ERRORS):
             chunk = file.read(_CHUNK_BYTES)
     _check_size(path, header, found)
 

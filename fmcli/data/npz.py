@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.data.cache import unpack_to_cache
-from fmcli.data.idx import ANY_RATIO_BYTES, MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY_BYTES, to_images
+from fmcli.data.idx import (
+    ANY_RATIO_BYTES,
+    MAX_ARRAY_BYTES,
+    MAX_COMPRESSION_RATIO,
+    MAX_IN_MEMORY_BYTES,
+    explain_read_errors,
+    to_images,
+)
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import NPY_HEADER_START_BYTES, check_npy_header, check_regular_file
 
@@ -92,18 +99,11 @@ def _check_labels(path: Path, name: str, labels: NDArray[Any]) -> NDArray[Any]:
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an archive, and turn every error inside the block into a DataError."""
-    try:
+    # Damaged zip archives, and headers that NumPy parses as Python, raise errors of many types.
+    with explain_read_errors(path, (Exception,)):
         check_regular_file(path)
         with path.open("rb") as file, zipfile.ZipFile(cast(BinaryIO, _BoundedFile(file))) as archive:
             yield archive
-    except DataError:
-        raise
-    except Exception as error:  # damaged zip archives, and headers parsed as Python, raise many types
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(
-            f"cannot read {printable(path)}: {printable(reason or type(error).__name__)}",
-            hint="the file is missing or damaged: get a new copy",
-        ) from error
 
 
 class _BoundedFile:
