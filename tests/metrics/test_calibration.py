@@ -1,4 +1,4 @@
-"""Calibration and temperature held to scikit-learn, to slow loops and to what was worked by hand."""
+"""Calibration and temperature scaling compared with scikit-learn, slow loops and examples worked by hand."""
 
 from fractions import Fraction
 from math import log
@@ -38,14 +38,14 @@ def random_probabilities(seed, n_samples=200, n_classes=4):
 
 
 def vote_shares(seed, n_samples=200, n_members=5):
-    """Probabilities of few values, so that many images are equally sure, some of them wholly."""
+    """Return probabilities with few different values, so that many images have equal confidence, some of them 1."""
     rng = np.random.default_rng(seed)
     votes = rng.multinomial(n_members, [0.7, 0.2, 0.1], size=n_samples)
     return rng.permuted(votes, axis=1) / n_members, rng.integers(0, 3, n_samples)
 
 
 def as_binary(confidence):
-    """Probabilities of two classes, of which the first has these."""
+    """Return the probabilities of two classes, given those of the first."""
     return np.stack([confidence, 1 - np.asarray(confidence)], axis=1)
 
 
@@ -54,11 +54,11 @@ def as_binary(confidence):
 
 def slow_calibration_error(probabilities, y_true, bins):
     total = 0.0
-    for place in range(bins):
+    for index in range(bins):
         inside = [
             (row.max(), row.argmax() == label)
             for row, label in zip(probabilities, y_true, strict=True)
-            if place / bins < row.max() <= (place + 1) / bins
+            if index / bins < row.max() <= (index + 1) / bins
         ]
         if inside:
             confidence = sum(sure for sure, _ in inside) / len(inside)
@@ -69,21 +69,21 @@ def slow_calibration_error(probabilities, y_true, bins):
 
 @seeds
 @pytest.mark.parametrize("bins", [1, 10, 15])
-def test_calibration_error_equals_its_slow_twin(seed, bins):
+def test_calibration_error_equals_a_slow_loop(seed, bins):
     probabilities, y_true = random_probabilities(seed)
     error = expected_calibration_error(probabilities, y_true, bins=bins)
     assert error == pytest.approx(slow_calibration_error(probabilities, y_true, bins), **EXACT)
 
 
 def test_calibration_error_by_hand():
-    # Bins (0.5, 0.75] and (0.75, 1] of four: two images of 0.6, one right; two of 0.9, both right.
+    # Bins (0.5, 0.75] and (0.75, 1] of four: two images with 0.6, one correct; two with 0.9, both correct.
     probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.9, 0.1]])
     error = expected_calibration_error(probabilities, np.array([0, 1, 0, 0]), bins=4)
     assert error == pytest.approx((2 * abs(0.6 - 0.5) + 2 * abs(0.9 - 1.0)) / 4)
 
 
 def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower():
-    # 0.75 is in (0.5, 0.75], with 0.6, and not in (0.75, 1]: their gaps of opposite sign make up for each other.
+    # 0.75 is in (0.5, 0.75], with 0.6, and not in (0.75, 1]: their gaps have opposite signs and cancel.
     error = expected_calibration_error(np.array([[0.75, 0.25], [0.6, 0.4]]), np.array([0, 1]), bins=4)
     assert error == pytest.approx(abs((1 - 0.75) + (0 - 0.6)) / 2)
 
@@ -123,16 +123,16 @@ def test_loss_is_finite_for_a_class_without_any_probability():
     assert calibration(np.array([[2000.0, 0.0]]), np.array([1])).loss == pytest.approx(2000)
     result = calibration_of_probabilities(np.array([[1.0, 0.0]]), np.array([1]))
     assert result.brier == pytest.approx(2)
-    assert 700 < result.loss < 710  # of the smallest normal number
+    assert 700 < result.loss < 710  # from the smallest normal number
 
 
 # --- bins of equal mass -----------------------------------------------------------------------------------
 
 
-def slow_mass_bin(confidence, bins, place):
-    """The bin of one image: where the middle of the ranks of those equally sure falls, in exact fractions."""
-    below = sum(other < confidence[place] for other in confidence)
-    equal = sum(other == confidence[place] for other in confidence)
+def slow_mass_bin(confidence, bins, index):
+    """Return the bin of an image from the middle rank of all images with its confidence, in exact fractions."""
+    below = sum(other < confidence[index] for other in confidence)
+    equal = sum(other == confidence[index] for other in confidence)
     return int(Fraction(bins * (2 * below + equal), 2 * len(confidence)))
 
 
@@ -142,7 +142,7 @@ def slow_mass_bin(confidence, bins, place):
 def test_bins_of_equal_mass_equal_a_slow_loop(seed, bins, draw):
     probabilities, y_true = draw(seed)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == y_true
-    bin_of = np.array([slow_mass_bin(confidence, bins, place) for place in range(len(y_true))])
+    bin_of = np.array([slow_mass_bin(confidence, bins, index) for index in range(len(y_true))])
     result = reliability_bins(probabilities, y_true, bins=bins, binning="mass")
     gaps = 0.0
     for index in range(bins):
@@ -160,7 +160,7 @@ def test_bins_of_equal_mass_equal_a_slow_loop(seed, bins, draw):
 
 
 @given(n_samples=st.integers(1, 100), bins=st.integers(1, 20))
-def test_bins_of_equal_mass_differ_by_one_image_at_most_where_no_two_are_equally_sure(n_samples, bins):
+def test_bins_of_equal_mass_differ_by_one_image_at_most_if_all_confidences_differ(n_samples, bins):
     confidence = np.linspace(0.5, 0.9, n_samples)
     counts = reliability_bins(as_binary(confidence), np.zeros(n_samples, int), bins=bins, binning="mass").counts
     assert counts.sum() == n_samples
@@ -168,7 +168,7 @@ def test_bins_of_equal_mass_differ_by_one_image_at_most_where_no_two_are_equally
 
 
 def test_bins_of_equal_mass_by_hand():
-    # Two bins of three: 0.6, 0.7, 0.7 (two right) and 0.8, 0.9, 1 (two right).
+    # Two bins of three: 0.6, 0.7, 0.7 (two correct) and 0.8, 0.9, 1 (two correct).
     probabilities = as_binary([0.7, 0.9, 0.6, 1.0, 0.7, 0.8])
     result = reliability_bins(probabilities, np.array([0, 0, 1, 0, 0, 1]), bins=2, binning="mass")
     assert result.edges.tolist() == [0, 0.7, 1]
@@ -178,12 +178,12 @@ def test_bins_of_equal_mass_by_hand():
     assert result.ece == pytest.approx((0 + 0.9 - 2 / 3) / 2)
 
 
-def test_images_that_are_equally_sure_share_a_bin_of_equal_mass():
-    # Ranks 0 to 1, 1 to 4 and 4 to 6 have their middles at 0.5, 2.5 and 5 of 6: bins 0, 1 and 2 of three.
+def test_images_of_equal_confidence_share_a_bin_of_equal_mass():
+    # The middles of ranks 0 to 1, 1 to 4 and 4 to 6 are 0.5, 2.5 and 5 of 6: bins 0, 1 and 2 of three.
     probabilities = as_binary([0.6, 0.7, 0.7, 0.7, 1.0, 1.0])
     result = reliability_bins(probabilities, np.zeros(6, int), bins=3, binning="mass")
     assert result.counts.tolist() == [1, 3, 2]
-    # Of six bins, 0.7 takes the third and 1 the sixth, and the bins beside them have no width.
+    # With six bins, 0.7 is in the third and 1 in the sixth; the neighbouring bins have no width.
     result = reliability_bins(probabilities, np.zeros(6, int), bins=6, binning="mass")
     assert result.counts.tolist() == [1, 0, 3, 0, 0, 2]
     assert result.edges.tolist() == [0, 0.6, 0.6, 0.7, 0.7, 0.7, 1]
@@ -197,7 +197,7 @@ def test_bins_depend_neither_on_the_order_of_images_nor_on_the_names_of_classes(
     expected = reliability_bins(probabilities, y_true, binning=binning)
     rng = np.random.default_rng(seed)
     images, classes = rng.permutation(len(y_true)), rng.permutation(probabilities.shape[1])
-    # The likeliest class is the lowest of equal ones, so that names matter where classes tie.
+    # In a tie, the class with the lowest label wins, so the order of classes matters.
     renamed = (probabilities[:, classes], np.argsort(classes)[y_true]) if draw is random_probabilities else None
     for other in ((probabilities[images], y_true[images]), renamed):
         if other is not None:
@@ -248,7 +248,7 @@ def test_temperature_is_the_best_of_a_fine_grid(seed, draw):
 
 @seeds
 def test_at_the_fitted_temperature_the_loss_is_level(seed):
-    # The derivative of the loss by 1 / T: the mean log-probability of the true class is what was expected of it.
+    # The derivative of the loss by 1 / T is 0: the mean log-probability of the true class equals its expectation.
     probabilities, y_true = overconfident(seed)
     logs = np.log(probabilities)
     fitted = apply_temperature(probabilities, fit_temperature(probabilities, y_true))
@@ -278,7 +278,7 @@ def test_fitting_recovers_the_temperature_that_was_applied_to_calibrated_probabi
     assert fit_temperature(apply_temperature(calibrated, temperature), y_true) == pytest.approx(
         1 / temperature, rel=0.03
     )
-    # Of the very same images, exactly.
+    # On the same images, the result is exact.
     fitted = fit_temperature(calibrated, y_true)
     again = fit_temperature(apply_temperature(calibrated, temperature), y_true)
     assert again * temperature == pytest.approx(fitted, rel=1e-5)
@@ -300,8 +300,8 @@ def test_temperature_stops_at_the_end_of_its_range(label, end):
 
 
 @pytest.mark.parametrize("likely", [0.5, 0.75])
-def test_temperature_is_one_where_none_is_better(likely):
-    # Right on three images of four; what says neither class is likelier says so at every temperature.
+def test_temperature_is_one_if_no_other_is_better(likely):
+    # Three of four predictions are correct. Equal probabilities stay equal at every temperature.
     assert fit_temperature(as_binary([likely] * 4), np.array([0, 0, 0, 1])) == 1.0
 
 
@@ -326,7 +326,7 @@ def test_temperature_one_changes_nothing_and_temperatures_multiply(seed, draw):
 @seeds
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 2.0, 20.0])
 @pytest.mark.parametrize("draw", [random_probabilities, vote_shares])
-def test_the_likeliest_class_stays_the_likeliest(seed, temperature, draw):
+def test_the_most_probable_class_stays_the_same(seed, temperature, draw):
     probabilities, _ = draw(seed)
     result = apply_temperature(probabilities.astype(np.float32), temperature)
     np.testing.assert_array_equal(result.argmax(axis=1), probabilities.argmax(axis=1))
@@ -335,6 +335,6 @@ def test_the_likeliest_class_stays_the_likeliest(seed, temperature, draw):
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-def test_a_temperature_that_is_none_is_refused(temperature):
+def test_an_invalid_temperature_is_refused(temperature):
     with pytest.raises(UsageError, match="'temperature' parameter must be above 0"):
         apply_temperature(np.array([[0.5, 0.5]]), temperature)

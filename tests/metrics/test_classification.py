@@ -1,4 +1,4 @@
-"""The classification report held to scikit-learn, to slow loops and to what was worked by hand."""
+"""The classification report compared with scikit-learn, slow loops and examples worked by hand."""
 
 import importlib
 import pkgutil
@@ -107,7 +107,7 @@ def test_renamed_classes_have_renamed_scores(seed):
     assert second.macro.f1 == pytest.approx(first.macro.f1, **EXACT)
 
 
-def test_most_frequent_confusions_are_sorted_and_leave_out_what_is_right_or_never_happened():
+def test_most_frequent_confusions_are_sorted_and_contain_only_mistakes():
     y_true = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
     y_pred = np.array([0, 1, 1, 2, 1, 0, 0, 0, 2])
     report = classification_report(y_true, y_pred, class_names=("a", "b", "c"))

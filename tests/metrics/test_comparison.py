@@ -1,4 +1,4 @@
-"""Intervals and paired tests held to statsmodels, to mlxtend, to scipy, to closed forms and to slow loops."""
+"""Intervals and paired tests compared with statsmodels, mlxtend, scipy, closed forms and slow loops."""
 
 from math import comb, sqrt
 
@@ -28,7 +28,7 @@ seeds = pytest.mark.parametrize("seed", range(5))
 
 
 def random_choices(seed, n_members=2, n_samples=200, n_classes=4, right=0.6):
-    """True labels, and those of members each of which is right a little more often than the one before."""
+    """Return true labels and the labels of members with increasing accuracy."""
     rng = np.random.default_rng(seed)
     y_true = rng.integers(0, n_classes, n_samples)
     shape = (n_members, n_samples)
@@ -75,7 +75,7 @@ def test_mean_interval_equals_scipy(seed, confidence):
 
 
 def jackknife_interval(estimate, deleted, confidence=0.95):
-    """The interval of a crossed test over images that all say the same: members alone vary."""
+    """Return the interval of a crossed test without variance over images, so that only members vary."""
     return crossed_test(deleted, [estimate] * 2, confidence=confidence).interval
 
 
@@ -101,13 +101,15 @@ def test_jackknife_of_a_difference_of_means_has_the_usual_standard_error(seed):
     ]
     low, high = jackknife_interval(difference, deleted)
     error = sqrt(first.var(ddof=1) / 9 + second.var(ddof=1) / 14)
-    unit = mean_interval(np.arange(9.0).tolist())  # half of it is Student's t of 8 degrees of freedom, in errors
+    unit = mean_interval(
+        np.arange(9.0).tolist()
+    )  # half its width is Student's t with 8 degrees of freedom times the error
     half = (unit[1] - unit[0]) / 2 / (np.arange(9.0).std(ddof=1) / 3) * error
     assert (low, high) == pytest.approx((difference - half, difference + half), rel=1e-12, abs=1e-12)
 
 
 def test_jackknife_by_hand():
-    # 1/2 ((-1)² + 1²) + 2/3 (1² + 0 + (-1)²) = 1 + 4/3; one degree of freedom, whose quartile is 1.
+    # 1/2 ((-1)² + 1²) + 2/3 (1² + 0 + (-1)²) = 1 + 4/3; with one degree of freedom, the upper quartile is 1.
     low, high = jackknife_interval(10.0, [[4.0, 6.0], [1.0, 2.0, 3.0]], confidence=0.5)
     assert (low, high) == pytest.approx((10 - sqrt(7 / 3), 10 + sqrt(7 / 3)))
 
@@ -128,8 +130,8 @@ def test_a_sample_that_does_not_matter_adds_nothing_but_keeps_the_degrees_of_fre
     assert jackknife_interval(0.0, [varied, [2.0] * 2])[1] > alone[1]
 
 
-def test_a_jackknife_covers_what_it_estimates():
-    # A mean of products of two independent samples: the truth is 1 * 2.
+def test_jackknife_intervals_cover_the_true_value():
+    # The estimate is a product of the means of two independent samples; the true value is 1 * 2.
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(400):
@@ -144,13 +146,13 @@ def test_a_jackknife_covers_what_it_estimates():
 
 
 @pytest.mark.parametrize("deleted", [[], [[1.0]], [[1.0, 2.0], []]])
-def test_a_jackknife_of_too_little_is_refused(deleted):
+def test_a_jackknife_of_too_few_elements_is_refused(deleted):
     with pytest.raises(UsageError, match="two elements at least; got sizes"):
         jackknife_interval(0.0, deleted)
 
 
 def crossed_samples(rng, n_members, n_images, of_member, of_image, of_both):
-    """What each member makes of each image: (n_members, n_images)."""
+    """Return a random value for each member and image, (n_members, n_images)."""
     return (
         of_member * rng.normal(size=(n_members, 1))
         + of_image * rng.normal(size=n_images)
@@ -171,7 +173,7 @@ def test_crossed_variances_add_up(seed):
 
 
 @pytest.mark.parametrize("scales", [(0.3, 0.2, 0.2), (0.05, 2.0, 0.2), (0.3, 0.05, 0.2), (0.1, 1.0, 0.5)])
-def test_a_crossed_test_covers_whatever_varies(scales):
+def test_intervals_of_the_crossed_test_cover_the_true_value(scales):
     rng = np.random.default_rng(0)
     found = []
     for _ in range(600):
@@ -181,14 +183,14 @@ def test_a_crossed_test_covers_whatever_varies(scales):
     assert [one.p_value >= 0.05 for one in found] == [one.interval[0] <= 0 <= one.interval[1] for one in found]
 
 
-def test_a_crossed_test_without_any_variance_is_sure():
+def test_a_crossed_test_without_variance_is_certain():
     still = [[0.0, 0.0], [0.0, 0.0, 0.0]]
     assert (crossed_test(still, np.zeros(9)).p_value, crossed_test(still, np.ones(9)).p_value) == (1, 0)
     assert crossed_test(still, np.ones(9)).interval == (1, 1)
 
 
 @pytest.mark.parametrize(("deleted", "by_image"), [([[1.0]], [1.0, 2.0]), ([[1.0, 2.0]], [1.0])])
-def test_a_crossed_test_of_too_little_is_refused(deleted, by_image):
+def test_a_crossed_test_of_too_few_elements_is_refused(deleted, by_image):
     with pytest.raises(UsageError, match="two"):
         crossed_test(deleted, by_image)
 
@@ -241,7 +243,7 @@ def test_bootstrap_sees_no_difference_between_a_classifier_and_itself():
     assert bootstrap_difference(y_true, first, first) == (0, 0)
 
 
-def test_bootstrap_of_a_classifier_that_alone_is_always_right():
+def test_bootstrap_of_a_classifier_that_alone_is_always_correct():
     truth = np.zeros(50, dtype=int)
     assert bootstrap_difference(truth, truth, truth + 1) == (1, 1)
     assert bootstrap_difference(truth, truth + 1, truth) == (-1, -1)
@@ -273,7 +275,7 @@ def test_mcnemar_equals_binomial_sums(seed):
 
 
 @seeds
-def test_mcnemar_turned_round(seed):
+def test_mcnemar_with_swapped_classifiers(seed):
     y_true, (first, second) = random_choices(seed)
     one, other = mcnemar_test(y_true, first, second), mcnemar_test(y_true, second, first)
     assert (one.only_first, one.only_second) == (other.only_second, other.only_first)
@@ -344,7 +346,7 @@ def test_cochran_depends_on_no_order_and_no_names(seed):
 
 
 @seeds
-def test_cochran_sees_no_difference_between_members_that_are_right_on_the_same_images(seed):
+def test_cochran_sees_no_difference_between_members_that_are_correct_on_the_same_images(seed):
     y_true, choices = random_choices(seed, n_members=1)
     wrong_otherwise = np.where(choices[0] == y_true, y_true, 3 - y_true + 4)
     result = cochran_q_test(y_true, np.stack([choices[0], choices[0], wrong_otherwise]))
@@ -352,7 +354,7 @@ def test_cochran_sees_no_difference_between_members_that_are_right_on_the_same_i
 
 
 def test_cochran_by_hand():
-    # Right on 6, 4 and 1 of six images; images are right for 3, 2, 2, 2, 1 and 1 of three members.
+    # Members are correct on 6, 4 and 1 of six images; 3, 2, 2, 2, 1 and 1 members are correct on each image.
     y_true = np.zeros(6, dtype=int)
     choices = np.array([[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 1]])
     expected = 2 * (3 * (36 + 16 + 1) - 11**2) / (3 * 11 - (9 + 4 + 4 + 4 + 1 + 1))
@@ -371,7 +373,7 @@ def test_cochran_of_one_member_is_refused():
 @pytest.mark.parametrize("n_tests", [1, 2, 10])
 def test_holm_equals_statsmodels(seed, n_tests):
     p_values = np.random.default_rng(seed).random(n_tests) ** 3
-    p_values[: n_tests // 3] = p_values[-1]  # equal ones
+    p_values[: n_tests // 3] = p_values[-1]  # ties
     assert holm_correction(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1], **EXACT)
 
 
@@ -385,7 +387,7 @@ def test_holm_keeps_the_order_of_p_values(seed):
 
 
 def test_holm_by_hand():
-    # 4 · 0.01, 3 · 0.02, 2 · 0.0275, which is below the one before, 1 · 0.9.
+    # 4 · 0.01, 3 · 0.02, 2 · 0.0275, which is raised to the one before, 1 · 0.9.
     assert holm_correction([0.9, 0.02, 0.01, 0.0275]) == pytest.approx((0.9, 0.06, 0.04, 0.06))
     assert holm_correction([0.6, 0.7]) == (1, 1)
     assert holm_correction([0.3]) == (0.3,)

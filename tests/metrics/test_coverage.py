@@ -1,4 +1,4 @@
-"""Accuracy against coverage held to slow loops and to what was worked by hand."""
+"""Accuracy by coverage compared with slow loops and examples worked by hand."""
 
 from math import ceil
 
@@ -13,7 +13,7 @@ seeds = pytest.mark.parametrize("seed", range(5))
 
 
 def sure_and_right(seed, ties):
-    """Confidences of 200 images, of few values if `ties`, and which images are right: more often where surer."""
+    """Return the confidence of 200 images, with few different values if `ties`, and whether each is correct."""
     rng = np.random.default_rng(seed)
     confidence = rng.integers(5, 11, 200) / 10 if ties else rng.uniform(0.5, 1, 200)
     return confidence, rng.random(200) < confidence
@@ -54,14 +54,14 @@ def test_coverage_curve_does_not_depend_on_the_order_of_images(seed):
 
 
 @seeds
-def test_coverage_depends_on_confidence_by_its_order_alone(seed):
+def test_coverage_depends_only_on_the_order_of_confidences(seed):
     confidence, correct = sure_and_right(seed, ties=True)
     first, second = coverage_curve(confidence, correct), coverage_curve(5 * confidence - 7, correct)
     np.testing.assert_array_equal(first.coverage, second.coverage)
     np.testing.assert_array_equal(first.accuracy, second.accuracy)
 
 
-def test_images_that_are_all_equally_sure_are_all_kept():
+def test_images_of_equal_confidence_are_all_kept():
     curve = coverage_curve(np.full(4, 0.5), np.array([True, False, False, False]))
     assert (curve.thresholds.tolist(), curve.coverage.tolist(), curve.accuracy.tolist()) == ([0.5], [1], [0.25])
     assert accuracy_at_coverage(curve, 0.01) == 0.25
@@ -75,7 +75,7 @@ def test_area_under_the_risk_coverage_curve_by_hand(correct, area):
 
 
 @pytest.mark.parametrize("coverage", [0.0, -0.1, 1.1, float("nan")])
-def test_a_coverage_that_is_none_is_refused(coverage):
+def test_an_invalid_coverage_is_refused(coverage):
     curve = coverage_curve(np.array([0.6, 0.7]), np.array([True, False]))
     with pytest.raises(UsageError, match="'coverage' parameter must be above 0 and at most 1"):
         accuracy_at_coverage(curve, coverage)

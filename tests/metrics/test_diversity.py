@@ -1,4 +1,4 @@
-"""Pairwise diversity held to scikit-learn, to DESlib, to slow loops and to what was worked by hand."""
+"""Pairwise diversity compared with scikit-learn, DESlib, slow loops and examples worked by hand."""
 
 from dataclasses import fields
 from itertools import product
@@ -16,7 +16,7 @@ seeds = pytest.mark.parametrize("seed", range(5))
 
 
 def random_choices(seed, n_members=4, n_samples=150, n_classes=4, right=0.6):
-    """True labels, and those of members that share some of their mistakes, as trained ones do."""
+    """Return true labels and the labels of members that share some mistakes, as trained members do."""
     rng = np.random.default_rng(seed)
     y_true = rng.integers(0, n_classes, n_samples)
     shared = rng.integers(0, n_classes, n_samples)
@@ -41,7 +41,7 @@ def assert_same(result, expected):
 
 
 @seeds
-def test_disagreement_equals_its_slow_twin(seed):
+def test_disagreement_equals_a_slow_loop(seed):
     choices = np.random.default_rng(seed).integers(0, 3, (4, 30))
     pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
     differ = [sum(a != b for a, b in zip(choices[i], choices[j], strict=True)) / 30 for i, j in pairs]
@@ -58,7 +58,7 @@ def test_members_that_never_agree():
 
 
 @seeds
-def test_both_ways_to_the_mean_disagreement_agree(seed):
+def test_both_functions_give_the_same_mean_disagreement(seed):
     y_true, choices = random_choices(seed)
     assert pairwise_disagreement(choices) == pairwise_diversity(y_true, choices).mean_disagreement
 
@@ -89,14 +89,14 @@ def test_q_and_double_fault_equal_deslib(seed):
     for name, measure in (("q_statistic", deslib.Q_statistic), ("double_fault", deslib.double_fault)):
         for i, j in pairs_of(choices):
             assert getattr(result, name)[i, j] == pytest.approx(measure(y_true, choices[i], choices[j]), **EXACT)
-        sums = deslib.compute_pairwise_diversity(y_true, choices.T, measure)  # of each member with all others
+        sums = deslib.compute_pairwise_diversity(y_true, choices.T, measure)  # sums over the pairs of each member
         assert getattr(result, f"mean_{name}") == pytest.approx(np.mean(sums) / (len(choices) - 1), **EXACT)
 
 
 @seeds
 def test_disagreement_equals_deslib_where_there_are_two_classes(seed):
-    # DESlib's is of being right. Two labels of two classes differ where one alone is right; of more classes, some
-    # differ where both are wrong, too.
+    # DESlib compares whether members are correct. With two classes, labels differ only if exactly one of them is
+    # correct; with more classes, they can also differ if both are wrong.
     y_true, choices = random_choices(seed, n_classes=2)
     ours = pairwise_diversity(y_true, choices).disagreement
     for i, j in pairs_of(choices):
@@ -127,11 +127,11 @@ def test_more_images_than_are_counted_at_a_time():
 
 
 def test_diversity_by_hand():
-    # Both are right on three images, the first alone on two, the second alone on one, neither on two.
+    # Both are correct on three images, only the first on two, only the second on one, neither on two.
     y_true = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     choices = np.array([[0, 0, 0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1, 2]])
     result = pairwise_diversity(y_true, choices)
-    chance = (5 * 3 + 3 * 4 + 0 * 1) / 64  # how often each answers 0, 1 and 2
+    chance = (5 * 3 + 3 * 4 + 0 * 1) / 64  # from how often each member chooses 0, 1 and 2
     kappa = (4 / 8 - chance) / (1 - chance)
     assert result.disagreement.tolist() == [[0, 4 / 8], [4 / 8, 0]]
     assert result.q_statistic.tolist() == [[1, (3 * 2 - 2 * 1) / (3 * 2 + 2 * 1)], [0.5, 1]]
@@ -199,7 +199,7 @@ def test_one_member_has_no_pairs():
     assert np.isnan([result.mean_q_statistic, result.mean_double_fault, result.mean_kappa]).all()
 
 
-def test_members_that_are_always_right_have_no_q_and_the_means_leave_them_out():
+def test_members_that_are_always_correct_have_no_q_and_are_left_out_of_means():
     y_true, choices = random_choices(0, n_members=2)
     result = pairwise_diversity(y_true, np.vstack([choices, y_true]))
     assert np.isnan(result.q_statistic).tolist() == [[False, False, True], [False, False, True], [True, True, True]]
@@ -207,8 +207,8 @@ def test_members_that_are_always_right_have_no_q_and_the_means_leave_them_out():
     assert result.mean_double_fault == pytest.approx(result.double_fault[0, 1] / 3)
 
 
-def test_members_that_always_give_one_and_the_same_label_have_no_kappa():
+def test_members_that_always_choose_the_same_class_have_no_kappa():
     y_true = np.array([0, 0, 1, 1])
     result = pairwise_diversity(y_true, np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]))
     assert np.isnan(result.kappa).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
-    assert result.mean_kappa == 0  # agreeing never, with no chance to, counts as chance
+    assert result.mean_kappa == 0  # 0 expected and 0 observed agreements count as chance level

@@ -1,4 +1,4 @@
-"""Figures: what they hold, how they are written, and the commands that draw them."""
+"""Figures: their contents, their files, and the commands that draw them."""
 
 import shutil
 import string
@@ -56,7 +56,7 @@ SEEDS = pytest.mark.parametrize("seed", range(3))
 
 
 def draw_classified(n_classes=4, n=80, *, seed=0, names=NAMES, right=3.0) -> tuple[np.ndarray, ClassifiedSplit]:
-    """Images (N, 1, 6, 6) and mostly correct predictions for them."""
+    """Return images (N, 1, 6, 6) and mostly correct predictions for them."""
     generator = np.random.default_rng(seed)
     labels = np.arange(n) % n_classes
     logits = generator.normal(size=(n, n_classes))
@@ -117,7 +117,7 @@ def test_precision_recall_curves_are_scikit_learns(seed):
     for label, curve in enumerate(precision_recall_curves(classified.probabilities, classified.labels)):
         one, likely = classified.labels == label, classified.probabilities[:, label]
         assert curve.average_precision == pytest.approx(sklearn.metrics.average_precision_score(one, likely))
-        # Points that change nothing may be left out; the area below the steps is the same.
+        # Points that do not change the curve may be missing; the area under it stays the same.
         assert curve.average_precision == pytest.approx(-np.sum(np.diff(curve.recall) * curve.precision[:-1]), abs=0.02)
         assert (curve.recall[0], curve.recall[-1]) == (1, 0)
         assert (np.diff(curve.recall) <= 0).all()
@@ -206,7 +206,7 @@ def test_the_best_epoch_is_ringed():
     assert "best epoch" in texts(figure)
 
 
-def test_a_training_afresh_has_panels_of_its_own():
+def test_retraining_has_its_own_panels():
     figure = curve_figure(
         {"k3": [*draw_history(n=5), *draw_history(n=2, retrained=True)], "k5": draw_history()}, of="r"
     )
@@ -231,7 +231,7 @@ def test_no_two_of_many_members_look_alike():
     assert len(PALETTE) * len(MARKERS) == 56
 
 
-def test_curves_of_nothing_are_refused():
+def test_curves_without_epochs_are_refused():
     with pytest.raises(CheckpointError, match="no epoch is finished"):
         curve_figure({"k3": []}, of="quick")
 
@@ -316,7 +316,7 @@ def test_reliability_shows_accuracy_count_and_error():
     assert f"expected calibration error {100 * bins.ece:.2f} %" in " ".join(texts(figure))
 
 
-def test_coverage_falls_from_all_images_to_the_surest():
+def test_coverage_falls_from_all_images_to_the_most_certain():
     _, classified = draw_classified(n=300, right=1.0)
     curve = coverage_curve(classified.confidence, classified.correct)
     figure = coverage_figure(classified)
@@ -348,7 +348,7 @@ def test_predictions_tell_right_from_wrong_without_colour():
     assert texts(axes).count("actual: bag") == int((classified.labels[shown] == 1).sum())
 
 
-def test_the_surest_mistakes_come_first():
+def test_mistakes_with_the_highest_confidence_come_first():
     images, classified = draw_classified(n=200, right=1.0)
     (axes,) = mistake_figure(images, classified, max_images=12).axes
     assert len(axes.images) == 12
@@ -359,7 +359,7 @@ def test_the_surest_mistakes_come_first():
     assert numbers == wrong[:12]
 
 
-def test_where_all_is_right_there_is_no_mistake_to_show():
+def test_without_mistakes_there_is_no_mistake_figure():
     images, classified = draw_classified()
     with pytest.raises(DataError, match="all 80 images are classified correctly"):
         mistake_figure(images, replace(classified, predicted=classified.labels))
@@ -379,7 +379,7 @@ def test_images_of_any_shape_keep_their_proportions(shape):
 
 
 @pytest.mark.parametrize("names", [("a",) * 2, ODD_NAMES], ids=["two", "odd"])
-def test_nothing_written_in_a_figure_is_cut_off_or_taken_for_mathematics(names, tmp_path):
+def test_no_text_in_a_figure_is_cut_off_or_parsed_as_mathematics(names, tmp_path):
     names = tuple(f"{name}{place}" for place, name in enumerate(names))
     for kind, figure in all_figures(names).items():
         save_figure(figure, tmp_path / f"{kind}.png")
@@ -404,7 +404,7 @@ def test_forty_classes_are_drawn():
     ):
         figure.draw_without_rendering()
         shown = {text for text in texts(figure) if text.startswith("a rather")}
-        assert len(shown) == 40  # told apart, though cut
+        assert len(shown) == 40  # shortened names are still different
 
 
 def test_the_users_settings_are_neither_used_nor_changed(tmp_path):
@@ -467,7 +467,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_the_old_one_stays(tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"file", "old.png"}
 
 
-def test_letters_that_no_font_has_are_named(tmp_path, monkeypatch):
+def test_characters_that_no_font_has_are_returned(tmp_path, monkeypatch):
     monkeypatch.setattr("fmcli.report.plots.style._characters_of", lambda _: set(string.printable))
     figure = class_count_figure({"train": np.arange(2)}, ("日本", "plain"), source="drawn")
     assert save_figure(figure, tmp_path / "figure.png") == "日本"
@@ -477,7 +477,7 @@ def test_letters_that_no_font_has_are_named(tmp_path, monkeypatch):
 
 
 def train_quietly(*arguments: object) -> str:
-    """Train, and return what was said on standard error."""
+    """Train and return the text on standard error."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as err:
         assert run(["train", *(str(argument) for argument in arguments)]) == 0
     return err.getvalue()
@@ -485,10 +485,10 @@ def train_quietly(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """An IDX folder of drawn images, some of them labelled wrongly, so that there are mistakes to show."""
+    """Write an IDX folder of drawn images, some with wrong labels, so that there are mistakes to show."""
     images, labels = draw_quadrants(200, seed=1)
     shown, truth = draw_quadrants(60, seed=2)
-    labels[:40:5] = (labels[:40:5] + 1) % 4  # of the images that are set aside for validation
+    labels[:40:5] = (labels[:40:5] + 1) % 4  # among the validation images
     truth[::5] = (truth[::5] + 1) % 4
     names = ("top left", "top right", "bottom left", "bottom right")
     return write_idx_folder(
@@ -498,7 +498,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(data, tmp_path_factory) -> Path:
-    """A folder with a recipe, its run, and the figures and words of `train --plots`; not to be written to."""
+    """Return a read-only folder with a recipe, its run, and the figures and messages of `train --plots`."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "tiny.toml").write_text(TINY_RECIPE.format(folder=data))
     settings = ["--set", "trainer.keep=best"]
@@ -525,7 +525,7 @@ def test_plot_writes_one_figure_and_prints_where(cli, place, tmp_path, kind):
 
 
 def figures_drawn(monkeypatch) -> list[Figure]:
-    """Return a list that the figures which commands write are put into, in place of files."""
+    """Return a list that collects the figures of commands instead of writing them to files."""
     figures = []
     monkeypatch.setattr("fmcli.report.plots.save_figure", lambda figure, _: figures.append(figure) or "")
     return figures
@@ -609,7 +609,7 @@ def test_images_are_drawn_of_sources_recipes_and_runs(cli, place, data, tmp_path
     assert "top left" in texts(figures[0])
 
 
-def test_what_there_is_nothing_for_is_refused_alone_and_left_out_of_all(cli, place, tmp_path, monkeypatch):
+def test_a_figure_without_data_is_refused_alone_and_left_out_of_all(cli, place, tmp_path, monkeypatch):
     bare = Path(shutil.copy(place / "run" / "k3" / MODEL_FILE, tmp_path / "bare.safetensors"))
     assert_refused(cli("plot", "curves", bare, "-o", tmp_path / "x" / "c.png"), 4, "no history", HISTORY_FILE)
     assert not (tmp_path / "x").exists()
@@ -621,7 +621,7 @@ def test_what_there_is_nothing_for_is_refused_alone_and_left_out_of_all(cli, pla
     assert len(figures) == len(FIGURES) - 1
 
 
-def test_what_predictions_alone_can_show_is_drawn(cli, place, tmp_path, monkeypatch):
+def test_predictions_without_images_have_four_figures(cli, place, tmp_path, monkeypatch):
     saved = tmp_path / "predictions"
     assert cli("evaluate", place / "run", "--save-predictions", saved).status == 0
     figures_drawn(monkeypatch)
@@ -657,7 +657,7 @@ MISUSE = {
     "an ending": (["plot", "confusion", "{place}/run", "-o", "{new}.gif"], 1, "cannot write a figure"),
     "no ending": (["plot", "samples", "{place}/run", "-o", "{new}"], 1, "cannot write a figure"),
     "all into a file": (["plot", "all", "{place}/run", "-o", "{new}.png"], 2, "need a folder"),
-    "all into what is a file": (["plot", "all", "{place}/run", "-o", "{place}/tiny.toml"], 2, "need a folder"),
+    "all into an existing file": (["plot", "all", "{place}/run", "-o", "{place}/tiny.toml"], 2, "need a folder"),
     "a format for one": (
         ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "--file-format is for all",
     ),
