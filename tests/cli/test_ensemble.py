@@ -105,8 +105,8 @@ def test_weights_are_taken_in_the_members_order(cli, pool):
     [
         (["--weights", "1,2"], "6 members need 6"),
         (["--weights", "1,2,x,1,1,1"], "numbers with commas"),
-        (["--weights", "1,1,1,1,1,-1"], "0 or more"),
-        (["--weights", "0,0,0,0,0,0"], "not all 0"),
+        (["--weights", "1,1,1,1,1,-1"], "0 or larger"),
+        (["--weights", "0,0,0,0,0,0"], "at least one above 0"),
         (["--weights", "1,1,1,1,1,1", "--vote", "stacking"], "does not use weights"),
         (["--vote", "two-level", "--groups", "a,b"], "got 2 groups for 6 members"),
         (["--vote", "plurality"], "plurality"),
@@ -367,7 +367,7 @@ def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["k3-1"], "choose from"),
+        (["k3-1"], "two members or more"),
         ([".", "--vote", "stacking"], "majority"),
         ([".", "--method", "exhaustive", "--size", "0"], "size"),
         ([".", "--method", "exhaustive", "--bags", "0"], "--bags is for --method greedy"),
@@ -440,7 +440,7 @@ def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["{pool}"], 2, "nothing to compare"),
+        (["{pool}"], 2, "needs two ensembles or more"),
         (["{pool}", "{pool}/nowhere"], 4, "nowhere"),
         (["{pool}", "a="], 2, "names no ensemble"),
         (["{pool}", "{pool}"], 2, "two ensembles are called"),
@@ -532,7 +532,7 @@ def test_a_plain_vote_is_packed_without_its_images(cli, own_pool, tmp_path, monk
 def test_an_ensemble_files_name_ends_in_toml(cli, pool, tmp_path, command):
     refused = cli("ensemble", command, pool, "--output", tmp_path / "chosen.json")
     assert refused.status == 2
-    assert "ends in .toml" in refused.err
+    assert "must end in .toml" in refused.err
     assert f"--output {tmp_path / 'chosen.toml'}" in refused.err
     assert not (tmp_path / "chosen.json").exists()
 
