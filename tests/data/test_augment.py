@@ -86,7 +86,7 @@ def test_affine_equals_a_slow_loop(shape, degrees, right, down):
                 above = (1 - a) * padded[top, left] + a * padded[top, left + 1]
                 below = (1 - a) * padded[top + 1, left] + a * padded[top + 1, left + 1]
                 expected[y, x] = (1 - b) * above + b * below
-    # float32 knows a place to 1e-6 of a side, and neighbours differ by 255 at most (at the border).
+    # float32 knows a position to 1e-6 of a side, and neighbours differ by 255 at most (at the border).
     np.testing.assert_allclose(move(images, degrees, right, down)[0], expected, atol=0.02)
 
 
@@ -103,7 +103,7 @@ def test_affine_equals_opencv(shape, degrees, right, down):
         for image in images
     ]
     difference = np.abs(move(images, degrees, right, down) - expected)
-    # OpenCV may round places to 1/32 of a pixel, which is 1/64 off at most along each of the two axes. Neighbours
+    # OpenCV may round positions to 1/32 of a pixel, which is 1/64 off at most along each of the two axes. Neighbours
     # differ by up to 70 inside these images, but by up to 255 at the border, where the zeros begin.
     inside = interior(images, matrix)
     assert inside.mean() > 0.5
@@ -154,9 +154,9 @@ def test_affine_moves_each_image_by_its_own_numbers():
     images = smooth_images((1, 28, 28), n_images=3)
     degrees, right, down = torch.tensor([[0.0, 15, -30], [3, 0, 1.5], [0, -2, 2]])
     together = affine(to_tensor(images), degrees, right, down)
-    for place in range(3):
-        alone = affine(to_tensor(images)[place : place + 1], *(x[place : place + 1] for x in (degrees, right, down)))
-        torch.testing.assert_close(together[place : place + 1], alone)
+    for index in range(3):
+        alone = affine(to_tensor(images)[index : index + 1], *(x[index : index + 1] for x in (degrees, right, down)))
+        torch.testing.assert_close(together[index : index + 1], alone)
 
 
 def test_a_quarter_turn_is_counter_clockwise():
@@ -183,9 +183,9 @@ def test_random_affine_draws_within_its_bounds(shape):
     degrees, right, down = [], [], []
     for image in moved.double():
         inside = (image[2] > 0.999).flatten()
-        place = torch.stack([x.flatten(), y.flatten(), torch.ones(height * width)])[:, inside].double()
+        target = torch.stack([x.flatten(), y.flatten(), torch.ones(height * width)])[:, inside].double()
         source = image[:2].flatten(1)[:, inside]
-        solved = torch.linalg.lstsq(place.T, source.T).solution.T  # source = rotation @ (place - move)
+        solved = torch.linalg.lstsq(target.T, source.T).solution.T  # source = rotation @ (target - move)
         rotation, offset = solved[:, :2], solved[:, 2]
         degrees.append(math.degrees(math.atan2(rotation[1, 0], rotation[0, 0])))
         move_x, move_y = (-torch.linalg.solve(rotation, offset)).tolist()
@@ -222,7 +222,7 @@ def test_shift_equals_its_slow_twin(shape, dtype):
 
 
 @shapes
-def test_shift_takes_images_whose_channels_lie_last_in_memory(shape):
+def test_shift_accepts_channels_last_images(shape):
     images = random_images(shape)
     right, down = torch.tensor([1, 0, -2, 3]), torch.tensor([0, 1, 2, -3])
     scattered = images.contiguous(memory_format=torch.channels_last)
@@ -261,7 +261,7 @@ def test_erase_equals_its_slow_twin():
 
 
 @shapes
-def test_random_erase_takes_one_rectangle_within_its_bounds(shape):
+def test_random_erase_fills_one_rectangle_within_its_bounds(shape):
     _, height, width = shape
     # No pixel of the noise is 256, so erased pixels can be found.
     images = torch.full((300, *shape), 256.0)
@@ -283,10 +283,10 @@ def test_random_erase_takes_one_rectangle_within_its_bounds(shape):
     assert len(talls) > 5
     assert len(wides) > 5
     assert erased.flatten(1).any(dim=1).all()
-    assert erased[:, 0].any(dim=0).all()  # every place is reached, the corners too
+    assert erased[:, 0].any(dim=0).all()  # every position is reached, the corners too
 
 
-def test_random_erase_leaves_the_others_alone():
+def test_random_erase_keeps_the_other_images():
     images = torch.full((400, 1, 12, 12), 256.0)
     erased = random_erase(images, probability=0.25, area=(0.1, 0.3), generator=seeded()) != 256
     assert abs(erased.flatten(1).any(dim=1).double().mean() - 0.25) < 0.09  # four standard errors
@@ -319,7 +319,7 @@ every_function = pytest.mark.parametrize("name", sorted(RANDOM))
 
 @every_function
 @shapes
-def test_the_same_seed_gives_the_same_images_and_another_seed_others(name, shape):
+def test_the_same_seed_gives_the_same_images_and_another_seed_does_not(name, shape):
     images = random_images(shape, n_images=16)
     before = images.clone()
     first = RANDOM[name](images, seeded(1))
@@ -332,7 +332,7 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(name, shape
 
 
 @every_function
-def test_each_image_gets_a_draw_of_its_own_each_time(name):
+def test_each_image_gets_a_new_draw_each_time(name):
     images = random_images((1, 20, 20), n_images=1).expand(20, -1, -1, -1)
     generator = seeded()
     first, second = RANDOM[name](images, generator), RANDOM[name](images, generator)
@@ -409,7 +409,7 @@ def test_a_pipeline_gives_the_same_images_for_the_same_seed(shape, specs):
     np.testing.assert_array_equal(images, before)
 
 
-def test_each_image_of_a_batch_gets_a_draw_of_its_own():
+def test_each_image_of_a_batch_gets_another_draw():
     images = np.repeat(random_host_images((1, 12, 12), n_images=1), 10, axis=0)
     changed = pipeline(ELASTIC)(images, 0)
     assert len({image.tobytes() for image in changed}) == 10
@@ -465,7 +465,7 @@ def test_transforms_are_nested_to_any_depth():
         ([{"name": "BasicTransform"}], ["augment.albumentations[0].args"]),  # an abstract base class
     ],
 )
-def test_a_pipeline_that_cannot_be_built_is_refused_with_its_place(specs, said):
+def test_a_pipeline_that_cannot_be_built_is_refused_with_its_path(specs, said):
     with pytest.raises(RecipeError) as caught:
         pipeline(*specs)
     for words in said:
@@ -542,13 +542,13 @@ def test_the_last_smaller_batch_can_be_left_out(batch_size, sizes):
     assert len(set(order_of(batches))) == sum(sizes)
 
 
-def test_the_images_left_out_are_others_each_epoch():
+def test_each_epoch_leaves_out_other_images():
     loader, generator = loader_of(image_set(), batch_size=10, drop_last=True), seeded()
     left_out = [set(range(23)) - set(order_of(loader.epoch(generator))) for _ in range(3)]
     assert len({frozenset(numbers) for numbers in left_out}) > 1
 
 
-def test_worker_processes_give_what_the_pipeline_gives_here():
+def test_worker_processes_give_the_same_images_as_the_pipeline():
     images = image_set()
     change = pipeline(FLIP, {"name": "VerticalFlip", "args": {"p": 0.5}}, shape=(1, 6, 6))
     loader, plain = loader_of(images, batch_size=4, transform=change), loader_of(images, batch_size=4)

@@ -135,7 +135,7 @@ def little_memory(monkeypatch):
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("array", [IMAGES, IMAGES[..., 0], IMAGES.transpose(0, 3, 1, 2)])
-def test_large_idx_file_stays_on_the_disk(array, gz, little_memory, tmp_path):
+def test_large_idx_file_is_mapped(array, gz, little_memory, tmp_path):
     path = write_idx(tmp_path / "file-ubyte", array, gz=gz)
     content = path.read_bytes()
     opened = open_idx(path)
@@ -179,7 +179,7 @@ def test_a_damaged_file_is_unpacked_again(little_memory, tmp_path):
     np.testing.assert_array_equal(open_idx(path), IMAGES)
 
 
-def test_what_killed_processes_left_unpacked_is_removed(little_memory, tmp_path):
+def test_partial_files_of_killed_processes_are_removed(little_memory, tmp_path):
     path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     torn = cache_folder() / "unpacked" / ".0123-1-1.abc.part"
     torn.parent.mkdir(parents=True)
@@ -206,7 +206,7 @@ def test_gzipped_file_that_holds_more_than_it_says_is_not_unpacked(little_memory
     assert not unpacked()
 
 
-def test_no_room_to_unpack_is_told_with_a_way_out(little_memory, tmp_path):
+def test_no_room_to_unpack_is_an_error_with_a_hint(little_memory, tmp_path):
     path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     cache_folder().parent.mkdir(parents=True, exist_ok=True)
     cache_folder().write_text("a file where the folder should be")
@@ -345,7 +345,7 @@ def test_colour_images(shape, tmp_path):
     assert source.train.input_shape == source.test.input_shape == (3, 6, 7)
 
 
-def test_class_of_the_test_images_alone_counts(quadrants, tmp_path):
+def test_class_with_only_test_images_counts(quadrants, tmp_path):
     images, labels = quadrants
     source = load_source(idx(write_idx_folder(tmp_path, images, labels, test=(images, labels + 1))))
     assert source.train.class_names == ("0", "1", "2", "3", "4")
@@ -358,7 +358,7 @@ def test_class_names_from_the_folder_and_from_the_recipe(quadrants, tmp_path):
     assert load_source(spec).test.class_names == ("a", "b", "c", "d", "spare")
 
 
-def test_set_of_its_own_for_validation(quadrants, tmp_path):
+def test_separate_validation_set(quadrants, tmp_path):
     validation = draw_quadrants(12, seed=5)
     spec = idx(write_idx_folder(tmp_path, *quadrants, validation=validation), validation=OwnValidation(own=True))
     splits = load_splits(spec)
@@ -441,11 +441,11 @@ def test_label_beyond_the_recipes_classes_is_named(tmp_path):
     assert "data.classes" in caught.value.hint
 
 
-@pytest.mark.parametrize("place", ["nowhere", "file"])
-def test_place_that_is_no_folder_is_refused(place, tmp_path):
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_path_that_is_not_a_folder_is_refused(name, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=f"{place} is not a folder") as caught:
-        load_source(idx(tmp_path / place))
+    with pytest.raises(DataError, match=f"{name} is not a folder") as caught:
+        load_source(idx(tmp_path / name))
     assert "idx:DIR" in caught.value.hint
 
 
@@ -530,7 +530,7 @@ def test_folders_below_the_data_root(below, published, no_system_folder, tmp_pat
     assert find_fashion_mnist(tmp_path / "root").samefile(folder)
 
 
-def test_places_are_searched_in_order(published, no_system_folder, tmp_path, monkeypatch):
+def test_folders_are_searched_in_order(published, no_system_folder, tmp_path, monkeypatch):
     root, env, cache = tmp_path / "root", tmp_path / "env", tmp_path / "cache"
     monkeypatch.setenv("FMCLI_DATA", str(env))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
@@ -553,11 +553,11 @@ def test_folder_that_lacks_a_file_is_passed_over(published, no_system_folder, tm
     assert find_fashion_mnist(tmp_path / "root") == system
 
 
-def test_missing_images_are_named_with_every_place_and_what_to_type(no_system_folder, tmp_path):
+def test_missing_images_name_every_folder_and_the_next_command(no_system_folder, tmp_path):
     with pytest.raises(DataError, match="Fashion-MNIST was not found") as caught:
         load_source(FASHION, data_root=tmp_path / "root")
-    for place in (tmp_path / "root", no_system_folder):
-        assert str(place) in caught.value.message
+    for folder in (tmp_path / "root", no_system_folder):
+        assert str(folder) in caught.value.message
     assert caught.value.hint == "to download it: fmcli data fetch fashion-mnist"
 
 
@@ -632,7 +632,7 @@ def test_labels_go_with_their_images():
         np.testing.assert_array_equal(images.labels, numbered(1200).labels[numbers_of(images)])
 
 
-def test_stratified_fraction_takes_the_same_part_of_every_class():
+def test_stratified_fraction_is_the_same_for_every_class():
     splits = split(validation=RandomFraction(fraction=0.2, seed=9, stratify=True))
     assert splits.validation.counts().tolist() == [120, 60, 20]
     assert splits.train.counts().tolist() == [480, 240, 80]
@@ -726,7 +726,7 @@ def test_resplit_that_leaves_a_part_empty_is_refused(parts):
         split(Source("few", None, numbered(10), numbered(10)), resplit=Resplit(**parts))
 
 
-def test_source_without_validation_of_its_own_is_refused():
+def test_source_without_validation_images_is_refused():
     with pytest.raises(DataError, match="drawn has no separate validation images") as caught:
         split(validation=OwnValidation(own=True))
     assert "first = 5000" in caught.value.hint
@@ -787,7 +787,7 @@ def test_normalization_by_hand(spec, expected):
     torch.testing.assert_close(normalize(PIXELS.float()), result)
 
 
-def test_standard_takes_each_channel_by_itself():
+def test_standard_normalises_each_channel_separately():
     train = coloured([0, 0, 10, 10], [100, 100, 200, 200], [7, 7, 7, 7])
     result = resolve_normalization("standard", train)(torch.from_numpy(train.images))
     expected = torch.tensor([[-1.0, -1, 1, 1], [-1, -1, 1, 1], [0, 0, 0, 0]]).view(3, 2, 2)
@@ -799,7 +799,7 @@ def test_standard_of_one_colour_stays_finite():
     assert resolve_normalization("standard", train)(PIXELS).isfinite().all()
 
 
-def test_standard_looks_at_the_training_images_alone(quadrants, tmp_path):
+def test_standard_uses_only_the_training_images(quadrants, tmp_path):
     spec = idx(write_idx_folder(tmp_path, *quadrants), validation=FirstImages(first=10))
     splits = load_splits(spec)
     normalize = resolve_normalization(spec.normalize, splits.train)

@@ -141,8 +141,8 @@ def assert_whole(folder):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # temporary folders are removed
 
 
-def assert_nothing_written(place):
-    assert not place.exists() or not [path for path in place.rglob("*") if not path.is_dir()]
+def assert_nothing_written(folder):
+    assert not folder.exists() or not [path for path in folder.rglob("*") if not path.is_dir()]
 
 
 # --- existing files ------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_real_files_are_recognised(fashion_mnist):
     assert fetch("fashion-mnist") == fashion_mnist
 
 
-def test_altered_files_are_refused_and_left_alone(published, mirror, monkeypatch, tmp_path):
+def test_altered_files_are_refused_and_kept(published, mirror, monkeypatch, tmp_path):
     here = tmp_path / "here" / "fashion-mnist"
     shutil.copytree(published, here)
     write_idx(here / "t10k-labels-idx1-ubyte", draw_quadrants(8, seed=8)[1], gz=True)
@@ -208,7 +208,7 @@ def test_files_come_into_the_data_root_once(published, mirror, monkeypatch, tmp_
     assert fetch("fashion-mnist", data_root=root) == root / "fashion-mnist"
 
 
-def test_files_can_be_read_by_others(published, mirror, monkeypatch, tmp_path):
+def test_files_have_the_usual_permissions(published, mirror, monkeypatch, tmp_path):
     set_mirrors(monkeypatch, mirror(published))
     folder = fetch("fashion-mnist", data_root=tmp_path / "root")
     made = tmp_path / "as-usual"
@@ -216,7 +216,7 @@ def test_files_can_be_read_by_others(published, mirror, monkeypatch, tmp_path):
     assert folder.stat().st_mode == made.stat().st_mode
 
 
-def test_incomplete_folder_is_completed_and_keeps_what_else_it_holds(published, mirror, monkeypatch, tmp_path):
+def test_incomplete_folder_is_completed_and_keeps_its_other_files(published, mirror, monkeypatch, tmp_path):
     here = tmp_path / "root" / "fashion-mnist"
     here.mkdir(parents=True)
     (here / "notes.txt").write_text("mine")
@@ -298,7 +298,7 @@ def test_package_of_other_files_is_refused(published, apt, tmp_path):
 
 
 @pytest.mark.parametrize("tools", [None, {"downloads": False}, {"unpacks": False}], ids=["none", "no file", "broken"])
-def test_when_nothing_helps_the_error_says_what_to_do(tools, published, serve, apt, monkeypatch, tmp_path):
+def test_when_every_download_fails_the_error_has_a_hint(tools, published, serve, apt, monkeypatch, tmp_path):
     set_mirrors(monkeypatch, serve(Garbage))
     if tools is not None:
         apt(published, **tools)
@@ -310,7 +310,7 @@ def test_when_nothing_helps_the_error_says_what_to_do(tools, published, serve, a
     assert_nothing_written(cache_folder().parent)
 
 
-def test_failed_fetch_leaves_what_was_there(serve, monkeypatch, tmp_path):
+def test_failed_fetch_keeps_existing_files(serve, monkeypatch, tmp_path):
     here = tmp_path / "root" / "fashion-mnist"
     here.mkdir(parents=True)
     (here / "train-labels-idx1-ubyte").write_bytes(b"half")
@@ -320,7 +320,7 @@ def test_failed_fetch_leaves_what_was_there(serve, monkeypatch, tmp_path):
     assert [path.name for path in (tmp_path / "root").rglob("*")] == ["fashion-mnist", "train-labels-idx1-ubyte"]
 
 
-def test_place_that_cannot_be_written_is_named(published, mirror, monkeypatch, tmp_path):
+def test_unwritable_target_is_named(published, mirror, monkeypatch, tmp_path):
     set_mirrors(monkeypatch, mirror(published))
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match=r"cannot write .*file/fashion-mnist") as caught:
@@ -328,7 +328,7 @@ def test_place_that_cannot_be_written_is_named(published, mirror, monkeypatch, t
     assert caught.value.remedies == (Remedy("data-root"),)
 
 
-def test_read_only_place_is_named(published, mirror, monkeypatch, tmp_path):
+def test_read_only_target_is_named(published, mirror, monkeypatch, tmp_path):
     root = tmp_path / "root"
     if os.geteuid() == 0:  # root may write everywhere but here
         root = Path("/proc")
@@ -351,7 +351,7 @@ def test_interrupted_fetch_leaves_nothing(published, mirror, monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize("where", ["tempfile.TemporaryDirectory", "pathlib.Path.replace"])
-def test_full_disk_is_said_in_a_line(where, published, mirror, monkeypatch, tmp_path):
+def test_full_disk_is_a_one_line_error(where, published, mirror, monkeypatch, tmp_path):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 

@@ -164,7 +164,7 @@ def icon(level):
 @pytest.mark.parametrize(
     ("background", "paper"), [("dark", 0), ("mostly dark", 0), ("any", 255), ("light", 255), ("mostly light", 255)]
 )
-def test_what_is_transparent_becomes_the_background(background, paper, read_one):
+def test_transparent_pixels_become_the_background(background, paper, read_one):
     pixels = read_one(save("a.png", icon(160)), background=background)[0]
     assert (pixels[0, 0], pixels[14, 14]) == (paper, 160)
 
@@ -182,7 +182,7 @@ def test_what_is_transparent_becomes_the_background(background, paper, read_one)
         ("mostly light", "never", 240, (0, 240)),
     ],
 )
-def test_what_is_transparent_does_not_hide_the_image(background, invert, level, shown, read_one):
+def test_transparent_pixels_do_not_hide_the_object(background, invert, level, shown, read_one):
     pixels = read_one(save("a.png", icon(level)), background=background, invert=invert)[0]
     assert (pixels[0, 0], pixels[14, 14]) == shown
 
@@ -335,7 +335,7 @@ def bordered(border, inside, n=1, channels=1):
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_background_is_what_most_borders_are(borders, background, channels):
+def test_background_is_that_of_most_borders(borders, background, channels):
     images = np.concatenate([bordered(border, 255 - border, channels=channels) for border in borders])
     assert classify_background([images]) == classify_background(np.array_split(images, 3)) == background
 
@@ -392,8 +392,8 @@ def test_folder_is_read_to_its_depth_in_the_order_of_names(read):
         "photos/b/1.webp",
         "photos/b/deep/0.png",
     ]
-    for place, name in enumerate(reversed(names)):
-        save(name, np.full((28, 28), place, np.uint8))
+    for level, name in enumerate(reversed(names)):
+        save(name, np.full((28, 28), level, np.uint8))
     for name in ("photos/notes.txt", "photos/a/.DS_Store", "photos/b/1.npy"):
         with open(name, "w") as file:
             file.write("not an image")
@@ -418,7 +418,7 @@ def test_a_folder_that_is_locked_ends_nothing(read):
     assert told == [("photos/b/1.png", None), ("photos/a", "Permission denied"), ("photos/a", "Permission denied")]
 
 
-def test_a_folder_in_it_that_cannot_be_read_is_told(read, monkeypatch):
+def test_an_unreadable_subfolder_is_reported(read, monkeypatch):
     os.makedirs("photos/b")
     save("photos/b/1.png", garment())
 
@@ -560,7 +560,7 @@ BAD = {
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(("make_bad", "error"), BAD.values(), ids=BAD)
-def test_bad_image_says_why_and_the_others_are_read(make_bad, error, read):
+def test_bad_image_is_reported_and_the_rest_is_read(make_bad, error, read):
     save("good.png", garment())
     make_bad("bad.png")
     first, bad, last = read("good.png", "bad.png", "good.png")
@@ -577,7 +577,7 @@ def test_bad_image_says_why_and_the_others_are_read(make_bad, error, read):
 @pytest.mark.parametrize(
     "kind", ["missing", "text", "truncated", "pipe", "dangling link", "bomb", "larger bomb", "folder"]
 )
-def test_bad_image_in_a_folder_says_why_and_the_others_are_read(kind, read):
+def test_bad_image_in_a_folder_is_reported_and_the_rest_is_read(kind, read):
     os.mkdir("photos")
     save("photos/a.png", garment())
     save("photos/c.png", garment())
@@ -589,7 +589,7 @@ def test_bad_image_in_a_folder_says_why_and_the_others_are_read(kind, read):
 
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/a.png", "x" * 5000 + ".png", "a\0b.png", "good.png/a.png"])
-def test_path_that_cannot_be_is_an_error_of_its_own(name, read):
+def test_impossible_path_is_a_data_error(name, read):
     save("good.png", garment())
     bad, good = read(name, "good.png")
     assert bad.name == name
@@ -644,7 +644,7 @@ BAD_ARRAYS = {
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(("make_bad", "error"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
-def test_bad_array_says_why_and_the_others_are_read(make_bad, error, read):
+def test_bad_array_is_reported_and_the_rest_is_read(make_bad, error, read):
     make_bad("bad.npy")
     save("good.png", garment())
     bad, good = read("bad.npy", "good.png")
@@ -693,8 +693,8 @@ def test_no_damage_raises(damage, cut, kind, readers, tmp_path_factory):
             kind, lambda: save(whole, array[0])
         )()
     content = bytearray(whole.read_bytes())
-    for place, value in damage:
-        content[place % len(content)] = value
+    for position, value in damage:
+        content[position % len(content)] = value
     damaged.write_bytes(content[: damage[0][0] % len(content)] if cut else content)
     for image in readers().read([str(damaged)]):
         assert (image.pixels is None) == bool(image.error)

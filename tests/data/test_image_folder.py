@@ -59,13 +59,13 @@ def test_splits_and_classes_are_folders(pets):
 
 
 @pytest.mark.parametrize("name", ["validation", "val", "valid"])
-def test_a_validation_set_of_its_own_is_taken(pets, name):
+def test_a_separate_validation_set_is_used(pets, name):
     draw(pets / name / "dog" / "9.png", 240)
     source = load(pets, validation={"own": True})
     assert levels_by_label(source.validation) == [(1, 240)]
 
 
-def test_of_classes_alone_every_fifth_image_is_for_testing(tmp_path):
+def test_without_split_folders_every_fifth_image_is_for_testing(tmp_path):
     for number in range(20):
         draw(tmp_path / "a" / f"{number}.png", number)
     for number in range(7):
@@ -77,7 +77,7 @@ def test_of_classes_alone_every_fifth_image_is_for_testing(tmp_path):
     assert sorted(every) == [*((0, number) for number in range(20)), *((1, 100 + number) for number in range(7))]
 
 
-def test_the_order_mixes_classes_and_depends_on_names_alone(tmp_path):
+def test_the_order_mixes_classes_and_depends_only_on_names(tmp_path):
     for number in range(40):
         draw(tmp_path / "one" / "train" / "ab"[number % 2] / f"{number}.png", number)
     for number in reversed(range(40)):
@@ -96,7 +96,7 @@ def test_classes_can_be_put_into_another_order(pets):
     assert levels_by_label(source.test) == [(0, 250), (1, 50)]
 
 
-def test_the_splits_folders_may_be_called_otherwise(pets):
+def test_split_folders_may_have_other_names(pets):
     os.rename(pets / "train", pets / "Training")
     os.rename(pets / "test", pets / "TEST")
     assert load(pets).train.counts().tolist() == [3, 2]
@@ -109,7 +109,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(tmp_path).train.class_names == ("bus", "train")
 
 
-def test_hidden_folders_and_other_files_are_left_alone(pets):
+def test_hidden_folders_and_other_files_are_ignored(pets):
     (pets / "train" / ".thumbnails").mkdir()
     (pets / "train" / "__MACOSX").mkdir()
     draw(pets / "train" / "cat" / ".thumbnails" / "0.png")
@@ -157,7 +157,7 @@ def test_images_in_train_itself_are_no_class(tmp_path):
         load(tmp_path)
 
 
-def test_one_folder_too_high_is_told(tmp_path):
+def test_the_parent_of_the_right_folder_is_refused_with_a_hint(tmp_path):
     for name in ("cat", "dog"):
         draw(tmp_path / "unpacked" / "pets" / name / "1.png")
     with pytest.raises(DataError, match="has only one class folder, pets") as caught:
@@ -165,7 +165,7 @@ def test_one_folder_too_high_is_told(tmp_path):
     assert f"data.source = 'folder:{tmp_path / 'unpacked' / 'pets'}'" in caught.value.hint
 
 
-def test_a_class_whose_only_image_is_for_testing_is_told(tmp_path):
+def test_a_class_with_only_a_test_image_is_refused(tmp_path):
     for name, count in (("cat", 5), ("dog", 1)):
         for number in range(count):
             draw(tmp_path / name / f"{number}.png")
@@ -312,7 +312,7 @@ def test_images_are_decoded_once(pets, monkeypatch):
     assert len(made_files()) == 1
 
 
-def test_many_images_stay_on_the_disk(pets, monkeypatch):
+def test_many_images_are_mapped(pets, monkeypatch):
     in_memory = load(pets)
     monkeypatch.setattr(resized_images, "MAX_IN_MEMORY_BYTES", 10)
     mapped = load(pets)
@@ -376,12 +376,12 @@ def test_many_images_without_a_cache_are_refused(pets, monkeypatch):
 
 
 def test_an_image_changed_in_place_is_read_again(pets):
-    place = pets / "test" / "dog" / "0.bmp"
-    before = place.stat()
+    path = pets / "test" / "dog" / "0.bmp"
+    before = path.stat()
     load(pets)
-    draw(place, 77)
-    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert place.stat().st_size == before.st_size
+    draw(path, 77)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
     assert (1, 77) in levels_by_label(load(pets).test)
 
 
@@ -395,14 +395,14 @@ def test_other_sources_have_a_size_already(line):
     assert "only valid for source = 'folder:DIR'" in str(caught.value.problems)
 
 
-def test_what_is_not_said_of_images_is_not_in_the_recipe():
+def test_unset_image_options_are_not_in_the_recipe():
     assert not {"size", "channels"} & DataSpec(source="fashion-mnist").model_dump().keys()
     spec = DataSpec(source="folder:here", size=(3, 4))
     assert spec.model_dump()["size"] == (3, 4)
     assert DataSpec.model_validate(spec.model_dump()) == spec
 
 
-def test_a_folder_of_images_is_told_from_a_run(cli, pets):
+def test_a_folder_of_images_is_distinguished_from_a_run(cli, pets):
     refused = cli("data", "info", pets)
     assert refused.status == 2
     assert f"folder:{pets}" in refused.err
@@ -426,7 +426,7 @@ def test_images_of_several_sizes_can_be_looked_at(cli, pets):
         assert said in refused.err
 
 
-def test_a_validation_set_that_is_left_alone_is_told(cli, pets):
+def test_an_unused_validation_set_is_reported(cli, pets):
     assert "validation" not in cli("data", "info", f"folder:{pets}").err
     draw(pets / "validation" / "dog" / "9.png", 240)
     told = cli("data", "info", f"folder:{pets}").err

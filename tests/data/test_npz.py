@@ -76,7 +76,7 @@ def test_keras_archives_are_read_in_colour(tmp_path):
     assert source.validation is None
 
 
-def test_many_images_stay_on_the_disk(tmp_path, monkeypatch):
+def test_many_images_are_mapped(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.npz", MEDMNIST)
     in_memory = load(path)
     monkeypatch.setattr(npz, "MAX_IN_MEMORY_BYTES", 10)
@@ -113,18 +113,18 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, change, said):
     assert said in refusal(saved(tmp_path / "a.npz", arrays))
 
 
-def test_other_names_are_told(tmp_path):
+def test_arrays_with_other_names_are_refused(tmp_path):
     message = refusal(saved(tmp_path / "a.npz", {"pixels": IMAGES, "classes": LABELS}))
     assert "holds classes, pixels, but no arrays" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all" * 100])
-def test_what_is_no_archive_is_refused(tmp_path, content):
+def test_files_that_are_not_archives_are_refused(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
     assert "cannot read" in refusal(tmp_path / "a.npz")
 
 
-def test_what_is_not_there_or_no_file_is_refused(tmp_path):
+def test_missing_files_and_folders_are_refused(tmp_path):
     assert "cannot read" in refusal(tmp_path / "nothing.npz")
     assert "cannot read" in refusal(tmp_path)
 
@@ -182,11 +182,11 @@ def test_an_archive_of_very_many_files_is_refused(tmp_path, lie):
             file.writestr(f"{number}.npy", b"")
     content = (tmp_path / "a.npz").read_bytes()
     end = content[-22:]
-    if lie == "end":  # the list's place looks like another end
+    if lie == "end":  # the list's offset looks like another end
         end = end[:16] + b"PK\5\6" + end[20:]
     elif lie == "zip64":  # the zip64 record overrides the smaller one
-        size, place = struct.unpack("<II", end[12:20])
-        record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 20_000, 20_000, size, place)
+        size, offset = struct.unpack("<II", end[12:20])
+        record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 20_000, 20_000, size, offset)
         locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1)
         end = record + locator + end[:12] + struct.pack("<I", 10) + end[16:]
     (tmp_path / "a.npz").write_bytes(content[:-22] + end)
