@@ -1,4 +1,4 @@
-"""The command line: `main` is the one place where errors become a message and an exit status."""
+"""The command line. `run` is the only function that turns errors into messages and exit statuses."""
 
 import os
 import sys
@@ -9,36 +9,36 @@ from fmcli.errors import DeviceError, ExitStatus, FmcliError, OutputClosed
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run fmcli and leave the process.
+    """Run fmcli and exit.
 
     Args:
-        arguments: Without the program's name; by default those of the process.
+        arguments: Command-line arguments without the program name. Default: those of the process.
     """
     try:
         _open_streams()
         status = run(arguments)
-    except KeyboardInterrupt:  # also while an error is shown
+    except KeyboardInterrupt:  # Ctrl-C can also arrive while an error is printed
         status = ExitStatus.INTERRUPTED
     finally:
-        _empty(sys.stderr)
+        _flush_or_discard(sys.stderr)
     sys.exit(status)
 
 
 def _open_streams() -> None:
-    """Make the process's streams take any text, and nothing where one is closed, as by `2>&-`."""
+    """Make stdout and stderr accept any text; redirect a closed one, as after `2>&-`, to the null device."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
-            os.set_inheritable(number, True)  # no file that is opened later takes its place, here or in a child
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            if null_device != number:
+                os.dup2(null_device, number)
+                os.close(null_device)
+            os.set_inheritable(number, True)  # otherwise a child process could open a file under this number
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
-        getattr(sys, name).reconfigure(errors="backslashreplace")  # a class name in any script
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # class names can be in any script
 
 
-def _empty(stream: TextIO) -> None:
-    """Write what a stream holds, or drop it where that cannot be; Python would end with a status of its own."""
+def _flush_or_discard(stream: TextIO) -> None:
+    """Flush a stream, or discard its content if that fails; otherwise Python would exit with its own status."""
     try:
         stream.flush()
     except OSError:
@@ -49,44 +49,46 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run fmcli and return its exit status.
 
     Args:
-        arguments: Without the program's name; by default those of the process.
+        arguments: Command-line arguments without the program name. Default: those of the process.
     """
     try:
         from fmcli.cli.app import app
 
         app(args=arguments, prog_name="fmcli")
-    except SystemExit as leaving:  # typer's own: help, wrong use; typer's and rich's: a closed pipe
+    except SystemExit as leaving:  # typer exits after help and wrong usage; typer and rich exit if a pipe is closed
         if isinstance(leaving.__context__, BrokenPipeError):
             return _fail(OutputClosed("standard output is closed"))
         return leaving.code if isinstance(leaving.code, int) else ExitStatus.FAILED
     except FmcliError as error:
         return _fail(error)
-    except OSError as error:  # what no room could say more of: a name that is too long, a folder that is locked
-        where = f"{error.filename}: " if error.filename else ""
-        _empty(sys.stdout)  # which may be what has no room
-        return _fail(FmcliError(f"{where}{error.strerror or error}", hint="check that path, its rights and the disk"))
+    except OSError as error:  # for example a file name that is too long, or a read-only folder
+        prefix = f"{error.filename}: " if error.filename else ""
+        _flush_or_discard(sys.stdout)  # the full disk may be the one behind standard output
+        hint = "check the path, its permissions and the free disk space"
+        return _fail(FmcliError(f"{prefix}{error.strerror or error}", hint=hint))
     except (MemoryError, RuntimeError) as error:
         from fmcli.hardware.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        return _fail(DeviceError("the device has too little memory", hint="a smaller batch needs less; see --device"))
+        hint = "use a smaller batch, or choose another device with --device"
+        return _fail(DeviceError("the device has too little memory", hint=hint))
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     return ExitStatus.DONE
 
 
 def _fail(error: FmcliError) -> ExitStatus:
-    """Show an error and return its exit status; a closed pipe is none, and gets no word."""
+    """Print an error and return its exit status. Print nothing if standard output was closed."""
     if isinstance(error, OutputClosed):
         for stream in (sys.stdout, sys.stderr):
-            _empty(stream)
+            _flush_or_discard(stream)
         return error.exit_status
     from fmcli.cli.remedies import hint_of
     from fmcli.report.console import show_error
 
     try:
         show_error(error, hint=hint_of(error))
-    except (BrokenPipeError, SystemExit):  # rich's way to say so: nobody reads it
-        _empty(sys.stderr)
+    except (BrokenPipeError, SystemExit):  # rich exits if standard error is a closed pipe
+        _flush_or_discard(sys.stderr)
     return error.exit_status

@@ -1,4 +1,4 @@
-"""The tree of commands."""
+"""The root command: all commands in the order of `fmcli --help`."""
 
 from typing import Annotated
 
@@ -8,8 +8,9 @@ import fmcli
 from fmcli.cli import data, ensemble, evaluate, plot, predict, recipe, reproduce, search, train
 
 app = typer.Typer(
-    help="Train, combine and read ensembles of small-image classifiers.",
-    epilog="Start with: fmcli data fetch, fmcli train --recipe quick, fmcli ensemble evaluate checkpoints/quick",
+    help="Train small-image classifiers and combine them into voting ensembles.",
+    epilog="Start with: fmcli data fetch, then fmcli train --recipe quick, then fmcli ensemble evaluate "
+    "checkpoints/quick",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -17,8 +18,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"fmcli {fmcli.__version__}")
         raise typer.Exit
 
@@ -27,18 +28,18 @@ def _show_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and leave.", callback=_show_version, is_eager=True),
+        typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     pass
 
 
-app.command("train")(train.train)
-app.command("evaluate", short_help="Score members, each by itself.")(evaluate.evaluate)
+app.command("train", short_help="Train the members of a recipe.")(train.train)
+app.command("evaluate", short_help="Score each member on its own.")(evaluate.evaluate)
 app.add_typer(ensemble.app, name="ensemble")
-app.command("predict", short_help="Label pictures by one member or a run's vote.")(predict.predict)
-app.command("plot", short_help="Draw figures of images, trainings and votes.")(plot.plot)
-app.command("reproduce", short_help="Train published systems, compare with their figures.")(reproduce.reproduce)
-app.command("search", short_help="Search for better values of a recipe.")(search.search)
+app.command("predict", short_help="Classify images.")(predict.predict)
+app.command("plot", short_help="Draw figures of images, training and votes.")(plot.plot)
+app.command("reproduce", short_help="Train published systems; compare their accuracy.")(reproduce.reproduce)
+app.command("search", short_help="Search for better hyperparameters.")(search.search)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")

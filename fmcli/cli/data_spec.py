@@ -1,4 +1,4 @@
-"""What a word on the command line stands for where images are wanted."""
+"""Find the `[data]` table for a word on the command line: a source, recipe, run, checkpoint or ensemble."""
 
 from __future__ import annotations
 
@@ -11,50 +11,54 @@ if TYPE_CHECKING:
     from fmcli.recipe import DataSpec
 
 
-def data_spec(place: str) -> DataSpec:
-    """Return the `[data]` table that a source, a recipe, a run, a checkpoint or an ensemble stands for.
+def find_data_spec(word: str) -> DataSpec:
+    """Return the `[data]` table of a source, recipe, run, checkpoint, ensemble file or pack.
+
+    Args:
+        word: A source such as `folder:pets`, the name of a shipped recipe, or a path.
 
     Raises:
-        RecipeError: It is none of these, or a recipe that cannot be read, or a folder of pictures.
-        CheckpointError: It is there, but holds no checkpoint.
-        UsageError: It holds predictions alone.
+        RecipeError: `word` is none of these, or it is a recipe with errors, or a source without its prefix.
+        CheckpointError: The path exists, but holds no checkpoint.
+        UsageError: The path holds predictions, which have no `[data]` table.
     """
     from pydantic import ValidationError
 
     from fmcli.recipe import DataSpec, load_recipe, shipped_recipes
 
-    if place in shipped_recipes() or (place.endswith(".toml") and not _is_ensemble(Path(place))):
-        return load_recipe(place).data
+    path = Path(word)
+    if word in shipped_recipes() or (word.endswith(".toml") and not _is_ensemble(path)):
+        return load_recipe(word).data
     try:
-        return DataSpec(source=place)
+        return DataSpec(source=word)
     except ValidationError as error:
-        if not Path(place).exists():
+        if not path.exists():
             raise RecipeError(
-                f"no such source, recipe or run: {printable(place)}",
-                hint="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, a recipe's name or path, or a run's folder",
+                f"no such source, recipe or run: {printable(word)}",
+                hint="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, the name or path of a recipe, or a run folder",
             ) from error
     from fmcli.checkpoints.layout import RECIPE_FILE
     from fmcli.members import open_pool
 
-    recipe = Path(place) / RECIPE_FILE
-    if recipe.is_file():  # a run, even one that has no trained member yet
+    recipe = path / RECIPE_FILE
+    if recipe.is_file():  # a run, possibly without a trained member
         return load_recipe(str(recipe)).data
-    if place.endswith(".npz") and Path(place).is_file():
+    if word.endswith(".npz") and path.is_file():
         raise RecipeError(
-            f"{printable(place)} is an archive of arrays", hint=f"as a source it is npz:{printable(place)}"
+            f"{printable(word)} is an archive of arrays", hint=f"to use it as a source: npz:{printable(word)}"
         )
     try:
-        return open_pool([Path(place)], device="cpu").require_networks()[0].header.data
+        return open_pool([path], device="cpu").require_networks()[0].header.data
     except CheckpointError as error:
-        if Path(place).is_dir() and _has_classes(Path(place)):
+        if path.is_dir() and _has_class_folders(path):
             raise RecipeError(
-                f"{printable(place)} holds pictures, and no run", hint=f"as a source it is folder:{printable(place)}"
+                f"{printable(word)} holds images, not a run", hint=f"to use it as a source: folder:{printable(word)}"
             ) from error
         raise
 
 
-def _has_classes(folder: Path) -> bool:
-    """Tell whether pictures lie in folders of a folder."""
+def _has_class_folders(folder: Path) -> bool:
+    """Return whether a folder has subfolders with image files."""
     from fmcli.data import find_image_files
 
     return any(path.parent != folder for path in find_image_files(folder))

@@ -1,4 +1,4 @@
-"""What every command that uses trained members does first."""
+"""Open the members that a command names, choose their voting rule, and print warnings about them."""
 
 from __future__ import annotations
 
@@ -19,76 +19,48 @@ if TYPE_CHECKING:
     from fmcli.report.console import Terminal
 
 
-def open_members(places: Sequence[Path], device: str, terminal: Terminal, *, together: bool = True) -> Pool:
-    """Load the members that runs, checkpoints, ensembles and files of predictions stand for.
+def open_members(paths: Sequence[Path], device: str, terminal: Terminal, *, together: bool = True) -> Pool:
+    """Load the members of runs, checkpoints, ensemble files, packs and predictions files.
 
     Args:
-        places: From the command line.
-        device: Where networks are wanted, as `--device` says.
-        terminal: Told what is read, and which members of a run are not trained yet.
-        together: They are to answer as one, and must match.
+        paths: Paths from the command line.
+        device: Value of `--device`.
+        terminal: Prints what is loaded, which members are missing, and which are duplicates.
+        together: Whether the members will vote together and must therefore match.
 
     Raises:
-        CheckpointError: One is missing or broken, or does not match.
+        CheckpointError: A member is missing, damaged or does not match the others.
     """
     from fmcli.checkpoints.layout import lost_snapshots, unfinished_members
     from fmcli.hardware.memory import keep_freed_memory
     from fmcli.members import open_pool
 
     keep_freed_memory()
-    pool = open_pool(places, device=device, must_match=together)
+    pool = open_pool(paths, device=device, must_match=together)
     if pool.checkpoints:
         limit_threads()
     for member in pool.checkpoints:
         terminal.detail(f"read {printable(member.path)}")
-    for place, names in unfinished_members(places).items():
-        terminal.note(f"not trained yet, so left out: {', '.join(names)} of {printable(place)}")
-    for place, names in lost_snapshots(places).items():
-        terminal.note(f"missing, though trained, so left out: {', '.join(names)} of {printable(place)}")
+    for path, names in unfinished_members(paths).items():
+        terminal.note(f"skipped members of {printable(path)} that are not trained yet: {', '.join(names)}")
+    for path, names in lost_snapshots(paths).items():
+        terminal.note(f"skipped members of {printable(path)} whose files are missing: {', '.join(names)}")
     for name, same in pool.duplicates().items():
-        terminal.note(f"{printable(name)} has the very weights of {printable(same)}, which so count twice")
+        terminal.note(f"{printable(name)} has the same weights as {printable(same)}, so they count twice")
     return pool
 
 
-def refuse_needless_labels(pools: Sequence[Pool], labels: Path | None) -> None:
-    """Refuse `--labels` where it would do nothing.
+def refuse_unused_labels(pools: Sequence[Pool], labels: Path | None) -> None:
+    """Refuse `--labels` if no member needs them.
 
     Raises:
-        UsageError: It is given, and all members know the true classes.
+        UsageError: `labels` is given, but all members know the true classes.
     """
     if labels is not None and not any(pool.has_external for pool in pools):
         raise UsageError(
-            "--labels gives the true classes to other tools' predictions, and these members know theirs",
-            hint="leave it out",
+            "--labels is only for predictions of other tools; these members know the true classes",
+            hint="omit --labels",
         )
-
-
-def warn_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
-    """Say which members' recipes scale these images otherwise than those that they were trained on."""
-    for member in members:
-        header = member.header
-        if header.normalization_of(split) != header.normalization:
-            terminal.note(
-                f"{printable(header.name)}: {split} pixels are scaled otherwise than in training, "
-                "as data.normalize_test of its recipe says"
-            )
-
-
-def warn_same_predictions(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
-    """Say which predictions are in the vote twice; of networks, `open_members` has said it."""
-    from fmcli.ensemble.predictions import find_duplicates
-
-    found = find_duplicates(predictions)
-    duplicates = pool.duplicates() if found else {}
-    for name, same in found.items():
-        if name not in duplicates:
-            terminal.note(f"{printable(name)} has the very answers of {printable(same)}, which so count twice")
-
-
-def warn_fitted_on(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
-    """Say so where an ensemble is judged on the images that it was made on."""
-    if pool.fitted_on is not None and pool.fitted_on.data_digest == predictions[0].data_digest != "":
-        terminal.note("this ensemble was chosen or fitted on these very images, which flatters it; --split test judges")
 
 
 def choose_rule(
@@ -100,16 +72,20 @@ def choose_rule(
     weights: str | None = None,
     groups: str | None = None,
 ) -> Combiner:
-    """Return how to combine members, by the options of the command line, and say what of an ensemble is not used."""
-    rule = pool.choose_rule(
-        vote=vote,
-        tie=tie,
-        weights=parse_numbers(weights, "--weights"),
-        groups=_parse_groups(groups),
-    )
+    """Return the voting rule that the options select. Warn if it replaces the fitted rule of an ensemble."""
+    rule = pool.choose_rule(vote=vote, tie=tie, weights=_parse_weights(weights), groups=_parse_groups(groups))
     if pool.rule is not None and not rule.is_fitted:
-        terminal.note("the ensemble's own weights and temperature are not used: another rule is asked for")
+        terminal.note("another rule was chosen, so the fitted weights and temperature of the ensemble are not used")
     return rule
+
+
+def _parse_weights(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--weights must be numbers separated by commas, such as 2,1,1; got {text!r}") from error
 
 
 def _parse_groups(text: str | None) -> list[str] | None:
@@ -117,26 +93,41 @@ def _parse_groups(text: str | None) -> list[str] | None:
         return None
     groups = [word.strip() for word in text.split(",")]
     if not all(groups):
-        raise UsageError(f"--groups takes names with commas between them; got {text!r}")
+        raise UsageError(f"--groups must be names separated by commas, such as 3,3,5; got {text!r}")
     return groups
 
 
-def references_of(pool: Pool) -> list[ReferenceSpec | None]:
-    """Return each member's published figures, None where there are none."""
+def warn_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
+    """Warn about members whose recipe normalizes the pixels of this split differently from training."""
+    for member in members:
+        header = member.header
+        if header.normalization_of(split) != header.normalization:
+            terminal.note(
+                f"{printable(header.name)}: {split} pixels are normalized differently from training, "
+                "because its recipe sets data.normalize_test"
+            )
+
+
+def warn_biased_vote(pool: Pool, predictions: Sequence[Predictions], terminal: Terminal) -> None:
+    """Warn if predictions vote twice, or if an ensemble is scored on the images that it was fitted on.
+
+    `open_members` has already warned about networks with the same weights.
+    """
+    from fmcli.ensemble.predictions import find_duplicates
+
+    found = find_duplicates(predictions)
+    duplicates = pool.duplicates() if found else {}
+    for name, same in found.items():
+        if name not in duplicates:
+            terminal.note(f"{printable(name)} has the same predictions as {printable(same)}, so they count twice")
+    if pool.fitted_on is not None and pool.fitted_on.data_digest == predictions[0].data_digest != "":
+        terminal.note(
+            "this ensemble was selected or fitted on these images, so its score is too high; use --split test"
+        )
+
+
+def published_references(pool: Pool) -> list[ReferenceSpec | None]:
+    """Return the `[reference]` table of each member, or None if it has none."""
     from fmcli.members import StoredMember
 
     return [None if isinstance(member, StoredMember) else member.header.reference for member in pool.members]
-
-
-def parse_numbers(text: str | None, option: str) -> list[float] | None:
-    """Return the numbers that an option lists with commas between them.
-
-    Raises:
-        UsageError: One is no number.
-    """
-    if text is None:
-        return None
-    try:
-        return [float(word) for word in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"{option} takes numbers with commas between them; got {text!r}") from error

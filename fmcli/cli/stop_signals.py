@@ -1,4 +1,4 @@
-"""What a command that trains does when it is told to stop."""
+"""Stop training at Ctrl-C or SIGTERM, and print the command that continues it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from fmcli.events import Event, Reporter
 
 
-_ENDS: dict[int, tuple[str, ExitStatus]] = {
+_SIGNALS: dict[int, tuple[str, ExitStatus]] = {
     signal.SIGINT: ("interrupted", ExitStatus.INTERRUPTED),
     signal.SIGTERM: ("terminated", ExitStatus.TERMINATED),
 }
 
 
 @contextmanager
-def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
-    """Turn Ctrl-C and SIGTERM into an error that names the command that goes on: the same one, with a flag.
+def interruptible(resume_flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
+    """Turn Ctrl-C and SIGTERM into an error whose hint is the command that continues the work.
 
-    With `--overwrite`, nothing new is trained before the first event, and what was there may be gone: until then, no
-    command is named that would go on.
+    While a member trains, the first signal takes effect at the end of the step, so that the state can be saved. A
+    second signal, or one while no member trains, ends the process immediately.
 
-    While a member trains, the first signal waits for the end of the step, so that all of it can be saved; a second one
-    does not wait, and neither does the first while nothing trains: then the process ends at once.
+    With `--overwrite`, an earlier run may be deleted before the first event, and nothing new is trained. Until then
+    the hint is to run the same command again.
 
     Args:
-        flag: What lets the command go on with what is there; it takes the place of `--overwrite`.
+        resume_flag: Option that continues existing work. In the hint it replaces `--overwrite`.
 
     Yields:
-        A function that makes a reporter heed signals, without which none is ever waited for.
+        A function that wraps a reporter. Without it, every signal ends the process immediately.
     """
     from fmcli.events import (
         BatchPredicted,
@@ -52,22 +52,20 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
         can_stop_at,
     )
 
-    words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
-    end = words.index("--") if "--" in words else len(words)
-    command = shlex.join([*_program(), *words[:end], flag, *words[end:]])
-    has_begun = "--overwrite" not in sys.argv
+    hint = f"finished work is saved; continue with: {_resume_command(resume_flag)}"
+    can_resume = "--overwrite" not in sys.argv
     received: list[int] = []
-    training: set[str] = set()  # members, of which several may train at once
+    training: set[str] = set()  # names of members; several can train in parallel
 
     def stop(number: int, _: object) -> None:
         received.append(number)
         if not training or len(received) > 1:
-            _leave(received[0], hint if has_begun else "nothing is trained yet: the same command starts anew")
+            _exit_now(received[0], hint if can_resume else "nothing was trained yet; run the same command again")
 
-    def heeding(reporter: Reporter) -> Reporter:
+    def stoppable(reporter: Reporter) -> Reporter:
         def report(event: Event) -> None:
-            nonlocal has_begun
-            has_begun = True
+            nonlocal can_resume
+            can_resume = True
             match event:
                 case MemberStarted() | StepFinished() | BatchPredicted() | EpochFinished():
                     training.add(event.member)
@@ -75,7 +73,7 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
                     training.discard(event.member)
                 case CheckpointSaved():
                     pass
-                case _:  # between two runs
+                case _:  # other events are sent between two runs
                     training.clear()
             if received and can_stop_at(event):
                 raise StopRequest
@@ -83,35 +81,41 @@ def interruptible(flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
 
         return report
 
-    hint = f"what is done is kept; go on with: {command}"
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield heeding
+        yield stoppable
     except StopRequest:
-        word, status = _ENDS[received[0]]
+        word, status = _SIGNALS[received[0]]
         raise InterruptedRun(word, exit_status=status, hint=hint) from None
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
+def _resume_command(flag: str) -> str:
+    """Return the command line of this process with `flag` in place of `--overwrite`, quoted for a shell."""
+    words = [word for word in sys.argv[1:] if word not in (flag, "--overwrite")]
+    end = words.index("--") if "--" in words else len(words)
+    return shlex.join([*_program(), *words[:end], flag, *words[end:]])
+
+
 def _program() -> list[str]:
-    """Return the words by which fmcli was called, so that they work again where it is not on the PATH."""
+    """Return the words that call fmcli in the same way as this process, even if it is not on the PATH."""
     called = Path(sys.argv[0])
     if called.parts[-2:] == ("fmcli", "__main__.py"):
         return [sys.executable, "-m", "fmcli"]
-    is_elsewhere = called.parent != Path() and called.stem == "fmcli" and shutil.which("fmcli") != str(called)
-    return [sys.argv[0] if is_elsewhere else "fmcli"]
+    is_off_path = called.parent != Path() and called.stem == "fmcli" and shutil.which("fmcli") != str(called)
+    return [sys.argv[0] if is_off_path else "fmcli"]
 
 
-def _leave(number: int, hint: str) -> NoReturn:
-    """End the process from within a signal's handler, as a kill would, which all that is written survives.
+def _exit_now(number: int, hint: str) -> NoReturn:
+    """End the process from within a signal handler, as a kill would. Everything written to disk stays valid.
 
-    An exception, raised wherever the signal happens to come, could be lost in a destructor, be taken for another by a
-    library, or abort the process in C++.
+    An exception would be raised at an arbitrary point: it could be lost in a destructor, be swallowed by a library, or
+    abort the process in C++ code.
     """
-    word, status = _ENDS[number]
-    before = "\x1b[?25h\n" if os.isatty(2) else ""  # the cursor, which a progress bar hides
+    word, status = _SIGNALS[number]
+    show_cursor = "\x1b[?25h\n" if os.isatty(2) else ""  # the progress bar hides the cursor
     with suppress(OSError):
-        os.write(2, f"{before}error: {word}\nhint:  {printable(hint)}\n".encode(errors="backslashreplace"))
+        os.write(2, f"{show_cursor}error: {word}\nhint:  {printable(hint)}\n".encode(errors="backslashreplace"))
     os._exit(status)

@@ -1,4 +1,4 @@
-"""How many CPU threads a command computes with."""
+"""Set the number of CPU threads and recommend a smaller number on a busy machine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     import torch
 
 
-def use_threads(threads: int | None, device: torch.device, *, advise: bool) -> str | None:
-    """Compute with so many threads; where none are asked for, with torch's own number, but no more than cores.
+def set_threads(threads: int | None, device: torch.device, *, advise: bool) -> str | None:
+    """Set the number of CPU threads that torch uses.
 
     Args:
-        threads: As `--threads` says.
-        device: Where to train.
-        advise: Look whether fewer were better; not where something goes on that must keep its number.
+        threads: Value of `--threads`. None: torch's default, at most one per core.
+        device: Device that trains.
+        advise: Whether to look for a faster number. False for a resumed run, which must keep its number.
 
     Returns:
-        What to tell who trains, one member after another, if fewer were better.
+        A recommendation to use fewer threads when members train one at a time, or None.
     """
     import torch
 
@@ -26,12 +26,12 @@ def use_threads(threads: int | None, device: torch.device, *, advise: bool) -> s
     elif threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     if threads is None and advise and device.type == "cpu":
-        return advice_on_threads(torch.get_num_threads())
+        return thread_advice(torch.get_num_threads())
     return None
 
 
 def limit_threads() -> None:
-    """Compute with no more threads than cores, of which a container's share of time may leave few."""
+    """Use at most one thread per core. A container can have fewer cores than the machine."""
     import torch
 
     from fmcli.hardware.cpu import count_cores
@@ -40,11 +40,17 @@ def limit_threads() -> None:
         torch.set_num_threads(count_cores())
 
 
-def advice_on_threads(threads: int) -> str | None:
-    """Return what to tell who trains with so many threads while other programs keep half the cores busy, or more.
+def thread_advice(threads: int) -> str | None:
+    """Recommend fewer threads if other programs are using at least half of the cores.
 
-    The threads of an operation wait for each other at its end: where another program now and then keeps one of them
-    from its core, two are slower than one (measured: two to three times).
+    The threads of one operation wait for each other when it ends. If another program takes the core of one thread now
+    and then, two threads are slower than one (measured: by a factor of 2 to 3).
+
+    Args:
+        threads: Number of threads that training will use.
+
+    Returns:
+        The recommendation, or None if enough cores are free.
     """
     from fmcli.hardware.cpu import busy_cores, count_cores
 
@@ -52,5 +58,5 @@ def advice_on_threads(threads: int) -> str | None:
     free = max(count_cores() - busy, 1)
     if not busy or 2 * free > threads:
         return None
-    programs = "another program keeps a core" if busy == 1 else f"other programs keep {busy} cores"
-    return f"{programs} busy; beside that, --threads {free} may be twice as fast"
+    users = "another program is using a core" if busy == 1 else f"other programs are using {busy} cores"
+    return f"{users}; --threads {free} may be twice as fast"
