@@ -1,4 +1,4 @@
-"""`fmcli data …`."""
+"""`fmcli data`: fetch and info."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.data_spec import data_spec
+from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose, command_group
+from fmcli.errors import printable
 
-app = command_group("Get, verify and look at datasets.")
+app = command_group("Download, verify and show datasets.")
 
 
-@app.command("fetch", short_help="Get a built-in dataset and verify it.")
+@app.command("fetch", short_help="Download and verify a built-in dataset.")
 def fetch_data(
-    source: Annotated[str, typer.Argument(help="Which built-in dataset.")] = "fashion-mnist",
+    source: Annotated[str, typer.Argument(metavar="NAME", help="Name of the built-in dataset.")] = "fashion-mnist",
     data_root: DataRoot = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Get a built-in dataset and verify it; nothing is done where it is there already.
+    """Download a built-in dataset and verify it.
 
-    Looks in --data-root, the user's cache and the system's folder; then downloads it from its mirrors, and where
-    those cannot be reached takes Debian's package, without root.
+    First, fmcli looks in --data-root, the user's cache and the system folder. If the dataset is in none of them, it is
+    downloaded from its mirrors. If no mirror can be reached, the package of Debian is used. This needs no root rights.
 
     Example: fmcli data fetch fashion-mnist
     """
@@ -39,29 +40,33 @@ def show_data(
     source: Annotated[
         str,
         typer.Argument(
-            help="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, a recipe, run, checkpoint, ensemble file or pack."
+            metavar="SOURCE",
+            help="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, or a recipe, run, checkpoint, ensemble file or pack.",
         ),
     ] = "fashion-mnist",
     grid: Annotated[
-        Path | None, typer.Option(help="Save a grid of samples as .png, .pdf or .svg.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file.", show_default=False
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change a key of its [data] table, e.g. --set 'data.size=[32,32]'; may be repeated.",
+            help="Change a key of the [data] table, for example 'data.size=[32,32]'. Can be repeated.",
             metavar="KEY=VALUE",
         ),
     ] = None,
-    samples: Annotated[bool, typer.Option(help="Show a sample of each class in the terminal.")] = True,
+    samples: Annotated[bool, typer.Option(help="Show one sample per class in the terminal.")] = True,
     data_root: DataRoot = None,
     format_: FormatOption = "table",
 ) -> None:
-    """Show the images of each class and split, their size, digests and samples.
+    """Show the number of images per class and split, their size, their digests and samples.
 
     Example: fmcli data info folder:pets --set 'data.size=[32,32]' --grid samples.png
     """
-    spec = data_spec(source)
+    spec = find_data_spec(source)
 
     from fmcli.data import load_source, split_images
     from fmcli.recipe import resolve_data
@@ -86,17 +91,26 @@ def show_data(
     )
     if found.validation is not None and splits.validation is not found.validation:
         terminal.note(
-            f"the source's own {len(found.validation):,} validation images are left alone: "
-            "a recipe takes them by data.validation = { own = true }"
+            f"the source has {len(found.validation):,} validation images of its own, which are not used; "
+            "to use them, set data.validation = { own = true }"
         )
     if grid is not None:
         from fmcli.report.plots import SAMPLES_OF_EACH, sample_figure, save_figure
 
         name = f"{spec.source}, train"
-        few = train.first_of_each_class(SAMPLES_OF_EACH)
-        save_figure(sample_figure(few.images, few.labels, few.class_names, source=name), grid)
-        terminal.note(f"wrote {grid}")
+        samples_per_class = train.first_of_each_class(SAMPLES_OF_EACH)
+        save_figure(
+            sample_figure(
+                samples_per_class.images, samples_per_class.labels, samples_per_class.class_names, source=name
+            ),
+            grid,
+        )
+        terminal.note(f"wrote {printable(grid)}")
     emit(document, format_, terminal)
     if samples and format_ == "table" and terminal.out.is_terminal:
-        few = train.first_of_each_class(1)
-        terminal.print(terminal_grid(few.images, few.labels, few.class_names, terminal.out))
+        samples_per_class = train.first_of_each_class(1)
+        terminal.print(
+            terminal_grid(
+                samples_per_class.images, samples_per_class.labels, samples_per_class.class_names, terminal.out
+            )
+        )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.member_pool import open_members, references_of, refuse_needless_labels, warn_scaling
+from fmcli.cli.member_pool import open_members, published_references, refuse_unused_labels, warn_scaling
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -25,7 +25,8 @@ SavePredictions = Annotated[
     Path | None,
     typer.Option(
         "--save-predictions",
-        help="Also write each member's predictions: into a folder, or for one member a file, NAME.safetensors.",
+        metavar="PATH",
+        help="Also write each member's predictions into this folder. For one member, it can be a .safetensors file.",
         show_default=False,
     ),
 ]
@@ -44,7 +45,7 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Score each member by itself: accuracy, every class, confusions, calibration.
+    """Score each member on its own: accuracy, scores per class, confusion matrix and calibration.
 
     Example: fmcli evaluate checkpoints/quick/k3 --split validation
     """
@@ -56,7 +57,7 @@ def evaluate(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, together=False)
-    refuse_needless_labels([pool], labels)
+    refuse_unused_labels([pool], labels)
     warn_scaling(pool.checkpoints, split, terminal)
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
@@ -67,9 +68,9 @@ def evaluate(
             terminal.note(
                 f"{printable(save_predictions)} also holds predictions of {printable(others[0].parent.name)}"
                 + (f" and {len(others) - 1} more" if len(others) > 1 else "")
-                + ", which would vote with these"
+                + "; they will vote together if you name this folder"
             )
-    evaluations = [evaluate_member(one) for one in predictions]
-    emit(evaluation_document(evaluations, split, references_of(pool)), format_, terminal)
+    evaluations = [evaluate_member(member) for member in predictions]
+    emit(evaluation_document(evaluations, split, published_references(pool)), format_, terminal)
     if plots is not None:
         write_member_plots(plots, pool, predictions, data_root, terminal)

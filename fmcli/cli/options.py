@@ -1,7 +1,7 @@
 """Options and arguments that several commands share, and checks of their values."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -76,8 +76,8 @@ DataRoot = Annotated[
         "--data-root",
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder for datasets. It is searched first, and fmcli data fetch downloads into it. A relative path in "
-        "data.source may also be relative to it.",
+        help="Folder of datasets. It is searched first, also for relative paths in data.source. fmcli data fetch "
+        "downloads into it.",
     ),
 ]
 RecipeName = Annotated[
@@ -123,9 +123,7 @@ Networks = Annotated[
 ]
 TestTimeViews = Annotated[
     Views,
-    typer.Option(
-        "--tta", help="Average predictions over views of each image: mirrored, shifted by one pixel, or both."
-    ),
+    typer.Option("--tta", help="Average predictions over views of each image: mirrored, shifted by a pixel, or both."),
 ]
 Labels = Annotated[
     Path | None,
@@ -137,14 +135,24 @@ Labels = Annotated[
         show_default=False,
     ),
 ]
-Vote = Annotated[VotingRule | None, typer.Option(help="Voting rule. Default: the recipe's.", show_default=False)]
-Tie = Annotated[TieRule | None, typer.Option(help="How ties are broken. Default: the recipe's.", show_default=False)]
+Vote = Annotated[
+    VotingRule | None,
+    typer.Option(
+        metavar="RULE",
+        help=f"Voting rule: {', '.join(get_args(VotingRule))}. Default: from the recipe.",
+        show_default=False,
+    ),
+]
+Tie = Annotated[
+    TieRule | None,
+    typer.Option(help="How to break ties between classes. Default: from the recipe.", show_default=False),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
         metavar="W,W,…",
-        help="Weight of each member, in order, for example 2,1,1. Default: the recipe's; otherwise weighted rules are "
-        "fitted on validation images.",
+        help="Weight of each member, in order, for example 2,1,1. Default: from the recipe, or fitted on validation "
+        "images.",
         show_default=False,
     ),
 ]
@@ -174,7 +182,8 @@ EnsembleOutput = Annotated[
         "--output",
         "-o",
         callback=_check_ensemble_file,
-        help="Ensemble file to write. Its name must end in .toml; the members must be in its folder or below.",
+        metavar="FILE",
+        help="Ensemble file to write. Its name must end in .toml. The members must be in its folder or below.",
         show_default=False,
     ),
 ]

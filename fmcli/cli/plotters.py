@@ -1,9 +1,13 @@
-"""What the commands that draw figures share: from what they are drawn, and how they are written."""
+"""Collect the data for figures, draw them and write them to files.
+
+A plotter is a function that draws one figure. Plotters are collected first and called later, so that data is loaded
+only for the requested figures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,63 +24,60 @@ if TYPE_CHECKING:
     from fmcli.recipe import DataSpec, TrainerSpec
     from fmcli.report.console import Terminal
 
-Drawers = dict[FigureName, Callable[[], Any]]
-"""For each figure, what draws it."""
-_MOST_NAMES = 4  # members that a title names
+Plotters = dict[FigureName, Callable[[], Any]]
+"""The plotter of each figure. It returns a matplotlib figure."""
+_MAX_NAMES_IN_TITLE = 4
 
 
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def draw_figures(drawers: Drawers, terminal: Terminal, *, strict: bool = False) -> dict[FigureName, Any]:
-    """Draw figures; where several are asked for, those that there is nothing for are left out with a note.
+def draw_figures(plotters: Plotters, terminal: Terminal, *, strict: bool = False) -> dict[FigureName, Any]:
+    """Draw figures, and print which ones are skipped because they have no data.
 
     Args:
-        drawers: What to draw.
-        terminal: Told what is left out.
-        strict: Nothing may be left out.
+        plotters: The plotter of each figure.
+        terminal: Prints the skipped figures.
+        strict: Whether to raise an error instead of skipping a figure.
 
     Raises:
-        DataError, CheckpointError: There is nothing to draw one from, and `strict`.
+        DataError, CheckpointError: A figure has no data, and `strict` is true.
     """
     figures: dict[FigureName, Any] = {}
-    for name, draw in drawers.items():
+    for name, draw in plotters.items():
         try:
             figures[name] = draw()
         except (CheckpointError, DataError) as error:
             if strict:
                 raise
-            terminal.note(f"left out {name}: {printable(error.message)}")
+            terminal.note(f"skipped {name}: {printable(error.message)}")
     return figures
 
 
 def save_figures(figures: Mapping[FigureName, Any], files: Mapping[FigureName, Path], terminal: Terminal) -> list[Path]:
-    """Write figures and return where they are."""
+    """Write figures and return their paths."""
     from fmcli.report.plots import save_figure
 
     for name, figure in figures.items():
-        lacking = save_figure(figure, files[name])
-        if lacking:
-            terminal.note(f"no font here has {lacking}: boxes in their place in {printable(files[name])}")
+        missing = save_figure(figure, files[name])
+        if missing:
+            terminal.note(f"no installed font has {missing}; {printable(files[name])} shows boxes instead")
     return [files[name] for name in figures]
 
 
-def draw_later(names: Sequence[FigureName], prepare: Callable[[], Drawers]) -> Drawers:
-    """Return drawers that are prepared when the first of them is called."""
+def draw_later(names: Sequence[FigureName], prepare: Callable[[], Plotters]) -> Plotters:
+    """Return plotters that call `prepare` once, when the first of them is called."""
     prepared = cache(prepare)
 
-    def drawer(name: FigureName) -> Callable[[], Any]:
-        def draw() -> Any:
-            return prepared()[name]()
+    def draw(name: FigureName) -> Any:
+        return prepared()[name]()
 
-        return draw
-
-    return {name: drawer(name) for name in names}
+    return {name: partial(draw, name) for name in names}
 
 
-def write_plots(folder: Path, drawers: Drawers, terminal: Terminal) -> None:
-    """Draw what `--plots` of a command asks for into its folder."""
-    figures = draw_figures(drawers, terminal)
+def write_plots(folder: Path, plotters: Plotters, terminal: Terminal) -> None:
+    """Write figures as PNG files into the folder that `--plots` names."""
+    figures = draw_figures(plotters, terminal)
     for path in save_figures(figures, {name: folder / f"{name}.png" for name in figures}, terminal):
         terminal.note(f"wrote {printable(path)}")
 
@@ -84,11 +85,11 @@ def write_plots(folder: Path, drawers: Drawers, terminal: Terminal) -> None:
 # --- images -----------------------------------------------------------------------------------------------
 
 
-def data_drawers(spec: DataSpec, data_root: Path | None, *, split: SplitName = "train") -> Drawers:
-    """Return what draws images: samples of a split, and class counts of all.
+def data_plotters(spec: DataSpec, data_root: Path | None, *, split: SplitName = "train") -> Plotters:
+    """Return plotters for samples of a split and the class counts of all splits.
 
     Raises:
-        DataError: They are missing or broken, or there is no such split.
+        DataError: The images are missing or damaged, or there is no such split.
     """
     from fmcli.data import load_splits
     from fmcli.report.plots import SAMPLES_OF_EACH, class_count_figure, sample_figure
@@ -106,10 +107,16 @@ def data_drawers(spec: DataSpec, data_root: Path | None, *, split: SplitName = "
 # --- histories --------------------------------------------------------------------------------------------
 
 
-def curve_drawers(
+def curve_plotters(
     histories: Mapping[str, Sequence[EpochFinished]], trainers: Mapping[str, TrainerSpec], of: str
-) -> Drawers:
-    """Return what draws learning curves, with the epochs that the recipe keeps, or trains afresh by, marked."""
+) -> Plotters:
+    """Return a plotter for learning curves.
+
+    Args:
+        histories: The epochs of each member.
+        trainers: The trainer of each member, if known. It determines which epoch is marked as best.
+        of: Name of the run, for the title.
+    """
     from fmcli.checkpoints.history import best_epoch
     from fmcli.report.plots import curve_figure
 
@@ -126,48 +133,50 @@ def curve_drawers(
     return {"curves": lambda: curve_figure(histories, of=of, best=best)}
 
 
-def curve_drawers_of(places: Iterable[Path]) -> Drawers:
-    """Return what draws the learning curves of runs and members, finished or not.
+def run_curve_plotters(paths: Iterable[Path]) -> Plotters:
+    """Return a plotter for the learning curves of finished and partial runs and members.
 
     Raises:
-        CheckpointError: One has no history, or a damaged one.
+        CheckpointError: A history is missing or damaged.
     """
     from fmcli.checkpoints.history import HISTORY_FILE, read_history
     from fmcli.checkpoints.layout import make_names_unique
 
-    # A member that is named twice, as by its own folder and its run's, still has one curve.
-    folders = list({folder.resolve(): folder for place in places for folder in _trained_folders(place)}.values())
-    read = [read_history(folder) for folder in folders]
-    names = make_names_unique([history[0].member for history in read], [folder / HISTORY_FILE for folder in folders])
+    # A member has one curve, even if it is named twice: by its own folder and by its run.
+    folders = list({folder.resolve(): folder for path in paths for folder in _history_folders(path)}.values())
+    histories = [read_history(folder) for folder in folders]
+    names = make_names_unique(
+        [history[0].member for history in histories], [folder / HISTORY_FILE for folder in folders]
+    )
     trainers = {name: trainer for name, folder in zip(names, folders, strict=True) if (trainer := _trainer_of(folder))}
     runs = dict.fromkeys(folder.resolve().parent.name for folder in folders)
-    return curve_drawers(dict(zip(names, read, strict=True)), trainers, of=", ".join(runs))
+    return curve_plotters(dict(zip(names, histories, strict=True)), trainers, of=", ".join(runs))
 
 
-def _trained_folders(place: Path) -> list[Path]:
-    """Return the folders of members, with a history each, that a run, a member or a checkpoint stands for."""
+def _history_folders(path: Path) -> list[Path]:
+    """Return the folders with a history that belong to a run, member or checkpoint."""
     from fmcli.checkpoints.history import HISTORY_FILE
     from fmcli.checkpoints.layout import MODEL_FILE, members_of_run
 
-    if not place.exists():
-        raise CheckpointError(f"there is nothing at {printable(place)}", hint="fmcli train --recipe quick makes a run")
-    own = place.parent if place.is_file() else place
-    of_run = [path.parent for path in sorted(place.glob(f"*/{HISTORY_FILE}"))]
-    if place.is_file() or (place / MODEL_FILE).is_file() or (place / HISTORY_FILE).is_file():
+    if not path.exists():
+        raise CheckpointError(f"there is nothing at {printable(path)}", remedies=["train"])
+    own = path.parent if path.is_file() else path
+    in_run = [file.parent for file in sorted(path.glob(f"*/{HISTORY_FILE}"))]
+    if path.is_file() or (path / MODEL_FILE).is_file() or (path / HISTORY_FILE).is_file():
         folders = [own] if (own / HISTORY_FILE).is_file() else []
     else:
-        order = members_of_run(place)
-        folders = sorted(of_run, key=lambda path: order.index(path.name) if path.name in order else len(order))
+        order = members_of_run(path)
+        folders = sorted(in_run, key=lambda folder: order.index(folder.name) if folder.name in order else len(order))
     if not folders:
         raise CheckpointError(
-            f"{printable(place)} has no history of its training",
-            hint=f"learning curves need the {HISTORY_FILE} that fmcli train leaves beside {MODEL_FILE}",
+            f"{printable(path)} has no training history",
+            hint=f"learning curves need the {HISTORY_FILE} that fmcli train writes next to {MODEL_FILE}",
         )
     return folders
 
 
 def _trainer_of(folder: Path) -> TrainerSpec | None:
-    """Return how a member was trained, by its checkpoint or its run's recipe; None where neither says."""
+    """Return the trainer from a member's checkpoint or from its run's recipe, or None if there is neither."""
     from fmcli.checkpoints.checkpoint import read_header
     from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
     from fmcli.errors import RecipeError
@@ -185,37 +194,37 @@ def _trainer_of(folder: Path) -> TrainerSpec | None:
 # --- searches ---------------------------------------------------------------------------------------------
 
 
-def trial_drawers(places: Sequence[str]) -> Drawers:
-    """Return what draws the trials of a search.
+def trial_plotters(folders: Sequence[str]) -> Plotters:
+    """Return a plotter for the trials of a search.
 
     Raises:
-        UsageError: There are several places, or there is no search.
+        UsageError: There are several folders, or the folder holds no search.
     """
     from fmcli.experiments.search import read_search
     from fmcli.report.plots import search_figure
 
-    if len(places) > 1:
-        raise UsageError("the trials of one search at a time", hint="name one search's folder")
-    result = read_search(Path(places[0]))
+    if len(folders) > 1:
+        raise UsageError("the trials figure shows one search", hint="name the folder of one search")
+    result = read_search(Path(folders[0]))
     return {"trials": lambda: search_figure(result)}
 
 
 # --- evaluations ------------------------------------------------------------------------------------------
 
 
-def evaluation_drawers(pool: Pool, result: VotingResult, data_root: Path | None) -> Drawers:
-    """Return what draws the evaluation of a vote, which is a member's own where it is alone.
+def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None) -> Plotters:
+    """Return plotters for the evaluation of a vote. The vote of one member is its own prediction.
 
     Args:
-        pool: The members.
-        result: Their vote.
-        data_root: Where to look first for built-in sources.
+        pool: The members. Their first network says where the images are.
+        result: The predictions and the vote.
+        data_root: Folder of datasets that is searched first.
     """
     from fmcli.report import plots
 
     vote, rule, first = result.vote, result.rule, result.predictions[0]
-    names = [one.member for one in result.predictions]
-    listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} members"
+    names = [member.member for member in result.predictions]
+    listed = ", ".join(names) if len(names) <= _MAX_NAMES_IN_TITLE else f"{len(names)} members"
     name = names[0] if len(names) == 1 else f"{rule.vote} vote of {listed}"
     classified = plots.ClassifiedSplit(
         name, first.split, first.class_names, first.labels, vote.labels, result.output_probabilities
@@ -224,7 +233,7 @@ def evaluation_drawers(pool: Pool, result: VotingResult, data_root: Path | None)
     @cache
     def images() -> Any:
         if not pool.checkpoints:
-            raise DataError("there are predictions alone, and they do not say where their images are")
+            raise DataError("the members are predictions files, which do not say where their images are")
         return _load_split(pool.checkpoints[0].header.data, first.split, data_root).images
 
     return {
@@ -246,10 +255,11 @@ def _load_split(spec: DataSpec, split: str, data_root: Path | None) -> ImageSet:
 def write_member_plots(
     folder: Path, pool: Pool, predictions: Sequence[Predictions], data_root: Path | None, terminal: Terminal
 ) -> None:
-    """Draw the evaluation of each member by itself, into a folder of its own where there are several."""
+    """Write the evaluation figures of each member: into a folder of its own if there are several."""
     from fmcli.ensemble import Combiner, combine_predictions
 
-    names = [one.member for one in predictions]
+    names = [member.member for member in predictions]
     folders = [folder / word for word in folder_names(names)] if len(names) > 1 else [folder]
-    for place, member, one in zip(folders, pool.single_members(), predictions, strict=True):
-        write_plots(place, evaluation_drawers(member, combine_predictions([one], Combiner()), data_root), terminal)
+    for member_folder, member, prediction in zip(folders, pool.single_members(), predictions, strict=True):
+        result = combine_predictions([prediction], Combiner())
+        write_plots(member_folder, evaluation_plotters(member, result, data_root), terminal)

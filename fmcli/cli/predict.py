@@ -14,46 +14,52 @@ from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.cli.options import Device, FormatOption, Quiet, TestTimeViews, Tie, Verbose, Vote
 from fmcli.errors import DataError, UsageError
 
-LONGEST_PATH = 1 << 16  # bytes; systems take a few thousand
+MAX_PATH_BYTES = 1 << 16  # operating systems allow a few thousand
 
 
 def predict(
     model: Annotated[
         Path,
-        typer.Argument(help="A run, a member, a checkpoint, an ensemble file or a pack.", show_default=False),
+        typer.Argument(metavar="MODEL", help="A run, member, checkpoint, ensemble file or pack.", show_default=False),
     ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Pictures, folders, .npy or IDX files; - reads paths from standard input.",
+            metavar="INPUT",
+            help="Image files, folders, .npy or IDX files. - reads paths from standard input.",
             show_default=False,
         ),
     ] = None,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as from find -print0.")
+        bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as find -print0 writes them.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name for each picture.")] = 1,
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of most probable classes per image.")] = 1,
     invert: Annotated[
         Invert,
         typer.Option(
-            help="Swap dark and light; auto does where nearly all training images have the opposite background."
+            help="Invert dark and light. auto inverts an image if nearly all training images have the opposite "
+            "background."
         ),
     ] = "auto",
     vote: Vote = None,
     tie: Tie = None,
     reject_below: Annotated[
-        float, typer.Option(min=0, max=1, help="Report a picture as undecided where its probability is below this.")
+        float,
+        typer.Option(min=0, max=1, metavar="P", help="Report an image as undecided if its probability is below this."),
     ] = 0.0,
     tta: TestTimeViews = "none",
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Pictures that go through the networks at once; 1 answers as each path arrives.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Images per batch. With 1, each image is classified as soon as its path arrives."
+        ),
     ] = 64,
     device: Device = "auto",
     format_: FormatOption = "table",
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Label pictures with one member or a whole run's vote, in their order, as they are read.
+    """Classify images by one member or by the vote of a run. The output is in the order of the inputs.
 
     Example: fmcli predict checkpoints/quick photos/ --format jsonl | jq -r .label
     """
@@ -82,27 +88,29 @@ def predict(
             writer.write(labelled)
     if writer.n_errors:
         raise DataError(
-            f"{writer.n_errors} of {writer.n_records} pictures could not be read",
-            hint="the record of each says why; all others are labelled",
+            f"{writer.n_errors} of {writer.n_records} images could not be read",
+            hint="their records give the reason; all other images were classified",
         )
 
 
 def _input_names(inputs: list[str], null: bool) -> Iterable[str]:
     if not inputs:
         raise UsageError(
-            "nothing to label",
-            hint="give pictures, folders or arrays, or - to read paths from standard input",
+            "no images to classify",
+            hint="name image files, folders or arrays, or - to read paths from standard input",
         )
     for name in inputs:
         if name == "-" and len(inputs) > 1:
-            raise UsageError("- stands alone: paths come from standard input or from the command line")
+            raise UsageError(
+                "- cannot be combined with other inputs", hint="name paths on the command line or on standard input"
+            )
     return _names_from_stdin("\0" if null else "\n") if inputs == ["-"] else inputs
 
 
 def _names_from_stdin(separator: str, chunk: int = 1 << 16) -> Iterator[str]:
-    """Yield paths as they arrive, whatever bytes they are made of."""
+    """Yield paths from standard input as they arrive. They need not be valid UTF-8."""
     if sys.stdin is None:
-        raise UsageError("standard input is closed", hint="give pictures, folders or arrays on the command line")
+        raise UsageError("standard input is closed", hint="name image files, folders or arrays on the command line")
     stream = cast(io.BufferedReader, sys.stdin.buffer)
     rest = b""
     end = separator.encode()
@@ -111,10 +119,10 @@ def _names_from_stdin(separator: str, chunk: int = 1 << 16) -> Iterator[str]:
         if os.name == "nt" and separator == "\n":
             names = [name.removesuffix(b"\r") for name in names]
         yield from (name.decode(errors="surrogateescape") for name in names if name)
-        if len(rest) > LONGEST_PATH:
+        if len(rest) > MAX_PATH_BYTES:
             raise UsageError(
-                f"a path on standard input is longer than {LONGEST_PATH} bytes",
-                hint="one a line, or with -0 between NULs",
+                f"a path on standard input is longer than {MAX_PATH_BYTES} bytes",
+                hint="write one path per line, or with -0 end each path in NUL",
             )
     if rest:
         yield rest.decode(errors="surrogateescape")

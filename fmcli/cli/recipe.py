@@ -1,4 +1,4 @@
-"""`fmcli recipe …`."""
+"""`fmcli recipe`: list, show, copy, validate, keys and schema."""
 
 import json
 from pathlib import Path
@@ -10,18 +10,20 @@ from fmcli.cli.options import (
     DataRoot,
     FormatOption,
     Overrides,
+    Overwrite,
     RecipeArgument,
     command_group,
+    refuse_to_replace,
 )
 from fmcli.errors import UsageError, did_you_mean, printable
 from fmcli.storage.atomic import write_atomic
 
-app = command_group("Find, read, copy and check recipes.")
+app = command_group("List, show, copy and check recipes.")
 
 
 @app.command("list")
 def list_recipes(format_: FormatOption = "table") -> None:
-    """List the recipes that come with fmcli.
+    """List the shipped recipes.
 
     Example: fmcli recipe list
     """
@@ -34,20 +36,20 @@ def list_recipes(format_: FormatOption = "table") -> None:
     emit(recipes_document(rows), format_, Terminal())
 
 
-@app.command("show", short_help="Print a recipe, or what it stands for.")
+@app.command("show", short_help="Print a recipe or its networks.")
 def show_recipe(
     recipe: RecipeArgument,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="With every default filled in, member by member.")
+        bool, typer.Option("--resolved", help="Print every key of every member, with its default.")
     ] = False,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Each network, layer by layer, with shapes and parameters.")
+        bool, typer.Option("--summary", help="Print the layers, shapes and parameter counts of each network.")
     ] = False,
     set_: Overrides = None,
     data_root: DataRoot = None,
     format_: FormatOption = "table",
 ) -> None:
-    """Print a recipe, or what it stands for; --format is for --summary, a recipe itself is TOML.
+    """Print a recipe as TOML, or a summary of its networks in the chosen --format.
 
     Example: fmcli recipe show quick --summary
     """
@@ -68,7 +70,7 @@ def show_recipe(
     from fmcli.report.recipes import summary_document
 
     facts = known_facts(values.data)
-    if facts is None:  # only the images themselves say how large they are
+    if facts is None:  # the size is only known from the images themselves
         from fmcli.data import load_source
 
         images = load_source(values.data, data_root=data_root).train
@@ -79,10 +81,12 @@ def show_recipe(
 @app.command("copy")
 def copy_recipe(
     recipe: RecipeArgument,
-    target: Annotated[Path, typer.Argument(help="Where to; a folder or a new file.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="Folder or new file to copy to.", show_default=False)
+    ],
+    overwrite: Overwrite = False,
 ) -> None:
-    """Copy a recipe, to change it.
+    """Copy a recipe in order to edit it.
 
     Example: fmcli recipe copy quick my.toml
     """
@@ -91,17 +95,17 @@ def copy_recipe(
 
     source = find_recipe(recipe)
     target = target / source.name if target.is_dir() else target
-    if target.exists() and not overwrite:
-        raise UsageError(f"{printable(target)} exists", hint="--overwrite replaces it")
+    refuse_to_replace(target, overwrite)
     write_atomic(target, read_text(source).encode())
     Terminal().write(f"{target}\n")
 
 
-@app.command("validate")
+@app.command("validate", short_help="Check a recipe.")
 def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
-    """Check a recipe and report every problem at once.
+    """Check a recipe and report all problems together.
 
-    No images are read, so the networks' input and the size of the splits are checked for fashion-mnist only.
+    No images are read. The input shape of the networks and the sizes of the splits are therefore only checked for
+    fashion-mnist.
 
     Example: fmcli recipe validate my.toml
     """
@@ -118,14 +122,17 @@ def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
     Terminal().write(f"{printable(recipe)}: valid, {count}\n")
 
 
-@app.command("keys", short_help="List the keys of a recipe, with defaults.")
+@app.command("keys", short_help="List all keys with their defaults.")
 def list_keys(
     table: Annotated[
-        str | None, typer.Argument(help="Only this table and those in it, such as trainer.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="TABLE", help="Show only this table and its subtables, for example trainer.", show_default=False
+        ),
     ] = None,
     format_: FormatOption = "table",
 ) -> None:
-    """List every key that a recipe may have: what it takes, its default and its meaning.
+    """List all keys of a recipe with their type, default and meaning.
 
     Example: fmcli recipe keys optimizer
     """
@@ -136,18 +143,18 @@ def list_keys(
 
     tables = recipe_keys()
     wanted = (table or "").strip("[]")
-    found = [one for one in tables if wanted in ("", one.path) or one.path.startswith((f"{wanted}.", f"{wanted}["))]
+    found = [spec for spec in tables if wanted in ("", spec.path) or spec.path.startswith((f"{wanted}.", f"{wanted}["))]
     if not found:
-        names = sorted({one.path.partition(".")[0].removesuffix("[]") for one in tables if one.path})
-        raise UsageError(f"no table of a recipe is called {printable(wanted)!r}; {did_you_mean(wanted, names)}")
+        names = sorted({spec.path.partition(".")[0].removesuffix("[]") for spec in tables if spec.path})
+        raise UsageError(f"unknown recipe table {printable(wanted)!r}; {did_you_mean(wanted, names)}")
     emit(keys_document(found), format_, Terminal())
 
 
-@app.command("schema")
+@app.command("schema", short_help="Print a JSON Schema for editors.")
 def print_schema() -> None:
-    """Print a JSON Schema of recipes, for completion in an editor.
+    """Print a JSON Schema of recipes. Editors use it for completion and validation.
 
-    Example: fmcli recipe schema > recipe.schema.json, then begin recipes with #:schema ./recipe.schema.json
+    Example: fmcli recipe schema > recipe.schema.json, then start recipes with #:schema ./recipe.schema.json
     """
     from fmcli.recipe import recipe_schema
     from fmcli.report.console import Terminal

@@ -17,30 +17,34 @@ from fmcli.cli.options import (
 )
 from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
-from fmcli.cli.thread_count import use_threads
+from fmcli.cli.thread_count import set_threads
 
 
 def reproduce(
     systems: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Recipes with a [reference] table; by default all that are shipped.",
+            metavar="RECIPE",
+            help="Recipes with a [reference] table. Default: all shipped ones.",
             autocompletion=complete_recipe,
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each, with seeds 0, 1, …")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per system, with seeds 0, 1, …")] = 1,
     set_: Overrides = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the runs go, as NAME/seed-N.")] = Path(
-        "checkpoints/reproduce"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the runs NAME/seed-N.")
+    ] = Path("checkpoints/reproduce"),
     skip_done: Annotated[
         bool,
         typer.Option(
-            "--skip-done", help="Take finished runs as they are, go on with begun ones; processes share the work."
+            "--skip-done",
+            help="Keep finished runs and continue partial ones. Several processes can then share the work.",
         ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train afresh what is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete existing runs and train from scratch.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
     data_root: DataRoot = None,
@@ -48,7 +52,7 @@ def reproduce(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train published systems from their recipes, and set our figures beside theirs.
+    """Train published systems from their recipes and compare the accuracy with the published one.
 
     Example: fmcli reproduce roy-1 becker-cnn --seeds 3
     """
@@ -61,19 +65,19 @@ def reproduce(
     from fmcli.report.published import published_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    advice = use_threads(threads, where, advise=not skip_done)
-    with interruptible("--skip-done") as heeding, TrainingProgress(terminal, advice, describe_remedy) as progress:
+    resolved_device = resolve_device(device)
+    advice = set_threads(threads, resolved_device, advise=not skip_done)
+    with interruptible("--skip-done") as stoppable, TrainingProgress(terminal, advice, describe_remedy) as progress:
         results = run_systems(
             systems or published_systems(),
             output,
             seeds=seeds,
-            device=where,
+            device=resolved_device,
             overrides=set_ or (),
             skip_done=skip_done,
             overwrite=overwrite,
             threads=threads,
             data_root=data_root,
-            reporter=heeding(progress),
+            reporter=stoppable(progress),
         )
     emit(published_document(results), format_, terminal)

@@ -18,8 +18,8 @@ from fmcli.cli.options import (
 )
 from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
-from fmcli.cli.thread_count import use_threads
-from fmcli.errors import UsageError
+from fmcli.cli.thread_count import set_threads
+from fmcli.errors import UsageError, printable
 from fmcli.storage.atomic import check_writable
 
 
@@ -27,16 +27,17 @@ def search(
     recipe: RecipeName,
     set_: Overrides = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="How many trials in all; by default the recipe's number.")
+        int | None, typer.Option(min=1, metavar="N", help="Total number of trials. Default: from the recipe.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The search's folder; by default checkpoints/search/RECIPE.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. Default: checkpoints/search/RECIPE."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the search that is there, or join it from another process.")
+        bool, typer.Option("--resume", help="Continue an existing search, or join one that another process runs.")
     ] = False,
     write_recipe: Annotated[
-        Path | None, typer.Option(help="Write the recipe with the best values here.", metavar="FILE")
+        Path | None, typer.Option(help="Write the recipe with the best values to this file.", metavar="FILE")
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -45,7 +46,9 @@ def search(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Search for better values of a recipe, by its [search] table, on the validation images alone.
+    """Search for better hyperparameters on the validation images.
+
+    The [search] table of the recipe says which keys to vary.
 
     Example: fmcli search --recipe ams-search --write-recipe tuned.toml
     """
@@ -57,30 +60,34 @@ def search(
     from fmcli.report.search import search_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    advice = use_threads(threads, where, advise=True)
+    resolved_device = resolve_device(device)
+    advice = set_threads(threads, resolved_device, advise=True)
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
     if write_recipe is not None:
-        _check_winners_place(recipe, write_recipe)
-    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice, describe_remedy) as progress:
+        _check_winner_path(recipe, write_recipe)
+    with interruptible("--resume") as stoppable, TrainingProgress(terminal, advice, describe_remedy) as progress:
         result = run_search(
             chosen,
-            device=where,
+            device=resolved_device,
             resume=resume,
             threads=threads,
             data_root=data_root,
-            reporter=heeding(progress),
+            reporter=stoppable(progress),
         )
     emit(search_document(result), format_, terminal)
     if write_recipe is not None:
         write_winner(chosen, result, write_recipe)
-        terminal.note(f"wrote {write_recipe}; next: fmcli train --recipe {shlex.quote(str(write_recipe))}")
+        terminal.note(
+            f"wrote {printable(write_recipe)}; next: fmcli train --recipe {printable(shlex.quote(str(write_recipe)))}"
+        )
 
 
-def _check_winners_place(recipe: str, path: Path) -> None:
-    """Refuse, before any training, a place that cannot be written, or the recipe that is searched."""
+def _check_winner_path(recipe: str, path: Path) -> None:
+    """Check, before training, that the winner's recipe is writable and does not replace the searched recipe."""
     from fmcli.recipe import find_recipe
 
     check_writable(path)
     if path.exists() and path.samefile(find_recipe(recipe)):
-        raise UsageError(f"{path} is the recipe that is searched", hint="give --write-recipe another name")
+        raise UsageError(
+            f"--write-recipe would replace the searched recipe {printable(path)}", hint="choose another file"
+        )

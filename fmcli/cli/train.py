@@ -16,10 +16,10 @@ from fmcli.cli.options import (
     Threads,
     Verbose,
 )
-from fmcli.cli.plotters import curve_drawers, data_drawers, write_plots
+from fmcli.cli.plotters import curve_plotters, data_plotters, write_plots
 from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
-from fmcli.cli.thread_count import use_threads
+from fmcli.cli.thread_count import set_threads
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -28,20 +28,20 @@ def train(
     recipe: RecipeName,
     set_: Overrides = None,
     member: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Train only this member; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Train only this member. Can be repeated.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="The run's folder; by default checkpoints/RECIPE."),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the run. Default: checkpoints/RECIPE."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an existing run.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run that is there and train afresh.")
+        bool, typer.Option("--overwrite", help="Delete an existing run and train from scratch.")
     ] = False,
     save_every: Annotated[
         float,
         typer.Option(
-            min=0, metavar="MINUTES", help="Minutes between saves within a long epoch; 0 saves after every step."
+            min=0, metavar="MINUTES", help="Minutes between saves within one epoch. 0 saves after every step."
         ),
     ] = 5.0,
     jobs: Annotated[
@@ -51,11 +51,11 @@ def train(
             "-j",
             min=1,
             metavar="N",
-            help="Members to train at once, each on its share of the cores (or --threads of its own); by default, what "
-            "should be fastest.",
+            help="Number of members to train in parallel. The cores are divided among them unless --threads is given. "
+            "Default: estimated to be fastest.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Short for --set trainer.seed=N.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed. Short for --set trainer.seed=N.")] = None,
     device: Device = "auto",
     threads: Threads = None,
     data_root: DataRoot = None,
@@ -64,7 +64,9 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train every member of a recipe into a run folder.
+    """Train the members of a recipe and write them to a run folder.
+
+    Press Ctrl-C to stop; --resume continues from the last saved step.
 
     Example: fmcli train --recipe quick --set trainer.epochs=4 --output checkpoints/short
     """
@@ -82,13 +84,13 @@ def train(
     from fmcli.training.run import train_run
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    where = resolve_device(device)
-    advice = use_threads(threads, where, advise=not resume and (jobs or 1) == 1)
-    with interruptible("--resume") as heeding, TrainingProgress(terminal, advice, describe_remedy) as progress:
+    resolved_device = resolve_device(device)
+    advice = set_threads(threads, resolved_device, advise=not resume and (jobs or 1) == 1)
+    with interruptible("--resume") as stoppable, TrainingProgress(terminal, advice, describe_remedy) as progress:
         result = train_run(
             values,
             folder,
-            device=where,
+            device=resolved_device,
             members=member or (),
             resume=resume,
             overwrite=overwrite,
@@ -96,10 +98,10 @@ def train(
             save_after=60 * save_every,
             jobs=jobs,
             threads=threads,
-            reporter=heeding(progress),
+            reporter=stoppable(progress),
         )
     emit(history_document(str(result.folder), result.histories), format_, terminal)
     if plots is not None:
-        trainers = {one.name: one.trainer for one in values.members}
-        curves = curve_drawers(result.histories, trainers, of=folder.resolve().name)
-        write_plots(plots, {**data_drawers(values.data, data_root), **curves}, terminal)
+        trainers = {spec.name: spec.trainer for spec in values.members}
+        curves = curve_plotters(result.histories, trainers, of=folder.resolve().name)
+        write_plots(plots, {**data_plotters(values.data, data_root), **curves}, terminal)

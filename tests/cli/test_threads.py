@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmcli.cli.thread_count import advice_on_threads, use_threads
+from fmcli.cli.thread_count import set_threads, thread_advice
 from fmcli.hardware import cpu
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypa
     monkeypatch.setattr(cpu, "count_cores", lambda: 3)
     for before, asked, after in ((4, None, 3), (2, None, 2), (4, 4, 4)):
         torch.set_num_threads(before)
-        use_threads(asked, CPU, advise=False)
+        set_threads(asked, CPU, advise=False)
         assert torch.get_num_threads() == after
 
 
@@ -38,29 +38,29 @@ def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypa
     [
         (1, 4, None),
         (2, 4, None),  # three of four cores are free
-        (3, 4, "other programs keep 2 cores busy; beside that, --threads 2 may"),
-        (9, 4, "other programs keep 8 cores busy; beside that, --threads 1 may"),
+        (3, 4, "other programs are using 2 cores; --threads 2 may"),
+        (9, 4, "other programs are using 8 cores; --threads 1 may"),
         (9, 1, None),
     ],
 )
 def test_fewer_threads_are_recommended_where_half_the_cores_are_busy(load, running, threads, said):
     load(f"0.1 0.1 0.1 {running}/100 4242")
-    found = advice_on_threads(threads)
+    found = thread_advice(threads)
     assert (found is None) if said is None else found.startswith(said)
 
 
 def test_one_other_program_on_two_cores(load, monkeypatch):
     load("0.1 0.1 0.1 2/100 4242")
     monkeypatch.setattr(cpu, "count_cores", lambda: 2)
-    assert advice_on_threads(2).startswith("another program keeps a core busy; beside that, --threads 1 may")
+    assert thread_advice(2).startswith("another program is using a core; --threads 1 may")
 
 
 def test_who_asks_for_threads_or_goes_on_hears_nothing(load):
     load("0.1 0.1 0.1 9/100 4242")
     torch.set_num_threads(4)
-    assert use_threads(None, CPU, advise=False) is None
-    assert use_threads(None, torch.device("meta"), advise=True) is None  # no CPU
-    assert use_threads(3, CPU, advise=True) is None
+    assert set_threads(None, CPU, advise=False) is None
+    assert set_threads(None, torch.device("meta"), advise=True) is None  # no CPU
+    assert set_threads(3, CPU, advise=True) is None
     assert torch.get_num_threads() == 3
     torch.set_num_threads(4)
-    assert "--threads 1 may be twice as fast" in use_threads(None, CPU, advise=True)
+    assert "--threads 1 may be twice as fast" in set_threads(None, CPU, advise=True)

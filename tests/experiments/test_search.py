@@ -685,8 +685,8 @@ def told(number):
     os.kill(os.getpid(), number)
 
 def work():
-    with interruptible("--resume") as heeding:
-        report = heeding(lambda event: print(type(event).__name__, flush=True))
+    with interruptible("--resume") as stoppable:
+        report = stoppable(lambda event: print(type(event).__name__, flush=True))
         {work}
 
 try:

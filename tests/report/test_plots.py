@@ -21,7 +21,7 @@ from fmcli.checkpoints.history import HISTORY_FILE
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import FIGURES
 from fmcli.cli import run
-from fmcli.cli.plotters import curve_drawers
+from fmcli.cli.plotters import curve_plotters
 from fmcli.errors import CheckpointError, DataError, FmcliError
 from fmcli.events import EpochFinished
 from fmcli.metrics import (
@@ -576,7 +576,7 @@ def test_several_members_are_drawn_as_their_vote_and_one_as_itself(cli, place, t
 @pytest.mark.parametrize("keep", ["last", "best", "retrained", "snapshots"])
 def test_curves_mark_the_best_epoch_where_the_recipe_goes_by_it(keep):
     history, spec = draw_history(), TrainerSpec(keep=keep)
-    [figure] = [draw() for draw in curve_drawers({"k3": history}, {"k3": spec}, of="quick").values()]
+    [figure] = [draw() for draw in curve_plotters({"k3": history}, {"k3": spec}, of="quick").values()]
     assert ("best epoch" in texts(figure)) == (keep in ("best", "retrained"))
 
 

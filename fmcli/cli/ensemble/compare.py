@@ -9,9 +9,8 @@ import typer
 from fmcli.cli.member_pool import (
     choose_rule,
     open_members,
-    refuse_needless_labels,
-    warn_fitted_on,
-    warn_same_predictions,
+    refuse_unused_labels,
+    warn_biased_vote,
 )
 from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
 from fmcli.errors import UsageError
@@ -21,7 +20,8 @@ def compare(
     ensembles: Annotated[
         list[str],
         typer.Argument(
-            help="Each a run, an ensemble file, a pack, or members with commas between them; NAME=… names it.",
+            metavar="ENSEMBLE",
+            help="A run, an ensemble file, a pack, or members separated by commas. NAME=… gives it a name.",
             show_default=False,
         ),
     ],
@@ -32,18 +32,24 @@ def compare(
         int | None,
         typer.Option(
             min=10,
-            help="Draw about so many ensembles of mixed kernel sizes, and of each size alone, from all members, and "
-            "compare these.",
+            metavar="N",
+            help="Draw about N random ensembles with mixed kernel sizes, and about N of each single kernel size, and "
+            "compare them.",
             show_default=False,
         ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=2, help="With --draws: members of each; by default one a kernel size.", show_default=False),
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="With --draws: members per ensemble. Default: the number of kernel sizes.",
+            show_default=False,
+        ),
     ] = None,
     groups: Groups = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="With --draws: draws them; by default 0.", show_default=False)
+        int | None, typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.", show_default=False)
     ] = None,
     labels: Labels = None,
     device: Device = "auto",
@@ -52,14 +58,14 @@ def compare(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Set ensembles side by side on the same images: accuracy, differences, intervals and tests.
+    """Compare ensembles on the same images: accuracy, differences, confidence intervals and significance tests.
 
-    With --draws, ask of one pool of members whether different kernel sizes vote better than one.
+    With --draws, compare mixed kernel sizes with a single kernel size. All members form one pool.
 
     Example: fmcli ensemble compare checkpoints/quick k3=checkpoints/quick/k3
     """
     if draws is None and (size is not None or groups is not None or seed is not None):
-        raise UsageError("--size, --groups and --seed are for --draws", hint="add --draws 200")
+        raise UsageError("--size, --groups and --seed need --draws", hint="--draws 200")
 
     from fmcli.ensemble.comparison import compare_ensembles
     from fmcli.ensemble.heterogeneity import compare_heterogeneous
@@ -72,30 +78,29 @@ def compare(
     named = [_parse(word) for word in ensembles]
     if draws is not None:
         pool = open_members([path for _, paths in named for path in paths], device, terminal)
-        refuse_needless_labels([pool], labels)
+        refuse_unused_labels([pool], labels)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
         predictions = predict_pool(pool.with_groups(rule.groups), split, data_root=data_root, labels=labels)
         study = compare_heterogeneous(predictions, rule, size=size, draws=draws, seed=seed or 0)
         emit(study_document(study, rule), format_, terminal)
         return
     pools = [open_members(paths, device, terminal) for _, paths in named]
-    refuse_needless_labels(pools, labels)
+    refuse_unused_labels(pools, labels)
     results = []
     for pool in pools:
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
         result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
-        warn_same_predictions(pool, result.predictions, terminal)
-        warn_fitted_on(pool, result.predictions, terminal)
+        warn_biased_vote(pool, result.predictions, terminal)
         results.append(result)
     emit(comparison_document(compare_ensembles([name for name, _ in named], results)), format_, terminal)
 
 
 def _parse(word: str) -> tuple[str, list[Path]]:
-    """Return the name and the places of an ensemble: PATH, PATH,PATH or NAME=PATH,PATH."""
-    if os.path.exists(word):  # pathlib raises where a name is too long, as a list may be
+    """Return the name and the paths of an ensemble: PATH, PATH,PATH or NAME=PATH,PATH."""
+    if os.path.exists(word):  # pathlib raises an error if the word is too long for a name
         return word.rstrip("/"), [Path(word)]
-    name, equals, places = word.partition("=")
-    paths = [Path(place) for place in (places if equals else word).split(",") if place]
+    name, equals, listed = word.partition("=")
+    paths = [Path(path) for path in (listed if equals else word).split(",") if path]
     if not paths or not name:
-        raise UsageError(f"{word!r} names no ensemble", hint="PATH, PATH,PATH or NAME=PATH,PATH")
+        raise UsageError(f"{word!r} names no ensemble", hint="write PATH, PATH,PATH or NAME=PATH,PATH")
     return name if equals else word, paths

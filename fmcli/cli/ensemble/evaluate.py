@@ -3,10 +3,9 @@
 from fmcli.cli.member_pool import (
     choose_rule,
     open_members,
-    references_of,
-    refuse_needless_labels,
-    warn_fitted_on,
-    warn_same_predictions,
+    published_references,
+    refuse_unused_labels,
+    warn_biased_vote,
     warn_scaling,
 )
 from fmcli.cli.options import (
@@ -25,7 +24,7 @@ from fmcli.cli.options import (
     Vote,
     Weights,
 )
-from fmcli.cli.plotters import evaluation_drawers, write_plots
+from fmcli.cli.plotters import evaluation_plotters, write_plots
 from fmcli.errors import UsageError
 
 
@@ -45,9 +44,10 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Score the vote beside each of its members: is it real, what does each add, can it be trusted?
+    """Score a vote and each of its members.
 
-    Weights, stacking and temperature are learnt on validation data alone.
+    The report answers three questions. Is the gain significant? What does each member contribute? Are the
+    probabilities calibrated? Weights, stacking and the temperature are fitted on validation images only.
 
     Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
     """
@@ -59,16 +59,15 @@ def evaluate(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
-    refuse_needless_labels([pool], labels)
+    refuse_unused_labels([pool], labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if groups is not None and rule.vote != "two-level":
-        raise UsageError("--groups is for a two-level vote", hint="add --vote two-level")
+        raise UsageError("--groups needs a two-level vote", hint="--vote two-level")
     warn_scaling(pool.checkpoints, split, terminal)
     result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, views=tta)
-    warn_same_predictions(pool, result.predictions, terminal)
-    warn_fitted_on(pool, result.predictions, terminal)
-    references = references_of(pool)
+    warn_biased_vote(pool, result.predictions, terminal)
+    references = published_references(pool)
     reference = references[0] if all(other == references[0] for other in references) else None
     emit(ensemble_document(evaluate_ensemble(result), reference), format_, terminal)
     if plots is not None:
-        write_plots(plots, evaluation_drawers(pool, result, data_root), terminal)
+        write_plots(plots, evaluation_plotters(pool, result, data_root), terminal)

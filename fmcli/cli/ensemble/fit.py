@@ -1,6 +1,6 @@
 """`fmcli ensemble fit`."""
 
-from fmcli.cli.member_pool import choose_rule, open_members, refuse_needless_labels
+from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -34,9 +34,9 @@ def fit(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Learn a rule's weights and temperature on validation data, and write an ensemble file.
+    """Fit the weights and temperature of a voting rule on validation images, and write an ensemble file.
 
-    That file stands for a run: evaluate, predict, plot and the ensemble commands take it.
+    evaluate, predict, plot and the ensemble commands accept this file in place of a run.
 
     Example: fmcli ensemble fit checkpoints/quick --vote weighted-soft --output checkpoints/fitted.toml
     """
@@ -49,10 +49,10 @@ def fit(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
-    refuse_needless_labels([pool], labels)
+    refuse_unused_labels([pool], labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if rule.is_fitted:
-        terminal.note("this ensemble has learnt already: it is written as it was")
+        terminal.note("the ensemble is already fitted; writing it unchanged")
     composed = fit_ensemble(pool, rule, data_root=data_root, labels=labels)
     write_ensemble(output, composed)
     accuracy = composed.fitted_on.accuracy if composed.fitted_on else None

@@ -27,7 +27,12 @@ def pack(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", callback=check_output, help="The file, ending in .safetensors.", show_default=False
+            "--output",
+            "-o",
+            callback=check_output,
+            metavar="FILE",
+            help="File to write. Its name must end in .safetensors.",
+            show_default=False,
         ),
     ],
     vote: Vote = None,
@@ -39,12 +44,12 @@ def pack(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write an ensemble as one file: members, rule, temperature, classes and all that predict needs.
+    """Write an ensemble to one file: its members, rule, temperature, classes and everything that predict needs.
 
     Example: fmcli ensemble pack checkpoints/quick --output quick.safetensors
     """
     if output.suffix != ".safetensors":
-        raise UsageError(f"a pack's name ends in .safetensors; got {printable(output)}")
+        raise UsageError(f"the name of a pack must end in .safetensors; got {printable(output)}")
     refuse_to_replace(output, overwrite)
 
     from fmcli.members.compose import ComposedEnsemble, check_not_packed, fit_ensemble, pack_ensemble
@@ -59,7 +64,7 @@ def pack(
     except DataError as error:
         if rule.needs_fit:
             raise
-        terminal.note(f"packed without a temperature, which is learnt on validation images: {printable(error.message)}")
+        terminal.note(f"packed without a temperature, which needs validation images: {printable(error.message)}")
         composed = ComposedEnsemble(pool, rule, None)
     pack_ensemble(output, composed)
     terminal.write(f"{output}\n")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Measure, SelectionMethod
-from fmcli.cli.member_pool import choose_rule, open_members, refuse_needless_labels
+from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels
 from fmcli.cli.options import (
     DataRoot,
     Device,
@@ -26,26 +26,29 @@ from fmcli.errors import UsageError
 def select(
     members: Members,
     output: EnsembleOutput,
-    method: Annotated[SelectionMethod, typer.Option(help="How to choose.")] = "greedy",
+    method: Annotated[SelectionMethod, typer.Option(help="Selection method, see above.")] = "greedy",
     size: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Most members to choose; of greedy, its steps. By default greedy 20, diverse 10, exhaustive 3.",
+            metavar="N",
+            help="Maximum number of members; for greedy, the number of steps. Default: greedy 20, diverse 10, "
+            "exhaustive 3.",
             show_default=False,
         ),
     ] = None,
-    by: Annotated[Measure, typer.Option(help="What makes an ensemble better than another.")] = "accuracy",
+    by: Annotated[Measure, typer.Option(help="Score to improve.")] = "accuracy",
     bags: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Greedy only: choose from so many random halves of the pool, and add up how often each is taken.",
+            metavar="N",
+            help="For greedy: select from N random halves of the pool and add up the selections.",
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of those halves; by default 0.", show_default=False)
+        int | None, typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.", show_default=False)
     ] = None,
     vote: Vote = None,
     tie: Tie = None,
@@ -57,20 +60,22 @@ def select(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Choose members of a pool on validation data alone, and write an ensemble file.
+    """Select members on validation images and write an ensemble file.
 
-    greedy: add the member that makes the vote best, again and again; who is chosen more often counts more.
+    greedy: repeatedly add the member that improves the vote most. A member added twice gets twice the weight.
 
-    diverse: the same, each once, among those that differ most from the vote so far.
+    diverse: as greedy, but each member at most once, chosen among those that disagree most with the vote so far.
 
-    exhaustive: the best of all subsets, of small pools.
+    exhaustive: try all subsets. Only for small pools.
 
     Example: fmcli ensemble select checkpoints/quick checkpoints/snapshots --size 3 --output checkpoints/chosen.toml
     """
     refuse_to_replace(output, overwrite)
-    of_greedy = [option for option, value in (("--bags", bags), ("--seed", seed)) if value is not None]
-    if of_greedy and method != "greedy":
-        raise UsageError(f"{of_greedy[0]} is for --method greedy, and {method} draws nothing", hint="leave it out")
+    greedy_options = [option for option, value in (("--bags", bags), ("--seed", seed)) if value is not None]
+    if greedy_options and method != "greedy":
+        raise UsageError(
+            f"{greedy_options[0]} needs --method greedy; got --method {method}", hint=f"omit {greedy_options[0]}"
+        )
 
     from fmcli.members import predict_shared_validation
     from fmcli.members.compose import select_ensemble, write_ensemble
@@ -80,7 +85,7 @@ def select(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
-    refuse_needless_labels([pool], labels)
+    refuse_unused_labels([pool], labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
     predictions = predict_shared_validation(pool, data_root=data_root, labels=labels)
     given = {"size": size, "bags": bags, "seed": seed}

@@ -14,22 +14,27 @@ from fmcli.errors import printable
 def soup(
     members: Networks,
     output: Annotated[
-        Path, typer.Option("--output", "-o", file_okay=False, help="The member's folder to make.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", file_okay=False, metavar="DIR", help="Folder of the new member.", show_default=False
+        ),
     ],
     method: Annotated[
         SoupMethod,
-        typer.Option(help="greedy: the best members while validation accuracy does not fall; uniform: all."),
+        typer.Option(
+            help="greedy: add members, best first, while validation accuracy does not fall. uniform: average all."
+        ),
     ] = "greedy",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the soup that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing soup.")] = False,
     device: Device = "auto",
     data_root: DataRoot = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Average the weights of members of one network into a new member, which is as quick as one.
+    """Average the weights of members with the same network into one new member.
 
-    It pays for snapshots and other members that began from the same weights; networks of different seeds lie too far
-    apart.
+    The new member predicts as fast as a single one. This helps if the members started from the same weights, as
+    snapshots do. The weights of members with different seeds are too far apart.
 
     Example: fmcli ensemble soup checkpoints/snapshots --output checkpoints/soup
     """
@@ -42,11 +47,11 @@ def soup(
     pool = open_members(members, device, terminal)
     made = make_soup(pool, output, method=method, overwrite=overwrite, data_root=data_root)
     if len(made.members) == 1:
-        terminal.note(f"no average is as good as {printable(made.members[0])} on validation images: it is taken alone")
+        terminal.note(
+            f"no average is as good as {printable(made.members[0])} on validation images; using its weights unchanged"
+        )
     else:
         terminal.note(f"averaged {len(made.members)} of {len(pool.members)}: {', '.join(map(printable, made.members))}")
     if made.accuracy is not None:
-        terminal.note(
-            f"validation accuracy {percent(made.accuracy)} %; the best member alone has {percent(made.best_member)} %"
-        )
+        terminal.note(f"validation accuracy {percent(made.accuracy)} %; best member {percent(made.best_member)} %")
     terminal.write(f"{output}\n")
