@@ -35,7 +35,7 @@ from fmcli.checkpoints.checkpoint import load_checkpoint
 from fmcli.checkpoints.history import MAX_HISTORY_BYTES, read_history
 from fmcli.checkpoints.pack import read_pack, unpack
 from fmcli.cli import run
-from fmcli.cli.predict import LONGEST_PATH
+from fmcli.cli.predict import MAX_PATH_BYTES
 from fmcli.data import load_source
 from fmcli.data.idx import MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY_BYTES
 from fmcli.data.image_files import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
@@ -727,7 +727,7 @@ def test_the_limits_are_documented():
     )
     for count in (*counts, MAX_JPEG_SCANS, MAX_COMPRESSION_RATIO, MAX_NESTING, MAX_DOTS_PER_LINE, MAX_LINE_CHARACTERS):
         assert re.search(rf"\b{count:,}\b", documented), count
-    for size in (*sizes, MAX_ENSEMBLE_BYTES, MAX_HISTORY_BYTES, LONGEST_PATH):
+    for size in (*sizes, MAX_ENSEMBLE_BYTES, MAX_HISTORY_BYTES, MAX_PATH_BYTES):
         power = min((size.bit_length() - 1) // 10, 3)
         assert f" {size >> 10 * power} {('', 'K', 'M', 'G')[power]}iB" in documented, size
 

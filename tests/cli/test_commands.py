@@ -77,7 +77,7 @@ def photos(tmp_path_factory) -> Path:
 
 
 DONE_AT_ONCE = RunResult(Path("run"), {})
-ADVICE = ("did you mean", "give one of them", "- stands alone", "not UTF-8 text")
+ADVICE = ("did you mean", "give one of them", "not UTF-8 text")
 """In the line itself."""
 
 
@@ -391,7 +391,7 @@ def test_recipe_copy_copies_into_a_file_or_a_folder_and_overwrites_on_request_on
     assert (tmp_path / "my.toml").read_text() == text
     assert cli("recipe", "copy", "quick", tmp_path).out == f"{tmp_path / 'quick.toml'}\n"
     (tmp_path / "my.toml").write_text("mine")
-    assert_error(cli("recipe", "copy", "quick", tmp_path / "my.toml"), 2, "exists", "--overwrite")
+    assert_error(cli("recipe", "copy", "quick", tmp_path / "my.toml"), 2, "already exists", "--overwrite")
     assert (tmp_path / "my.toml").read_text() == "mine"
     assert cli("recipe", "copy", "quick", tmp_path / "my.toml", "--overwrite").status == 0
     assert (tmp_path / "my.toml").read_text() == text
@@ -513,7 +513,7 @@ def test_unreadable_image_among_good_ones(cli, run_folder, photos, tmp_path, for
     (tmp_path / "bad.png").write_bytes(b"no picture")
     result = cli("predict", run_folder, good[0], tmp_path / "bad.png", tmp_path / "none.png", good[1], "-f", format_)
     assert result.status == ExitStatus.DATA
-    assert result.err.startswith("error: 2 of 4 pictures")
+    assert result.err.startswith("error: 2 of 4 images")
     assert "Traceback" not in result.err
     if format_ == "table":
         rows = result.out.splitlines()[2:]
@@ -586,8 +586,8 @@ BAD = {
     "folder is no run": (["train", "-r", "{recipe}", "-o", "{photos}"], 2, "is not a run"),
     "resume and overwrite": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--overwrite"], 2, "give one"),
     "resume differently": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--seed", "9"], 2, "was 0, now 9"),
-    "nothing to label": (["predict", "{run}"], 2, "nothing to label"),
-    "- and a path": (["predict", "{run}", "-", "{image}"], 2, "- stands alone"),
+    "nothing to label": (["predict", "{run}"], 2, "no images to classify"),
+    "- and a path": (["predict", "{run}", "-", "{image}"], 2, "- cannot be combined"),
     "grid of no kind": (["data", "info", "{recipe}", "--grid", "{new}.doc"], 1, "cannot write a figure"),
     "no such table": (["recipe", "keys", "optimiser"], 2, "did you mean 'optimizer'"),
     "no such source": (["data", "info", "mnist"], 2, "no such source"),
@@ -1071,7 +1071,7 @@ def test_interrupted_training_says_how_to_go_on_and_goes_on(cli, drawn_images, t
         assert f"error: {word}" in err
         assert (folder / "k3" / STATE_FILE).is_file()
         assert not list(folder.rglob("*.part"))
-    command = ends[1][1].split("go on with: ")[1].strip()
+    command = ends[1][1].split("continue with: ")[1].strip()
     program, *words = shlex.split(command)
     assert program == "fmcli"
     result = cli(*words)
@@ -1134,7 +1134,7 @@ def test_a_run_that_is_not_finished_names_what_it_lacks(cli, run_folder, tmp_pat
     shutil.rmtree(copy / "k5")
     result = cli("ensemble", "evaluate", copy)
     assert result.status == 0
-    assert "not trained yet, so left out: k5" in result.err
+    assert "that are not trained yet: k5" in result.err
 
 
 def test_published_figures_stand_beside_the_measured_ones(cli, recipe_file, tmp_path):

@@ -104,8 +104,8 @@ def test_weights_are_taken_in_the_members_order(cli, pool):
     ("options", "said"),
     [
         (["--weights", "1,2"], "6 members need 6"),
-        (["--weights", "1,2,x,1,1,1"], "numbers with commas"),
-        (["--weights", "1,1,1,1,1,-1"], "0 or larger"),
+        (["--weights", "1,2,x,1,1,1"], "numbers separated by commas"),
+        (["--weights", "1,1,1,1,1,-1"], "must be 0 or larger"),
         (["--weights", "0,0,0,0,0,0"], "at least one above 0"),
         (["--weights", "1,1,1,1,1,1", "--vote", "stacking"], "does not use weights"),
         (["--vote", "two-level", "--groups", "a,b"], "got 2 groups for 6 members"),
@@ -258,7 +258,7 @@ def test_true_classes_that_nobody_needs_are_refused(cli, pool, tmp_path, command
     output = ["--output", tmp_path / "made.toml"] if command in ("fit", "select") else []
     refused = cli("ensemble", command, *places, "--labels", tmp_path / "truth.npy", *output)
     assert refused.status == 2
-    assert "these members know theirs" in refused.err
+    assert "these members know the true classes" in refused.err
 
 
 def test_true_classes_are_for_whichever_ensemble_needs_them(cli, pool, tmp_path):
@@ -286,8 +286,8 @@ def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, image_file, tmp_path)
     plain = cli("predict", own_pool, image_file, "--vote", "weighted-soft", "--format", "json").json[0]
     assert calibrated["label"] == plain["label"]
     assert calibrated["probability"] != plain["probability"]
-    assert "flatters" not in cli("ensemble", "evaluate", output).err
-    assert "flatters" in cli("ensemble", "evaluate", output, "--split", "validation").err
+    assert "score is too high" not in cli("ensemble", "evaluate", output).err
+    assert "score is too high" in cli("ensemble", "evaluate", output, "--split", "validation").err
     for command in (["evaluate", output], ["plot", "confusion", output, "--output", tmp_path / "c.png"]):
         assert cli(*command).status == 0, command
     assert cli("ensemble", "fit", own_pool, "--output", output).status == 2  # it is there already
@@ -370,8 +370,8 @@ def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
         (["k3-1"], "two members or more"),
         ([".", "--vote", "stacking"], "majority"),
         ([".", "--method", "exhaustive", "--size", "0"], "size"),
-        ([".", "--method", "exhaustive", "--bags", "0"], "--bags is for --method greedy"),
-        ([".", "--method", "diverse", "--seed", "1"], "--seed is for --method greedy"),
+        ([".", "--method", "exhaustive", "--bags", "0"], "--bags needs --method greedy"),
+        ([".", "--method", "diverse", "--seed", "1"], "--seed needs --method greedy"),
     ],
 )
 def test_selections_that_cannot_be_made_are_refused(cli, own_pool, tmp_path, arguments, said):
@@ -605,9 +605,9 @@ def test_what_is_packed_or_fitted_tells_of_its_images(cli, own_pool, tmp_path):
 def test_a_member_that_votes_twice_under_two_names_is_told(cli, own_pool, tmp_path):
     shutil.copytree(own_pool / "k3-1", tmp_path / "again")
     said = cli("ensemble", "evaluate", own_pool, tmp_path / "again").err
-    assert "has the very weights of" in said
-    assert "has the very weights of" not in cli("ensemble", "evaluate", own_pool).err
-    assert "has the very answers of" not in said
+    assert "has the same weights as" in said
+    assert "has the same weights as" not in cli("ensemble", "evaluate", own_pool).err
+    assert "has the same predictions as" not in said
 
 
 def test_predictions_that_vote_twice_are_told(cli, pool, tmp_path):
@@ -615,15 +615,15 @@ def test_predictions_that_vote_twice_are_told(cli, pool, tmp_path):
     shutil.copytree(tmp_path / "one" / "k3-1", tmp_path / "one" / "again")
     for command in ("evaluate", "compare"):
         said = cli("ensemble", command, tmp_path / "one").err
-        assert said.count("has the very answers of") == 1, said
+        assert said.count("has the same predictions as") == 1, said
     shutil.rmtree(tmp_path / "one" / "again")
-    assert "has the very answers of" not in cli("ensemble", "evaluate", tmp_path / "one").err
+    assert "has the same predictions as" not in cli("ensemble", "evaluate", tmp_path / "one").err
 
 
 def test_saved_predictions_that_lie_beside_others_are_told(cli, pool, tmp_path):
     assert "also holds" not in cli("evaluate", pool / "k3-1", "--save-predictions", tmp_path / "predictions").err
     said = cli("evaluate", pool / "k5-1", "--save-predictions", tmp_path / "predictions").err
-    assert "also holds predictions of k3-1, which would vote with these" in said
+    assert "also holds predictions of k3-1; they will vote together" in said
 
 
 @pytest.mark.parametrize(
@@ -631,8 +631,8 @@ def test_saved_predictions_that_lie_beside_others_are_told(cli, pool, tmp_path):
     [
         (["evaluate", "{predictions}", "--tta", "flip"], "has stored predictions but no network"),
         (["ensemble", "evaluate", "{predictions}", "--tta", "flip"], "has stored predictions but no network"),
-        (["ensemble", "evaluate", "{pool}", "--vote", "two-level", "--groups", ",,,,,"], "names with commas"),
-        (["ensemble", "compare", "{pool}", "--seed", "3"], "are for --draws"),
+        (["ensemble", "evaluate", "{pool}", "--vote", "two-level", "--groups", ",,,,,"], "names separated by commas"),
+        (["ensemble", "compare", "{pool}", "--seed", "3"], "need --draws"),
         (["ensemble", "unpack", "{fitted}", "--output", "again"], "fmcli ensemble evaluate"),
     ],
 )

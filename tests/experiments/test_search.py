@@ -724,7 +724,7 @@ def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):
     assert done.returncode == 128 + number
     assert done.stdout == out
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    said = f"error: {word}\nhint:  what is done is kept; go on with: fmcli train --resume\n"
+    said = f"error: {word}\nhint:  finished work is saved; continue with: fmcli train --resume\n"
     assert done.stderr == ("" if "saved" in out else said)
 
 
@@ -732,8 +732,11 @@ def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):
 @pytest.mark.parametrize(
     ("work", "hint"),
     [
-        ("told(2)", "nothing is trained yet: the same command starts anew"),
-        (f"{BEGIN}; report(TrialFinished(0, None)); told(2)", "what is done is kept; go on with: fmcli train --resume"),
+        ("told(2)", "nothing was trained yet; run the same command again"),
+        (
+            f"{BEGIN}; report(TrialFinished(0, None)); told(2)",
+            "finished work is saved; continue with: fmcli train --resume",
+        ),
     ],
 )
 def test_ctrl_c_before_anything_is_overwritten_names_nothing_that_would_keep_it(work, hint):

@@ -616,7 +616,7 @@ def test_a_figure_without_data_is_refused_alone_and_left_out_of_all(cli, place, 
     figures = figures_drawn(monkeypatch)
     result = cli("plot", "all", bare, "-o", tmp_path / "figures")
     assert result.status == 0
-    assert result.err.startswith("left out curves: ")
+    assert result.err.startswith("skipped curves: ")
     assert result.out.split() == [str(tmp_path / "figures" / f"{kind}.png") for kind in FIGURES if kind != "curves"]
     assert len(figures) == len(FIGURES) - 1
 
@@ -629,7 +629,7 @@ def test_predictions_without_images_have_four_figures(cli, place, tmp_path, monk
     assert result.status == 0, result.err
     drawn = ("confusion", "precision-recall", "reliability", "coverage")
     assert result.out.split() == [str(tmp_path / "figures" / f"{kind}.png") for kind in FIGURES if kind in drawn]
-    assert "left out samples: k3 has stored predictions" in result.err
+    assert "skipped samples: k3 has stored predictions" in result.err
 
 
 def test_a_figure_of_many_classes_is_made_smaller(tmp_path):
@@ -649,7 +649,7 @@ def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_p
     assert not (tmp_path / "x").exists()
     result = cli("ensemble", "evaluate", tmp_path / "run", "--plots", tmp_path / "x", "-f", "json")
     assert result.status == 0
-    assert "left out precision-recall: " in result.err
+    assert "skipped precision-recall: " in result.err
     assert (tmp_path / "x" / "confusion.png").is_file()
 
 

@@ -506,13 +506,13 @@ def test_resuming_a_run_with_snapshots_trains_what_is_left(finished_snapshots, t
 def test_a_lost_snapshot_is_noticed(finished_snapshots, tmp_path, cli):
     folder = Path(shutil.copytree(finished_snapshots, tmp_path / "run"))
     assert lost_snapshots([folder]) == {}
-    assert cli("ensemble", "evaluate", folder).err.count("left out") == 0
+    assert cli("ensemble", "evaluate", folder).err.count("skipped") == 0
     (folder / "k3" / "snapshot-1" / MODEL_FILE).unlink()
     (folder / "k5" / MODEL_FILE).unlink()  # which is not trained yet, then
     assert lost_snapshots([folder]) == {folder: ["k3/snapshot-1"]}
     said = cli("ensemble", "evaluate", folder).err
-    assert f"missing, though trained, so left out: k3/snapshot-1 of {folder}" in said
-    assert "not trained yet, so left out: k5" in said
+    assert f"skipped members of {folder} whose files are missing: k3/snapshot-1" in said
+    assert "that are not trained yet: k5" in said
 
 
 def test_model_of_somebody_else_in_a_run_folder_survives_overwriting(run_folder, tiny_recipe):
