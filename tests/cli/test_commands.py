@@ -901,7 +901,7 @@ def test_names_need_not_be_utf8(cli, recipe_file, tmp_path):
     refused = cli("ensemble", "fit", run_folder, "--vote", "soft", "-o", tmp_path / "ensemble.toml")
     assert_error(refused, ExitStatus.USAGE, "an ensemble file cannot name")
     refused = cli("train", "-r", "quick", "--set", os.fsdecode(b"data.source=\xff"), "-o", tmp_path / "other")
-    assert_error(refused, ExitStatus.USAGE, "is not UTF-8 text")
+    assert_error(refused, ExitStatus.USAGE, "is not UTF-8")
 
 
 def test_closed_pipe_of_the_real_process_ends_quietly(recipe_file):
