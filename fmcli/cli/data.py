@@ -95,10 +95,10 @@ def show_data(
             "to use them, set data.validation = { own = true }"
         )
     if grid is not None:
-        from fmcli.report.plots import SAMPLES_OF_EACH, sample_figure, save_figure
+        from fmcli.report.plots import SAMPLES_PER_CLASS, sample_figure, save_figure
 
         name = f"{spec.source}, train"
-        samples_per_class = train.first_of_each_class(SAMPLES_OF_EACH)
+        samples_per_class = train.first_of_each_class(SAMPLES_PER_CLASS)
         save_figure(
             sample_figure(
                 samples_per_class.images, samples_per_class.labels, samples_per_class.class_names, source=name

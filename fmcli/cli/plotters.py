@@ -92,10 +92,10 @@ def data_plotters(spec: DataSpec, data_root: Path | None, *, split: SplitName = 
         DataError: The images are missing or damaged, or there is no such split.
     """
     from fmcli.data import load_splits
-    from fmcli.report.plots import SAMPLES_OF_EACH, class_count_figure, sample_figure
+    from fmcli.report.plots import SAMPLES_PER_CLASS, class_count_figure, sample_figure
 
     splits = load_splits(spec, data_root)
-    shown, names = splits.named(split).first_of_each_class(SAMPLES_OF_EACH), splits.train.class_names
+    shown, names = splits.named(split).first_of_each_class(SAMPLES_PER_CLASS), splits.train.class_names
     counts = {name: images.counts() for name, images in splits.present().items()}
     source = f"{spec.source}, {split}"
     return {

@@ -7,14 +7,14 @@ from fmcli.report.document import Document, Sheet
 
 
 def data_document(
-    source: str, place: str, input_shape: tuple[int, ...], counts: Mapping[str, Sequence[int]],
+    source: str, path: str, input_shape: tuple[int, ...], counts: Mapping[str, Sequence[int]],
     class_names: Sequence[str], digests: Mapping[str, str],
 ) -> Document:  # fmt: skip
     """Return the number of images of each class in each split.
 
     Args:
         source: The source of the images as in the recipe.
-        place: The folder that was read.
+        path: The file or folder that was read.
         input_shape: Shape of an image, (C, H, W).
         counts: Number of images of each class in label order, for each split.
         class_names: Class names in label order.
@@ -27,7 +27,7 @@ def data_document(
     ]
     totals = {split: int(sum(counts[split])) for split in splits}
     sheet = Sheet(
-        title=f"{source}: {show_shape(input_shape)} (channels×height×width), {len(class_names)} classes, in {place}",
+        title=f"{source}: {show_shape(input_shape)} (channels×height×width), {len(class_names)} classes, in {path}",
         columns=[">Label", "Class", *(f">{split}" for split in splits)],
         rows=[
             *([str(row["label"]), str(row["class"]), *(f"{row[split]:,}" for split in splits)] for row in records),
@@ -38,7 +38,7 @@ def data_document(
     )
     payload = {
         "source": source,
-        "place": place,
+        "place": path,
         "input_shape": list(input_shape),
         "classes": records,
         "images": totals,

@@ -1,4 +1,4 @@
-"""The results of `fmcli recipe list`, `recipe keys` and `recipe show --summary`."""
+"""The results of `fmcli recipe list`, `recipe keys` and the summary of `recipe show`."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -6,12 +6,12 @@ from fmcli.report.plots.confidence import coverage_figure, reliability_figure
 from fmcli.report.plots.confusion import confusion_figure
 from fmcli.report.plots.curves import curve_figure
 from fmcli.report.plots.files import check_ending, save_figure
-from fmcli.report.plots.images import SAMPLES_OF_EACH, mistake_figure, prediction_figure, sample_figure
+from fmcli.report.plots.images import SAMPLES_PER_CLASS, mistake_figure, prediction_figure, sample_figure
 from fmcli.report.plots.precision_recall import precision_recall_figure
 from fmcli.report.plots.search import search_figure
 
 __all__ = [
-    "SAMPLES_OF_EACH",
+    "SAMPLES_PER_CLASS",
     "ClassifiedSplit",
     "check_ending",
     "class_count_figure",

@@ -13,7 +13,7 @@ from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
 from fmcli.report.thumbnails import choose_samples, to_rgb
 
-SAMPLES_OF_EACH = 12
+SAMPLES_PER_CLASS = 12
 """Maximum number of images of each class."""
 _SAMPLE_SIDE, _PREDICTION_SIDE = 0.55, 1.25  # inches, the longer side of an image
 _SAMPLE_GAP = 0.04  # inches between samples
@@ -33,7 +33,7 @@ def sample_figure(
     class_names: Sequence[str],
     *,
     source: str,
-    each: int = SAMPLES_OF_EACH,
+    each: int = SAMPLES_PER_CLASS,
 ) -> Figure:
     """Draw a grid of sample images, one row per class.
 
