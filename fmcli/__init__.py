@@ -1,3 +1,3 @@
-"""fmcli: train, combine and read ensembles of small-image classifiers from the shell."""
+"""fmcli: train small-image classifiers and combine them into voting ensembles."""
 
 __version__ = "0.1.0"

@@ -1,9 +1,9 @@
-"""Words that a user chooses from, in recipes and on the command line alike."""
+"""Names of the choices in recipes and command-line options."""
 
 from typing import Literal, get_args
 
 Format = Literal["table", "json", "jsonl", "csv"]
-"""How a result is written."""
+"""Output format of a result."""
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 VotingRule = Literal[
@@ -18,11 +18,11 @@ VotingRule = Literal[
 ]
 SelectionMethod = Literal["greedy", "exhaustive", "diverse"]
 Measure = Literal["accuracy", "loss"]
-"""What members are chosen by; among equally good choices, the other decides."""
+"""Score by which members are selected. The other score breaks ties."""
 SoupMethod = Literal["greedy", "uniform"]
 TieRule = Literal["probability", "lowest", "first"]
 Views = Literal["none", "flip", "shift", "flip-shift"]
-"""Which altered views of an image to average over: mirrored, moved by a pixel, or both."""
+"""Views of an image whose predictions are averaged: mirrored, shifted by a pixel, or both."""
 Invert = Literal["auto", "never", "always"]
 """Whether to swap the dark and the light of a foreign picture."""
 FigureName = Literal[
@@ -38,7 +38,7 @@ FigureName = Literal[
     "trials",
 ]
 FIGURES: tuple[FigureName, ...] = tuple(name for name in get_args(FigureName) if name != "trials")
-"""Those of a run; `trials` is of a search."""
+"""Figures of a run. `trials` is the figure of a search."""
 FigureChoice = Literal[FigureName, "all"]
 FileFormat = Literal["png", "svg", "pdf"]
-"""How a figure is written."""
+"""File format of a figure."""

@@ -1,4 +1,4 @@
-"""Images to test on: small drawn ones that a network learns in a second, and the real ones."""
+"""Shared fixtures: small drawn images that a network learns in a second, and the real images."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ def fashion_mnist() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_data_of_the_users(request, monkeypatch, tmp_path_factory):
-    """Keep the user's datasets and cache out of a test, unless it asks for `fashion_mnist`."""
+    """Hide the user's datasets and cache from a test, unless it uses the fixture `fashion_mnist`."""
     if "fashion_mnist" in request.fixturenames:
         monkeypatch.setenv("FMCLI_DATA", str(request.getfixturevalue("fashion_mnist")))
     else:
@@ -91,7 +91,7 @@ def cli(capfd):
 
 @pytest.fixture
 def forget_kernels():
-    """Let what was compiled be asked for anew, before and after."""
+    """Forget the compiled kernels before and after the test."""
     from fmcli.networks.cpu import loading
 
     loading._compile_kernels.cache_clear()
