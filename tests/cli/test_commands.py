@@ -719,7 +719,7 @@ def test_images_that_have_changed_are_told_apart(cli, tiny_recipe, tmp_path):
     (folder / "cat").rename(folder / "cats")
     refused = cli("evaluate", tmp_path / "run")
     assert refused.status == 4
-    assert "without the class cat; with the class cats" in refused.err
+    assert "missing class cat; new class cats" in refused.err
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(cli, run_folder):
