@@ -37,6 +37,7 @@ Action = Literal[
     "threads",
     "tie",
     "train",
+    "train-member",
     "unpack",
     "vote",
     "weights",

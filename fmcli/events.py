@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 class StopRequest(BaseException):
@@ -54,6 +55,13 @@ class MembersInParallel:
     jobs: int
     threads: int  # CPU threads per member
     speedup: float | None  # estimate compared with one at a time; None if a resumed run keeps its threads
+
+
+@dataclass(frozen=True, slots=True)
+class UnmeasuredFeature:
+    """A run on a GPU uses a feature whose correctness and speed have not been measured there."""
+
+    feature: Literal["cuda-graph", "parallel-members"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,7 @@ Event = (
     | TrialStarted
     | TrialFinished
     | MembersInParallel
+    | UnmeasuredFeature
     | MemberStarted
     | StepFinished
     | BatchPredicted

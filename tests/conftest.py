@@ -30,7 +30,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
     """However short it is, so that tests know from where a training goes on."""
-    monkeypatch.setattr("fmcli.training.loop._SAVING", math.inf)
+    monkeypatch.setattr("fmcli.training.loop.MAX_SAVING_SHARE", math.inf)
 
 
 @pytest.fixture(scope="session")

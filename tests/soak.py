@@ -37,7 +37,7 @@ from fmcli.cli import run
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.recipe import Recipe, load_recipe
-from fmcli.training import SAVE_AFTER, VALIDATION_FILE
+from fmcli.training import SAVE_INTERVAL_S, VALIDATION_FILE
 from fmcli.training.run import train_run
 from tests.helpers import TINY_RECIPE, draw_quadrants, write_idx_folder
 
@@ -82,7 +82,9 @@ class Soak:
     """
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
-        fmcli.training.loop._SAVING = math.inf  # save after every epoch: how often must not depend on the clock
+        fmcli.training.loop.MAX_SAVING_SHARE = (
+            math.inf
+        )  # save after every epoch: how often must not depend on the clock
         self.folder, self.draw = folder, random.Random(seed)
         self.problems: list[str] = []
         images = write_idx_folder(folder / "images", *draw_quadrants(240, seed=1), test=draw_quadrants(40, seed=2))
@@ -95,7 +97,7 @@ class Soak:
         self.seconds = time.perf_counter() - started
         self.whole = fingerprint(folder / "whole")
 
-    def train(self, place: Path, *, save_after: float = SAVE_AFTER, jobs: int = 1) -> None:
+    def train(self, place: Path, *, save_after: float = SAVE_INTERVAL_S, jobs: int = 1) -> None:
         """Train, or go on."""
         train_run(self.recipe, place, device=CPU, resume=True, save_after=save_after, jobs=jobs, threads=1)
 
@@ -193,7 +195,7 @@ def kill_once(soak: Soak, place: Path, *, each_step: bool) -> bool:
     """Go on with a training and kill it; tell whether it was not done before."""
 
     def work() -> None:
-        soak.train(place, save_after=0.0 if each_step else SAVE_AFTER)
+        soak.train(place, save_after=0.0 if each_step else SAVE_INTERVAL_S)
 
     child = soak.fork(work)
     time.sleep(soak.draw.uniform(0, soak.seconds))

@@ -105,22 +105,23 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, precision):
 
 @pytest.mark.parametrize(
     "options",
-    [{"swa": 0.5}, {"weight_average": 0.9}, {"augment": {"albumentations": [{"name": "GaussNoise"}]}}],
-    ids=["swa", "average", "albumentations"],
+    [{"swa": 0.5}, {"weight_average": 0.9}, {}, {"augment": {"albumentations": [{"name": "GaussNoise"}]}}],
+    ids=["swa", "average", "plain", "albumentations"],
 )
-def test_what_stands_beside_the_recorded_step_works(tmp_path, options):
-    history = train_member(recipe("bf16", **options), "m1", drawn_splits(), tmp_path, device=GPU)
+def test_training_with_cuda_graphs_works(tmp_path, options):
+    history = train_member(recipe("bf16", cuda_graph=True, **options), "m1", drawn_splits(), tmp_path, device=GPU)
     assert history[-1].validation_accuracy > 0.9
 
 
-def test_members_at_once_learn_what_they_learn_alone(tmp_path, drawn_images):
-    """Each on streams of its own, in turns: nothing of one may reach another, nor go when another ends."""
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_parallel_members_learn_the_same_as_one_at_a_time(tmp_path, drawn_images, cuda_graph):
+    """Members take turns on their own streams, so memory of one must neither reach another nor be freed early."""
     several = resolve_recipe(
         {
             "data": {"source": f"idx:{drawn_images}"},
             "model": {"family": "kernel-cnn", "form": "pooled", "kernel_size": 3},
             "optimizer": {"name": "muon"},
-            "trainer": {"batch_size": 16, "precision": "fp32"},
+            "trainer": {"batch_size": 16, "precision": "fp32", "cuda_graph": cuda_graph},
             "members": [
                 {"name": f"m{epochs}", "model": {"widths": [16, width]}, "trainer": {"epochs": epochs}}
                 for epochs, width in ((2, 32), (8, 128), (5, 64), (6, 256))

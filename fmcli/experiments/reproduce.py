@@ -22,7 +22,8 @@ from fmcli.members import fit_rule, open_pool
 from fmcli.members.inference import predict_splits
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
-from fmcli.training.run import remove_runs, train_run
+from fmcli.training.run import train_run
+from fmcli.training.run_folder import remove_runs
 
 _PAUSE = 2.0  # seconds
 _SCORED: tuple[SplitName, ...] = ("validation", "test")

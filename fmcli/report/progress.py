@@ -14,6 +14,8 @@ from fmcli.report.document import percent, show_value
 
 _MIN_WIDE_COLUMNS = 70  # terminals narrower than this show no loss, accuracy and speed next to the bar
 
+_FEATURES = {"cuda-graph": "CUDA graphs", "parallel-members": "members in parallel"}
+
 
 @dataclass(slots=True)
 class _RunningMember:
@@ -50,6 +52,7 @@ class TrainingProgress:
         self._describe_remedy = describe_remedy
         self._running: dict[str, _RunningMember] = {}
         self._awaited_run: Path | None = None
+        self._warned: set[events.UnmeasuredFeature] = set()
         self._interactive = terminal.err.is_terminal and not terminal.quiet
         wide = terminal.err.width >= _MIN_WIDE_COLUMNS
         columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
@@ -82,12 +85,12 @@ class TrainingProgress:
             case events.MembersInParallel():
                 self._advice = None
                 self.terminal.note(self._describe_parallel(event))
+            case events.UnmeasuredFeature():
+                self._warn_unmeasured(event)
             case events.RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
             case events.WaitingForRun():
-                if event.folder != self._awaited_run:
-                    self._awaited_run = event.folder
-                    self.terminal.note(f"waiting for another process to train {printable(event.folder)}")
+                self._wait_for_run(event.folder)
             case events.TrialStarted():
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
                 self.terminal.note(f"trial {event.number} (of 0 to {event.trials - 1}): {values}")
@@ -98,6 +101,16 @@ class TrainingProgress:
                 self.terminal.note(f"trial {event.number}: {result}")
             case events.CheckpointSaved():
                 self.terminal.detail(f"wrote {event.path}")
+
+    def _wait_for_run(self, folder: Path) -> None:
+        if folder != self._awaited_run:
+            self._awaited_run = folder
+            self.terminal.note(f"waiting for another process to train {printable(folder)}")
+
+    def _warn_unmeasured(self, event: events.UnmeasuredFeature) -> None:
+        if event not in self._warned:
+            self._warned.add(event)
+            self.terminal.note(f"{_FEATURES[event.feature]} have not been measured on a GPU; check results and speed")
 
     def _start_member(self, event: events.MemberStarted) -> None:
         self._remove_bar(event.member)

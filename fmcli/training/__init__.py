@@ -1,12 +1,12 @@
-"""Training one member.
+"""Train the members of a recipe: plan a run (`plan`), execute it (`execute`), and train one member (`loop`).
 
-Its epochs (`loop`), its steps (`learner`, on a GPU `cuda_graph`), its files (`saving`, `state`), and what must be the
-same to go on with them (`fingerprint`, `resume`).
+One step of a member is in `learner`, and its files in `saving` and `state`. `fingerprint` and `resume` check that a
+resumed run ends like an uninterrupted one.
 """
 
 from fmcli.training.fingerprint import Fingerprint
-from fmcli.training.loop import SAVE_AFTER, train_member
+from fmcli.training.loop import SAVE_INTERVAL_S, train_member
 from fmcli.training.saving import VALIDATION_FILE
 from fmcli.training.state import STATE_FILE, load_state
 
-__all__ = ["SAVE_AFTER", "STATE_FILE", "VALIDATION_FILE", "Fingerprint", "load_state", "train_member"]
+__all__ = ["SAVE_INTERVAL_S", "STATE_FILE", "VALIDATION_FILE", "Fingerprint", "load_state", "train_member"]

@@ -1,7 +1,7 @@
-"""Whether members should train one after another on all cores, or several at once, each on some of them.
+"""Choose whether members train one at a time on all CPU threads, or in parallel on some of them.
 
-The threads of an operation wait for each other at its end, and what lies between operations is one thread's: small
-networks in small batches gain little by more of them. Several at once cost a process each.
+The threads of an operation wait for each other at its end, and a single thread does the work between operations. More
+threads therefore speed up small networks with small batches only a little. Each parallel member costs a process.
 """
 
 import math
@@ -18,25 +18,25 @@ from fmcli.recipe import MemberSpec, Recipe, SourceFacts
 from fmcli.recipe.tracing import LayerTrace, trace_recipe
 
 # Measured on two cores with AVX-512 BF16, for small networks.
-_BETWEEN = 3e-3  # seconds of a step that more threads do not shorten
-_RATE = 6e10  # multiply-adds a second of a thread
-_START = 5.0  # seconds until a process trains
-_WORTH = 1.2  # so many times as fast, or one after another
-_PROCESS = 1 << 30  # bytes, beside the images
-_CONTAINER = (  # how much memory a container may use, in bytes, on Linux: version 2 and 1 of control groups
+STEP_OVERHEAD_S = 3e-3  # part of a step that more threads do not shorten
+MULTIPLY_ADDS_PER_S = 6e10  # of one thread
+PROCESS_START_S = 5.0  # until a new process trains
+MIN_SPEEDUP = 1.2  # otherwise members train one at a time
+PROCESS_BYTES = 1 << 30  # memory of a process without the images
+CGROUP_LIMITS = (  # memory limit of a Linux container in bytes: control groups version 2 and 1
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """How members train at once: in processes of their own, but on an NVIDIA GPU.
+class Concurrency:
+    """How members train in parallel: in processes on a CPU, on streams of one process on an NVIDIA GPU.
 
     Args:
-        jobs: How many at once.
-        threads: Of the CPU, for each process.
-        speedup: How many times as fast that should be as one by one; None where it was not chosen for that.
+        jobs: Number of members that train in parallel.
+        threads: CPU threads per process.
+        speedup: Estimate compared with one at a time; None if the number was not chosen by the estimate.
     """
 
     jobs: int
@@ -44,7 +44,7 @@ class Share:
     speedup: float | None = None
 
 
-def share_out(
+def choose_concurrency(
     recipe: Recipe,
     names: Sequence[str],
     splits: Splits,
@@ -52,89 +52,98 @@ def share_out(
     *,
     jobs: int | None = None,
     threads: int | None = None,
-    kept: int | None = None,
-) -> Share | None:
-    """Return how members train at once; None: one by one in this process, on its threads.
+    run_threads: int | None = None,
+) -> Concurrency | None:
+    """Return how members train in parallel, or None to train one at a time in this process, on its threads.
+
+    A GPU trains one member at a time unless `jobs` is given.
 
     Args:
         recipe: The recipe.
-        names: Which members are to be trained.
+        names: Names of the members to train.
         splits: The images.
-        device: Where to train.
-        jobs: How many at once, where that is asked for.
-        threads: CPU threads for each, where that is asked for.
-        kept: With how many threads the run was begun. Others keep them, unless other threads are asked for, or there
-            are too few: with other numbers of threads, weights come out otherwise. None for a run that begins.
+        device: The training device.
+        jobs: Number of parallel members that the caller asked for.
+        threads: CPU threads per member that the caller asked for.
+        run_threads: CPU threads that a resumed run was started with; None for a new run. The remaining members keep
+            them, because the count changes the weights, unless the caller asks for others or has too few.
     """
-    here = torch.get_num_threads()
+    available = torch.get_num_threads()
     if not names or (jobs is None and threads is not None):
         return None
-    if device.type == "cpu" and threads is None and kept:  # a damaged state may say 0, which is refused later
-        at_once = _most_at_once(recipe, names, splits, here // kept) if jobs is None else jobs
-        if kept * min(at_once, len(names)) <= here:
-            return Share(at_once, kept) if at_once > 1 or kept < here else None
+    if device.type == "cpu" and threads is None and run_threads:  # a damaged state may say 0, which is refused later
+        n_jobs = _max_jobs(recipe, names, splits, available // run_threads) if jobs is None else jobs
+        if run_threads * min(n_jobs, len(names)) <= available:
+            return Concurrency(n_jobs, run_threads) if n_jobs > 1 or run_threads < available else None
     if jobs == 1:
         return None
     if jobs is not None:
-        return Share(jobs, threads or max(here // min(jobs, len(recipe.members)), 1))
-    return _choose_fastest(recipe, names, splits) if device.type == "cpu" and kept is None else None
+        return Concurrency(jobs, threads or max(available // min(jobs, len(recipe.members)), 1))
+    return _choose_fastest(recipe, names, splits) if device.type == "cpu" and run_threads is None else None
 
 
-def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits) -> Share | None:
-    """Return what should be fastest; None: one by one.
+def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits) -> Concurrency | None:
+    """Return the fastest concurrency, or None for one at a time.
 
-    By an estimate, not a measurement, so that a run that is begun again has the same numbers of threads.
+    The choice is an estimate, not a measurement, so that the same run always gets the same number of threads.
     """
     threads = torch.get_num_threads()
-    most = _most_at_once(recipe, names, splits, threads)
+    max_jobs = _max_jobs(recipe, names, splits, threads)
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
     members = [member for member in recipe.members if member.name in names]
-    works = [_work(member, traces[member.name], len(splits.train)) for member in members]
-    seconds = {jobs: _seconds(works, jobs, threads // jobs) for jobs in range(1, most + 1)}
+    workloads = [_workload(member, traces[member.name], len(splits.train)) for member in members]
+    seconds = {jobs: _estimate_seconds(workloads, jobs, threads // jobs) for jobs in range(1, max_jobs + 1)}
     best = min(seconds, key=seconds.__getitem__)
-    times = seconds[1] / seconds[best]
-    return Share(best, threads // best, times) if times >= _WORTH else None
+    speedup = seconds[1] / seconds[best]
+    return Concurrency(best, threads // best, speedup) if speedup >= MIN_SPEEDUP else None
 
 
-def _most_at_once(recipe: Recipe, names: Sequence[str], splits: Splits, most: int) -> int:
-    """Return how many members there is room for: as many as there are, and as memory holds, but no more than given."""
+def _max_jobs(recipe: Recipe, names: Sequence[str], splits: Splits, limit: int) -> int:
+    """Return how many members can train in parallel: limited by their number, by memory, and by the given limit."""
     members = [member for member in recipe.members if member.name in names]
-    if any(member.augment.albumentations for member in members):  # they have processes of their own
+    if any(member.augment.albumentations for member in members):  # they start worker processes
         return 1
-    return max(min(most, len(members), _processes_in_memory(splits)), 1)
+    return max(min(limit, len(members), _processes_in_memory(splits)), 1)
 
 
-def _work(member: MemberSpec, traces: tuple[LayerTrace, ...], n_images: int) -> tuple[int, float]:
-    """Return how many steps a member takes, and the multiply-adds of one: of outputs and both kinds of gradients."""
+def _workload(member: MemberSpec, traces: tuple[LayerTrace, ...], n_images: int) -> tuple[int, float]:
+    """Return a member's number of steps, and the multiply-adds of a step: the forward pass and both gradients."""
     trainer = member.trainer
     n_images = trainer.sample_size(n_images)
     batch = n_images if trainer.full_batch else min(trainer.batch_size, n_images)
-    adds = 3 * sum(trace.multiply_adds for trace in traces) * batch
-    return trainer.epochs * math.ceil(n_images / batch), adds
+    multiply_adds = 3 * sum(trace.multiply_adds for trace in traces) * batch
+    return trainer.epochs * math.ceil(n_images / batch), multiply_adds
 
 
-def _seconds(works: list[tuple[int, float]], jobs: int, threads: int) -> float:
-    """Estimate how long members train, each on so many threads, when the next begins where one ends."""
+def _estimate_seconds(workloads: list[tuple[int, float]], jobs: int, threads: int) -> float:
+    """Return the estimated time to train all members, if the next one starts when another ends.
+
+    Args:
+        workloads: Steps, and multiply-adds per step, of each member.
+        jobs: Number of parallel members.
+        threads: CPU threads per member.
+    """
     ends = [0.0] * jobs
-    for steps, adds in works:
+    for steps, multiply_adds in workloads:
         first = ends.index(min(ends))
-        ends[first] += (_START if jobs > 1 else 0) + steps * (_BETWEEN + adds / (_RATE * threads))
+        step_seconds = STEP_OVERHEAD_S + multiply_adds / (MULTIPLY_ADDS_PER_S * threads)
+        ends[first] += (PROCESS_START_S if jobs > 1 else 0) + steps * step_seconds
     return max(ends)
 
 
 def _processes_in_memory(splits: Splits) -> int:
-    """Return how many processes, each with the images, half of the memory holds; 1 where none can tell."""
-    images = sum(0 if images.is_mapped else images.pixels.nbytes for images in splits.present().values())
-    return max(_memory() // (2 * (_PROCESS + images)), 1)
+    """Return how many processes, each with the images, fit in half of the memory; 1 if its size is unknown."""
+    image_bytes = sum(0 if images.is_mapped else images.pixels.nbytes for images in splits.present().values())
+    return max(_memory_bytes() // (2 * (PROCESS_BYTES + image_bytes)), 1)
 
 
-def _memory() -> int:
-    """Return how many bytes of memory the machine has, or its container; 0 where neither tells."""
+def _memory_bytes() -> int:
+    """Return the memory of the machine or its container in bytes, or 0 if unknown."""
     names = getattr(os, "sysconf_names", {})
     if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
         return 0
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in _CONTAINER:
-        with suppress(OSError, ValueError):  # there is none, or it says "max"
+    for path in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # the file is missing, or contains "max"
             memory = min(memory, int(path.read_text()))
     return memory

@@ -1,4 +1,4 @@
-"""A training step, recorded once on an NVIDIA GPU and launched as a whole from then on."""
+"""Record a training step once as a CUDA graph, and replay it for every later step."""
 
 import gc
 import warnings
@@ -11,71 +11,76 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-_WARM_UP = 3  # calls before recording, in which libraries choose kernels and allocate what they keep
+N_WARM_UP_STEPS = 3  # before recording: libraries choose kernels and allocate their workspaces
 StepOutput = tuple[Tensor, Tensor]
+"""Mean loss () and logits (N, n_classes) of a step."""
 
 
-class Recorder(Protocol):
-    """How a device records."""
+class GraphRecorder(Protocol):
+    """Records graphs on a device."""
 
     def warm_up(self, compute: Callable[[], StepOutput]) -> StepOutput:
-        """Compute, in the way that recording needs before it."""
+        """Compute a step in the way that must precede a recording."""
 
     def record(self, compute: Callable[[], StepOutput]) -> tuple[Callable[[], None], StepOutput]:
-        """Return what computes anew, from the same memory into the same, and that memory; nothing is computed yet."""
+        """Record a step without computing it.
+
+        Returns:
+            A function that computes the step again on the same memory, and the tensors that it writes.
+        """
 
 
-class CudaRecorder:
+class CudaGraphRecorder:
     """Records CUDA graphs.
 
     Args:
         device: The GPU.
-        generators: Those on it that are drawn from: each replay goes on with them.
+        generators: Generators on the GPU that a step draws from. Each replay advances them.
     """
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
         self._device, self._generators = device, generators
 
     def warm_up(self, compute: Callable[[], StepOutput]) -> StepOutput:
-        """Compute on a stream aside, as PyTorch's notes on CUDA graphs ask for."""
-        with torch.cuda.device(self._device), measured_convolutions():
+        """Compute a step on a side stream, as PyTorch's notes on CUDA graphs require."""
+        with torch.cuda.device(self._device), cudnn_benchmark():
             stream = torch.cuda.current_stream()
-            aside = _stream_beside(stream)
-            aside.wait_stream(stream)
-            with torch.cuda.stream(aside):
-                answers = compute()
-            stream.wait_stream(aside)
-        return answers
+            side_stream = _side_stream(stream)
+            side_stream.wait_stream(stream)
+            with torch.cuda.stream(side_stream):
+                output = compute()
+            stream.wait_stream(side_stream)
+        return output
 
     def record(self, compute: Callable[[], StepOutput]) -> tuple[Callable[[], None], StepOutput]:
-        """Record a graph. Where that fails, stream and generators are left as before."""
+        """Record a graph. If that fails, the stream and the generators are as before."""
         with torch.cuda.device(self._device), _no_garbage_collection():
             graph = torch.cuda.CUDAGraph()
             if hasattr(graph, "register_generator_state"):  # later versions of torch find generators by themselves
                 with warnings.catch_warnings(action="ignore"):
                     for generator in self._generators:
                         graph.register_generator_state(generator)
-            stream, states = torch.cuda.current_stream(), [one.get_state() for one in self._generators]
+            stream, states = torch.cuda.current_stream(), [generator.get_state() for generator in self._generators]
             try:
-                # Not on the stream that torch keeps for captures: graphs recorded on one share cuBLAS's workspace, and
-                # those of several members may be replayed at once. Other threads pin memory meanwhile.
-                with torch.cuda.graph(graph, stream=_stream_beside(stream), capture_error_mode="thread_local"):
-                    answers = compute()
-            except RuntimeError:  # torch leaves both as the capture had them
+                # torch's own capture stream would not do: graphs recorded on one stream share a cuBLAS workspace, and
+                # graphs of several members may be replayed in parallel. Other threads pin memory during the capture.
+                with torch.cuda.graph(graph, stream=_side_stream(stream), capture_error_mode="thread_local"):
+                    output = compute()
+            except RuntimeError:  # torch leaves the stream and the generators as they were during the capture
                 torch.cuda.set_stream(stream)
                 for generator, state in zip(self._generators, states, strict=True):
-                    fresh = torch.Generator(self._device)
-                    fresh.set_state(state)
-                    generator.graphsafe_set_state(fresh)
+                    restored = torch.Generator(self._device)
+                    restored.set_state(state)
+                    generator.graphsafe_set_state(restored)
                 raise
-        return graph.replay, answers
+        return graph.replay, output
 
 
 @contextmanager
-def measured_convolutions() -> Iterator[None]:
-    """Let cuDNN measure which of its kernels computes a convolution fastest; by default it guesses.
+def cudnn_benchmark() -> Iterator[None]:
+    """Let cuDNN measure its convolution kernels and choose the fastest; by default it uses a heuristic.
 
-    What it has found for a shape it takes from then on, also where it may not measure, as while recording.
+    cuDNN remembers its choice for each shape. It must not measure during a capture, so this is for warm-up steps.
 
     References:
         "Performance tuning guide" of PyTorch: enable the cuDNN auto-tuner.
@@ -89,14 +94,14 @@ def measured_convolutions() -> Iterator[None]:
 
 
 @cache
-def _stream_beside(stream: torch.cuda.Stream) -> torch.cuda.Stream:
-    """Return a stream to warm up and record on: always the same, as each keeps memory of its own, and no other's."""
+def _side_stream(stream: torch.cuda.Stream) -> torch.cuda.Stream:
+    """Return the stream for warm-up and recording: one per stream, because each has its own cached memory."""
     return torch.cuda.Stream(stream.device)
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect garbage before, not within: a graph that is freed during a capture spoils it."""
+    """Collect garbage first and not inside the block: freeing another graph during a capture invalidates it."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -107,70 +112,68 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-class StepGraph:
-    """Takes the steps of a training; after a few by replaying what was recorded.
+class GraphedStep:
+    """A training step that is recorded after a few calls, and replayed from then on.
 
-    A step of a small network is hundreds of kernels of a few microseconds each: launching them one by one takes longer
-    than they do. Where a recording fails, they are launched one by one from then on, and a warning says so.
+    A step of a small network consists of hundreds of kernels of a few microseconds each. Launching them one by one
+    takes longer than computing them. If recording fails, kernels are launched one by one, with a warning.
 
     Args:
-        recorder: The device's.
+        recorder: Records graphs on the device.
 
     References:
         "CUDA semantics" in PyTorch's documentation: whole-network capture.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: GraphRecorder) -> None:
         self._recorder = recorder
         self._calls: dict[torch.Size, int] = {}  # by shape: the last batch of an epoch may be smaller
         self._recordings: dict[torch.Size, _Recording] = {}
-        self._is_refused = False
+        self._has_failed = False
 
     def __call__(self, compute: Callable[[Tensor, Tensor], StepOutput], images: Tensor, labels: Tensor) -> StepOutput:
         """Take a step.
 
         Args:
-            compute: From images and labels to loss and logits, changing weights and whatever else in place. It may
-                neither wait for the device nor depend on what changes on the host.
+            compute: Computes loss and logits from images and labels, and updates weights in place. It may neither wait
+                for the device nor depend on values that change on the host.
             images: uint8 (N, C, H, W).
             labels: int64 (N,).
 
         Returns:
-            Loss and logits, which the next call overwrites.
+            Loss and logits. The next call overwrites them.
         """
         shape = images.shape
         self._calls[shape] = self._calls.get(shape, 0) + 1
-        if self._calls[shape] <= _WARM_UP and not self._is_refused:
+        if self._calls[shape] <= N_WARM_UP_STEPS and not self._has_failed:
             return self._recorder.warm_up(lambda: compute(images, labels))
-        if shape not in self._recordings and not self._is_refused:
+        if shape not in self._recordings and not self._has_failed:
             self._record(compute, images, labels)
-        return compute(images, labels) if self._is_refused else self._recordings[shape].replay(images, labels)
+        return compute(images, labels) if self._has_failed else self._recordings[shape].replay(images, labels)
 
     def _record(self, compute: Callable[[Tensor, Tensor], StepOutput], images: Tensor, labels: Tensor) -> None:
         images, labels = images.clone(), labels.clone()
         try:
-            launch, answers = self._recorder.record(lambda: compute(images, labels))
+            launch, output = self._recorder.record(lambda: compute(images, labels))
         except RuntimeError as error:
-            warnings.warn(
-                f"steps are launched kernel by kernel: no CUDA graph could be recorded: {error}", stacklevel=2
-            )
-            self._is_refused = True
-            self._recordings.clear()  # what they draw from is gone
+            warnings.warn(f"no CUDA graph could be recorded, so steps launch single kernels: {error}", stacklevel=2)
+            self._has_failed = True
+            self._recordings.clear()  # their generator states are gone
             return
-        self._recordings[images.shape] = _Recording(launch, images, labels, answers)
+        self._recordings[images.shape] = _Recording(launch, images, labels, output)
 
 
 @dataclass(frozen=True, slots=True)
 class _Recording:
-    """What was recorded, and the memory that it reads and writes."""
+    """A recorded step, and the memory that it reads and writes."""
 
     launch: Callable[[], None]
     images: Tensor
     labels: Tensor
-    answers: StepOutput
+    output: StepOutput
 
     def replay(self, images: Tensor, labels: Tensor) -> StepOutput:
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.launch()
-        return self.answers
+        return self.output

@@ -1,4 +1,4 @@
-"""A network as it learns: its weights and their average, the optimizer, and the random numbers that are drawn."""
+"""A network in training: its weights and their average, the optimizer and the generators."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,23 +13,24 @@ from fmcli.data.augment import augment
 from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, estimate_batch_norm, set_dropout_generator
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.families import expand_layers
-from fmcli.training.cuda_graph import CudaRecorder, Recorder, StepGraph, StepOutput
+from fmcli.recipe.trainer import TrainerSpec
+from fmcli.training.cuda_graph import CudaGraphRecorder, GraphedStep, GraphRecorder, StepOutput
 from fmcli.training.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.training.rng import Generators
 
 
 class Learner:
-    """A network as it learns, step by step.
+    """A network in training.
 
     Args:
         spec: The member's recipe.
-        input_shape: (C, H, W).
-        n_classes: How many logits it gives.
-        normalization: From pixels to its input.
-        generators: New ones, on the device.
-        device: Where to train.
-        bf16: Multiply in bfloat16.
-        recorder: How steps are recorded; by default as CUDA graphs on an NVIDIA GPU, and not at all elsewhere.
+        input_shape: (C, H, W) of an image.
+        n_classes: Number of logits.
+        normalization: From pixels to network input.
+        generators: New generators on the device.
+        device: The training device.
+        bf16: Whether to multiply in bfloat16.
+        recorder: Records steps as graphs; by default the one that `choose_recorder` returns.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Learner:
         generators: Generators,
         device: torch.device,
         bf16: bool,
-        recorder: Recorder | None = None,
+        recorder: GraphRecorder | None = None,
     ) -> None:
         self.spec, self.normalization, self.generators = spec, normalization, generators
         self.device = device
@@ -56,11 +57,10 @@ class Learner:
         self.model: nn.Sequential = model.to(device)
         set_dropout_generator(self.model, generators.dropout)
         self._twin = Bf16Twin(self.model) if bf16 else None
-        if recorder is None and device.type == "cuda":
-            recorder = CudaRecorder(device, [generators.augment, generators.dropout])
-        self._graph = None if recorder is None else StepGraph(recorder)
-        self._optimizer = build_optimizer(spec.optimizer, self.model, recordable=recorder is not None)
         trainer = spec.trainer
+        recorder = recorder or choose_recorder(trainer, device, generators)
+        self._graphed_step = None if recorder is None else GraphedStep(recorder)
+        self._optimizer = build_optimizer(spec.optimizer, self.model, capturable=recorder is not None)
         self._step_average = (
             None if trainer.weight_average is None else WeightAverage(self.model, trainer.weight_average)
         )
@@ -68,36 +68,36 @@ class Learner:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the network learns."""
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
-    def largest_weight(self) -> float:
-        """The largest absolute value of a weight; not finite where one is not."""
+    def max_weight(self) -> float:
+        """Largest absolute value of a weight; not finite if any weight is not."""
         return float(torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max())
 
     def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Take one optimizer step.
 
         Args:
-            images: uint8 (N, C, H, W), on the device.
-            labels: int64 (N,), on the device.
-            lr: The learning rate.
+            images: uint8 (N, C, H, W) on the device.
+            labels: int64 (N,) on the device.
+            lr: Learning rate.
 
         Returns:
-            The mean cross-entropy and the logits, both without gradient.
+            The mean cross-entropy and the logits, without gradients. The next step may overwrite them.
         """
         set_learning_rate(self._optimizer, lr)
-        if self._graph is None:
-            loss, logits = self._learn(images, labels)
+        if self._graphed_step is None:
+            loss, logits = self._update_weights(images, labels)
         else:
-            loss, logits = self._graph(self._learn, images, labels)
+            loss, logits = self._graphed_step(self._update_weights, images, labels)
         if self._step_average is not None:
             self._step_average.update()
         return loss, logits
 
-    def _learn(self, images: Tensor, labels: Tensor) -> StepOutput:
-        """Update the weights, and return what `step` does. On a GPU this is recorded: see `StepGraph`."""
+    def _update_weights(self, images: Tensor, labels: Tensor) -> StepOutput:
+        """Compute gradients and update the weights. A CUDA graph may record this function: see `GraphedStep`."""
         trainer = self.spec.trainer
         inputs = self.normalization(augment(images, self.spec.augment, self.generators.augment))
         self._optimizer.zero_grad(set_to_none=True)
@@ -113,16 +113,20 @@ class Learner:
         return loss.detach(), logits.detach()
 
     def averages(self, epoch: int) -> bool:
-        """Tell whether an epoch, from 0, is one of the last, after which the recipe averages the weights."""
+        """Return whether the weights after an epoch enter the average of the last epochs (`trainer.swa`).
+
+        Args:
+            epoch: Index of the epoch, from 0.
+        """
         trainer = self.spec.trainer
         return trainer.swa is not None and epoch >= trainer.epochs - trainer.averaged_epochs
 
     def end_epoch(self, epoch: int, batches: Iterable[Tensor]) -> None:
-        """Take the weights into the average of the last epochs, where the recipe has one; after the last, adopt it.
+        """Add the weights to the average of the last epochs, if the recipe has one; after the last epoch, use it.
 
         Args:
-            epoch: Which one ends, from 0.
-            batches: The training images, uint8 (N, C, H, W), to take the statistics of batch normalisation from.
+            epoch: Index of the epoch that ends, from 0.
+            batches: The training images, uint8 (N, C, H, W), for the batch norm statistics of the averaged weights.
         """
         if self._epoch_average is None or not self.averages(epoch):
             return
@@ -132,11 +136,11 @@ class Learner:
             estimate_batch_norm(self.model, batches, self.normalization, dropout=True)
 
     def evaluated(self) -> AbstractContextManager[None]:
-        """Let the network have, for a while, the weights that are to be evaluated and saved."""
+        """Return a context manager in which the network has the weights to evaluate and save."""
         return nullcontext() if self._step_average is None else self._step_average.applied()
 
     def evaluated_weights(self) -> dict[str, Tensor]:
-        """Return a copy of those weights, by name."""
+        """Return a copy of the weights to evaluate and save, by name."""
         with self.evaluated():
             return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
@@ -148,33 +152,54 @@ class Learner:
 
     @property
     def updates(self) -> int:
-        """How often the average took the weights in."""
+        """Number of updates of the weight average."""
         return 0 if self._average is None else self._average.updates
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that goes on changing, for `load`; `updates` goes with it."""
+        """Return everything that changes during training, except `updates`, for `load`."""
         tensors = with_prefix("model", self.model.state_dict()) | self.generators.state()
         tensors |= flatten_state(self._optimizer.state_dict()["state"], "optimizer")
         return tensors if self._average is None else tensors | with_prefix("average", self._average.state_dict())
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take over what `state` returned in an earlier process; before any step, as what is recorded knows it not."""
+        """Restore the tensors that `state` returned in an earlier process.
+
+        Call before the first step: a recorded CUDA graph would keep using the old tensors.
+
+        Args:
+            tensors: The tensors by name.
+            updates: Number of updates of the weight average.
+        """
         self.model.load_state_dict(without_prefix("model", tensors))
         state = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({**state, "state": self._laid_out(unflatten_state(tensors, "optimizer"))})
+        moments = self._match_memory_layout(unflatten_state(tensors, "optimizer"))
+        self._optimizer.load_state_dict({**state, "state": moments})
         self.generators.load(tensors)
         if self._average is not None:
             self._average.load_state_dict(without_prefix("average", tensors), updates)
 
-    def _laid_out(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Give moments the memory layout of their weights: fused optimizers walk through both side by side."""
+    def _match_memory_layout(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+        """Give moments the memory layout of their weights, because fused optimizers iterate over both in order."""
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         return {
-            place: {
-                name: torch.empty_like(parameters[place]).copy_(tensor)
-                if tensor.shape == parameters[place].shape
+            index: {
+                name: torch.empty_like(parameters[index]).copy_(tensor)
+                if tensor.shape == parameters[index].shape
                 else tensor
                 for name, tensor in table.items()
             }
-            for place, table in state.items()
+            for index, table in state.items()
         }
+
+
+def choose_recorder(trainer: TrainerSpec, device: torch.device, generators: Generators) -> GraphRecorder | None:
+    """Return the recorder of CUDA graphs if the recipe asks for them on an NVIDIA GPU, or None for eager steps.
+
+    Args:
+        trainer: The recipe's `[trainer]` table.
+        device: The training device.
+        generators: The member's generators.
+    """
+    if not trainer.cuda_graph or device.type != "cuda":
+        return None
+    return CudaGraphRecorder(device, [generators.augment, generators.dropout])

@@ -1,38 +1,19 @@
-"""The training loop: one member, from its recipe and images to its checkpoints."""
+"""The training loop: train one member from its recipe and images to its checkpoints."""
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fmcli.checkpoints.history import best_epoch, is_stalled, read_history, write_history
-from fmcli.checkpoints.layout import (
-    LAST_GOOD,
-    MODEL_FILE,
-    remove_last_good,
-    remove_snapshots,
-    snapshot_name,
-)
+from fmcli.checkpoints.layout import LAST_GOOD, MODEL_FILE, remove_last_good, remove_snapshots, snapshot_name
 from fmcli.checkpoints.tensors import with_prefix, without_prefix
-from fmcli.data import (
-    DeviceLoader,
-    ImageSet,
-    Normalization,
-    Splits,
-    draw_sample,
-    evaluation_loader,
-    explain_worker_error,
-    is_worker_error,
-    resolve_normalization,
-)
-from fmcli.data.albumentations import AlbumentationsAugment
-from fmcli.errors import DeviceError, DivergedError, FmcliError, printable
+from fmcli.data import DeviceLoader, Splits, explain_worker_error, is_worker_error
+from fmcli.errors import DeviceError, DivergedError, FmcliError, Remedy, printable
 from fmcli.events import (
     BatchPredicted,
     CheckpointSaved,
@@ -48,23 +29,18 @@ from fmcli.hardware.device import device_name, is_out_of_memory, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
-from fmcli.recipe.schedule import CyclicSchedule
+from fmcli.training.divergence import DivergenceGuard, first_not_finite
 from fmcli.training.fingerprint import Fingerprint
 from fmcli.training.learner import Learner
+from fmcli.training.loaders import build_loaders
 from fmcli.training.optim import Schedule, build_schedule
-from fmcli.training.resume import check_snapshot, check_trained
+from fmcli.training.resume import STARTED, check_fingerprint, check_snapshot, check_trained
 from fmcli.training.rng import Generators
-from fmcli.training.saving import CheckpointWriter
-from fmcli.training.state import (
-    STATE_FILE,
-    EpochProgress,
-    TrainingState,
-    load_state,
-    save_state,
-)
+from fmcli.training.saving import CheckpointWriter, epochs_per_snapshot
+from fmcli.training.state import STATE_FILE, EpochProgress, TrainingState, load_state, save_state
 
-SAVE_AFTER = 300.0  # seconds, after which a long epoch is saved within itself
-_SAVING = 0.05  # of the time, at most, that saving after short epochs may take
+SAVE_INTERVAL_S = 300.0  # between saves within one epoch
+MAX_SAVING_SHARE = 0.05  # of the time may be spent on saving after short epochs
 
 
 def train_member(
@@ -75,35 +51,35 @@ def train_member(
     *,
     device: torch.device,
     resume: bool = False,
-    save_after: float = SAVE_AFTER,
+    save_after: float = SAVE_INTERVAL_S,
     reporter: Reporter = ignore,
 ) -> list[EpochFinished]:
-    """Train one member of a recipe and leave its checkpoint, and those of its snapshots.
+    """Train one member of a recipe and write its checkpoint, and those of its snapshots.
 
     Args:
         recipe: The recipe.
-        name: Which member.
+        name: Name of the member.
         splits: The images.
-        folder: Where its files go.
-        device: Where to train.
-        resume: Go on from the state that an earlier process left; a finished member is not trained again.
-        save_after: Seconds, after which a long epoch is saved within itself, and again.
-        reporter: Told of what happens.
+        folder: The member's folder.
+        device: The training device.
+        resume: Continue from the state that an earlier process saved. A finished member is not trained again.
+        save_after: Seconds between saves within one epoch.
+        reporter: Receives events.
 
     Returns:
-        The history, an entry an epoch; with `keep = "retrained"`, of both trainings.
+        The epochs; with `keep = "retrained"`, those of both trainings.
 
     Raises:
         RecipeError: The network or the augmentation cannot be built for these images.
-        CheckpointError: The state to resume from is of another recipe or other images, or is damaged.
+        CheckpointError: The saved state belongs to another recipe or other images, or is damaged.
         DeviceError: The device has too little memory.
-        DivergedError: The loss is no longer finite. The weights that were saved last, if any, are left in `last-good`.
+        DivergedError: The loss is no longer finite. The last saved weights, if any, are in the folder `last-good`.
         FmcliError: A file cannot be written.
     """
     training = _Training(recipe, name, splits, folder, device, save_after, reporter)
     if resume and (folder / MODEL_FILE).is_file():
         check_trained(training.spec, folder, training.fingerprint)
-        (folder / STATE_FILE).unlink(missing_ok=True)  # left by a process killed between the two
+        (folder / STATE_FILE).unlink(missing_ok=True)  # remains if a process is killed before it removes the file
         reporter(MemberFinished(name, folder / MODEL_FILE, already_trained=True))
         return read_history(folder)
     try:
@@ -111,11 +87,11 @@ def train_member(
         if resume and (folder / STATE_FILE).is_file():
             training.restore()
         else:
-            remove_snapshots(folder)  # of an earlier training
+            remove_snapshots(folder)  # from an earlier training
             remove_last_good(folder)
         training.run()
     except DivergedError as error:
-        error.hint = "; ".join(filter(None, (error.hint, training.leave_last_good())))
+        error.hint = "; ".join(filter(None, (error.hint, training.save_last_good())))
         raise
     except (MemoryError, RuntimeError) as error:
         if is_worker_error(error):
@@ -123,14 +99,13 @@ def train_member(
         if not is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"{device_name(device)} has too little memory for member {name}",
-            hint="a smaller --set trainer.batch_size=… needs less; so do members one by one (--jobs 1)",
+            f"{device_name(device)} has too little memory for member {name}", remedies=["batch-size", Remedy("jobs", 1)]
         ) from error
-    return [*training.before, *training.history]
+    return [*training.first_history, *training.history]
 
 
 class _Training:
-    """A member on its way: what `train_member` sets up once and each epoch moves on."""
+    """The training of one member."""
 
     def __init__(
         self,
@@ -142,111 +117,91 @@ class _Training:
         save_after: float,
         reporter: Reporter,
     ) -> None:
-        names = [member.name for member in recipe.members]
-        self.spec: MemberSpec = recipe.members[names.index(name)]
-        self.recipe = recipe
-        self.index = names.index(name)
-        self.splits, self.folder, self.device = splits, folder, device
+        self.recipe, self.splits, self.folder, self.device = recipe, splits, folder, device
         self.save_after, self.reporter = save_after, reporter
+        self.index = [member.name for member in recipe.members].index(name)
+        self.spec: MemberSpec = recipe.members[self.index]
         self.bf16 = use_bf16(self.spec.trainer.precision, device)
-        self.progress: EpochProgress | None = None  # of an epoch that is begun
+        self.guard = DivergenceGuard(self.spec, recipe)
+        self.progress: EpochProgress | None = None  # of a partly trained epoch
         self.can_be_saved = True
-        self.save_due = 0.0  # when the next epoch that ends is to be saved, by `time.perf_counter`
+        self.next_save = 0.0  # earliest time of the next save after an epoch, by `time.perf_counter`
         self.history: list[EpochFinished] = []
-        self.before: list[EpochFinished] = []  # of the first training, once a network is trained afresh
+        self.first_history: list[EpochFinished] = []  # of the first training, during a second one from scratch
         self.fingerprint = Fingerprint.of(self.spec, recipe, splits, device, bf16=self.bf16)
 
     def prepare(self) -> None:
-        """Build everything that the loop needs."""
+        """Build loaders, schedule, checkpoint writer and learner."""
         keep_freed_memory()
         disable_tf32()
-        spec, train = self.spec, self._sample()
-        pipeline = spec.augment.albumentations
-        self.loader = DeviceLoader(
-            train,
-            batch_size=len(train) if spec.trainer.full_batch else spec.trainer.batch_size,
-            device=self.device,
-            drop_last=spec.trainer.drop_last,
-            transform=AlbumentationsAugment(pipeline, train.input_shape) if pipeline else None,
-        )
-        self.unaugmented = self._evaluation_loader(train if spec.trainer.swa is not None else None)
-        self.validation = self._evaluation_loader(self.splits.validation)
-        self.normalization: Normalization = resolve_normalization(self.recipe.data.normalize, self.splits.train)
+        spec, sample = self.spec, self._seed_generators(retrained=False).sample
+        loaders = build_loaders(spec, self.recipe, self.splits, self.device, sample)
+        self.loader, self.unaugmented, self.validation = loaders.train, loaders.unaugmented, loaders.validation
+        self.normalization = loaders.normalization
         self.schedule: Schedule = build_schedule(
             spec.schedule, lr=spec.optimizer.lr, epochs=spec.trainer.epochs, steps_per_epoch=len(self.loader)
         )
-        self.outcome = CheckpointWriter(spec, self.recipe, self.splits, self.normalization, self.device, self.bf16)
-        self._start(retrained=False)
+        self.writer = CheckpointWriter(spec, self.recipe, self.splits, self.normalization, self.device, self.bf16)
+        self._initialize(retrained=False)
 
-    def _generators(self, *, retrained: bool = False) -> Generators:
+    def _seed_generators(self, *, retrained: bool) -> Generators:
         return Generators.seeded(self.spec.trainer.seed, self.index, self.device, retrained=retrained)
 
-    def _sample(self) -> ImageSet:
-        """Return the images that this member trains on: all, or its own bootstrap sample."""
-        train, trainer = self.splits.train, self.spec.trainer
-        if trainer.bagging is None:
-            return train
-        return draw_sample(train, trainer.sample_size(len(train)), self._generators().sample)
-
-    def _evaluation_loader(self, images: ImageSet | None) -> DeviceLoader | None:
-        return None if images is None else evaluation_loader(images, self.device)
-
-    def _start(self, *, retrained: bool) -> None:
-        """Set a new network and its optimizer at their beginning."""
+    def _initialize(self, *, retrained: bool) -> None:
+        """Build a new network and its optimizer."""
         train = self.splits.train
         self.learner = Learner(
             self.spec,
             train.input_shape,
             len(train.class_names),
             normalization=self.normalization,
-            generators=self._generators(retrained=retrained),
+            generators=self._seed_generators(retrained=retrained),
             device=self.device,
             bf16=self.bf16,
         )
-        self.best: dict[str, Tensor] = {}  # what `keep = "best"` would save, by name
+        self.best: dict[str, Tensor] = {}  # weights of the best epoch, for `keep = "best"`
 
     @property
     def n_epochs(self) -> int:
-        """For how many epochs to train, at most: afresh, for as many as were best before."""
+        """Maximum number of epochs; in a second training, the number of the best epoch."""
         trainer = self.spec.trainer
-        return best_epoch(self.before, trainer.monitor) + 1 if self.before else trainer.epochs
+        return best_epoch(self.first_history, trainer.monitor) + 1 if self.first_history else trainer.epochs
 
     def run(self) -> None:
-        """Train the epochs that are left, then leave checkpoint and validation predictions."""
+        """Train the remaining epochs, then write the checkpoint and the validation predictions."""
         self._train()
-        if self.spec.trainer.keep == "retrained" and not self.before:
-            self.before, self.history = self.history, []
-            self._start(retrained=True)
+        if self.spec.trainer.keep == "retrained" and not self.first_history:
+            self.first_history, self.history = self.history, []
+            self._initialize(retrained=True)
             self._save_state()
             self._train()
         self._finish()
 
     def _train(self) -> None:
-        spec = self.spec
         self.reporter(
             MemberStarted(
-                member=spec.name,
+                member=self.spec.name,
                 epochs=self.n_epochs,
                 steps_per_epoch=len(self.loader),
                 first_epoch=len(self.history) + 1,
                 parameters=self.learner.parameters,
                 device=device_name(self.device),
                 precision="bf16" if self.bf16 else "fp32",
-                retrained=bool(self.before),
+                retrained=bool(self.first_history),
                 steps_done=self.progress.steps if self.progress else 0,
             )
         )
         try:
             while not self._is_done():
-                self._epoch(len(self.history))
+                self._train_epoch(len(self.history))
         except StopRequest:
             if self.can_be_saved:
                 self._save_state()
             raise
 
     @contextmanager
-    def _unsaved(self) -> Iterator[None]:
-        """Let a stop within lose what is done within."""
+    def _discarded_if_stopped(self) -> Iterator[None]:
+        """If training is stopped inside this block, discard its partial work."""
         self.can_be_saved = False
         yield
         self.can_be_saved = True
@@ -255,24 +210,27 @@ class _Training:
         trainer = self.spec.trainer
         if len(self.history) >= self.n_epochs:
             return True
-        may_stop_early = trainer.patience is not None and self.history and not self.before
+        may_stop_early = trainer.patience is not None and self.history and not self.first_history
         return bool(may_stop_early and is_stalled(self.history, trainer.monitor, trainer.patience or 0))
 
-    def _epoch(self, epoch: int) -> None:
-        """Train and validate one epoch, or what is left of it. The device is waited for once, at its end."""
-        progress = self.progress = self.progress or self._begin_epoch()
+    def _train_epoch(self, epoch: int) -> None:
+        """Train the remaining steps of an epoch, then validate. Synchronises with the device once, at the end."""
+        progress = self.progress
+        if progress is None:
+            order = self.learner.generators.order.get_state()
+            progress = self.progress = EpochProgress.start(order, len(self.loader), self.device)
         self._take_steps(epoch, progress)
         self._check_losses(epoch, progress)
         lr = self.schedule((epoch + 1) * len(self.loader) - 1)
         started = time.perf_counter()
         if self.unaugmented is not None and not progress.ended and self.learner.averages(epoch):
-            self._save_state()  # what follows is not saved half-done
-            with self._unsaved():
-                self.learner.end_epoch(epoch, self._announced(self.unaugmented.batches()))
+            self._save_state()  # averaging cannot be saved half-way
+            with self._discarded_if_stopped():
+                self.learner.end_epoch(epoch, self._reported(self.unaugmented.batches()))
         progress.ended = True
         validation_loss, validation_accuracy = self._validate()
         if validation_loss is not None:
-            self._check_finite("validation loss", validation_loss, epoch, lr)
+            self.guard.check("validation loss", validation_loss, epoch=epoch, lr=lr)
         finished = EpochFinished(
             member=self.spec.name,
             epoch=epoch + 1,
@@ -283,24 +241,17 @@ class _Training:
             validation_accuracy=validation_accuracy,
             seconds=progress.seconds + time.perf_counter() - started,
             images_per_second=self.loader.n_images / progress.seconds,
-            retrained=bool(self.before),
+            retrained=bool(self.first_history),
         )
         self._save_snapshot(epoch + 1, lr)
         self._end_epoch(finished)
 
-    def _begin_epoch(self) -> EpochProgress:
-        return EpochProgress(
-            order=self.learner.generators.order.get_state(),
-            losses=torch.zeros(len(self.loader), device=self.device),
-            correct=torch.zeros((), dtype=torch.int64, device=self.device),
-        )
-
     def _take_steps(self, epoch: int, progress: EpochProgress) -> None:
-        """Take the steps that are left of an epoch, and wait for the device."""
+        """Take the remaining steps of an epoch and wait for the device."""
         if progress.steps == len(self.loader):
             return
         self.learner.model.train()
-        before, started = progress.seconds, time.perf_counter()
+        seconds_before, started = progress.seconds, time.perf_counter()
         saved = started
         order = self.learner.generators.order
         order.set_state(progress.order)
@@ -309,54 +260,34 @@ class _Training:
             progress.losses[progress.steps] = loss
             progress.correct += (logits.argmax(dim=1) == labels).sum()
             progress.steps += 1
-            progress.seconds = before + time.perf_counter() - started
+            progress.seconds = seconds_before + time.perf_counter() - started
             self.reporter(StepFinished(self.spec.name, progress.steps))
             if time.perf_counter() - saved > self.save_after and progress.steps < len(self.loader):
                 self._save_state()
                 saved = time.perf_counter()
         progress.correct.item()  # waits for the device
-        progress.seconds = before + time.perf_counter() - started
+        progress.seconds = seconds_before + time.perf_counter() - started
 
     def _end_epoch(self, finished: EpochFinished) -> None:
-        """Take an epoch into the history and leave what it is to leave."""
+        """Add an epoch to the history and save the state if it is time."""
         trainer = self.spec.trainer
         self.history.append(finished)
         self.progress = None
         if trainer.keep == "best" and best_epoch(self.history, trainer.monitor) + 1 == finished.epoch:
             self.best = self.learner.evaluated_weights()
-        if not self._is_done() and time.perf_counter() >= self.save_due:
+        if not self._is_done() and time.perf_counter() >= self.next_save:
             self._save_state()
         self.reporter(finished)
 
     def _check_losses(self, epoch: int, progress: EpochProgress) -> None:
-        """Refuse to go on from a loss that is not finite, naming the step."""
-        wrong = (~progress.losses[: progress.steps].isfinite()).nonzero()
-        if len(wrong):
-            step = int(wrong[0])
+        """Refuse to continue after a loss that is not finite, and name the step."""
+        step = first_not_finite(progress.losses[: progress.steps])
+        if step is not None:
             lr = self.schedule(epoch * len(self.loader) + step)
-            self._check_finite(f"loss of step {step + 1}", float(progress.losses[step]), epoch, lr)
-
-    def _check_weights(self, epoch: int, lr: float) -> None:
-        self._check_finite("largest weight", self.learner.largest_weight, epoch, lr)
-
-    def _check_finite(self, what: str, value: float, epoch: int, lr: float) -> None:
-        if not np.isfinite(value):
-            raise DivergedError(
-                f"member {self.spec.name}: the {what} is {value} in epoch {epoch + 1} at learning rate {lr:.3g}",
-                hint=f"a lower learning rate may hold: --member {self.spec.name} --set {self._key_of_lr}=… --output …",
-            )
-
-    @property
-    def _key_of_lr(self) -> str:
-        """What `--set` calls the learning rate: copies of a member have one table, of its name without their number."""
-        if all(member.optimizer == self.spec.optimizer for member in self.recipe.members):
-            return "optimizer.lr"
-        base, _, number = self.spec.name.rpartition("-")
-        is_copy = number.isdigit() and {f"{base}-1", f"{base}-2"} <= {member.name for member in self.recipe.members}
-        return f"members.{base if is_copy else self.spec.name}.optimizer.lr"
+            self.guard.check(f"loss of step {step + 1}", float(progress.losses[step]), epoch=epoch, lr=lr)
 
     def _validate(self) -> tuple[float | None, float | None]:
-        """Return loss and accuracy on the validation images, of the averaged weights where there are any."""
+        """Return the loss and the accuracy on the validation images, of the averaged weights if there are any."""
         images = self.splits.validation
         if images is None or self.validation is None:
             return None, None
@@ -366,81 +297,74 @@ class _Training:
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(dim=1) == labels).double().mean())
 
     def _predict(self, network: InferenceNetwork, images: DeviceLoader) -> Tensor:
-        return predict_logits(network, self._announced(images.batches()), self.normalization).cpu()
+        return predict_logits(network, self._reported(images.batches()), self.normalization).cpu()
 
-    def _announced(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _reported(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for images in batches:
             yield images
             self.reporter(BatchPredicted(self.spec.name))
 
-    # --- what is left behind ------------------------------------------------------------------------------
+    # --- checkpoints --------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        self._save_state()  # what follows takes a while where validation images are many
+        self._save_state()  # predicting many validation images takes a while
         path = self._save_result(self.folder)
         remove_last_good(self.folder)
-        (self.folder / STATE_FILE).unlink(missing_ok=True)  # only what is unfinished needs it
+        (self.folder / STATE_FILE).unlink(missing_ok=True)  # a finished member does not need it
         self.reporter(MemberFinished(self.spec.name, path))
 
-    def leave_last_good(self) -> str | None:
-        """Leave the weights as they were saved last, before the loss went wrong; return what can be said of that."""
+    def save_last_good(self) -> str | None:
+        """Write a checkpoint of the last saved weights after a divergence, and return a hint about it."""
         if not (self.folder / STATE_FILE).is_file():
             return None
         try:
             self.restore()
             path = self._save_result(self.folder / LAST_GOOD)
         except DivergedError:
-            return "what was saved last before that answers with NaN, too, and is not kept"
-        except (FmcliError, OSError, MemoryError, RuntimeError) as error:  # the divergence is what is to be told
-            return f"what was saved last before that cannot be kept: {printable(error)}"
-        return f"what was saved last before that is in {printable(path.parent)}"
+            return "the last saved weights predict NaN, too, so they are not kept"
+        except (FmcliError, OSError, MemoryError, RuntimeError) as error:  # the divergence is the error to report
+            return f"the last saved weights cannot be kept: {printable(error)}"
+        return f"the last saved weights are in {printable(path.parent)}"
 
     def _save_result(self, folder: Path) -> Path:
-        """Leave the weights that training has come to, and return their file."""
+        """Write the checkpoint of the trained member and return its path."""
         self.learner.model.load_state_dict(self.best or self.learner.evaluated_weights())
         epochs = best_epoch(self.history, self.spec.trainer.monitor) + 1 if self.best else len(self.history)
         return self._save_weights(folder, epochs, self.schedule(max(len(self.history) * len(self.loader) - 1, 0)))
 
     def _save_snapshot(self, epochs: int, lr: float) -> None:
-        """Keep the weights of a cycle that ends with this epoch, where the recipe says so."""
-        number, since = divmod(epochs, self._epochs_per_snapshot)
-        if since == 0 and epochs < self.n_epochs:
+        """Write a checkpoint if the recipe keeps snapshots and a cycle ends with this epoch."""
+        number, remainder = divmod(epochs, epochs_per_snapshot(self.spec))
+        if remainder == 0 and epochs < self.n_epochs:
             with self.learner.evaluated():
                 self._save_weights(self.folder / snapshot_name(number), epochs, lr, number)
 
-    @property
-    def _epochs_per_snapshot(self) -> int:
-        """After how many epochs a snapshot is due; the last is the member itself."""
-        schedule, trainer = self.spec.schedule, self.spec.trainer
-        if trainer.keep == "snapshots" and isinstance(schedule, CyclicSchedule):
-            return trainer.epochs // schedule.cycles
-        return trainer.epochs
-
     def _save_weights(self, folder: Path, epochs: int, lr: float, snapshot: int | None = None) -> Path:
-        """Leave the weights that the network has now, and their validation predictions."""
-        self._check_weights(epochs - 1, lr)
+        """Write the network's current weights and their validation predictions."""
+        self.guard.check("largest weight", self.learner.max_weight, epoch=epochs - 1, lr=lr)
         network = InferenceNetwork(self.learner.model, bf16=self.bf16)
         logits = None if self.validation is None else self._predict(network, self.validation)
         if logits is not None:
-            self._check_finite("largest validation logit", float(logits.abs().max()), epochs - 1, lr)
-        path = self.outcome.save(folder, self.learner.model, logits, epochs=epochs, snapshot=snapshot)
+            self.guard.check("largest validation logit", float(logits.abs().max()), epoch=epochs - 1, lr=lr)
+        path = self.writer.save(folder, self.learner.model, logits, epochs=epochs, snapshot=snapshot)
         self.reporter(CheckpointSaved(path))
         return path
 
     # --- resuming -----------------------------------------------------------------------------------------
 
     def _save_state(self) -> None:
-        """Leave what `restore` takes over, and the history up to here."""
+        """Write the state that `restore` reads, and the history so far."""
         started = time.perf_counter()
         epoch = len(self.history)
         steps = 0 if self.progress is None else self.progress.steps
         if self.progress is not None:
             self._check_losses(epoch, self.progress)
-        self._check_weights(epoch, self.schedule(max(epoch * len(self.loader) + steps - 1, 0)))
+        lr = self.schedule(max(epoch * len(self.loader) + steps - 1, 0))
+        self.guard.check("largest weight", self.learner.max_weight, epoch=epoch, lr=lr)
         state = TrainingState(
             fingerprint=self.fingerprint,
-            retrained=bool(self.before),
-            history=[*self.before, *self.history],
+            retrained=bool(self.first_history),
+            history=[*self.first_history, *self.history],
             updates=self.learner.updates,
             tensors=self.learner.state() | with_prefix("best", self.best),
             progress=self.progress,
@@ -450,24 +374,19 @@ class _Training:
             write_history(self.folder, state.history)
         save_state(path, state)
         now = time.perf_counter()
-        self.save_due = now + (now - started) / _SAVING
+        self.next_save = now + (now - started) / MAX_SAVING_SHARE
         self.reporter(CheckpointSaved(path))
 
     def restore(self) -> None:
-        """Take over the state that an earlier process left."""
+        """Continue from the state that an earlier process saved."""
         state = load_state(self.folder / STATE_FILE)
-        self.fingerprint.check(state.fingerprint, member=self.spec.name, folder=self.folder)
+        check_fingerprint(self.fingerprint, state.fingerprint, STARTED, member=self.spec.name, folder=self.folder)
         if state.retrained:
-            self._start(retrained=True)
-            self.before = [epoch for epoch in state.history if not epoch.retrained]
+            self._initialize(retrained=True)
+            self.first_history = [epoch for epoch in state.history if not epoch.retrained]
         self.history = [epoch for epoch in state.history if epoch.retrained == state.retrained]
         self.learner.load(state.tensors, state.updates)
-        self.progress = self._on_device(state.progress)
+        self.progress = None if state.progress is None else state.progress.on_device(self.device)
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", state.tensors).items()}
-        for number in range(1, min(len(self.history), self.n_epochs - 1) // self._epochs_per_snapshot + 1):
+        for number in range(1, min(len(self.history), self.n_epochs - 1) // epochs_per_snapshot(self.spec) + 1):
             check_snapshot(number, self.spec, self.folder, self.fingerprint)
-
-    def _on_device(self, progress: EpochProgress | None) -> EpochProgress | None:
-        if progress is None:
-            return None
-        return replace(progress, losses=progress.losses.to(self.device), correct=progress.correct.to(self.device))

@@ -1,4 +1,4 @@
-"""The streams of random numbers that a training draws from."""
+"""The random number generators of a member's training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GO_ON = ("order", "augment", "dropout")  # the others are drawn from once, before the first step
+_SAVED = ("order", "augment", "dropout")  # the others are used only before the first step
 
 
 @dataclass(frozen=True, slots=True)
 class Generators:
-    """The five streams of random numbers of a member, each from the recipe's seed and the member's index.
+    """A member's five generators, seeded from the recipe's seed and the member's index.
 
     Args:
-        weights: On the CPU.
-        order: On the CPU.
-        augment: On the device.
-        dropout: On the device.
-        sample: On the CPU; of `trainer.bagging`.
+        weights: Initial weights, on the CPU.
+        order: Order of the images in each epoch, on the CPU.
+        augment: Augmentation, on the device.
+        dropout: Dropout, on the device.
+        sample: Bootstrap sample of `trainer.bagging`, on the CPU.
     """
 
     weights: torch.Generator
@@ -30,17 +30,24 @@ class Generators:
 
     @classmethod
     def seeded(cls, seed: int, index: int, device: torch.device, *, retrained: bool = False) -> "Generators":
-        """Return new generators: members differ by their index in the recipe, a training afresh from the first."""
+        """Return new generators.
+
+        Args:
+            seed: The recipe's seed.
+            index: Index of the member in the recipe. Members with different indices get different numbers.
+            device: The training device.
+            retrained: Return other numbers, for the second training of the same member.
+        """
         seeds = np.random.SeedSequence([seed, index], spawn_key=(1,) if retrained else ()).generate_state(5, np.uint64)
         cpu = torch.device("cpu")
         devices = (cpu, cpu, device, device, cpu)
         return cls(*(torch.Generator(where).manual_seed(int(s)) for s, where in zip(seeds, devices, strict=True)))
 
     def state(self) -> dict[str, Tensor]:
-        """Return the states of those that go on drawing."""
-        return {f"generator.{name}": getattr(self, name).get_state() for name in _GO_ON}
+        """Return the states of the generators that are used during training, for `load`."""
+        return {f"generator.{name}": getattr(self, name).get_state() for name in _SAVED}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over states."""
-        for name in _GO_ON:
+        """Restore the states that `state` returned."""
+        for name in _SAVED:
             getattr(self, name).set_state(tensors[f"generator.{name}"])

@@ -1,4 +1,4 @@
-"""What a training leaves: checkpoints with their headers, and validation predictions."""
+"""Write a trained member to disk: checkpoint and validation predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,23 @@ from fmcli.ensemble.predictions import Predictions, predictions_file, save_predi
 from fmcli.hardware.device import device_name
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
 from fmcli.recipe.families import kernel_group
+from fmcli.recipe.schedule import CyclicSchedule
 
 VALIDATION_FILE = predictions_file("validation")
-_BORDERS = 10_000  # training images whose borders are looked at
+_MAX_BACKGROUND_IMAGES = 10_000  # training images from which the background is classified
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointWriter:
-    """What is the same for all weights that a member's training leaves.
+    """Writes the checkpoints of one member.
 
     Args:
         spec: The member's recipe.
         recipe: The whole recipe.
         splits: The images.
         normalization: From pixels to network input.
-        device: Where the training is done.
-        bf16: Whether it multiplies in bfloat16.
+        device: The training device.
+        bf16: Whether training multiplies in bfloat16.
     """
 
     spec: MemberSpec
@@ -43,17 +44,17 @@ class CheckpointWriter:
     def save(
         self, folder: Path, model: nn.Module, logits: Tensor | None, *, epochs: int, snapshot: int | None = None
     ) -> Path:
-        """Leave a checkpoint of a network, and before it the validation predictions, each whole or not at all.
+        """Write the validation predictions of a network, then its checkpoint, each atomically.
 
         Args:
-            folder: Where to; predictions of earlier weights there are removed.
+            folder: Destination. Predictions of earlier weights are removed from it.
             model: The network.
-            logits: float32 (n_samples, n_classes), what it answers on the validation images, if there are any.
-            epochs: How many it was trained for.
-            snapshot: Which of the member's snapshots it is, from 1; None for the member itself.
+            logits: float32 (n_samples, n_classes) on the validation images, if there are any.
+            epochs: Number of trained epochs.
+            snapshot: Number of the snapshot, from 1; None for the member itself.
 
         Returns:
-            The checkpoint's file.
+            Path of the checkpoint.
 
         Raises:
             FmcliError: A file cannot be written.
@@ -91,7 +92,7 @@ class CheckpointWriter:
             class_names=train.class_names,
             mean=self.normalization.mean,
             std=self.normalization.std,
-            background=train.background or classify_background(train.sample(_BORDERS).blocks()),
+            background=train.background or classify_background(train.sample(_MAX_BACKGROUND_IMAGES).blocks()),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             epochs=epochs,
             snapshot=snapshot,
@@ -104,3 +105,10 @@ class CheckpointWriter:
                 "threads": str(torch.get_num_threads()),
             },
         )
+
+
+def epochs_per_snapshot(spec: MemberSpec) -> int:
+    """Return the number of epochs between snapshots. The last snapshot is the member itself."""
+    if spec.trainer.keep == "snapshots" and isinstance(spec.schedule, CyclicSchedule):
+        return spec.trainer.epochs // spec.schedule.cycles
+    return spec.trainer.epochs

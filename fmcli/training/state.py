@@ -1,11 +1,12 @@
-"""The state of a training between two steps, and its file: what exact resumption needs."""
+"""The state of a member's training between two steps, and its file. It is complete: a resumed run ends the same."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
@@ -20,15 +21,15 @@ _PROGRESS_TENSORS = ("order", "losses", "correct")
 
 @dataclass(slots=True)
 class EpochProgress:
-    """How far an epoch has come.
+    """A partly trained epoch.
 
     Args:
-        order: The state of the generator before it drew the order of this epoch's images.
-        losses: float32 (n_steps,), the mean of each step that is taken.
-        correct: int64 (), how many images were answered rightly in these.
-        steps: How many are taken.
-        seconds: How long that took.
-        ended: All steps are taken, and what follows the last of them is done, but for validation.
+        order: State of the generator before it drew the order of this epoch's images.
+        losses: float32 (n_steps,), the mean loss of each step taken.
+        correct: int64 (), number of correctly classified images in these steps.
+        steps: Number of steps taken.
+        seconds: Duration of these steps.
+        ended: Whether only validation is left.
     """
 
     order: Tensor
@@ -38,18 +39,28 @@ class EpochProgress:
     seconds: float = 0.0
     ended: bool = False
 
+    @classmethod
+    def start(cls, order: Tensor, n_steps: int, device: torch.device) -> "EpochProgress":
+        """Return the progress of an epoch before its first step."""
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(order, torch.zeros(n_steps, device=device), correct)
+
+    def on_device(self, device: torch.device) -> "EpochProgress":
+        """Return a copy whose sums are on a device. The generator's state stays on the CPU."""
+        return replace(self, losses=self.losses.to(device), correct=self.correct.to(device))
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a training is between two steps.
+    """The state of a member's training between two steps.
 
     Args:
-        fingerprint: What it was done with.
-        retrained: The network is trained for the second time, for as many epochs as were best.
-        history: An entry an epoch, of both trainings.
-        updates: How often the average of the weights took them in.
-        tensors: By name.
-        progress: Of an epoch that is begun; None between epochs.
+        fingerprint: Fingerprint of the training.
+        retrained: Whether this is the second training, from scratch for the best number of epochs.
+        history: The finished epochs of both trainings.
+        updates: Number of updates of the weight average.
+        tensors: Weights, optimizer, generators and averages, by name.
+        progress: The partly trained epoch; None between epochs.
     """
 
     fingerprint: Fingerprint
@@ -61,7 +72,7 @@ class TrainingState:
 
 
 def save_state(path: Path, state: TrainingState) -> None:
-    """Write a state, whole or not at all.
+    """Write a state atomically.
 
     Raises:
         FmcliError: The file cannot be written.
@@ -85,7 +96,7 @@ def load_state(path: Path) -> TrainingState:
     """Read a state.
 
     Raises:
-        CheckpointError: It is damaged, or not one of this fmcli.
+        CheckpointError: The file is damaged or has another format.
     """
     metadata, tensors = load_tensors(path)
     check_format(path, metadata, STATE_FORMAT, kind="a training state", remedies=["overwrite"])

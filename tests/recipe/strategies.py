@@ -139,6 +139,7 @@ TRAINERS = build(
         "weight_average": st.none() | FRACTION,
         "precision": st.sampled_from(["auto", "fp32", "bf16"]),
         "bagging": st.none() | FRACTION | st.just(1.0),
+        "cuda_graph": st.booleans(),
     },
 )
 MEMBERS = build(

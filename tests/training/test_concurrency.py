@@ -16,7 +16,7 @@ from fmcli.recipe.tracing import trace_layers
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
 from fmcli.training import concurrency
-from fmcli.training.concurrency import Share, share_out
+from fmcli.training.concurrency import Concurrency, choose_concurrency
 from fmcli.training.run import train_run
 from tests.helpers import StopAt
 
@@ -32,7 +32,7 @@ def jobs(tiny_recipe, monkeypatch):
         recipe = load_recipe(str(tiny_recipe), [f"trainer.epochs={epochs}", *overrides])
         monkeypatch.setattr(torch, "get_num_threads", lambda: here)
         names = [member.name for member in recipe.members]
-        share = share_out(recipe, names[:members], load_checked_splits(recipe), device, **asked)
+        share = choose_concurrency(recipe, names[:members], load_checked_splits(recipe), device, **asked)
         return (share.jobs, share.threads) if share else None
 
     return choose
@@ -73,7 +73,7 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(concurrency.os, "sysconf", values.__getitem__)
         monkeypatch.setattr(concurrency.os, "sysconf_names", values if pages else {})
         (tmp_path / "memory.max").write_text(f"{container}\n" if container else "max\n")
-        monkeypatch.setattr(concurrency, "_CONTAINER", (tmp_path / "memory.max", tmp_path / "none"))
+        monkeypatch.setattr(concurrency, "CGROUP_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
 
     return have
 
@@ -91,21 +91,21 @@ def test_memory_bounds_the_processes(tiny_recipe, machine, pages, container, exp
 def test_images_in_memory_are_in_every_process(tiny_recipe, machine, monkeypatch):
     splits = load_checked_splits(load_recipe(str(tiny_recipe)))
     machine(5 << 18)
-    monkeypatch.setattr(concurrency, "_PROCESS", 5 << 28)
+    monkeypatch.setattr(concurrency, "PROCESS_BYTES", 5 << 28)
     assert concurrency._processes_in_memory(splits) == 1
     monkeypatch.setattr(ImageSet, "is_mapped", True)
     assert concurrency._processes_in_memory(splits) == 2
 
 
 def test_the_estimate_by_hand(monkeypatch):
-    monkeypatch.setattr(concurrency, "_BETWEEN", 1.0)
-    monkeypatch.setattr(concurrency, "_RATE", 10.0)
-    monkeypatch.setattr(concurrency, "_START", 100.0)
+    monkeypatch.setattr(concurrency, "STEP_OVERHEAD_S", 1.0)
+    monkeypatch.setattr(concurrency, "MULTIPLY_ADDS_PER_S", 10.0)
+    monkeypatch.setattr(concurrency, "PROCESS_START_S", 100.0)
     works = [(2, 40.0), (3, 80.0), (1, 20.0)]  # on one thread 2 · 5, 3 · 9 and 1 · 3 seconds
-    assert concurrency._seconds(works, 1, 1) == 10 + 27 + 3
-    assert concurrency._seconds(works, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
-    assert concurrency._seconds(works, 2, 1) == max(110 + 103, 127)  # the third begins where the first ends
-    assert concurrency._seconds(works, 3, 1) == 127
+    assert concurrency._estimate_seconds(works, 1, 1) == 10 + 27 + 3
+    assert concurrency._estimate_seconds(works, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
+    assert concurrency._estimate_seconds(works, 2, 1) == max(110 + 103, 127)  # the third begins where the first ends
+    assert concurrency._estimate_seconds(works, 3, 1) == 127
 
 
 def test_multiply_adds_by_hand():
@@ -119,7 +119,7 @@ def test_members_that_are_not_trained_do_not_count(jobs):
 
 
 @pytest.mark.parametrize(
-    ("kept", "options", "expected"),
+    ("run_threads", "options", "expected"),
     [
         (1, {}, (2, 1)),
         (2, {}, (2, 2)),
@@ -143,12 +143,12 @@ def test_members_that_are_not_trained_do_not_count(jobs):
         (1, {"device": torch.device("cuda")}, None),
     ],
 )
-def test_a_run_that_goes_on_keeps_its_threads(jobs, kept, options, expected):
-    assert jobs(here=4, kept=kept, **options) == expected
+def test_a_run_that_goes_on_keeps_its_threads(jobs, run_threads, options, expected):
+    assert jobs(here=4, run_threads=run_threads, **options) == expected
 
 
 def test_members_that_augment_in_processes_go_on_one_by_one(jobs):
-    assert jobs('augment.albumentations=[{name="HorizontalFlip"}]', here=4, kept=1) == (1, 1)
+    assert jobs('augment.albumentations=[{name="HorizontalFlip"}]', here=4, run_threads=1) == (1, 1)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(1, None), (2, (2, 2)), (3, (3, 2)), (9, (9, 2))])
@@ -162,7 +162,7 @@ def test_members_at_once_that_are_asked_for_share_the_threads(jobs, device, aske
 def two(monkeypatch):
     """Let two members train at once, and tell for which it was asked."""
     asked = []
-    share = Share(2, 1, 1.449)
+    share = Concurrency(2, 1, 1.449)
     monkeypatch.setattr(
         concurrency, "_choose_fastest", lambda recipe, names, splits: asked.append(list(names)) or share
     )
@@ -215,7 +215,7 @@ def test_a_member_that_is_not_asked_for_says_with_how_many_threads_the_run_was_b
     assert not two
     train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True)
     (tmp_path / "run" / "k3" / MODEL_FILE).unlink()
-    with pytest.raises(CheckpointError, match="k5 was trained with 1 CPU thread, and what is left"):
+    with pytest.raises(CheckpointError, match=r"k5 in .* was trained with 1 CPU thread; the rest of its run"):
         train_run(recipe, tmp_path / "run", device=CPU, jobs=None, threads=2, resume=True)
 
 

@@ -9,8 +9,9 @@ import torch
 
 from fmcli.data import Normalization
 from fmcli.recipe import resolve_recipe
-from fmcli.training.cuda_graph import measured_convolutions
-from fmcli.training.learner import Learner
+from fmcli.recipe.trainer import TrainerSpec
+from fmcli.training.cuda_graph import CudaGraphRecorder, cudnn_benchmark
+from fmcli.training.learner import Learner, choose_recorder
 from fmcli.training.rng import Generators
 
 CPU = torch.device("cpu")
@@ -132,7 +133,7 @@ def test_replayed_steps_are_those_that_are_computed(options):
     sizes = [16, 16, 16, 16, 5] * 6  # the last batch of an epoch is smaller
     recorder = StandIn()
     computed, replayed = new_learner(recorder=Refusing(), **options), new_learner(recorder=recorder, **options)
-    with pytest.warns(UserWarning, match="launched kernel by kernel"):
+    with pytest.warns(UserWarning, match="launch single kernels"):
         expected = train(computed, sizes)
     assert_same((expected, train(replayed, sizes)), (computed, replayed))
     assert recorder.said == [
@@ -156,7 +157,7 @@ def test_nothing_recorded_is_used_any_more_once_a_recording_is_refused():
     sizes = [*[16] * 5, *[5] * 4, *[16] * 2, *[7] * 5]
     recorder = RefusingSmall()
     learners = [new_learner(recorder=Refusing()), new_learner(recorder=recorder)]
-    with pytest.warns(UserWarning, match="launched kernel by kernel"):
+    with pytest.warns(UserWarning, match="launch single kernels"):
         answers = [train(learner, sizes) for learner in learners]
     assert_same(answers, learners)
     assert recorder.said[recorder.said.index("refused") :] == ["refused"]
@@ -181,16 +182,38 @@ def test_a_training_goes_on_where_recording_is_refused(optimizer):
     """It learns what one learns that never records, but for how the learning rate is rounded."""
     sizes = [16] * 6
     computed, refused = new_learner(optimizer=optimizer), new_learner(optimizer=optimizer, recorder=Refusing())
-    with pytest.warns(UserWarning, match="launched kernel by kernel.*not permitted"):
+    with pytest.warns(UserWarning, match="launch single kernels.*not permitted"):
         found = train(refused, sizes)
     for one, other in zip(found, train(computed, sizes), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("cuda_graph", "device", "expected"), [(True, "cuda", True), (False, "cuda", False), (True, "cpu", False)]
+)
+def test_steps_are_recorded_only_if_the_recipe_asks_for_it_on_a_gpu(cuda_graph, device, expected):
+    generators = Generators.seeded(0, 0, CPU)
+    recorder = choose_recorder(TrainerSpec(cuda_graph=cuda_graph), torch.device(device), generators)
+    assert isinstance(recorder, CudaGraphRecorder) == expected
+
+
+def test_a_learner_uses_the_recorder_that_the_recipe_asks_for(monkeypatch):
+    recorder = StandIn()
+    monkeypatch.setattr(
+        "fmcli.training.learner.choose_recorder", lambda trainer, *_: recorder if trainer.cuda_graph else None
+    )
+    recorded, eager = new_learner(cuda_graph=True), new_learner()
+    recorder.learner = recorded
+    train(eager, [16] * 6)
+    assert recorder.said == []
+    train(recorded, [16] * 6)
+    assert recorder.said[3:] == ["record", "replay", "replay", "replay"]
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_kernels_are_measured_while_warming_up_alone(before, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
-    with suppress(MemoryError), measured_convolutions():
+    with suppress(MemoryError), cudnn_benchmark():
         assert torch.backends.cudnn.benchmark
         raise MemoryError
     assert torch.backends.cudnn.benchmark == before
@@ -203,10 +226,10 @@ def test_kernels_are_measured_while_warming_up_alone(before, monkeypatch):
 def test_cuda_graphs_compute_what_single_kernels_do(optimizer, bf16):
     sizes = [16, 16, 16, 16, 5] * 6
     replayed, computed = (
-        new_learner(torch.device("cuda"), recorder=recorder, optimizer=optimizer, bf16=bf16)
+        new_learner(torch.device("cuda"), recorder=recorder, optimizer=optimizer, bf16=bf16, cuda_graph=True)
         for recorder in (None, Refusing())
     )
-    with pytest.warns(UserWarning, match="launched kernel by kernel"):
+    with pytest.warns(UserWarning, match="launch single kernels"):
         expected = train(computed, sizes)
     for found, wanted in zip(train(replayed, sizes), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-2)
@@ -217,9 +240,11 @@ def test_cuda_graphs_compute_what_single_kernels_do(optimizer, bf16):
 def test_a_training_goes_on_where_a_capture_fails(monkeypatch):
     """The generators draw on as if nothing had been tried, and the stream is the one of before."""
     sizes = [16] * 8
-    learners = [new_learner(torch.device("cuda"), recorder=recorder) for recorder in (Refusing(), None)]
+    learners = [
+        new_learner(torch.device("cuda"), recorder=recorder, cuda_graph=True) for recorder in (Refusing(), None)
+    ]
     failing = learners[1]
-    learn = failing._learn
+    learn = failing._update_weights
 
     def wait_within_a_capture(images, labels):
         answers = learn(images, labels)
@@ -227,9 +252,9 @@ def test_a_training_goes_on_where_a_capture_fails(monkeypatch):
             answers[0].item()
         return answers
 
-    monkeypatch.setattr(failing, "_learn", wait_within_a_capture)
+    monkeypatch.setattr(failing, "_update_weights", wait_within_a_capture)
     stream = torch.cuda.current_stream()
-    with pytest.warns(UserWarning, match="launched kernel by kernel"):
+    with pytest.warns(UserWarning, match="launch single kernels"):
         expected, found = (train(learner, sizes) for learner in learners)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)

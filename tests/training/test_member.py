@@ -14,6 +14,7 @@ from fmcli.checkpoints.checkpoint import load_checkpoint, read_header, versions
 from fmcli.checkpoints.history import HISTORY_FILE, best_epoch, is_stalled, read_history
 from fmcli.checkpoints.layout import MODEL_FILE, find_checkpoints
 from fmcli.checkpoints.tensors import load_tensors, save_tensors
+from fmcli.cli.remedies import hint_of
 from fmcli.data import ImageSet, Splits
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DeviceError, FmcliError
@@ -28,8 +29,9 @@ from fmcli.events import (
 )
 from fmcli.networks import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
-from fmcli.training import STATE_FILE, VALIDATION_FILE, Fingerprint, loop, train_member
+from fmcli.training import STATE_FILE, VALIDATION_FILE, Fingerprint, loaders, loop, train_member
 from fmcli.training.learner import Learner
+from fmcli.training.resume import PLANNED, STARTED, check_fingerprint
 from fmcli.training.rng import Generators
 from fmcli.training.state import load_state
 from tests.helpers import StopAt
@@ -305,9 +307,9 @@ def test_training_afresh_resumes_exactly(splits, tmp_path, epochs):
 @pytest.mark.parametrize(
     ("change", "said", "hint"),
     [
-        ({"device": "cuda"}, "begun on cuda", "--device cuda"),
-        ({"threads": 77}, "begun with 77 CPU threads", "--threads 77"),
-        ({"versions": {"fmcli": "0.0.1"}}, "begun with fmcli 0.0.1", "install fmcli 0.0.1"),
+        ({"device": "cuda"}, "started on cuda; resuming on cpu would change", "--device cuda"),
+        ({"threads": 77}, "started with 77 CPU threads; resuming with 1 would change", "--threads 77"),
+        ({"versions": {"fmcli": "0.0.1"}}, "started with fmcli 0.0.1", "install fmcli 0.0.1"),
     ],
 )
 def test_other_circumstances_do_not_resume(splits, tmp_path, change, said, hint):
@@ -318,17 +320,19 @@ def test_other_circumstances_do_not_resume(splits, tmp_path, change, said, hint)
     save_tensors(tmp_path / STATE_FILE, tensors, metadata | {"fingerprint": changed})
     with pytest.raises(CheckpointError, match=said) as caught:
         train(small_recipe(), splits, tmp_path, resume=True)
-    assert hint in caught.value.hint
+    assert hint in hint_of(caught.value)
 
 
-def test_a_member_is_not_begun_in_other_circumstances_than_planned(splits):
+def test_a_member_is_not_trained_with_another_fingerprint_than_planned(splits, tmp_path):
     recipe = small_recipe()
     now = Fingerprint.of(recipe.members[0], recipe, splits, CPU, bf16=False)
-    now.check_unchanged(now, member="m")
+    check_fingerprint(now, now, PLANNED, member="m", folder=tmp_path)
     planned = replace(now, versions={**now.versions, "torch": "2.8.0"})
-    with pytest.raises(CheckpointError, match=r"the run was begun with torch 2\.8\.0, and member m would be") as caught:
-        now.check_unchanged(planned, member="m")
-    assert caught.value.hint.startswith("install torch 2.8.0 again and go on with --resume")
+    with pytest.raises(
+        CheckpointError, match=r"was planned with torch 2\.8\.0; it would now be trained with"
+    ) as caught:
+        check_fingerprint(now, planned, PLANNED, member="m", folder=tmp_path)
+    assert hint_of(caught.value).startswith("install torch 2.8.0 again; --resume continues")
 
 
 @pytest.mark.parametrize(
@@ -343,9 +347,9 @@ def test_kernels_are_compiled_by_the_same_numba_where_they_are_used(splits, bf16
 @pytest.mark.parametrize(
     ("before", "now", "said", "hint"),
     [
-        ("0.1", "0.2", "with numba 0.1, and would go on with numba 0.2", "install numba 0.1 again"),
-        ("none", "0.2", "without numba, and would go on with numba 0.2", "uninstall numba"),
-        ("0.1", "none", "with numba 0.1, and would go on without numba", "install numba 0.1 again"),
+        ("0.1", "0.2", "with numba 0.1; resuming with numba 0.2", "install numba 0.1 again"),
+        ("none", "0.2", "without numba; resuming with numba 0.2", "uninstall numba"),
+        ("0.1", "none", "with numba 0.1; resuming without numba", "install numba 0.1 again"),
     ],
 )
 def test_other_kernels_do_not_go_on(splits, tmp_path, before, now, said, hint):
@@ -353,8 +357,8 @@ def test_other_kernels_do_not_go_on(splits, tmp_path, before, now, said, hint):
     found = Fingerprint.of(recipe.members[0], recipe, splits, CPU, bf16=True)
     begun, today = (replace(found, versions={**found.versions, "numba": version}) for version in (before, now))
     with pytest.raises(CheckpointError, match=said) as caught:
-        today.check(begun, member="m", folder=tmp_path)
-    assert caught.value.hint.startswith(hint)
+        check_fingerprint(today, begun, STARTED, member="m", folder=tmp_path)
+    assert hint_of(caught.value).startswith(hint)
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "one", None])
@@ -363,7 +367,7 @@ def test_a_checkpoint_tells_with_how_many_threads_it_was_trained(splits, tmp_pat
     header = read_header(tmp_path)
     trained_on = {key: value for key, value in header.trained_on.items() if key != "threads"}
     trained_on |= {"threads": threads} if threads else {}
-    with pytest.raises(CheckpointError, match="lacks what it was trained on"):
+    with pytest.raises(CheckpointError, match="does not record the device, threads and precision"):
         Fingerprint.of_header(header.model_copy(update={"trained_on": trained_on}))
 
 
@@ -510,9 +514,9 @@ def test_run_does_not_go_on_without_its_snapshots(splits, tmp_path, damage):
         others = splits if damage == "another recipe" else replace(splits, train=draw_thirds(N_TRAIN, 9))
         train(snapshot_recipe(seed=1 if others is splits else 0), others, tmp_path / "other")
         path.write_bytes((tmp_path / "other" / "snapshot-1" / MODEL_FILE).read_bytes())
-    with pytest.raises(CheckpointError, match="member m1 cannot go on without its snapshot 1") as caught:
+    with pytest.raises(CheckpointError, match="member m1 cannot resume without its snapshot 1") as caught:
         train(snapshot_recipe(), splits, tmp_path / "m1", resume=True)
-    assert "--overwrite" in caught.value.hint
+    assert "--overwrite" in hint_of(caught.value)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -540,9 +544,9 @@ def test_finished_snapshots_are_not_trained_again(splits, tmp_path):
 def test_a_trained_member_that_lost_a_snapshot_is_not_called_finished(splits, tmp_path):
     train(snapshot_recipe(), splits, tmp_path)
     (tmp_path / "snapshot-2" / MODEL_FILE).unlink()
-    with pytest.raises(CheckpointError, match=r"m1 in .* is trained, and lacks snapshot-2") as caught:
+    with pytest.raises(CheckpointError, match=r"m1 in .* is trained, but snapshot-2 is missing") as caught:
         train(snapshot_recipe(), splits, tmp_path, resume=True)
-    assert "--overwrite" in caught.value.hint
+    assert "--overwrite" in hint_of(caught.value)
 
 
 # --- bagging ----------------------------------------------------------------------------------------------
@@ -883,7 +887,7 @@ def test_of_short_epochs_so_many_are_saved_that_saving_takes_little_of_the_time(
         return slowly
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=perf_counter))
-    monkeypatch.setattr(loop, "_SAVING", 0.25)  # again after four seconds, which are four epochs
+    monkeypatch.setattr(loop, "MAX_SAVING_SHARE", 0.25)  # again after four seconds, which are four epochs
     monkeypatch.setattr(loop, "save_state", advance(loop.save_state))
     monkeypatch.setattr(loop._Training, "_validate", advance(loop._Training._validate))
     recipe = small_recipe(trainer={"epochs": 11})
@@ -925,11 +929,11 @@ class Deadly:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
 def test_a_worker_process_that_dies_is_an_error_that_says_what_it_may_lack(splits, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "AlbumentationsAugment", Deadly)
+    monkeypatch.setattr(loaders, "AlbumentationsAugment", Deadly)
     recipe = small_recipe(augment={"albumentations": [{"name": "HorizontalFlip"}]}, trainer={"batch_size": 8})
     with pytest.raises(FmcliError, match=r"a worker process .* failed: DataLoader worker") as caught:
         train(recipe, splits, tmp_path)
-    assert "--shm-size" in caught.value.hint
+    assert "--shm-size" in hint_of(caught.value)
 
 
 def test_what_only_sounds_like_a_dead_worker_is_a_bug(splits, tmp_path, monkeypatch):
@@ -965,7 +969,7 @@ def test_another_recipe_does_not_resume(splits, tmp_path, finished):
             train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     with pytest.raises(CheckpointError, match="another recipe") as caught:
         train(small_recipe(optimizer={"lr": 0.5}), splits, tmp_path, resume=True)
-    assert "--overwrite" in caught.value.hint
+    assert "--overwrite" in hint_of(caught.value)
 
 
 def test_other_images_do_not_resume(splits, tmp_path):
@@ -1000,7 +1004,7 @@ def test_loss_that_is_not_finite_is_an_error_with_a_hint(splits, tmp_path):
     recipe = small_recipe(model=SEQUENTIAL_WITHOUT_NOISE, optimizer={"name": "sgd", "lr": 1e38})
     with pytest.raises(FmcliError, match=r"m1: .*loss of step 2 is (nan|inf) in epoch 1 at") as caught:
         train(recipe, splits, tmp_path)
-    assert "optimizer.lr" in caught.value.hint
+    assert "optimizer.lr" in hint_of(caught.value)
     assert not (tmp_path / MODEL_FILE).exists()
 
 
@@ -1029,7 +1033,7 @@ def test_weights_that_are_not_finite_are_never_saved(splits, tmp_path, validated
     )
     with pytest.raises(FmcliError) as caught:
         train(recipe, splits if validated else replace(splits, validation=None), tmp_path)
-    assert "optimizer.lr" in caught.value.hint
+    assert "optimizer.lr" in hint_of(caught.value)
     assert list(tmp_path.rglob(MODEL_FILE)) == []
 
 
@@ -1049,7 +1053,7 @@ def test_too_little_memory_is_a_device_error(splits, tmp_path, monkeypatch, erro
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with pytest.raises(DeviceError, match="too little memory for member m1") as caught:
         train(small_recipe(), splits, tmp_path)
-    assert "trainer.batch_size" in caught.value.hint
+    assert "trainer.batch_size" in hint_of(caught.value)
 
 
 def test_other_runtime_errors_are_bugs_and_stay_what_they_are(splits, tmp_path, monkeypatch):

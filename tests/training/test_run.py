@@ -21,6 +21,7 @@ from fmcli.checkpoints.layout import (
     lost_snapshots,
     unfinished_members,
 )
+from fmcli.cli.remedies import hint_of
 from fmcli.data import Splits, idx
 from fmcli.data.recipe_checks import check_augmentation
 from fmcli.errors import (
@@ -34,11 +35,24 @@ from fmcli.errors import (
     RunInUseError,
     UsageError,
 )
-from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, MemberStarted, StepFinished, StopRequest
+from fmcli.events import (
+    EpochFinished,
+    MemberDiverged,
+    MemberFinished,
+    MemberStarted,
+    StepFinished,
+    StopRequest,
+    UnmeasuredFeature,
+)
 from fmcli.recipe import Recipe, load_recipe
+from fmcli.report.console import Terminal
+from fmcli.report.progress import TrainingProgress
 from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.training import STATE_FILE, VALIDATION_FILE
+from fmcli.training.concurrency import Concurrency
+from fmcli.training.plan import RunPlan
 from fmcli.training.run import RunResult, train_run
+from fmcli.training.run_folder import holds_anything
 from fmcli.training.state import load_state
 from tests.helpers import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 
@@ -163,8 +177,8 @@ def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, 
 def at_once(request, monkeypatch):
     """How several members train at once: on a CPU in processes; in turns within this one, as on an NVIDIA GPU."""
     if request.param == "turns":
-        monkeypatch.setattr("fmcli.training.run._computes_on_streams", lambda device: True)
-        monkeypatch.setattr("fmcli.training.run.use_own_stream", lambda device: nullcontext())
+        monkeypatch.setattr("fmcli.training.plan.has_streams", lambda device: True)
+        monkeypatch.setattr("fmcli.training.execute.use_own_stream", lambda device: nullcontext())
         monkeypatch.setattr(
             "fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started")
         )
@@ -179,6 +193,46 @@ def test_members_trained_side_by_side_are_the_same(finished, tiny_recipe, tmp_pa
     for name in ("k3", "k5"):
         for file in (MODEL_FILE, VALIDATION_FILE):
             assert (tmp_path / "run" / name / file).read_bytes() == (finished / name / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs", "overrides", "expected"),
+    [
+        ("cuda", 2, [], ["parallel-members"]),
+        ("cuda", 1, ["members.k3.trainer.cuda_graph=true"], ["cuda-graph"]),
+        ("cuda", 2, ["trainer.cuda_graph=true"], ["parallel-members", "cuda-graph"]),
+        ("cuda", None, [], []),
+        ("cpu", 2, ["trainer.cuda_graph=true"], []),
+    ],
+)
+def test_features_that_have_not_been_measured_on_a_gpu_are_found(tiny_recipe, device, jobs, overrides, expected):
+    names = ["k3", "k5"]
+    concurrency = None if jobs is None else Concurrency(jobs, 1)
+    plan = RunPlan(
+        tiny(tiny_recipe, *overrides), Path(), torch.device(device), False, names, names, concurrency, fingerprints={}
+    )
+    assert [event.feature for event in plan.unmeasured_features()] == expected
+
+
+@pytest.mark.parametrize("at_once", ["turns"], indirect=True)
+def test_parallel_members_on_a_gpu_are_announced(at_once, tiny_recipe, tmp_path):
+    events = []
+    train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
+    assert [event for event in events if isinstance(event, UnmeasuredFeature)] == [events[0]]
+    events.clear()
+    train(tiny(tiny_recipe), tmp_path / "run", resume=True, jobs=2, threads=1, reporter=events.append)
+    assert not any(isinstance(event, UnmeasuredFeature) for event in events)  # no member is left to train
+
+
+def test_an_unmeasured_feature_is_printed_once(capfd):
+    with TrainingProgress(Terminal()) as progress:
+        for feature in ("cuda-graph", "parallel-members", "cuda-graph", "parallel-members"):
+            progress(UnmeasuredFeature(feature))
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.partition(" have not been measured on a GPU")[0] for line in lines] == [
+        "CUDA graphs",
+        "members in parallel",
+    ]
 
 
 @pytest.mark.usefixtures("at_once")
@@ -247,13 +301,13 @@ def test_finished_run_is_refused_and_untouched(run_folder, tiny_recipe):
     before = files_in(run_folder)
     with pytest.raises(UsageError, match="already holds a run") as caught:
         train(tiny(tiny_recipe), run_folder)
-    assert all(option in caught.value.hint for option in ("--resume", "--overwrite", "--output"))
+    assert all(option in hint_of(caught.value) for option in ("--resume", "--overwrite", "--output"))
     assert files_in(run_folder) == before
 
 
 def test_resume_and_overwrite_together_are_refused(run_folder, tiny_recipe):
     before = files_in(run_folder)
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="not both"):
         train(tiny(tiny_recipe), run_folder, resume=True, overwrite=True)
     assert files_in(run_folder) == before
 
@@ -267,7 +321,7 @@ def test_folder_that_is_no_run_is_refused_and_untouched(tiny_recipe, tmp_path, o
     before = files_in(folder)
     with pytest.raises(UsageError, match="is not a run of fmcli") as caught:
         train(tiny(tiny_recipe), folder, **options)
-    assert "--output" in caught.value.hint
+    assert "--output" in hint_of(caught.value)
     assert files_in(folder) == before
 
 
@@ -365,7 +419,7 @@ def test_members_go_on_without_one_whose_loss_is_no_longer_finite(tiny_recipe, t
         DivergedError, match=r"1 of 2 members could not be trained: member k3: the loss of step"
     ) as caught:
         train(recipe, tmp_path / "run", reporter=events.append)
-    assert "--member k3 --set members.k3.optimizer.lr=…" in caught.value.hint
+    assert "a lower members.k3.optimizer.lr may help; --member k3 --set …" in hint_of(caught.value)
     assert [event.member for event in events if isinstance(event, MemberDiverged)] == ["k3"]
     assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
     assert not (tmp_path / "run" / "k3" / MODEL_FILE).exists()
@@ -375,13 +429,13 @@ def test_what_is_advised_to_a_copy_of_a_member_that_diverges_can_be_typed(tiny_r
     overrides = ["members.k3.copies=2", "optimizer.name=sgd", "optimizer.lr=1e38"]
     with pytest.raises(DivergedError) as caught:
         train(tiny(tiny_recipe, *overrides), tmp_path / "run", members=["k3-2"])
-    assert "--member k3-2 --set optimizer.lr=… --output …" in caught.value.hint
+    assert "a lower optimizer.lr may help; --member k3-2 --set … --output …" in hint_of(caught.value)
     train(tiny(tiny_recipe, *overrides, "optimizer.lr=1e-3"), tmp_path / "other", members=["k3-2"])
 
     overrides.append("members.k5.optimizer.lr=0.1")
     with pytest.raises(DivergedError) as caught:
         train(tiny(tiny_recipe, *overrides), tmp_path / "third", members=["k3-2"])
-    assert "--member k3-2 --set members.k3.optimizer.lr=… --output …" in caught.value.hint
+    assert "a lower members.k3.optimizer.lr may help; --member k3-2 --set …" in hint_of(caught.value)
     train(tiny(tiny_recipe, *overrides, "members.k3.optimizer.lr=1e-3"), tmp_path / "fourth", members=["k3-2"])
 
 
@@ -401,7 +455,7 @@ def test_the_last_good_weights_of_a_member_that_diverges_are_kept(in_the_third_e
     with pytest.raises(DivergedError, match=r"in epoch 3 ") as caught:
         train(recipe, folder, members=["k3"])
     assert str(folder) not in caught.value.message  # a search keeps that
-    assert f"what was saved last before that is in {folder / 'k3' / LAST_GOOD}" in caught.value.hint
+    assert f"the last saved weights are in {folder / 'k3' / LAST_GOOD}" in hint_of(caught.value)
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         train(recipe, stopped, members=["k3"], reporter=StopAt(EpochFinished, 2))
@@ -433,7 +487,7 @@ def test_the_others_go_on_where_the_last_good_weights_cannot_be_kept(in_the_thir
 
     with pytest.raises(DivergedError, match="2 of 2 members") as caught:
         train(recipe, tmp_path / "run", reporter=put_a_file_there)
-    assert "cannot be kept" in caught.value.hint
+    assert "cannot be kept" in hint_of(caught.value)
     assert (tmp_path / "run" / "k5" / LAST_GOOD / MODEL_FILE).is_file()
 
 
@@ -445,7 +499,7 @@ def test_weights_that_answer_with_nan_are_not_kept(tiny_recipe, tmp_path, monkey
     with pytest.raises(DivergedError) as caught:
         train(recipe, tmp_path / "run", members=["k3"], save_after=0.0)
     assert (tmp_path / "run" / "k3" / STATE_FILE).is_file()
-    assert "answers with NaN, too, and is not kept" in caught.value.hint
+    assert "the last saved weights predict NaN, too, so they are not kept" in hint_of(caught.value)
     assert not (tmp_path / "run" / "k3" / LAST_GOOD / MODEL_FILE).exists()
 
 
@@ -482,7 +536,7 @@ def test_nothing_is_kept_of_a_member_that_diverges_before_anything_was_saved(tin
     recipe = tiny(tiny_recipe, "members.k3.optimizer.name=sgd", "members.k3.optimizer.lr=1e38")
     with pytest.raises(DivergedError) as caught:
         train(recipe, tmp_path / "run", members=["k3"])
-    assert "saved last" not in caught.value.hint
+    assert "last saved" not in hint_of(caught.value)
     assert not (tmp_path / "run" / "k3" / LAST_GOOD).exists()
 
 
@@ -587,16 +641,18 @@ def test_what_is_left_is_not_trained_otherwise_than_what_is_finished(run_folder,
     train(tiny(tiny_recipe), run_folder, resume=True)  # nothing is left to train
     (run_folder / "k5" / MODEL_FILE).unlink()
     before = files_in(run_folder)
-    with pytest.raises(CheckpointError, match=f"member k3 {said}, and what is left of its run would be") as caught:
+    with pytest.raises(
+        CheckpointError, match=f"member k3 in .* {said}; the rest of its run would be trained"
+    ) as caught:
         train(tiny(tiny_recipe), run_folder, resume=True)
-    assert "--output" in caught.value.hint
+    assert "--output" in hint_of(caught.value)
     assert files_in(run_folder) == before
     train(tiny(tiny_recipe), run_folder, resume=True, members=["k3"])
 
 
 def test_threads_are_shared_out_before_they_are_compared(run_folder, tiny_recipe):
     (run_folder / "k5" / MODEL_FILE).unlink()
-    with pytest.raises(CheckpointError, match="was trained with 1 CPU thread, and what is left"):
+    with pytest.raises(CheckpointError, match="was trained with 1 CPU thread; the rest of its run"):
         train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, threads=2)
     train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, threads=1)
 
@@ -606,9 +662,9 @@ def test_a_member_that_is_half_trained_is_compared_before_another_is_trained(tin
     with pytest.raises(StopRequest):
         train(recipe, tmp_path / "run", members=["k5"], reporter=StopAt(EpochFinished, 1, StopRequest))
     before = files_in(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="member k5 was begun with 1 CPU thread") as caught:
+    with pytest.raises(CheckpointError, match=r"member k5 in .* was started with 1 CPU thread;") as caught:
         train(recipe, tmp_path / "run", resume=True, jobs=2, threads=2)
-    assert "--threads 1" in caught.value.hint
+    assert "--threads 1" in hint_of(caught.value)
     assert files_in(tmp_path / "run") == before
     train(recipe, tmp_path / "run", resume=True, jobs=2, threads=1)
 
@@ -634,9 +690,12 @@ def test_a_member_that_begins_later_trains_on_no_other_images(tiny_recipe, tmp_p
                 folder, images, labels[::-1], test=draw_quadrants(100, seed=2), classes=("a", "b", "c", "d")
             )
 
-    with pytest.raises(CheckpointError, match="the train images have changed since the run began: member k5") as caught:
+    with pytest.raises(
+        CheckpointError,
+        match=r"member k5 in .* was planned on other train images; it would now be trained on the current ones",
+    ) as caught:
         train(recipe, tmp_path / "run", jobs=2, threads=1, resume=True, reporter=change)
-    assert "--resume" in caught.value.hint
+    assert "--resume" in hint_of(caught.value)
     assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
 
 
@@ -645,7 +704,7 @@ def test_a_checkpoint_that_says_nothing_of_its_training_is_no_part_of_a_run(run_
     finished = load_checkpoint(place / MODEL_FILE, device=CPU)
     save_checkpoint(place / MODEL_FILE, finished.model, finished.header.model_copy(update={"trained_on": {}}))
     (run_folder / "k5" / MODEL_FILE).unlink()
-    with pytest.raises(CheckpointError, match="k3 lacks what it was trained on"):
+    with pytest.raises(CheckpointError, match="k3 does not record the device, threads and precision"):
         train(tiny(tiny_recipe), run_folder, resume=True)
 
 
@@ -701,7 +760,7 @@ def test_resuming_with_another_recipe_says_what_differs(run_folder, tiny_recipe,
     with pytest.raises(UsageError, match="another recipe") as caught:
         train(tiny(tiny_recipe, override), run_folder, resume=True)
     assert f"\n  {said}" in caught.value.message
-    assert "--overwrite" in caught.value.hint
+    assert "--overwrite" in hint_of(caught.value)
     assert files_in(run_folder) == before
 
 
@@ -832,7 +891,7 @@ def test_a_folder_that_another_process_makes_meanwhile_holds_nothing_yet(tiny_re
         return exists(path, **options)
 
     monkeypatch.setattr(Path, "exists", make_first)
-    assert not fmcli.training.run._holds_anything(tmp_path / "run")
+    assert not holds_anything(tmp_path / "run")
 
 
 def test_it_is_refused_before_its_images_are_read(tiny_recipe, tmp_path, monkeypatch):

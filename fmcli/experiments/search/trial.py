@@ -35,7 +35,8 @@ from fmcli.recipe import Recipe
 from fmcli.recipe.search import ChoiceSpace, SearchSpec, Space
 from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.training import VALIDATION_FILE
-from fmcli.training.run import remove_run, train_run
+from fmcli.training.run import train_run
+from fmcli.training.run_folder import remove_run
 
 REASON = "reason"  # a failed trial's attribute
 

@@ -1,123 +1,121 @@
-"""Job in turns: each piece in a thread of its own, of which one runs at a time, from one step to the next."""
+"""Run jobs interleaved in one process: each in its own thread, but only one thread runs at a time."""
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from fmcli.errors import DivergedError
 from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
-from fmcli.training.executors.job import Job, JobResult
+from fmcli.training.executors.job import Job, JobResult, Message, first_failure, run_jobs
+
+Context = Callable[[], AbstractContextManager[None]]
 
 
 def run_interleaved(
-    jobs_by_name: Mapping[str, Job],
-    at_once: int,
-    reporter: Reporter,
-    *,
-    within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter, *, context: Context = nullcontext
 ) -> Generator[JobResult]:
-    """Do pieces of work, so many at a time: each takes a step, then waits until the others have taken one.
+    """Run jobs in turns: each takes one step, then waits until the others have taken one.
 
-    For work that queues its steps on a GPU and does not wait for them, so that those of all fill it together. As never
-    more than one runs, they come in the same order each time, and none needs to know of the others.
+    This is for jobs that queue their steps on a GPU without waiting, so that together they keep it busy. Only one job
+    runs at a time. Therefore the order of their steps is always the same, and jobs need no locks.
 
-    What the reporter raises, Ctrl-C, or closing the generator stops all of them at their next event, and goes on once
-    they have ended.
+    An exception of the reporter, Ctrl-C, or closing the generator stops all jobs at their next event. The exception is
+    raised again after they have ended.
 
     Args:
-        jobs_by_name: By name.
-        at_once: How many are begun at a time.
-        reporter: Told of what all of them announce.
-        within: Makes what each piece of work is done within, in its own thread.
+        jobs_by_name: The jobs by name.
+        max_parallel: Maximum number of jobs that take turns.
+        reporter: Receives the events of all jobs.
+        context: Returns a context manager that is entered around each job, in its thread.
 
     Yields:
-        How each ended, in the order in which they do.
+        The result of each job, in the order in which they end.
 
     Raises:
-        Exception: What a piece of work raised when it was stopped, in place of what stopped it.
+        Exception: An error of a stopped job, instead of the exception that stopped it, because its state is lost.
     """
-    waiting = deque(jobs_by_name.items())
-    running: deque[_Running] = deque()
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                running.append(_Running(*waiting.popleft(), within))
-            said = running[0].go_on()
-            if isinstance(said, JobResult):
-                running.popleft()
-                yield said
-                continue
-            reporter(said)
-            if isinstance(said, StepFinished | BatchPredicted):
-                running.rotate(-1)
-    except BaseException as reason:
-        failed = _let_end(running)
-        if failed is not None:
-            raise failed from reason  # not all was saved
-        raise
+    yield from run_jobs(jobs_by_name, max_parallel, _ThreadExecutor(context), reporter)
 
 
-def _let_end(running: Iterable["_Running"]) -> Exception | None:
-    """Stop what has begun and wait until it has ended; return what went wrong with the first that could not."""
-    failed: Exception | None = None
-    for one in running:
-        ended = one.stop()
-        if ended.error is not None and not isinstance(ended.error, DivergedError):  # which had nothing to save
-            failed = failed or ended.error
-    return failed
+class _ThreadExecutor:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._running: deque[_JobThread] = deque()
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    def start(self, name: str, job: Job) -> None:
+        self._running.append(_JobThread(name, job, self._context))
+
+    def receive(self) -> Iterator[Message]:
+        message = self._running[0].resume()
+        if isinstance(message, JobResult):
+            self._running.popleft()
+        yield message
+        if isinstance(message, StepFinished | BatchPredicted):
+            self._running.rotate(-1)
+
+    def stop(self) -> Exception | None:
+        return first_failure([job.stop() for job in self._running])
+
+    def close(self) -> None:
+        """Do nothing: `stop` has waited for all threads."""
 
 
-class _Running:
-    """A piece of work in its thread, which goes on while this one waits for what it says next."""
+class _JobThread:
+    """A job in its own thread, in lockstep with the caller."""
 
-    def __init__(self, name: str, work: Job, within: Callable[[], AbstractContextManager[None]]) -> None:
-        self._name, self._work, self._within = name, work, within
-        self._may_go_on, self._has_said = threading.Semaphore(0), threading.Semaphore(0)
-        self._said: Event | JobResult | None = None
+    def __init__(self, name: str, job: Job, context: Context) -> None:
+        self._name, self._job, self._context = name, job, context
+        self._may_run, self._has_message = threading.Semaphore(0), threading.Semaphore(0)
+        self._message: Message | None = None
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._do, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def go_on(self) -> Event | JobResult:
-        """Let it go on, and return what it says next."""
-        self._may_go_on.release()
-        self._has_said.acquire()
-        assert self._said is not None
-        if isinstance(self._said, JobResult):
+    def resume(self) -> Message:
+        """Let the job run until its next message, and return that."""
+        self._may_run.release()
+        self._has_message.acquire()
+        assert self._message is not None
+        if isinstance(self._message, JobResult):
             self._thread.join()
-        return self._said
+        return self._message
 
     def stop(self) -> JobResult:
-        """Let it end at the event that it has come to."""
+        """Stop the job at its current event and return its result."""
         self._is_stopping = True
-        while not isinstance(self._said, JobResult):
-            self.go_on()
-        return self._said
+        while not isinstance(self._message, JobResult):
+            self.resume()
+        return self._message
 
-    def _do(self) -> None:
-        self._may_go_on.acquire()
+    def _run(self) -> None:
+        self._may_run.acquire()
         try:
-            if self._is_stopping:  # before it has begun
+            if self._is_stopping:  # before the job has started
                 raise StopRequest
-            with self._within():
-                ended = JobResult(self._name, result=self._work(self._report))
+            with self._context():
+                result = JobResult(self._name, result=self._job(self._report))
         except StopRequest:
-            ended = JobResult(self._name, stopped=True)
+            result = JobResult(self._name, stopped=True)
         except DivergedError as error:
-            ended = JobResult(self._name, error=error.with_traceback(None))  # which would keep images and network
-        except Exception as error:  # whatever it is, it is raised where the work was asked for
-            ended = JobResult(self._name, error=error)
-        except BaseException as error:  # as SystemExit: nobody would hear of it
-            ended = JobResult(self._name, error=RuntimeError(f"{type(error).__name__}: {error}"))
-        self._say(ended)
+            # The traceback would keep the member's images and network in memory.
+            result = JobResult(self._name, error=error.with_traceback(None))
+        except Exception as error:  # the caller raises it
+            result = JobResult(self._name, error=error)
+        except BaseException as error:  # such as SystemExit, which would end this thread silently
+            result = JobResult(self._name, error=RuntimeError(f"{type(error).__name__}: {error}"))
+        self._send(result)
 
     def _report(self, event: Event) -> None:
-        self._say(event)
-        self._may_go_on.acquire()
+        self._send(event)
+        self._may_run.acquire()
         if self._is_stopping and can_stop_at(event):
             raise StopRequest
 
-    def _say(self, said: Event | JobResult) -> None:
-        self._said = said
-        self._has_said.release()
+    def _send(self, message: Message) -> None:
+        self._message = message
+        self._has_message.release()

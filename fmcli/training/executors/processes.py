@@ -1,4 +1,4 @@
-"""Job side by side: each piece in a process of its own, whose events and end are told here."""
+"""Run jobs in parallel, each in its own process. Their events and results arrive in the calling process."""
 
 import multiprocessing
 import os
@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,87 +13,45 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from fmcli.errors import DivergedError, FmcliError, printable
+from fmcli.errors import FmcliError, Remedy, printable
 from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
-from fmcli.training.executors.job import Job, JobResult
+from fmcli.training.executors.job import Job, JobResult, Message, first_failure, run_jobs
 
-_CONTEXT = multiprocessing.get_context("spawn")  # a forked one could not use the threads that its parent began
-_EVERY = 0.05  # seconds between two steps that are told
-_LAST_WORDS = 1.0  # seconds to leave in, once all is said
+_CONTEXT = multiprocessing.get_context("spawn")  # a forked process could not use the parent's thread pools
+_STEP_REPORT_INTERVAL_S = 0.05
+_EXIT_TIMEOUT_S = 1.0  # for a process that has sent its result
+_HAS_SIGNAL_MASK = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 
-def run_in_processes(jobs_by_name: Mapping[str, Job], jobs: int, reporter: Reporter) -> Generator[JobResult]:
-    """Do pieces of work, so many at a time.
+def run_in_processes(jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
+    """Run jobs in parallel, each in its own process.
 
-    What the reporter raises, Ctrl-C, a process that dies, or closing the generator stops all of them at their next
-    event, and goes on once they have ended; Ctrl-C meanwhile ends them at once. A process whose parent is gone ends at
-    once, by itself.
+    An exception of the reporter, Ctrl-C, a process that dies, or closing the generator stops all jobs at their next
+    event. The exception is raised again after they have ended. A second Ctrl-C kills the processes. A process whose
+    parent has died exits by itself.
 
     Args:
-        jobs_by_name: By name; what can be pickled, such as a `functools.partial` of a function of a module. A
-            script that asks for this needs `if __name__ == "__main__":`.
-        jobs: How many processes.
-        reporter: Told of what all of them announce, but not of every step.
+        jobs_by_name: The jobs by name. They must be picklable, such as a `functools.partial` of a module's function. A
+            script that calls this needs `if __name__ == "__main__":`.
+        max_parallel: Maximum number of processes.
+        reporter: Receives the events of all jobs, but not every step.
 
     Yields:
-        How each ended, in the order in which they do.
+        The result of each job, in the order in which they end.
 
     Raises:
         FmcliError: A process died.
-        Exception: What a piece of work raised when it was stopped, in place of what stopped it.
+        Exception: An error of a stopped job, instead of the exception that stopped it, because its state is lost.
     """
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # the first process would start it, which lets signals through again
-    waiting = deque(jobs_by_name.items())
-    running: list[_Running] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                with _signals_held_back():
-                    running.append(_start(*waiting.popleft()))
-            for said in _heard(running):
-                if isinstance(said, JobResult):
-                    yield said
-                else:
-                    reporter(said)
-    except BaseException as reason:
-        failed = _let_end(running)
-        if failed is not None:
-            raise failed from reason  # not all was saved
-        raise
-    finally:
-        for one in running:
-            one.end()
-
-
-@dataclass(slots=True)
-class _Running:
-    """A process at work; there is nothing to lose until it has told of something."""
-
-    name: str
-    process: SpawnProcess
-    connection: Connection
-    has_begun: bool = False
-
-    def end(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
-def _start(name: str, work: Job) -> _Running:
-    ours, theirs = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(target=_do, args=(name, work, theirs))
-    process.start()
-    theirs.close()
-    return _Running(name, process, ours)
+    if _HAS_SIGNAL_MASK:
+        resource_tracker.ensure_running()  # if the first process started it, it would unblock the signals
+    yield from run_jobs(jobs_by_name, max_parallel, _ProcessExecutor(), reporter)
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let signals wait; a process that is started meanwhile never gets those that a whole group receives."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _signals_blocked() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM. Processes that start in this block ignore signals to the whole process group."""
+    if not _HAS_SIGNAL_MASK:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -104,115 +61,151 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _let_end(running: list[_Running]) -> Exception | None:
-    """Stop processes and wait until they have saved and ended; return what went wrong with the first that could not.
+@dataclass(slots=True)
+class _JobProcess:
+    """A process that runs a job. Until it has sent a message, it has nothing to save."""
 
-    Those that have nothing to save end at once.
-    """
-    failed: Exception | None = None
-    for one in list(running):
-        if one.has_begun:
-            with suppress(OSError):  # it is dead, and heard of below
-                one.connection.send("stop")
-        else:
-            running.remove(one)
-            one.end()
-    while running:
+    name: str
+    process: SpawnProcess
+    connection: Connection
+    has_sent: bool = False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+    def receive(self) -> Message | None:
+        """Return the next message, or None if the process is dead and has no more."""
         try:
-            for said in _heard(running):
-                if isinstance(said, JobResult) and said.error is not None and not isinstance(said.error, DivergedError):
-                    failed = failed or said.error  # what diverged had nothing to save
-        except FmcliError as error:
-            failed = failed or error
-    return failed
+            # Worker processes of a dead process may hold the other end open, so `recv` could wait for ever.
+            message: Message | None = self.connection.recv() if self.connection.poll() else None
+        except (EOFError, OSError):
+            return None
+        return message
 
 
-def _heard(running: list[_Running]) -> Iterator[Event | JobResult]:
-    """Yield what processes say next; those that end are taken out.
-
-    Raises:
-        FmcliError: One died.
-    """
-    ready = set(wait([part for one in running for part in (one.connection, one.process.sentinel)]))
-    for one in [one for one in running if ready & {one.connection, one.process.sentinel}]:
-        with _signals_held_back():
-            said = _hear(one)
-            one.has_begun = True
-            if said is None or isinstance(said, JobResult):
-                running.remove(one)
-                one.process.join(_LAST_WORDS)
-                one.end()
-        if said is None:
-            raise FmcliError(
-                f"the process of {printable(one.name)} {_end_of(one.process)}",
-                hint="what is saved is kept; where memory ran out, --jobs 1 needs less",
-            )
-        yield said
+def _start(name: str, job: Job) -> _JobProcess:
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=_run_job, args=(name, job, theirs))
+    process.start()
+    theirs.close()
+    return _JobProcess(name, process, ours)
 
 
-def _hear(one: _Running) -> Event | JobResult | None:
-    """Return what a process says next, or None where it is dead and has said all."""
-    try:
-        # Others may hold the other end open when it is dead: its own workers.
-        said: Event | JobResult | None = one.connection.recv() if one.connection.poll() else None
-    except (EOFError, OSError):
-        return None
-    return said
+class _ProcessExecutor:
+    def __init__(self) -> None:
+        self._running: list[_JobProcess] = []
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    def start(self, name: str, job: Job) -> None:
+        with _signals_blocked():
+            self._running.append(_start(name, job))
+
+    def receive(self) -> Iterator[Message]:
+        ready = set(wait([part for one in self._running for part in (one.connection, one.process.sentinel)]))
+        for one in [one for one in self._running if ready & {one.connection, one.process.sentinel}]:
+            with _signals_blocked():
+                message = one.receive()
+                one.has_sent = True
+                if message is None or isinstance(message, JobResult):
+                    self._running.remove(one)
+                    one.process.join(_EXIT_TIMEOUT_S)
+                    one.kill()
+            if message is None:
+                raise FmcliError(
+                    f"the process of {printable(one.name)} {_describe_exit(one.process)}",
+                    hint="saved files are kept; if memory ran out, train fewer members in parallel",
+                    remedies=[Remedy("jobs", 1)],
+                )
+            yield message
+
+    def stop(self) -> Exception | None:
+        for one in list(self._running):
+            if one.has_sent:
+                with suppress(OSError):  # the process is dead, which `receive` reports
+                    one.connection.send("stop")
+            else:
+                self._running.remove(one)
+                one.kill()
+        failure: Exception | None = None
+        while self._running:
+            try:
+                for message in self.receive():
+                    if isinstance(message, JobResult):
+                        failure = failure or first_failure([message])
+            except FmcliError as error:
+                failure = failure or error
+        return failure
+
+    def close(self) -> None:
+        for one in self._running:
+            one.kill()
 
 
-def _end_of(process: SpawnProcess) -> str:
+def _describe_exit(process: SpawnProcess) -> str:
     code = process.exitcode or 0
     return f"died with exit status {code}" if code >= 0 else f"was killed: {signal.strsignal(-code) or -code}"
 
 
-def _do(name: str, work: Job, connection: Connection) -> None:
-    """Do a piece of work in this process and tell of it."""
-    told, stopping = 0.0, False
+def _run_job(name: str, job: Job, connection: Connection) -> None:
+    """Run a job in this process and send its events and its result to the parent."""
+    parent = _ParentConnection(connection)
+    if not _HAS_SIGNAL_MASK:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        result = JobResult(name, result=job(parent.report))
+    except StopRequest:
+        result = JobResult(name, stopped=True)
+    except Exception as error:  # the parent raises it
+        result = JobResult(name, error=_picklable(error))
+    parent.send(result)
 
-    def tell(said: Event | JobResult) -> None:
+
+class _ParentConnection:
+    """The connection of a job's process to its parent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last_step_report, self._is_stopping = 0.0, False
+
+    def send(self, message: Message) -> None:
         try:
-            connection.send(said)
+            self._connection.send(message)
         except OSError:
-            os._exit(1)  # nobody listens
+            os._exit(1)  # the parent has died
 
-    def report(event: Event) -> None:
-        nonlocal told, stopping
+    def report(self, event: Event) -> None:
+        """Send an event, or raise `StopRequest` if the parent has asked for it."""
         try:
-            stopping = stopping or (connection.poll() and connection.recv() == "stop")
+            self._is_stopping = self._is_stopping or (self._connection.poll() and self._connection.recv() == "stop")
         except (EOFError, OSError):
-            os._exit(1)  # the parent is gone
-        if stopping and can_stop_at(event):
+            os._exit(1)  # the parent has died
+        if self._is_stopping and can_stop_at(event):
             raise StopRequest
         if isinstance(event, StepFinished | BatchPredicted):
-            if time.monotonic() - told < _EVERY:
+            if time.monotonic() - self._last_step_report < _STEP_REPORT_INTERVAL_S:
                 return
-            told = time.monotonic()
-        tell(event)
-
-    if not hasattr(signal, "pthread_sigmask"):  # elsewhere they are held back
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        ended = JobResult(name, result=work(report))
-    except StopRequest:
-        ended = JobResult(name, stopped=True)
-    except Exception as error:  # whatever it is, it is raised where the work was asked for
-        ended = JobResult(name, error=_portable(error))
-    tell(ended)
+            self._last_step_report = time.monotonic()
+        self.send(event)
 
 
-def _end_with_parent() -> None:
-    """End this process once its parent is gone: whoever goes on with this work must not meet us there."""
+def _exit_with_parent() -> None:
+    """Exit with the parent, so that a resumed run does not race an orphan process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
-    """Return an error that reaches another process whole: itself, or one that quotes it."""
+def _picklable(error: Exception) -> Exception:
+    """Return an error that can be sent to another process: the error itself, or a RuntimeError that quotes it."""
     note = traceback.format_exc()
-    if not isinstance(error, FmcliError | OSError | MemoryError):  # others may not be made anew from what they say
+    if not isinstance(error, FmcliError | OSError | MemoryError):  # other types may not unpickle
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(note)
     return error

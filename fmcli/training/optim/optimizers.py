@@ -13,28 +13,28 @@ from fmcli.training.optim.muon import Muon
 _Kind = TypeVar("_Kind", bound=Optimizer)
 
 
-def build_optimizer(spec: OptimizerSpec, model: nn.Module, *, recordable: bool = False) -> Optimizer:
+def build_optimizer(spec: OptimizerSpec, model: nn.Module, *, capturable: bool = False) -> Optimizer:
     """Return the optimizer of a recipe; weight decay reaches kernels, not biases and normalisation.
 
     Args:
         spec: The recipe's `[optimizer]` table.
         model: Whose parameters are trained.
-        recordable: Keep on their device all that changes from step to step, the learning rate too, so that a CUDA graph
+        capturable: Keep on their device all that changes from step to step, the learning rate too, so that a CUDA graph
             can contain steps.
     """
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    lr = torch.tensor(spec.lr, device=kernels[0].device) if recordable else spec.lr
+    lr = torch.tensor(spec.lr, device=kernels[0].device) if capturable else spec.lr
     match spec:
         case AdamSpec():
             parameters = [*kernels, *others]
             return _lean(torch.optim.Adam)(
-                parameters, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=recordable
+                parameters, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=capturable
             )
         case AdamWSpec():
             groups = _decayed(kernels, others, spec.weight_decay)
             return _lean(torch.optim.AdamW)(
-                groups, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=recordable
+                groups, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=capturable
             )
         case MuonSpec():
             return _lean(Muon)(kernels, others, spec, lr=lr)

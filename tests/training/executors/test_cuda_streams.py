@@ -30,7 +30,7 @@ def run_until_stopped(saved, name, reporter):
         while True:
             reporter(StepFinished(name, 1))
     except StopRequest:
-        reporter(CheckpointSaved(Path(name)))  # still heard by nobody, and no second stop
+        reporter(CheckpointSaved(Path(name)))  # still messages by nobody, and no second stop
         saved.append(name)
         raise
 
@@ -132,20 +132,20 @@ def test_no_thread_is_left():
 
 
 def test_a_stop_waits_for_the_event_that_a_saved_file_belongs_to():
-    heard = []
+    messages = []
 
     def work(reporter):
         reporter(CheckpointSaved(Path("file")))
-        heard.append("goes on")
+        messages.append("goes on")
         reporter(StepFinished("m", 1))
-        heard.append("is not reached")
+        messages.append("is not reached")
 
     def reporter(event):
         raise StopRequest
 
     with pytest.raises(StopRequest):
         list(run_interleaved({"m": work}, 1, reporter))
-    assert heard == ["goes on"]
+    assert messages == ["goes on"]
 
 
 def test_whoever_stops_listening_stops_all():
@@ -184,7 +184,7 @@ def test_each_is_done_within_something_of_its_own_in_its_own_thread():
         yield
         said.append(("leaves", thread.name))
 
-    list(run_interleaved({name: partial(take_steps, name, 2) for name in "ab"}, 2, ignore, within=within))
+    list(run_interleaved({name: partial(take_steps, name, 2) for name in "ab"}, 2, ignore, context=within))
     assert said == [("enters", "a"), ("enters", "b"), ("leaves", "a"), ("leaves", "b")]
 
 
@@ -194,5 +194,5 @@ def test_what_cannot_be_entered_is_an_error_of_the_work():
         raise RuntimeError("no stream")
         yield
 
-    (ended,) = run_interleaved({"a": partial(take_steps, "a", 1)}, 1, ignore, within=within)
+    (ended,) = run_interleaved({"a": partial(take_steps, "a", 1)}, 1, ignore, context=within)
     assert str(ended.error) == "no stream"
