@@ -21,7 +21,7 @@ from scipy.special import softmax
 from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.data import evaluation_loader, load_splits
-from fmcli.ensemble.rules import majority_vote
+from fmcli.ensemble.rules.additive import majority_vote
 from fmcli.members import open_pool
 from fmcli.networks import InferenceNetwork, predict_all_logits
 

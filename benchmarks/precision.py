@@ -26,7 +26,7 @@ from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import load_checkpoint, read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import Splits, evaluation_loader, load_splits
-from fmcli.ensemble.rules import majority_vote
+from fmcli.ensemble.rules.additive import majority_vote
 from fmcli.hardware.cpu import count_cores
 from fmcli.members.inference import inference_network
 from fmcli.metrics import mean_interval

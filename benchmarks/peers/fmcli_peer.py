@@ -11,7 +11,7 @@ import torch
 from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
 from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalization
-from fmcli.ensemble.rules import majority_vote
+from fmcli.ensemble.rules.additive import majority_vote
 from fmcli.events import Event, StepFinished
 from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory

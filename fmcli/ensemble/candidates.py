@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.choices import Measure
-from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES, Floats, Labels, Logits, probabilities_of
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.additive import MEMBER_SCORES
+from fmcli.ensemble.rules.vote import Floats, Labels, Logits, probabilities_of
 
 Ranking = tuple[float, float]
 """Quality of an ensemble by the requested measure, then by the other measure; higher is better."""
@@ -93,9 +95,9 @@ def prepare_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie
     Args:
         logits: (n_members, n_samples, n_classes).
         y_true: (n_samples,).
-        rule: An additive rule; see `rules.MEMBER_SCORES`.
+        rule: An additive rule; see `rules.additive.MEMBER_SCORES`.
         size: Maximum number of members of an ensemble.
-        tie: Tie rule; see `rules.TIE_RULES`.
+        tie: Tie rule; see `rules.vote.TIE_RULES`.
     """
     n_members, n_samples, n_classes = logits.shape
     other_classes = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)

@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.predictions import Predictions
-from fmcli.ensemble.rules import Floats, Labels, Vote
+from fmcli.ensemble.rules.vote import Floats, Labels, Vote
 from fmcli.ensemble.voting import VotingResult
 from fmcli.metrics import (
     Calibration,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fmcli.ensemble.combiner import Combiner, Stacking
-from fmcli.ensemble.rules import Floats, Labels, Logits, Vote, check_logits, probabilities_of, stacking_features
+from fmcli.ensemble.rules.stacking import stacking_features
+from fmcli.ensemble.rules.vote import Floats, Labels, Logits, Vote, check_logits, probabilities_of
 from fmcli.errors import Remedy, UsageError
 from fmcli.metrics import apply_temperature, fit_temperature
 

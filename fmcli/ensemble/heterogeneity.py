@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.predictions import Predictions, stack_logits
-from fmcli.ensemble.rules import Floats
+from fmcli.ensemble.rules.vote import Floats
 from fmcli.errors import Remedy, UsageError
 from fmcli.metrics import CrossedTest, crossed_test, holm_correction
 

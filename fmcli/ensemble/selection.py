@@ -23,7 +23,9 @@ from fmcli.ensemble.candidates import (
     prepare_candidates,
     score_additions,
 )
-from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES, Labels, Logits
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.additive import MEMBER_SCORES
+from fmcli.ensemble.rules.vote import Labels, Logits
 from fmcli.errors import UsageError
 
 Step = tuple[int, Ranking]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.fitting import CrossFitted, cross_fit, cross_fitted_probabilities
 from fmcli.ensemble.predictions import Predictions, stack_logits
-from fmcli.ensemble.rules import Floats, Logits, Vote
+from fmcli.ensemble.rules.vote import Floats, Logits, Vote
 from fmcli.metrics import apply_temperature
 
 

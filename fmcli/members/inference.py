@@ -13,7 +13,7 @@ from fmcli.choices import Invert, Views
 from fmcli.data import ImageReader, ImageSet, LoadedImage, evaluation_loader, load_splits
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.predictions import ClassProbability, ImagePrediction, Predictions
-from fmcli.ensemble.rules import Vote
+from fmcli.ensemble.rules.vote import Vote
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.hardware.device import use_bf16
 from fmcli.networks import InferenceNetwork, predict_all_logits

@@ -23,7 +23,8 @@ from fmcli.ensemble.fitting import (
     fit_soft_weights,
     fit_stacking,
 )
-from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES, Vote
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.vote import TIE_RULES, Vote
 from fmcli.errors import UsageError
 from fmcli.metrics import apply_temperature, fit_temperature
 from fmcli.recipe.recipe import EnsembleSpec

@@ -16,7 +16,8 @@ from fmcli.ensemble.combiner import FITTED_RULES
 from fmcli.ensemble.evaluate import MAX_MEMBERS_TO_LEAVE_OUT, evaluate_vote
 from fmcli.ensemble.fitting import cross_fit, cross_fitted_probabilities
 from fmcli.ensemble.predictions import stack_logits
-from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.vote import TIE_RULES
 from fmcli.errors import CheckpointError
 from fmcli.metrics import (
     apply_temperature,

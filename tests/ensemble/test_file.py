@@ -16,7 +16,8 @@ from fmcli.ensemble.file import (
     read_ensemble_file,
     write_ensemble_file,
 )
-from fmcli.ensemble.rules import TIE_RULES, VOTING_RULES
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.vote import TIE_RULES
 from fmcli.errors import CheckpointError, UsageError
 
 FITTED_ON = FittedOn(split="validation", images=5000, data_digest="d" * 64, accuracy=0.93)

@@ -9,19 +9,11 @@ import pytest
 from scipy.special import softmax
 
 from fmcli.choices import TieRule, VotingRule
-from fmcli.ensemble.rules import (
-    MEMBER_SCORES,
-    TIE_RULES,
-    VOTING_RULES,
-    borda_vote,
-    geometric_vote,
-    majority_vote,
-    normalize_weights,
-    soft_vote,
-    stacking_features,
-    stacking_vote,
-    two_level_vote,
-)
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.additive import MEMBER_SCORES, borda_vote, geometric_vote, majority_vote, soft_vote
+from fmcli.ensemble.rules.stacking import stacking_features, stacking_vote
+from fmcli.ensemble.rules.two_level import two_level_vote
+from fmcli.ensemble.rules.vote import TIE_RULES, normalize_weights
 from fmcli.errors import UsageError
 
 VOTES = (

@@ -12,16 +12,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from fmcli.ensemble.rules import (
-    VOTING_RULES,
-    borda_vote,
-    geometric_vote,
-    majority_vote,
-    normalize_weights,
-    soft_vote,
-    stacking_features,
-    stacking_vote,
-)
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.additive import borda_vote, geometric_vote, majority_vote, soft_vote
+from fmcli.ensemble.rules.stacking import stacking_features, stacking_vote
+from fmcli.ensemble.rules.vote import normalize_weights
 from tests.ensemble.test_rules import coarse_logits, every_rule, parameters_of, random_logits
 
 # --- slow reference --------------------------------------------------------------------------------------

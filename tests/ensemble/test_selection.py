@@ -7,7 +7,8 @@ from math import ceil
 import numpy as np
 import pytest
 
-from fmcli.ensemble.rules import MEMBER_SCORES, VOTING_RULES
+from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble.rules.additive import MEMBER_SCORES
 from fmcli.ensemble.selection import SELECTION_METHODS, select_diverse, select_exhaustive, select_greedy
 from fmcli.errors import UsageError
 

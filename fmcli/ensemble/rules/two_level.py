@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fmcli.ensemble.rules.majority import majority_vote
+from fmcli.ensemble.rules.additive import majority_vote
 from fmcli.ensemble.rules.vote import Logits, Vote, check_vote, count_votes, decide
 from fmcli.errors import UsageError
 

@@ -13,8 +13,6 @@ from fmcli.errors import UsageError, did_you_mean
 Logits = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
-MemberScores = Callable[[Logits], Floats]
-"""Maps one member's logits (n_samples, n_classes) to the scores that it adds to each class."""
 _SCORE_TOLERANCE = 1e-12  # rounding, which depends on the order of members and classes, changes sums by less
 
 
@@ -51,32 +49,6 @@ def log_probabilities_of(logits: Logits) -> Floats:
 def _as_columns(logits: Logits) -> Floats:
     """Return logits as float64 in column-major order, which makes sums over a few classes several times faster."""
     return np.asfortranarray(logits, dtype=np.float64)
-
-
-def additive_vote(
-    logits: Logits, member_scores: MemberScores, tie: str, weights: Sequence[float] | None = None
-) -> Vote:
-    """Add up the weighted scores of all members; the class with the highest sum wins.
-
-    Args:
-        logits: (n_members, n_samples, n_classes).
-        member_scores: Scores that one member adds.
-        tie: Tie rule, see `majority_vote`.
-        weights: One per member; None for equal weights.
-
-    Raises:
-        UsageError: The logits have another shape or are not finite, the weights do not fit, or the tie rule is unknown.
-    """
-    check_vote(logits, tie)
-    shares = normalize_weights(weights, len(logits))
-    scores = np.zeros(logits.shape[1:], order="F")
-    probabilities = np.zeros(logits.shape[1:], order="F")
-    for member, share in zip(logits, shares, strict=True):  # bounds memory to the temporaries of one member
-        scores += share * member_scores(member)
-        probabilities += share * probabilities_of(member)
-    choices = logits.argmax(axis=2)  # (n_members, n_samples)
-    labels, ties = decide(scores, probabilities, choices[shares > 0], tie)
-    return Vote(labels, count_votes(choices, logits.shape[2]), scores, probabilities, ties)
 
 
 def normalize_weights(weights: Sequence[float] | None, n_members: int) -> Floats:
