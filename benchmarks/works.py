@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from fmcli.recipe import AugmentSpec, MemberSpec, Recipe, load_recipe
+from fmcli.recipe import MemberSpec, Recipe, load_recipe
+from fmcli.recipe.augment import AugmentSpec
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.tracing import LayerTrace, trace_layers
 

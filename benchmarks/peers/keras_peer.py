@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import LEAST_STEPS, WARM_UP_STEPS, Answer, Job, main, majority, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, VOTE, WORKS, Work, load_work
-from fmcli.recipe import AugmentSpec, OptimizerSpec
+from fmcli.recipe.augment import AugmentSpec
 from fmcli.recipe.layers import (
     Activate,
     AvgPool,
@@ -26,7 +26,7 @@ from fmcli.recipe.layers import (
     LayerSpec,
     MaxPool,
 )
-from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
+from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
 from fmcli.recipe.tracing import LayerTrace, pair
 
 NEARLY = 0.7  # of the time that is to be filled

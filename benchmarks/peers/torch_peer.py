@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.peers import Answer, Clock, Job, main, majority, read_images, time_passes
 from benchmarks.works import VOTE, Work, load_work
-from fmcli.recipe import AugmentSpec, OptimizerSpec
+from fmcli.recipe.augment import AugmentSpec
 from fmcli.recipe.layers import (
     Activate,
     AvgPool,
@@ -26,7 +26,7 @@ from fmcli.recipe.layers import (
     GlobalMaxPool,
     MaxPool,
 )
-from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, SgdSpec
+from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
 from fmcli.recipe.tracing import LayerTrace, pair, same_padding
 
 WORKERS = 2

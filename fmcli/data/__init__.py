@@ -2,9 +2,9 @@
 
 from fmcli.data.image_files import ImageReader, LoadedImage, find_image_files
 from fmcli.data.image_set import ImageSet
-from fmcli.data.loader import DeviceLoader, Transform, evaluation_loader, explain_worker_error, is_worker_error
+from fmcli.data.loader import DeviceLoader, evaluation_loader, explain_worker_error, is_worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
-from fmcli.data.sources import Source, load_source
+from fmcli.data.sources import load_source
 from fmcli.data.splits import Splits, draw_sample, load_splits, split_images
 
 __all__ = [
@@ -13,9 +13,7 @@ __all__ = [
     "ImageSet",
     "LoadedImage",
     "Normalization",
-    "Source",
     "Splits",
-    "Transform",
     "draw_sample",
     "evaluation_loader",
     "explain_worker_error",

@@ -4,11 +4,9 @@ One module per table: `data`, `augment`, `families` (the table `[model]`), `opti
 and `recipe` for the rest. `load` reads a file, `overrides` changes values, and `resolve` checks the result.
 """
 
-from fmcli.recipe.augment import AlbumentationsSpec, AugmentSpec
 from fmcli.recipe.checks import known_facts
 from fmcli.recipe.data import DataSpec
-from fmcli.recipe.facts import KNOWN_SOURCES, SourceFacts
-from fmcli.recipe.families import ModelSpec
+from fmcli.recipe.facts import SourceFacts
 from fmcli.recipe.keys import recipe_keys
 from fmcli.recipe.load import (
     RecipeText,
@@ -22,32 +20,21 @@ from fmcli.recipe.load import (
     recipe_digest,
     shipped_recipes,
 )
-from fmcli.recipe.optimizer import OptimizerSpec
-from fmcli.recipe.overrides import apply_overrides, set_values, value_at
+from fmcli.recipe.overrides import value_at
 from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, Recipe, ReferenceSpec
 from fmcli.recipe.resolve import resolve_data, resolve_recipe, trial_table
-from fmcli.recipe.schedule import ScheduleSpec
 from fmcli.recipe.schema import recipe_schema
-from fmcli.recipe.search import SearchSpec
 from fmcli.recipe.trainer import TrainerSpec
 
 __all__ = [
-    "KNOWN_SOURCES",
-    "AlbumentationsSpec",
-    "AugmentSpec",
     "DataSpec",
     "EnsembleSpec",
     "MemberSpec",
-    "ModelSpec",
-    "OptimizerSpec",
     "Recipe",
     "RecipeText",
     "ReferenceSpec",
-    "ScheduleSpec",
-    "SearchSpec",
     "SourceFacts",
     "TrainerSpec",
-    "apply_overrides",
     "dump_recipe",
     "dump_table",
     "find_recipe",
@@ -61,7 +48,6 @@ __all__ = [
     "recipe_schema",
     "resolve_data",
     "resolve_recipe",
-    "set_values",
     "shipped_recipes",
     "trial_table",
     "value_at",

@@ -13,7 +13,6 @@ from fmcli.cli.remedies import hint_of
 from fmcli.data import (
     DeviceLoader,
     ImageSet,
-    Source,
     Splits,
     draw_sample,
     evaluation_loader,
@@ -26,11 +25,12 @@ from fmcli.data import (
 from fmcli.data import idx as idx_files
 from fmcli.data.cache import cache_folder
 from fmcli.data.idx import open_idx, read_idx, to_images
-from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
+from fmcli.data.sources import FASHION_MNIST_FILES, Source, find_fashion_mnist
 from fmcli.ensemble.predictions import digest_arrays
 from fmcli.errors import DataError, ExitStatus, UsageError
-from fmcli.recipe import KNOWN_SOURCES, DataSpec
+from fmcli.recipe import DataSpec
 from fmcli.recipe.data import FirstImages, OwnValidation, PixelScale, RandomFraction, Resplit
+from fmcli.recipe.facts import KNOWN_SOURCES
 from fmcli.storage.locks import LOCK_FILE
 from tests.helpers import draw_quadrants, idx_bytes, write_idx, write_idx_folder
 

@@ -17,7 +17,8 @@ from fmcli.errors import ExitStatus, FmcliError, RecipeError, RunInUseError, Usa
 from fmcli.events import EpochFinished, MemberFinished, TrialFinished, TrialStarted
 from fmcli.experiments.results import SearchResult, TrialResult
 from fmcli.experiments.search import JOURNAL, open_search, read_search, run_search, write_winner
-from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, set_values, value_at
+from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, value_at
+from fmcli.recipe.overrides import set_values
 from fmcli.report.plots import search_figure
 from fmcli.report.search import search_document
 from fmcli.storage.locks import try_lock

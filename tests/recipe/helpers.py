@@ -5,10 +5,8 @@ import tomllib
 import pytest
 
 from fmcli.errors import RecipeError
-from fmcli.recipe import (
-    apply_overrides,
-    resolve_recipe,
-)
+from fmcli.recipe import resolve_recipe
+from fmcli.recipe.overrides import apply_overrides
 
 MODEL = 'model = { family = "kernel-cnn", form = "pooled", kernel_size = 3, widths = [4] }\n'
 MINIMAL = MODEL + '[data]\nsource = "fashion-mnist"\n'

@@ -3,8 +3,6 @@
 from hypothesis import strategies as st
 
 from fmcli.recipe import (
-    AlbumentationsSpec,
-    AugmentSpec,
     DataSpec,
     EnsembleSpec,
     MemberSpec,
@@ -17,6 +15,7 @@ from fmcli.recipe import (
     schedule,
 )
 from fmcli.recipe import layers as n
+from fmcli.recipe.augment import AlbumentationsSpec, AugmentSpec
 
 NUMBERS = st.floats(-1e9, 1e9)
 ABOVE_ZERO = st.floats(1e-9, 1e9)

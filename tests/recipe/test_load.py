@@ -7,14 +7,8 @@ import sys
 import pytest
 
 from fmcli.errors import ExitStatus, RecipeError
-from fmcli.recipe import (
-    KNOWN_SOURCES,
-    dump_recipe,
-    find_recipe,
-    load_recipe,
-    recipe_description,
-    shipped_recipes,
-)
+from fmcli.recipe import dump_recipe, find_recipe, load_recipe, recipe_description, shipped_recipes
+from fmcli.recipe.facts import KNOWN_SOURCES
 from tests.recipe.helpers import MINIMAL
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from fmcli.errors import RecipeError
 from fmcli.recipe import (
-    AugmentSpec,
     EnsembleSpec,
     MemberSpec,
     TrainerSpec,
@@ -16,6 +15,7 @@ from fmcli.recipe import (
     value_at,
 )
 from fmcli.recipe import layers as n
+from fmcli.recipe.augment import AugmentSpec
 from tests.recipe.helpers import COPIES, MINIMAL, load_text, problems_of
 
 

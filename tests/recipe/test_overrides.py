@@ -6,9 +6,7 @@ import tomllib
 import pytest
 
 from fmcli.errors import RecipeError, Remedy
-from fmcli.recipe import (
-    apply_overrides,
-)
+from fmcli.recipe.overrides import apply_overrides
 from tests.recipe.helpers import MINIMAL, TWO, load_text, problems_of
 
 

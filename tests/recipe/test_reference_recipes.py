@@ -3,7 +3,8 @@
 import pytest
 
 from fmcli.experiments.reproduce import published_systems
-from fmcli.recipe import KNOWN_SOURCES, load_recipe, shipped_recipes
+from fmcli.recipe import load_recipe, shipped_recipes
+from fmcli.recipe.facts import KNOWN_SOURCES
 from fmcli.recipe.tracing import trace_members
 
 # Weights + biases of each layer, in order: kernel sides, channels in, filters; or inputs, units.

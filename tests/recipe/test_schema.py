@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 
 from fmcli.recipe import (
-    AlbumentationsSpec,
-    AugmentSpec,
     DataSpec,
     EnsembleSpec,
     ReferenceSpec,
@@ -24,6 +22,7 @@ from fmcli.recipe import (
     shipped_recipes,
 )
 from fmcli.recipe import layers as n
+from fmcli.recipe.augment import AlbumentationsSpec, AugmentSpec
 from tests.recipe.helpers import COPIES, MINIMAL, MODEL, TWO, load_text, problems_of, sequential
 from tests.recipe.strategies import RECIPES
 
