@@ -1,5 +1,6 @@
 """Networks: traced and built shapes, published sizes, initial weights, dropout, L2 penalties, bfloat16, inference."""
 
+import copy
 import math
 from typing import get_args
 
@@ -589,6 +590,16 @@ def test_the_bf16_twin_trains_like_autocast_bit_for_bit(layers):
 
 
 def test_the_bf16_twin_with_fused_layers_trains_like_autocast(monkeypatch):
+    """Compare the twin with exact sums where it differs from autocast, because autocast has two larger errors.
+
+    - Rounding makes some pixels of a tile equal. The first of them gets the gradient in autocast, and the largest one
+      before rounding in the twin. Here, 10 of 3,412 gradients go to another pixel.
+    - On a CPU without AVX-512, PyTorch does not use oneDNN for bfloat16 but its own convolution (`Slow2d`). It adds the
+      gradients of the weights image by image, and rounds the sum to bfloat16 after each image, so that the error grows
+      with the batch.
+
+    Together, the two errors are up to 6 % of the largest gradient of a weight; the twin's are below 0.4 %.
+    """
     layers = [Conv(filters=4, kernel_size=3, activation="relu", l2=0.1), MaxPool(), Flatten(), Dense(units=3)]
     model = build_model(layers, (1, 12, 12), 3, generator=seeded()).train()
     images, labels = torch.rand(64, 1, 12, 12, generator=seeded(1)), torch.randint(0, 3, (64,), generator=seeded(2))
@@ -605,11 +616,31 @@ def test_the_bf16_twin_with_fused_layers_trains_like_autocast(monkeypatch):
 
     expected = learn(model)
     twin = Bf16Twin(model)
-    for ours, theirs in zip(learn(twin, twin), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.01 * float(theirs.abs().max()))
+    exact = _learn_with_exact_sums(model, images, labels)
+    for ours, theirs, truth in zip(learn(twin, twin), expected, exact, strict=True):
+        is_accurate = (ours - truth).abs() <= 2**-8 * (truth.abs() + truth.abs().max())  # 2^-8: rounding to bfloat16
+        assert (is_accurate | (ours == theirs)).all()  # equal everywhere if the kernels are not available
     monkeypatch.setattr(loading, "load_kernels", lambda *_: None)
     for ours, theirs in zip(learn(twin, twin), expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def _learn_with_exact_sums(model, images, labels):
+    """Return logits and gradients. Sums are in float64; the tensors that the twin rounds to bfloat16 are rounded.
+
+    These are the weights, images, maxima and logits, and the gradients of maxima and logits.
+    """
+
+    def rounded(tensor):
+        return tensor.bfloat16().double()  # `backward` converts in the same way, so it rounds the gradient
+
+    exact = copy.deepcopy(model).bfloat16().double()
+    maxima = F.relu(F.max_pool2d(exact[0](rounded(images)), 2))
+    logits = rounded(exact[-1](rounded(maxima).permute(0, 2, 3, 1).flatten(1)))
+    F.cross_entropy(logits, labels).backward()
+    exact.load_state_dict(model.state_dict())  # the L2 penalty is that of the weights before rounding
+    add_l2_gradients(exact)
+    return [logits.detach(), *(weight.grad for weight in exact.parameters())]
 
 
 # --- inference -------------------------------------------------------------------------------------------
