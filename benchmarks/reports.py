@@ -21,7 +21,7 @@ from benchmarks.peers.keras_peer import build_network, build_optimizer
 from benchmarks.works import INPUT_SHAPE, N_CLASSES
 from fmcli.data import load_splits
 from fmcli.hardware.cpu import count_cores
-from fmcli.metrics import mean_interval
+from fmcli.metrics.comparison import mean_interval
 from fmcli.recipe import load_recipe
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.tracing import trace_layers

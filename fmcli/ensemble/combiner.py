@@ -8,7 +8,7 @@ from fmcli.choices import TieRule, VotingRule
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.vote import Floats, Logits, Vote, normalize_weights
 from fmcli.errors import Action, Remedy, UsageError, did_you_mean
-from fmcli.metrics import apply_temperature
+from fmcli.metrics.calibration import apply_temperature
 from fmcli.recipe.recipe import EnsembleSpec
 
 UNWEIGHTED_RULES = ("two-level", "stacking")

@@ -11,7 +11,7 @@ from fmcli.ensemble.evaluate import Evaluation, evaluate_vote
 from fmcli.ensemble.predictions import Predictions, check_same_images, digest_arrays
 from fmcli.ensemble.voting import VotingResult
 from fmcli.errors import UsageError, printable
-from fmcli.metrics import CochranTest, PairedTest, cochran_q_test, holm_correction, mcnemar_test
+from fmcli.metrics.comparison import CochranTest, PairedTest, cochran_q_test, holm_correction, mcnemar_test
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,11 @@ from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.predictions import Predictions
 from fmcli.ensemble.rules.vote import Floats, Labels, Vote
 from fmcli.ensemble.voting import VotingResult
-from fmcli.metrics import (
-    Calibration,
-    ClassificationReport,
-    CochranTest,
-    CoverageCurve,
-    PairedTest,
-    PairwiseDiversity,
-    calibration,
-    calibration_of_probabilities,
-    classification_report,
-    cochran_q_test,
-    coverage_curve,
-    mcnemar_test,
-    pairwise_diversity,
-)
+from fmcli.metrics.calibration import Calibration, calibration, calibration_of_probabilities
+from fmcli.metrics.classification import ClassificationReport, classification_report
+from fmcli.metrics.comparison import CochranTest, PairedTest, cochran_q_test, mcnemar_test
+from fmcli.metrics.coverage import CoverageCurve, coverage_curve
+from fmcli.metrics.diversity import PairwiseDiversity, pairwise_diversity
 
 MAX_MEMBERS_TO_LEAVE_OUT = 100
 """In larger ensembles, members' contributions are not computed."""

@@ -12,7 +12,7 @@ from fmcli.ensemble.combiner import Combiner, Stacking
 from fmcli.ensemble.rules.stacking import stacking_features
 from fmcli.ensemble.rules.vote import Floats, Labels, Logits, Vote, check_logits, probabilities_of
 from fmcli.errors import Remedy, UsageError
-from fmcli.metrics import apply_temperature, fit_temperature
+from fmcli.metrics.calibration import apply_temperature, fit_temperature
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline  # takes 0.7 s to import; only cross-fitting and stacking need it

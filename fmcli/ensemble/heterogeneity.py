@@ -16,7 +16,7 @@ from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.rules.vote import Floats
 from fmcli.errors import Remedy, UsageError
-from fmcli.metrics import CrossedTest, crossed_test, holm_correction
+from fmcli.metrics.comparison import CrossedTest, crossed_test, holm_correction
 
 _MIN_DRAWS_PER_COMBINATION = 10
 

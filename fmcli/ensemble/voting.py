@@ -7,7 +7,7 @@ from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.fitting import CrossFitted, cross_fit, cross_fitted_probabilities
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.rules.vote import Floats, Logits, Vote
-from fmcli.metrics import apply_temperature
+from fmcli.metrics.calibration import apply_temperature
 
 
 @dataclass(frozen=True, slots=True, eq=False)

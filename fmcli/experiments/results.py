@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 from fmcli.choices import SplitName
-from fmcli.metrics import mean_interval, wilson_interval
+from fmcli.metrics.comparison import mean_interval, wilson_interval
 from fmcli.recipe.recipe import ReferenceSpec
 
 

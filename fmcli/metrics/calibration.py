@@ -106,35 +106,6 @@ def _calibration(probabilities: Floats, y_true: Labels, loss: float) -> Calibrat
     )
 
 
-def expected_calibration_error(
-    probabilities: Floats, y_true: Labels, *, bins: int = _N_BINS, binning: str = "width"
-) -> float:
-    """Compute the expected calibration error: the mean gap between confidence and accuracy over bins.
-
-    Args:
-        probabilities: Class probabilities, (n_samples, n_classes).
-        y_true: True labels, int64 (n_samples,).
-        bins: Number of bins. Default: 15.
-        binning: `width` or `mass`; see `reliability_bins`.
-
-    Returns:
-        The error in [0, 1]; lower is better.
-
-    Raises:
-        UsageError: `binning` is unknown.
-
-    References:
-        - Equal width: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
-        - Equal mass: Nixon, Dusenberry, Zhang, Jerfel and Tran, "Measuring calibration in deep learning", CVPR
-          Workshops 2019.
-
-    Example:
-        >>> expected_calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1]))
-        0.30000000000000004
-    """
-    return reliability_bins(probabilities, y_true, bins=bins, binning=binning).ece
-
-
 def reliability_bins(
     probabilities: Floats, y_true: Labels, *, bins: int = _N_BINS, binning: str = "width"
 ) -> ReliabilityBins:

@@ -12,6 +12,7 @@ from scipy.special import bdtr, chdtrc, ndtri, stdtr, stdtrit  # importing scipy
 from fmcli.errors import UsageError
 from fmcli.metrics.arrays import Labels
 
+_N_RESAMPLES = 10_000  # of the bootstrap
 _ROUNDING_ERROR = 1e-12  # smaller standard errors are rounding
 
 
@@ -169,14 +170,8 @@ def _student_interval(estimate: float, error: float, degrees: float, confidence:
     return estimate - half, estimate + half
 
 
-def bootstrap_difference(
-    y_true: Labels,
-    first: Labels,
-    second: Labels,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
+def bootstrap_interval(
+    only_first: int, only_second: int, n: int, *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of the difference between two accuracies on the same images.
 
@@ -185,11 +180,10 @@ def bootstrap_difference(
     it directly, which is exact.
 
     Args:
-        y_true: True labels, int64 (n_samples,).
-        first: Labels that the first classifier predicts, int64 (n_samples,).
-        second: Labels that the second classifier predicts, int64 (n_samples,).
+        only_first: Number of images that only the first classifies correctly.
+        only_second: Number of images that only the second classifies correctly.
+        n: Number of images.
         confidence: Confidence level in (0, 1). Default: 0.95.
-        resamples: Number of bootstrap samples. Default: 10,000.
         seed: Seed of the bootstrap. Default: 0.
 
     Returns:
@@ -199,19 +193,11 @@ def bootstrap_difference(
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Example:
-        >>> truth = np.zeros(100, dtype=int)
-        >>> bootstrap_difference(truth, truth, np.repeat([1, 0], [20, 80]))
+        >>> bootstrap_interval(20, 0, 100)
         (0.12, 0.28)
     """
-    only_first, only_second = _count_discordant(y_true, first, second)
-    return _bootstrap_interval(only_first, only_second, len(y_true), confidence, resamples, seed)
-
-
-def _bootstrap_interval(
-    only_first: int, only_second: int, n: int, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
     shares = np.array([only_first, only_second, n - only_first - only_second]) / n
-    counts = np.random.default_rng(seed).multinomial(n, shares, size=resamples)  # (resamples, 3)
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=_N_RESAMPLES)  # (n_resamples, 3)
     tail = (1 - confidence) / 2
     low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, [tail, 1 - tail])
     return float(low), float(high)
@@ -229,7 +215,7 @@ def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
         second: Labels that the second classifier predicts, int64 (n_samples,).
 
     Returns:
-        The test, with the interval of `bootstrap_difference`.
+        The test, with the interval of `bootstrap_interval`.
 
     References:
         McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
@@ -242,21 +228,17 @@ def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
         >>> result.only_first, result.p_value
         (6, 0.03125)
     """
-    only_first, only_second = _count_discordant(y_true, first, second)
+    first_right, second_right = first == y_true, second == y_true
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
     n = only_first + only_second
     return PairedTest(
         only_first=only_first,
         only_second=only_second,
         difference=(only_first - only_second) / len(y_true),
         p_value=min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5))) if n else 1.0,
-        interval=_bootstrap_interval(only_first, only_second, len(y_true)),
+        interval=bootstrap_interval(only_first, only_second, len(y_true)),
     )
-
-
-def _count_discordant(y_true: Labels, first: Labels, second: Labels) -> tuple[int, int]:
-    """Count the images that only the first, and only the second, classifies correctly."""
-    first_right, second_right = first == y_true, second == y_true
-    return int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
 
 
 def cochran_q_test(y_true: Labels, choices: Labels) -> CochranTest:

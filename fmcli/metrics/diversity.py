@@ -91,29 +91,6 @@ def pairwise_diversity(y_true: Labels, choices: Labels) -> PairwiseDiversity:
     )
 
 
-def pairwise_disagreement(choices: Labels) -> float:
-    """Return the share of images on which two members disagree, averaged over all pairs.
-
-    Args:
-        choices: Predicted labels of each member, int64 (n_members, n_samples).
-
-    Returns:
-        The mean disagreement in [0, 1]; 0 for a single member.
-
-    References:
-        Skalak, "The sources of increased accuracy for two proposed boosting algorithms", 1996.
-
-    Example:
-        >>> pairwise_disagreement(np.array([[0, 1], [0, 0], [0, 1]]))
-        0.3333333333333333
-    """
-    if len(choices) == 1:
-        return 0.0
-    n_samples = choices.shape[1]
-    agreements, _ = _count_agreements(choices)
-    return _mean_over_pairs((n_samples - agreements) / n_samples)
-
-
 def _count_agreements(choices: Labels) -> tuple[Matrix, Matrix]:
     """Count the images on which each pair of members agrees, and n_samples times the count expected by chance."""
     varied = choices[:, (choices != choices[0]).any(axis=0)]  # all members agree on the other images

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fmcli.ensemble import Combiner, EnsembleEvaluation, Evaluation
-from fmcli.metrics import Calibration, PairedTest
+from fmcli.metrics.calibration import Calibration
+from fmcli.metrics.comparison import PairedTest
 from fmcli.recipe import ReferenceSpec
 from fmcli.report.document import Document, Sheet, percent
 from fmcli.report.evaluation import (

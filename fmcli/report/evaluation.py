@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fmcli.ensemble import Evaluation
-from fmcli.metrics import ClassificationReport, accuracy_at_coverage, most_frequent_confusions, threshold_at_coverage
+from fmcli.metrics.classification import ClassificationReport, most_frequent_confusions
+from fmcli.metrics.coverage import accuracy_at_coverage, threshold_at_coverage
 from fmcli.recipe import ReferenceSpec
 from fmcli.report.document import Document, Sheet, percent
 

@@ -26,7 +26,7 @@ from fmcli.ensemble.fitting import (
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.vote import TIE_RULES, Vote
 from fmcli.errors import UsageError
-from fmcli.metrics import apply_temperature, fit_temperature
+from fmcli.metrics.calibration import apply_temperature, fit_temperature
 from fmcli.recipe.recipe import EnsembleSpec
 
 GROUPS = ("3", "3", "5", "7")

@@ -11,7 +11,7 @@ from fmcli.ensemble.comparison import compare_ensembles
 from fmcli.ensemble.heterogeneity import compare_heterogeneous
 from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import UsageError
-from fmcli.metrics import PairedTest
+from fmcli.metrics.comparison import PairedTest
 from fmcli.report.comparison import comparison_document, study_document
 from fmcli.report.ensemble_evaluation import describe_gain
 

@@ -19,16 +19,11 @@ from fmcli.ensemble.predictions import stack_logits
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.vote import TIE_RULES
 from fmcli.errors import CheckpointError
-from fmcli.metrics import (
-    apply_temperature,
-    calibration,
-    calibration_of_probabilities,
-    classification_report,
-    cochran_q_test,
-    coverage_curve,
-    mcnemar_test,
-    pairwise_diversity,
-)
+from fmcli.metrics.calibration import apply_temperature, calibration, calibration_of_probabilities
+from fmcli.metrics.classification import classification_report
+from fmcli.metrics.comparison import cochran_q_test, mcnemar_test
+from fmcli.metrics.coverage import coverage_curve
+from fmcli.metrics.diversity import pairwise_diversity
 from tests.ensemble.test_predictions import CLASSES, make_predictions, random_members
 
 GROUPS = ("3", "3", "5", "7")

@@ -14,7 +14,7 @@ from fmcli.errors import CheckpointError, DataError, DivergedError, ExitStatus, 
 from fmcli.events import MemberFinished, RunStarted
 from fmcli.experiments.reproduce import published_systems, reproduce
 from fmcli.experiments.results import SeedResult, SystemResult
-from fmcli.metrics import mean_interval, wilson_interval
+from fmcli.metrics.comparison import mean_interval, wilson_interval
 from fmcli.recipe import ReferenceSpec, load_recipe
 from fmcli.report.published import published_document
 from fmcli.storage.locks import try_lock

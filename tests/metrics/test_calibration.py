@@ -12,12 +12,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
 from fmcli.errors import UsageError
-from fmcli.metrics import (
+from fmcli.metrics.calibration import (
     BINNINGS,
     apply_temperature,
     calibration,
     calibration_of_probabilities,
-    expected_calibration_error,
     fit_temperature,
     reliability_bins,
 )
@@ -71,20 +70,20 @@ def slow_calibration_error(probabilities, y_true, bins):
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_calibration_error_equals_a_slow_loop(seed, bins):
     probabilities, y_true = random_probabilities(seed)
-    error = expected_calibration_error(probabilities, y_true, bins=bins)
+    error = reliability_bins(probabilities, y_true, bins=bins).ece
     assert error == pytest.approx(slow_calibration_error(probabilities, y_true, bins), **EXACT)
 
 
 def test_calibration_error_by_hand():
     # Bins (0.5, 0.75] and (0.75, 1] of four: two images with 0.6, one correct; two with 0.9, both correct.
     probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.9, 0.1]])
-    error = expected_calibration_error(probabilities, np.array([0, 1, 0, 0]), bins=4)
+    error = reliability_bins(probabilities, np.array([0, 1, 0, 0]), bins=4).ece
     assert error == pytest.approx((2 * abs(0.6 - 0.5) + 2 * abs(0.9 - 1.0)) / 4)
 
 
 def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower():
     # 0.75 is in (0.5, 0.75], with 0.6, and not in (0.75, 1]: their gaps have opposite signs and cancel.
-    error = expected_calibration_error(np.array([[0.75, 0.25], [0.6, 0.4]]), np.array([0, 1]), bins=4)
+    error = reliability_bins(np.array([[0.75, 0.25], [0.6, 0.4]]), np.array([0, 1]), bins=4).ece
     assert error == pytest.approx(abs((1 - 0.75) + (0 - 0.6)) / 2)
 
 
@@ -92,7 +91,7 @@ def test_a_confidence_on_the_edge_of_two_bins_is_in_the_lower():
 def test_certain_answers_have_the_extreme_calibration_errors(right, error):
     y_true = np.array([0, 1, 2, 3])
     probabilities = np.eye(4)[y_true if right else (y_true + 1) % 4]
-    assert expected_calibration_error(probabilities, y_true) == error
+    assert reliability_bins(probabilities, y_true).ece == error
 
 
 @seeds
@@ -104,8 +103,8 @@ def test_calibration_equals_scikit_learn(seed):
     assert result.loss == pytest.approx(sklearn.metrics.log_loss(y_true, probabilities, labels=labels), **EXACT)
     brier = sklearn.metrics.brier_score_loss(y_true, probabilities, labels=labels, scale_by_half=False)
     assert result.brier == pytest.approx(brier, **EXACT)
-    assert result.ece == expected_calibration_error(probabilities, y_true, bins=15, binning="width")
-    assert result.ece_equal_mass == expected_calibration_error(probabilities, y_true, bins=15, binning="mass")
+    assert result.ece == reliability_bins(probabilities, y_true, bins=15, binning="width").ece
+    assert result.ece_equal_mass == reliability_bins(probabilities, y_true, bins=15, binning="mass").ece
     of_probabilities = calibration_of_probabilities(probabilities, y_true)
     assert of_probabilities.loss == pytest.approx(result.loss, **EXACT)
     assert (of_probabilities.brier, of_probabilities.ece) == (result.brier, result.ece)
@@ -212,7 +211,7 @@ def test_bins_depend_neither_on_the_order_of_images_nor_on_the_names_of_classes(
 def test_one_bin_has_the_gap_of_the_means(binning):
     probabilities, y_true = random_probabilities(0)
     gap = abs(probabilities.max(axis=1).mean() - (probabilities.argmax(axis=1) == y_true).mean())
-    assert expected_calibration_error(probabilities, y_true, bins=1, binning=binning) == pytest.approx(gap, **EXACT)
+    assert reliability_bins(probabilities, y_true, bins=1, binning=binning).ece == pytest.approx(gap, **EXACT)
 
 
 def test_an_unknown_binning_is_refused():

@@ -13,8 +13,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from fmcli.errors import UsageError
-from fmcli.metrics import (
-    bootstrap_difference,
+from fmcli.metrics.comparison import (
+    bootstrap_interval,
     cochran_q_test,
     crossed_test,
     holm_correction,
@@ -196,6 +196,13 @@ def test_a_crossed_test_of_too_few_elements_is_refused(deleted, by_image):
 
 
 # --- the bootstrap ---------------------------------------------------------------------------------------
+
+
+def bootstrap_difference(y_true, first, second, **settings):
+    """Return the interval for the labels of two classifiers."""
+    first_right, second_right = first == y_true, second == y_true
+    counts = (first_right & ~second_right).sum(), (second_right & ~first_right).sum()
+    return bootstrap_interval(*counts, len(y_true), **settings)
 
 
 def slow_bootstrap(y_true, first, second, confidence, resamples):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fmcli.errors import UsageError
-from fmcli.metrics import accuracy_at_coverage, coverage_curve
+from fmcli.metrics.coverage import accuracy_at_coverage, coverage_curve
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 seeds = pytest.mark.parametrize("seed", range(5))

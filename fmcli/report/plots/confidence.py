@@ -4,7 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fmcli.metrics import accuracy_at_coverage, coverage_curve, reliability_bins, wilson_interval
+from fmcli.metrics.calibration import reliability_bins
+from fmcli.metrics.comparison import wilson_interval
+from fmcli.metrics.coverage import accuracy_at_coverage, coverage_curve
 from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
 

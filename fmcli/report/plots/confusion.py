@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from fmcli.metrics import classification_report
+from fmcli.metrics.classification import classification_report
 from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
 

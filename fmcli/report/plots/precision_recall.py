@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fmcli.errors import DataError, printable
-from fmcli.metrics import PrecisionRecallCurve, precision_recall_curves
+from fmcli.metrics.classification import PrecisionRecallCurve, precision_recall_curves
 from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
 
