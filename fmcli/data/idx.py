@@ -172,6 +172,24 @@ def _unpack(path: Path, file: gzip.GzipFile, header: _Header, target: BinaryIO) 
     _check_size(path, header, found)
 
 
+def check_labels(array: NDArray[Any], *, where: object) -> NDArray[Any]:
+    """Return an array of labels unchanged.
+
+    Args:
+        array: Integers from 0, (N,).
+        where: Name of the array in errors.
+
+    Raises:
+        DataError: The array has another dtype or shape, or negative numbers.
+    """
+    if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
+        raise DataError(
+            f"{printable(where)} does not hold labels: expected integers from 0, of shape (N,); "
+            f"found {array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
 def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
     """Return an array of images as uint8 (N, C, H, W).
 

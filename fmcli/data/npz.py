@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,12 @@ from fmcli.data.idx import (
     MAX_ARRAY_BYTES,
     MAX_COMPRESSION_RATIO,
     MAX_IN_MEMORY_BYTES,
+    check_labels,
     explain_read_errors,
     to_images,
 )
 from fmcli.errors import DataError, printable
-from fmcli.storage.reading import NPY_HEADER_START_BYTES, check_npy_header, check_regular_file
+from fmcli.storage.reading import check_npy_header, check_regular_file
 
 NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),
@@ -34,20 +35,6 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 """Names of the image and label arrays of each split: MedMNIST's first, then Keras's."""
 MAX_READ_BYTES = 1 << 20  # in one call
-
-
-class _Header(NamedTuple):
-    """Header of an array.
-
-    Args:
-        size: Length of the header in bytes.
-        shape: Shape of the array.
-        dtype: Type of its numbers.
-    """
-
-    size: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
 
 
 def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
@@ -71,9 +58,11 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
                 if images_name in files and labels_name in files:
                     images = _read_array(path, archive, files[images_name], may_map=True)
                     labels = _read_array(path, archive, files[labels_name], may_map=False)
+                    if labels.ndim == 2 and labels.shape[1] == 1:
+                        labels = labels[:, 0]
                     pairs[split] = (
                         to_images(images, where=f"{path}: {images_name}"),
-                        _check_labels(path, labels_name, labels),
+                        check_labels(labels, where=f"{path}: {labels_name}"),
                     )
                     break
     if not pairs:
@@ -83,17 +72,6 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
             hint="expected train_images, train_labels, test_images, test_labels; or x_train, y_train, x_test, y_test",
         )
     return pairs
-
-
-def _check_labels(path: Path, name: str, labels: NDArray[Any]) -> NDArray[Any]:
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "ui" or labels.min(initial=0) < 0:
-        raise DataError(
-            f"{printable(path)}: {name} does not hold labels: expected integers from 0, of shape (N,); "
-            f"found {labels.dtype} of shape {labels.shape}"
-        )
-    return labels
 
 
 @contextmanager
@@ -128,12 +106,12 @@ def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, 
     """Read an array of the archive, or map it from the cache if that is allowed and it is large."""
     _check_ratio(path, info)
     with archive.open(info) as file:
-        header = _parse_header(path, info, file)
+        header_bytes, shape, dtype = _parse_header(path, info, file)
         if not may_map or info.file_size <= MAX_IN_MEMORY_BYTES:
             content = bytearray()
             while chunk := file.read(MAX_READ_BYTES):
                 content += chunk
-            return np.frombuffer(content, header.dtype, math.prod(header.shape)).reshape(header.shape)
+            return np.frombuffer(content, dtype, math.prod(shape)).reshape(shape)
 
     def unpack(target: BinaryIO) -> None:
         with archive.open(info) as packed:
@@ -142,7 +120,7 @@ def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, 
 
     unpacked = unpack_to_cache(path, unpack, part=info.filename)
     # Copy on write: torch wants a writable array, although no code writes to it.
-    return np.memmap(unpacked, header.dtype, mode="c", offset=header.size, shape=header.shape)
+    return np.memmap(unpacked, dtype, mode="c", offset=header_bytes, shape=shape)
 
 
 def _check_ratio(path: Path, info: zipfile.ZipInfo) -> None:
@@ -159,15 +137,17 @@ def _check_ratio(path: Path, info: zipfile.ZipInfo) -> None:
         )
 
 
-def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> _Header:
+def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
     """Read the header of an array.
+
+    Returns:
+        Length of the header in bytes, and shape and dtype of the array.
 
     Raises:
         ValueError: The file is not an array of plain numbers.
         DataError: The array is in Fortran order.
     """
-    check_npy_header(file.read(NPY_HEADER_START_BYTES))
-    file.seek(0)
+    check_npy_header(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     read = readers.get(np.lib.format.read_magic(file))
     if read is None:
@@ -183,4 +163,4 @@ def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> _Header
             f"{printable(path)}: {printable(info.filename)} is in Fortran order (columns first)",
             hint="save it in C order: numpy.ascontiguousarray(array)",
         )
-    return _Header(size, shape, dtype)
+    return size, shape, dtype

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.data.cache import cache_folder
-from fmcli.data.idx import open_idx, read_idx, to_images
+from fmcli.data.idx import check_labels, open_idx, read_idx, to_images
 from fmcli.data.image_folder import read_image_folder
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.data.npz import NAMES, read_npz
@@ -166,7 +166,9 @@ def _to_source(
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in pairs.values())
     if n_classes > MAX_CLASSES:
         raise DataError(f"{printable(path)} has the label {n_classes - 1}; the limit is {MAX_CLASSES} classes")
-    names = _class_names(spec, class_names or tuple(str(label) for label in range(n_classes)))
+    names = spec.classes or class_names or tuple(str(label) for label in range(n_classes))
+    if len(set(names)) != len(names):
+        raise DataError("two classes have the same name", hint="check data.classes in the recipe, or classes.txt")
     sets = {
         split: check_image_set(images, labels, names, where=f"{path} ({split})")
         for split, (images, labels) in pairs.items()
@@ -183,13 +185,6 @@ def _to_source(
 def _load_image_folder(spec: DataSpec, folder: Path) -> Source:
     sets = read_image_folder(folder, classes=spec.classes, size=spec.size, channels=spec.channels)
     return Source(spec.source, folder, sets["train"], sets["test"], sets.get("validation"))
-
-
-def _class_names(spec: DataSpec, default: tuple[str, ...]) -> tuple[str, ...]:
-    names = spec.classes or default
-    if len(set(names)) != len(names):
-        raise DataError("two classes have the same name", hint="check data.classes in the recipe, or classes.txt")
-    return names
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:
@@ -210,13 +205,8 @@ def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any
         if images is None or labels is None:
             found, missing = ("labels", "images") if labels else ("images", "labels")
             raise DataError(f"{printable(folder)} has {prefix} {found} but no {prefix} {missing}")
-        array = read_idx(labels)[0]
-        if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
-            raise DataError(
-                f"{printable(labels)} does not hold labels: expected integers from 0, of shape (N,); "
-                f"found {array.dtype} of shape {array.shape}"
-            )
-        return to_images(open_idx(images), where=images), array
+        checked_labels = check_labels(read_idx(labels)[0], where=labels)
+        return to_images(open_idx(images), where=images), checked_labels
     return None
 
 

@@ -3,6 +3,8 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from fmcli.errors import RecipeError, Remedy, did_you_mean, is_utf8, printable
@@ -92,11 +94,7 @@ def value_at(recipe: Recipe, key: str) -> Any:
         # The name of a table with several copies means the first copy.
         first_copies = [{**member, "name": member["name"].removesuffix("-1")} for member in table["members"]]
         value, path = _find_member({"members": [*first_copies, *table["members"]]}, path, key)
-    if not has_key(value, path):
-        return None
-    for step in path:
-        value = value[step]
-    return value
+    return _get(value, path) if has_key(value, path) else None
 
 
 def _parse_path(key: str) -> list[str | int]:
@@ -145,10 +143,7 @@ def _copy_shared_list(member: Table, shared: Table, path: Sequence[str | int]) -
     """If a path leads into a shared list, copy the list to the member."""
     list_path = path[: next((index for index, step in enumerate(path) if isinstance(step, int)), 0)]
     if list_path and not has_key(member, list_path) and has_key(shared, list_path):
-        value: Any = shared
-        for step in list_path:
-            value = value[step]
-        _set_key(member, list_path, deepcopy(value), "")
+        _set_key(member, list_path, deepcopy(_get(shared, list_path)), "")
 
 
 def _drop_other_validation_keys(table: Table, path: Sequence[str | int]) -> None:
@@ -172,6 +167,10 @@ def _set_key(table: Any, path: Sequence[str | int], value: Any, key: str) -> Non
             table[step] = value
         else:
             table = table[step] if isinstance(step, int) else table.setdefault(step, {})
+
+
+def _get(table: Any, path: Sequence[str | int]) -> Any:
+    return reduce(getitem, path, table)
 
 
 def has_key(table: Any, path: Sequence[str | int]) -> bool:

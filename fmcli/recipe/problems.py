@@ -1,6 +1,5 @@
 """Turn validation errors of pydantic into lines with the path, the value and the expected value."""
 
-from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -33,23 +32,30 @@ _EXPECTED = {
 }
 
 
-def describe_problems(error: ValidationError, root: type[BaseModel]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the path and the text of each problem of a failed validation.
+def describe_problems(error: ValidationError, root: type[BaseModel]) -> dict[tuple[str, ...], str]:
+    """Return the text of each problem of a failed validation, by its path.
+
+    pydantic reports one problem for each kind of value that is allowed at a path; they are merged.
 
     Args:
         error: The error that pydantic raised.
         root: The model class that was validated.
 
-    Yields:
-        The path without the tags that pydantic adds for unions, and the problem, e.g.
-        `unknown key; did you mean 'lr'?`.
+    Returns:
+        Problems such as `unknown key; did you mean 'lr'?`. The paths lack the tags that pydantic adds for unions.
     """
     errors = [(*_locate(root, details["loc"]), details) for details in error.errors(include_url=False)[:MAX_PROBLEMS]]
     shown_paths = [show_path(path) for path, _, _ in errors]
+    problems: dict[tuple[str, ...], str] = {}
     for (path, table, details), shown in zip(errors, shown_paths, strict=True):
         if any(other.startswith((f"{shown}.", f"{shown}[")) for other in shown_paths):
             continue  # the problem inside this table or list is reported instead
-        yield path, _describe(details, table)
+        text = _describe(details, table)
+        if path in problems:
+            problems[path] += f" or {text.split('; ', 1)[-1].removeprefix('expected ')}"
+        else:
+            problems[path] = text
+    return problems
 
 
 def _describe(details: ErrorDetails, table: type[BaseModel] | None) -> str:

@@ -1,7 +1,7 @@
 """Turn a table of TOML into a `Recipe`: fill in members and defaults, and report all problems together."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -155,7 +155,7 @@ def _validate(
     try:
         return spec.model_validate(table[key])
     except ValidationError as error:
-        for path, problem in _merge_alternatives(describe_problems(error, spec)):
+        for path, problem in describe_problems(error, spec).items():
             problems.append(f"{show_path((key, *path))}: {problem}")
         return None
 
@@ -197,7 +197,7 @@ def _resolve_member(table: Table, own: Table, index: int, problems: list[str]) -
     try:
         return MemberTable.model_validate(merged)
     except ValidationError as error:
-        for path, problem in _merge_alternatives(describe_problems(error, MemberTable)):
+        for path, problem in describe_problems(error, MemberTable).items():
             # A problem of a shared table has the same path for every member, so it is reported once.
             is_shared = _is_shared(path, table, own, merged)
             problems.append(f"{show_path(path if is_shared else (label, *path))}: {problem}")
@@ -229,17 +229,3 @@ def _merge_tables(key: str, shared: Any, own: Any) -> Any:
         if tag in own and own[tag] != shared.get(tag, own[tag]):
             return own
     return shared | own
-
-
-def _merge_alternatives(problems: Iterable[tuple[tuple[str, ...], str]]) -> list[tuple[tuple[str, ...], str]]:
-    """Merge the problems of one path, since pydantic reports one per kind of value that is allowed there."""
-    by_path: dict[tuple[str, ...], list[str]] = {}
-    for path, problem in problems:
-        by_path.setdefault(path, []).append(problem)
-    return [
-        (
-            path,
-            " or ".join([texts[0], *(text.split("; ", 1)[-1].removeprefix("expected ") for text in texts[1:])]),
-        )
-        for path, texts in by_path.items()
-    ]

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -21,7 +21,6 @@ MAX_DOTS_PER_LINE = 100  # in TOML: tomllib needs time and memory proportional t
 MAX_NESTING = 64  # levels of TOML tables and lists inside each other
 MAX_CLASSES = 10_000  # a confusion matrix has the square of this number of entries
 MAX_TENSORS = 100_000  # in a safetensors file; enough for a thousand members
-NPY_HEADER_START_BYTES = 12  # the first bytes of a `.npy` file contain the length of its header
 _MAX_NPY_HEADER_BYTES = 10_000  # the limit of NumPy, which reads the whole header before it checks
 _NONBLOCKING = getattr(os, "O_NONBLOCK", 0)  # missing on Windows, which has no named pipes in folders
 
@@ -218,20 +217,22 @@ def open_array(path: Path) -> "NDArray[Any]":
 
     check_regular_file(path)
     with path.open("rb") as file:
-        check_npy_header(file.read(NPY_HEADER_START_BYTES))
+        check_npy_header(file)
     with np.errstate(over="ignore"):  # the product of a hostile shape overflows
         return np.lib.format.open_memmap(path, mode="r")
 
 
-def check_npy_header(start: bytes) -> None:
+def check_npy_header(file: IO[bytes]) -> None:
     """Refuse a `.npy` file whose header needs much memory.
 
     Args:
-        start: The first `NPY_HEADER_START_BYTES` bytes of the file.
+        file: The file, open at its start, to which it is rewound.
 
     Raises:
         ValueError: The header is too large.
     """
+    start = file.read(12)  # these bytes contain the length of the header
+    file.seek(0)
     if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _MAX_NPY_HEADER_BYTES:
         raise ValueError(f"its header is larger than {_MAX_NPY_HEADER_BYTES} bytes")
 
