@@ -1,1 +1,1 @@
-"""Many runs and their results: published systems and hyperparameter searches."""
+"""Experiments of many runs: reproducing published systems and searching hyperparameters."""

@@ -1,4 +1,4 @@
-"""Results of many runs: published systems next to our trainings, and hyperparameter searches. Plain values."""
+"""Results of experiments, as plain values: reproductions of published systems and hyperparameter searches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from fmcli.recipe.recipe import ReferenceSpec
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
-    """One training of a system.
+    """The result of training a system with one seed.
 
     Args:
-        seed: The recipe's seed.
-        accuracy: By split, of the one member or of the members' vote, in [0, 1]. `train` is the mean over the
-            steps of the kept epoch, as frameworks print it.
-        n_images: By split, how many images that accuracy was measured on.
+        seed: Seed of the recipe.
+        accuracy: Accuracy of the vote by split, in [0, 1]. The entry `train` is the mean over the steps of the kept
+            epoch, as other frameworks print it.
+        n_images: Number of evaluated images by split.
         members: Test accuracy of each member.
-        recall: On the test images, of each class.
-        epochs: That the weights were trained for, on the mean of the members.
-        seconds: That the training took, all members and epochs.
-        trained_on: Device, precision, number of threads, versions.
+        recall: Test recall by class name.
+        epochs: Epochs that the kept weights were trained for, averaged over the members.
+        seconds: Training time of all members and epochs.
+        trained_on: Device, precision, number of threads and versions.
     """
 
     seed: int
@@ -38,13 +38,13 @@ class SeedResult:
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """A published system beside our trainings of it.
+    """A published system and our trainings of it.
 
     Args:
-        name: Its recipe's.
-        reference: What was published.
-        seeds: One training or more.
-        changes: Where the trained recipe differs from the shipped one, a line each.
+        name: Name of the recipe.
+        reference: Published figures.
+        seeds: One result per seed, at least one.
+        changes: One line per value in which the trained recipe differs from the shipped one.
     """
 
     name: str
@@ -54,7 +54,7 @@ class SystemResult:
 
     @property
     def split(self) -> SplitName:
-        """The images that are compared on: of the test split, unless only a validation accuracy was published."""
+        """The split to compare on: test, unless only a validation accuracy was published."""
         only_validation = self.reference.test_accuracy is None and self.reference.validation_accuracy is not None
         return "validation" if only_validation else "test"
 
@@ -64,7 +64,7 @@ class SystemResult:
         return self.published_on(self.split)
 
     def published_on(self, split: SplitName) -> float | None:
-        """Return the published accuracy on a split, if there is one."""
+        """Return the published accuracy on a split, or None if there is none."""
         figures = {
             "train": self.reference.train_accuracy,
             "validation": self.reference.validation_accuracy,
@@ -73,7 +73,7 @@ class SystemResult:
         return figures[split]
 
     def accuracies(self, split: str) -> list[float]:
-        """Return our accuracy on a split, of each seed that has one."""
+        """Return our accuracies on a split, one per seed that has it."""
         return [seed.accuracy[split] for seed in self.seeds if split in seed.accuracy]
 
     @property
@@ -89,7 +89,7 @@ class SystemResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of our accuracy: of its mean over the seeds, or for one seed over such images."""
+        """The 95 % interval of our accuracy: of the mean over seeds; for a single seed, over its images."""
         accuracies = self.accuracies(self.split)
         if len(accuracies) > 1:
             low, high = mean_interval(accuracies)
@@ -104,7 +104,7 @@ class SystemResult:
 
     @property
     def reached(self) -> bool | None:
-        """Whether ours is at or above the published accuracy, or cannot be told from it."""
+        """Whether our mean or the upper end of our interval reaches the published accuracy."""
         return None if self.published is None else self.published <= max(self.mean, self.interval[1])
 
     def member_means(self) -> dict[str, float]:
@@ -121,14 +121,14 @@ State = Literal["complete", "pruned", "failed", "running"]
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """One set of values.
+    """One trial of a search: a set of values and its score.
 
     Args:
-        number: From 0, in the order of drawing.
-        state: `pruned` trials were stopped early; `failed` ones make an impossible network, or diverge.
-        values: By path in the recipe.
+        number: Number of the trial, from 0 in the order of drawing.
+        state: `pruned` if it was stopped early; `failed` if the network is impossible or its training diverged.
+        values: Values by path in the recipe.
         score: Mean validation accuracy over the trainings, in [0, 1]; None unless complete.
-        reason: Why it failed, if it did.
+        reason: Reason of a failure, otherwise empty.
     """
 
     number: int
@@ -140,16 +140,16 @@ class TrialResult:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """A search, or as much of it as is done.
+    """A search, finished or not.
 
     Args:
-        recipe: Its recipe's name.
-        folder: Where its trials are.
-        asked: How many trials were asked for.
-        untuned: The recipe's own values, by the same paths.
-        trials: In order of number.
-        importance: The part of the score's variance that each value explains, by fANOVA; empty where that cannot
-            be told.
+        recipe: Name of the recipe.
+        folder: Folder with the trials.
+        asked: Number of requested trials.
+        untuned: Values of the recipe before the search, by path.
+        trials: Trials in order of number.
+        importance: Share of the score's variance that each value explains, by fANOVA; empty if there are too few
+            trials to compute it.
     """
 
     recipe: str
@@ -160,10 +160,10 @@ class SearchResult:
     importance: Mapping[str, float]
 
     def count(self, state: State) -> int:
-        """Return how many trials are in a state."""
+        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
     def best(self, n: int) -> list[TrialResult]:
-        """Return the best complete trials, the best first, the earlier of equals first."""
+        """Return the n best complete trials in descending order; the earlier trial wins a tie."""
         complete = [trial for trial in self.trials if trial.score is not None]
         return sorted(complete, key=lambda trial: (-(trial.score or 0.0), trial.number))[:n]

@@ -68,7 +68,7 @@ def recipe_file(drawn_images, tmp_path):
 
 @pytest.fixture
 def change(recipe_file):
-    """Replace text of the recipe file; returns its path as a string."""
+    """Return a function that replaces text in the recipe file and returns the path of the file as a string."""
 
     def do(old: str, new: str) -> str:
         text = recipe_file.read_text("utf-8")
@@ -134,7 +134,7 @@ def test_a_trial_keeps_its_best_epoch_or_the_average(change, tmp_path, trainer, 
         assert list(folder.glob("m1/snapshot-*")) == []
 
 
-def test_cycles_that_the_epochs_of_a_trial_do_not_hold_are_refused(change):
+def test_cycles_that_do_not_divide_the_epochs_of_a_trial_are_refused(change):
     change('patience = 2\nkeep = "retrained"\n', "")
     change("[trainer]", '[schedule]\nname = "cyclic"\ncycles = 2\n\n[trainer]')
     path = change(
@@ -142,11 +142,11 @@ def test_cycles_that_the_epochs_of_a_trial_do_not_hold_are_refused(change):
     )
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
-    said = "search.epochs: got 2; expected a multiple of the schedule's 4 cycles"
-    assert list(caught.value.problems) == [f'search.space."schedule.cycles": with 4, {said}']
+    problem = "search.epochs: got 2; expected a multiple of the schedule's 4 cycles"
+    assert list(caught.value.problems) == [f'search.space."schedule.cycles": with 4, {problem}']
 
 
-def test_values_of_a_member_with_copies_are_searched_for_all_of_them(change, tmp_path):
+def test_all_copies_of_a_member_get_the_same_values(change, tmp_path):
     change("[search]\n", '[[members]]\nname = "a"\ncopies = 2\n\n[search]\n')
     path = change('"optimizer.lr"', '"members.a.optimizer.lr"')
     result = search_in(change("trainings = 2", "trainings = 1"), tmp_path / "s")
@@ -168,7 +168,7 @@ def test_same_seed_same_search(change, tmp_path, sampler):
 
 
 @pytest.mark.parametrize(("kind", "count"), [(EpochFinished, 3), (MemberFinished, 3), (TrialFinished, 2)])
-def test_a_stopped_search_goes_on_as_if_it_had_not_been(recipe_file, tmp_path, kind, count):
+def test_an_interrupted_search_resumes_with_the_same_results(recipe_file, tmp_path, kind, count):
     whole = search_in(recipe_file, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         search_in(recipe_file, tmp_path / "broken", reporter=StopAt(kind, count))
@@ -179,7 +179,7 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_been(recipe_file, tmp_path, k
     assert started == list(range(2 if kind is TrialFinished else started[0], 4))
 
 
-def test_more_trials_may_be_asked_for(recipe_file, tmp_path):
+def test_a_finished_search_can_be_extended(recipe_file, tmp_path):
     first = search_in(recipe_file, tmp_path / "s")
     more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
     assert more.trials[:4] == first.trials
@@ -198,7 +198,7 @@ def test_processes_share_a_search(recipe_file, tmp_path):
     assert shared.trials == alone.trials
 
 
-def test_a_killed_process_leaves_its_trial_to_the_next(recipe_file, tmp_path):
+def test_a_trial_of_a_killed_process_is_resumed(recipe_file, tmp_path):
     alone = search_in(recipe_file, tmp_path / "alone")
     command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
     command += ["--output", str(tmp_path / "killed"), "--device", "cpu", "--quiet"]
@@ -213,17 +213,17 @@ def test_a_killed_process_leaves_its_trial_to_the_next(recipe_file, tmp_path):
     assert result.trials == alone.trials
 
 
-def test_a_journal_that_was_torn_is_mended(recipe_file, tmp_path):
+def test_an_incomplete_last_line_of_the_journal_is_cut_off(recipe_file, tmp_path):
     whole = search_in(recipe_file, tmp_path / "s")
     with (tmp_path / "s" / JOURNAL).open("ab") as file:
         file.write(b'{"op_code":4,"wor')
-    (tmp_path / "s" / "trials.journal.lock").symlink_to("/nowhere")  # Optuna's own, of a process that was killed
+    (tmp_path / "s" / "trials.journal.lock").symlink_to("/nowhere")  # Optuna's own lock of a killed process
     more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
     assert more.trials[:4] == whole.trials
     assert more.count("complete") == 5
 
 
-def test_a_line_that_another_process_had_no_room_for_is_cut_off(recipe_file, tmp_path):
+def test_an_incomplete_line_of_another_process_is_cut_off(recipe_file, tmp_path):
     def tear(event: object) -> None:
         if isinstance(event, TrialStarted) and event.number == 1:
             with (tmp_path / "s" / JOURNAL).open("ab") as file:
@@ -234,7 +234,7 @@ def test_a_line_that_another_process_had_no_room_for_is_cut_off(recipe_file, tmp
     assert read_search(tmp_path / "s").trials == whole.trials
 
 
-def test_what_is_no_line_of_a_journal_is_an_error_while_a_search_runs(recipe_file, tmp_path):
+def test_an_invalid_journal_line_is_an_error_while_a_search_runs(recipe_file, tmp_path):
     def damage(event: object) -> None:
         if isinstance(event, TrialStarted) and event.number == 1:
             with (tmp_path / "s" / JOURNAL).open("ab") as file:
@@ -244,23 +244,23 @@ def test_what_is_no_line_of_a_journal_is_an_error_while_a_search_runs(recipe_fil
         search_in(recipe_file, tmp_path / "s", reporter=damage)
 
 
-def test_a_damaged_line_of_the_journal_is_named(recipe_file, tmp_path):
+def test_a_damaged_journal_line_is_reported_with_its_number(recipe_file, tmp_path):
     search_in(recipe_file, tmp_path / "s")
     path = tmp_path / "s" / JOURNAL
     lines = path.read_text("utf-8").splitlines(keepends=True)
-    place = next(place for place, line in enumerate(lines) if '"values":[' in line)
-    changed = json.loads(lines[place]) | {"values": [0.999]}
-    path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
+    index = next(index for index, line in enumerate(lines) if '"values":[' in line)
+    changed = json.loads(lines[index]) | {"values": [0.999]}
+    path.write_text("".join([*lines[:index], json.dumps(changed) + "\n", *lines[index + 1 :]]), "utf-8")
     for read in (lambda: search_in(recipe_file, tmp_path / "s", resume=True), lambda: read_search(tmp_path / "s")):
-        with pytest.raises(UsageError, match=f"line {place + 1} of .*journal is damaged or was changed"):
+        with pytest.raises(UsageError, match=f"line {index + 1} of .*journal is damaged or was edited"):
             read()
-    changed.pop("digest")  # as people do who mean it
-    path.write_text("".join([*lines[:place], json.dumps(changed) + "\n", *lines[place + 1 :]]), "utf-8")
+    changed.pop("digest")  # as a user does after an intended edit
+    path.write_text("".join([*lines[:index], json.dumps(changed) + "\n", *lines[index + 1 :]]), "utf-8")
     assert 0.999 in {trial.score for trial in read_search(tmp_path / "s").trials}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
-def test_a_pipe_is_no_journal(recipe_file, tmp_path):
+def test_a_pipe_is_not_accepted_as_journal(recipe_file, tmp_path):
     (tmp_path / "s").mkdir()
     os.mkfifo(tmp_path / "s" / JOURNAL)
     with pytest.raises(UsageError, match="is not a file"):
@@ -269,13 +269,13 @@ def test_a_pipe_is_no_journal(recipe_file, tmp_path):
         read_search(tmp_path / "s")
 
 
-def test_other_images_do_not_resume(recipe_file, drawn_images, tmp_path):
+def test_a_search_does_not_resume_with_other_images(recipe_file, drawn_images, tmp_path):
     search_in(recipe_file, tmp_path / "s")
     write_idx_folder(tmp_path / "other", *draw_quadrants(200, seed=9))
     shutil.move(drawn_images, tmp_path / "aside")
     shutil.move(tmp_path / "other", drawn_images)
     try:
-        with pytest.raises(UsageError, match=r"was begun with train images [0-9a-f]+, and now it is"):
+        with pytest.raises(UsageError, match=r"was started with train images [0-9a-f]+; now it is"):
             run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
     finally:
         shutil.rmtree(drawn_images)
@@ -283,22 +283,22 @@ def test_other_images_do_not_resume(recipe_file, drawn_images, tmp_path):
     assert len(read_search(tmp_path / "s").trials) == 4
 
 
-def test_another_version_does_not_resume(recipe_file, tmp_path, monkeypatch):
+def test_a_search_does_not_resume_with_another_version(recipe_file, tmp_path, monkeypatch):
     search_in(recipe_file, tmp_path / "s")
     monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
-    with pytest.raises(UsageError, match=r"was begun with fmcli .*, and now it is 9\.9"):
+    with pytest.raises(UsageError, match=r"was started with fmcli .*; now it is 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
-def test_in_bf16_on_a_cpu_another_numba_does_not_resume(recipe_file, tmp_path, monkeypatch):
+def test_a_bf16_search_on_a_cpu_does_not_resume_with_another_numba(recipe_file, tmp_path, monkeypatch):
     recipe_file.write_text(recipe_file.read_text("utf-8").replace('"fp32"', '"bf16"'), "utf-8")
     search_in(recipe_file, tmp_path / "s")
     monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {**versions(), "numba": "9.9"})
-    with pytest.raises(UsageError, match=r"was begun with numba .*, and now it is 9\.9"):
+    with pytest.raises(UsageError, match=r"was started with numba .*; now it is 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
-def test_a_training_that_another_process_is_at_is_left_to_it(recipe_file, tmp_path):
+def test_a_training_of_another_process_is_refused(recipe_file, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
     lock = try_lock(tmp_path / "s" / "trial-0000" / "training-0")
@@ -310,31 +310,31 @@ def test_a_training_that_another_process_is_at_is_left_to_it(recipe_file, tmp_pa
 
 
 @pytest.mark.parametrize("line", ["[]", "7", "null"])
-def test_a_line_of_the_journal_that_is_no_table_is_damaged(recipe_file, tmp_path, line):
+def test_a_journal_line_that_is_not_a_table_is_damaged(recipe_file, tmp_path, line):
     search_in(recipe_file, tmp_path / "s")
     with (tmp_path / "s" / JOURNAL).open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(UsageError, match="is damaged or was changed"):
+    with pytest.raises(UsageError, match="is damaged or was edited"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
-def test_a_journal_that_is_damaged_while_a_search_runs_is_an_error(recipe_file, tmp_path):
+def test_a_wrong_digest_is_an_error_while_a_search_runs(recipe_file, tmp_path):
     def damage(event: object) -> None:
         if isinstance(event, TrialStarted) and event.number == 1:
             with (tmp_path / "s" / JOURNAL).open("a") as file:
                 file.write('{"digest": "0"}\n')
 
-    with pytest.raises(UsageError, match="is damaged or was changed"):
+    with pytest.raises(UsageError, match="is damaged or was edited"):
         search_in(recipe_file, tmp_path / "s", reporter=damage)
 
 
-def test_a_folder_is_no_journal(recipe_file, tmp_path):
+def test_a_folder_is_not_accepted_as_journal(recipe_file, tmp_path):
     (tmp_path / "s" / JOURNAL).mkdir(parents=True)
     with pytest.raises(UsageError, match=r"trials\.journal is not a file"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
-def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
+def test_an_impossible_network_fails_its_trial_only(change, tmp_path):
     # 12 pixels: a kernel of 8 leaves 5, which a window of 2 can pool and one of 6 cannot.
     change('{ type = "flatten" }', '{ type = "max-pool", size = 2 }, { type = "flatten" }')
     change("trials = 4\ntrainings = 2", "trials = 8\ntrainings = 1")
@@ -346,7 +346,7 @@ def test_impossible_networks_fail_and_the_search_goes_on(change, tmp_path):
         assert trial.state == ("failed" if impossible else "complete")
 
 
-def test_a_training_that_diverges_fails_its_trial_alone(change, tmp_path):
+def test_a_diverging_training_fails_its_trial_only(change, tmp_path):
     change("low = 1e-4, high = 1e-1, log = true", "low = 1e30, high = 1e38, log = true")
     result = search_in(change("[search]", '[optimizer]\nname = "sgd"\n\n[search]'), tmp_path / "s")
     assert result.count("failed") > 0
@@ -363,7 +363,7 @@ def test_no_winner_without_a_complete_trial(recipe_file, tmp_path):
     assert "  trial 0: it diverged" in search_document(result).sheets[0].notes
 
 
-def test_tables_and_lists_may_be_choices_beside_what_is_in_them(change, tmp_path):
+def test_a_table_and_a_value_in_it_can_both_be_searched(change, tmp_path):
     tables = '{ choice = [{ name = "sgd", lr = 0.1 }, { name = "adam", lr = 0.01 }] }'
     path = change('"optimizer.lr" =', f'"optimizer" = {tables}\n"optimizer.lr" =')
     first, second = (search_in(path, tmp_path / name) for name in "ab")
@@ -371,7 +371,7 @@ def test_tables_and_lists_may_be_choices_beside_what_is_in_them(change, tmp_path
     assert {trial.values["optimizer"]["lr"] for trial in first.trials} <= {0.1, 0.01}
 
 
-def test_values_that_take_each_other_away_fail_their_trial(change, tmp_path):
+def test_contradicting_values_fail_their_trial(change, tmp_path):
     layers = '{ choice = [[{ type = "flatten" }, { type = "dense", units = 4 }]] }'
     path = change('"model.layers[0].filters" =', f'"model.layers" = {layers}\n"model.layers[2].units" =')
     path = change("choice = [1, 2, 4] }", "choice = [4] }")
@@ -380,14 +380,14 @@ def test_values_that_take_each_other_away_fail_their_trial(change, tmp_path):
     assert "no index 2" in result.trials[0].reason
 
 
-def test_a_recipe_that_does_not_fit_its_data_is_found_before_a_study_is_made(change, tmp_path):
+def test_a_recipe_that_does_not_fit_its_data_is_refused_before_the_study_is_created(change, tmp_path):
     with pytest.raises(RecipeError, match="one logit for each of 4 classes"):
         search_in(change("units = 4", "units = 5"), tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("damage", ["state", "part", "other"])
-def test_a_trial_whose_folder_is_of_no_use_begins_afresh(recipe_file, tmp_path, damage):
+def test_a_trial_with_unusable_files_starts_again(recipe_file, tmp_path, damage):
     whole = search_in(recipe_file, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
@@ -405,7 +405,7 @@ def test_a_trial_whose_folder_is_of_no_use_begins_afresh(recipe_file, tmp_path, 
 
 
 @pytest.mark.parametrize("writes", range(1, 12))
-def test_a_search_killed_while_it_draws_goes_on_with_the_same_values(recipe_file, tmp_path, monkeypatch, writes):
+def test_a_search_killed_while_drawing_resumes_with_the_same_values(recipe_file, tmp_path, monkeypatch, writes):
     search = open_search(str(recipe_file), tmp_path / "s", trials=1)
     whole = run_search(open_search(str(recipe_file), tmp_path / "whole", trials=1), device=CPU)
     append, left = JournalFileBackend.append_logs, writes
@@ -425,7 +425,7 @@ def test_a_search_killed_while_it_draws_goes_on_with_the_same_values(recipe_file
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving"])
-def test_poor_trials_may_be_stopped_early(change, tmp_path, pruner):
+def test_poor_trials_are_pruned(change, tmp_path, pruner):
     path = change("trials = 4\ntrainings = 2\nepochs = 2", f'trials = 12\nepochs = 6\npruner = "{pruner}"')
     result = search_in(path, tmp_path / "s")
     assert result.count("pruned") > 0
@@ -433,7 +433,7 @@ def test_poor_trials_may_be_stopped_early(change, tmp_path, pruner):
     assert all(trial.score is None for trial in result.trials if trial.state == "pruned")
 
 
-def test_the_winner_is_a_recipe_that_trains(recipe_file, tmp_path):
+def test_the_best_recipe_can_be_trained(recipe_file, tmp_path):
     search = open_search(str(recipe_file), tmp_path / "s")
     result = run_search(search, device=CPU)
     write_winner(search, result, tmp_path / "best.toml")
@@ -448,7 +448,7 @@ def test_the_winner_is_a_recipe_that_trains(recipe_file, tmp_path):
     assert run(words) == ExitStatus.DONE
 
 
-def test_choices_may_be_lists(drawn_images, tmp_path):
+def test_choices_can_be_lists(drawn_images, tmp_path):
     path = tmp_path / "widths.toml"
     path.write_text(
         f"""
@@ -474,11 +474,11 @@ trials = 3
     assert all(trial.values["model.widths"] in ([2, 4], [4, 8]) for trial in result.trials)
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- refused searches --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('"optimizer.lr"', '"optimizer.learning_rate"', r"optimizer\.learning_rate: unknown key"),
         ('"optimizer.lr"', '"optimiser.lr"', "expected a value of model"),
@@ -514,13 +514,13 @@ trials = 3
         ("validation = ", "resplit = { train = 0.5, validation = 0.0 }#", "validation images"),
     ],
 )
-def test_bad_searches_are_refused_before_any_training(change, tmp_path, old, new, said):
-    with pytest.raises(RecipeError, match=said):
+def test_bad_searches_are_refused_before_any_training(change, tmp_path, old, new, message):
+    with pytest.raises(RecipeError, match=message):
         open_search(change(old, new), tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 
-def test_an_impossible_network_in_the_space_is_found_at_once(tmp_path):
+def test_an_impossible_network_in_the_space_is_refused_before_the_search(tmp_path):
     path = tmp_path / "fashion.toml"
     text = TINY_SEARCH.format(folder="x").replace("idx:x", "fashion-mnist").replace("units = 4", "units = 10")
     path.write_text(
@@ -535,30 +535,30 @@ def test_a_recipe_without_a_search_is_refused(tiny_recipe, tmp_path):
         open_search(str(tiny_recipe), tmp_path / "s")
 
 
-def test_a_search_that_is_there_is_not_begun_again(recipe_file, tmp_path):
+def test_an_existing_search_is_not_overwritten(recipe_file, tmp_path):
     search_in(recipe_file, tmp_path / "s")
     with pytest.raises(UsageError, match="already holds a search") as caught:
         search_in(recipe_file, tmp_path / "s")
-    assert "--resume" in caught.value.hint
+    assert [remedy.action for remedy in caught.value.remedies] == ["resume", "output"]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("batch_size = 32", "batch_size = 16", r"members\.m1\.trainer\.batch_size: was 32, now 16"),
         ("trainings = 2", "trainings = 1", r"search\.trainings: was 2, now 1"),
         ("choice = [1, 2, 4]", "choice = [1, 2]", r"search\.space\.model"),
     ],
 )
-def test_another_search_does_not_resume(change, recipe_file, tmp_path, old, new, said):
+def test_a_search_does_not_resume_with_another_recipe(change, recipe_file, tmp_path, old, new, message):
     before = search_in(recipe_file, tmp_path / "s")
     assert read_search(tmp_path / "s") == before
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         search_in(change(old, new), tmp_path / "s", resume=True)
     assert read_search(tmp_path / "s") == before
 
 
-def test_a_file_that_is_no_search_is_refused(recipe_file, tmp_path):
+def test_a_file_that_is_not_a_search_is_refused(recipe_file, tmp_path):
     (tmp_path / JOURNAL).write_bytes(b"not a search\n\x00\n")
     with pytest.raises(UsageError, match="holds no search of fmcli"):
         search_in(recipe_file, tmp_path, resume=True)
@@ -581,11 +581,11 @@ def test_a_file_where_the_folder_should_be_is_an_error(recipe_file, tmp_path):
 def test_pruning_needs_one_member(tiny_recipe, tmp_path):
     with tiny_recipe.open("a") as file:
         file.write('[search]\npruner = "median"\n[search.space]\n"optimizer.lr" = { low = 0.1, high = 0.2 }\n')
-    with pytest.raises(RecipeError, match="needs a recipe of one member"):
+    with pytest.raises(RecipeError, match="needs a recipe with one member"):
         open_search(str(tiny_recipe), tmp_path / "s")
 
 
-def test_nothing_to_read(tmp_path):
+def test_a_folder_without_a_search_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="there is no search"):
         read_search(tmp_path / "s")
     assert not (tmp_path / "s").exists()
@@ -594,7 +594,7 @@ def test_nothing_to_read(tmp_path):
 # --- values of a recipe -----------------------------------------------------------------------------------
 
 
-def test_values_reach_into_lists_and_members(recipe_file, tiny_recipe):
+def test_values_can_be_set_in_lists_and_members(recipe_file, tiny_recipe):
     table = read_recipe(str(recipe_file)).table
     recipe = resolve_recipe(set_values(table, {"model.layers[0].filters": 7, "optimizer.lr": 0.5}), name="r")
     assert value_at(recipe, "model.layers[0].filters") == 7
@@ -607,7 +607,7 @@ def test_values_reach_into_lists_and_members(recipe_file, tiny_recipe):
     assert value_at(recipe, "data.normalize") == "unit"
 
 
-def test_a_resolved_recipe_takes_the_same_values(recipe_file, tmp_path):
+def test_a_resolved_recipe_can_be_searched_with_the_same_values(recipe_file, tmp_path):
     search = open_search(str(recipe_file), tmp_path / "s")
     words = ["train", "--recipe", str(recipe_file), "--output", str(tmp_path / "run"), "--quiet"]
     assert run([*words, "--set", "trainer.epochs=1", "--set", "trainer.keep=last"]) == ExitStatus.DONE
@@ -616,14 +616,14 @@ def test_a_resolved_recipe_takes_the_same_values(recipe_file, tmp_path):
     assert again.resolve_trial({"model.layers[0].filters": 4}, 0).members[0].model.layers[0].filters == 4
 
 
-# --- what is shown ----------------------------------------------------------------------------------------
+# --- tables and figures ----------------------------------------------------------------------------------------
 
 
 def trial(number: int, score: float | None, state="complete") -> TrialResult:
     return TrialResult(number, state, {"optimizer.lr": 0.001 * (number + 1)}, score)
 
 
-def test_the_best_trials_stand_beside_the_untuned_values():
+def test_the_best_trials_are_shown_next_to_the_untuned_values():
     trials = [trial(0, 0.5), trial(1, 0.9), trial(2, None, "failed"), trial(3, 0.9), trial(4, None, "running")]
     result = SearchResult("r", "out", 7, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0})
     assert [one.number for one in result.best(5)] == [1, 3, 0]
@@ -640,7 +640,7 @@ def test_the_best_trials_stand_beside_the_untuned_values():
     assert importance.rows == [["optimizer.lr", "100.00"]]
 
 
-def test_the_trials_are_drawn(recipe_file, tmp_path, capfd):
+def test_trials_are_plotted(recipe_file, tmp_path, capfd):
     search_in(recipe_file, tmp_path / "s")
     words = ["plot", "trials", str(tmp_path / "s"), "--output", str(tmp_path / "trials.svg")]
     assert run(words) == ExitStatus.DONE
@@ -669,9 +669,9 @@ def test_the_command(recipe_file, tmp_path, capfd):
     assert "trial 0" in err
     assert f"next: fmcli train --recipe {tmp_path / 'best.toml'}" in err
     assert run([*words, "--resume", "--trials", "2", "--format", "json", "--quiet"]) == ExitStatus.DONE
-    told = json.loads(capfd.readouterr().out)
-    assert len(told["trials"]) == 2
-    assert told["best"][0]["score"] >= told["best"][1]["score"]
+    shown = json.loads(capfd.readouterr().out)
+    assert len(shown["trials"]) == 2
+    assert shown["best"][0]["score"] >= shown["best"][1]["score"]
     assert run(words) == ExitStatus.USAGE
     shutil.rmtree(tmp_path / "s")
 
@@ -682,7 +682,7 @@ from fmcli.cli.stop_signals import interruptible
 from fmcli.errors import InterruptedRun
 from fmcli.events import MemberFinished, MemberStarted, StepFinished, TrialFinished
 
-def told(number):
+def send(number):
     os.kill(os.getpid(), number)
 
 def work():
@@ -704,49 +704,52 @@ BEGIN = "report(MemberStarted('m', 1, 2, 1, 1, 'cpu', 'fp32'))"
 @pytest.mark.parametrize(
     ("work", "out"),
     [
-        ("told(NUMBER)", ""),  # nothing trains: at once
-        ("exec('told(NUMBER)')", ""),  # where Python would take KeyboardInterrupt for the end by a signal
-        ("max([1, 2], key=lambda _: told(NUMBER))", ""),
-        (f"{BEGIN}; told(NUMBER); report(StepFinished('m', 1)); report(1)", "MemberStarted\nsaved\n"),
-        (f"{BEGIN}; told(NUMBER); told(NUMBER); report(StepFinished('m', 1))", "MemberStarted\n"),  # does not wait
-        # one of two has ended; the other is in a step
+        ("send(NUMBER)", ""),  # no training: stop immediately
+        ("exec('send(NUMBER)')", ""),  # Python itself would exit by signal here
+        ("max([1, 2], key=lambda _: send(NUMBER))", ""),
+        (f"{BEGIN}; send(NUMBER); report(StepFinished('m', 1)); report(1)", "MemberStarted\nsaved\n"),
         (
-            f"{BEGIN}; report(StepFinished('n', 1)); report(MemberFinished('m', 'there')); told(NUMBER); "
+            f"{BEGIN}; send(NUMBER); send(NUMBER); report(StepFinished('m', 1))",
+            "MemberStarted\n",
+        ),  # the second signal does not wait
+        # one of two members has finished; the other is within a step
+        (
+            f"{BEGIN}; report(StepFinished('n', 1)); report(MemberFinished('m', 'there')); send(NUMBER); "
             "report(StepFinished('n', 2))",
             "MemberStarted\nStepFinished\nMemberFinished\nsaved\n",
         ),
-        (f"{BEGIN}; report(MemberFinished('m', 'there')); told(NUMBER)", "MemberStarted\nMemberFinished\n"),
-        (f"{BEGIN}; report(TrialFinished(0, None)); told(NUMBER)", "MemberStarted\nTrialFinished\n"),
+        (f"{BEGIN}; report(MemberFinished('m', 'there')); send(NUMBER)", "MemberStarted\nMemberFinished\n"),
+        (f"{BEGIN}; report(TrialFinished(0, None)); send(NUMBER)", "MemberStarted\nTrialFinished\n"),
     ],
 )
-def test_a_signal_ends_a_command_wherever_it_comes(number, work, out):
+def test_a_signal_stops_a_command_at_any_point(number, work, out):
     script = SIGNALLED.format(work=work.replace("NUMBER", str(int(number))))
     done = subprocess.run([sys.executable, "-c", script, "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + number
     assert done.stdout == out
-    word = "interrupted" if number == signal.SIGINT else "terminated"
-    said = f"error: {word}\nhint:  finished work is saved; continue with: fmcli train --resume\n"
-    assert done.stderr == ("" if "saved" in out else said)
+    verb = "interrupted" if number == signal.SIGINT else "terminated"
+    message = f"error: {verb}\nhint:  finished work is saved; continue with: fmcli train --resume\n"
+    assert done.stderr == ("" if "saved" in out else message)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="has no such signals")
 @pytest.mark.parametrize(
     ("work", "hint"),
     [
-        ("told(2)", "nothing was trained yet; run the same command again"),
+        ("send(2)", "nothing was trained yet; run the same command again"),
         (
-            f"{BEGIN}; report(TrialFinished(0, None)); told(2)",
+            f"{BEGIN}; report(TrialFinished(0, None)); send(2)",
             "finished work is saved; continue with: fmcli train --resume",
         ),
     ],
 )
-def test_ctrl_c_before_anything_is_overwritten_names_nothing_that_would_keep_it(work, hint):
+def test_the_hint_after_ctrl_c_depends_on_whether_anything_was_saved(work, hint):
     words = [sys.executable, "-c", SIGNALLED.format(work=work), "train", "--overwrite"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.stderr == f"error: interrupted\nhint:  {hint}\n"
 
 
-def test_ctrl_c_names_the_command_that_goes_on(recipe_file, tmp_path):
+def test_ctrl_c_prints_the_command_that_resumes(recipe_file, tmp_path):
     command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
     command += ["--output", str(tmp_path / "s"), "--device", "cpu", "--trials", "50"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

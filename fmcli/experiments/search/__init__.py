@@ -1,4 +1,4 @@
-"""Hyperparameter search over any recipe, by Optuna: resumable, and shared by any number of processes."""
+"""Hyperparameter search with Optuna over any recipe. It can be resumed, and several processes can share it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.experiments.results import SearchResult, State, TrialResult
 from fmcli.experiments.search.plan import Search, open_search
 from fmcli.experiments.search.study import JOURNAL, load_study, open_study
-from fmcli.experiments.search.trial import REASON, claim, label_of, run_trial
+from fmcli.experiments.search.trial import REASON, choices_by_label, claim_trial, run_trial
 from fmcli.hardware.device import use_bf16
 from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.search import ChoiceSpace, SearchSpec
@@ -42,27 +42,26 @@ def run_search(
     data_root: Path | None = None,
     reporter: Reporter = ignore,
 ) -> SearchResult:
-    """Try sets of values until there are as many as asked for; what a killed process began goes on.
+    """Run trials until the search has the requested number. Trials of killed processes are resumed.
 
     Args:
-        search: What to try.
-        device: Where to train.
-        resume: Go on with, or join, the search that is there.
-        threads: CPU threads, where they are asked for; by default, a training that goes on keeps its own.
-        data_root: Where to look first for built-in sources.
-        reporter: Told of what happens.
+        search: The search.
+        device: Device to train on.
+        resume: Continue or join an existing search.
+        threads: CPU threads; default: a resumed training keeps the number that it started with.
+        data_root: First folder in which to look for built-in sources.
+        reporter: Receives the events.
 
     Returns:
-        All trials so far; those that another process is still at have the state `running`.
+        All trials so far. Trials of other processes that are still training have the state `running`.
 
     Raises:
-        UsageError: There is a search and `resume` is not set, or it is of another recipe, other images or
-            another version.
-        RecipeError, DataError, DeviceError, FmcliError: See `run.train_run`.
+        UsageError: A search exists and `resume` is not set, or its recipe, images or versions differ.
+        RecipeError, DataError, DeviceError, FmcliError: See `train_run`.
     """
-    splits = load_checked_splits(search.recipe, data_root)  # what is wrong is found before anything is made
-    study = open_study(search, resume=resume, fingerprint=_fingerprints(search.recipe, splits, device))
-    while (trial := claim(study, search)) is not None:
+    splits = load_checked_splits(search.recipe, data_root)  # report errors before creating any file
+    study = open_study(search, resume=resume, fingerprint=_fingerprint(search.recipe, splits, device))
+    while (trial := claim_trial(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
             reporter(
@@ -70,29 +69,26 @@ def run_search(
             )
         finally:
             trial.lock.release()
-    return _result_of(study, search.recipe, search.spec, search.folder)
+    return _summarize(study, search.recipe, search.spec, search.folder)
 
 
-def _fingerprints(recipe: Recipe, splits: Splits, device: torch.device) -> dict[str, str]:
+def _fingerprint(recipe: Recipe, splits: Splits, device: torch.device) -> dict[str, str]:
     digests = {f"{split} images": digest[:12] for split, digest in digests_of_training(splits).items()}
     in_bf16 = any(use_bf16(member.trainer.precision, device) for member in recipe.members)
     return digests | computing_versions(versions(), kernels=in_bf16 and device.type == "cpu")
 
 
 def read_search(folder: Path) -> SearchResult:
-    """Return what there is of a search, without going on.
-
-    Args:
-        folder: The search's.
+    """Return the trials of an existing search without continuing it.
 
     Raises:
-        UsageError: It holds none.
+        UsageError: The folder holds no search.
     """
     study, recipe, spec = load_study(folder)
-    return _result_of(study, recipe, spec, folder)
+    return _summarize(study, recipe, spec, folder)
 
 
-def _result_of(study: optuna.Study, recipe: Recipe, spec: SearchSpec, folder: Path) -> SearchResult:
+def _summarize(study: optuna.Study, recipe: Recipe, spec: SearchSpec, folder: Path) -> SearchResult:
     trials = study.get_trials(deepcopy=False)
     return SearchResult(
         recipe=recipe.name,
@@ -108,9 +104,8 @@ def _trial_result(trial: FrozenTrial, spec: SearchSpec) -> TrialResult:
     values = {}
     for key, value in trial.params.items():
         space = spec.space[key]
-        labels = {label_of(choice): choice for choice in space.choice} if isinstance(space, ChoiceSpace) else {}
-        values[key] = labels.get(value, value)
-    score = trial.value if trial.state == TrialState.COMPLETE else None  # Optuna gives pruned ones their last epoch's
+        values[key] = choices_by_label(space).get(value, value) if isinstance(space, ChoiceSpace) else value
+    score = trial.value if trial.state == TrialState.COMPLETE else None  # a pruned trial has its last epoch's accuracy
     return TrialResult(trial.number, _STATES[trial.state], values, score, trial.user_attrs.get(REASON, ""))
 
 
@@ -121,12 +116,12 @@ def _importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str,
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    except (ValueError, RuntimeError):  # too few trials for some value to vary
+    except (ValueError, RuntimeError):  # some value does not vary yet
         return {}
 
 
 def write_winner(search: Search, result: SearchResult, path: Path) -> None:
-    """Write the recipe with the best trial's values in their places.
+    """Write the recipe with the values of the best trial.
 
     Raises:
         UsageError: No trial is complete.
@@ -134,7 +129,7 @@ def write_winner(search: Search, result: SearchResult, path: Path) -> None:
     """
     best = result.best(1)
     if not best:
-        raise UsageError("no trial is complete, so there is no winner to write", hint="--resume --trials N tries more")
+        raise UsageError("no trial is complete, so there is no best recipe to write", remedies=["more-trials"])
     [trial] = best
     first_line = (
         f"{search.recipe.name} with the values of trial {trial.number}, the best of {result.count('complete')}: "

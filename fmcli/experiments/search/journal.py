@@ -1,4 +1,7 @@
-"""The journal of a search's trials: Optuna's, with a digest in each line, and a lock that dies with its owner."""
+"""The journal of a search: Optuna's journal file with a digest in each line.
+
+The operating system releases its lock when a process dies; Optuna's own lock file would remain.
+"""
 
 import hashlib
 import json
@@ -18,57 +21,56 @@ from fmcli.errors import UsageError, printable
 _DIGEST = "digest"
 
 
-def open_journal(place: Path, *, mend: bool) -> JournalStorage:
-    """Return the storage that a journal is.
+def open_journal(path: Path, *, repair: bool) -> JournalStorage:
+    """Return the Optuna storage of a journal.
 
     Args:
-        place: The file; made where there is none.
-        mend: Cut off what a process wrote of a line before it was killed.
+        path: File of the journal; created if missing.
+        repair: Cut off an incomplete last line, left by a killed process.
 
     Raises:
         UsageError: A line is damaged.
     """
-    journal = _CheckedJournal(place)
-    if mend:
-        journal.mend()
+    journal = _CheckedJournal(path)
+    if repair:
+        journal.repair()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return JournalStorage(journal)
 
 
 class _CheckedJournal(JournalFileBackend):
-    """Optuna's journal, whose lines end with their digests; a line without one is taken as it is."""
+    """Optuna's journal with a digest at the end of each line. A line without a digest is accepted."""
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._guard = FileLock(place.with_name(f".{place.name}.lock"))  # Optuna's outlive a process that is killed
-        super().__init__(str(place), lock_obj=self._guard)  # type: ignore[arg-type]  # it has what is called of one
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file_lock = FileLock(path.with_name(f".{path.name}.lock"))
+        super().__init__(str(path), lock_obj=self._file_lock)  # type: ignore[arg-type]  # FileLock has acquire and release
 
-    def mend(self) -> None:
-        """Cut off what a process wrote of a line before it was killed, or had no room."""
-        with self._guard:
-            _cut_torn_line(self._place)
+    def repair(self) -> None:
+        """Cut off an incomplete last line: its process was killed, or the disk was full."""
+        with self._file_lock:
+            _cut_incomplete_line(self._path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines, behind whole ones."""
-        plain = [json.loads(json.dumps(log)) for log in logs]  # as it will be read
-        with self._guard:
-            _cut_torn_line(self._place)  # of another process since
+        """Append lines after the last complete one."""
+        plain = [json.loads(json.dumps(log)) for log in logs]  # JSON types, so that the digest is that of the line
+        with self._file_lock:
+            _cut_incomplete_line(self._path)  # another process may have been killed meanwhile
             super().append_logs([{**log, _DIGEST: _digest(log)} for log in plain])
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # Optuna 4: a list
-        """Yield lines from a number on.
+        """Yield the lines from a number on.
 
         Raises:
-            UsageError: One is damaged.
+            UsageError: A line is damaged.
         """
         for number, log in enumerate(self._read_lines(log_number_from), start=log_number_from + 1):
             digest = log.pop(_DIGEST, None) if isinstance(log, dict) else ""
             if digest is not None and digest != _digest(log):
                 raise UsageError(
-                    f"line {number} of {printable(self._place)} is damaged or was changed: its digest is of "
-                    "something else",
-                    hint="bring the file back; if you changed it, remove the digest of that line",
+                    f"line {number} of {printable(self._path)} is damaged or was edited: its digest does not match",
+                    hint="restore the file; if you edited the line, remove its digest",
                 )
             yield log
 
@@ -77,8 +79,9 @@ class _CheckedJournal(JournalFileBackend):
             yield from super().read_logs(log_number_from)
         except ValueError as error:
             raise UsageError(
-                f"{printable(self._place)} holds no search of fmcli, or is damaged: {printable(error)}",
-                hint="bring the file back; --output searches elsewhere",
+                f"{printable(self._path)} is damaged or is not a search of fmcli: {printable(error)}",
+                hint="restore the file",
+                remedies=["output"],
             ) from error
 
 
@@ -86,10 +89,10 @@ def _digest(log: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(log, sort_keys=True).encode()).hexdigest()
 
 
-def _cut_torn_line(place: Path) -> None:
-    if not place.is_file() or place.stat().st_size == 0:
+def _cut_incomplete_line(path: Path) -> None:
+    if not path.is_file() or path.stat().st_size == 0:
         return
-    with place.open("r+b") as file:
+    with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
             file.seek(0)

@@ -1,4 +1,4 @@
-"""Optuna's study of a search: the file that keeps it, and what it says of the search."""
+"""Open the Optuna study of a search, and check that it belongs to the search."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,69 +16,71 @@ from fmcli.recipe.search import SearchSpec
 
 JOURNAL = "trials.journal"
 _STUDY = "fmcli-search"
-_RECIPE = "fmcli recipe"  # a study's attribute
-_SEARCH = "fmcli search"
-_CIRCUMSTANCES = "fmcli fingerprint"
+# Attributes of the study.
+_RECIPE = "fmcli recipe"
+_SPEC = "fmcli search"
+_FINGERPRINT = "fmcli fingerprint"
 
 
 def open_study(search: Search, *, resume: bool, fingerprint: Mapping[str, str]) -> optuna.Study:
-    """Make the study of a search, or open the one that is there.
+    """Create or open the study of a search.
 
     Args:
-        search: What it is about.
-        resume: There may be one.
-        fingerprint: What must stay the same for scores to be comparable, by what people call it.
+        search: The search.
+        resume: Accept an existing study.
+        fingerprint: Images and versions, which must stay the same for scores to be comparable; the names appear in
+            error messages.
 
     Raises:
-        UsageError: There is one and `resume` is not set, or it is of something else.
+        UsageError: A study exists and `resume` is not set, or the study belongs to a different search.
     """
-    place = search.folder / JOURNAL
-    if place.exists() and not resume:
+    path = search.folder / JOURNAL
+    if path.exists() and not resume:
         raise UsageError(
             f"{printable(search.folder)} already holds a search",
-            hint="--resume goes on with it or joins it; --output searches elsewhere",
+            hint="several processes can work on the same search",
+            remedies=["resume", "output"],
         )
-    if place.exists() and not place.is_file():
-        raise UsageError(f"{printable(place)} is not a file", hint="--output searches elsewhere")
-    with _explained(place):
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{printable(path)} is not a file", remedies=["output"])
+    with _readable_errors(path):
         search.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            storage=open_journal(place, mend=True), study_name=_STUDY, direction="maximize", load_if_exists=True
+            storage=open_journal(path, repair=True), study_name=_STUDY, direction="maximize", load_if_exists=True
         )
-        _check_study(study, search, place, fingerprint)
+        _check_study(study, search, path, fingerprint)
     return study
 
 
 def load_study(folder: Path) -> tuple[optuna.Study, Recipe, SearchSpec]:
-    """Return the study that a search's folder holds, and what it is about.
+    """Return the study in a folder, its recipe and its `[search]` table.
 
     Raises:
-        UsageError: It holds none.
+        UsageError: The folder holds no search.
     """
-    place = folder / JOURNAL
-    if not place.is_file():
-        raise UsageError(f"there is no search in {printable(folder)}", hint="fmcli search --recipe … makes one")
-    with _explained(place):
-        study = optuna.load_study(study_name=_STUDY, storage=open_journal(place, mend=False))
+    path = folder / JOURNAL
+    if not path.is_file():
+        raise UsageError(f"there is no search in {printable(folder)}", remedies=["start-search"])
+    with _readable_errors(path):
+        study = optuna.load_study(study_name=_STUDY, storage=open_journal(path, repair=False))
         recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
-        spec = SearchSpec.model_validate_json(study.user_attrs[_SEARCH])
+        spec = SearchSpec.model_validate_json(study.user_attrs[_SPEC])
     return study, recipe, spec
 
 
 @contextmanager
-def _explained(place: Path) -> Iterator[None]:
-    """Turn what Optuna and pydantic raise on a file that is not a search into one error."""
+def _readable_errors(path: Path) -> Iterator[None]:
+    """Convert all exceptions that Optuna and pydantic raise on a damaged file into one error."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
     except FmcliError:
         raise
     except OSError as error:
-        raise FmcliError(f"cannot use {printable(place)}: {error.strerror or error}") from error
+        raise FmcliError(f"cannot use {printable(path)}: {error.strerror or error}") from error
     except Exception as error:
         raise UsageError(
-            f"{printable(place)} holds no search of fmcli: {_first_line(error)}",
-            hint="give another folder with --output",
+            f"{printable(path)} holds no search of fmcli: {_first_line(error)}", remedies=["output"]
         ) from error
 
 
@@ -86,34 +88,38 @@ def _first_line(error: BaseException) -> str:
     return next(iter(printable(error).splitlines()), type(error).__name__)
 
 
-def _check_study(study: optuna.Study, search: Search, place: Path, fingerprint: Mapping[str, str]) -> None:
-    """Note in a new study what it searches; refuse one that searches something else."""
+def _check_study(study: optuna.Study, search: Search, path: Path, fingerprint: Mapping[str, str]) -> None:
+    """Record recipe and fingerprint in a new study; compare them with those of an existing study.
+
+    Raises:
+        UsageError: The existing study has a different recipe, fingerprint or `[search]` table, or foreign trials.
+    """
     recipe = search.recipe.model_copy(update={"search": None})
     if _RECIPE not in study.user_attrs:
         if study.trials:
-            raise UsageError(
-                f"{printable(place)} holds trials that are not fmcli's", hint="give another folder with --output"
-            )
-        study.set_user_attr(_SEARCH, search.spec.model_dump_json())
-        study.set_user_attr(_CIRCUMSTANCES, json.dumps(dict(fingerprint)))
+            raise UsageError(f"{printable(path)} holds trials of another program", remedies=["output"])
+        study.set_user_attr(_SPEC, search.spec.model_dump_json())
+        study.set_user_attr(_FINGERPRINT, json.dumps(dict(fingerprint)))
         study.set_user_attr(_RECIPE, recipe.model_dump_json())
         return
-    begun: dict[str, str] = json.loads(study.user_attrs[_CIRCUMSTANCES])
-    for name in sorted({*begun, *fingerprint}):
-        before, now = begun.get(name, "none"), fingerprint.get(name, "none")
+    recorded: dict[str, str] = json.loads(study.user_attrs[_FINGERPRINT])
+    for name in sorted({*recorded, *fingerprint}):
+        before, now = recorded.get(name, "none"), fingerprint.get(name, "none")
         if before != now:
             raise UsageError(
-                f"{printable(place)} was begun with {name} {before}, and now it is {now}",
-                hint="bring it back to resume; --output searches elsewhere",
+                f"{printable(path)} was started with {name} {before}; now it is {now}",
+                hint="to resume, restore the earlier state",
+                remedies=["output"],
             )
     old_recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
-    old_spec = SearchSpec.model_validate_json(study.user_attrs[_SEARCH])
+    old_spec = SearchSpec.model_validate_json(study.user_attrs[_SPEC])
     old, new = (spec.model_dump(mode="json", exclude={"trials"}) for spec in (old_spec, search.spec))
     differences = recipe_differences(old_recipe, recipe) + show_differences(old, new, "search")
     if differences:
         raise UsageError(
-            f"{printable(place)} is a search over another recipe:\n  " + "\n  ".join(differences[:10]),
-            hint="drop the change to resume; --output searches elsewhere",
+            f"{printable(path)} is a search of a different recipe:\n  " + "\n  ".join(differences[:10]),
+            hint="to resume, undo the change",
+            remedies=["output"],
         )
     if old_spec.trials != search.spec.trials:
-        study.set_user_attr(_SEARCH, search.spec.model_dump_json())
+        study.set_user_attr(_SPEC, search.spec.model_dump_json())
