@@ -16,7 +16,7 @@ from fmcli.ensemble import evaluate_ensemble
 from fmcli.errors import DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunStarted, WaitingForRun, ignore
 from fmcli.experiments.results import SeedResult, SystemResult
-from fmcli.members import open_pool, vote_on
+from fmcli.members import open_pool, vote_on_split
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
 from fmcli.training.run import train_run
@@ -240,7 +240,7 @@ def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResul
     pool = open_pool([run.folder], device=str(device))
     members = pool.checkpoints
     evaluations = {
-        split: evaluate_ensemble(vote_on(pool, pool.choose_rule(), split, data_root=data_root, calibrate=False))
+        split: evaluate_ensemble(vote_on_split(pool, pool.choose_rule(), split, data_root=data_root, calibrate=False))
         for split in _SCORED_SPLITS
         if split == "test" or split in members[0].header.data_digests
     }
