@@ -1,5 +1,4 @@
-# Two commands: `make demo` trains and evaluates the quick ensemble; `make test` checks everything.
-# Both build .venv once and may be repeated.
+# `make demo` trains and evaluates the recipe quick. `make test` runs all checks. Both create .venv and can be repeated.
 
 PYTHON ?= python3
 VENV   := .venv

@@ -1,9 +1,9 @@
-"""How far a trained run's answers change by folding batch normalisation into weights, and by bfloat16.
+"""Measure how folded batch normalisation and bfloat16 change the predictions of a trained run.
 
     python -m benchmarks.folding checkpoints/quick
 
-Answers the test images by each member as it was trained, in fp32; folded, in fp32; and folded, in bfloat16. Writes JSON
-with hardware and versions under benchmarks/results/, and prints a table.
+Predicts the test images with each member as trained, in fp32; folded, in fp32; and folded, in bfloat16. Writes JSON
+with hardware and versions to benchmarks/results/, and prints a table.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from fmcli.networks import InferenceNetwork, predict_all_logits
 RESULT = Path(__file__).parent / "results" / "folding.json"
 
 
-def answer(member: Checkpoint) -> NDArray[np.float32]:
-    """Return logits of the test images, (3, n_images, n_classes): as trained, folded, and folded in bfloat16."""
+def predict(member: Checkpoint) -> NDArray[np.float32]:
+    """Return logits (3, n_images, n_classes) of the test images: as trained, folded, and folded in bfloat16."""
     spec = member.header.data
     images = load_splits(spec).test
     loader = evaluation_loader(images, torch.device("cpu"))
@@ -41,33 +41,33 @@ def answer(member: Checkpoint) -> NDArray[np.float32]:
 
 
 def compare(logits: NDArray[np.float32]) -> Iterator[dict[str, float]]:
-    """Yield how far folding, and folding in bfloat16, change a member's answers: (3, n_images, n_classes)."""
+    """Yield the effect of folding, then of folding in bfloat16, on logits (3, n_images, n_classes) of a member."""
     probabilities, labels = softmax(logits.astype(np.float64), axis=2), logits.argmax(axis=2)
-    for way in (1, 2):
+    for variant in (1, 2):
         yield {
-            "logits": float(np.abs(logits[way] - logits[0]).max()),
-            "probabilities": float(np.abs(probabilities[way] - probabilities[0]).max()),
-            "labels": int((labels[way] != labels[0]).sum()),
+            "logits": float(np.abs(logits[variant] - logits[0]).max()),
+            "probabilities": float(np.abs(probabilities[variant] - probabilities[0]).max()),
+            "labels": int((labels[variant] != labels[0]).sum()),
         }
 
 
 def measure(members: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
-    """Return the differences of each member, and of the labels of their vote."""
-    logits = {name: answer(member) for name, member in members.items()}
+    """Return the differences for each member, and the changed labels of their vote."""
+    logits = {name: predict(member) for name, member in members.items()}
     lines: list[dict[str, Any]] = []
     for name, one in logits.items():
         folded, in_bf16 = compare(one)
         lines.append({"voter": name, "folded": folded, "folded, bf16": in_bf16})
     if len(members) > 1:
-        votes = [majority_vote(np.stack([one[way] for one in logits.values()])).labels for way in range(3)]
-        folded, in_bf16 = ({"labels": int((votes[way] != votes[0]).sum())} for way in (1, 2))
+        votes = [majority_vote(np.stack([one[variant] for one in logits.values()])).labels for variant in range(3)]
+        folded, in_bf16 = ({"labels": int((votes[variant] != votes[0]).sum())} for variant in (1, 2))
         lines.append({"voter": "vote", "folded": folded, "folded, bf16": in_bf16})
     return lines
 
 
 def show(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a table in Markdown."""
-    yield "| | folded: logits differ by | other labels | folded, bf16: probabilities differ by | other labels |"
+    yield "| | folded: logits differ by | changed labels | folded, bf16: probabilities differ by | changed labels |"
     yield "|---|---|---|---|---|"
     for line in lines:
         folded, in_bf16 = line["folded"], line["folded, bf16"]
@@ -76,7 +76,7 @@ def show(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Answer, compare, write and print."""
+    """Predict, compare, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--output", type=Path, default=RESULT)

@@ -1,4 +1,4 @@
-"""The machine: what it is, what is installed, and how fast it multiplies and copies at best."""
+"""Describe the machine and its software, and measure its fastest matrix product and copy."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def describe() -> dict[str, Any]:
-    """Return what figures are measured on, and with."""
+    """Return hardware, versions and commit."""
     import torch
 
     facts = _cpu_facts()
@@ -39,13 +39,13 @@ def describe() -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    """Return the version of the GPU's driver; None where that cannot be told."""
+    """Return the version of the GPU driver, or None if nvidia-smi fails."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    return said.partition("\n")[0].strip() or None
+    return output.partition("\n")[0].strip() or None
 
 
 def _cpu_facts() -> dict[str, str]:
@@ -71,19 +71,19 @@ def _versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout, with `+` where tracked files differ from it; None outside of one."""
+    """Return the commit, followed by `+` if tracked files differ from it, or None outside a checkout."""
     try:
-        words = [
+        head, changes = [
             subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.CalledProcessError):
         return None
-    return words[0] + ("+" if words[1] else "")
+    return head + ("+" if changes else "")
 
 
 def limits(job: Job) -> Answer:
-    """Return the best of several multiplications of square matrices, in operations a second, and of several copies."""
+    """Return the best rate of several products of square matrices, and of several copies."""
     import torch
 
     torch.set_num_threads(job.threads)
@@ -94,23 +94,27 @@ def limits(job: Job) -> Answer:
         rates = []
         for side in (4096, 8192, 16384) if on_gpu else (1024, 2048, 4096):
             left, right = (torch.randn(side, side, device=job.device).to(dtype) for _ in range(2))
-            rates.append(2 * side**3 / _fastest(lambda a=left, b=right: torch.mm(a, b), job.seconds / 8, synchronize))
+            rates.append(
+                2 * side**3 / _shortest_time(lambda a=left, b=right: torch.mm(a, b), job.seconds / 8, synchronize)
+            )
         answer[f"{name}_operations_per_second"] = max(rates)
     source = torch.ones(2**30 if on_gpu else 2**26, device=job.device)
     target = torch.empty_like(source)
-    moved = 2 * source.numel() * source.element_size()  # read, and written
-    answer["copied_bytes_per_second"] = moved / _fastest(lambda: target.copy_(source), job.seconds / 8, synchronize)
+    moved = 2 * source.numel() * source.element_size()  # read and written
+    answer["copied_bytes_per_second"] = moved / _shortest_time(
+        lambda: target.copy_(source), job.seconds / 8, synchronize
+    )
     return answer
 
 
-def _fastest(act: Callable[[], object], seconds: float, synchronize: Callable[[], object]) -> float:
-    """Return the shortest time of several, in seconds: at least three, after one that is not counted."""
-    act()
+def _shortest_time(action: Callable[[], object], seconds: float, synchronize: Callable[[], object]) -> float:
+    """Return the shortest time of at least three runs in seconds, after one warm-up run."""
+    action()
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
         synchronize()
         started = time.perf_counter()
-        act()
+        action()
         synchronize()
         times.append(time.perf_counter() - started)
     return min(times)

@@ -1,4 +1,4 @@
-"""What is to be measured, of whom, and in what order."""
+"""Plan the measurements: options, peers and order."""
 
 import argparse
 import importlib.util
@@ -19,16 +19,16 @@ STARTUP = {
 SECTIONS = ("limits", "startup", "train", "predict", "memory", "accuracy")
 GPU_WORKS = ("m3", "m5", "m7", "quick-k3", "quick-k5", "quick-k7")
 MEMORY_WORK = STARTUP_WORK = "quick-k3"
-MEMORY_REPEATS = 3  # it hardly varies, and an epoch takes long
+MEMORY_REPEATS = 3  # memory hardly varies, and an epoch takes long
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer.
+    """A program to compare.
 
     Args:
-        module: Which does its jobs.
-        package: What must be installed.
+        module: Module that runs its jobs.
+        package: Package that must be installed.
         bf16: Multiply in bfloat16.
     """
 
@@ -49,14 +49,14 @@ PEERS = {
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One line of a table: what is measured, and of whom.
+    """One row of a table.
 
     Args:
         section: One of `SECTIONS`.
-        work: A network; a recipe, for accuracy; a command, for start-up, or a network of which one step is learnt.
-        peers: Who takes part.
-        augment: With rotation and translation.
-        repeats: How often.
+        work: A network. For accuracy, a recipe. For start-up, a command, or a network that trains for one step.
+        peers: Peers to measure.
+        augment: Augment with rotation and translation.
+        repeats: Number of repeats.
     """
 
     section: str
@@ -67,26 +67,30 @@ class Measurement:
 
 
 def parse(arguments: Sequence[str], *, description: str | None = None) -> argparse.Namespace:
-    """Return the options."""
+    """Parse the command line and fill in defaults that depend on the device."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--sections", nargs="+", choices=SECTIONS, help="by default all; on a GPU, not those of the CPU"
+        "--sections", nargs="+", choices=SECTIONS, help="default: all; on a GPU, limits, train and accuracy"
     )
     parser.add_argument("--works", nargs="+", choices=WORKS, help="networks to train")
     parser.add_argument("--peers", nargs="+", choices=[name for name in PEERS if name != "machine"])
     parser.add_argument("--augment", nargs="+", choices=("without", "with"), default=("without", "with"))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="to measure each throughput for, at least")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds that a process may take, but for accuracy")
-    parser.add_argument("--threads", type=int, default=len(available_cores()), help="and cores, for all alike")
+    parser.add_argument("--seconds", type=float, default=4.0, help="minimum time of each throughput measurement")
     parser.add_argument(
-        "--accuracy-recipes", nargs="+", default=["quick"], help="to train whole; kernel-vote takes long"
+        "--limit", type=float, default=600.0, help="time limit of each process in seconds; not for accuracy"
     )
-    parser.add_argument("--accuracy-repeats", type=int, default=1, help="each with a seed of its own")
-    parser.add_argument("--at-once", action="store_true", help="train all members of those recipes at once")
-    parser.add_argument("--accuracy-peers", action="store_true", help="the peers' time to accuracy on quick, too")
-    parser.add_argument("--output", type=Path, help="by default benchmarks/results/DEVICE.json")
+    parser.add_argument("--threads", type=int, default=len(available_cores()), help="threads and cores of each peer")
+    parser.add_argument(
+        "--accuracy-recipes", nargs="+", default=["quick"], help="recipes to train completely; kernel-vote takes long"
+    )
+    parser.add_argument("--accuracy-repeats", type=int, default=1, help="number of seeds")
+    parser.add_argument("--at-once", action="store_true", help="train all members of these recipes in parallel")
+    parser.add_argument(
+        "--accuracy-peers", action="store_true", help="also measure the time to accuracy of the peers on quick"
+    )
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/DEVICE.json")
     options = parser.parse_args(arguments)
     on_gpu = options.device == "cuda"
     options.sections = options.sections or (("limits", "train", "accuracy") if on_gpu else SECTIONS)
@@ -98,12 +102,12 @@ def parse(arguments: Sequence[str], *, description: str | None = None) -> argpar
 
 def available_cores() -> list[int]:
     """Return the cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
     return sorted(affinity(0)) if affinity is not None else list(range(os.cpu_count() or 1))
 
 
 def plan(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measurement]:
-    """Return what is to be measured."""
+    """Return the measurements."""
     repeats = options.repeats
     planned: list[Measurement] = []
     for section in options.sections:
@@ -129,17 +133,19 @@ def plan(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measuremen
 
 
 def plan_accuracy(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measurement]:
-    """Return what is trained whole: fmcli's recipes, and on request the networks of quick by the peers."""
-    others = tuple(peer for peer in peers if peer != "fmcli")
-    works = [work for work, (recipe, _) in WORKS.items() if recipe == "quick" and options.accuracy_peers and others]
+    """Return the complete trainings: of recipes with fmcli, and on request of the networks of quick with the peers."""
+    other_peers = tuple(peer for peer in peers if peer != "fmcli")
+    works = [
+        work for work, (recipe, _) in WORKS.items() if recipe == "quick" and options.accuracy_peers and other_peers
+    ]
     repeats = options.accuracy_repeats
     recipes = options.accuracy_recipes if "fmcli" in peers else ()
     ours = [Measurement("accuracy", name, ("fmcli",), repeats=repeats) for name in recipes]
-    return [*ours, *(Measurement("accuracy", work, others, repeats=repeats) for work in works)]
+    return [*ours, *(Measurement("accuracy", work, other_peers, repeats=repeats) for work in works)]
 
 
 def interleave(measurements: Sequence[Measurement]) -> Iterator[tuple[int, Measurement, str]]:
-    """Yield each repeat of each measurement for each peer: all peers in turn, each time another one first."""
+    """Yield each repeat of each measurement for each peer. A different peer goes first in each repeat."""
     for repeat in range(max((one.repeats for one in measurements), default=0)):
         for measurement in measurements:
             if repeat < measurement.repeats:
@@ -149,7 +155,7 @@ def interleave(measurements: Sequence[Measurement]) -> Iterator[tuple[int, Measu
 
 
 def choose_peers(wanted: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the peers that are installed, and a note for each that is not."""
+    """Return the installed peers, and a note for each missing peer."""
     missing = [name for name in wanted if importlib.util.find_spec(PEERS[name].package) is None]
-    notes = [f"{name} is left out: {PEERS[name].package} is not installed" for name in missing]
+    notes = [f"{name} is skipped: {PEERS[name].package} is not installed" for name in missing]
     return tuple(name for name in wanted if name not in missing), notes

@@ -1,11 +1,11 @@
-"""Whether what makes fmcli fast costs accuracy: bfloat16, layers in another order, kernels of our own, folded weights.
+"""Measure the accuracy cost of bfloat16, reordered layers, our own kernels and folded weights.
 
     python -m benchmarks.precision roy-1 quick:2 --seeds 5
 
-Trains each recipe (`quick:2`: for two epochs) over several seeds in two ways, from the same initial weights, by the
-same order of images and the same augmentation: as fmcli does by itself; and as written, in fp32, with the layers in the
-recipe's order, without kernels of our own, and tested with batch normalisation unfolded. Goes on where it was stopped,
-writes JSON with hardware and versions under benchmarks/results/, and prints the README's table.
+Trains each recipe (`quick:2` for two epochs) over several seeds in two ways, with the same initial weights, order of
+images and augmentation. The first way is the default of fmcli. The second is the recipe as written: in fp32, layers in
+the recipe's order, without our own kernels, and tested without folding batch normalisation. An interrupted run can be
+repeated and continues. Writes JSON with hardware and versions to benchmarks/results/, and prints the README's table.
 """
 
 import argparse
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 @contextmanager
 def as_written() -> Iterator[None]:
-    """Let networks be built in the recipe's order, and PyTorch compute all."""
+    """Build networks in the recipe's order, without our own kernels."""
     with (
         patch("fmcli.networks.build._pool_first", list),
         patch("fmcli.networks.cpu.loading.load_kernels", lambda *_: None),
@@ -49,8 +49,8 @@ def as_written() -> Iterator[None]:
         yield
 
 
-def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) -> NDArray[np.float32]:
-    """Train a member, unless that is done, and return its logits of the test images: (n_images, n_classes)."""
+def train_and_predict(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) -> NDArray[np.float32]:
+    """Train a member unless it is trained already. Return its logits (n_images, n_classes) of the test images."""
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
     network = inference_network(trained) if way == "fast" else trained.model
@@ -60,12 +60,12 @@ def answer(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) 
 
 
 def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[str, Any]:
-    """Return the test accuracy of each member of a recipe and, where there are several, of their majority vote."""
+    """Return the test accuracy of each member and, if there are several, of their majority vote."""
     recipe = load_recipe(name, [f"trainer.seed={seed}", *WAYS[way], *([f"trainer.epochs={epochs}"] if epochs else [])])
     splits = load_splits(recipe.data)
     names = [member.name for member in recipe.members]
     with as_written() if way == "as-written" else nullcontext():
-        logits = np.stack([answer(recipe, member, splits, folder / member, way) for member in names])
+        logits = np.stack([train_and_predict(recipe, member, splits, folder / member, way) for member in names])
     labels = dict(zip(names, logits.argmax(axis=2), strict=True))
     if len(names) > 1:
         labels["vote"] = majority_vote(logits).labels
@@ -102,13 +102,13 @@ def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE[:EPOCHS]")
-    parser.add_argument("--seeds", type=int, default=5, help="two or more")
+    parser.add_argument("--seeds", type=int, default=5, help="at least 2")
     parser.add_argument("--runs", type=Path, default=Path("checkpoints/precision"))
     parser.add_argument("--threads", type=int, default=count_cores())
     parser.add_argument("--output", type=Path, default=RESULTS / "precision.json")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
-        parser.error("a spread needs two seeds at least")
+        parser.error("--seeds must be at least 2, for a spread")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     results = []

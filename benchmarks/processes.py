@@ -1,4 +1,4 @@
-"""Processes that are measured: one at a time, with what they print and, on request, the memory of the whole tree."""
+"""Run a process and measure its time and, on request, the memory of its process tree."""
 
 import os
 import subprocess
@@ -13,22 +13,21 @@ from tempfile import TemporaryFile
 
 _SCRIPT = Path(sys.executable).with_name("fmcli")
 FMCLI = (str(_SCRIPT),) if _SCRIPT.is_file() else (sys.executable, "-m", "fmcli")
-EVERY = 0.02  # seconds between two looks at the memory
+POLL_INTERVAL_S = 0.02  # between memory readings
 
 
 class FailedError(Exception):
-    """A process failed or took too long; says how."""
+    """A process failed or exceeded its time limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A process that went well.
+    """Result of a successful process.
 
     Args:
-        output: What it printed.
-        seconds: From its start to its end.
-        peak_bytes: The most memory that it and its descendants held at once, before it printed anything; None if that
-            was not asked for, or where there is no /proc.
+        output: Its standard output.
+        seconds: Time from start to end.
+        peak_bytes: Peak memory of the process tree before its first output; None if not requested, or without /proc.
     """
 
     output: str
@@ -43,16 +42,16 @@ def run(
     limit: float | None = None,
     watch: bool = False,
 ) -> Done:
-    """Run a process to its end.
+    """Run a process and wait for its end.
 
     Args:
-        command: With its arguments.
-        environment: All of it; by default, this process's.
-        limit: How long it may take, in seconds; by default, for ever.
-        watch: Look at its memory until it prints something. (Unloading its libraries touches yet more.)
+        command: Program and arguments.
+        environment: Complete environment; default: that of this process.
+        limit: Time limit in seconds; default: none.
+        watch: Measure the memory until the first output. (Unloading libraries at the end takes additional memory.)
 
     Raises:
-        FailedError: It did not end well, or in time.
+        FailedError: The process failed or exceeded its time limit.
     """
     peak = 0
     with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
@@ -61,11 +60,11 @@ def run(
             process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
         except OSError as error:
             raise FailedError(f"{command[0]}: {error.strerror}") from None
-        with _killed_after(limit, process):
+        with _kill_after(limit, process):
             while watch and process.poll() is None and os.fstat(output.fileno()).st_size == 0:
                 peak = max(peak, tree_bytes(process.pid))
-                time.sleep(EVERY)
-            process.wait()  # without a timeout: with one, Python looks but every 50 ms
+                time.sleep(POLL_INTERVAL_S)
+            process.wait()  # no timeout: with one, Python polls only every 50 ms
         seconds = time.perf_counter() - started
         output.seek(0)
         errors.seek(0)
@@ -77,8 +76,8 @@ def run(
 
 
 @contextmanager
-def _killed_after(limit: float | None, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill a process after a time, or where this one is interrupted."""
+def _kill_after(limit: float | None, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process after a time limit, or if this process is interrupted."""
     timer = None if limit is None else threading.Timer(limit, process.kill)
     try:
         if timer is not None:
@@ -94,8 +93,7 @@ def _killed_after(limit: float | None, process: subprocess.Popen[bytes]) -> Iter
 def tree_bytes(pid: int) -> int:
     """Return the proportional set size of a process and all its descendants.
 
-    Pages that they share are counted once; those shared with other processes, such as the libraries of another
-    training at the same time, in part.
+    Pages shared within the tree count once. Pages shared with other processes, such as libraries, count in part.
     """
     return sum(_own_bytes(one) for one in _tree(pid))
 
@@ -105,7 +103,7 @@ def _tree(pid: int) -> Iterator[int]:
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children = thread.read_text().split()
-        except OSError:  # it is over
+        except OSError:  # the process has ended
             continue
         for child in children:
             yield from _tree(int(child))

@@ -1,11 +1,11 @@
-"""Where the time of training steps goes, operator by operator.
+"""Show which operators take the time of a training step.
 
     python -m benchmarks.profile roy-1
     python -m benchmarks.profile m5 --device cuda --augment
 
-On a CPU, times are those of the thread that trains; kernels of our own count for the operator that calls them, and
-Python between operators is the rest. Watching makes small operators slower. On a GPU, times are those of its kernels,
-and the rest is what it idles.
+On a CPU, the times are those of the training thread. Our own kernels count for the operator that calls them, and
+"the rest" is Python between operators. Profiling makes small operators slower. On a GPU, the times are those of its
+kernels, and "the rest" is idle time.
 """
 
 import argparse
@@ -27,18 +27,18 @@ from benchmarks.table import heading, row
 from benchmarks.works import WORKS, load_work
 from fmcli.hardware.cpu import count_cores
 
-WARM_UP_STEPS = 20  # more than pass until a GPU's steps are recorded
+WARM_UP_STEPS = 20  # a CUDA graph is recorded within these steps
 NAME_LENGTH = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an operator takes of a step.
+    """Cost of an operator per step.
 
     Args:
-        name: The operator's; a kernel's on a GPU.
-        calls: In a step, on average.
-        seconds: In a step, without what it calls itself.
+        name: Name of the operator, or of the kernel on a GPU.
+        calls: Mean number of calls per step.
+        seconds: Time per step, without nested operators.
     """
 
     name: str
@@ -46,22 +46,22 @@ class Cost:
     seconds: float
 
 
-class Watch:
-    """Profiles training steps, after a warm-up.
+class StepProfiler:
+    """Profile training steps after a warm-up.
 
     Args:
-        n_steps: How many.
-        device: Where they are computed, `cpu` or `cuda`.
+        n_steps: Number of profiled steps.
+        device: `cpu` or `cuda`.
     """
 
     def __init__(self, n_steps: int, device: str) -> None:
         self.n_steps, self.device = n_steps, device
-        watched = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
-        self.profiler = profile(activities=[watched], acc_events=True)  # without, torch 2.10 warns
+        activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+        self.profiler = profile(activities=[activity], acc_events=True)  # torch 2.10 warns without acc_events
         self.step, self.seconds = 0, 0.0
 
-    def is_enough(self) -> bool:
-        """Take note that a step is done; tell whether it was the last one."""
+    def is_last_step(self) -> bool:
+        """Count a finished step. Return whether it was the last one to profile."""
         self.step += 1
         is_last = self.step == WARM_UP_STEPS + self.n_steps
         if self.device == "cuda" and (is_last or self.step == WARM_UP_STEPS):
@@ -75,24 +75,24 @@ class Watch:
         return is_last
 
     def costs(self) -> list[Cost]:
-        """Return what was watched, the longest first."""
+        """Return the costs of all operators in descending order."""
         return sum_up(self.profiler.key_averages(), self.n_steps, on_gpu=self.device == "cuda")
 
 
 def sum_up(events: Iterable[FunctionEventAvg], n_steps: int, *, on_gpu: bool) -> list[Cost]:
-    """Return what each operator, or on a GPU each kernel, takes of a step, the longest first."""
+    """Return the cost of each operator, or of each kernel on a GPU, in descending order."""
     costs = [
         Cost(event.key, event.count / n_steps, microseconds / 1e6 / n_steps)
         for event in events
         if (event.device_type == DeviceType.CUDA) == on_gpu
-        and not event.is_user_annotation  # spans kernels, which count by themselves
+        and not event.is_user_annotation  # contains kernels that count separately
         and (microseconds := event.self_device_time_total if on_gpu else event.self_cpu_time_total)
     ]
     return sorted(costs, key=lambda cost: -cost.seconds)
 
 
 def build(costs: Sequence[Cost], step_seconds: float, n_rows: int) -> Iterator[str]:
-    """Yield the lines of a table of the longest operators, all others, and what is left of a step."""
+    """Yield the lines of a table: the longest operators, the sum of all others, the rest and the whole step."""
     others = costs[n_rows:]
     shown = [
         *costs[:n_rows],
@@ -108,23 +108,23 @@ def build(costs: Sequence[Cost], step_seconds: float, n_rows: int) -> Iterator[s
 
 
 def main() -> None:
-    """Train, and print."""
+    """Profile and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=WORKS)
-    parser.add_argument("--augment", action="store_true", help="with rotation and translation")
+    parser.add_argument("--augment", action="store_true", help="augment with rotation and translation")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=count_cores())
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=20)
     options = parser.parse_args()
     if options.steps < 1:
-        parser.error("a step at least")
-    watch = Watch(options.steps, options.device)
+        parser.error("--steps must be at least 1")
+    profiler = StepProfiler(options.steps, options.device)
     with TemporaryDirectory() as folder:
         write_images(Path(folder))
         job = Job("train", f"{folder}/all", augment=options.augment, device=options.device, threads=options.threads)
-        run(job, load_work(options.work, augment=options.augment), 10**6, watch.is_enough)
-    print("\n".join(build(watch.costs(), watch.seconds / options.steps, options.rows)))
+        run(job, load_work(options.work, augment=options.augment), 10**6, profiler.is_last_step)
+    print("\n".join(build(profiler.costs(), profiler.seconds / options.steps, options.rows)))
 
 
 if __name__ == "__main__":

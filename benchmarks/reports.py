@@ -1,10 +1,10 @@
-"""What Keras itself makes of the reports' systems: is a figure that fmcli misses due to fmcli, or to chance?
+"""Train published systems in Keras: does fmcli miss a published figure because of fmcli, or by chance?
 
     python -m benchmarks.reports mell-fc --seeds 8
 
-Trains the network, optimizer, split and epochs of each recipe with Keras' `fit`, one seed after another, and writes the
-accuracy on the test images into a JSON file under benchmarks/results/, with hardware and versions, beside that of
-others. For recipes that divide pixels by 255.
+Trains each recipe with `fit` of Keras, with the same network, optimizer, split and epochs, over several seeds. Adds the
+test accuracies, with hardware and versions, to a JSON file in benchmarks/results/. For recipes that divide pixels by
+255.
 """
 
 import argparse
@@ -30,7 +30,7 @@ RESULT = Path(__file__).parent / "results" / "reports-in-keras.json"
 
 
 def train(name: str, seed: int) -> float:
-    """Train the only member of a recipe in Keras and return its accuracy on the test images."""
+    """Train the single member of a recipe in Keras. Return its test accuracy."""
     recipe = load_recipe(name)
     (member,) = recipe.members
     splits = load_splits(recipe.data)
@@ -46,11 +46,11 @@ def train(name: str, seed: int) -> float:
         for split, images in splits.present().items()
     }
     model.fit(*arrays["train"], batch_size=member.trainer.batch_size, epochs=member.trainer.epochs, verbose=0)
-    return round(float(model.evaluate(*arrays["test"], batch_size=500, verbose=0)[1]), 6)  # a float32
+    return round(float(model.evaluate(*arrays["test"], batch_size=500, verbose=0)[1]), 6)  # Keras returns a float32
 
 
 def summarize(accuracies: list[float]) -> dict[str, Any]:
-    """Return the mean over the seeds, its 95 % interval and the spread."""
+    """Return the mean over seeds, its 95 % interval and the spread."""
     low, high = mean_interval(accuracies)
     return {
         "test_accuracy": accuracies,
@@ -65,11 +65,11 @@ def main() -> None:
     """Train, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--seeds", type=int, default=3, help="two or more")
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2")
     parser.add_argument("--threads", type=int, default=count_cores())
     arguments = parser.parse_args()
     if arguments.seeds < 2:
-        parser.error("a spread needs two seeds at least")
+        parser.error("--seeds must be at least 2, for a spread")
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     for name in arguments.recipes:

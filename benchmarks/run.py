@@ -1,10 +1,11 @@
-"""Measure fmcli and its peers, write JSON, print the tables.
+"""Measure fmcli and its peers, write JSON and print the tables.
 
     python -m benchmarks.run
     python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
     python -m benchmarks.run --device cuda --accuracy-recipes quick kernel-vote
 
-The last one trains kernel-vote's whole published schedule; otherwise its time is estimated from the throughput.
+The last command trains the complete published schedule of kernel-vote. Without it, its time is estimated from the
+throughput.
 """
 
 import argparse
@@ -32,38 +33,38 @@ from benchmarks.works import load_work, training_bytes, training_operations
 from fmcli.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
-ASIDE = 5000  # images that quick and kernel-vote do not train on
+N_VALIDATION = 5000  # validation images of quick and kernel-vote
 
 
 def measure(options: argparse.Namespace, measurement: Measurement, peer: str, repeat: int, folder: Path) -> Answer:
-    """Return a peer's answer, or what went wrong."""
+    """Return the answer of a peer, or its error."""
     try:
         match measurement:
             case Measurement(section="startup", work=work):
                 command = [*FMCLI, *STARTUP[work]] if work in STARTUP else None
-                done = run(command, limit=options.limit) if command else call(options, measurement, peer, folder)
-                return {"seconds": done.seconds} if repeat else {}  # the first one fills the disk's cache
+                done = run(command, limit=options.limit) if command else start_peer(options, measurement, peer, folder)
+                return {"seconds": done.seconds} if repeat else {}  # the first repeat fills the disk cache
             case Measurement(section="accuracy") if peer == "fmcli":
-                return train_whole(options, measurement.work, repeat, folder / "trained-on")
+                return train_completely(options, measurement.work, repeat, folder / "trained-on")
             case _:
-                return ask(options, measurement, peer, folder)
+                return run_job(options, measurement, peer, folder)
     except FailedError as error:
         return {"error": str(error)}
 
 
-def ask(options: argparse.Namespace, measurement: Measurement, peer: str, folder: Path) -> Answer:
-    """Give a peer its job, and return its answer."""
-    done = call(options, measurement, peer, folder)
+def run_job(options: argparse.Namespace, measurement: Measurement, peer: str, folder: Path) -> Answer:
+    """Run the job of a peer and return its answer."""
+    done = start_peer(options, measurement, peer, folder)
     answer: Answer = json.loads(done.output.splitlines()[-1])
     return answer if done.peak_bytes is None else {**answer, "peak_bytes": done.peak_bytes}
 
 
-def call(options: argparse.Namespace, measurement: Measurement, peer: str, folder: Path) -> Done:
-    """Let a peer do its job, in a process of its own."""
-    in_full = measurement.section == "accuracy"
+def start_peer(options: argparse.Namespace, measurement: Measurement, peer: str, folder: Path) -> Done:
+    """Run a peer in its own process."""
+    is_complete = measurement.section == "accuracy"
     job = Job(
         task={"memory": "epoch", "startup": "first_step"}.get(measurement.section, measurement.section),
-        images=str(folder / ("trained-on" if in_full else "all")),
+        images=str(folder / ("trained-on" if is_complete else "all")),
         work=measurement.work,
         augment=measurement.augment,
         bf16=PEERS[peer].bf16,
@@ -74,13 +75,13 @@ def call(options: argparse.Namespace, measurement: Measurement, peer: str, folde
     return run(
         [sys.executable, "-m", PEERS[peer].module, json.dumps(asdict(job))],
         environment=environment(options),
-        limit=None if in_full else options.limit,
+        limit=None if is_complete else options.limit,
         watch=measurement.section == "memory",
     )
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
-    """Return the environment of all peers: as many threads for each, and no GPU unless asked for."""
+    """Return the environment of all peers: the same threads, and no GPU unless requested."""
     given = {
         "OMP_NUM_THREADS": str(options.threads),
         "KERAS_BACKEND": "tensorflow",
@@ -90,12 +91,12 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
     return {**os.environ, **given, **({"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {})}
 
 
-def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Path) -> Answer:
+def train_completely(options: argparse.Namespace, recipe: str, seed: int, images: Path) -> Answer:
     """Train a recipe with the installed command, then evaluate the vote.
 
-    Training leaves the recipe's validation images out as always, but validates on the test images instead, so that its
-    history says how the test accuracy grows. Nothing is chosen by it. The seconds are those of the training steps, of
-    all members; or with `--at-once` of the one that took longest, with what the others did meanwhile.
+    Training does not use the recipe's validation images. It validates on the test images instead, so that the history
+    contains the test accuracy of each epoch, which selects nothing. The seconds are those of the training steps of all
+    members. With `--at-once` they are those of the slowest member, which shares the machine with the other members.
     """
     members = {member.name: member.trainer for member in load_recipe(recipe).members}
     n_images = count_images(images)
@@ -122,32 +123,32 @@ def train_whole(options: argparse.Namespace, recipe: str, seed: int, images: Pat
 
 
 def write_images(folder: Path) -> None:
-    """Write Fashion-MNIST as IDX files: `all` of it, and `trained-on` without what recipes set aside."""
+    """Write Fashion-MNIST as IDX files: `all` images, and `trained-on` without the validation images of recipes."""
     from fmcli.data import load_source
     from fmcli.recipe import DataSpec
 
     source = load_source(DataSpec(source="fashion-mnist"))
-    for name, first in (("all", 0), ("trained-on", ASIDE)):
-        place = folder / name
-        place.mkdir()
+    for name, first in (("all", 0), ("trained-on", N_VALIDATION)):
+        target = folder / name
+        target.mkdir()
         train, test = source.train.subset(slice(first, None)), source.test
         for split, images in (("train", train), ("t10k", test), ("validation", test)):
-            write_idx(place / f"{split}-images-idx3-ubyte", images.images[:, 0])
-            write_idx(place / f"{split}-labels-idx1-ubyte", images.labels.astype(np.uint8))
+            write_idx(target / f"{split}-images-idx3-ubyte", images.images[:, 0])
+            write_idx(target / f"{split}-labels-idx1-ubyte", images.labels.astype(np.uint8))
 
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write an IDX file of bytes."""
+    """Write an IDX file of uint8 values."""
     path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
 
 
 def count_images(folder: Path) -> int:
-    """Return how many training images a folder of IDX files holds."""
+    """Return the number of training images in a folder of IDX files."""
     return (folder / "train-labels-idx1-ubyte").stat().st_size - 8
 
 
 def facts(measurement: Measurement) -> dict[str, Any]:
-    """Return what is known about a line before it is measured."""
+    """Return the facts about a measurement that are known in advance."""
     known: dict[str, Any] = {"section": measurement.section, "work": measurement.work}
     if measurement.section != "train":
         return known
@@ -162,7 +163,7 @@ def facts(measurement: Measurement) -> dict[str, Any]:
 
 
 def collect(answers: Mapping[Measurement, Mapping[str, Sequence[Answer]]]) -> list[dict[str, Any]]:
-    """Return an entry for each line: facts, every answer, medians, ratios and shares of the machine's limits."""
+    """Return one entry per measurement: facts, all answers, medians, ratios and shares of the machine's limits."""
     lines = []
     limits: dict[str, float] = {}
     for measurement, of_peers in answers.items():
@@ -178,7 +179,7 @@ def collect(answers: Mapping[Measurement, Mapping[str, Sequence[Answer]]]) -> li
 
 
 def estimate_schedule(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return how many seconds each peer would take for all of kernel-vote, by its augmented throughput."""
+    """Return the estimated seconds of each peer for all of kernel-vote, from its throughput with augmentation."""
     recipe = load_recipe("kernel-vote")
     names = [member.name for member in recipe.members]
     rates: dict[str, list[float]] = {}
@@ -188,14 +189,14 @@ def estimate_schedule(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
                 rates.setdefault(peer, []).append(entry["median"].get("images_per_second", 0.0))
     epochs = recipe.members[0].trainer.epochs
     return {
-        peer: schedule_seconds(found, n_images=60000 - ASIDE, epochs=epochs)
+        peer: schedule_seconds(found, n_images=60000 - N_VALIDATION, epochs=epochs)
         for peer, found in rates.items()
         if len(found) == len(names) and all(found)
     }
 
 
 def main() -> None:
-    """Measure, write after each answer, and print."""
+    """Measure, write the result after each answer, and print the tables."""
     options = parse(sys.argv[1:], description=__doc__)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, available_cores()[: options.threads])
@@ -203,7 +204,7 @@ def main() -> None:
     for note in notes:
         print(note, file=sys.stderr)
     if not peers:
-        raise SystemExit("there is nobody to measure: make bench installs the peers")
+        raise SystemExit("no peer is installed; make bench installs them")
     result: dict[str, Any] = {
         "machine": describe(),
         "command": ["python", "-m", "benchmarks.run", *sys.argv[1:]],
@@ -217,16 +218,16 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         write_images(Path(folder))
-        for place, (repeat, measurement, peer) in enumerate(steps, start=1):
+        for number, (repeat, measurement, peer) in enumerate(steps, start=1):
             answer = measure(options, measurement, peer, repeat, Path(folder))
             answers.setdefault(measurement, {name: [] for name in measurement.peers})[peer].append(answer)
             lines = collect(answers)
             content = result | {"results": lines, "schedule_seconds": estimate_schedule(lines)}
             options.output.write_text(json.dumps(content, indent=1) + "\n")
-            with_ = " with rotation and translation" if measurement.augment else ""
+            suffix = " with rotation and translation" if measurement.augment else ""
             shown = {key: value for key, value in answer.items() if key != "members"}
             print(
-                f"{place}/{len(steps)} {measurement.section} {measurement.work}{with_}, {peer}: {shown}",
+                f"{number}/{len(steps)} {measurement.section} {measurement.work}{suffix}, {peer}: {shown}",
                 file=sys.stderr,
             )
     show(json.loads(options.output.read_text()))

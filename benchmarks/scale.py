@@ -1,12 +1,12 @@
-"""How the cost of training grows with the number of images, up to more than memory should hold, and of members.
+"""Measure the cost of training by number of images, up to more than memory should hold, and by number of members.
 
     python -m benchmarks.scale
     python -m benchmarks.scale --images 10000 100000 --members 1 2
 
-Draws images from those of Fashion-MNIST, moved by some pixels, into IDX files, and trains a network so small that
-bringing the images takes as long as learning from them, for one epoch. Writes seconds, images a second and memory of
-the whole process as JSON under benchmarks/results/, with hardware and versions. Memory is what the process itself
-holds; pages of the mapped file, which the system takes back as it likes, are counted beside it.
+Writes shifted images of Fashion-MNIST to IDX files and trains for one epoch a network that is so small that loading the
+images takes as long as training on them. Writes seconds, images per second and memory of the whole process as JSON to
+benchmarks/results/, with hardware and versions. Pages of the mapped file, which the system can reclaim, are counted
+separately from the memory of the process itself.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from fmcli.hardware.cpu import count_cores
 from fmcli.recipe import DataSpec
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
-BLOCK = 10_000  # images written at once
-EVERY = 0.05  # seconds between two looks at the memory
+BLOCK_IMAGES = 10_000  # per write
+POLL_INTERVAL_S = 0.05  # between memory readings
 RECIPE = """
 [data]
 source = "idx:{folder}"
@@ -48,7 +48,7 @@ batch_size = 500
 
 
 def draw_images(folder: Path, n_images: int, originals: ImageSet, *, seed: int) -> Path:
-    """Write images to train on, and 1,000 to test; return their folder."""
+    """Write training images and 1,000 test images. Return their folder."""
     draw = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for split, count in (("train", n_images), ("t10k", 1000)):
@@ -58,8 +58,8 @@ def draw_images(folder: Path, n_images: int, originals: ImageSet, *, seed: int) 
         ):
             images.write(struct.pack(">BBBB3I", 0, 0, 8, 3, count, 28, 28))
             labels.write(struct.pack(">BBBB1I", 0, 0, 8, 1, count))
-            for start in range(0, count, BLOCK):
-                chosen = draw.integers(0, len(originals), min(BLOCK, count - start))
+            for start in range(0, count, BLOCK_IMAGES):
+                chosen = draw.integers(0, len(originals), min(BLOCK_IMAGES, count - start))
                 moved = np.roll(originals.take(chosen)[:, 0], draw.integers(-2, 3, 2), axis=(1, 2))
                 images.write(moved.tobytes())
                 labels.write(originals.labels[chosen].astype(np.uint8).tobytes())
@@ -67,12 +67,12 @@ def draw_images(folder: Path, n_images: int, originals: ImageSet, *, seed: int) 
 
 
 def train(folder: Path, n_members: int, threads: int) -> dict[str, float]:
-    """Train so many members for an epoch by the command; return seconds, images a second and the most memory."""
-    with tempfile.TemporaryDirectory() as place:
-        recipe = Path(place, "scale.toml")
+    """Train members for one epoch with the command. Return seconds, images per second and peak memory."""
+    with tempfile.TemporaryDirectory() as temporary:
+        recipe = Path(temporary, "scale.toml")
         members = "".join(f'[[members]]\nname = "m{number}"\n' for number in range(n_members))
         recipe.write_text(RECIPE.format(folder=folder) + members, "utf-8")
-        words = ["train", "--recipe", str(recipe), "--output", f"{place}/run", "--threads", str(threads)]
+        words = ["train", "--recipe", str(recipe), "--output", f"{temporary}/run", "--threads", str(threads)]
         started = time.perf_counter()
         process = subprocess.Popen([*FMCLI, *words, "--quiet", "--format", "json"], stdout=subprocess.PIPE, text=True)
         memory: dict[str, int] = {}
@@ -92,23 +92,23 @@ def train(folder: Path, n_members: int, threads: int) -> dict[str, float]:
 
 
 def watch(pid: int, memory: dict[str, int]) -> None:
-    """Note the most memory of a process while it lives, in KiB: its own, and that of files it has mapped."""
+    """Record the peak memory of a process in KiB until it ends: its own memory, and mapped files."""
     names = {"RssAnon": "own", "RssFile": "mapped"}
     while True:
         try:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         except OSError:
             return
-        said = dict(line.split(":", 1) for line in lines)
-        if "RssAnon" not in said:  # it is over
+        status = dict(line.split(":", 1) for line in lines)
+        if "RssAnon" not in status:  # the process has ended
             return
         for key, name in names.items():
-            memory[name] = max(memory.get(name, 0), int(said[key].split()[0]))
-        time.sleep(EVERY)
+            memory[name] = max(memory.get(name, 0), int(status[key].split()[0]))
+        time.sleep(POLL_INTERVAL_S)
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return a line for each number of images, and for each number of members."""
+    """Return one result per number of images and per number of members."""
     originals = load_source(DataSpec(source="fashion-mnist")).train
     lines: dict[str, list[dict[str, Any]]] = {"images": [], "members": []}
     plans: Sequence[tuple[str, int, int]] = [
@@ -116,10 +116,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[dict[
         *(("members", arguments.each, count) for count in arguments.members),
     ]
     for kind, n_images, n_members in plans:
-        place = folder / str(n_images)
-        if not place.is_dir():
-            draw_images(place, n_images, originals, seed=0)
-        line = {"images": n_images, "members": n_members, **train(place, n_members, arguments.threads)}
+        image_folder = folder / str(n_images)
+        if not image_folder.is_dir():
+            draw_images(image_folder, n_images, originals, seed=0)
+        line = {"images": n_images, "members": n_members, **train(image_folder, n_members, arguments.threads)}
         print(line, flush=True)
         lines[kind].append(line)
     return lines
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--each", type=int, default=100_000, help="images for each number of members")
+    parser.add_argument("--each", type=int, default=100_000, help="number of images for each number of members")
     parser.add_argument("--threads", type=int, default=count_cores())
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""What a recipe reaches: accuracy of members and vote over seeds, and how long the commands take.
+"""Measure the accuracy of members and vote over seeds, and the time of the commands.
 
     python -m benchmarks.seeds quick --seeds 3
 
-Runs the installed `fmcli` as a user does, goes on where it was stopped, writes JSON with hardware and versions
-under benchmarks/results/, and prints the README's table.
+Runs the installed `fmcli` as a user does. An interrupted run can be repeated and continues. Writes JSON with hardware
+and versions to benchmarks/results/, and prints the README's table.
 """
 
 import argparse
@@ -23,14 +23,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run(*arguments: str) -> tuple[str, float]:
-    """Return what fmcli prints and how many seconds the whole process takes."""
+    """Return the output of fmcli and the seconds of the whole process."""
     started = time.perf_counter()
     done = subprocess.run([*FMCLI, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout, time.perf_counter() - started
 
 
 def measure_seed(recipe: str, seed: int, folder: Path, threads: int) -> dict[str, Any]:
-    """Train a recipe with a seed, unless that is done, and evaluate it on the test images."""
+    """Train a recipe with a seed unless it is trained already, and evaluate it on the test images."""
     trained, _ = run(
         *("train", "--recipe", recipe, "--seed", str(seed), "--output", str(folder), "--resume"),
         *("--device", "cpu", "--threads", str(threads), "--format", "json"),
@@ -48,7 +48,7 @@ def measure_seed(recipe: str, seed: int, folder: Path, threads: int) -> dict[str
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the table of the README."""
+    """Print the README's table."""
     seeds = result["seeds"]
     names = list(seeds[0]["members"])
     gains = [one["vote"] - max(one["members"].values()) for one in seeds]

@@ -1,4 +1,4 @@
-"""From answers to medians, ratios and shares."""
+"""Compute medians, ratios and shares from the answers of peers."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ LOWER_IS_BETTER = ("peak_bytes", "seconds")
 
 
 def medians(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the median of each number that the answers hold; those of repeats that failed hold none.
+    """Return the median of each number in the answers. Answers of failed repeats have no numbers.
 
     Example:
         >>> medians([{"seconds": 1.0}, {"seconds": 4.0}, {"seconds": 2.0}, {"error": "killed"}])
@@ -23,12 +23,12 @@ def medians(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def ratios(of_peers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return fmcli's images a second over each peer's, and over those of the faster setting of Keras.
+    """Return the ratio of fmcli to each peer and to the faster setting of Keras, in images per second.
 
-    Where there are none, likewise its memory; or its time.
+    If images per second were not measured, compare memory, otherwise time.
 
     Args:
-        of_peers: Each one's medians.
+        of_peers: Medians of each peer.
 
     Example:
         >>> ratios({"fmcli": {"images_per_second": 30}, "keras": {"images_per_second": 10}})
@@ -47,12 +47,12 @@ def ratios(of_peers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def shares(line: Mapping[str, Any], median: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
-    """Return what part of the machine's bf16 matrix rate and of its memory bandwidth a training uses.
+    """Return the shares of the machine's bf16 matrix rate and memory bandwidth that a training uses.
 
     Args:
-        line: With the operations and bytes that an image takes.
-        median: With the images a second.
-        limits: From `machine.limits`.
+        line: Entry with the operations and bytes per image.
+        median: Medians with the images per second.
+        limits: Result of `machine.limits`.
     """
     rate = median.get(HIGHER_IS_BETTER)
     if rate is None or not limits:
@@ -64,11 +64,11 @@ def shares(line: Mapping[str, Any], median: Mapping[str, float], limits: Mapping
 
 
 def seconds_to(curve: Sequence[Sequence[float]], accuracy: float) -> float | None:
-    """Return after how many seconds of training an accuracy was first reached; None if never.
+    """Return the seconds of training until an accuracy was first reached, or None if it never was.
 
     Args:
-        curve: For each epoch, the seconds of training up to its end, and the accuracy then.
-        accuracy: In [0, 1].
+        curve: Seconds of training and accuracy at the end of each epoch.
+        accuracy: Threshold in [0, 1].
 
     Example:
         >>> seconds_to([[10.0, 0.88], [20.0, 0.91], [30.0, 0.9]], 0.9)
@@ -78,7 +78,7 @@ def seconds_to(curve: Sequence[Sequence[float]], accuracy: float) -> float | Non
 
 
 def schedule_seconds(rates: Sequence[float], *, n_images: int, epochs: int) -> float:
-    """Return how long networks take to train one after another, at so many images a second each.
+    """Return the seconds to train networks one at a time, given the images per second of each.
 
     Example:
         >>> schedule_seconds([100.0, 50.0], n_images=1000, epochs=2)

@@ -1,4 +1,4 @@
-"""The README's tables: `python -m benchmarks.table benchmarks/results/cpu.json` prints what `benchmarks.run` wrote."""
+"""Print the README's tables from a result file: `python -m benchmarks.table benchmarks/results/cpu.json`."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ COMPARED = {"faster keras": "× faster Keras", "keras": "× Keras", "torch": "×
 LIMITS = {"bf16_rate": "of bf16 rate", "bandwidth": "of bandwidth"}
 THRESHOLDS = {"cpu": (90, 92, 93, 94), "cuda": (94, 95, 96)}
 Line = Mapping[str, Any]
-Curve = Sequence[Sequence[float]]  # for each epoch, the seconds of training up to its end, and the accuracy then
+Curve = Sequence[Sequence[float]]  # seconds of training and accuracy at the end of each epoch
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -29,7 +29,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def build(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of all tables that there are figures for."""
+    """Yield the lines of all tables that have results."""
     sections: dict[str, list[Line]] = {}
     for line in result["results"]:
         sections.setdefault(line["section"], []).append(line)
@@ -49,7 +49,7 @@ def build(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def throughput(title: str, lines: Sequence[Line], without: Sequence[Line] = ()) -> Iterator[str]:
-    """Yield a table of images a second, ratios, fmcli's shares of the machine's limits, what augmentation costs it."""
+    """Yield a table of images per second, ratios, shares of the machine's limits, and fmcli's cost of augmentation."""
     if not lines:
         return
     peers = [peer for peer in TITLES if any(peer in line["peers"] for line in lines)]
@@ -86,7 +86,7 @@ def memory(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def startup(lines: Sequence[Line]) -> Iterator[str]:
-    """Yield how long commands take, and a table of how long it takes until a network has learnt one step."""
+    """Yield the time of commands, and a table of the time of a process that trains for one step."""
     for line in lines:
         seconds = {peer: entry["median"].get("seconds") for peer, entry in line["peers"].items()}
         cells = {peer: "–" if found is None else f"{found:.2f} s" for peer, found in seconds.items()}
@@ -100,7 +100,7 @@ def startup(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield a table of the seconds of training until a test accuracy was reached: of each training, then of all."""
+    """Yield a table of the seconds until each test accuracy: one row per training, then the mean of several."""
     if not lines:
         return
     yield from heading(["Seconds of training until", *(f"{percent} %" for percent in thresholds), "at the end"])
@@ -108,21 +108,21 @@ def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
         for peer, entry in line["peers"].items():
             answers = [answer for answer in entry["answers"] if "error" not in answer]
             for answer in answers:
-                yield from times_of(f"`{line['work']}`", TITLES[peer], [answer], thresholds)
+                yield from time_rows(f"`{line['work']}`", TITLES[peer], [answer], thresholds)
             if len(answers) > 1:
-                yield from times_of(f"`{line['work']}`, mean of {len(answers)}", TITLES[peer], answers, thresholds)
+                yield from time_rows(f"`{line['work']}`, mean of {len(answers)}", TITLES[peer], answers, thresholds)
     yield ""
 
 
-def times_of(work: str, peer: str, answers: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield a row for each member that a peer trained, and one for their vote; of several trainings, means."""
+def time_rows(work: str, peer: str, answers: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
+    """Yield a row for each member of a peer and one for the vote, with means over several trainings."""
     members: dict[str, list[Curve]] = {}
     for answer in answers:
         for member, curve in answer.get("members", {}).items():
             members.setdefault(member, []).append(curve)
     for member, curves in members.items():
         name = work if f"`{member}`" in work else f"{work}, {member}"
-        yield row([f"{name}, {peer}", *reached(curves, thresholds)])
+        yield row([f"{name}, {peer}", *time_cells(curves, thresholds)])
     if all("vote_accuracy" in answer for answer in answers):
         accuracy, training, whole = (
             [float(answer[key]) for answer in answers] for key in ("vote_accuracy", "train_seconds", "command_seconds")
@@ -131,8 +131,8 @@ def times_of(work: str, peer: str, answers: Sequence[Line], thresholds: Sequence
         yield row([f"{work}, vote", *[""] * len(thresholds), f"{end}; whole command {spread(whole, 1)} s"])
 
 
-def reached(curves: Sequence[Curve], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield cells: when each accuracy was reached by all trainings, if it was, and what they ended with."""
+def time_cells(curves: Sequence[Curve], thresholds: Sequence[int]) -> Iterator[str]:
+    """Yield cells: the time at which all trainings had reached each accuracy, and their final accuracy."""
     for percent in thresholds:
         seconds = [seconds_to(curve, percent / 100) for curve in curves]
         known = [one for one in seconds if one is not None]
@@ -142,13 +142,13 @@ def reached(curves: Sequence[Curve], thresholds: Sequence[int]) -> Iterator[str]
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Return a value, or the mean of several with their standard deviation."""
+    """Format a value, or the mean and standard deviation of several values."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def describe(result: Mapping[str, Any], limits: Line) -> Iterator[str]:
-    """Yield what all this was measured on."""
+    """Yield hardware, versions and options of the run."""
     machine, options = result["machine"], result["options"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     bf16 = ", ".join(machine["cpu_bf16"]) or "no bf16 units"
@@ -167,7 +167,7 @@ def describe(result: Mapping[str, Any], limits: Line) -> Iterator[str]:
 
 
 def failures(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what went wrong, a line for each kind of failure."""
+    """Yield one line for each kind of failure."""
     errors = [
         f"{line['section']} {line['work']}, {peer}: {answer['error']}"
         for line in result["results"]
@@ -179,34 +179,34 @@ def failures(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def rate_of(line: Line) -> float | None:
-    """Return fmcli's images a second, where it was measured."""
+    """Return the images per second of fmcli, or None if not measured."""
     rate: float | None = line["peers"].get("fmcli", {}).get("median", {}).get("images_per_second")
     return rate
 
 
 def named(line: Line) -> str:
-    """Return what a row is called."""
+    """Return the name of a row."""
     return f"`{line['work']}`, batch {line['batch_size']}" if "batch_size" in line else f"`{line['work']}`"
 
 
 def number(median: Mapping[str, float]) -> str:
-    """Return images a second as people write them."""
+    """Format images per second with thousands separators."""
     return f"{median['images_per_second']:,.0f}" if "images_per_second" in median else "–"
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Format a time in hours, minutes or seconds."""
     hours = seconds / 3600
     return f"{hours:.1f} h" if hours >= 1 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def heading(cells: Sequence[str]) -> list[str]:
-    """Return the first two lines of a table in Markdown."""
+    """Return the first two lines of a Markdown table."""
     return [row(cells), "|---" * len(cells) + "|"]
 
 
 def row(cells: Sequence[str]) -> str:
-    """Return a line of it."""
+    """Return one line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

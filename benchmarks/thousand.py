@@ -1,9 +1,9 @@
-"""How long combining 1,000 members of 10,000 images and 10 classes takes, and choosing 50 of them, from files alone.
+"""Measure combining the predictions of 1,000 members for 10,000 images and 10 classes, and choosing 50 of them.
 
     python -m benchmarks.thousand
 
-Draws predictions, runs the commands as a user does, several times, and writes median seconds and peak memory of the
-whole process as JSON under benchmarks/results/, with hardware and versions.
+Writes random predictions and runs the commands as a user does, several times. Writes median seconds and peak memory of
+the whole process as JSON to benchmarks/results/, with hardware and versions.
 """
 
 import argparse
@@ -27,7 +27,7 @@ N_IMAGES, N_CLASSES = 10_000, 10
 
 
 def draw_members(folder: Path, split: str, n_members: int, *, seed: int) -> Path:
-    """Write the predictions of members that err partly on the same images; return their folder."""
+    """Write predictions of members whose errors are partly correlated. Return their folder."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, N_CLASSES, N_IMAGES)
     truth = np.eye(N_CLASSES, dtype=np.float32)[labels]
@@ -42,7 +42,7 @@ def draw_members(folder: Path, split: str, n_members: int, *, seed: int) -> Path
 
 
 def time_command(*arguments: str) -> dict[str, float]:
-    """Return the seconds and the peak memory of a whole process."""
+    """Return seconds and peak memory of a whole process."""
     started = time.perf_counter()
     process = subprocess.Popen([*FMCLI, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

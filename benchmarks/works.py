@@ -1,4 +1,4 @@
-"""What is measured: the networks of shipped recipes, and how many operations and bytes they need."""
+"""Networks of shipped recipes to measure, and the operations and bytes of their training steps."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from fmcli.recipe.tracing import LayerTrace, trace_layers
 
 INPUT_SHAPE = (1, 28, 28)
 N_CLASSES = 10
-AUGMENT = AugmentSpec(rotate=20.0, translate=0.2)  # of kernel-vote
-VOTE = ("quick-k3", "quick-k5", "quick-k7")  # whose vote is predicted
+AUGMENT = AugmentSpec(rotate=20.0, translate=0.2)  # as in kernel-vote
+VOTE = ("quick-k3", "quick-k5", "quick-k7")  # members of the vote in the prediction benchmark
 
-# Name: recipe and member; None for a recipe's only one.
+# Name: (recipe, member). The member is None if the recipe has only one.
 WORKS: dict[str, tuple[str, str | None]] = {
     "roy-1": ("roy-1", None),
     "roy-2": ("roy-2", None),
@@ -32,12 +32,12 @@ WORKS: dict[str, tuple[str, str | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A network and how it is trained.
+    """A network and its training.
 
     Args:
-        recipe: With that member alone.
-        member: Its augmentation replaced by none, or by rotation and translation.
-        traces: The network, layer by layer.
+        recipe: Recipe with this member only.
+        member: The member, without augmentation or with rotation and translation.
+        traces: Layers of the network with their shapes.
     """
 
     recipe: Recipe
@@ -46,13 +46,13 @@ class Work:
 
     @property
     def batch_size(self) -> int:
-        """How many images a step takes."""
+        """Number of images per step."""
         return self.member.trainer.batch_size
 
 
 @cache
 def load_work(name: str, *, augment: bool = False) -> Work:
-    """Return a piece of work by its name in `WORKS`."""
+    """Return an entry of `WORKS`."""
     recipe_name, member_name = WORKS[name]
     recipe = load_recipe(recipe_name)
     member = next(one for one in recipe.members if member_name in (None, one.name))
@@ -62,19 +62,19 @@ def load_work(name: str, *, augment: bool = False) -> Work:
 
 
 def training_operations(traces: Sequence[LayerTrace]) -> int:
-    """Return the operations of a training step for each image: two for each multiply-add.
+    """Return the operations per image of a training step. A multiply-add counts as two.
 
-    Each layer computes its output, the gradient of its weights and that of its input; the first needs no gradient of
-    its input.
+    Each layer computes its output and the gradients of its weights and input. The first layer needs no gradient of its
+    input.
     """
     counts = [count for trace in traces if (count := trace.multiply_adds)]
     return 2 * (3 * sum(counts) - counts[0])
 
 
 def training_bytes(traces: Sequence[LayerTrace]) -> int:
-    """Return the bytes that a training step moves for each image, at 2 bytes a number.
+    """Return the bytes per image that a training step moves, with 2 bytes per number.
 
-    Each layer's output is written and read on the way forward, read once more on the way back, and its gradient written
-    and read: five times. A guide, not a bound: what stays in a cache never reaches memory.
+    The output of each layer is written and read in the forward pass and read in the backward pass; its gradient is
+    written and read. This is an estimate, not a bound: cached data never reaches memory.
     """
     return 2 * 5 * sum(math.prod(trace.output_shape) for trace in traces)

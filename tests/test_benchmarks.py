@@ -1,4 +1,4 @@
-"""The benchmarks: the peers' networks are ours, operations by hand, order, medians, tables, and one run of it all."""
+"""Benchmarks: networks of the peers, operations, order, medians, tables, and one small run."""
 
 import doctest
 import importlib.util
@@ -40,7 +40,7 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-# --- the same work ---------------------------------------------------------------------------------------
+# --- the same tasks --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", WORKS)
@@ -71,7 +71,7 @@ UNEVEN = (
 @pytest.mark.parametrize(
     "layers", [UNEVEN, [trace.layer for trace in load_work("quick-k3").traces]], ids=["uneven", "quick-k3"]
 )
-def test_networks_in_plain_pytorch_compute_what_ours_do(layers):
+def test_networks_in_plain_pytorch_compute_the_same_as_ours(layers):
     ours = build_model(layers, INPUT_SHAPE, N_CLASSES, generator=torch.Generator().manual_seed(0)).eval()
     theirs = torch_peer.build_network(trace_layers(layers, INPUT_SHAPE, N_CLASSES)).eval()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
@@ -82,8 +82,8 @@ def test_networks_in_plain_pytorch_compute_what_ours_do(layers):
 def test_penalties_are_those_of_the_recipe():
     work = load_work("mell-cnn")
     model = torch_peer.build_network(work.traces)
-    assert [factor for factor, _ in torch_peer.penalized(work, model)] == [1e-4, 1e-4]
-    assert [weight.shape[0] for _, weight in torch_peer.penalized(work, model)] == [128, 10]
+    assert [factor for factor, _ in torch_peer.find_penalties(work, model)] == [1e-4, 1e-4]
+    assert [weight.shape[0] for _, weight in torch_peer.find_penalties(work, model)] == [128, 10]
 
 
 def test_augmentation_is_rotation_and_translation_or_none():
@@ -101,7 +101,7 @@ def test_operations_and_bytes_of_a_small_network_by_hand():
         Dense(units=10),  # 80 multiply-adds
     )
     traces = trace_layers(layers, (1, 6, 6), 10)
-    # The convolution: forward and its weights. The dense layer: forward, its weights, its input.
+    # Convolution: output and weight gradient. Dense layer: output, weight and input gradients.
     assert training_operations(traces) == 2 * (2 * 288 + 3 * 80)
     assert training_bytes(traces) == 2 * 5 * (32 + 8 + 8 + 8 + 10)
 
@@ -109,7 +109,7 @@ def test_operations_and_bytes_of_a_small_network_by_hand():
 # --- the plan --------------------------------------------------------------------------------------------
 
 
-def test_peers_take_turns_and_each_is_first_once():
+def test_a_different_peer_goes_first_in_each_repeat():
     two = [Measurement("train", "a", ("x", "y", "z"), repeats=3), Measurement("train", "b", ("x",), repeats=1)]
     order = [(repeat, one.work, peer) for repeat, one, peer in interleave(two)]
     assert order == [
@@ -119,7 +119,7 @@ def test_peers_take_turns_and_each_is_first_once():
     ]
 
 
-def test_everything_is_planned_unless_told_otherwise():
+def test_all_sections_are_planned_by_default():
     options = parse([])
     planned = plan(options, PEERS)
     assert {one.section for one in planned} == {"limits", "startup", "train", "predict", "memory", "accuracy"}
@@ -129,7 +129,7 @@ def test_everything_is_planned_unless_told_otherwise():
     assert [one.peers for one in planned if one.section == "accuracy"] == [("fmcli",)]
 
 
-def test_a_part_and_the_gpu_can_be_asked_for():
+def test_sections_and_device_can_be_chosen():
     options = parse(["--works", "roy-1", "--sections", "train", "--augment", "with", "--repeats", "2"])
     assert plan(options, ("fmcli",)) == [Measurement("train", "roy-1", ("fmcli",), augment=True, repeats=2)]
     on_gpu = parse(["--device", "cuda"])
@@ -141,7 +141,7 @@ def test_a_part_and_the_gpu_can_be_asked_for():
     ]
 
 
-def test_peers_are_measured_without_fmcli():
+def test_peers_can_be_measured_without_fmcli():
     planned = plan(parse(["--accuracy-peers"]), ("keras",))
     assert {one.peers for one in planned} == {("machine",), ("keras",)}
     assert "startup" not in {one.section for one in planned}
@@ -152,7 +152,7 @@ def test_peers_are_measured_without_fmcli():
 
 @pytest.fixture
 def at(monkeypatch):
-    """Set the time."""
+    """Return a function that sets the time."""
     now = [100.0]
     monkeypatch.setattr(peers.time, "perf_counter", lambda: now[0])
     return lambda seconds: now.__setitem__(0, seconds)
@@ -160,18 +160,18 @@ def at(monkeypatch):
 
 def test_the_clock_counts_after_the_warm_up_until_the_time_is_up(at):
     clock = Clock(seconds=4, batch_size=10)
-    for second in (100, 100.1, 100.2, 100.9):  # three steps are enough, a fourth of the time is not yet over
+    for second in (100, 100.1, 100.2, 100.9):  # three steps suffice, but a quarter of the time is not over
         at(second)
         assert not clock.step()
     at(101)
-    assert not clock.step()  # from here on
+    assert not clock.step()  # timing starts here
     ends = []
     for second in range(102, 110):
         at(second)
         ends.append(clock.step())
         if ends[-1]:
             break
-    assert ends == [False] * 4 + [True]  # four seconds are over after four steps, but five are the least
+    assert ends == [False] * 4 + [True]  # the time is over after four steps, but five are the minimum
     assert clock.answer() == {"images_per_second": 10.0, "steps": 5, "seconds": 5}
 
 
@@ -185,7 +185,7 @@ def test_the_clock_waits_for_the_device_at_both_ends(at):
     assert waits == [3, 5]
 
 
-def test_a_process_gives_output_time_and_memory():
+def test_output_time_and_memory_of_a_process_are_measured():
     program = "import time; held = bytearray(60_000_000); time.sleep(0.5); print(len(held))"
     done = processes.run([sys.executable, "-c", program], limit=30, watch=True)
     assert done.output == "60000000\n"
@@ -195,7 +195,7 @@ def test_a_process_gives_output_time_and_memory():
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
-def test_memory_is_that_of_the_whole_tree():
+def test_memory_is_that_of_the_process_tree():
     child = "import time; held = bytearray(60_000_000); time.sleep(1)"
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"
     assert processes.run([sys.executable, "-c", program], limit=30, watch=True).peak_bytes > 60_000_000
@@ -212,7 +212,7 @@ def test_a_process_that_fails_or_takes_too_long_is_reported(program, limit, prob
     assert time.perf_counter() - began < 20
 
 
-def test_a_command_that_is_not_there_is_reported():
+def test_a_missing_command_is_reported():
     with pytest.raises(processes.FailedError, match="No such file"):
         processes.run(["no-such-command"], limit=1)
 
@@ -220,11 +220,11 @@ def test_a_command_that_is_not_there_is_reported():
 # --- figures ---------------------------------------------------------------------------------------------
 
 
-def test_examples_of_the_summary_hold():
+def test_doctests_of_the_summary_pass():
     assert doctest.testmod(summary).failed == 0
 
 
-def test_ratios_are_of_medians_and_the_faster_keras_counts():
+def test_ratios_compare_medians_and_include_the_faster_keras():
     answers = {
         "fmcli": [{"images_per_second": rate} for rate in (90.0, 100.0, 500.0)],
         "keras": [{"images_per_second": rate} for rate in (10.0, 20.0, 30.0)],
@@ -234,7 +234,7 @@ def test_ratios_are_of_medians_and_the_faster_keras_counts():
     assert summary.ratios(medians) == {"keras": 5.0, "keras-bf16": 2.5, "faster keras": 2.5}
 
 
-def test_memory_is_ours_over_theirs():
+def test_the_memory_ratio_is_fmcli_over_the_peer():
     assert summary.ratios({"fmcli": {"peak_bytes": 50}, "torch": {"peak_bytes": 100}}) == {"torch": 0.5}
 
 
@@ -243,7 +243,7 @@ def rates(*values: float) -> list[dict]:
 
 
 def result() -> dict:
-    """What a run of two networks might have written."""
+    """Return an invented result of a run."""
     operations = training_operations(load_work("m3").traces)
     fails = [{"error": "took more than 600 s"}, {"error": "took more than 600 s"}]
     limits = {
@@ -279,7 +279,7 @@ def result() -> dict:
         "options": {"device": "cpu", "threads": 2, "repeats": 1},
         "load_before": 0.0,
         "began": "today",
-        "notes": ["keras is left out: tensorflow is not installed"],
+        "notes": ["keras is skipped: tensorflow is not installed"],
     }
 
 
@@ -298,18 +298,18 @@ def result() -> dict:
         "| start to end | 4.00 s | 16.00 s |",
         "| fmcli takes | × 1.00 | × 0.25 |",
         "train m3, torch: took more than 600 s (2 times)",
-        "keras is left out: tensorflow is not installed",
+        "keras is skipped: tensorflow is not installed",
     ],
 )
-def test_the_tables_say(line):
+def test_the_tables_contain(line):
     assert line in list(build(json.loads(json.dumps(result()))))
 
 
-def test_of_several_trainings_the_table_says_mean_and_spread():
+def test_several_trainings_are_shown_as_mean_and_spread():
     curves = [[[10.0, 0.91], [20.0, 0.935]], [[14.0, 0.89], [24.0, 0.925]]]
     answers = [
-        {"members": {"m1": curve}, "train_seconds": 1 + place, "command_seconds": 5, "vote_accuracy": 0.91}
-        for place, curve in enumerate(curves)
+        {"members": {"m1": curve}, "train_seconds": 1 + index, "command_seconds": 5, "vote_accuracy": 0.91}
+        for index, curve in enumerate(curves)
     ]
     of_peer = [{"members": {"quick-k3": curve}} for curve in curves]
     line = {"work": "roy-1", "peers": {"fmcli": {"answers": [*answers, {"error": "took too long"}]}}}
@@ -321,12 +321,12 @@ def test_of_several_trainings_the_table_says_mean_and_spread():
     assert f"| `quick-k3`, mean of 2, Keras | {times}" in rows
 
 
-def test_rows_of_a_table_are_as_long_as_its_heading():
+def test_rows_have_the_length_of_their_heading():
     lines = [line for line in build(result()) if line.startswith("|")]
     widths = [line.count("|") for line in lines]
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if line.startswith("|---"):
-            assert widths[place] == widths[place - 1] == widths[place + 1]
+            assert widths[index] == widths[index - 1] == widths[index + 1]
 
 
 @pytest.mark.slow
@@ -347,7 +347,7 @@ def test_a_small_run_writes_json_and_prints_the_tables(fashion_mnist, tmp_path):
     assert written["machine"]["versions"]["fmcli"]
 
 
-# --- where the time goes -----------------------------------------------------------------------------------
+# --- profiles --------------------------------------------------------------------------------------------
 
 
 def event(name, *, count=20, cpu=0.0, gpu=0.0, on_gpu=False, annotation=False):
@@ -361,7 +361,7 @@ def event(name, *, count=20, cpu=0.0, gpu=0.0, on_gpu=False, annotation=False):
     )
 
 
-def test_costs_are_of_a_step_and_count_once():
+def test_costs_are_per_step_and_count_once():
     events = [
         event("aten::conv2d", cpu=4000.0, gpu=300.0),
         event("aten::add", count=40, cpu=6000.0),
@@ -392,7 +392,7 @@ def test_a_profile_of_a_training_is_printed(fashion_mnist, monkeypatch, capsys):
     assert "| `a step` |" in printed
 
 
-# --- what speed costs in accuracy ------------------------------------------------------------------------
+# --- effect of speed on accuracy -------------------------------------------------------------------------
 
 
 def test_folding_and_bfloat16_are_compared_with_the_network_as_trained(tiny_recipe, monkeypatch, capsys, tmp_path):
@@ -408,7 +408,7 @@ def test_folding_and_bfloat16_are_compared_with_the_network_as_trained(tiny_reci
     assert capsys.readouterr().out.count("|") == 5 * 6
 
 
-def test_networks_as_written_keep_the_order_of_the_recipe_and_pool_by_pytorch():
+def test_networks_as_written_keep_the_layer_order_and_use_no_kernels():
     layers = [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2), Flatten(), Dense(units=2)]
     names = [type(layer).__name__ for layer in build_model(layers, (1, 8, 8), 2)]
     assert names[1:3] == ["MaxPool2d", "ReLU"]
@@ -431,5 +431,5 @@ def test_accuracies_are_compared_over_seeds(tiny_recipe, monkeypatch, capsys, tm
     assert precisions == {"fast": "bf16", "as-written": "fp32"}
     shown = capsys.readouterr().out
     assert shown.count("±") == 6
-    precision.main()  # all is trained
+    precision.main()  # everything is trained already
     assert capsys.readouterr().out == shown

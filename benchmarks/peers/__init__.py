@@ -1,4 +1,4 @@
-"""What the peers share: a job comes in as one JSON argument, the answer goes out as one JSON object."""
+"""Shared code of the peers. A peer gets its job as one JSON argument and prints its answer as one JSON object."""
 
 import json
 import resource
@@ -13,23 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 WARM_UP_STEPS = 3
-LEAST_STEPS = 5
+MIN_STEPS = 5
 Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a peer is to do.
+    """A job for a peer.
 
     Args:
-        task: A key of what the peer gives to `main`.
-        images: A folder of IDX files.
-        work: A key of `works.WORKS`.
-        augment: With rotation and translation.
-        bf16: Multiply in bfloat16; fmcli decides by itself.
+        task: Name of the task, a key of the dict that the peer passes to `main`.
+        images: Folder of IDX files.
+        work: Key of `works.WORKS`.
+        augment: Augment with rotation and translation.
+        bf16: Multiply in bfloat16. fmcli ignores it and chooses the precision itself.
         device: `cpu` or `cuda`.
-        threads: How many.
-        seconds: How long to measure, at least.
+        threads: Number of CPU threads.
+        seconds: Minimum measuring time.
     """
 
     task: str
@@ -43,7 +43,7 @@ class Job:
 
 
 def main(tasks: Mapping[str, Callable[[Job], Answer]]) -> None:
-    """Do the job on the command line and print the answer, with this process's own peak memory."""
+    """Run the job on the command line, and print the answer with the peak memory of this process."""
     job = Job(**json.loads(sys.argv[1]))
     answer = tasks[job.task](job)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -52,7 +52,7 @@ def main(tasks: Mapping[str, Callable[[Job], Answer]]) -> None:
 
 
 def read_images(job: Job, split: str, *, multiple_of: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return images (N, 28, 28) and labels (N,), as many as fill whole batches."""
+    """Return images (N, 28, 28) and labels (N,), with N rounded down to whole batches."""
     folder = Path(job.images)
     images = np.fromfile(folder / f"{split}-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 28, 28)
     labels = np.fromfile(folder / f"{split}-labels-idx1-ubyte", np.uint8, offset=8)
@@ -61,12 +61,12 @@ def read_images(job: Job, split: str, *, multiple_of: int = 1) -> tuple[NDArray[
 
 
 class Clock:
-    """Counts training steps, after a warm-up, until the time is up.
+    """Time training steps after a warm-up.
 
     Args:
-        seconds: How long to count, at least.
-        batch_size: Images in a step.
-        synchronize: Waits until the device has done what it was given.
+        seconds: Minimum measuring time.
+        batch_size: Number of images per step.
+        synchronize: Function that waits until the device has finished all queued work.
     """
 
     def __init__(self, seconds: float, batch_size: int, synchronize: Callable[[], object] = lambda: None) -> None:
@@ -75,7 +75,7 @@ class Clock:
         self.first = self.started = self.seconds = 0.0
 
     def step(self) -> bool:
-        """Take note that a step is done; tell whether it was the last to count."""
+        """Count a finished step. Return whether it was the last one to time."""
         now = time.perf_counter()
         self.steps += 1
         if not self.started:
@@ -84,7 +84,7 @@ class Clock:
                 self.synchronize()
                 self.steps, self.started = 0, time.perf_counter()
             return False
-        if self.steps < LEAST_STEPS or now - self.started < self.limit:
+        if self.steps < MIN_STEPS or now - self.started < self.limit:
             return False
         self.synchronize()
         self.seconds = time.perf_counter() - self.started
@@ -100,7 +100,7 @@ class Clock:
 
 
 def time_passes(predict: Callable[[], object], n_images: int, seconds: float) -> Answer:
-    """Return how many images a second are predicted in whole passes over them, after one that is not counted."""
+    """Return the throughput of complete passes over the images, after one warm-up pass."""
     predict()
     passes, started = 0, time.perf_counter()
     while passes == 0 or time.perf_counter() - started < seconds:
@@ -111,6 +111,6 @@ def time_passes(predict: Callable[[], object], n_images: int, seconds: float) ->
 
 
 def majority(logits: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Return the label with the most votes, the lowest of several: (n_members, n_images, n_classes) to (n_images,)."""
+    """Return the label with the most votes, (n_members, n_images, n_classes) to (n_images,). The lowest wins a tie."""
     votes = np.eye(logits.shape[2], dtype=np.int64)[logits.argmax(axis=2)].sum(axis=0)
     return votes.argmax(axis=1)

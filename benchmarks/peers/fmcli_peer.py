@@ -1,4 +1,4 @@
-"""fmcli, as `fmcli train` and `fmcli ensemble evaluate` call it."""
+"""Peer: fmcli, called as `fmcli train` and `fmcli ensemble evaluate` call it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,24 +20,24 @@ from fmcli.recipe import Recipe
 from fmcli.training import train_member
 
 
-class Enough(Exception):
-    """Ends a training that has been timed for long enough."""
+class StopTraining(Exception):
+    """Stops a training that has been timed for long enough."""
 
 
 def image_set(job: Job, split: str, *, multiple_of: int = 1) -> ImageSet:
-    """Return a split."""
+    """Return the images of a split."""
     images, labels = read_images(job, split, multiple_of=multiple_of)
     return ImageSet(images[:, None], labels.astype(np.int64), tuple(str(label) for label in range(N_CLASSES)))
 
 
-def run(job: Job, work: Work, epochs: int, is_enough: Callable[[], bool] = lambda: False) -> None:
-    """Train the work's member.
+def run(job: Job, work: Work, epochs: int, is_last_step: Callable[[], bool] = lambda: False) -> None:
+    """Train the member of a work.
 
     Args:
-        job: On what device and images.
+        job: Device, threads and images.
         work: Network and recipe.
-        epochs: For how many, at most.
-        is_enough: Asked after each step.
+        epochs: Maximum number of epochs.
+        is_last_step: Called after each step; stops the training if it returns True.
     """
     torch.set_num_threads(job.threads)
     images = image_set(job, "train", multiple_of=work.batch_size)
@@ -46,18 +46,18 @@ def run(job: Job, work: Work, epochs: int, is_enough: Callable[[], bool] = lambd
     )
     recipe: Recipe = work.recipe.model_copy(update={"members": (member,)})
 
-    def listen(event: Event) -> None:
-        if isinstance(event, StepFinished) and is_enough():
-            raise Enough
+    def report(event: Event) -> None:
+        if isinstance(event, StepFinished) and is_last_step():
+            raise StopTraining
 
-    with TemporaryDirectory() as folder, suppress(Enough):
+    with TemporaryDirectory() as folder, suppress(StopTraining):
         train_member(
             recipe,
             member.name,
             Splits(images, None, images),
             Path(folder),
             device=resolve_device(job.device),
-            reporter=listen,
+            reporter=report,
         )
 
 
@@ -71,19 +71,19 @@ def train(job: Job) -> Answer:
 
 
 def epoch(job: Job) -> Answer:
-    """Train a whole epoch."""
+    """Train for one epoch."""
     run(job, load_work(job.work, augment=job.augment), 1)
     return {}
 
 
 def first_step(job: Job) -> Answer:
-    """Train for a step."""
+    """Train for one step."""
     run(job, load_work(job.work, augment=job.augment), 1, lambda: True)
     return {}
 
 
 def predict(job: Job) -> Answer:
-    """Time the vote of three fresh networks: speed does not depend on the weights."""
+    """Time the vote of three untrained networks; the speed does not depend on the weights."""
     keep_freed_memory()
     torch.set_num_threads(job.threads)
     device = resolve_device(job.device)

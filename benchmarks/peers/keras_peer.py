@@ -1,4 +1,4 @@
-"""Keras on TensorFlow, as its users write it: images in memory, `compile`, `fit`, `predict`."""
+"""Peer: Keras on TensorFlow, in the usual style: images in memory, `compile`, `fit`, `predict`."""
 
 import math
 import time
@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers as kl
 from numpy.typing import NDArray
 
-from benchmarks.peers import LEAST_STEPS, WARM_UP_STEPS, Answer, Job, main, majority, read_images, time_passes
+from benchmarks.peers import MIN_STEPS, WARM_UP_STEPS, Answer, Job, main, majority, read_images, time_passes
 from benchmarks.works import INPUT_SHAPE, VOTE, WORKS, Work, load_work
 from fmcli.recipe.augment import AugmentSpec
 from fmcli.recipe.layers import (
@@ -29,11 +29,11 @@ from fmcli.recipe.layers import (
 from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
 from fmcli.recipe.tracing import LayerTrace, pair
 
-NEARLY = 0.7  # of the time that is to be filled
+MIN_FILLED = 0.7  # minimum share of the measuring time
 
 
 def build_network(traces: Sequence[LayerTrace], augment: AugmentSpec | None = None) -> keras.Sequential:
-    """Return the network of a recipe, with layers of augmentation before it."""
+    """Return the network of a recipe, preceded by augmentation layers."""
     channels, height, width = INPUT_SHAPE
     network = [keras.Input((height, width, channels))]
     if augment is not None and (augment.rotate or augment.translate):
@@ -41,11 +41,13 @@ def build_network(traces: Sequence[LayerTrace], augment: AugmentSpec | None = No
         network.append(kl.RandomTranslation(augment.translate, augment.translate, fill_mode="constant"))
     for trace in traces:
         network += build_layer(trace.layer)
-    return keras.Sequential([*network, kl.Activation("linear", dtype="float32")])  # as Keras advises with bfloat16
+    return keras.Sequential(
+        [*network, kl.Activation("linear", dtype="float32")]
+    )  # Keras recommends float32 outputs with bfloat16
 
 
 def build_layer(layer: LayerSpec) -> Iterator[kl.Layer]:
-    """Yield the layers of Keras that make a layer."""
+    """Yield the Keras layers of a layer."""
     match layer:
         case Conv():
             yield kl.Conv2D(
@@ -85,7 +87,7 @@ def build_layer(layer: LayerSpec) -> Iterator[kl.Layer]:
 
 
 def build_optimizer(spec: OptimizerSpec) -> keras.optimizers.Optimizer:
-    """Return the recipe's optimizer; instead of Muon, AdamW, which is what users of this peer have, and less work."""
+    """Return the recipe's optimizer. AdamW replaces Muon: it is the usual choice in Keras, and less work."""
     match spec:
         case AdamSpec(betas=(first, second)):
             return keras.optimizers.Adam(spec.lr, beta_1=first, beta_2=second, epsilon=spec.eps)
@@ -98,7 +100,7 @@ def build_optimizer(spec: OptimizerSpec) -> keras.optimizers.Optimizer:
 
 
 def compile_network(work: Work) -> keras.Sequential:
-    """Return the network, ready for `fit`."""
+    """Return the compiled network."""
     model = build_network(work.traces, work.member.augment)
     model.compile(
         optimizer=build_optimizer(work.member.optimizer),
@@ -109,7 +111,7 @@ def compile_network(work: Work) -> keras.Sequential:
 
 
 class Epochs(keras.callbacks.Callback):
-    """Takes the time of each epoch. A callback after each step would slow Keras down."""
+    """Time each epoch. A callback after each step would slow Keras down."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,12 +123,12 @@ class Epochs(keras.callbacks.Callback):
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        """Stop it."""
+        """Stop the clock."""
         self.seconds.append(time.perf_counter() - self.started)
 
 
 class TestedEpochs(Epochs):
-    """Tests after each epoch, too, outside the clock."""
+    """Time each epoch, and test after it while the clock is stopped."""
 
     def __init__(self, images: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:
         super().__init__()
@@ -141,7 +143,7 @@ class TestedEpochs(Epochs):
 
 
 def in_memory(job: Job, split: str, *, multiple_of: int = 1) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return images (N, H, W, C) from 0 to 1, and labels."""
+    """Return images (N, H, W, C) in [0, 1], and labels (N,)."""
     images, labels = read_images(job, split, multiple_of=multiple_of)
     return images[..., None].astype("float32") / 255, labels
 
@@ -155,7 +157,7 @@ def prepare(job: Job) -> None:
 
 
 def train(job: Job) -> Answer:
-    """Time an epoch over as many images as fill the time; shorter ones before it compile, and tell how many fit."""
+    """Time one epoch that fills the measuring time. Shorter epochs before it compile, and estimate its size."""
     prepare(job)
     work = load_work(job.work, augment=job.augment)
     images, labels = in_memory(job, "train", multiple_of=work.batch_size)
@@ -168,17 +170,17 @@ def train(job: Job) -> Answer:
         )
         return clock.seconds[-1]
 
-    most = len(images) // work.batch_size
+    max_steps = len(images) // work.batch_size
     steps = WARM_UP_STEPS
     seconds = fit(steps, epochs=2)
-    while steps < min(LEAST_STEPS, most) or (seconds < NEARLY * job.seconds and steps < most):
-        steps = min(max(round(steps * job.seconds / seconds), LEAST_STEPS), most)
+    while steps < min(MIN_STEPS, max_steps) or (seconds < MIN_FILLED * job.seconds and steps < max_steps):
+        steps = min(max(round(steps * job.seconds / seconds), MIN_STEPS), max_steps)
         seconds = fit(steps)
     return {"images_per_second": steps * work.batch_size / seconds, "steps": steps, "seconds": seconds}
 
 
 def epoch(job: Job) -> Answer:
-    """Train a whole epoch."""
+    """Train for one epoch."""
     prepare(job)
     work = load_work(job.work, augment=job.augment)
     images, labels = in_memory(job, "train", multiple_of=work.batch_size)
@@ -187,7 +189,7 @@ def epoch(job: Job) -> Answer:
 
 
 def first_step(job: Job) -> Answer:
-    """Train for a step."""
+    """Train for one step."""
     prepare(job)
     work = load_work(job.work, augment=job.augment)
     images, labels = in_memory(job, "train", multiple_of=work.batch_size)
@@ -196,7 +198,7 @@ def first_step(job: Job) -> Answer:
 
 
 def accuracy(job: Job) -> Answer:
-    """Train for as many epochs as the recipe, at a constant learning rate; test after each, outside the clock."""
+    """Train for the epochs of the recipe at a constant learning rate. Test after each epoch; testing is not timed."""
     prepare(job)
     work = load_work(job.work, augment=job.augment)
     images, labels = in_memory(job, "train", multiple_of=work.batch_size)
@@ -213,13 +215,13 @@ def accuracy(job: Job) -> Answer:
 
 
 def parameters(job: Job) -> Answer:
-    """Return how many numbers each network learns, for a test."""
+    """Return the number of parameters of each network, for a test."""
     sizes = {name: build_network(load_work(name).traces).trainable_variables for name in WORKS}
     return {name: sum(math.prod(variable.shape) for variable in found) for name, found in sizes.items()}
 
 
 def predict(job: Job) -> Answer:
-    """Time the vote of three fresh networks."""
+    """Time the vote of three untrained networks."""
     prepare(job)
     images, _ = in_memory(job, "t10k")
     models = [build_network(load_work(name).traces) for name in VOTE]

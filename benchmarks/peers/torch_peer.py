@@ -1,4 +1,4 @@
-"""Plain PyTorch, as tutorials write it: a DataLoader with two workers, torchvision transforms image by image."""
+"""Peer: plain PyTorch in the style of tutorials: a DataLoader with two workers, transforms image by image."""
 
 import itertools
 import time
@@ -34,7 +34,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.
 
 
 def build_network(traces: Sequence[LayerTrace]) -> nn.Sequential:
-    """Return the network of a recipe as modules of torch.nn, one after another."""
+    """Return the network of a recipe as a sequence of torch.nn modules."""
     return nn.Sequential(*itertools.chain.from_iterable(map(build_layer, traces)))
 
 
@@ -68,7 +68,7 @@ def build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
 
 
 def build_conv(layer: Conv, input_shape: tuple[int, ...]) -> Iterator[nn.Module]:
-    """Yield a convolution, and before it the padding that it cannot do itself: of one side more than of the other."""
+    """Yield a convolution, preceded by a padding module if the padding is asymmetric, which Conv2d cannot do."""
     channels, *sides = input_shape
     kernel, stride = pair(layer.kernel_size), pair(layer.stride)
     padding = (0, 0)
@@ -82,7 +82,7 @@ def build_conv(layer: Conv, input_shape: tuple[int, ...]) -> Iterator[nn.Module]
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer; instead of Muon, AdamW, which is what users of this peer have, and less work."""
+    """Return the recipe's optimizer. AdamW replaces Muon: it is the usual choice in PyTorch, and less work."""
     match spec:
         case AdamSpec():
             return torch.optim.Adam(model.parameters(), lr=spec.lr, betas=spec.betas, eps=spec.eps)
@@ -100,15 +100,15 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimi
             )
 
 
-def penalized(work: Work, model: nn.Sequential) -> list[tuple[float, nn.Parameter]]:
-    """Return each l2 of the recipe with the weights that it is for."""
+def find_penalties(work: Work, model: nn.Sequential) -> list[tuple[float, nn.Parameter]]:
+    """Return each L2 factor of the recipe with its weights."""
     factors = [trace.layer.l2 for trace in work.traces if isinstance(trace.layer, Conv | Dense)]
     weights = [module.weight for module in model if isinstance(module, nn.Conv2d | nn.Linear)]
     return [(factor, weight) for factor, weight in zip(factors, weights, strict=True) if factor]
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Images with a transform, as torchvision's datasets are."""
+    """Images with a transform, like the datasets of torchvision."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], augment: AugmentSpec) -> None:
         self.images, self.labels = images, labels
@@ -126,7 +126,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def make_loader(job: Job, split: str, batch_size: int, augment: AugmentSpec, *, shuffle: bool) -> DataLoader:
-    """Return a loader of a split; of the training images, those that fill whole batches."""
+    """Return a loader of a split. A shuffled loader has whole batches only."""
     images, labels = read_images(job, split, multiple_of=batch_size if shuffle else 1)
     return DataLoader(
         ImageDataset(images, labels, augment),
@@ -138,7 +138,7 @@ def make_loader(job: Job, split: str, batch_size: int, augment: AugmentSpec, *, 
 
 
 class Training:
-    """A network, its images and its optimizer, and the loop over them."""
+    """A network with its images, optimizer and training loop."""
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.threads)
@@ -146,11 +146,11 @@ class Training:
         self.work = load_work(job.work, augment=job.augment)
         self.model = build_network(self.work.traces).to(self.device)
         self.optimizer = build_optimizer(self.work.member.optimizer, self.model)
-        self.penalized = penalized(self.work, self.model)
+        self.penalties = find_penalties(self.work, self.model)
         self.loader = make_loader(job, "train", self.work.batch_size, self.work.member.augment, shuffle=True)
 
     def epoch(self) -> Iterator[None]:
-        """Train an epoch; yields after each step."""
+        """Train for one epoch; yield after each step."""
         criterion = nn.CrossEntropyLoss()
         running_loss = 0.0
         self.model.train()
@@ -159,7 +159,7 @@ class Training:
             self.optimizer.zero_grad()
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.job.bf16):
                 loss = criterion(self.model(images), labels)
-            for factor, weight in self.penalized:
+            for factor, weight in self.penalties:
                 loss = loss + factor * weight.square().sum()
             loss.backward()
             self.optimizer.step()
@@ -178,19 +178,19 @@ def train(job: Job) -> Answer:
 
 
 def epoch(job: Job) -> Answer:
-    """Train a whole epoch."""
+    """Train for one epoch."""
     list(Training(job).epoch())
     return {}
 
 
 def first_step(job: Job) -> Answer:
-    """Train for a step."""
+    """Train for one step."""
     next(Training(job).epoch())
     return {}
 
 
 def accuracy(job: Job) -> Answer:
-    """Train for as many epochs as the recipe, at a constant learning rate; test after each, outside the clock."""
+    """Train for the epochs of the recipe at a constant learning rate. Test after each epoch; testing is not timed."""
     training = Training(job)
     test = make_loader(job, "t10k", 512, AugmentSpec(), shuffle=False)
     curve, seconds = [], 0.0
@@ -204,7 +204,7 @@ def accuracy(job: Job) -> Answer:
 
 
 def evaluate(models: Sequence[nn.Module], loader: DataLoader, device: torch.device, *, bf16: bool) -> NDArray[np.int64]:
-    """Return the labels that networks vote for."""
+    """Return the labels of the majority vote."""
     logits: list[Tensor] = []
     for model in models:
         model.eval()
@@ -216,7 +216,7 @@ def evaluate(models: Sequence[nn.Module], loader: DataLoader, device: torch.devi
 
 
 def predict(job: Job) -> Answer:
-    """Time the vote of three fresh networks, in one pass over the images."""
+    """Time the vote of three untrained networks, in one pass over the images."""
     torch.set_num_threads(job.threads)
     device = torch.device(job.device)
     models = [build_network(load_work(name).traces).to(device) for name in VOTE]
