@@ -136,7 +136,10 @@ def compare_heterogeneous(
         for group, indices in groups.items()
     }
     tests = [
-        crossed_test(_gains_without_each(mixed, scores, groups), mixed.by_image - scores.by_image)
+        crossed_test(
+            [[mixed.mean(index) - scores.mean(index) for index in indices] for indices in groups.values()],
+            mixed.by_image - scores.by_image,
+        )
         for scores in uniform.values()
     ]
     adjusted = holm_correction([test.p_value for test in tests])
@@ -191,10 +194,6 @@ def _evaluate(drawn: list[list[Members]], find_correct: Callable[[Members], NDAr
         accuracies.append({members: float(images.mean()) for members, images in correct.items()})
         by_image.append(np.mean(list(correct.values()), axis=0))
     return _Scores(tuple(accuracies), np.asarray(np.mean(by_image, axis=0)))
-
-
-def _gains_without_each(mixed: _Scores, uniform: _Scores, groups: dict[str, list[int]]) -> list[list[float]]:
-    return [[mixed.mean(index) - uniform.mean(index) for index in indices] for indices in groups.values()]
 
 
 def _indices_by_group(predictions: Sequence[Predictions]) -> dict[str, list[int]]:

@@ -26,7 +26,7 @@ from fmcli.ensemble.candidates import (
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.additive import MEMBER_SCORES
 from fmcli.ensemble.rules.vote import Labels, Logits
-from fmcli.errors import UsageError
+from fmcli.errors import UsageError, did_you_mean
 
 Step = tuple[int, Ranking]
 """The member that was added, and the ranking of the ensemble with it."""
@@ -116,7 +116,7 @@ def select_greedy(
         >>> selection.members, selection.counts, selection.score
         ((1, 0), (1, 1), 1.0)
     """
-    _check(logits, rule, size)
+    _check(logits, y_true, rule, by, size)
     initial = max(1, size // 5) if initial is None else initial
     if not 1 <= initial <= size:
         raise UsageError(f"selection must start with 1 to {size} members, because the size is {size}; got {initial}")
@@ -172,7 +172,7 @@ def select_exhaustive(
         >>> select_exhaustive(logits, np.array([0, 1])).members
         (0, 1)
     """
-    _check(logits, rule, size)
+    _check(logits, y_true, rule, by, size)
     size = min(size, len(logits))
     n_subsets = sum(comb(len(logits), k) for k in range(1, size + 1))
     if n_subsets > max_subsets:
@@ -228,7 +228,7 @@ def select_diverse(
         >>> select_diverse(logits, np.array([0, 1]), size=2, share=0.5).members
         (1, 0)
     """
-    _check(logits, rule, size)
+    _check(logits, y_true, rule, by, size)
     _check_share("the share of the remaining members", share)
     pool = prepare_candidates(logits, y_true, rule, size, tie)
     choices = logits.argmax(axis=2)  # (n_members, n_samples)
@@ -302,10 +302,10 @@ def _selection(pool: Candidates, by: Measure, members: Sequence[int], path: Sequ
     """Return the selection, with scores computed by the voting rule itself."""
     counts = Counter(members)
     _, best = best_addition(pool, empty_ensemble(pool), pool.indices, by)
-    if by == "accuracy":
-        steps = tuple((index, n_correct / len(pool.y_true)) for index, (n_correct, _) in path)
-    else:
-        steps = tuple((index, -negative_loss) for index, (negative_loss, _) in path)
+    scale = (
+        len(pool.y_true) if by == "accuracy" else -1
+    )  # a ranking has the number of correct images, or minus the loss
+    steps = tuple((index, first / scale) for index, (first, _) in path)
     return Selection(
         tuple(counts),
         tuple(counts.values()),
@@ -328,18 +328,22 @@ def _score(pool: Candidates, by: Measure, counts: Counter[int]) -> float:
 # --- checks ----------------------------------------------------------------------------------------------
 
 
-def _check(logits: Logits, rule: str, size: int) -> None:
+def _check(logits: Logits, y_true: Labels, rule: str, by: str, size: int) -> None:
     if rule not in MEMBER_SCORES:
         raise UsageError(
             f"cannot select members for a {rule} vote, because its scores are not sums over members",
             hint=f"choose one of {', '.join(MEMBER_SCORES)}",
         )
+    if by not in MEASURES:
+        raise UsageError(f"unknown measure {by!r}; {did_you_mean(by, list(MEASURES))}")
     if size < 1:
         raise UsageError(f"the size of an ensemble must be 1 or more; got {size}")
     if logits.ndim != 3 or 0 in logits.shape:
         raise UsageError(
             f"logits must have the shape (n_members, n_samples, n_classes), none of them 0; got {logits.shape}"
         )
+    if y_true.shape != logits.shape[1:2]:
+        raise UsageError(f"{logits.shape[1]} images need labels of shape ({logits.shape[1]},); got {y_true.shape}")
     if len(logits) == 1:
         raise UsageError("selection needs a pool of two members or more; got 1")
     for index, member in enumerate(logits):

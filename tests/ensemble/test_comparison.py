@@ -182,11 +182,11 @@ def test_intervals_cover_the_gain_over_members_and_images():
             for one in make_pool("a" * n_members + "x" * n_members, n_samples)
         ]
 
-    truth = np.mean([one.gain for one in compare_heterogeneous(draw(1, 30, 40_000), SOFT, draws=40).homogeneous])
+    truth = np.mean([one.gain for one in compare_heterogeneous(draw(1, 30, 20_000), SOFT, draws=40).homogeneous])
     covered = [
         low <= truth <= high
         for seed in range(2, 82)
-        for low, high in [compare_heterogeneous(draw(seed, 10, 100), SOFT, draws=40).homogeneous[0].test.interval]
+        for low, high in [compare_heterogeneous(draw(seed, 10, 100), SOFT, draws=20).homogeneous[0].test.interval]
     ]
     assert 0.92 <= np.mean(covered) <= 1  # intervals over members alone would cover about 0.8
 

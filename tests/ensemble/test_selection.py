@@ -342,9 +342,17 @@ def test_logits_of_another_shape_are_refused_and_their_shape_is_named(method, sh
     assert str(shape) in caught.value.message
 
 
+@every_method
+def test_labels_of_another_shape_are_refused(method):
+    logits, y_true = random_pool(seed=0)
+    with pytest.raises(UsageError, match="need labels of shape"):
+        choose(method, (logits, y_true[1:]))
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
+        ("greedy", {"by": "los"}, "unknown measure 'los'; did you mean 'loss'"),
         ("greedy", {"size": 0}, "size .* 1 or more; got 0"),
         ("exhaustive", {"size": -1}, "size .* 1 or more; got -1"),
         ("diverse", {"size": 0}, "size .* 1 or more; got 0"),

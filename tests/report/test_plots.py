@@ -606,7 +606,7 @@ def test_images_are_drawn_of_sources_recipes_and_runs(cli, place, data, tmp_path
 
 def test_a_figure_without_data_is_refused_alone_and_left_out_of_all(cli, place, tmp_path, monkeypatch):
     bare = Path(shutil.copy(place / "run" / "k3" / MODEL_FILE, tmp_path / "bare.safetensors"))
-    assert_refused(cli("plot", "curves", bare, "-o", tmp_path / "x" / "c.png"), 4, "no history", HISTORY_FILE)
+    assert_refused(cli("plot", "curves", bare, "-o", tmp_path / "x" / "c.png"), 4, "no training history", HISTORY_FILE)
     assert not (tmp_path / "x").exists()
     figures = figures_drawn(monkeypatch)
     result = cli("plot", "all", bare, "-o", tmp_path / "figures")

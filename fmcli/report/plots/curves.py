@@ -1,6 +1,7 @@
 """The figure of learning curves."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -61,13 +62,8 @@ def curve_figure(
 
 def _choose_line_styles(members: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a colour and a marker for each member."""
-    return {
-        member: {
-            "color": style.PALETTE[index % len(style.PALETTE)],
-            "marker": style.MARKERS[index % len(style.MARKERS)],
-        }
-        for index, member in enumerate(members)
-    }
+    pairs = zip(cycle(style.PALETTE), cycle(style.MARKERS), strict=False)
+    return {member: {"color": color, "marker": marker} for member, (color, marker) in zip(members, pairs, strict=False)}
 
 
 def _draw_curves(
