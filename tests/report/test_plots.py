@@ -654,14 +654,14 @@ MISUSE = {
     "all into a file": (["plot", "all", "{place}/run", "-o", "{new}.png"], 2, "need a folder"),
     "all into an existing file": (["plot", "all", "{place}/run", "-o", "{place}/tiny.toml"], 2, "need a folder"),
     "a format for one": (
-        ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "--file-format is for all",
+        ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "--file-format is only for all",
     ),
     "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
     "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
     "no such images": (["plot", "samples", "{new}", "-o", "{new}.png"], 2, "no such source, recipe or run"),
     "no images in it": (["plot", "samples", "{place}/plots", "-o", "{new}.png"], 4, "holds no trained member"),
     "a recipe for a run": (["plot", "mistakes", "quick", "-o", "{new}.png"], 4, "there is nothing at"),
-    "other images": (["plot", "samples", "{place}/run", "idx:{data}", "-o", "{new}.png"], 3, "have other images"),
+    "other images": (["plot", "samples", "{place}/run", "idx:{data}", "-o", "{new}.png"], 3, "have different images"),
     "no such split": (
         ["plot", "samples", "idx:{data}", "--split", "validation", "-o", "{new}.png"], 3, "no validation images",
     ),
@@ -685,7 +685,7 @@ def test_misuse_is_one_clear_line_with_a_hint(cli, place, data, tmp_path, case):
     [
         (["plot", "pie", "{place}/run", "-o", "x.png"], "pie"),
         (["plot", "curves", "{place}/run"], "--output"),
-        (["plot", "curves", "-o", "x.png"], "PLACE"),
+        (["plot", "curves", "-o", "x.png"], "SOURCE"),
         (["evaluate", "{place}/run", "--plots", "{place}/tiny.toml"], "is a file"),
         (["train", "-r", "{place}/tiny.toml", "-o", "{place}/new", "--plots", "{place}/tiny.toml"], "is a file"),
     ],
