@@ -654,7 +654,7 @@ MISUSE = {
     "all into a file": (["plot", "all", "{place}/run", "-o", "{new}.png"], 2, "need a folder"),
     "all into an existing file": (["plot", "all", "{place}/run", "-o", "{place}/tiny.toml"], 2, "need a folder"),
     "a format for one": (
-        ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "--file-format is only for all",
+        ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "is only for all",
     ),
     "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
     "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
