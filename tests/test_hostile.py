@@ -47,7 +47,7 @@ from fmcli.ensemble.file import read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, DataError, FmcliError, RecipeError, printable
 from fmcli.recipe import DataSpec, load_recipe
-from fmcli.recipe.families import MAX_LAYERS
+from fmcli.recipe.families.sequential import MAX_LAYERS
 from fmcli.recipe.load import MAX_RECIPE_BYTES
 from fmcli.recipe.recipe import MAX_MEMBERS
 from fmcli.recipe.resolve import MAX_TRIED_VALUES

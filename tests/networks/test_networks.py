@@ -26,7 +26,9 @@ from fmcli.networks import (
 from fmcli.networks.build import ChannelsLastFlatten, Dropout, draw_random_bits
 from fmcli.networks.cpu import loading
 from fmcli.networks.cpu.pooling import MaxPool2d
-from fmcli.recipe.families import KernelCnnSpec, SequentialSpec, expand_layers, kernel_group
+from fmcli.recipe.families import expand_layers, kernel_group
+from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
+from fmcli.recipe.families.sequential import SequentialSpec
 from fmcli.recipe.layers import (
     Activate,
     Activation,

@@ -1,9 +1,9 @@
-"""The table `[model]`: the network families, and the layers that each expands to."""
+"""The family `kernel-cnn`: convolutional networks defined by their kernel size and widths."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fmcli.recipe.base import PositiveInt, Spec
 from fmcli.recipe.layers import (
@@ -16,10 +16,7 @@ from fmcli.recipe.layers import (
     Initialization,
     LayerSpec,
     MaxPool,
-    Size,
 )
-
-MAX_LAYERS = 1000
 
 
 class KernelCnnSpec(Spec):
@@ -61,38 +58,15 @@ class KernelCnnSpec(Spec):
         return (self.kernel_size,) * len(self.widths) if isinstance(self.kernel_size, int) else self.kernel_size
 
 
-class SequentialSpec(Spec):
-    """A network written layer by layer."""
-
-    family: Literal["sequential"] = "sequential"
-    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)] = Field(
-        description="The layers in order. The last one must return one logit per class."
-    )
-    init: Initialization = Field("torch", description=INIT_DESCRIPTION)
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _limit_layers(cls, layers: Any) -> Any:
-        # Without this check pydantic would validate every layer first.
-        if isinstance(layers, list) and len(layers) > MAX_LAYERS:
-            raise ValueError(f"got {len(layers)} layers; expected at most {MAX_LAYERS}")
-        return layers
-
-
-ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="family")]
-
-
-def expand_layers(model: ModelSpec, n_classes: int, input_shape: tuple[int, ...]) -> tuple[LayerSpec, ...]:
-    """Return the layers of a model; the last one returns one logit per class.
+def expand(model: KernelCnnSpec, input_shape: tuple[int, ...], n_classes: int) -> Iterator[LayerSpec]:
+    """Yield the layers of a network.
 
     Args:
-        model: A `[model]` table of any family.
-        n_classes: Number of classes of the data.
+        model: The `[model]` table.
         input_shape: (C, H, W).
+        n_classes: Number of logits.
     """
-    if isinstance(model, SequentialSpec):
-        return model.layers
-    return tuple(_plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes, input_shape))
+    return _plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes, input_shape)
 
 
 def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
@@ -122,19 +96,3 @@ def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: tuple[int, ...]) 
             yield BatchNorm(activation="relu")
     yield GlobalMaxPool()
     yield Dense(units=n_classes)
-
-
-def kernel_group(model: ModelSpec) -> str:
-    """Return the kernel sizes of a network's convolutions as text; a two-level vote groups members by it.
-
-    Example:
-        >>> kernel_group(KernelCnnSpec(kernel_size=5, widths=(8, 16)))
-        '5'
-    """
-    sizes: set[Size]
-    if isinstance(model, KernelCnnSpec):
-        sizes = set(model.kernel_sizes)
-    else:
-        sizes = {layer.kernel_size for layer in model.layers if isinstance(layer, Conv)}
-    shown = {str(size) if isinstance(size, int) else "×".join(map(str, size)) for size in sizes}
-    return "+".join(sorted(shown)) or "none"

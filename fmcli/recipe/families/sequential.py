@@ -1,0 +1,28 @@
+"""The family `sequential`: networks written layer by layer."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from fmcli.recipe.base import Spec
+from fmcli.recipe.layers import INIT_DESCRIPTION, Initialization, LayerSpec
+
+MAX_LAYERS = 1000
+
+
+class SequentialSpec(Spec):
+    """A network written layer by layer."""
+
+    family: Literal["sequential"] = "sequential"
+    layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)] = Field(
+        description="The layers in order. The last one must return one logit per class."
+    )
+    init: Initialization = Field("torch", description=INIT_DESCRIPTION)
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _limit_layers(cls, layers: Any) -> Any:
+        # Without this check pydantic would validate every layer first.
+        if isinstance(layers, list) and len(layers) > MAX_LAYERS:
+            raise ValueError(f"got {len(layers)} layers; expected at most {MAX_LAYERS}")
+        return layers
