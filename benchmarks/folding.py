@@ -22,8 +22,8 @@ from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.data import evaluation_loader, load_splits
 from fmcli.ensemble.rules.additive import majority_vote
-from fmcli.members import open_pool
-from fmcli.networks import InferenceNetwork, predict_all_logits
+from fmcli.members.pool import open_pool
+from fmcli.networks.inference import InferenceNetwork, predict_all_logits
 
 RESULT = Path(__file__).parent / "results" / "folding.json"
 

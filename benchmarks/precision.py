@@ -30,7 +30,7 @@ from fmcli.ensemble.rules.additive import majority_vote
 from fmcli.hardware.cpu import count_cores
 from fmcli.members.inference import inference_network
 from fmcli.metrics.comparison import mean_interval
-from fmcli.networks import predict_logits
+from fmcli.networks.inference import predict_logits
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.training import train_member
 

@@ -268,7 +268,7 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
     import torch
 
     from fmcli.checkpoints.checkpoint import Header, save_checkpoint
-    from fmcli.networks import build_model
+    from fmcli.networks.build import build_model
     from fmcli.recipe import load_recipe
     from fmcli.recipe.families import expand_layers
 
@@ -337,8 +337,8 @@ def use(path: Path) -> None:
 
     from fmcli.data import LoadedImage
     from fmcli.ensemble import Combiner
-    from fmcli.members import open_pool
     from fmcli.members.inference import label_images
+    from fmcli.members.pool import open_pool
 
     members = open_pool([path], device="cpu").require_networks()
     image = LoadedImage("blank", None, zeros(members[0].header.input_shape, uint8))

@@ -21,7 +21,7 @@ from benchmarks.plan import Measurement, interleave, parse, plan
 from benchmarks.run import collect
 from benchmarks.table import accuracy, build
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_bytes, training_operations
-from fmcli.networks import build_model
+from fmcli.networks.build import build_model
 from fmcli.networks.cpu import loading, pooling
 from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool

@@ -10,7 +10,7 @@ from fmcli.data import DeviceLoader, ImageSet, Splits
 from fmcli.data.augment import affine, erase, shift
 from fmcli.errors import DeviceError
 from fmcli.events import EpochFinished
-from fmcli.networks import disable_tf32, predict_logits
+from fmcli.networks.inference import disable_tf32, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.training import train_member
 from fmcli.training.run import train_run

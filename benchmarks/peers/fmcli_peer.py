@@ -15,7 +15,8 @@ from fmcli.ensemble.rules.additive import majority_vote
 from fmcli.events import Event, StepFinished
 from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
-from fmcli.networks import InferenceNetwork, build_model, predict_all_logits
+from fmcli.networks.build import build_model
+from fmcli.networks.inference import InferenceNetwork, predict_all_logits
 from fmcli.recipe import Recipe
 from fmcli.training import train_member
 

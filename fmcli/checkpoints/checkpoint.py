@@ -25,7 +25,7 @@ from fmcli.data.background import Background
 from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.data.normalization import scale_pixels
 from fmcli.errors import CheckpointError, RecipeError, printable
-from fmcli.networks import build_model
+from fmcli.networks.build import build_model
 from fmcli.recipe.data import DataSpec
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, ReferenceSpec

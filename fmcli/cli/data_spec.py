@@ -38,7 +38,7 @@ def find_data_spec(word: str) -> DataSpec:
                 hint="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, the name or path of a recipe, or a run folder",
             ) from error
     from fmcli.checkpoints.layout import RECIPE_FILE
-    from fmcli.members import open_pool
+    from fmcli.members.pool import open_pool
 
     recipe = path / RECIPE_FILE
     if recipe.is_file():  # a run, possibly without a trained member

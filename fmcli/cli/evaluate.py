@@ -50,7 +50,7 @@ def evaluate(
     Example: fmcli evaluate checkpoints/quick/k3 --split validation
     """
     from fmcli.ensemble import evaluate_member
-    from fmcli.members import find_other_predictions, predict_pool, write_predictions
+    from fmcli.members.predict import find_other_predictions, predict_pool, write_predictions
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluation import evaluation_document

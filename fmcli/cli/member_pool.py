@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fmcli.choices import TieRule, VotingRule
     from fmcli.ensemble import Combiner
     from fmcli.ensemble.predictions import Predictions
-    from fmcli.members import Pool
+    from fmcli.members.pool import Pool
     from fmcli.recipe import ReferenceSpec
     from fmcli.report.console import Terminal
 
@@ -33,7 +33,7 @@ def open_members(paths: Sequence[Path], device: str, terminal: Terminal, *, toge
     """
     from fmcli.checkpoints.layout import lost_snapshots, unfinished_members
     from fmcli.hardware.memory import keep_freed_memory
-    from fmcli.members import open_pool
+    from fmcli.members.pool import open_pool
 
     keep_freed_memory()
     pool = open_pool(paths, device=device, must_match=together)
@@ -128,6 +128,6 @@ def warn_biased_vote(pool: Pool, predictions: Sequence[Predictions], terminal: T
 
 def published_references(pool: Pool) -> list[ReferenceSpec | None]:
     """Return the `[reference]` table of each member, or None if it has none."""
-    from fmcli.members import StoredMember
+    from fmcli.members.stored import StoredMember
 
     return [None if isinstance(member, StoredMember) else member.header.reference for member in pool.members]

@@ -143,7 +143,7 @@ def _evaluation_plotters(
     terminal: Terminal,
 ) -> Plotters:
     """Compute the vote of the members and return its plotters."""
-    from fmcli.members import vote_on_split
+    from fmcli.members.validation import vote_on_split
 
     pool = open_members([Path(source) for source in sources], device, terminal)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)

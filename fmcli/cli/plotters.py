@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fmcli.ensemble import VotingResult
     from fmcli.ensemble.predictions import Predictions
     from fmcli.events import EpochFinished
-    from fmcli.members import Pool
+    from fmcli.members.pool import Pool
     from fmcli.recipe import DataSpec, TrainerSpec
     from fmcli.report.console import Terminal
 

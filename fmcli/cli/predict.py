@@ -65,8 +65,8 @@ def predict(
     """
     names = _input_names(inputs or (["-"] if null else []), null)
 
-    from fmcli.members import fit_rule
     from fmcli.members.inference import image_reader, label_images
+    from fmcli.members.validation import fit_rule
     from fmcli.report.console import Terminal
     from fmcli.report.predictions import PredictionWriter
 

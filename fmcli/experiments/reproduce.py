@@ -16,7 +16,8 @@ from fmcli.ensemble import evaluate_ensemble
 from fmcli.errors import DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunStarted, WaitingForRun, ignore
 from fmcli.experiments.results import SeedResult, SystemResult
-from fmcli.members import open_pool, vote_on_split
+from fmcli.members.pool import open_pool
+from fmcli.members.validation import vote_on_split
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
 from fmcli.training.run import train_run

@@ -16,7 +16,7 @@ from fmcli.ensemble.predictions import ClassProbability, ImagePrediction, Predic
 from fmcli.ensemble.rules.vote import Vote
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.hardware.device import use_bf16
-from fmcli.networks import InferenceNetwork, predict_all_logits
+from fmcli.networks.inference import InferenceNetwork, predict_all_logits
 from fmcli.recipe.families import kernel_group
 
 _MAX_LISTED_CLASSES = 5

@@ -27,7 +27,8 @@ from fmcli.ensemble.predictions import predictions_file, save_predictions
 from fmcli.errors import CheckpointError, UsageError, printable
 from fmcli.members.inference import check_images, inference_network, predict_splits
 from fmcli.members.pool import Pool
-from fmcli.networks import estimate_batch_norm, predict_logits
+from fmcli.networks.batch_norm import estimate_batch_norm
+from fmcli.networks.inference import predict_logits
 from fmcli.recipe import recipe_digest
 
 _FILES = frozenset({MODEL_FILE, *map(predictions_file, SPLITS)})

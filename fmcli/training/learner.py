@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from fmcli.checkpoints.tensors import flatten_state, unflatten_state, with_prefix, without_prefix
 from fmcli.data import Normalization
 from fmcli.data.augment import augment
-from fmcli.networks import Bf16Twin, add_l2_gradients, build_model, estimate_batch_norm, set_dropout_generator
+from fmcli.networks.batch_norm import estimate_batch_norm
+from fmcli.networks.bf16 import Bf16Twin
+from fmcli.networks.build import add_l2_gradients, build_model, set_dropout_generator
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.trainer import TrainerSpec

@@ -27,7 +27,7 @@ from fmcli.events import (
 )
 from fmcli.hardware.device import device_name, is_out_of_memory, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
-from fmcli.networks import InferenceNetwork, disable_tf32, predict_logits
+from fmcli.networks.inference import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.training.divergence import DivergenceGuard, first_not_finite
 from fmcli.training.fingerprint import Fingerprint

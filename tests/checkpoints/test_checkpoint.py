@@ -16,7 +16,7 @@ from fmcli.data import load_splits
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, FmcliError, Remedy
 from fmcli.members.inference import predict_splits
-from fmcli.networks import InferenceNetwork, predict_logits
+from fmcli.networks.inference import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, load_recipe, recipe_digest
 from fmcli.training import VALIDATION_FILE
 from fmcli.training.run import train_run

@@ -20,8 +20,9 @@ from fmcli.ensemble import Combiner, combine_predictions, evaluate_ensemble, fit
 from fmcli.ensemble.file import FittedOn, MemberPath, read_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, predictions_file, stack_logits
 from fmcli.errors import CheckpointError, FmcliError, UsageError
-from fmcli.members import open_pool, predict_pool
 from fmcli.members.inference import label_images
+from fmcli.members.pool import open_pool
+from fmcli.members.predict import predict_pool
 from fmcli.recipe import load_recipe
 from fmcli.storage.reading import read_metadata
 from fmcli.training.run import train_run

@@ -16,7 +16,8 @@ from fmcli.ensemble import Combiner
 from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import DataError
-from fmcli.members import open_pool, predict_pool
+from fmcli.members.pool import open_pool
+from fmcli.members.predict import predict_pool
 from fmcli.recipe import load_recipe
 from fmcli.training.run import train_run
 from tests.helpers import TINY_RECIPE

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fmcli.networks import InferenceNetwork, build_model, predict_logits
+from fmcli.networks.build import build_model
+from fmcli.networks.inference import InferenceNetwork, predict_logits
 from fmcli.recipe import load_recipe
 from fmcli.recipe.families import expand_layers
 from tests.helpers import TINY_RECIPE, draw_quadrants, write_idx_folder

@@ -16,15 +16,9 @@ from fmcli.ensemble import Combiner, Stacking
 from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, save_predictions, stack_logits
 from fmcli.errors import CheckpointError, DataError, Remedy, UsageError
-from fmcli.members import (
-    fit_rule,
-    open_pool,
-    predict_for_fitting,
-    predict_pool,
-    predict_shared_validation,
-    predict_validation,
-    write_predictions,
-)
+from fmcli.members.pool import open_pool
+from fmcli.members.predict import predict_pool, write_predictions
+from fmcli.members.validation import fit_rule, predict_for_fitting, predict_shared_validation, predict_validation
 from fmcli.recipe import load_recipe
 from fmcli.storage.reading import read_metadata
 from fmcli.training.run import train_run

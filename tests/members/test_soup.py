@@ -13,7 +13,7 @@ from fmcli.checkpoints.tensors import weights_digest
 from fmcli.data import load_source
 from fmcli.ensemble.predictions import load_predictions, predictions_file
 from fmcli.errors import UsageError
-from fmcli.members import open_pool
+from fmcli.members.pool import open_pool
 from fmcli.members.soup import make_soup
 from fmcli.recipe import load_recipe, recipe_digest
 from fmcli.training.run import train_run

@@ -14,18 +14,18 @@ from torch import nn
 
 from fmcli.choices import Views
 from fmcli.errors import RecipeError
-from fmcli.networks import (
-    Bf16Twin,
-    InferenceNetwork,
+from fmcli.networks.bf16 import Bf16Twin
+from fmcli.networks.build import (
+    ChannelsLastFlatten,
+    Dropout,
     add_l2_gradients,
     build_model,
-    predict_all_logits,
-    predict_logits,
+    draw_random_bits,
     set_dropout_generator,
 )
-from fmcli.networks.build import ChannelsLastFlatten, Dropout, draw_random_bits
 from fmcli.networks.cpu import loading
 from fmcli.networks.cpu.pooling import MaxPool2d
+from fmcli.networks.inference import InferenceNetwork, predict_all_logits, predict_logits
 from fmcli.recipe.families import expand_layers, kernel_group
 from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
 from fmcli.recipe.families.sequential import SequentialSpec

@@ -27,7 +27,7 @@ from fmcli.events import (
     StepFinished,
     StopRequest,
 )
-from fmcli.networks import InferenceNetwork, predict_logits
+from fmcli.networks.inference import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.training import STATE_FILE, VALIDATION_FILE, Fingerprint, loaders, loop, train_member
 from fmcli.training.learner import Learner

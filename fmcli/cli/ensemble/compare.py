@@ -69,7 +69,8 @@ def compare(
 
     from fmcli.ensemble.comparison import compare_ensembles
     from fmcli.ensemble.heterogeneity import compare_heterogeneous
-    from fmcli.members import predict_pool, vote_on_split
+    from fmcli.members.predict import predict_pool
+    from fmcli.members.validation import vote_on_split
     from fmcli.report.comparison import comparison_document, study_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit

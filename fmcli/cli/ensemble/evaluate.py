@@ -52,7 +52,7 @@ def evaluate(
     Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
     """
     from fmcli.ensemble import evaluate_ensemble
-    from fmcli.members import vote_on_split
+    from fmcli.members.validation import vote_on_split
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.ensemble_evaluation import ensemble_document

@@ -77,8 +77,8 @@ def select(
             f"{greedy_options[0]} needs --method greedy; got --method {method}", hint=f"omit {greedy_options[0]}"
         )
 
-    from fmcli.members import predict_shared_validation
     from fmcli.members.compose import select_ensemble, write_ensemble
+    from fmcli.members.validation import predict_shared_validation
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.ensemble_files import selection_document

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.networks import Bf16Twin, build_model
+from fmcli.networks.bf16 import Bf16Twin
+from fmcli.networks.build import build_model
 from fmcli.networks.cpu import loading, pooling
 from fmcli.networks.cpu.pooling import ConvPoolReLU, MaxPool2d
 from fmcli.recipe.layers import BatchNorm, Conv, Dense, Flatten, MaxPool

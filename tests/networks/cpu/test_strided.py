@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.networks import build_model
+from fmcli.networks.build import build_model
 from fmcli.networks.cpu import loading, strided
 from fmcli.networks.cpu.strided import StridedConv2d
 from fmcli.recipe.layers import Conv, Dense, Flatten
