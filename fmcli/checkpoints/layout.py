@@ -119,9 +119,8 @@ def missing_snapshots(member: MemberSpec, folder: Path) -> list[str]:
     schedule = member.schedule
     if member.trainer.keep != "snapshots" or not isinstance(schedule, CyclicSchedule):
         return []
-    names = [
-        snapshot_name(number) for number in range(1, schedule.cycles)
-    ]  # the last cycle ends with the final weights
+    # The last cycle ends with the final weights, not with a snapshot.
+    names = [snapshot_name(number) for number in range(1, schedule.cycles)]
     return [name for name in names if not (folder / name / MODEL_FILE).is_file()]
 
 

@@ -260,6 +260,6 @@ def write_member_plots(
 
     names = [member.member for member in predictions]
     folders = [folder / word for word in folder_names(names)] if len(names) > 1 else [folder]
-    for member_folder, member, prediction in zip(folders, pool.single_members(), predictions, strict=True):
+    for index, (member_folder, prediction) in enumerate(zip(folders, predictions, strict=True)):
         result = combine_predictions([prediction], Combiner())
-        write_plots(member_folder, evaluation_plotters(member, result, data_root), terminal)
+        write_plots(member_folder, evaluation_plotters(pool.subset([index]), result, data_root), terminal)

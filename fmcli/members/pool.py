@@ -53,18 +53,10 @@ class Pool:
             tuple(self.groups[index] for index in indices),
         )
 
-    def with_groups(self, groups: Sequence[str]) -> Pool:
-        """Return the pool with other groups, one per member."""
-        return replace(self, groups=tuple(groups))
-
     @property
     def has_external(self) -> bool:
         """Whether another tool predicted for a member; its predictions can lack the true classes."""
         return any(isinstance(member, StoredMember) and member.is_external for member in self.members)
-
-    def single_members(self) -> list[Pool]:
-        """Return one pool per member."""
-        return [self.subset([index]) for index in range(len(self.members))]
 
     def duplicates(self) -> dict[str, str]:
         """Return the members that have the same weights as an earlier member, and that member's name."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import Views
@@ -22,9 +22,6 @@ from fmcli.errors import DataError, Remedy, UsageError, printable
 from fmcli.members.pool import Pool
 from fmcli.members.stored import ANY_SPLIT, StoredMember
 from fmcli.storage.atomic import folder_names
-
-if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
 
 
 class PredictOptions(TypedDict, total=False):
@@ -65,7 +62,11 @@ def predict_pool(
     """
     if views != "none":
         pool.require_networks()
-    computed = iter(_predict_networks(pool.checkpoints, split, data_root, views))
+    computed: Iterator[Predictions] = iter(())
+    if pool.checkpoints:
+        from fmcli.members.inference import predict_splits  # imports torch, which takes seconds
+
+        computed = iter(predict_splits(pool.checkpoints, split, data_root=data_root, views=views))
     found: dict[int, Predictions] = {}
     external: dict[int, Path] = {}
     for index, (member, name) in enumerate(zip(pool.members, pool.names, strict=True)):
@@ -77,16 +78,6 @@ def predict_pool(
             found[index] = replace(_load(path, split), member=name)
     found |= _load_external(external, pool.names, split, labels, reference=next(iter(found.values()), None))
     return [replace(found[index], group=group) if group else found[index] for index, group in enumerate(pool.groups)]
-
-
-def _predict_networks(
-    members: Sequence[Checkpoint], split: str, data_root: Path | None, views: Views
-) -> list[Predictions]:
-    if not members:
-        return []
-    from fmcli.members.inference import predict_splits
-
-    return predict_splits(members, split, data_root=data_root, views=views)
 
 
 def _load_external(

@@ -1,7 +1,6 @@
 """Mixed precision: multiply in bfloat16, update weights in float32."""
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,10 @@ class Bf16Twin:
     def __init__(self, model: nn.Sequential) -> None:
         layers = [copy.deepcopy(layer).to(torch.bfloat16) if _has_products(layer) else layer for layer in model]
         first = next((index for index, layer in enumerate(model) if _has_products(layer)), len(layers))
-        self._before, self._network = nn.Sequential(*layers[:first]), nn.Sequential(*_fuse(layers[first:]))
+        trained = layers[first:]
+        if ConvPoolReLU.fits(trained[:3]):
+            trained = [ConvPoolReLU(*trained[:3]), *trained[3:]]
+        self._before, self._network = nn.Sequential(*layers[:first]), nn.Sequential(*trained)
         pairs = [(layer, twin) for layer, twin in zip(model, layers, strict=True) if layer is not twin]
         self._weights: list[Tensor] = [weight for layer, _ in pairs for weight in layer.parameters()]
         self._twins: list[Tensor] = [weight for _, twin in pairs for weight in twin.parameters()]
@@ -48,11 +50,6 @@ class Bf16Twin:
         torch._foreach_copy_(self._gradients, gradients)
         for weight, gradient in zip(self._weights, self._gradients, strict=True):
             weight.grad = gradient
-
-
-def _fuse(layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """Replace the first three layers by one `ConvPoolReLU` if they fit."""
-    return [ConvPoolReLU(*layers[:3]), *layers[3:]] if ConvPoolReLU.fits(layers[:3]) else list(layers)
 
 
 def _has_products(layer: nn.Module) -> bool:

@@ -95,7 +95,7 @@ def test_greedy_keeps_the_best_member_if_no_average_is_as_good(cli, run, pool, t
     judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.8, 0.8])
     made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
     assert made.status == 0
-    assert "no average is as good as m/snapshot-2 on validation images: it is taken alone" in made.err
+    assert "no average is as good as m/snapshot-2 on validation images; using its weights unchanged" in made.err
     soup, alone = load_checkpoint(tmp_path / "soup" / MODEL_FILE, device=CPU), pool.checkpoints[1]
     assert [one.name for one in soup.header.soup.ingredients] == ["m/snapshot-2"]
     assert weights_digest(soup.model.state_dict()) == weights_digest(alone.model.state_dict())

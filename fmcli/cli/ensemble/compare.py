@@ -1,6 +1,7 @@
 """`fmcli ensemble compare`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +82,7 @@ def compare(
         pool = open_members([path for _, paths in named for path in paths], device, terminal)
         refuse_unused_labels([pool], labels)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
-        predictions = predict_pool(pool.with_groups(rule.groups), split, data_root=data_root, labels=labels)
+        predictions = predict_pool(replace(pool, groups=rule.groups), split, data_root=data_root, labels=labels)
         study = compare_heterogeneous(predictions, rule, size=size, draws=draws, seed=seed or 0)
         emit(study_document(study, rule), format_, terminal)
         return
