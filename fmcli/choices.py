@@ -24,7 +24,7 @@ TieRule = Literal["probability", "lowest", "first"]
 Views = Literal["none", "flip", "shift", "flip-shift"]
 """Views of an image whose predictions are averaged: mirrored, shifted by a pixel, or both."""
 Invert = Literal["auto", "never", "always"]
-"""Whether to swap the dark and the light of a foreign picture."""
+"""Whether to invert dark and light of an image before it is classified."""
 FigureName = Literal[
     "samples",
     "class-counts",

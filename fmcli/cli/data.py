@@ -7,24 +7,24 @@ from typing import Annotated
 
 import typer
 
+from fmcli.cli import options
 from fmcli.cli.data_spec import find_data_spec
-from fmcli.cli.options import DataRoot, FormatOption, Quiet, Verbose, command_group
 from fmcli.errors import printable
 
-app = command_group("Download, verify and show datasets.")
+app = options.command_group("Download, verify and show datasets.")
 
 
 @app.command("fetch", short_help="Download and verify a built-in dataset.")
 def fetch_data(
     source: Annotated[str, typer.Argument(metavar="NAME", help="Name of the built-in dataset.")] = "fashion-mnist",
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    data_root: options.DataRoot = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Download a built-in dataset and verify it.
 
     First, fmcli looks in --data-root, the user's cache and the system folder. If the dataset is in none of them, it is
-    downloaded from its mirrors. If no mirror can be reached, the package of Debian is used. This needs no root rights.
+    downloaded from its mirrors. If no mirror can be reached, the Debian package is used. This needs no root rights.
 
     Example: fmcli data fetch fashion-mnist
     """
@@ -46,9 +46,7 @@ def show_data(
     ] = "fashion-mnist",
     grid: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file.", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -59,8 +57,8 @@ def show_data(
         ),
     ] = None,
     samples: Annotated[bool, typer.Option(help="Show one sample per class in the terminal.")] = True,
-    data_root: DataRoot = None,
-    format_: FormatOption = "table",
+    data_root: options.DataRoot = None,
+    format_: options.FormatOption = "table",
 ) -> None:
     """Show the number of images per class and split, their size, their digests and samples.
 

@@ -5,19 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fmcli.cli import options
 from fmcli.cli.member_pool import open_members, published_references, refuse_unused_labels, warn_scaling
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    FormatOption,
-    Labels,
-    Members,
-    Plots,
-    Quiet,
-    Split,
-    TestTimeViews,
-    Verbose,
-)
 from fmcli.cli.plotters import write_member_plots
 from fmcli.errors import printable
 
@@ -27,23 +16,22 @@ SavePredictions = Annotated[
         "--save-predictions",
         metavar="PATH",
         help="Also write each member's predictions into this folder. For one member, it can be a .safetensors file.",
-        show_default=False,
     ),
 ]
 
 
 def evaluate(
-    members: Members,
-    split: Split = "test",
-    tta: TestTimeViews = "none",
+    members: options.Members,
+    split: options.Split = "test",
+    tta: options.TestTimeViews = "none",
     save_predictions: SavePredictions = None,
-    labels: Labels = None,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    plots: Plots = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    labels: options.Labels = None,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    plots: options.Plots = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Score each member on its own: accuracy, scores per class, confusion matrix and calibration.
 

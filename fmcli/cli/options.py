@@ -88,37 +88,28 @@ RecipeName = Annotated[
         metavar="RECIPE",
         help="Name of a shipped recipe, or path of a recipe file.",
         autocompletion=complete_recipe,
-        show_default=False,
     ),
 ]
 RecipeArgument = Annotated[
     str,
     typer.Argument(
-        help="Name of a shipped recipe, or path of a recipe file.", autocompletion=complete_recipe, show_default=False
+        metavar="RECIPE", help="Name of a shipped recipe, or path of a recipe file.", autocompletion=complete_recipe
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set",
-        help="Change a key of the recipe, for example optimizer.lr=3e-4. Can be repeated.",
-        metavar="KEY=VALUE",
+        "--set", help="Change a key of the recipe, for example optimizer.lr=3e-4. Can be repeated.", metavar="KEY=VALUE"
     ),
 ]
 Members = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="MEMBER",
-        help="Runs, members, checkpoints, ensemble files, packs or predictions files.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="MEMBER", help="Runs, members, checkpoints, ensemble files, packs or predictions files."),
 ]
 Networks = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MEMBER",
-        help="Runs, members, checkpoints or ensemble files. Predictions files are refused.",
-        show_default=False,
+        metavar="MEMBER", help="Runs, members, checkpoints or ensemble files. Predictions files are refused."
     ),
 ]
 TestTimeViews = Annotated[
@@ -132,20 +123,15 @@ Labels = Annotated[
         metavar="FILE",
         help="True classes for predictions of other tools: a .npy array of integers, or a text file with one class "
         "per line.",
-        show_default=False,
     ),
 ]
 Vote = Annotated[
     VotingRule | None,
-    typer.Option(
-        metavar="RULE",
-        help=f"Voting rule: {', '.join(get_args(VotingRule))}. Default: from the recipe.",
-        show_default=False,
-    ),
+    typer.Option(metavar="RULE", help=f"Voting rule: {', '.join(get_args(VotingRule))}. Default: from the recipe."),
 ]
 Tie = Annotated[
     TieRule | None,
-    typer.Option(help="How to break ties between classes. Default: from the recipe.", show_default=False),
+    typer.Option(help="How to break ties between classes. Default: from the recipe."),
 ]
 Weights = Annotated[
     str | None,
@@ -153,7 +139,6 @@ Weights = Annotated[
         metavar="W,W,…",
         help="Weight of each member, in order, for example 2,1,1. Default: from the recipe, or fitted on validation "
         "images.",
-        show_default=False,
     ),
 ]
 Groups = Annotated[
@@ -161,7 +146,6 @@ Groups = Annotated[
     typer.Option(
         metavar="G,G,…",
         help="Group of each member for --vote two-level, in order, for example 3,3,5. Default: its kernel size.",
-        show_default=False,
     ),
 ]
 Split = Annotated[SplitName, typer.Option("--split", help="Images to score on.")]
@@ -173,7 +157,6 @@ Plots = Annotated[
         file_okay=False,
         callback=_check_plot_folder,
         help="Also draw figures into this folder, as PNG.",
-        show_default=False,
     ),
 ]
 EnsembleOutput = Annotated[
@@ -184,7 +167,6 @@ EnsembleOutput = Annotated[
         callback=_check_ensemble_file,
         metavar="FILE",
         help="Ensemble file to write. Its name must end in .toml. The members must be in its folder or below.",
-        show_default=False,
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]

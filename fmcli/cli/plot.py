@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from fmcli.choices import FIGURES, FigureChoice, FigureName, FileFormat, SplitName, TieRule, VotingRule
+from fmcli.cli import options
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.member_pool import choose_rule, open_members
-from fmcli.cli.options import DataRoot, Device, Quiet, Tie, Verbose, Vote
 from fmcli.cli.plotters import (
     Plotters,
     data_plotters,
@@ -36,11 +36,7 @@ SEARCH_FIGURES: tuple[FigureName, ...] = ("trials",)
 def plot(
     kind: Annotated[
         FigureChoice,
-        typer.Argument(
-            metavar="FIGURE",
-            help=f"One of {', '.join(get_args(FigureName))}, or all.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="FIGURE", help=f"One of {', '.join(get_args(FigureName))}, or all."),
     ],
     sources: Annotated[
         list[str],
@@ -48,28 +44,23 @@ def plot(
             metavar="SOURCE",
             help="Runs, members, checkpoints, ensemble files, packs or predictions files. For samples and class-counts "
             "also recipes and data sources. For trials the folder of a search.",
-            show_default=False,
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", metavar="PATH", help="A .png, .svg or .pdf file. For all, a folder.", show_default=False
-        ),
+        typer.Option("--output", "-o", metavar="PATH", help="A .png, .svg or .pdf file. For all, a folder."),
     ],
     split: Annotated[
         SplitName | None,
-        typer.Option(help="Images to use. Default: test, but train for samples.", show_default=False),
+        typer.Option(help="Images to use. Default: test, but train for samples."),
     ] = None,
-    file_format: Annotated[
-        FileFormat | None, typer.Option(help="File format for all. Default: png.", show_default=False)
-    ] = None,
-    vote: Vote = None,
-    tie: Tie = None,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    file_format: Annotated[FileFormat | None, typer.Option(help="File format for all. Default: png.")] = None,
+    vote: options.Vote = None,
+    tie: options.Tie = None,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Draw a figure and print its path. Several members are shown by their vote; curves show each of them.
 

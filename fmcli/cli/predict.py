@@ -10,8 +10,8 @@ from typing import Annotated, cast
 import typer
 
 from fmcli.choices import Invert
+from fmcli.cli import options
 from fmcli.cli.member_pool import choose_rule, open_members
-from fmcli.cli.options import Device, FormatOption, Quiet, TestTimeViews, Tie, Verbose, Vote
 from fmcli.errors import DataError, UsageError
 
 MAX_PATH_BYTES = 1 << 16  # operating systems allow a few thousand
@@ -20,14 +20,12 @@ MAX_PATH_BYTES = 1 << 16  # operating systems allow a few thousand
 def predict(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="A run, member, checkpoint, ensemble file or pack.", show_default=False),
+        typer.Argument(metavar="MODEL", help="A run, member, checkpoint, ensemble file or pack."),
     ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT",
-            help="Image files, folders, .npy or IDX files. - reads paths from standard input.",
-            show_default=False,
+            metavar="INPUT", help="Image files, folders, .npy or IDX files. - reads paths from standard input."
         ),
     ] = None,
     null: Annotated[
@@ -41,23 +39,23 @@ def predict(
             "background."
         ),
     ] = "auto",
-    vote: Vote = None,
-    tie: Tie = None,
+    vote: options.Vote = None,
+    tie: options.Tie = None,
     reject_below: Annotated[
         float,
         typer.Option(min=0, max=1, metavar="P", help="Report an image as undecided if its probability is below this."),
     ] = 0.0,
-    tta: TestTimeViews = "none",
+    tta: options.TestTimeViews = "none",
     batch_size: Annotated[
         int,
         typer.Option(
             min=1, metavar="N", help="Images per batch. With 1, each image is classified as soon as its path arrives."
         ),
     ] = 64,
-    device: Device = "auto",
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: options.Device = "auto",
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Classify images by one member or by the vote of a run. The output is in the order of the inputs.
 

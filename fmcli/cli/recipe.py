@@ -6,23 +6,15 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.options import (
-    DataRoot,
-    FormatOption,
-    Overrides,
-    Overwrite,
-    RecipeArgument,
-    command_group,
-    refuse_to_replace,
-)
+from fmcli.cli import options
 from fmcli.errors import UsageError, did_you_mean, printable
 from fmcli.storage.atomic import write_atomic
 
-app = command_group("List, show, copy and check recipes.")
+app = options.command_group("List, show, copy and check recipes.")
 
 
 @app.command("list")
-def list_recipes(format_: FormatOption = "table") -> None:
+def list_recipes(format_: options.FormatOption = "table") -> None:
     """List the shipped recipes.
 
     Example: fmcli recipe list
@@ -38,16 +30,16 @@ def list_recipes(format_: FormatOption = "table") -> None:
 
 @app.command("show", short_help="Print a recipe or its networks.")
 def show_recipe(
-    recipe: RecipeArgument,
+    recipe: options.RecipeArgument,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print every key of every member, with its default.")
     ] = False,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print the layers, shapes and parameter counts of each network.")
     ] = False,
-    set_: Overrides = None,
-    data_root: DataRoot = None,
-    format_: FormatOption = "table",
+    set_: options.Overrides = None,
+    data_root: options.DataRoot = None,
+    format_: options.FormatOption = "table",
 ) -> None:
     """Print a recipe as TOML, or a summary of its networks in the chosen --format.
 
@@ -80,11 +72,9 @@ def show_recipe(
 
 @app.command("copy")
 def copy_recipe(
-    recipe: RecipeArgument,
-    target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="Folder or new file to copy to.", show_default=False)
-    ],
-    overwrite: Overwrite = False,
+    recipe: options.RecipeArgument,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder or new file to copy to.")],
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Copy a recipe in order to edit it.
 
@@ -95,13 +85,13 @@ def copy_recipe(
 
     source = find_recipe(recipe)
     target = target / source.name if target.is_dir() else target
-    refuse_to_replace(target, overwrite)
+    options.refuse_to_replace(target, overwrite)
     write_atomic(target, read_text(source).encode())
     Terminal().write(f"{target}\n")
 
 
 @app.command("validate", short_help="Check a recipe.")
-def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
+def validate_recipe(recipe: options.RecipeArgument, set_: options.Overrides = None) -> None:
     """Check a recipe and report all problems together.
 
     No images are read. The input shape of the networks and the sizes of the splits are therefore only checked for
@@ -126,11 +116,9 @@ def validate_recipe(recipe: RecipeArgument, set_: Overrides = None) -> None:
 def list_keys(
     table: Annotated[
         str | None,
-        typer.Argument(
-            metavar="TABLE", help="Show only this table and its subtables, for example trainer.", show_default=False
-        ),
+        typer.Argument(metavar="TABLE", help="Show only this table and its subtables, for example trainer."),
     ] = None,
-    format_: FormatOption = "table",
+    format_: options.FormatOption = "table",
 ) -> None:
     """List all keys of a recipe with their type, default and meaning.
 

@@ -5,16 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    FormatOption,
-    Overrides,
-    Quiet,
-    Threads,
-    Verbose,
-    complete_recipe,
-)
+from fmcli.cli import options
 from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
 from fmcli.cli.thread_count import set_threads
@@ -26,12 +17,11 @@ def reproduce(
         typer.Argument(
             metavar="RECIPE",
             help="Recipes with a [reference] table. Default: all shipped ones.",
-            autocompletion=complete_recipe,
-            show_default=False,
+            autocompletion=options.complete_recipe,
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per system, with seeds 0, 1, …")] = 1,
-    set_: Overrides = None,
+    set_: options.Overrides = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the runs NAME/seed-N.")
     ] = Path("checkpoints/reproduce"),
@@ -45,12 +35,12 @@ def reproduce(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete existing runs and train from scratch.")
     ] = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    data_root: DataRoot = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    data_root: options.DataRoot = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Train published systems from their recipes and compare the accuracy with the published one.
 

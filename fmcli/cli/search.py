@@ -6,16 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    FormatOption,
-    Overrides,
-    Quiet,
-    RecipeName,
-    Threads,
-    Verbose,
-)
+from fmcli.cli import options
 from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
 from fmcli.cli.thread_count import set_threads
@@ -24,8 +15,8 @@ from fmcli.storage.atomic import check_writable
 
 
 def search(
-    recipe: RecipeName,
-    set_: Overrides = None,
+    recipe: options.RecipeName,
+    set_: options.Overrides = None,
     trials: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Total number of trials. Default: from the recipe.")
     ] = None,
@@ -39,12 +30,12 @@ def search(
     write_recipe: Annotated[
         Path | None, typer.Option(help="Write the recipe with the best values to this file.", metavar="FILE")
     ] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    data_root: DataRoot = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    data_root: options.DataRoot = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Search for better hyperparameters on the validation images.
 

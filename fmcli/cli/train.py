@@ -5,17 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    FormatOption,
-    Overrides,
-    Plots,
-    Quiet,
-    RecipeName,
-    Threads,
-    Verbose,
-)
+from fmcli.cli import options
 from fmcli.cli.plotters import curve_plotters, data_plotters, write_plots
 from fmcli.cli.remedies import describe_remedy
 from fmcli.cli.stop_signals import interruptible
@@ -25,8 +15,8 @@ CHECKPOINTS = Path("checkpoints")
 
 
 def train(
-    recipe: RecipeName,
-    set_: Overrides = None,
+    recipe: options.RecipeName,
+    set_: options.Overrides = None,
     member: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Train only this member. Can be repeated.")
     ] = None,
@@ -56,13 +46,13 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed. Short for --set trainer.seed=N.")] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    data_root: DataRoot = None,
-    plots: Plots = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    data_root: options.DataRoot = None,
+    plots: options.Plots = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Train the members of a recipe and write them to a run folder.
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from fmcli.cli import options
 from fmcli.cli.member_pool import (
     choose_rule,
     open_members,
     refuse_unused_labels,
     warn_biased_vote,
 )
-from fmcli.cli.options import DataRoot, Device, FormatOption, Groups, Labels, Quiet, Split, Tie, Verbose, Vote
 from fmcli.errors import UsageError
 
 
@@ -23,12 +23,11 @@ def compare(
         typer.Argument(
             metavar="ENSEMBLE",
             help="A run, an ensemble file, a pack, or members separated by commas. NAME=… gives it a name.",
-            show_default=False,
         ),
     ],
-    vote: Vote = None,
-    tie: Tie = None,
-    split: Split = "test",
+    vote: options.Vote = None,
+    tie: options.Tie = None,
+    split: options.Split = "test",
     draws: Annotated[
         int | None,
         typer.Option(
@@ -36,28 +35,22 @@ def compare(
             metavar="N",
             help="Draw about N random ensembles with mixed kernel sizes, and about N of each single kernel size, and "
             "compare them.",
-            show_default=False,
         ),
     ] = None,
     size: Annotated[
         int | None,
         typer.Option(
-            min=2,
-            metavar="N",
-            help="With --draws: members per ensemble. Default: the number of kernel sizes.",
-            show_default=False,
+            min=2, metavar="N", help="With --draws: members per ensemble. Default: the number of kernel sizes."
         ),
     ] = None,
-    groups: Groups = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.", show_default=False)
-    ] = None,
-    labels: Labels = None,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    groups: options.Groups = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.")] = None,
+    labels: options.Labels = None,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Compare ensembles on the same images: accuracy, differences, confidence intervals and significance tests.
 

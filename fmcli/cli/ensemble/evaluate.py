@@ -1,5 +1,6 @@
 """`fmcli ensemble evaluate`."""
 
+from fmcli.cli import options
 from fmcli.cli.member_pool import (
     choose_rule,
     open_members,
@@ -8,41 +9,25 @@ from fmcli.cli.member_pool import (
     warn_biased_vote,
     warn_scaling,
 )
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    FormatOption,
-    Groups,
-    Labels,
-    Members,
-    Plots,
-    Quiet,
-    Split,
-    TestTimeViews,
-    Tie,
-    Verbose,
-    Vote,
-    Weights,
-)
 from fmcli.cli.plotters import evaluation_plotters, write_plots
 from fmcli.errors import UsageError
 
 
 def evaluate(
-    members: Members,
-    vote: Vote = None,
-    tie: Tie = None,
-    weights: Weights = None,
-    groups: Groups = None,
-    split: Split = "test",
-    tta: TestTimeViews = "none",
-    labels: Labels = None,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    plots: Plots = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    members: options.Members,
+    vote: options.Vote = None,
+    tie: options.Tie = None,
+    weights: options.Weights = None,
+    groups: options.Groups = None,
+    split: options.Split = "test",
+    tta: options.TestTimeViews = "none",
+    labels: options.Labels = None,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    plots: options.Plots = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Score a vote and each of its members.
 

@@ -1,38 +1,23 @@
 """`fmcli ensemble fit`."""
 
+from fmcli.cli import options
 from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    EnsembleOutput,
-    FormatOption,
-    Groups,
-    Labels,
-    Members,
-    Overwrite,
-    Quiet,
-    Tie,
-    Verbose,
-    Vote,
-    Weights,
-    refuse_to_replace,
-)
 
 
 def fit(
-    members: Members,
-    output: EnsembleOutput,
-    vote: Vote = None,
-    tie: Tie = None,
-    weights: Weights = None,
-    groups: Groups = None,
-    labels: Labels = None,
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    members: options.Members,
+    output: options.EnsembleOutput,
+    vote: options.Vote = None,
+    tie: options.Tie = None,
+    weights: options.Weights = None,
+    groups: options.Groups = None,
+    labels: options.Labels = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Fit the weights and temperature of a voting rule on validation images, and write an ensemble file.
 
@@ -40,7 +25,7 @@ def fit(
 
     Example: fmcli ensemble fit checkpoints/quick --vote weighted-soft --output checkpoints/fitted.toml
     """
-    refuse_to_replace(output, overwrite)
+    options.refuse_to_replace(output, overwrite)
 
     from fmcli.members.compose import fit_ensemble, write_ensemble
     from fmcli.report.console import Terminal

@@ -5,44 +5,31 @@ from typing import Annotated
 
 import typer
 
+from fmcli.cli import options
 from fmcli.cli.member_pool import choose_rule, open_members
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    Networks,
-    Overwrite,
-    Quiet,
-    Tie,
-    Verbose,
-    Vote,
-    Weights,
-    check_output,
-    refuse_to_replace,
-)
 from fmcli.errors import DataError, UsageError, printable
 
 
 def pack(
-    members: Networks,
+    members: options.Networks,
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            callback=check_output,
+            callback=options.check_output,
             metavar="FILE",
             help="File to write. Its name must end in .safetensors.",
-            show_default=False,
         ),
     ],
-    vote: Vote = None,
-    tie: Tie = None,
-    weights: Weights = None,
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    vote: options.Vote = None,
+    tie: options.Tie = None,
+    weights: options.Weights = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Write an ensemble to one file: its members, rule, temperature, classes and everything that predict needs.
 
@@ -50,7 +37,7 @@ def pack(
     """
     if output.suffix != ".safetensors":
         raise UsageError(f"the name of a pack must end in .safetensors; got {printable(output)}")
-    refuse_to_replace(output, overwrite)
+    options.refuse_to_replace(output, overwrite)
 
     from fmcli.members.compose import ComposedEnsemble, check_not_packed, fit_ensemble, pack_ensemble
     from fmcli.report.console import Terminal

@@ -5,27 +5,14 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import Measure, SelectionMethod
+from fmcli.cli import options
 from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels
-from fmcli.cli.options import (
-    DataRoot,
-    Device,
-    EnsembleOutput,
-    FormatOption,
-    Labels,
-    Members,
-    Overwrite,
-    Quiet,
-    Tie,
-    Verbose,
-    Vote,
-    refuse_to_replace,
-)
 from fmcli.errors import UsageError
 
 
 def select(
-    members: Members,
-    output: EnsembleOutput,
+    members: options.Members,
+    output: options.EnsembleOutput,
     method: Annotated[SelectionMethod, typer.Option(help="Selection method, see above.")] = "greedy",
     size: Annotated[
         int | None,
@@ -34,31 +21,25 @@ def select(
             metavar="N",
             help="Maximum number of members; for greedy, the number of steps. Default: greedy 20, diverse 10, "
             "exhaustive 3.",
-            show_default=False,
         ),
     ] = None,
     by: Annotated[Measure, typer.Option(help="Score to improve.")] = "accuracy",
     bags: Annotated[
         int | None,
         typer.Option(
-            min=0,
-            metavar="N",
-            help="For greedy: select from N random halves of the pool and add up the selections.",
-            show_default=False,
+            min=0, metavar="N", help="For greedy: select from N random halves of the pool and add up the selections."
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.", show_default=False)
-    ] = None,
-    vote: Vote = None,
-    tie: Tie = None,
-    labels: Labels = None,
-    overwrite: Overwrite = False,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    format_: FormatOption = "table",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.")] = None,
+    vote: options.Vote = None,
+    tie: options.Tie = None,
+    labels: options.Labels = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    format_: options.FormatOption = "table",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Select members on validation images and write an ensemble file.
 
@@ -70,7 +51,7 @@ def select(
 
     Example: fmcli ensemble select checkpoints/quick checkpoints/snapshots --size 3 --output checkpoints/chosen.toml
     """
-    refuse_to_replace(output, overwrite)
+    options.refuse_to_replace(output, overwrite)
     greedy_options = [option for option, value in (("--bags", bags), ("--seed", seed)) if value is not None]
     if greedy_options and method != "greedy":
         raise UsageError(
@@ -89,8 +70,8 @@ def select(
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
     predictions = predict_shared_validation(pool, data_root=data_root, labels=labels)
     given = {"size": size, "bags": bags, "seed": seed}
-    options = {name: value for name, value in given.items() if value is not None}
-    composed = select_ensemble(pool, predictions, rule, method=method, by=by, **options)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    composed = select_ensemble(pool, predictions, rule, method=method, by=by, **chosen)
     write_ensemble(output, composed)
     assert composed.selection is not None
     document = selection_document(

@@ -6,18 +6,16 @@ from typing import Annotated
 import typer
 
 from fmcli.choices import SoupMethod
+from fmcli.cli import options
 from fmcli.cli.member_pool import open_members
-from fmcli.cli.options import DataRoot, Device, Networks, Quiet, Verbose
 from fmcli.errors import printable
 
 
 def soup(
-    members: Networks,
+    members: options.Networks,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", file_okay=False, metavar="DIR", help="Folder of the new member.", show_default=False
-        ),
+        typer.Option("--output", "-o", file_okay=False, metavar="DIR", help="Folder of the new member."),
     ],
     method: Annotated[
         SoupMethod,
@@ -26,10 +24,10 @@ def soup(
         ),
     ] = "greedy",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing soup.")] = False,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Average the weights of members with the same network into one new member.
 

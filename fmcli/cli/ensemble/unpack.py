@@ -10,12 +10,10 @@ from fmcli.errors import printable
 
 
 def unpack(
-    packed: Annotated[
-        Path, typer.Argument(metavar="PACK", help="File that fmcli ensemble pack wrote.", show_default=False)
-    ],
+    packed: Annotated[Path, typer.Argument(metavar="PACK", help="File that fmcli ensemble pack wrote.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", file_okay=False, metavar="DIR", help="Folder to create.", show_default=False),
+        typer.Option("--output", "-o", file_okay=False, metavar="DIR", help="Folder to create."),
     ],
     quiet: Quiet = False,
     verbose: Verbose = False,
