@@ -1,4 +1,4 @@
-"""Shared fixtures: small drawn images that a network learns in a second, and the real images."""
+"""Shared fixtures: Fashion-MNIST, and small synthetic images on which a network trains in a second."""
 
 import itertools
 import math
@@ -11,16 +11,16 @@ import torch
 
 from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 
-# The database would be one more folder in the checkout, and deadlines fail on a busy machine.
+# Without a database, hypothesis writes no folder into the checkout. Deadlines would fail on a busy machine.
 hypothesis.settings.register_profile("fmcli", deadline=None, database=None)
 hypothesis.settings.load_profile("fmcli")
 
-_CACHES = itertools.count()  # a new one for each test
+_CACHES = itertools.count()  # number of the cache folder; each test gets a new one
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Two would wait for each other wherever the machine has other work."""
+    """Use one thread: several are slower than one on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,24 +29,24 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
-    """However short it is, so that tests know from where a training goes on."""
+    """Save after every epoch, even a short one, so that tests know where a resumed run starts."""
     monkeypatch.setattr("fmcli.training.loop.MAX_SAVING_SHARE", math.inf)
 
 
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
-    """The folder of the real images; in a test that asks for it, FMCLI_DATA names it."""
+    """The folder of Fashion-MNIST. FMCLI_DATA names it in tests that use this fixture."""
     from fmcli.data.sources import find_fashion_mnist
 
     folder = find_fashion_mnist(None)
     if folder is None:
         say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say("Fashion-MNIST is not here: fmcli data fetch")
+        say("Fashion-MNIST is missing; run fmcli data fetch")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def _no_data_of_the_users(request, monkeypatch, tmp_path_factory):
+def _hide_user_data(request, monkeypatch, tmp_path_factory):
     """Hide the user's datasets and cache from a test, unless it uses the fixture `fashion_mnist`."""
     if "fashion_mnist" in request.fixturenames:
         monkeypatch.setenv("FMCLI_DATA", str(request.getfixturevalue("fashion_mnist")))
@@ -57,7 +57,7 @@ def _no_data_of_the_users(request, monkeypatch, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def drawn_images(tmp_path_factory) -> Path:
-    """An IDX folder of 240 training and 100 test images, 12×12, four classes; not to be written to."""
+    """An IDX folder of 240 training and 100 test images, 12×12, four classes. Tests must not write to it."""
     images, labels = draw_quadrants(240, seed=1)
     return write_idx_folder(
         tmp_path_factory.mktemp("drawn") / "quadrants",
@@ -70,7 +70,7 @@ def drawn_images(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_recipe(drawn_images, tmp_path) -> Path:
-    """A recipe of two members on `drawn_images` that trains in about a second."""
+    """A recipe with two members on `drawn_images`. It trains in about a second."""
     path = tmp_path / "tiny.toml"
     path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
     return path
@@ -78,7 +78,7 @@ def tiny_recipe(drawn_images, tmp_path) -> Path:
 
 @pytest.fixture
 def cli(capfd):
-    """Call fmcli in this process; returns its exit status and both streams."""
+    """A function that runs fmcli in this process and returns its exit status and output."""
     from fmcli.cli import run
 
     def call(*arguments: object) -> Result:
@@ -91,7 +91,7 @@ def cli(capfd):
 
 @pytest.fixture
 def forget_kernels():
-    """Forget the compiled kernels before and after the test."""
+    """Clear the cache of compiled kernels before and after the test."""
     from fmcli.networks.cpu import loading
 
     loading._compile_kernels.cache_clear()

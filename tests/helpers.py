@@ -1,4 +1,4 @@
-"""Recipes, images and reporters that several tests share."""
+"""Recipes, images and reporters for several test modules."""
 
 import csv
 import gzip
@@ -14,7 +14,7 @@ import numpy as np
 _IDX_TYPES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 
 TINY_RECIPE = """\
-# Two tiny members on drawn images.
+# Two small members on synthetic images.
 [data]
 source = "idx:{folder}"
 validation = {{ first = 40 }}
@@ -63,9 +63,9 @@ class Result:
 
 
 class StopAt:
-    """A reporter that raises when an event of a kind comes for the n-th time.
+    """Raise an error at the n-th event of a type.
 
-    By default KeyboardInterrupt, which nothing saves for, so that it stands for a process that is killed.
+    The default, KeyboardInterrupt, saves nothing. It simulates a killed process.
     """
 
     def __init__(self, kind: type, count: int = 1, error: type[BaseException] = KeyboardInterrupt) -> None:
@@ -87,7 +87,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def write_idx(path: Path, array: np.ndarray, *, gz: bool = False) -> Path:
-    """Write an array as an IDX file (`path` without `.gz`) and return where it went."""
+    """Write an array as an IDX file (`path` without `.gz`) and return its path."""
     content = idx_bytes(array)
     target = path.with_name(path.name + ".gz") if gz else path
     target.write_bytes(gzip.compress(content, compresslevel=1, mtime=0) if gz else content)
@@ -95,7 +95,7 @@ def write_idx(path: Path, array: np.ndarray, *, gz: bool = False) -> Path:
 
 
 def draw_quadrants(n: int, *, seed: int = 0, size: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Draw noisy images with one bright quadrant, whose place is the label: uint8 (N, H, W) and (N,)."""
+    """Return noisy images, uint8 (N, H, W), and labels, (N,). The label is the index of the bright quadrant."""
     generator = np.random.default_rng(seed)
     labels = generator.permutation(np.arange(n) % 4).astype(np.uint8)
     half = size // 2
@@ -120,14 +120,14 @@ def write_idx_folder(
     """Write a folder of IDX files and return it.
 
     Args:
-        folder: Made if missing.
-        images: To train on, uint8 (N, H, W) or (N, H, W, 3).
-        labels: uint8 (N,).
-        test: Images and labels; by default the first of the training images.
-        validation: Images and labels; by default there are none.
-        classes: For `classes.txt`; by default there is none.
-        test_name: How the test files' names begin.
-        gz: Whether the files are gzipped.
+        folder: Folder to write. It is created if missing.
+        images: Training images, uint8 (N, H, W) or (N, H, W, 3).
+        labels: Training labels, uint8 (N,).
+        test: Test images and labels. Default: the first 20 training images.
+        validation: Validation images and labels. Default: none.
+        classes: Class names for `classes.txt`. Default: no such file.
+        test_name: Prefix of the names of the test files.
+        gz: Whether to compress the files with gzip.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sets = {"train": (images, labels), test_name: test or (images[:20], labels[:20])}

@@ -1,4 +1,4 @@
-"""README and --help say what is true: every command is there, and the shell lines run as written."""
+"""README and --help are complete, and the shell lines of README run as written."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_every_exit_status_is_in_the_readme():
         assert re.search(rf"^\|[ \d,]*\b{status.value}\b[ \d,]*\|", README, re.MULTILINE), status
 
 
-def test_no_list_of_commands_cuts_a_line_short(capsys):
+def test_lists_of_commands_are_not_cut(capsys):
     for group in ([], ["recipe"], ["data"], ["ensemble"]):
         assert run([*group, "--help"]) == ExitStatus.DONE
         _, _, commands = capsys.readouterr().out.partition("Commands:")
@@ -53,7 +53,7 @@ def test_no_list_of_commands_cuts_a_line_short(capsys):
         assert "..." not in commands
 
 
-def test_every_option_is_explained():
+def test_every_option_has_a_help_text():
     for path, command in COMMANDS:
         for parameter in command.params:
             assert getattr(parameter, "help", None) or parameter.name == "help", (path, parameter.name)
@@ -61,18 +61,18 @@ def test_every_option_is_explained():
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"])
 def test_lines_fit_a_page(name):
-    """But for tables and what is captured from a terminal."""
+    """Check the length of lines, except in tables and code blocks."""
     text = re.sub(r"^(```+)\w*\n.*?^\1$", "", (ROOT / name).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"])
-def test_rows_of_tables_stand_on_lines_of_their_own(name):
+def test_each_table_row_is_on_a_separate_line(name):
     lines = (ROOT / name).read_text("utf-8").splitlines()
     assert [line for line in lines if "|---" in line and not re.fullmatch(r"\|(---\|)+", line)] == []
 
 
-def test_own_images_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, capsys):
+def test_readme_commands_for_own_images_work(tmp_path, monkeypatch, capsys):
     for name, level in (("cat", 20), ("dog", 220)):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for number in range(30):
@@ -89,18 +89,18 @@ def test_own_images_are_trained_on_as_the_readme_says(tmp_path, monkeypatch, cap
     assert {json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()} <= {"cat", "dog"}
 
 
-def test_the_readme_shows_the_quick_recipe_as_it_is():
+def test_readme_shows_the_quick_recipe_unchanged():
     recipe = (Path(__file__).parent.parent / "recipes" / "quick.toml").read_text("utf-8")
     assert f"```toml\n{recipe}```" in README
 
 
-def test_the_readme_has_five_shell_lines():
+def test_readme_has_five_shell_lines():
     assert len(SHELL_LINES) == 5
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder as the README's reader has it: a trained run in checkpoints/quick, and photos."""
+def working_folder(tmp_path_factory):
+    """The working folder that the README assumes: a trained run in checkpoints/quick, and photos."""
     folder = tmp_path_factory.mktemp("reader")
     data = folder / "drawn"
     data.mkdir()
@@ -118,7 +118,7 @@ def place(tmp_path_factory):
         )
     (folder / "photos").mkdir()
     for index in range(6):
-        Image.fromarray(images[index]).resize((40, 30)).save(folder / "photos" / f"picture {index}.png")
+        Image.fromarray(images[index]).resize((40, 30)).save(folder / "photos" / f"image {index}.png")
     (folder / "tiny.toml").write_text(
         f"""
         data = {{ source = "idx:{data}", validation = {{ first = 64 }} }}
@@ -134,7 +134,12 @@ def place(tmp_path_factory):
 def run_shell(folder, line):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", *([] if "head" in line else ["-o", "pipefail"]), "-c", line],  # head leaves early: that is no fault
+        [
+            "bash",
+            *([] if "head" in line else ["-o", "pipefail"]),
+            "-c",
+            line,
+        ],  # head closes the pipe early, which is fine
         cwd=folder,
         env={**os.environ, "PATH": path},
         capture_output=True,
@@ -147,16 +152,16 @@ def run_shell(folder, line):
 
 
 @pytest.mark.parametrize("line", SHELL_LINES)
-def test_the_shell_lines_of_the_readme_run_as_written(place, line):
+def test_shell_lines_of_the_readme_run(working_folder, line):
     if "jq" in line and not shutil.which("jq"):
         if "CI" in os.environ:
             pytest.fail("CI must have jq")
         pytest.skip("needs jq")
-    output = run_shell(place, line)
+    output = run_shell(working_folder, line)
     if line.endswith("uniq -c"):
         assert sum(int(row.split()[0]) for row in output.splitlines()) == 6
     elif "labels.csv" in line:
-        assert len((place / "labels.csv").read_text().splitlines()) == 7
+        assert len((working_folder / "labels.csv").read_text().splitlines()) == 7
     elif "head -n 3" in line:
         assert all("label" in json.loads(row) for row in output.splitlines())
         assert len(output.splitlines()) == 3

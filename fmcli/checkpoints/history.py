@@ -43,7 +43,7 @@ def read_history(folder: Path) -> list[EpochFinished]:
         if not lines:
             raise CheckpointError(
                 f"{printable(path)} is empty",
-                hint=f"restore it; or delete {printable(folder)} and train that member again",
+                hint=f"restore it, or delete {printable(folder)} and train that member again",
                 remedies=["resume"],
             )
         return [_EPOCH.validate_python(_verified(json.loads(line))) for line in lines]

@@ -1,4 +1,4 @@
-"""The whole program, in-process: what goes to standard output, to standard error, and the exit status."""
+"""Run every command in this process and check standard output, standard error and the exit status."""
 
 import csv
 import errno
@@ -50,7 +50,7 @@ def recipe_file(drawn_images, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(recipe_file, tmp_path_factory) -> tuple[Path, Result]:
-    """The run folder that `fmcli train` left, and what it said; not to be written to."""
+    """A trained run folder and the output of `fmcli train`. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         status = run(["train", "--recipe", str(recipe_file), "--output", str(folder), "--verbose"])
@@ -69,21 +69,21 @@ def test_file(drawn_images) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Eight pictures of one bright quadrant in a folder, named by what they show."""
+    """A folder of eight images with one bright quadrant. Each file name contains its class."""
     folder = tmp_path_factory.mktemp("photos")
     images, labels = draw_quadrants(8, seed=5)
-    for place, (image, label) in enumerate(zip(images, labels, strict=True)):
-        Image.fromarray(image).save(folder / f"{place} {CLASSES[label]}.png")
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray(image).save(folder / f"{index} {CLASSES[label]}.png")
     return folder
 
 
 DONE_AT_ONCE = RunResult(Path("run"), {})
-ADVICE = ("did you mean", "give one of them", "not UTF-8 text")
-"""In the line itself."""
+# Messages that contain their hint.
+ADVICE = ("did you mean", "not UTF-8 text")
 
 
-def assert_error(result: Result, status: int, *said: str) -> None:
-    """One error on standard error that says what to do next; nothing on standard output; no traceback."""
+def assert_error(result: Result, status: int, *messages: str) -> None:
+    """Check that standard error holds one error with a hint, and that standard output is empty."""
     assert result.status == status, result.err
     assert result.out == ""
     first, *_ = result.err.splitlines()
@@ -92,14 +92,14 @@ def assert_error(result: Result, status: int, *said: str) -> None:
     assert result.err.count("hint: ") == 1 or any(advice in result.err for advice in ADVICE)
     assert "Traceback" not in result.err
     assert "\x1b" not in result.err
-    for text in said:
+    for text in messages:
         assert text in result.err
 
 
 # --- train ------------------------------------------------------------------------------------------------
 
 
-def test_train_ends_with_a_table_of_the_epochs_and_the_next_command(trained):
+def test_train_prints_an_epoch_table_and_the_next_command(trained):
     folder, result = trained
     assert result.status == ExitStatus.DONE
     lines = result.out.splitlines()
@@ -109,7 +109,7 @@ def test_train_ends_with_a_table_of_the_epochs_and_the_next_command(trained):
     assert "k5" in lines
 
 
-def test_train_tells_its_progress_in_plain_lines_where_there_is_no_terminal(trained):
+def test_train_prints_progress_as_plain_lines_without_a_terminal(trained):
     folder, result = trained
     lines = result.err.splitlines()
     for member in ("k3", "k5"):
@@ -120,7 +120,7 @@ def test_train_tells_its_progress_in_plain_lines_where_there_is_no_terminal(trai
     assert "\r" not in result.err + result.out
 
 
-def test_train_writes_into_checkpoints_by_the_name_of_the_recipe(cli, recipe_file, tmp_path, monkeypatch):
+def test_default_output_folder_is_named_after_the_recipe(cli, recipe_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = cli(
         "train", "-r", recipe_file, "--set", "trainer.epochs=1", "--seed", 3, "--member", "k5", "--format", "json"
@@ -134,7 +134,7 @@ def test_train_writes_into_checkpoints_by_the_name_of_the_recipe(cli, recipe_fil
 
 
 @pytest.mark.parametrize("format_", ["jsonl", "csv"])
-def test_train_writes_a_record_an_epoch(cli, recipe_file, tmp_path, format_):
+def test_train_writes_one_record_per_epoch(cli, recipe_file, tmp_path, format_):
     arguments = [
         "train",
         "-r",
@@ -153,7 +153,7 @@ def test_train_writes_a_record_an_epoch(cli, recipe_file, tmp_path, format_):
     assert result.err == ""
 
 
-def test_train_saves_within_an_epoch_as_often_as_asked(cli, recipe_file, tmp_path, monkeypatch):
+def test_save_every_sets_the_time_between_saves(cli, recipe_file, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(
         "fmcli.training.run.train_run", lambda *_, save_after, **rest: given.append(save_after) or DONE_AT_ONCE
@@ -163,7 +163,7 @@ def test_train_saves_within_an_epoch_as_often_as_asked(cli, recipe_file, tmp_pat
     assert given == [300, 30, 0]
 
 
-def test_train_shares_the_cores_out_to_jobs_or_as_asked(cli, recipe_file, tmp_path, monkeypatch):
+def test_cores_are_divided_among_jobs_unless_threads_is_given(cli, recipe_file, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(
         "fmcli.training.run.train_run", lambda *_, jobs, threads, **rest: given.append((jobs, threads)) or DONE_AT_ONCE
@@ -173,7 +173,7 @@ def test_train_shares_the_cores_out_to_jobs_or_as_asked(cli, recipe_file, tmp_pa
     assert given == [(None, None), (2, None), (3, 1)]
 
 
-def test_train_resumes_on_request_only(cli, trained, recipe_file, tmp_path):
+def test_train_resumes_only_with_resume(cli, trained, recipe_file, tmp_path):
     folder = Path(shutil.copytree(trained[0], tmp_path / "run"))
     assert_error(cli("train", "-r", recipe_file, "-o", folder), 2, "already holds a run", "--resume")
     result = cli("train", "-r", recipe_file, "-o", folder, "--resume")
@@ -182,7 +182,7 @@ def test_train_resumes_on_request_only(cli, trained, recipe_file, tmp_path):
     assert result.out.splitlines()[:5] == trained[1].out.splitlines()[:5]
 
 
-def test_threads_are_as_many_as_asked_for(cli, recipe_file, tmp_path):
+def test_threads_option_sets_the_number_of_threads(cli, recipe_file, tmp_path):
     arguments = ["--set", "trainer.epochs=1", "--member", "k3", "--threads", 2]
     try:
         assert cli("train", "-r", recipe_file, "-o", tmp_path / "run", *arguments).status == 0
@@ -194,7 +194,7 @@ def test_threads_are_as_many_as_asked_for(cli, recipe_file, tmp_path):
 # --- evaluate, ensemble evaluate --------------------------------------------------------------------------
 
 
-def test_evaluate_shows_every_class_by_name(cli, run_folder):
+def test_evaluate_lists_every_class_by_name(cli, run_folder):
     result = cli("evaluate", run_folder / "k3")
     assert (result.status, result.err) == (0, "")
     for text in (*CLASSES, "Precision", "Recall", "F1", "Support", "macro average", "weighted average", "95 %"):
@@ -229,7 +229,7 @@ def assert_complete_evaluation(member: dict, *, n_images: int, class_names: tupl
 @pytest.mark.parametrize(
     ("command", "names"), [("evaluate", ["k3", "k5"]), ("ensemble evaluate", ["k3", "k5", "vote"])]
 )
-def test_evaluations_have_a_record_for_each_member_and_class(cli, run_folder, command, names, format_):
+def test_evaluation_has_one_record_per_member_and_class(cli, run_folder, command, names, format_):
     result = cli(*command.split(), run_folder, "--format", format_)
     records = result.records if format_ == "jsonl" else result.rows
     rows = [*CLASSES, "macro average", "weighted average"]
@@ -241,7 +241,7 @@ def test_evaluations_have_a_record_for_each_member_and_class(cli, run_folder, co
     )
 
 
-def test_ensemble_evaluate_sets_the_vote_beside_its_members(cli, run_folder):
+def test_ensemble_evaluate_compares_the_vote_with_its_members(cli, run_folder):
     result = cli("ensemble", "evaluate", run_folder)
     assert (result.status, result.err) == (0, "")
     lines = result.out.splitlines()
@@ -261,20 +261,20 @@ def test_ensemble_evaluate_json_is_complete(cli, run_folder):
     assert {"difference", "p_value"} <= payload["gain_over_best_member"].keys()
 
 
-def test_ensemble_of_single_checkpoints_and_asked_for_rules(cli, run_folder):
+def test_ensemble_of_single_checkpoints_with_chosen_rule(cli, run_folder):
     files = [run_folder / "k5" / MODEL_FILE, run_folder / "k3"]
     result = cli("ensemble", "evaluate", *files, "--vote", "soft", "--tie", "lowest", "--format", "json")
     assert (result.json["vote"], result.json["tie"]) == ("soft", "lowest")
     assert [member["name"] for member in result.json["members"]] == ["k5", "k3"]
 
 
-def test_members_with_the_same_name_are_told_apart(cli, run_folder, tmp_path):
+def test_members_with_the_same_name_get_unique_names(cli, run_folder, tmp_path):
     other = Path(shutil.copytree(run_folder, tmp_path / "other"))
     result = cli("ensemble", "evaluate", run_folder / "k3", other / "k3", "--format", "json")
     assert [member["name"] for member in result.json["members"]] == ["tiny/k3", "other/k3"]
 
 
-def test_members_that_do_not_match_are_refused_by_name(cli, run_folder, tmp_path):
+def test_error_names_members_that_do_not_match(cli, run_folder, tmp_path):
     folder = write_idx_folder(tmp_path / "other", *draw_quadrants(60, size=8), classes=CLASSES)
     (tmp_path / "other.toml").write_text(TINY_RECIPE.format(folder=folder))
     arguments = ["--set", "trainer.epochs=1", "--member", "k3", "-q"]
@@ -302,7 +302,7 @@ def arguments_of(command: str, run_folder: Path, recipe_file: Path, test_file: P
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("command", RESULTS)
-def test_results_are_not_cut_nor_coloured_where_there_is_no_terminal(
+def test_results_are_neither_cut_nor_colored_without_a_terminal(
     cli, run_folder, recipe_file, test_file, command, format_, monkeypatch
 ):
     arguments = [*arguments_of(command, run_folder, recipe_file, test_file), "--format", format_]
@@ -342,7 +342,7 @@ def test_results_are_not_cut_nor_coloured_where_there_is_no_terminal(
         (["train", "-r", "{recipe}", "-o", "{run}", "--resume"], True),
     ],
 )
-def test_quiet_is_silent_on_standard_error(cli, run_folder, recipe_file, test_file, arguments, loud):
+def test_quiet_prints_nothing_on_standard_error(cli, run_folder, recipe_file, test_file, arguments, loud):
     words = [word.format(run=run_folder, recipe=recipe_file, test=test_file) for word in arguments]
     result = cli(*words)
     assert (result.status, bool(result.err)) == (0, loud)
@@ -357,19 +357,19 @@ def test_recipe_list_names_every_shipped_recipe(cli):
     assert "quick" in cli("recipe", "list").out
 
 
-def test_recipe_show_prints_the_file_as_it_is(cli, recipe_file):
+def test_recipe_show_prints_the_file_unchanged(cli, recipe_file):
     assert cli("recipe", "show", recipe_file).out == recipe_file.read_text()
     assert cli("recipe", "show", "quick").out == shipped_recipes()["quick"].read_text()
 
 
-def test_recipe_keys_lists_a_table_and_those_in_it(cli):
+def test_recipe_keys_lists_a_table_and_its_subtables(cli):
     tables = {record["table"] for record in cli("recipe", "keys", "model", "--format", "json").json["keys"]}
     assert tables == {"model", "model.layers[]"}
     assert cli("recipe", "keys", "members").out == cli("recipe", "keys", "members[]").out != ""
     assert cli("recipe", "keys", "[trainer]").out == cli("recipe", "keys", "trainer").out != ""
 
 
-def test_recipe_show_resolved_can_be_read_back(cli, recipe_file, tmp_path):
+def test_resolved_recipe_can_be_loaded_again(cli, recipe_file, tmp_path):
     result = cli("recipe", "show", recipe_file, "--resolved", "--set", "optimizer.lr=0.5")
     (tmp_path / "tiny.toml").write_text(result.out)
     assert load_recipe(str(tmp_path / "tiny.toml")) == load_recipe(str(recipe_file), ["optimizer.lr=0.5"])
@@ -386,7 +386,7 @@ def test_recipe_show_summary_counts_the_parameters(cli, recipe_file, trained):
     assert layers[-1]["output_shape"] == [4]
 
 
-def test_recipe_copy_copies_into_a_file_or_a_folder_and_overwrites_on_request_only(cli, tmp_path):
+def test_recipe_copy_to_file_or_folder_replaces_only_with_overwrite(cli, tmp_path):
     text = shipped_recipes()["quick"].read_text()
     assert cli("recipe", "copy", "quick", tmp_path / "my.toml").out == f"{tmp_path / 'my.toml'}\n"
     assert (tmp_path / "my.toml").read_text() == text
@@ -398,12 +398,12 @@ def test_recipe_copy_copies_into_a_file_or_a_folder_and_overwrites_on_request_on
     assert (tmp_path / "my.toml").read_text() == text
 
 
-def test_recipe_validate_says_that_all_is_well(cli, recipe_file):
+def test_recipe_validate_reports_a_valid_recipe(cli, recipe_file):
     result = cli("recipe", "validate", recipe_file)
     assert (result.status, result.out, result.err) == (0, f"{recipe_file}: valid, 2 members\n", "")
 
 
-def test_recipe_validate_reports_every_problem_at_once(cli, recipe_file):
+def test_recipe_validate_reports_all_problems_together(cli, recipe_file):
     overrides = ["trainer.epoch=3", "optimizer.lr=fast", "model.widths=[]", "data.source=fashion-mnst"]
     words = [word for override in overrides for word in ("--set", override)]
     result = cli("recipe", "validate", recipe_file, *words)
@@ -412,12 +412,12 @@ def test_recipe_validate_reports_every_problem_at_once(cli, recipe_file):
     )
 
 
-def test_recipe_validate_tries_the_augmentation(cli, recipe_file):
+def test_recipe_validate_checks_the_augmentation(cli, recipe_file):
     override = "augment.albumentations=[{name='GausNoise'}]"
     assert_error(cli("recipe", "validate", recipe_file, "--set", override), 2, "did you mean 'GaussNoise'")
 
 
-def test_recipe_schema_is_a_schema(cli):
+def test_recipe_schema_is_valid_json_schema(cli):
     schema = cli("recipe", "schema").json
     assert schema["type"] == "object"
     assert {"data", "model", "trainer", "members"} <= schema["properties"].keys()
@@ -438,7 +438,7 @@ def test_data_info_counts_each_class_and_split(cli, recipe_file, drawn_images):
     assert of_folder["digests"]["test"] == payload["digests"]["test"]
 
 
-def test_data_info_draws_a_grid(cli, recipe_file, tmp_path):
+def test_data_info_writes_a_sample_grid(cli, recipe_file, tmp_path):
     result = cli("data", "info", recipe_file, "--grid", tmp_path / "grid.png")
     assert result.status == 0
     assert result.err == f"wrote {tmp_path / 'grid.png'}\n"
@@ -452,10 +452,10 @@ def test_data_info_draws_a_grid(cli, recipe_file, tmp_path):
 # --- predict ----------------------------------------------------------------------------------------------
 
 
-def test_predict_labels_images_in_a_folder_in_the_order_of_their_names(cli, run_folder, photos):
+def test_predict_classifies_a_folder_in_name_order(cli, run_folder, photos):
     records = cli("predict", run_folder, photos, "-f", "jsonl").records
     assert [record["input"] for record in records] == [str(path) for path in sorted(photos.iterdir())]
-    assert [f"{place} {record['label']}.png" for place, record in enumerate(records)] == sorted(os.listdir(photos))
+    assert [f"{index} {record['label']}.png" for index, record in enumerate(records)] == sorted(os.listdir(photos))
     assert all(record["votes"] in (1, 2) and 0.25 < record["probability"] <= 1 for record in records)
 
 
@@ -493,7 +493,7 @@ def test_predict_reads_paths_from_standard_input(cli, run_folder, photos, monkey
     assert result.status == 0
 
 
-def test_predict_takes_newlines_in_names_that_end_in_nul(cli, run_folder, photos, tmp_path, monkeypatch):
+def test_nul_separated_paths_may_contain_newlines(cli, run_folder, photos, tmp_path, monkeypatch):
     odd = tmp_path / "odd\nname.png"
     shutil.copy(next(photos.iterdir()), odd)
     standard_input(monkeypatch, f"{odd}\0".encode())
@@ -501,7 +501,7 @@ def test_predict_takes_newlines_in_names_that_end_in_nul(cli, run_folder, photos
     assert (result.status, [record["input"] for record in result.records]) == (0, [str(odd)])
 
 
-def test_predict_of_no_paths_at_all_is_empty(cli, run_folder, monkeypatch):
+def test_predict_without_paths_prints_no_records(cli, run_folder, monkeypatch):
     for format_, empty in (("jsonl", ""), ("csv", ""), ("json", "[]\n")):
         standard_input(monkeypatch, b"")
         result = cli("predict", run_folder, "-", "-f", format_)
@@ -509,9 +509,9 @@ def test_predict_of_no_paths_at_all_is_empty(cli, run_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_unreadable_image_among_good_ones(cli, run_folder, photos, tmp_path, format_):
+def test_unreadable_image_does_not_stop_the_rest(cli, run_folder, photos, tmp_path, format_):
     good = sorted(photos.iterdir())[:2]
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     result = cli("predict", run_folder, good[0], tmp_path / "bad.png", tmp_path / "none.png", good[1], "-f", format_)
     assert result.status == ExitStatus.DATA
     assert result.err.startswith("error: 2 of 4 images")
@@ -529,7 +529,7 @@ def test_unreadable_image_among_good_ones(cli, run_folder, photos, tmp_path, for
     assert "No such file" in records[2]["error"]
 
 
-def test_predict_names_the_likeliest_classes(cli, run_folder, photos):
+def test_top_lists_the_most_probable_classes(cli, run_folder, photos):
     for record in cli("predict", run_folder, photos, "--top", 3, "-f", "jsonl").records:
         assert len(record["top"]) == 3
         assert record["top"][0] == {"label": record["label"], "probability": record["probability"]}
@@ -539,7 +539,7 @@ def test_predict_names_the_likeliest_classes(cli, run_folder, photos):
     assert cli("predict", run_folder, photos, "--top", 99, "-f", "jsonl").records[0]["top"][3:]
 
 
-def test_predict_gives_the_same_answers_in_every_format(cli, run_folder, photos):
+def test_predictions_are_equal_in_every_format(cli, run_folder, photos):
     by_format = {format_: cli("predict", run_folder, photos, "-f", format_) for format_ in FORMATS}
     records = by_format["jsonl"].records
     assert by_format["json"].json == records
@@ -552,7 +552,7 @@ def test_predict_gives_the_same_answers_in_every_format(cli, run_folder, photos)
         assert line.split()[-2:] == [f"{record['probability']:.4f}", str(record["votes"])]
 
 
-def test_predict_of_the_test_images_is_what_evaluate_counts(cli, run_folder, test_file, drawn_images):
+def test_predict_and_evaluate_agree_on_the_test_images(cli, run_folder, test_file, drawn_images):
     labels = read_idx(drawn_images / "t10k-labels-idx1-ubyte")[0]
     for model, command in ((run_folder, "ensemble evaluate"), (run_folder / "k3", "evaluate")):
         records = cli("predict", model, test_file, "-f", "jsonl", "--invert", "never").records
@@ -564,7 +564,7 @@ def test_predict_of_the_test_images_is_what_evaluate_counts(cli, run_folder, tes
         assert matrix.tolist() == evaluation["confusion_matrix"]
 
 
-def test_predict_answers_do_not_depend_on_the_batch(cli, run_folder, test_file):
+def test_predictions_do_not_depend_on_the_batch_size(cli, run_folder, test_file):
     answers = [
         [
             (record["label"], record["votes"])
@@ -585,7 +585,7 @@ BAD = {
     "no such member": (["train", "-r", "{recipe}", "--member", "k4", "-o", "{new}"], 2, "no member 'k4'"),
     "--set without =": (["train", "-r", "{recipe}", "--set", "trainer.epochs", "-o", "{new}"], 2, "expected key=value"),
     "folder is no run": (["train", "-r", "{recipe}", "-o", "{photos}"], 2, "is not a run"),
-    "resume and overwrite": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--overwrite"], 2, "give one"),
+    "resume and overwrite": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--overwrite"], 2, "not both"),
     "resume differently": (["train", "-r", "{recipe}", "-o", "{run}", "--resume", "--seed", "9"], 2, "was 0, now 9"),
     "nothing to label": (["predict", "{run}"], 2, "no images to classify"),
     "- and a path": (["predict", "{run}", "-", "{image}"], 2, "- cannot be combined"),
@@ -607,9 +607,9 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def places(run_folder, recipe_file, photos, tmp_path_factory) -> dict[str, Path]:
-    """Paths for bad input: what is there, what is not, and what is broken."""
-    base = tmp_path_factory.mktemp("places")
+def paths(run_folder, recipe_file, photos, tmp_path_factory) -> dict[str, Path]:
+    """Paths for invalid input: existing, missing and damaged files."""
+    base = tmp_path_factory.mktemp("paths")
     damaged = Path(shutil.copy(run_folder / "k3" / MODEL_FILE, base / "damaged.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-7] + b"damaged")
     gone = write_idx_folder(base / "gone", *draw_quadrants(60), classes=CLASSES)
@@ -636,16 +636,16 @@ def places(run_folder, recipe_file, photos, tmp_path_factory) -> dict[str, Path]
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_clear_line_with_a_hint(cli, places, monkeypatch, tmp_path, case):
+def test_invalid_input_gives_one_line_with_a_hint(cli, paths, monkeypatch, tmp_path, case):
     monkeypatch.setattr("fmcli.data.sources.SYSTEM_FOLDER", tmp_path)
-    arguments, status, said = BAD[case]
-    result = cli(*(word.format(**places) for word in arguments))
-    assert_error(result, status, said)
-    assert not places["new"].exists()
+    arguments, status, message = BAD[case]
+    result = cli(*(word.format(**paths) for word in arguments))
+    assert_error(result, status, message)
+    assert not paths["new"].exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["train", "--recpe", "quick"], "No such option"),
         (["train"], "Missing option"),
@@ -656,10 +656,10 @@ def test_bad_input_is_one_clear_line_with_a_hint(cli, places, monkeypatch, tmp_p
         (["predict", "x", "y", "--top", "0"], "--top"),
     ],
 )
-def test_wrong_use_is_status_2(cli, arguments, said):
+def test_usage_error_exits_with_2(cli, arguments, message):
     result = cli(*arguments)
     assert (result.status, result.out) == (2, "")
-    assert said in result.err
+    assert message in result.err
     assert "Traceback" not in result.err
 
 
@@ -683,31 +683,31 @@ LONG = "x" * 300
     ],
     ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG"),
 )
-def test_paths_that_the_system_refuses_are_no_traceback(cli, run_folder, recipe_file, arguments):
+def test_invalid_paths_give_no_traceback(cli, run_folder, recipe_file, arguments):
     result = cli(*(word.format(run=run_folder, recipe=recipe_file) for word in arguments))
     assert result.status in (1, 2, 3, 4)
     assert result.err.startswith("error: ")
     assert "Traceback" not in result.err
 
 
-def test_colons_in_a_name_are_no_emoji(cli):
+def test_colons_in_a_name_are_not_replaced_by_emoji(cli):
     assert "nothing at :bug:" in cli("evaluate", ":bug:").err
 
 
 @pytest.mark.parametrize("mark", ["\ufeff", ""])
-def test_a_recipe_may_begin_as_windows_writes_it(cli, recipe_file, tmp_path, mark):
+def test_recipe_may_start_with_a_byte_order_mark(cli, recipe_file, tmp_path, mark):
     (tmp_path / "of-windows.toml").write_text(mark + recipe_file.read_text("utf-8"), "utf-8")
     assert cli("recipe", "validate", tmp_path / "of-windows.toml").status == 0
 
 
-def test_evaluating_uses_no_more_threads_than_cores(cli, run_folder, monkeypatch):
+def test_evaluate_uses_at_most_one_thread_per_core(cli, run_folder, monkeypatch):
     monkeypatch.setattr("fmcli.hardware.cpu.count_cores", lambda: 1)
     torch.set_num_threads(2)
     assert cli("evaluate", run_folder, "--format", "csv").status == 0
     assert torch.get_num_threads() == 1
 
 
-def test_images_that_have_changed_are_told_apart(cli, tiny_recipe, tmp_path):
+def test_changed_images_are_reported(cli, tiny_recipe, tmp_path):
     folder = tmp_path / "pets"
     for number in range(20):
         for name in ("cat", "dog"):
@@ -732,7 +732,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(cli, run_folder):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["cuda", "cpu"])
 @pytest.mark.parametrize("command", ["evaluate", "ensemble evaluate", "predict"])
-def test_too_little_memory_is_no_traceback(cli, run_folder, test_file, monkeypatch, command, error):
+def test_out_of_memory_gives_no_traceback(cli, run_folder, test_file, monkeypatch, command, error):
     def fail(*_: object, **__: object) -> None:
         raise error
 
@@ -742,7 +742,7 @@ def test_too_little_memory_is_no_traceback(cli, run_folder, test_file, monkeypat
 
 
 @pytest.mark.parametrize("command", ["evaluate", "ensemble evaluate"])
-def test_interrupted_evaluation_is_no_traceback(cli, run_folder, monkeypatch, command):
+def test_interrupted_evaluation_gives_no_traceback(cli, run_folder, monkeypatch, command):
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -752,7 +752,7 @@ def test_interrupted_evaluation_is_no_traceback(cli, run_folder, monkeypatch, co
     assert "Traceback" not in result.err
 
 
-def test_bugs_keep_their_traceback(cli, run_folder, monkeypatch):
+def test_bug_prints_its_traceback(cli, run_folder, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
@@ -770,7 +770,7 @@ def test_version(cli):
 
 @pytest.fixture
 def closed_pipe(monkeypatch):
-    """Standard output or error into a pipe that nobody reads."""
+    """A function that replaces stdout or stderr with a pipe whose reading end is closed."""
     opened = []
 
     def close(stream: str) -> None:
@@ -812,13 +812,13 @@ FMCLI = [sys.executable, "-m", "fmcli"]
 
 
 def in_a_shell(redirection: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Run the real command by a shell, with some redirection."""
+    """Run fmcli in a shell with a redirection."""
     line = f"{shlex.join([*FMCLI, *map(str, arguments)])} {redirection}"
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
-def test_a_full_disk_behind_standard_output_is_one_line():
+def test_full_disk_gives_a_one_line_error():
     done = in_a_shell(">/dev/full", "recipe", "show", "quick")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
@@ -841,7 +841,7 @@ def test_paths_from_a_closed_standard_input_are_refused(run_folder):
         ("/usr/bin/pytest", "fmcli"),
     ],
 )
-def test_the_command_that_goes_on_names_fmcli_as_it_was_called(monkeypatch, program, named):
+def test_resume_command_calls_fmcli_in_the_same_way(monkeypatch, program, named):
     monkeypatch.setattr(sys, "argv", [program])
     assert shlex.join(stop_signals._program()) == named
     found = "/opt/fmcli/bin/fmcli"
@@ -851,7 +851,7 @@ def test_the_command_that_goes_on_names_fmcli_as_it_was_called(monkeypatch, prog
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&-", "--jobs 2 >&- 2>&-"])
-def test_a_training_whose_streams_are_closed_or_full_goes_on(recipe_file, tmp_path, redirection):
+def test_training_continues_with_closed_or_full_streams(recipe_file, tmp_path, redirection):
     done = in_a_shell(redirection, "train", "-r", recipe_file, "-o", tmp_path / "run")
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
@@ -859,13 +859,13 @@ def test_a_training_whose_streams_are_closed_or_full_goes_on(recipe_file, tmp_pa
 
 
 @pytest.mark.parametrize("arguments", [["recipe", "show", "quick"], ["recipe", "list"], ["--help"], ["--version"]])
-def test_closed_standard_output_is_no_traceback(arguments):
+def test_closed_standard_output_gives_no_traceback(arguments):
     done = in_a_shell(">&-", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 class Failing(io.StringIO):
-    """A stream whose every write fails in a way."""
+    """A stream on which every write raises an error."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__()
@@ -878,20 +878,20 @@ class Failing(io.StringIO):
         raise self.error
 
 
-def test_notes_that_cannot_be_written_are_lost():
+def test_notes_that_cannot_be_written_are_discarded():
     full = Failing(OSError(errno.ENOSPC, "No space left on device"))
-    Terminal(err=full).note("said")
+    Terminal(err=full).note("message")
     show_error(FmcliError("wrong"), file=full)
 
 
-def test_an_error_that_nobody_reads_keeps_its_status():
+def test_error_keeps_its_status_if_stderr_is_closed():
     process = subprocess.Popen([*FMCLI, "recipe", "show", "nosuch"], stderr=subprocess.PIPE)
     process.stderr.close()
     assert process.wait(60) == ExitStatus.USAGE
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="takes no such names")
-def test_names_need_not_be_utf8(cli, recipe_file, tmp_path):
+def test_paths_need_not_be_utf8(cli, recipe_file, tmp_path):
     recipe = shutil.copy(recipe_file, tmp_path / os.fsdecode(b"tiny\xff.toml"))
     run_folder = tmp_path / os.fsdecode(b"run\xff")
     assert cli("train", "-r", recipe, "-o", run_folder).status == 0
@@ -906,7 +906,7 @@ def test_names_need_not_be_utf8(cli, recipe_file, tmp_path):
 
 
 def test_closed_pipe_of_the_real_process_ends_quietly(recipe_file):
-    """As with `| head -1` once head has gone; nothing complains while the interpreter shuts down either."""
+    """The reader exits early, as `| head -1` does. The interpreter must not complain at shutdown either."""
     calls = (["recipe", "show", str(recipe_file), "--resolved"], ["recipe", "list"], ["recipe", "--help"])
     with ExitStack() as stack:
         processes = [
@@ -920,7 +920,7 @@ def test_closed_pipe_of_the_real_process_ends_quietly(recipe_file):
 
 
 def terminal_output(monkeypatch, arguments: list[str], stream: str) -> str:
-    """Run with one stream on a terminal, and return what reached it."""
+    """Run fmcli with one stream on a pseudo-terminal and return its output."""
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w") as file:
         monkeypatch.setattr(sys, stream, file)
@@ -938,7 +938,7 @@ def terminal_output(monkeypatch, arguments: list[str], stream: str) -> str:
 @pytest.mark.parametrize(
     ("stream", "arguments"), [("stdout", ["recipe", "list"]), ("stderr", ["recipe", "show", "nothing"])]
 )
-def test_terminal_is_coloured_unless_it_must_not_be(capfd, monkeypatch, stream, arguments):
+def test_terminal_is_colored_unless_disabled(capfd, monkeypatch, stream, arguments):
     for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -951,7 +951,7 @@ def test_terminal_is_coloured_unless_it_must_not_be(capfd, monkeypatch, stream, 
     assert "\x1b" not in terminal_output(monkeypatch, arguments, stream)
 
 
-def test_progress_bar_lives_on_a_terminal_alone(capfd, monkeypatch, recipe_file, tmp_path):
+def test_progress_bar_is_only_drawn_on_a_terminal(capfd, monkeypatch, recipe_file, tmp_path):
     arguments = ["train", "-r", str(recipe_file), "--set", "trainer.epochs=1", "--member", "k3"]
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")
@@ -981,14 +981,14 @@ def modules_imported(program: str) -> set[str]:
     return {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in lines}
 
 
-def test_help_of_every_command_loads_nothing_heavy():
+def test_help_imports_no_slow_module():
     paths = command_paths(typer.main.get_command(app))
     assert len(paths) > 10
     program = f"from fmcli.cli import run\nfor path in {paths}:\n    assert run([*path, '--help']) == 0"
     assert modules_imported(program).isdisjoint(HEAVY)
 
 
-def test_recipe_commands_load_nothing_heavy(recipe_file):
+def test_recipe_commands_import_no_slow_module(recipe_file):
     calls = [
         ["recipe", "validate", str(recipe_file)], ["recipe", "validate", "quick"], ["recipe", "list"],
         ["recipe", "show", "quick", "--summary"], ["recipe", "schema"],
@@ -998,7 +998,7 @@ def test_recipe_commands_load_nothing_heavy(recipe_file):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "sgd"])
-def test_training_and_evaluating_load_no_compiler_of_torch(optimizer, recipe_file, tmp_path):
+def test_train_and_evaluate_do_not_import_the_torch_compiler(optimizer, recipe_file, tmp_path):
     calls = [
         ["train", "-r", str(recipe_file), "--set", f"optimizer.name={optimizer}", "-o", str(tmp_path / "run")],
         ["evaluate", str(tmp_path / "run")],
@@ -1025,7 +1025,7 @@ main()
 
 
 def start_training(recipe: Path, folder: Path) -> subprocess.Popen:
-    """Begin a training of many epochs in a process group of its own, as a shell does."""
+    """Start a training of many epochs in a new process group, as a shell does."""
     words = ["train", "-r", str(recipe), "-o", str(folder), "--threads", "1", "--set", "trainer.epochs=150"]
     return subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, *words],
@@ -1037,7 +1037,7 @@ def start_training(recipe: Path, folder: Path) -> subprocess.Popen:
 
 
 def stop_in_third_epoch(process: subprocess.Popen, stop: Callable[[], None]) -> tuple[str, str]:
-    """Stop a training once it has told of its second epoch; return the rest of what it says."""
+    """Call `stop` after the second epoch and return the remaining output."""
     try:
         for line in process.stderr:
             if " 2/150" in line:
@@ -1049,8 +1049,8 @@ def stop_in_third_epoch(process: subprocess.Popen, stop: Callable[[], None]) -> 
 
 
 @pytest.mark.slow
-def test_interrupted_training_says_how_to_go_on_and_goes_on(cli, drawn_images, tmp_path):
-    """Ctrl-C reaches the whole process group, worker processes among them; SIGTERM, as from a scheduler, too."""
+def test_interrupted_training_prints_its_resume_command_and_resumes(cli, drawn_images, tmp_path):
+    """Send SIGINT to the whole process group, as Ctrl-C does, and SIGTERM, as a scheduler does."""
     text = ONE_MEMBER.format(folder=drawn_images).replace("first = 40", "first = 200")
     (tmp_path / "workers.toml").write_text(text + "\n[[augment.albumentations]]\nname = 'HorizontalFlip'\n")
     folders = [tmp_path / "run one", tmp_path / "run two"]
@@ -1087,7 +1087,7 @@ def test_interrupted_training_says_how_to_go_on_and_goes_on(cli, drawn_images, t
 
 @pytest.mark.slow
 def test_quick_recipe_on_real_images(cli, fashion_mnist, tmp_path):
-    """The shipped recipe made small: a part of the images, narrow networks."""
+    """Train the shipped recipe with fewer images and narrower networks."""
     train, test = (
         tuple(read_idx(fashion_mnist / f"{name}-{kind}-ubyte.gz")[0] for kind in ("images-idx3", "labels-idx1"))
         for name in ("train", "t10k")
@@ -1111,15 +1111,15 @@ def test_quick_recipe_on_real_images(cli, fashion_mnist, tmp_path):
     assert payload["ensemble"]["accuracy"] > 0.75
 
 
-# --- what scripts rely on ---------------------------------------------------------------------------------
+# --- output for scripts -----------------------------------------------------------------------------------
 
 
-def test_csv_lines_end_in_a_newline_alone(cli, run_folder, test_file):
+def test_csv_lines_end_in_a_line_feed(cli, run_folder, test_file):
     result = cli("predict", run_folder, test_file, "--format", "csv")
     assert "\r" not in result.out
 
 
-def test_json_is_valid_where_standard_output_is_not_utf8(recipe_file, run_folder, tmp_path):
+def test_json_is_valid_if_stdout_is_not_utf8(recipe_file, run_folder, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "é ☃.png")
     done = subprocess.run(
         [sys.executable, "-m", "fmcli", "predict", str(run_folder), str(tmp_path), "--format", "jsonl"],
@@ -1130,7 +1130,7 @@ def test_json_is_valid_where_standard_output_is_not_utf8(recipe_file, run_folder
     assert json.loads(done.stdout)["input"].endswith("é ☃.png")
 
 
-def test_a_run_that_is_not_finished_names_what_it_lacks(cli, run_folder, tmp_path):
+def test_partial_run_lists_its_missing_members(cli, run_folder, tmp_path):
     copy = Path(shutil.copytree(run_folder, tmp_path / "run"))
     shutil.rmtree(copy / "k5")
     result = cli("ensemble", "evaluate", copy)
@@ -1138,7 +1138,7 @@ def test_a_run_that_is_not_finished_names_what_it_lacks(cli, run_folder, tmp_pat
     assert "that are not trained yet: k5" in result.err
 
 
-def test_published_figures_stand_beside_the_measured_ones(cli, recipe_file, tmp_path):
+def test_published_accuracy_is_shown_next_to_the_measured_one(cli, recipe_file, tmp_path):
     published = ("--set", "reference.source=a paper", "--set", "reference.test_accuracy=0.5")
     folder = tmp_path / "run"
     assert cli("train", "--recipe", recipe_file, *published, "--output", folder).status == 0

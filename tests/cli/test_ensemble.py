@@ -1,4 +1,4 @@
-"""The commands that make, compare and take apart ensembles, in-process."""
+"""The commands of `fmcli ensemble`, run in this process."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ POOL_RECIPE = TINY_RECIPE.replace('name = "k3"\n', 'name = "k3"\ncopies = 3\n').
 
 @pytest.fixture(scope="module")
 def pool(drawn_images, tmp_path_factory) -> Path:
-    """A run of six members, three of each kernel size; not to be written to."""
+    """A run of six members, three per kernel size. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("pool")
     recipe = folder / "pool.toml"
     recipe.write_text(POOL_RECIPE.format(folder=drawn_images), "utf-8")
@@ -39,7 +39,7 @@ def pool(drawn_images, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def own_pool(pool, tmp_path) -> Path:
-    """A copy of the pool's run, to write beside."""
+    """A copy of `pool` in a folder that the test may write to."""
     return Path(shutil.copytree(pool, tmp_path / "run"))
 
 
@@ -63,7 +63,7 @@ def accuracy_of(result) -> float:
     "vote",
     ["majority", "weighted-majority", "soft", "weighted-soft", "geometric", "borda", "two-level", "stacking"],
 )
-def test_every_rule_can_be_asked_for(cli, pool, vote, split):
+def test_every_voting_rule_can_be_chosen(cli, pool, vote, split):
     result = cli("ensemble", "evaluate", pool, "--vote", vote, "--split", split, "--format", "json")
     assert accuracy_of(result) > 0.8
     found = result.json
@@ -79,10 +79,10 @@ def test_every_rule_can_be_asked_for(cli, pool, vote, split):
         assert np.array(measure["pairs"], dtype=float).shape == (6, 6)
 
 
-def test_the_table_says_whether_the_vote_was_worth_it(cli, pool):
+def test_table_reports_the_significance_of_the_gain(cli, pool):
     result = cli("ensemble", "evaluate", pool, "--vote", "weighted-soft")
     assert result.status == 0
-    for said in (
+    for message in (
         "Weight",
         "Contribution",
         "Cochran's Q",
@@ -91,10 +91,10 @@ def test_the_table_says_whether_the_vote_was_worth_it(cli, pool):
         "Equal mass",
         "least certain",
     ):
-        assert said in result.out
+        assert message in result.out
 
 
-def test_weights_are_taken_in_the_members_order(cli, pool):
+def test_weights_follow_the_order_of_members(cli, pool):
     alone = cli("evaluate", pool / "k5-1", "--format", "json").json["members"][0]
     only = cli("ensemble", "evaluate", pool, "--weights", "0,0,0,1,0,0", "--format", "json")
     assert accuracy_of(only) == alone["accuracy"]
@@ -102,7 +102,7 @@ def test_weights_are_taken_in_the_members_order(cli, pool):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--weights", "1,2"], "6 members need 6"),
         (["--weights", "1,2,x,1,1,1"], "numbers separated by commas"),
@@ -113,13 +113,13 @@ def test_weights_are_taken_in_the_members_order(cli, pool):
         (["--vote", "plurality"], "plurality"),
     ],
 )
-def test_weights_and_groups_that_do_not_fit_are_refused(cli, pool, options, said):
+def test_invalid_weights_and_groups_are_refused(cli, pool, options, message):
     result = cli("ensemble", "evaluate", pool, *options)
     assert (result.status, result.out) == (2, "")
-    assert said in result.err
+    assert message in result.err
 
 
-def test_a_rule_that_learns_needs_validation_images(cli, drawn_images, tmp_path):
+def test_fitted_rule_needs_validation_images(cli, drawn_images, tmp_path):
     recipe = tmp_path / "none.toml"
     recipe.write_text(TINY_RECIPE.format(folder=drawn_images).replace("validation = { first = 40 }\n", ""), "utf-8")
     assert cli("train", "--recipe", recipe, "--output", tmp_path / "none", "--set", "trainer.epochs=1").status == 0
@@ -146,7 +146,7 @@ def test_views_of_an_image_are_averaged(cli, pool, views):
 # --- predictions as files --------------------------------------------------------------------------------
 
 
-def test_predictions_that_were_saved_stand_for_their_members(cli, pool, tmp_path):
+def test_saved_predictions_replace_their_members(cli, pool, tmp_path):
     for split in ("test", "validation"):
         saved = cli("evaluate", pool, "--split", split, "--save-predictions", tmp_path / "saved", "--quiet")
         assert saved.status == 0
@@ -165,7 +165,7 @@ def test_predictions_that_were_saved_stand_for_their_members(cli, pool, tmp_path
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["compare", "--format", "json"], ["fit"], ["select"]])
-def test_predictions_alone_are_combined_without_torch(cli, pool, tmp_path, command):
+def test_predictions_are_combined_without_importing_torch(cli, pool, tmp_path, command):
     for split in ("test", "validation"):
         assert cli("evaluate", pool, "--split", split, "--save-predictions", tmp_path / "saved").status == 0
     arguments = ["ensemble", *command, *sorted(map(str, (tmp_path / "saved").iterdir()))]
@@ -181,7 +181,7 @@ sys.exit(status or ("torch was imported" if "torch" in sys.modules else 0))
     assert done.returncode == 0, done.stderr
 
 
-def test_one_member_is_saved_as_one_file(cli, pool, tmp_path):
+def test_predictions_of_one_member_are_saved_as_one_file(cli, pool, tmp_path):
     file = tmp_path / "one.safetensors"
     assert cli("evaluate", pool / "k3-1", "--save-predictions", file).status == 0
     assert load_predictions(file).group == "3"
@@ -190,7 +190,7 @@ def test_one_member_is_saved_as_one_file(cli, pool, tmp_path):
     assert "give a folder" in refused.err
 
 
-def test_other_tools_vote_with_csv_and_npy(cli, pool, tmp_path):
+def test_csv_and_npy_predictions_of_other_tools_can_vote(cli, pool, tmp_path):
     first, second, *_ = predict_pool(open_pool([pool], device="cpu"), "test")
     probabilities = [np.exp(one.logits) / np.exp(one.logits).sum(axis=1, keepdims=True) for one in (first, second)]
     np.save(tmp_path / "forest.npy", probabilities[0])
@@ -217,31 +217,31 @@ def test_other_tools_vote_with_csv_and_npy(cli, pool, tmp_path):
     assert labelled.json["members"][0]["accuracy"] == own.json["members"][0]["accuracy"]
 
 
-def test_other_tools_answers_to_different_questions_are_evaluated_together(cli, tmp_path):
+def test_unrelated_predictions_of_other_tools_are_evaluated_together(cli, tmp_path):
     for name, n_classes in (("three", 3), ("ten", 10)):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "test.npy", np.eye(n_classes))
         np.save(tmp_path / name / "test-labels.npy", np.arange(n_classes))
-    places = [tmp_path / name / "test.npy" for name in ("three", "ten")]
-    shown = cli("evaluate", *places, "--format", "json")
+    paths = [tmp_path / name / "test.npy" for name in ("three", "ten")]
+    shown = cli("evaluate", *paths, "--format", "json")
     assert [member["accuracy"] for member in shown.json["members"]] == [1, 1]
-    refused = cli("ensemble", "evaluate", *places)
+    refused = cli("ensemble", "evaluate", *paths)
     assert refused.status in (3, 4)
     assert "classes" in refused.err
 
 
-def test_an_ensemble_file_names_predictions_that_are_called_after_a_split(cli, tmp_path):
-    place = tmp_path / "predictions"
-    place.mkdir()
+def test_ensemble_file_can_name_predictions_called_like_a_split(cli, tmp_path):
+    folder = tmp_path / "predictions"
+    folder.mkdir()
     for name in ("test", "knn", "test-labels"):
-        np.save(place / f"{name}.npy", np.arange(3) if name == "test-labels" else np.eye(3) * 0.7 + 0.1)
-    members = (place / "test.npy", place / "knn.npy")
-    made = cli("ensemble", "fit", *members, "--vote", "soft", "--output", place / "both.toml")
+        np.save(folder / f"{name}.npy", np.arange(3) if name == "test-labels" else np.eye(3) * 0.7 + 0.1)
+    members = (folder / "test.npy", folder / "knn.npy")
+    made = cli("ensemble", "fit", *members, "--vote", "soft", "--output", folder / "both.toml")
     assert made.status == 0, made.err
-    assert accuracy_of(cli("ensemble", "evaluate", place / "both.toml", "--format", "json")) == 1
+    assert accuracy_of(cli("ensemble", "evaluate", folder / "both.toml", "--format", "json")) == 1
 
 
-def test_weights_that_no_file_can_hold_are_refused(cli, pool, own_pool, tmp_path):
+def test_weights_that_a_file_cannot_store_are_refused(cli, pool, own_pool, tmp_path):
     members = (own_pool / "k3-1", own_pool / "k3-2")
     refused = cli("ensemble", "fit", *members, "--weights", "2000000000,1", "-o", own_pool / "heavy.toml")
     assert refused.status == 2
@@ -253,28 +253,28 @@ def test_weights_that_no_file_can_hold_are_refused(cli, pool, own_pool, tmp_path
 
 
 @pytest.mark.parametrize("command", ["evaluate", "fit", "select", "compare"])
-def test_true_classes_that_nobody_needs_are_refused(cli, pool, tmp_path, command):
+def test_unused_labels_are_refused(cli, pool, tmp_path, command):
     np.save(tmp_path / "truth.npy", np.zeros(40, np.int64))
-    places = [pool, pool / "k3-1"] if command == "compare" else [pool]
+    paths = [pool, pool / "k3-1"] if command == "compare" else [pool]
     output = ["--output", tmp_path / "made.toml"] if command in ("fit", "select") else []
-    refused = cli("ensemble", command, *places, "--labels", tmp_path / "truth.npy", *output)
+    refused = cli("ensemble", command, *paths, "--labels", tmp_path / "truth.npy", *output)
     assert refused.status == 2
     assert "these members know the true classes" in refused.err
 
 
-def test_true_classes_are_for_whichever_ensemble_needs_them(cli, pool, tmp_path):
+def test_labels_are_accepted_if_one_ensemble_needs_them(cli, pool, tmp_path):
     saved = cli("evaluate", pool / "k3-1", "--save-predictions", tmp_path / "own.safetensors")
     assert saved.status == 0
     own = load_predictions(tmp_path / "own.safetensors")
     rows = np.eye(4)[own.choices] * 0.8 + 0.05
     np.savetxt(tmp_path / "other.csv", rows, delimiter=",", header=",".join(own.class_names), comments="")
     np.save(tmp_path / "truth.npy", own.labels)
-    places = [tmp_path / "own.safetensors", tmp_path / "other.csv"]
-    compared = cli("ensemble", "compare", *places, "--labels", tmp_path / "truth.npy", "--format", "json")
+    paths = [tmp_path / "own.safetensors", tmp_path / "other.csv"]
+    compared = cli("ensemble", "compare", *paths, "--labels", tmp_path / "truth.npy", "--format", "json")
     assert compared.status == 0, compared.err
 
 
-def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, image_file, tmp_path):
+def test_fitted_ensemble_file_replaces_a_run(cli, own_pool, image_file, tmp_path):
     output = tmp_path / "fitted.toml"
     made = cli("ensemble", "fit", own_pool, "--vote", "weighted-soft", "--output", output, "--format", "json")
     assert made.status == 0, made.err
@@ -295,7 +295,7 @@ def test_a_fitted_ensemble_stands_for_a_run(cli, own_pool, image_file, tmp_path)
     assert cli("ensemble", "fit", own_pool, "--output", output, "--overwrite").status == 0
 
 
-def test_evaluate_uses_an_ensemble_file_as_it_was_edited(cli, own_pool, tmp_path):
+def test_evaluate_uses_an_edited_ensemble_file(cli, own_pool, tmp_path):
     output = tmp_path / "fitted.toml"
     members = [own_pool / "k3-1", own_pool / "k5-1"]
     assert cli("ensemble", "fit", *members, "--vote", "weighted-soft", "--weights", "2,1", "-o", output).status == 0
@@ -325,7 +325,7 @@ def test_members_are_selected_on_validation_images(cli, own_pool, tmp_path, meth
 
 
 @pytest.mark.parametrize(("method", "most"), [("greedy", 20), ("exhaustive", 3), ("diverse", 10)])
-def test_a_selection_says_what_it_is_worth(cli, own_pool, tmp_path, method, most):
+def test_selection_reports_its_gain(cli, own_pool, tmp_path, method, most):
     made = cli("ensemble", "select", own_pool, "--method", method, "--output", tmp_path / "chosen.toml")
     assert made.status == 0, made.err
     assert "Validation accuracy of the vote" in made.out
@@ -336,7 +336,7 @@ def test_a_selection_says_what_it_is_worth(cli, own_pool, tmp_path, method, most
 
 
 @pytest.mark.parametrize("tie", ["lowest", "first"])
-def test_members_are_selected_by_the_tie_rule_that_is_written(cli, own_pool, tmp_path, tie):
+def test_selection_uses_the_tie_rule_that_it_writes(cli, own_pool, tmp_path, tie):
     output = tmp_path / "chosen.toml"
     options = ("--vote", "majority", "--tie", tie, "--output", output, "--format", "json")
     made = cli("ensemble", "select", own_pool, *options)
@@ -344,7 +344,7 @@ def test_members_are_selected_by_the_tie_rule_that_is_written(cli, own_pool, tmp
     assert accuracy_of(found) == made.json["score"]
 
 
-def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
+def test_greedy_selection_accepts_bags_and_seed(cli, own_pool, tmp_path):
     results = [
         cli(
             "ensemble",
@@ -366,7 +366,7 @@ def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["k3-1"], "two members or more"),
         ([".", "--vote", "stacking"], "majority"),
@@ -375,15 +375,15 @@ def test_greedy_selection_takes_bags_and_a_seed(cli, own_pool, tmp_path):
         ([".", "--method", "diverse", "--seed", "1"], "--seed needs --method greedy"),
     ],
 )
-def test_selections_that_cannot_be_made_are_refused(cli, own_pool, tmp_path, arguments, said):
-    place, *options = arguments
-    result = cli("ensemble", "select", own_pool / place, *options, "--output", tmp_path / "chosen.toml")
+def test_impossible_selections_are_refused(cli, own_pool, tmp_path, arguments, message):
+    name, *options = arguments
+    result = cli("ensemble", "select", own_pool / name, *options, "--output", tmp_path / "chosen.toml")
     assert (result.status, result.out) == (2, "")
-    assert said in result.err
+    assert message in result.err
     assert not (tmp_path / "chosen.toml").exists()
 
 
-def test_members_that_saw_the_validation_images_are_refused_by_name(cli, own_pool, drawn_images, tmp_path):
+def test_error_names_members_trained_on_the_validation_images(cli, own_pool, drawn_images, tmp_path):
     recipe = tmp_path / "other.toml"
     recipe.write_text(
         TINY_RECIPE.format(folder=drawn_images).replace("{ first = 40 }", "{ fraction = 0.25, seed = 1 }"), "utf-8"
@@ -398,8 +398,8 @@ def test_members_that_saw_the_validation_images_are_refused_by_name(cli, own_poo
 # --- compare ---------------------------------------------------------------------------------------------
 
 
-def test_ensembles_are_set_side_by_side(cli, pool):
-    three = ",".join(str(pool / f"k3-{place}") for place in (1, 2, 3))
+def test_ensembles_are_compared(cli, pool):
+    three = ",".join(str(pool / f"k3-{number}") for number in (1, 2, 3))
     result = cli("ensemble", "compare", pool, f"three={three}", pool / "k5-1", "--format", "json")
     assert result.status == 0, result.err
     first, second, third = result.json["ensembles"]
@@ -423,7 +423,7 @@ def test_ensembles_are_set_side_by_side(cli, pool):
     ]
 
 
-def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
+def test_mixed_kernel_sizes_are_compared_with_a_single_one(cli, pool, tmp_path):
     result = cli("ensemble", "compare", pool, "--draws", "20", "--format", "json")
     assert result.status == 0, result.err
     mixed, *same = result.json["compositions"]
@@ -439,7 +439,7 @@ def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["{pool}"], 2, "needs two ensembles or more"),
         (["{pool}", "{pool}/nowhere"], 4, "nowhere"),
@@ -449,16 +449,16 @@ def test_different_kernel_sizes_are_compared_with_one(cli, pool, tmp_path):
         (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "groups"),
         (["{pool}", "--size", "2"], 2, "--draws"),
         (["{pool}", "--draws", "20", "--vote", "stacking"], 2, "stacking"),
-        (["{pool}", f"all={','.join(f'm{place:05}.npy' for place in range(1000))}"], 4, "there is nothing at m00000"),
+        (["{pool}", f"all={','.join(f'm{number:05}.npy' for number in range(1000))}"], 4, "there is nothing at m00000"),
     ],
 )
-def test_comparisons_that_cannot_be_made_are_refused(cli, pool, arguments, status, said):
+def test_impossible_comparisons_are_refused(cli, pool, arguments, status, message):
     result = cli("ensemble", "compare", *(argument.format(pool=pool) for argument in arguments))
     assert (result.status, result.out) == (status, "")
-    assert said in result.err
+    assert message in result.err
 
 
-def test_a_comparison_on_validation_images_is_cross_fitted_as_an_evaluation_is(cli, pool):
+def test_compare_cross_fits_on_validation_images_like_evaluate(cli, pool):
     options = ("--vote", "stacking", "--split", "validation", "--format", "json")
     evaluated = cli("ensemble", "evaluate", pool, *options)
     compared = cli("ensemble", "compare", pool, f"two={pool / 'k3-1'},{pool / 'k3-2'}", *options)
@@ -470,13 +470,13 @@ def test_a_comparison_on_validation_images_is_cross_fitted_as_an_evaluation_is(c
 # --- pack, unpack, soup ----------------------------------------------------------------------------------
 
 
-def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, image_file, tmp_path):
+def test_pack_predicts_like_its_run_and_unpacks_to_it(cli, pool, image_file, tmp_path):
     packed = tmp_path / "pool.safetensors"
     made = cli("ensemble", "pack", pool, "--output", packed)
     assert (made.status, made.out) == (0, f"{packed}\n")
-    of_pack, of_run = (cli("ensemble", "evaluate", place, "--format", "json").json for place in (packed, pool))
+    of_pack, of_run = (cli("ensemble", "evaluate", path, "--format", "json").json for path in (packed, pool))
     for one in (of_pack, of_run):
-        del one["ensemble"]["coverage"], one["ensemble"]["aurc"]  # of what `predict` gives, which a pack calibrates
+        del one["ensemble"]["coverage"], one["ensemble"]["aurc"]  # a pack calibrates the probabilities of `predict`
     assert of_pack == of_run
     assert cli("predict", packed, image_file).status == 0
     assert cli("evaluate", packed).status == 0
@@ -498,7 +498,7 @@ def test_a_pack_answers_as_its_run_and_unpacks_to_it(cli, pool, image_file, tmp_
     assert "ensemble file" not in refused.err
 
 
-def test_unpacking_names_the_ensemble_file_that_has_the_rule(cli, pool, tmp_path):
+def test_unpack_prints_the_ensemble_file_with_the_rule(cli, pool, tmp_path):
     packed, output = tmp_path / "two.safetensors", tmp_path / "out"
     two = (pool / "k3-1", pool / "k5-1")
     assert cli("ensemble", "pack", *two, "--weights", "2,1", "--output", packed).status == 0
@@ -510,7 +510,7 @@ def test_unpacking_names_the_ensemble_file_that_has_the_rule(cli, pool, tmp_path
     assert "not trained yet" not in cli("evaluate", output).err
 
 
-def test_a_plain_vote_is_packed_without_its_images(cli, own_pool, tmp_path, monkeypatch):
+def test_vote_without_fitted_weights_is_packed_without_images(cli, own_pool, tmp_path, monkeypatch):
     for file in own_pool.glob("*/validation.safetensors"):
         file.unlink()
 
@@ -530,7 +530,7 @@ def test_a_plain_vote_is_packed_without_its_images(cli, own_pool, tmp_path, monk
 
 
 @pytest.mark.parametrize("command", ["fit", "select"])
-def test_an_ensemble_files_name_ends_in_toml(cli, pool, tmp_path, command):
+def test_name_of_an_ensemble_file_must_end_in_toml(cli, pool, tmp_path, command):
     refused = cli("ensemble", command, pool, "--output", tmp_path / "chosen.json")
     assert refused.status == 2
     assert "must end in .toml" in refused.err
@@ -538,7 +538,7 @@ def test_an_ensemble_files_name_ends_in_toml(cli, pool, tmp_path, command):
     assert not (tmp_path / "chosen.json").exists()
 
 
-def test_a_member_that_is_gone_is_named_with_its_ensemble(cli, own_pool, tmp_path):
+def test_error_names_a_missing_member_and_its_ensemble(cli, own_pool, tmp_path):
     output = tmp_path / "fitted.toml"
     assert cli("ensemble", "fit", own_pool, "--output", output).status == 0
     shutil.rmtree(own_pool / "k3-2")
@@ -548,18 +548,18 @@ def test_a_member_that_is_gone_is_named_with_its_ensemble(cli, own_pool, tmp_pat
     assert "fmcli ensemble fit" in refused.err
 
 
-def test_a_soup_is_a_member_of_the_mean_weights(cli, pool, tmp_path):
-    places = [pool / f"k3-{place}" for place in (1, 2, 3)]
-    made = cli("ensemble", "soup", *places, "--method", "uniform", "--output", tmp_path / "soup")
+def test_soup_is_a_member_with_averaged_weights(cli, pool, tmp_path):
+    paths = [pool / f"k3-{number}" for number in (1, 2, 3)]
+    made = cli("ensemble", "soup", *paths, "--method", "uniform", "--output", tmp_path / "soup")
     assert made.status == 0, made.err
     assert "averaged" in made.err
     assert cli("evaluate", tmp_path / "soup").status == 0
     assert cli("ensemble", "evaluate", pool, tmp_path / "soup").status == 0
-    again = cli("ensemble", "soup", *places, "--output", tmp_path / "soup")
+    again = cli("ensemble", "soup", *paths, "--output", tmp_path / "soup")
     assert (again.status, "already" in again.err) == (2, True)
 
 
-def test_a_uniform_soup_without_batch_normalisation_is_the_mean(cli, drawn_images, tmp_path):
+def test_uniform_soup_without_batch_norm_is_the_mean(cli, drawn_images, tmp_path):
     recipe = tmp_path / "plain.toml"
     recipe.write_text(
         f"""
@@ -595,40 +595,40 @@ def test_soups_of_different_networks_are_refused(cli, pool, tmp_path):
 # --- predict ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_packed_or_fitted_tells_of_its_images(cli, own_pool, tmp_path):
+def test_data_info_of_packs_and_ensemble_files(cli, own_pool, tmp_path):
     assert cli("ensemble", "fit", own_pool, "--output", tmp_path / "fitted.toml").status == 0
     assert cli("ensemble", "pack", own_pool, "--output", tmp_path / "packed.safetensors").status == 0
-    shown = [cli("data", "info", place, "--format", "json").json for place in (own_pool, *tmp_path.glob("*ed.*"))]
+    shown = [cli("data", "info", path, "--format", "json").json for path in (own_pool, *tmp_path.glob("*ed.*"))]
     assert len(shown) == 3
     assert shown[0] == shown[1] == shown[2]
 
 
-def test_a_member_that_votes_twice_under_two_names_is_told(cli, own_pool, tmp_path):
+def test_warning_about_a_member_that_votes_twice(cli, own_pool, tmp_path):
     shutil.copytree(own_pool / "k3-1", tmp_path / "again")
-    said = cli("ensemble", "evaluate", own_pool, tmp_path / "again").err
-    assert "has the same weights as" in said
+    message = cli("ensemble", "evaluate", own_pool, tmp_path / "again").err
+    assert "has the same weights as" in message
     assert "has the same weights as" not in cli("ensemble", "evaluate", own_pool).err
-    assert "has the same predictions as" not in said
+    assert "has the same predictions as" not in message
 
 
-def test_predictions_that_vote_twice_are_told(cli, pool, tmp_path):
+def test_warning_about_predictions_that_vote_twice(cli, pool, tmp_path):
     assert cli("evaluate", pool, "--save-predictions", tmp_path / "one").status == 0
     shutil.copytree(tmp_path / "one" / "k3-1", tmp_path / "one" / "again")
     for command in ("evaluate", "compare"):
-        said = cli("ensemble", command, tmp_path / "one").err
-        assert said.count("has the same predictions as") == 1, said
+        message = cli("ensemble", command, tmp_path / "one").err
+        assert message.count("has the same predictions as") == 1, message
     shutil.rmtree(tmp_path / "one" / "again")
     assert "has the same predictions as" not in cli("ensemble", "evaluate", tmp_path / "one").err
 
 
-def test_saved_predictions_that_lie_beside_others_are_told(cli, pool, tmp_path):
+def test_note_about_other_predictions_in_the_same_folder(cli, pool, tmp_path):
     assert "also holds" not in cli("evaluate", pool / "k3-1", "--save-predictions", tmp_path / "predictions").err
-    said = cli("evaluate", pool / "k5-1", "--save-predictions", tmp_path / "predictions").err
-    assert "also holds predictions of k3-1; they will vote together" in said
+    message = cli("evaluate", pool / "k5-1", "--save-predictions", tmp_path / "predictions").err
+    assert "also holds predictions of k3-1; they will vote together" in message
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["evaluate", "{predictions}", "--tta", "flip"], "has stored predictions but no network"),
         (["ensemble", "evaluate", "{predictions}", "--tta", "flip"], "has stored predictions but no network"),
@@ -637,22 +637,22 @@ def test_saved_predictions_that_lie_beside_others_are_told(cli, pool, tmp_path):
         (["ensemble", "unpack", "{fitted}", "--output", "again"], "fmcli ensemble evaluate"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(cli, own_pool, tmp_path, arguments, said):
-    places = {"pool": own_pool, "predictions": tmp_path / "predictions", "fitted": tmp_path / "fitted.toml"}
-    assert cli("evaluate", own_pool, "--save-predictions", places["predictions"]).status == 0
-    assert cli("ensemble", "fit", own_pool, "--output", places["fitted"]).status == 0
-    refused = cli(*(word.format(**places) for word in arguments))
+def test_option_without_effect_is_refused(cli, own_pool, tmp_path, arguments, message):
+    paths = {"pool": own_pool, "predictions": tmp_path / "predictions", "fitted": tmp_path / "fitted.toml"}
+    assert cli("evaluate", own_pool, "--save-predictions", paths["predictions"]).status == 0
+    assert cli("ensemble", "fit", own_pool, "--output", paths["fitted"]).status == 0
+    refused = cli(*(word.format(**paths) for word in arguments))
     assert refused.status in (2, 4)
-    assert said in " ".join(refused.err.split())
+    assert message in " ".join(refused.err.split())
 
 
-def test_the_line_between_certain_and_uncertain_is_that_of_predict(cli, own_pool, drawn_images, tmp_path):
-    """Of a plain run and of an ensemble file, whose temperature counts for both."""
+def test_coverage_uses_the_threshold_of_predict(cli, own_pool, drawn_images, tmp_path):
+    """Check a plain run and an ensemble file, whose temperature applies to both commands."""
     images = np.fromfile(drawn_images / "t10k-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 12, 12)
     np.save(tmp_path / "test.npy", images)
     fitted = own_pool / "fitted.toml"
-    places = [MemberPath(name, own_pool / name) for name in ("k3-1", "k5-1")]
-    write_ensemble_file(fitted, describe_ensemble(places, Combiner("soft", temperature=3.0), own_pool))
+    paths = [MemberPath(name, own_pool / name) for name in ("k3-1", "k5-1")]
+    write_ensemble_file(fitted, describe_ensemble(paths, Combiner("soft", temperature=3.0), own_pool))
     lines = []
     for members in ([own_pool / "k3-1", own_pool / "k5-1", "--vote", "soft"], [fitted]):
         shown = cli("ensemble", "evaluate", *members, "--format", "json").json["ensemble"]
@@ -664,7 +664,7 @@ def test_the_line_between_certain_and_uncertain_is_that_of_predict(cli, own_pool
 
 
 @pytest.mark.parametrize("format_", ["table", "json", "jsonl", "csv"])
-def test_uncertain_images_are_left_undecided(cli, pool, image_file, format_):
+def test_uncertain_images_are_reported_as_undecided(cli, pool, image_file, format_):
     result = cli("predict", pool, image_file, "--reject-below", "1", "--format", format_)
     assert result.status == 0
     if format_ == "json":

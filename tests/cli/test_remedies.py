@@ -1,4 +1,4 @@
-"""Remedies: every action has a text, and every option in a text exists."""
+"""Every action has a text, and every option in a text exists."""
 
 import re
 from typing import get_args
@@ -31,3 +31,8 @@ def test_hint_names_each_option_with_its_value():
     error = FmcliError("no", hint="free a core", remedies=[Remedy("threads", 2), "overwrite"])
     assert hint_of(error) == "free a core; --threads 2; --overwrite starts from scratch"
     assert hint_of(FmcliError("no")) is None
+
+
+def test_hint_joins_values_of_one_option_by_or():
+    error = FmcliError("no", remedies=["resume", Remedy("vote", "soft"), Remedy("vote", "majority")])
+    assert hint_of(error) == "--resume continues the run; --vote soft or --vote majority"

@@ -1,4 +1,4 @@
-"""Threads: as many as asked for, and a word where fewer would be faster."""
+"""The number of threads, and the advice to use fewer."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Let the system say how many threads run, on four cores."""
+    """A function that sets the content of /proc/loadavg on a machine with four cores."""
     monkeypatch.setattr(cpu, "_LOAD_FILE", tmp_path / "loadavg")
     monkeypatch.setattr(cpu, "_SAMPLE_INTERVAL_S", 0)
     monkeypatch.setattr(cpu, "count_cores", lambda: 4)
@@ -19,13 +19,13 @@ def load(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _threads_of_before():
+def _restore_threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypatch):
+def test_default_is_at_most_one_thread_per_core(monkeypatch):
     monkeypatch.setattr(cpu, "count_cores", lambda: 3)
     for before, asked, after in ((4, None, 3), (2, None, 2), (4, 4, 4)):
         torch.set_num_threads(before)
@@ -34,7 +34,7 @@ def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("running", "threads", "said"),
+    ("running", "threads", "advice"),
     [
         (1, 4, None),
         (2, 4, None),  # three of four cores are free
@@ -43,19 +43,19 @@ def test_no_more_threads_are_used_than_there_are_cores_unless_asked_for(monkeypa
         (9, 1, None),
     ],
 )
-def test_fewer_threads_are_recommended_where_half_the_cores_are_busy(load, running, threads, said):
+def test_fewer_threads_are_advised_if_half_the_cores_are_busy(load, running, threads, advice):
     load(f"0.1 0.1 0.1 {running}/100 4242")
     found = thread_advice(threads)
-    assert (found is None) if said is None else found.startswith(said)
+    assert (found is None) if advice is None else found.startswith(advice)
 
 
-def test_one_other_program_on_two_cores(load, monkeypatch):
+def test_advice_with_one_other_program_on_two_cores(load, monkeypatch):
     load("0.1 0.1 0.1 2/100 4242")
     monkeypatch.setattr(cpu, "count_cores", lambda: 2)
     assert thread_advice(2).startswith("another program is using a core; --threads 1 may")
 
 
-def test_who_asks_for_threads_or_goes_on_hears_nothing(load):
+def test_no_advice_if_threads_is_given_or_the_run_is_resumed(load):
     load("0.1 0.1 0.1 9/100 4242")
     torch.set_num_threads(4)
     assert set_threads(None, CPU, advise=False) is None
