@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run fmcli and exit.
 
     Args:
-        arguments: Command-line arguments without the program name. Default: those of the process.
+        arguments: Command-line arguments without the program name. Default: `sys.argv[1:]`.
     """
     try:
         _open_streams()
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run fmcli and return its exit status.
 
     Args:
-        arguments: Command-line arguments without the program name. Default: those of the process.
+        arguments: Command-line arguments without the program name. Default: `sys.argv[1:]`.
     """
     try:
         from fmcli.cli.app import app

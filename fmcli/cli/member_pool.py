@@ -25,11 +25,11 @@ def open_members(paths: Sequence[Path], device: str, terminal: Terminal, *, toge
     Args:
         paths: Paths from the command line.
         device: Value of `--device`.
-        terminal: Prints what is loaded, which members are missing, and which are duplicates.
+        terminal: Prints loaded, missing and duplicate members.
         together: Whether the members will vote together and must therefore match.
 
     Raises:
-        CheckpointError: A member is missing, damaged or does not match the others.
+        CheckpointError: A member is missing or damaged, or members do not match.
     """
     from fmcli.checkpoints.layout import lost_snapshots, unfinished_members
     from fmcli.hardware.memory import keep_freed_memory

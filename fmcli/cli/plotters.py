@@ -255,7 +255,7 @@ def _load_split(spec: DataSpec, split: str, data_root: Path | None) -> ImageSet:
 def write_member_plots(
     folder: Path, pool: Pool, predictions: Sequence[Predictions], data_root: Path | None, terminal: Terminal
 ) -> None:
-    """Write the evaluation figures of each member: into a folder of its own if there are several."""
+    """Write the evaluation figures of each member. Several members get one subfolder each."""
     from fmcli.ensemble import Combiner, combine_predictions
 
     names = [member.member for member in predictions]

@@ -533,7 +533,7 @@ def test_top_lists_the_most_probable_classes(cli, run_folder, photos):
     for record in cli("predict", run_folder, photos, "--top", 3, "-f", "jsonl").records:
         assert len(record["top"]) == 3
         assert record["top"][0] == {"label": record["label"], "probability": record["probability"]}
-        assert len({one["label"] for one in record["top"]}) == 3
+        assert len({entry["label"] for entry in record["top"]}) == 3
     rows = cli("predict", run_folder, photos, "--top", 3, "-f", "csv").rows
     assert all({row["label"], row["label_2"], row["label_3"]} < set(CLASSES) for row in rows)
     assert cli("predict", run_folder, photos, "--top", 99, "-f", "jsonl").records[0]["top"][3:]
@@ -714,7 +714,7 @@ def test_changed_images_are_reported(cli, tiny_recipe, tmp_path):
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.new("L", (12, 12), number * 10 + 20 * (name == "dog")).save(folder / name / f"{number}.png")
     sets = (f"data.source=folder:{folder}", "data.validation.fraction=0.25", "trainer.epochs=1")
-    words = [word for one in sets for word in ("--set", one)]
+    words = [word for override in sets for word in ("--set", override)]
     trained = cli("train", "-r", tiny_recipe, *words, "-o", tmp_path / "run", "-q")
     assert trained.status == 0, trained.err
     (folder / "cat").rename(folder / "cats")
@@ -1008,7 +1008,7 @@ import sys
 from fmcli.cli import run
 for call in {calls}:
     assert run(call) == 0, call
-loaded = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]  # some 130 MiB and a second
+loaded = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]  # they cost about 130 MiB and one second
 sys.exit(f"loaded: {{loaded}}" if loaded else 0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -1018,7 +1018,7 @@ sys.exit(f"loaded: {{loaded}}" if loaded else 0)
 ONE_MEMBER = TINY_RECIPE.split('\n[[members]]\nname = "k5"')[0]
 INTERRUPTIBLE = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would ignore SIGINT
 from fmcli.cli import main
 main()
 """
@@ -1106,8 +1106,8 @@ def test_quick_recipe_on_real_images(cli, fashion_mnist, tmp_path):
     assert cli("train", "--recipe", "quick", *words, "--output", folder).status == 0
     payload = cli("ensemble", "evaluate", folder, "--format", "json").json
     assert [member["name"] for member in payload["members"]] == ["k3", "k5", "k7"]
-    for one in (*payload["members"], payload["ensemble"]):
-        assert_complete_evaluation(one, n_images=2000, class_names=names)
+    for evaluation in (*payload["members"], payload["ensemble"]):
+        assert_complete_evaluation(evaluation, n_images=2000, class_names=names)
     assert payload["ensemble"]["accuracy"] > 0.75
 
 

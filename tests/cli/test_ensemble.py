@@ -192,7 +192,9 @@ def test_predictions_of_one_member_are_saved_as_one_file(cli, pool, tmp_path):
 
 def test_csv_and_npy_predictions_of_other_tools_can_vote(cli, pool, tmp_path):
     first, second, *_ = predict_pool(open_pool([pool], device="cpu"), "test")
-    probabilities = [np.exp(one.logits) / np.exp(one.logits).sum(axis=1, keepdims=True) for one in (first, second)]
+    probabilities = [
+        np.exp(entry.logits) / np.exp(entry.logits).sum(axis=1, keepdims=True) for entry in (first, second)
+    ]
     np.save(tmp_path / "forest.npy", probabilities[0])
     rows = [",".join(["label", *first.class_names])]
     rows += [
@@ -206,7 +208,7 @@ def test_csv_and_npy_predictions_of_other_tools_can_vote(cli, pool, tmp_path):
     refused = cli("evaluate", tmp_path / "forest.npy")
     assert refused.status == 3
     assert "--labels" in refused.err
-    for name in ("forest", "knn"):  # whose validation images have no labels: there is nothing to learn from
+    for name in ("forest", "knn"):  # without validation labels, nothing can be fitted
         (tmp_path / name).mkdir()
         for split in ("test", "validation"):
             np.save(tmp_path / name / f"{split}.npy", probabilities[0])
@@ -291,7 +293,7 @@ def test_fitted_ensemble_file_replaces_a_run(cli, own_pool, image_file, tmp_path
     assert "score is too high" in cli("ensemble", "evaluate", output, "--split", "validation").err
     for command in (["evaluate", output], ["plot", "confusion", output, "--output", tmp_path / "c.png"]):
         assert cli(*command).status == 0, command
-    assert cli("ensemble", "fit", own_pool, "--output", output).status == 2  # it is there already
+    assert cli("ensemble", "fit", own_pool, "--output", output).status == 2  # it already exists
     assert cli("ensemble", "fit", own_pool, "--output", output, "--overwrite").status == 0
 
 
@@ -416,10 +418,10 @@ def test_ensembles_are_compared(cli, pool):
     assert "Cochran" not in again.out
     lines = cli("ensemble", "compare", pool, pool / "k5-1", "--format", "jsonl").out.splitlines()
     of_lines = [json.loads(line) for line in lines]
-    assert [(len(one["members"]), one["n_members"]) for one in of_lines] == [(6, 6), (1, 1)]
+    assert [(len(entry["members"]), entry["n_members"]) for entry in of_lines] == [(6, 6), (1, 1)]
     rows = csv.DictReader(cli("ensemble", "compare", pool, pool / "k5-1", "--format", "csv").out.splitlines())
-    assert [(json.loads(one["members"]), int(one["n_members"])) for one in rows] == [
-        (one["members"], one["n_members"]) for one in of_lines
+    assert [(json.loads(entry["members"]), int(entry["n_members"])) for entry in rows] == [
+        (entry["members"], entry["n_members"]) for entry in of_lines
     ]
 
 
@@ -428,14 +430,14 @@ def test_mixed_kernel_sizes_are_compared_with_a_single_one(cli, pool, tmp_path):
     assert result.status == 0, result.err
     mixed, *same = result.json["compositions"]
     assert (mixed["composition"], mixed["n_members"], mixed["ensembles"], mixed["mixed_gains"]) == ("3+5", 2, 9, None)
-    assert [one["composition"] for one in same] == ["3+3", "5+5"]
-    for one in same:
-        assert one["ensembles"] == 3
-        assert one["mixed_gains"] == pytest.approx(mixed["accuracy"] - one["accuracy"])
-        assert one["gain_low"] <= one["mixed_gains"] <= one["gain_high"]
+    assert [entry["composition"] for entry in same] == ["3+3", "5+5"]
+    for entry in same:
+        assert entry["ensembles"] == 3
+        assert entry["mixed_gains"] == pytest.approx(mixed["accuracy"] - entry["accuracy"])
+        assert entry["gain_low"] <= entry["mixed_gains"] <= entry["gain_high"]
     assert "One of each of 3, 5 votes" in cli("ensemble", "compare", pool, "--draws", "20").out
     grouped = cli("ensemble", "compare", pool, "--draws", "20", "--groups", "a,b,a,b,a,b", "--format", "json")
-    assert [one["composition"] for one in grouped.json["compositions"]] == ["a+b", "a+a", "b+b"]
+    assert [entry["composition"] for entry in grouped.json["compositions"]] == ["a+b", "a+a", "b+b"]
 
 
 @pytest.mark.parametrize(
@@ -475,8 +477,8 @@ def test_pack_predicts_like_its_run_and_unpacks_to_it(cli, pool, image_file, tmp
     made = cli("ensemble", "pack", pool, "--output", packed)
     assert (made.status, made.out) == (0, f"{packed}\n")
     of_pack, of_run = (cli("ensemble", "evaluate", path, "--format", "json").json for path in (packed, pool))
-    for one in (of_pack, of_run):
-        del one["ensemble"]["coverage"], one["ensemble"]["aurc"]  # a pack calibrates the probabilities of `predict`
+    for entry in (of_pack, of_run):
+        del entry["ensemble"]["coverage"], entry["ensemble"]["aurc"]  # a pack calibrates the probabilities of `predict`
     assert of_pack == of_run
     assert cli("predict", packed, image_file).status == 0
     assert cli("evaluate", packed).status == 0
@@ -656,10 +658,10 @@ def test_coverage_uses_the_threshold_of_predict(cli, own_pool, drawn_images, tmp
     lines = []
     for members in ([own_pool / "k3-1", own_pool / "k5-1", "--vote", "soft"], [fitted]):
         shown = cli("ensemble", "evaluate", *members, "--format", "json").json["ensemble"]
-        lines += [one["probability_from"] for one in shown["coverage"] if one["kept"] == 0.9]
+        lines += [entry["probability_from"] for entry in shown["coverage"] if entry["kept"] == 0.9]
     options = ("--invert", "never", "--reject-below", lines[1] - 1e-6, "--format", "jsonl")
     labelled = cli("predict", fitted, tmp_path / "test.npy", *options).records
-    assert sum(not one["undecided"] for one in labelled) == 90
+    assert sum(not entry["undecided"] for entry in labelled) == 90
     assert lines[1] < lines[0] - 0.01
 
 
