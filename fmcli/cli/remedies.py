@@ -31,7 +31,7 @@ TEXTS: dict[Action, str] = {
     "threads": "--threads {value}",
     "tie": "--tie {value}",
     "train": "fmcli train --recipe quick trains a run",
-    "train-member": "--member {value} --set KEY=VALUE --output DIR trains only this member, in another folder",
+    "train-member": "--member {value} --set … --output … trains only this member, in another folder",
     "unpack": "fmcli ensemble unpack {value} --output DIR extracts its members",
     "vote": "--vote {value}",
     "weights": "--weights takes one number per member in order, e.g. --weights 2,1,1",
