@@ -1,7 +1,7 @@
 """Train the members of a recipe: plan a run (`plan`), execute it (`execute`), and train one member (`loop`).
 
-One step of a member is in `learner`, and its files in `saving` and `state`. `fingerprint` and `resume` check that a
-resumed run ends like an uninterrupted one.
+One step of a member is in `learner`, and its files in `saving` and `state`. `fingerprint` checks that a resumed run
+ends like an uninterrupted one.
 """
 
 from fmcli.training.fingerprint import Fingerprint

@@ -12,9 +12,9 @@ from fmcli.errors import DivergedError
 from fmcli.events import EpochFinished, MemberDiverged, Reporter
 from fmcli.hardware.device import use_own_stream
 from fmcli.training.executors import Job, JobResult, run_in_processes, run_interleaved
+from fmcli.training.fingerprint import PLANNED, check_fingerprint
 from fmcli.training.loop import train_member
 from fmcli.training.plan import RunPlan, compute_fingerprints
-from fmcli.training.resume import PLANNED, check_fingerprint
 
 History = list[EpochFinished]
 

@@ -1,35 +1,40 @@
-"""The fingerprint of a member's training: everything that its results depend on."""
+"""The fingerprint of a member's training, and the checks that a resumed training has the same one.
+
+A fingerprint is everything that the results depend on. Files of an earlier process are only used if it is equal.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
-from fmcli.checkpoints.checkpoint import Header, versions
+from fmcli.checkpoints.checkpoint import Header, load_checkpoint, versions
+from fmcli.checkpoints.layout import MODEL_FILE, missing_snapshots, snapshot_name
 from fmcli.data import Splits
-from fmcli.errors import CheckpointError, Remedy, printable
+from fmcli.errors import Action, CheckpointError, Remedy, printable
 from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe
 from fmcli.recipe.differences import show_differences
 
 _NUMERIC_PACKAGES = ("fmcli", "torch")
 _NOT_INSTALLED = "none"
+_MAX_LISTED_DIFFERENCES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A value in which two fingerprints differ, in words for a message.
+class Wording:
+    """How a message describes the earlier training and the consequence of a difference."""
 
-    Args:
-        before: The earlier value, such as `on cuda`.
-        now: The current value, such as `on cpu`.
-        remedy: How to restore the earlier value: a sentence, or an action.
-    """
+    was: str
+    consequence: str  # follows "; " and contains {now}
+    remedies: tuple[Action, ...]
 
-    before: str
-    now: str
-    remedy: str | Remedy
+
+STARTED = Wording("was started", "resuming {now} would change its results", ("overwrite",))
+FINISHED = Wording("was trained", "the rest of its run would be trained {now}", ("output",))
+PLANNED = Wording("was planned", "it would now be trained {now}", ("resume", "overwrite"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Fingerprint:
             splits: The images.
             device: The training device.
             bf16: Whether to multiply in bfloat16.
-            threads: CPU threads, by default those of this process.
+            threads: CPU threads, default: the number of this process.
         """
         packages = computing_versions(versions(), kernels=bf16 and device.type == "cpu")
         if spec.augment.albumentations:
@@ -112,38 +117,24 @@ class Fingerprint:
             versions=computing_versions(header.versions, kernels=device == "cpu" and precision == "bf16"),
         )
 
-    def data_differences(self, data: Mapping[str, str]) -> Iterator[Difference]:
-        """Yield each split whose images differ from an earlier training.
+    def environment_differences(self, earlier: "Fingerprint") -> Iterator[tuple[str, str, str | Remedy]]:
+        """Yield each difference in device, precision, package versions and threads.
 
-        Args:
-            data: SHA-256 of the earlier images, by split.
+        Yields:
+            In words: the earlier value, such as `on cuda`; the current one; and how to restore the earlier one.
         """
-        for split, digest in self.data.items():
-            if data.get(split) != digest:
-                yield Difference(f"on other {split} images", "on the current ones", "restore the images")
-
-    def recipe_differences(self, recipe: str) -> list[str]:
-        """Return a line for each recipe value that differs from an earlier training.
-
-        Args:
-            recipe: The earlier recipe, as in `Fingerprint`.
-        """
-        return show_differences(json.loads(recipe), json.loads(self.recipe))
-
-    def environment_differences(self, earlier: "Fingerprint") -> Iterator[Difference]:
-        """Yield each difference in device, precision, package versions and threads."""
         if earlier.device != self.device:
-            yield Difference(f"on {earlier.device}", f"on {self.device}", Remedy("device", earlier.device))
+            yield f"on {earlier.device}", f"on {self.device}", Remedy("device", earlier.device)
         if earlier.precision != self.precision:
-            yield Difference(f"in {earlier.precision}", f"in {self.precision}", "use the machine that started it")
+            yield f"in {earlier.precision}", f"in {self.precision}", "use the machine that started it"
         for package, version in earlier.versions.items():
             now = self.versions.get(package, _NOT_INSTALLED)
             if now != version:
                 remedy = f"uninstall {package}" if version == _NOT_INSTALLED else f"install {package} {version} again"
-                yield Difference(_with_package(package, version), _with_package(package, now), remedy)
+                yield _with_package(package, version), _with_package(package, now), remedy
         if earlier.threads != self.threads and self.device == "cpu":
             threads = "1 CPU thread" if earlier.threads == 1 else f"{earlier.threads} CPU threads"
-            yield Difference(f"with {threads}", f"with {self.threads}", Remedy("threads", earlier.threads))
+            yield f"with {threads}", f"with {self.threads}", Remedy("threads", earlier.threads)
 
 
 def _member_recipe(member: MemberSpec, data: DataSpec, ensemble: EnsembleSpec) -> str:
@@ -174,3 +165,101 @@ def computing_versions(all_versions: Mapping[str, str], *, kernels: bool = False
 
 def _with_package(package: str, version: str) -> str:
     return f"without {package}" if version == _NOT_INSTALLED else f"with {package} {version}"
+
+
+def check_fingerprint(now: Fingerprint, earlier: Fingerprint, wording: Wording, *, member: str, folder: Path) -> None:
+    """Refuse to train if the results would differ from the results of an earlier process.
+
+    Args:
+        now: The fingerprint of the training that is about to start.
+        earlier: The fingerprint of the earlier training.
+        wording: `STARTED` for a partly trained member, `FINISHED` for a trained one, `PLANNED` if the run was planned
+            by this or a parent process.
+        member: Name of the earlier member.
+        folder: Folder of its files, for the message.
+
+    Raises:
+        CheckpointError: A fingerprint value differs.
+    """
+    _check_recipe_and_data(now, earlier.recipe, earlier.data, wording, member=member, folder=folder)
+    for before, current, remedy in now.environment_differences(earlier):
+        raise _error(wording, member, folder, before, current, remedy)
+
+
+def _check_recipe_and_data(
+    now: Fingerprint, recipe: str, data: Mapping[str, str], wording: Wording, *, member: str, folder: Path
+) -> None:
+    """Refuse to train if the recipe or the images differ from an earlier process.
+
+    Raises:
+        CheckpointError: A value differs.
+    """
+    for split, digest in now.data.items():
+        if data.get(split) != digest:
+            raise _error(
+                wording, member, folder, f"on other {split} images", "on the current ones", "restore the images"
+            )
+    lines = show_differences(json.loads(recipe), json.loads(now.recipe))
+    if lines:
+        raise CheckpointError(
+            f"member {member} in {printable(folder)} {wording.was} with another recipe:\n  "
+            + "\n  ".join(lines[:_MAX_LISTED_DIFFERENCES]),
+            hint="restore these values in the recipe",
+            remedies=wording.remedies,
+        )
+
+
+def _error(wording: Wording, member: str, folder: Path, before: str, now: str, remedy: str | Remedy) -> CheckpointError:
+    return CheckpointError(
+        f"member {member} in {printable(folder)} {wording.was} {before}; {wording.consequence.format(now=now)}",
+        hint=remedy if isinstance(remedy, str) else None,
+        remedies=[*([remedy] if isinstance(remedy, Remedy) else []), *wording.remedies],
+    )
+
+
+def check_trained(spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> None:
+    """Refuse a trained member if its recipe or images differ, or if snapshots are missing.
+
+    Args:
+        spec: The member's recipe.
+        folder: The member's folder.
+        fingerprint: Fingerprint of the current training.
+
+    Raises:
+        CheckpointError: The checkpoint does not match, is damaged, or lacks snapshots.
+    """
+    _check_checkpoint(folder / MODEL_FILE, spec, folder, fingerprint)
+    missing = missing_snapshots(spec, folder)
+    if missing:
+        raise CheckpointError(
+            f"member {spec.name} in {printable(folder)} is trained, but {', '.join(missing)} is missing",
+            hint="restore the file",
+            remedies=["overwrite"],
+        )
+
+
+def check_snapshot(number: int, spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> None:
+    """Refuse to resume a member if the snapshot of a finished cycle is missing, damaged or of another training.
+
+    Args:
+        number: Number of the snapshot, from 1.
+        spec: The member's recipe.
+        folder: The member's folder.
+        fingerprint: Fingerprint of the current training.
+
+    Raises:
+        CheckpointError: The snapshot is missing, damaged or does not match.
+    """
+    try:
+        _check_checkpoint(folder / snapshot_name(number) / MODEL_FILE, spec, folder, fingerprint)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"member {spec.name} cannot resume without its snapshot {number}: {error.message}",
+            hint="restore the file",
+            remedies=["overwrite"],
+        ) from error
+
+
+def _check_checkpoint(path: Path, spec: MemberSpec, folder: Path, now: Fingerprint) -> None:
+    header = load_checkpoint(path, device=torch.device("cpu")).header
+    _check_recipe_and_data(now, recipe_of_header(header), header.data_digests, STARTED, member=spec.name, folder=folder)

@@ -30,11 +30,10 @@ from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks.inference import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.training.divergence import DivergenceGuard, first_not_finite
-from fmcli.training.fingerprint import Fingerprint
+from fmcli.training.fingerprint import STARTED, Fingerprint, check_fingerprint, check_snapshot, check_trained
 from fmcli.training.learner import Learner
 from fmcli.training.loaders import build_loaders
 from fmcli.training.optim import Schedule, build_schedule
-from fmcli.training.resume import STARTED, check_fingerprint, check_snapshot, check_trained
 from fmcli.training.rng import Generators
 from fmcli.training.saving import CheckpointWriter, epochs_per_snapshot
 from fmcli.training.state import STATE_FILE, EpochProgress, TrainingState, load_state, save_state

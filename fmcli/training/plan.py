@@ -15,8 +15,7 @@ from fmcli.events import UnmeasuredFeature
 from fmcli.hardware.device import use_bf16
 from fmcli.recipe import Recipe
 from fmcli.training.concurrency import Concurrency, choose_concurrency
-from fmcli.training.fingerprint import Fingerprint
-from fmcli.training.resume import FINISHED, STARTED, check_fingerprint
+from fmcli.training.fingerprint import FINISHED, STARTED, Fingerprint, check_fingerprint
 from fmcli.training.state import STATE_FILE, load_state
 
 

@@ -30,8 +30,8 @@ from fmcli.events import (
 from fmcli.networks.inference import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
 from fmcli.training import STATE_FILE, VALIDATION_FILE, Fingerprint, loaders, loop, train_member
+from fmcli.training.fingerprint import PLANNED, STARTED, check_fingerprint
 from fmcli.training.learner import Learner
-from fmcli.training.resume import PLANNED, STARTED, check_fingerprint
 from fmcli.training.rng import Generators
 from fmcli.training.state import load_state
 from tests.helpers import StopAt
