@@ -1,4 +1,4 @@
-"""Train the members of a recipe: plan a run (`plan`), execute it (`execute`), and train one member (`loop`).
+"""Train the members of a recipe: plan a run (`plan`), execute it (`run`), and train one member (`loop`).
 
 One step of a member is in `learner`, and its files in `saving` and `state`. `fingerprint` checks that a resumed run
 ends like an uninterrupted one.

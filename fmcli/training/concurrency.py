@@ -66,7 +66,8 @@ def choose_concurrency(
         jobs: Number of parallel members that the caller asked for.
         threads: CPU threads per member that the caller asked for.
         run_threads: CPU threads that a resumed run was started with; None for a new run. The remaining members keep
-            them, because the count changes the weights, unless the caller asks for others or has too few.
+            them, because the count changes the weights, unless the caller asks for another number or has too few
+            threads.
     """
     available = torch.get_num_threads()
     if not names or (jobs is None and threads is not None):

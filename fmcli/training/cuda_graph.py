@@ -56,7 +56,7 @@ class CudaGraphRecorder:
         """Record a graph. If that fails, the stream and the generators are as before."""
         with torch.cuda.device(self._device), _no_garbage_collection():
             graph = torch.cuda.CUDAGraph()
-            if hasattr(graph, "register_generator_state"):  # later versions of torch find generators by themselves
+            if hasattr(graph, "register_generator_state"):  # later versions of torch find generators automatically
                 with warnings.catch_warnings(action="ignore"):
                     for generator in self._generators:
                         graph.register_generator_state(generator)
@@ -115,8 +115,8 @@ def _no_garbage_collection() -> Iterator[None]:
 class GraphedStep:
     """A training step that is recorded after a few calls, and replayed from then on.
 
-    A step of a small network consists of hundreds of kernels of a few microseconds each. Launching them one by one
-    takes longer than computing them. If recording fails, kernels are launched one by one, with a warning.
+    A step of a small network consists of hundreds of kernels of a few microseconds each. Launching each of them
+    takes longer than computing it. If recording fails, a warning is issued and kernels are launched individually.
 
     Args:
         recorder: Records graphs on the device.

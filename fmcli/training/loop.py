@@ -53,7 +53,7 @@ def train_member(
     save_after: float = SAVE_INTERVAL_S,
     reporter: Reporter = ignore,
 ) -> list[EpochFinished]:
-    """Train one member of a recipe and write its checkpoint, and those of its snapshots.
+    """Train one member of a recipe and write its checkpoint and its snapshots.
 
     Args:
         recipe: The recipe.
@@ -66,7 +66,7 @@ def train_member(
         reporter: Receives events.
 
     Returns:
-        The epochs; with `keep = "retrained"`, those of both trainings.
+        The epochs; with `keep = "retrained"`, the epochs of both trainings.
 
     Raises:
         RecipeError: The network or the augmentation cannot be built for these images.

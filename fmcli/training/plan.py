@@ -29,7 +29,7 @@ class RunPlan:
         device: The training device.
         resume: Whether files of an earlier process are used.
         members: Names of the members that the caller asked for, in recipe order.
-        remaining: Names of those that are not finished.
+        remaining: Names of these members that are not finished.
         concurrency: How members train in parallel; None trains them one at a time in this process.
         fingerprints: The fingerprint of each member of the recipe.
     """
@@ -137,7 +137,7 @@ def compute_fingerprints(
         recipe: The recipe.
         splits: The images.
         device: The training device.
-        threads: CPU threads, by default those of this process.
+        threads: CPU threads, default: the number of this process.
     """
     return {
         member.name: Fingerprint.of(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_SAVED = ("order", "augment", "dropout")  # the others are used only before the first step
+_SAVED = ("order", "augment", "dropout")  # the other generators are used only before the first step
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,23 @@
-"""Train a run: every member of a recipe, into one folder."""
+"""Train a run, every member of a recipe: one at a time, in processes, or interleaved on CUDA streams."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from fmcli.data import Splits, load_splits
 from fmcli.data.recipe_checks import load_checked_splits
-from fmcli.events import EpochFinished, MembersInParallel, Reporter, ignore
+from fmcli.errors import DivergedError
+from fmcli.events import EpochFinished, MemberDiverged, MembersInParallel, Reporter, ignore
+from fmcli.hardware.device import use_own_stream
 from fmcli.recipe import Recipe
-from fmcli.training.execute import execute
-from fmcli.training.loop import SAVE_INTERVAL_S
-from fmcli.training.plan import choose_members, plan_run
+from fmcli.training.executors import Job, JobResult, run_in_processes, run_interleaved
+from fmcli.training.fingerprint import PLANNED, check_fingerprint
+from fmcli.training.loop import SAVE_INTERVAL_S, train_member
+from fmcli.training.plan import RunPlan, choose_members, compute_fingerprints, plan_run
 from fmcli.training.run_folder import (
     check_folder,
     check_not_in_use,
@@ -20,6 +26,8 @@ from fmcli.training.run_folder import (
     remove_run,
     write_recipe,
 )
+
+History = list[EpochFinished]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class RunResult:
     """
 
     folder: Path
-    histories: dict[str, list[EpochFinished]]
+    histories: dict[str, History]
 
 
 def train_run(
@@ -77,9 +85,9 @@ def train_run(
         UsageError: The folder holds a run and neither `resume` nor `overwrite` is set, or it holds something else; or
             a member is not in the recipe.
         RunInUseError: Another process is training the run.
-        DivergedError: The loss of a member is no longer finite. The others are trained.
-        CheckpointError: The results would differ from those of the earlier process, or the images have changed since
-            the run started.
+        DivergedError: The loss of a member is no longer finite. The remaining members are trained.
+        CheckpointError: The results would differ from the earlier process, or the images have changed since the run
+            started.
         RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `loop.train_member`.
     """
     names = choose_members(recipe, members)
@@ -98,4 +106,90 @@ def train_run(
         concurrency = plan.concurrency
         if concurrency is not None and concurrency.jobs > 1 and jobs is None:
             reporter(MembersInParallel(concurrency.jobs, concurrency.threads, concurrency.speedup))
-        return RunResult(folder, execute(plan, splits, reporter, data_root=data_root, save_after=save_after))
+        results = _train_members(plan, splits, reporter, data_root=data_root, save_after=save_after)
+        del splits  # processes load their own copy
+        histories = _collect_histories(results, names, reporter)
+        return RunResult(folder, {name: histories[name] for name in names})
+
+
+def _train_members(
+    plan: RunPlan, splits: Splits, reporter: Reporter, *, data_root: Path | None, save_after: float
+) -> Generator[JobResult]:
+    """Start with the finished members, so that damaged files are found before hours of training."""
+    jobs = {name: partial(_train_member, plan, name, save_after, splits) for name in plan.members}
+    yield from _run_one_at_a_time({name: jobs[name] for name in plan.members if name not in plan.remaining}, reporter)
+    remaining = {name: jobs[name] for name in plan.remaining}
+    if plan.concurrency is None:
+        yield from _run_one_at_a_time(remaining, reporter)
+    elif plan.uses_streams:
+        context = partial(use_own_stream, plan.device)
+        yield from run_interleaved(remaining, plan.concurrency.jobs, reporter, context=context)
+    else:
+        del splits, jobs, remaining  # processes load their own copy of the images
+        separate = {name: partial(_train_in_process, plan, name, save_after, data_root) for name in plan.remaining}
+        yield from run_in_processes(separate, plan.concurrency.jobs, reporter)
+
+
+def _train_member(plan: RunPlan, name: str, save_after: float, splits: Splits, reporter: Reporter) -> History:
+    return train_member(
+        plan.recipe,
+        name,
+        splits,
+        plan.folder / name,
+        device=plan.device,
+        resume=plan.resume,
+        save_after=save_after,
+        reporter=reporter,
+    )
+
+
+def _train_in_process(
+    plan: RunPlan, name: str, save_after: float, data_root: Path | None, reporter: Reporter
+) -> History:
+    """Train a member in a new process. The images may have changed since the run was planned, hours ago."""
+    torch.set_num_threads(plan.fingerprints[name].threads)
+    splits = load_splits(plan.recipe.data, data_root)
+    now = compute_fingerprints(plan.recipe, splits, plan.device)[name]
+    check_fingerprint(now, plan.fingerprints[name], PLANNED, member=name, folder=plan.folder)
+    return _train_member(plan, name, save_after, splits, reporter)
+
+
+def _run_one_at_a_time(jobs: Mapping[str, Job], reporter: Reporter) -> Generator[JobResult]:
+    """Run jobs in this process, with the interface of `run_in_processes`."""
+    for name, job in jobs.items():
+        try:
+            result = JobResult(name, job(reporter))
+        except DivergedError as error:
+            # The traceback would keep the member's images and network in memory.
+            result = JobResult(name, error=error.with_traceback(None))
+        yield result
+
+
+def _collect_histories(results: Generator[JobResult], names: Sequence[str], reporter: Reporter) -> dict[str, History]:
+    """Wait for all members and return their histories.
+
+    Raises:
+        DivergedError: One or more members diverged. The remaining members are trained.
+        Exception: Any other error of a member. It stops all members.
+    """
+    histories: dict[str, History] = {}
+    diverged: list[DivergedError] = []
+    with closing(results):
+        for count, result in enumerate(results, start=1):
+            if isinstance(result.error, DivergedError):
+                diverged.append(result.error)
+                reporter(MemberDiverged(result.name, result.error.message, n_remaining=len(names) - count))
+            elif result.error is not None:
+                raise result.error
+            else:
+                histories[result.name] = result.result
+    if len(names) == 1 and diverged:
+        raise diverged[0]
+    if diverged:
+        raise DivergedError(
+            f"{len(diverged)} of {len(names)} members could not be trained: "
+            + "; ".join(error.message for error in diverged),
+            hint=diverged[0].hint,
+            remedies=diverged[0].remedies,
+        )
+    return histories

@@ -138,7 +138,7 @@ def clean_run(folder: Path, recipe: Recipe) -> None:
 
 
 def remove_run(folder: Path, recipe: Recipe) -> None:
-    """Remove the files of a run, and no others.
+    """Remove only the files of a run.
 
     Args:
         folder: The run's folder.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fmcli.training.run
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.cli.remedies import describe_remedy
@@ -15,9 +16,9 @@ from fmcli.recipe.layers import Conv, Dense, Flatten, MaxPool
 from fmcli.recipe.tracing import trace_layers
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
-from fmcli.training import concurrency
+from fmcli.training import STATE_FILE, concurrency
 from fmcli.training.concurrency import Concurrency, choose_concurrency
-from fmcli.training.run import train_run
+from fmcli.training.run import _run_one_at_a_time, train_run
 from tests.helpers import StopAt
 
 CPU = torch.device("cpu")
@@ -39,7 +40,7 @@ def jobs(tiny_recipe, monkeypatch):
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, None), (2, (2, 1)), (3, (2, 1)), (16, (2, 8))])
-def test_small_networks_train_at_once_as_far_as_threads_and_members_go(jobs, threads, expected):
+def test_small_networks_train_in_parallel_as_far_as_threads_and_members_go(jobs, threads, expected):
     assert jobs(here=threads) == expected
 
 
@@ -66,7 +67,7 @@ def test_three_members_share_two_threads_in_two_turns_only_where_that_is_faster(
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Set how much memory the machine has, in pages of 4 KiB, and what its container says."""
+    """Set the memory of the machine, in pages of 4 KiB, and the limit of its container."""
 
     def have(pages, *, container=None):
         values = {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 1 << 12}
@@ -81,7 +82,7 @@ def machine(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("pages", "container", "expected"),
     [(5 << 18, None, 2), (0, None, 1), (1, None, 1), (100 << 18, 7 << 30, 3), (5 << 18, 1 << 60, 2)],
-    ids=["5 GiB", "not told", "4 KiB", "a container of 7 GiB", "a container without a limit"],
+    ids=["5 GiB", "unknown", "4 KiB", "a container of 7 GiB", "a container without a limit"],
 )
 def test_memory_bounds_the_processes(tiny_recipe, machine, pages, container, expected):
     machine(pages, container=container)
@@ -104,7 +105,7 @@ def test_the_estimate_by_hand(monkeypatch):
     works = [(2, 40.0), (3, 80.0), (1, 20.0)]  # on one thread 2 · 5, 3 · 9 and 1 · 3 seconds
     assert concurrency._estimate_seconds(works, 1, 1) == 10 + 27 + 3
     assert concurrency._estimate_seconds(works, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
-    assert concurrency._estimate_seconds(works, 2, 1) == max(110 + 103, 127)  # the third begins where the first ends
+    assert concurrency._estimate_seconds(works, 2, 1) == max(110 + 103, 127)  # the third starts when the first ends
     assert concurrency._estimate_seconds(works, 3, 1) == 127
 
 
@@ -114,7 +115,7 @@ def test_multiply_adds_by_hand():
     assert [trace.multiply_adds for trace in traces] == [(2 * 3 * 2) * (4 * 6 * 8), 0, 0, (4 * 3 * 4) * 5]
 
 
-def test_members_that_are_not_trained_do_not_count(jobs):
+def test_finished_members_do_not_count(jobs):
     assert (jobs(), jobs(members=1), jobs(members=0)) == ((2, 2), None, None)
 
 
@@ -125,42 +126,42 @@ def test_members_that_are_not_trained_do_not_count(jobs):
         (2, {}, (2, 2)),
         (3, {}, (1, 3)),
         (1, {"members": 1}, (1, 1)),
-        (1, {"epochs": 1}, (2, 1)),  # however short it is
+        (1, {"epochs": 1}, (2, 1)),  # even a short run
         (1, {"jobs": 3}, (3, 1)),
-        (2, {"jobs": 8}, (8, 2)),  # of which two are left
+        (2, {"jobs": 8}, (8, 2)),  # two of them are left
         (4, {"jobs": 2, "members": 1}, (2, 4)),
         (1, {"jobs": 1}, (1, 1)),
         (4, {"jobs": 1}, None),  # in this process
-        # no cores for that, which is refused later
+        # too few cores, which is refused later
         (4, {}, None),
         (5, {}, None),
         (5, {"jobs": 1}, None),
         (3, {"jobs": 2}, (2, 2)),
         (0, {}, None),
-        # asked for otherwise, which is refused later, too
+        # another number was asked for, which is also refused later
         (1, {"threads": 2}, None),
         (1, {"threads": 2, "jobs": 2}, (2, 2)),
         (1, {"device": torch.device("cuda")}, None),
     ],
 )
-def test_a_run_that_goes_on_keeps_its_threads(jobs, run_threads, options, expected):
+def test_a_resumed_run_keeps_its_threads(jobs, run_threads, options, expected):
     assert jobs(here=4, run_threads=run_threads, **options) == expected
 
 
-def test_members_that_augment_in_processes_go_on_one_by_one(jobs):
+def test_members_with_augmentation_processes_resume_one_at_a_time(jobs):
     assert jobs('augment.albumentations=[{name="HorizontalFlip"}]', here=4, run_threads=1) == (1, 1)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(1, None), (2, (2, 2)), (3, (3, 2)), (9, (9, 2))])
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
-def test_members_at_once_that_are_asked_for_share_the_threads(jobs, device, asked, expected):
+def test_explicitly_parallel_members_share_the_threads(jobs, device, asked, expected):
     assert jobs(here=4, jobs=asked, device=device) == expected
     assert jobs(here=4, jobs=asked, device=device, threads=3) == (expected and (asked, 3))
 
 
 @pytest.fixture
 def two(monkeypatch):
-    """Let two members train at once, and tell for which it was asked."""
+    """Choose two members in parallel, and list the members for which the estimate was made."""
     asked = []
     share = Concurrency(2, 1, 1.449)
     monkeypatch.setattr(
@@ -177,35 +178,36 @@ def weights(folder):
     return [(folder / name / MODEL_FILE).read_bytes() for name in ("k3", "k5")]
 
 
-def test_a_run_chooses_by_itself_and_goes_on_as_it_began(tiny_recipe, two, tmp_path):
+def test_a_run_chooses_parallel_members_and_resumes_with_the_same_threads(tiny_recipe, two, tmp_path):
     recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=20"])
-    events = []
-    train_run(recipe, tmp_path / "whole", device=CPU, jobs=None, reporter=events.append)
-    assert events[0] == MembersInParallel(2, 1, 1.449)
-    assert {read_header(tmp_path / "whole" / name).trained_on["threads"] for name in ("k3", "k5")} == {"1"}
+    torch.set_num_threads(1)
+    train_run(recipe, tmp_path / "whole", device=CPU)  # in this process
+    torch.set_num_threads(2)
 
+    events, stop = [], StopAt(EpochFinished, 1, StopRequest)
     with pytest.raises(StopRequest):
-        train_run(recipe, tmp_path / "run", device=CPU, jobs=None, reporter=StopAt(EpochFinished, 1, StopRequest))
+        train_run(
+            recipe, tmp_path / "run", device=CPU, jobs=None, reporter=lambda event: (events.append(event), stop(event))
+        )
+    assert events[0] == MembersInParallel(2, 1, 1.449)
     events.clear()
     train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, reporter=events.append)
     assert events[0] == MembersInParallel(2, 1, None)
+    assert {read_header(tmp_path / "run" / name).trained_on["threads"] for name in ("k3", "k5")} == {"1"}
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
     (tmp_path / "run" / "k5" / MODEL_FILE).unlink()
     with pytest.raises(CheckpointError, match="was trained with 1 CPU thread"):
         train_run(recipe, tmp_path / "run", device=CPU, jobs=None, threads=2, resume=True)
-    train_run(recipe, tmp_path / "run", device=CPU, jobs=1, resume=True)
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-    (tmp_path / "run" / "k5" / MODEL_FILE).unlink()
     events.clear()
     train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, reporter=events.append)
     assert [event.member for event in events if isinstance(event, MemberStarted)] == ["k5"]
     assert not any(isinstance(event, MembersInParallel) for event in events)  # alone, on its one thread
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-    assert two == [["k3", "k5"]] * 2
+    assert two == [["k3", "k5"]]
 
 
-def test_a_member_that_is_not_asked_for_says_with_how_many_threads_the_run_was_begun(tiny_recipe, two, tmp_path):
+def test_the_threads_of_a_run_are_read_from_members_that_are_not_trained_now(tiny_recipe, two, tmp_path):
     recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=20"])
     stop = StopAt(EpochFinished, 1, StopRequest)
     with pytest.raises(StopRequest):
@@ -213,41 +215,43 @@ def test_a_member_that_is_not_asked_for_says_with_how_many_threads_the_run_was_b
     train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, members=["k5"])
     assert read_header(tmp_path / "run" / "k5").trained_on["threads"] == "1"
     assert not two
-    train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True)
-    (tmp_path / "run" / "k3" / MODEL_FILE).unlink()
+    (tmp_path / "run" / "k3" / STATE_FILE).unlink()
     with pytest.raises(CheckpointError, match=r"k5 in .* was trained with 1 CPU thread; the rest of its run"):
         train_run(recipe, tmp_path / "run", device=CPU, jobs=None, threads=2, resume=True)
 
 
 @pytest.mark.parametrize("options", [{"threads": 1}, {"jobs": 1}])
-def test_who_says_how_many_threads_or_members_is_heeded(tiny_recipe, two, monkeypatch, tmp_path, options):
+def test_an_explicit_number_of_threads_or_members_is_used(tiny_recipe, two, monkeypatch, tmp_path, options):
     monkeypatch.setattr("fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started"))
     recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=1"])
     train_run(recipe, tmp_path / "run", device=CPU, **{"jobs": None} | options)
     assert not two
 
 
-def test_it_is_told_and_how_to_have_it_otherwise(cli, tiny_recipe, two, tmp_path):
+def test_parallel_members_are_reported_with_the_option_to_avoid_them(cli, tiny_recipe, two, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        fmcli.training.run, "run_in_processes", lambda jobs, _, reporter: _run_one_at_a_time(jobs, reporter)
+    )
     words = ["train", "--device", "cpu", "-r", tiny_recipe, "--set", "trainer.epochs=1", "-o", tmp_path / "run"]
     expected = "training 2 members in parallel, 1 thread each: about 1.4 times as fast (one at a time: --jobs 1)"
     assert expected in cli(*words).err
-    assert "2 members in parallel" not in cli(*words, "--resume").err  # nothing is left
+    assert "2 members in parallel" not in cli(*words, "--resume").err  # no member is left
 
 
-def test_a_run_that_goes_on_is_told_why_members_train_at_once(capfd):
+def test_a_resumed_run_reports_why_members_train_in_parallel(capfd):
     with TrainingProgress(Terminal(), describe_remedy=describe_remedy) as progress:
         progress(MembersInParallel(2, 1, None))
         progress(MembersInParallel(3, 4, None))
-    told = " ".join(capfd.readouterr().err.split())
-    assert "2 members in parallel, 1 thread each: this run was started that way (one at a time: --threads 1)" in told
-    assert "3 members in parallel, 4 threads each: this run was started that way (one at a time: --threads 4)" in told
+    err = " ".join(capfd.readouterr().err.split())
+    assert "2 members in parallel, 1 thread each: this run was started that way (one at a time: --threads 1)" in err
+    assert "3 members in parallel, 4 threads each: this run was started that way (one at a time: --threads 4)" in err
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_advice_on_threads_is_told_where_members_train_one_by_one(capfd, at_once):
+@pytest.mark.parametrize("in_parallel", [True, False])
+def test_advice_on_threads_is_printed_if_members_train_one_at_a_time(capfd, in_parallel):
     with TrainingProgress(Terminal(), "fewer threads") as progress:
-        if at_once:
+        if in_parallel:
             progress(MembersInParallel(2, 1, 1.5))
         for member in ("k3", "k5"):
             progress(MemberStarted(member, 1, 1, 1, 1, "cpu", "fp32"))
-    assert capfd.readouterr().err.count("fewer threads") == (0 if at_once else 1)
+    assert capfd.readouterr().err.count("fewer threads") == (0 if in_parallel else 1)

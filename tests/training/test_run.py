@@ -178,7 +178,7 @@ def at_once(request, monkeypatch):
     """How several members train at once: on a CPU in processes; in turns within this one, as on an NVIDIA GPU."""
     if request.param == "turns":
         monkeypatch.setattr("fmcli.training.plan.has_streams", lambda device: True)
-        monkeypatch.setattr("fmcli.training.execute.use_own_stream", lambda device: nullcontext())
+        monkeypatch.setattr("fmcli.training.run.use_own_stream", lambda device: nullcontext())
         monkeypatch.setattr(
             "fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started")
         )

@@ -15,7 +15,7 @@ Context = Callable[[], AbstractContextManager[None]]
 def run_interleaved(
     jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter, *, context: Context = nullcontext
 ) -> Generator[JobResult]:
-    """Run jobs in turns: each takes one step, then waits until the others have taken one.
+    """Run jobs in turns: each takes one step, then waits until every other job has taken one.
 
     This is for jobs that queue their steps on a GPU without waiting, so that together they keep it busy. Only one job
     runs at a time. Therefore the order of their steps is always the same, and jobs need no locks.

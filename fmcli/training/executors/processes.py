@@ -28,7 +28,7 @@ def run_in_processes(jobs_by_name: Mapping[str, Job], max_parallel: int, reporte
 
     An exception of the reporter, Ctrl-C, a process that dies, or closing the generator stops all jobs at their next
     event. The exception is raised again after they have ended. A second Ctrl-C kills the processes. A process whose
-    parent has died exits by itself.
+    parent has died exits.
 
     Args:
         jobs_by_name: The jobs by name. They must be picklable, such as a `functools.partial` of a module's function. A

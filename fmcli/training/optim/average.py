@@ -10,18 +10,18 @@ _DECAY_WARMUP = 10  # steps
 
 
 class WeightAverage:
-    """An average of a network's weights and normalisation statistics: an exponential moving one, or an equal one.
+    """An average of a network's weights and normalization statistics: an exponential moving average, or a plain mean.
 
-    The decay grows from 0.1 to its value over the first steps, so that the average forgets the initial weights. In
-    an equal average, every update counts the same, and the initial weights not at all.
+    In a moving average, the decay grows from 0.1 to its final value over the first steps, so that the average forgets
+    the initial weights. In a plain mean, every update has the same weight, and the initial weights have none.
 
     Args:
-        model: Whose weights to average.
-        decay: In (0, 1); None for an equal average.
+        model: The network.
+        decay: Decay of a moving average, in (0, 1); None for a plain mean.
 
     References:
-        Polyak and Juditsky 1992; the warm-up is that of TensorFlow's ExponentialMovingAverage. Equal, after the last
-        epochs: Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, UAI 2018.
+        Polyak and Juditsky 1992. The warm-up is the one of TensorFlow's ExponentialMovingAverage. A plain mean over
+        the last epochs: Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, UAI 2018.
     """
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
@@ -31,7 +31,7 @@ class WeightAverage:
         self._averages = [tensor.clone() for tensor in self._current]
 
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Add the current weights to the average."""
         self.updates += 1
         share = 1 / self.updates
         if self.decay is not None:
@@ -41,7 +41,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the network have the averages, and put its own weights back afterwards."""
+        """Give the network the averaged weights inside the block, then restore its own."""
         self.swap()
         try:
             yield
@@ -49,7 +49,7 @@ class WeightAverage:
             self.swap()
 
     def swap(self) -> None:
-        """Exchange the network's weights and their average; once more puts them back."""
+        """Exchange the network's weights and their average. A second call restores both."""
         with torch.no_grad():
             for current, average in zip(self._current, self._averages, strict=True):
                 held = current.clone()
@@ -57,12 +57,12 @@ class WeightAverage:
                 average.copy_(held)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the averages by position, for `load_state_dict`."""
-        return {str(place): average for place, average in enumerate(self._averages)}
+        """Return the averages by index, for `load_state_dict`."""
+        return {str(index): average for index, average in enumerate(self._averages)}
 
     def load_state_dict(self, state: Mapping[str, Tensor], updates: int) -> None:
-        """Take over averages from `state_dict`."""
+        """Restore the averages that `state_dict` returned."""
         self.updates = updates
         with torch.no_grad():
-            for place, average in enumerate(self._averages):
-                average.copy_(state[str(place)])
+            for index, average in enumerate(self._averages):
+                average.copy_(state[str(index)])

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrix is made orthogonal, for kernels."""
+"""The optimizer Muon, which orthogonalizes the momentum of each kernel."""
 
 from typing import Any
 
@@ -8,42 +8,42 @@ from torch.optim.adamw import adamw
 
 from fmcli.recipe.optimizer import MuonSpec
 
-_RMS_OF_ADAMW = 0.2  # of a step of AdamW, in learning rates, as Liu et al. measured it
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's iteration, steepest at zero
+_ADAMW_UPDATE_RMS = 0.2  # root mean square of an AdamW update divided by the learning rate (Liu et al.)
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's polynomial, chosen to be steep at zero
 _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix is made orthogonal, so that no direction of a kernel learns faster than the others.
+    """SGD with orthogonalized momentum, so that all directions of a kernel learn equally fast.
 
-    A kernel is a matrix of (filters, all else). The last one, which answers, and all that is no kernel are trained by
-    AdamW. Orthogonal steps are scaled to be as large as AdamW's, so that both take one learning rate.
-    (`torch.optim.Muon`, since torch 2.9, takes matrices only, not kernels of convolutions.)
+    A kernel is treated as a matrix: one row per filter. AdamW trains the last kernel, which computes the logits, and
+    all biases and normalization weights. Muon and AdamW updates are scaled to the same size, so that one learning rate
+    fits both. (`torch.optim.Muon`, since torch 2.9, accepts matrices only, not convolution kernels.)
 
     Args:
-        kernels: Parameters of two dimensions or more, the last layer's at the end.
-        others: All others.
+        kernels: Parameters with two or more dimensions, in the order of the layers.
+        vectors: Parameters with at most one dimension.
         spec: The recipe's `[optimizer]` table.
-        lr: The learning rate; a tensor, float32 (), where steps are to be recorded.
+        lr: Learning rate; a float32 tensor () if a CUDA graph will record steps.
 
     References:
         Jordan, Jin, Boza, You, Cesista, Newhouse and Bernstein, "Muon: An optimizer for hidden layers in neural
-        networks", 2024; the scale is of Liu et al., "Muon is scalable for LLM training", 2025.
+        networks", 2024; the scale is from Liu et al., "Muon is scalable for LLM training", 2025.
     """
 
     def __init__(
-        self, kernels: list[nn.Parameter], others: list[nn.Parameter], spec: MuonSpec, *, lr: float | Tensor
+        self, kernels: list[nn.Parameter], vectors: list[nn.Parameter], spec: MuonSpec, *, lr: float | Tensor
     ) -> None:
         groups = [
             {"params": kernels[:-1], "weight_decay": spec.weight_decay, "orthogonal": True},
             {"params": kernels[-1:], "weight_decay": spec.weight_decay, "orthogonal": False},
-            {"params": others, "weight_decay": 0.0, "orthogonal": False},
+            {"params": vectors, "weight_decay": 0.0, "orthogonal": False},
         ]
         defaults = {"lr": lr, "momentum": spec.momentum, "betas": spec.betas, "eps": spec.eps, "fused": True}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # there is never a closure
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no caller passes a closure
         """Update all parameters that have a gradient."""
         for group in self.param_groups:
             trained = [(parameter, parameter.grad) for parameter in group["params"] if parameter.grad is not None]
@@ -60,7 +60,9 @@ class Muon(torch.optim.Optimizer):
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             ahead = gradient.lerp(state["momentum"], group["momentum"])  # Nesterov's
             update = orthogonalized(ahead.flatten(1))
-            size = _RMS_OF_ADAMW * max(update.shape) ** 0.5  # an orthogonal matrix's root mean square is 1 / sqrt(max)
+            size = (
+                _ADAMW_UPDATE_RMS * max(update.shape) ** 0.5
+            )  # an orthogonal matrix has the root mean square 1 / sqrt(max)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(update.view_as(parameter) * (group["lr"] * size))
 
@@ -80,7 +82,7 @@ class Muon(torch.optim.Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=group["fused"],  # by which a resumed state finds its device, too
+            fused=group["fused"],  # `load_state_dict` also reads it, to move the state to the device
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -92,20 +94,20 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Return about the nearest matrix whose singular values are all 1: U V^T of U S V^T.
+    """Return approximately the nearest matrix whose singular values are all 1: U V^T of U S V^T.
 
-    Five steps of a Newton-Schulz iteration bring them into about [0.7, 1.2], which is as good to learn with. Singular
-    values far below the largest (a thousandth) stay below 1.
+    Five steps of a Newton-Schulz iteration bring the singular values into about [0.7, 1.2], which trains as well.
+    Singular values far below the largest (a thousandth) stay below 1.
 
     Args:
         matrix: (m, n), floating point.
 
     Returns:
-        (m, n). All zeros stay zeros.
+        (m, n). A matrix of zeros stays zero.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
-    # Each step multiplies by a polynomial of wide @ wide.T, which is the smaller matrix: these are multiplied first.
+    # Each step multiplies by a polynomial of wide @ wide.T. These factors are small, so they are multiplied first.
     gram = wide @ wide.T
     factor = product = _factor(gram)
     for _ in range(_ITERATIONS - 1):
@@ -118,7 +120,7 @@ def orthogonalized(matrix: Tensor) -> Tensor:
 
 
 def _factor(gram: Tensor) -> Tensor:
-    """Return a I + b G + c G², by which an iteration multiplies."""
+    """Return the factor of one iteration: a I + b G + c G²."""
     a, b, c = _COEFFICIENTS
     factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal().add_(a)

@@ -14,42 +14,42 @@ _Kind = TypeVar("_Kind", bound=Optimizer)
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module, *, capturable: bool = False) -> Optimizer:
-    """Return the optimizer of a recipe; weight decay reaches kernels, not biases and normalisation.
+    """Return the optimizer of a recipe. Weight decay applies to kernels, not to biases and normalization.
 
     Args:
         spec: The recipe's `[optimizer]` table.
-        model: Whose parameters are trained.
-        capturable: Keep on their device all that changes from step to step, the learning rate too, so that a CUDA graph
-            can contain steps.
+        model: The network to train.
+        capturable: Keep everything that changes between steps on the device, including the learning rate, so that a
+            CUDA graph can record a step.
     """
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     lr = torch.tensor(spec.lr, device=kernels[0].device) if capturable else spec.lr
     match spec:
         case AdamSpec():
-            parameters = [*kernels, *others]
+            parameters = [*kernels, *vectors]
             return _lean(torch.optim.Adam)(
                 parameters, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=capturable
             )
         case AdamWSpec():
-            groups = _decayed(kernels, others, spec.weight_decay)
+            groups = _decayed(kernels, vectors, spec.weight_decay)
             return _lean(torch.optim.AdamW)(
                 groups, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=capturable
             )
         case MuonSpec():
-            return _lean(Muon)(kernels, others, spec, lr=lr)
+            return _lean(Muon)(kernels, vectors, spec, lr=lr)
         case SgdSpec():
-            groups = _decayed(kernels, others, spec.weight_decay)
+            groups = _decayed(kernels, vectors, spec.weight_decay)
             return _lean(torch.optim.SGD)(groups, lr=lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
 
 
-def _decayed(kernels: list[nn.Parameter], others: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _decayed(kernels: list[nn.Parameter], vectors: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 def _lean(kind: type[_Kind]) -> type[_Kind]:
-    """Return an optimizer class without the decorators that load PyTorch's compiler: some 130 MiB and a second."""
+    """Return an optimizer class without decorators that load PyTorch's compiler (130 MiB and a second)."""
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))

@@ -22,12 +22,12 @@ def build_schedule(spec: ScheduleSpec, *, lr: float, epochs: int, steps_per_epoc
 
     Args:
         spec: The recipe's `[schedule]` table.
-        lr: The highest learning rate.
-        epochs: How many.
-        steps_per_epoch: How many.
+        lr: Peak learning rate.
+        epochs: Number of epochs.
+        steps_per_epoch: Number of steps per epoch.
 
     Returns:
-        From a step, counted from 0 over the whole training, to a learning rate.
+        A function from the index of a step, from 0 over the whole training, to its learning rate.
 
     Example:
         >>> schedule = build_schedule(ExponentialSchedule(gamma=0.5), lr=1.0, epochs=3, steps_per_epoch=2)
@@ -44,7 +44,7 @@ def build_schedule(spec: ScheduleSpec, *, lr: float, epochs: int, steps_per_epoc
             return lr * (step + 1) / (rising + 1)
         begin, end = rising, float(total)
         if isinstance(spec, CyclicSchedule):
-            cycle = step * spec.cycles // total  # the warm-up is a part of the first
+            cycle = step * spec.cycles // total  # the first cycle includes the warm-up
             begin, end = max(cycle * total / spec.cycles, rising), (cycle + 1) * total / spec.cycles
         return lr * _share(spec, (step - begin) / max(end - begin, 1), step // steps_per_epoch)
 
@@ -52,12 +52,12 @@ def build_schedule(spec: ScheduleSpec, *, lr: float, epochs: int, steps_per_epoc
 
 
 def _share(spec: ScheduleSpec, done: float, epoch: int) -> float:
-    """Return the learning rate as a part of the highest, after the warm-up.
+    """Return the learning rate after the warm-up, divided by the peak.
 
     Args:
         spec: The schedule.
-        done: How much of the steps after the warm-up is over, or of those of this cycle, in [0, 1).
-        epoch: From 0.
+        done: Completed share of the steps after the warm-up, or of this cycle, in [0, 1).
+        epoch: Index of the epoch, from 0.
     """
     match spec:
         case ConstantSchedule():
@@ -73,7 +73,7 @@ def _share(spec: ScheduleSpec, done: float, epoch: int) -> float:
 
 
 def _half_cosine(done: float) -> float:
-    """Return the way from 1 to 0 along half a cosine."""
+    """Return a value that falls from 1 to 0 along half a cosine."""
     return (1 + math.cos(math.pi * done)) / 2
 
 
