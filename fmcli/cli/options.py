@@ -76,8 +76,8 @@ DataRoot = Annotated[
         "--data-root",
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets. It is searched first, also for relative paths in data.source. fmcli data fetch "
-        "downloads into it.",
+        help="Folder of datasets, searched first for built-in datasets. It is also searched for a relative path in "
+        "data.source that does not exist in the current folder. fmcli data fetch downloads to it.",
     ),
 ]
 RecipeName = Annotated[

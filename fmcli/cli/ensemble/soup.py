@@ -20,7 +20,8 @@ def soup(
     method: Annotated[
         SoupMethod,
         typer.Option(
-            help="greedy: add members, best first, while validation accuracy does not fall. uniform: average all."
+            help="greedy: try members from best to worst; keep each that does not lower validation accuracy. "
+            "uniform: average all."
         ),
     ] = "greedy",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing soup.")] = False,
