@@ -19,7 +19,6 @@ Action = Literal[
     "jobs",
     "labels",
     "more-trials",
-    "narrow-trials",
     "output",
     "overwrite",
     "pack",

@@ -13,7 +13,6 @@ TEXTS: dict[Action, str] = {
     "jobs": "--jobs {value}",
     "labels": "--labels FILE gives the true classes",
     "more-trials": "fmcli search --resume --trials N runs more trials",
-    "narrow-trials": "--trials N",
     "output": "--output chooses another path",
     "overwrite": "--overwrite starts from scratch",
     "pack": "fmcli ensemble pack {value} --output FILE.safetensors creates a pack",
