@@ -16,8 +16,7 @@ from fmcli.data.image_folder import read_image_folder
 from fmcli.data.image_set import ImageSet, check_image_set
 from fmcli.data.npz import NAMES, read_npz
 from fmcli.errors import DataError, printable
-from fmcli.recipe.data import DataSpec
-from fmcli.recipe.facts import KNOWN_SOURCES
+from fmcli.recipe.data import KNOWN_SOURCES, DataSpec
 from fmcli.storage.reading import MAX_CLASSES, read_text
 
 # SHA-256 of the current files (published 31 August 2017), unpacked because distributors compress them differently.

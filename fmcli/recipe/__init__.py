@@ -4,10 +4,7 @@ One module per table: `data`, `augment`, `families` (the table `[model]`), `opti
 and `recipe` for the rest. `load` reads a file, `overrides` changes values, and `resolve` checks the result.
 """
 
-from fmcli.recipe.checks import known_facts
-from fmcli.recipe.data import DataSpec
-from fmcli.recipe.facts import SourceFacts
-from fmcli.recipe.keys import recipe_keys
+from fmcli.recipe.data import DataSpec, SourceFacts, known_facts
 from fmcli.recipe.load import (
     RecipeText,
     dump_recipe,
@@ -23,7 +20,7 @@ from fmcli.recipe.load import (
 from fmcli.recipe.overrides import value_at
 from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, Recipe, ReferenceSpec
 from fmcli.recipe.resolve import resolve_data, resolve_recipe, trial_table
-from fmcli.recipe.schema import recipe_schema
+from fmcli.recipe.schema import recipe_keys, recipe_schema
 from fmcli.recipe.trainer import TrainerSpec
 
 __all__ = [

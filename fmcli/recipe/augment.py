@@ -10,37 +10,44 @@ from fmcli.recipe.base import Fraction, FractionOrZero, Probability, Spec
 class AlbumentationsSpec(Spec):
     """One transform of the albumentations library, with its arguments."""
 
-    name: str = Field(description="Class name, e.g. `ElasticTransform`, `OneOf`, `SomeOf` or `Sequential`.")
-    args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments, including `p`.")
+    name: str = Field(description="Name of the transform's class, such as `ElasticTransform` or `OneOf`.")
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of the transform, such as its probability `p`."
+    )
     transforms: Annotated[tuple["AlbumentationsSpec", ...], Field(strict=False)] = Field(
-        (), description="The transforms that `OneOf` and similar classes choose from."
+        (), description="Transforms inside `OneOf`, `SomeOf`, `Sequential` and similar classes."
     )
 
 
 class AugmentSpec(Spec):
-    """Random changes to training images, drawn again for each image in each epoch."""
+    """Random changes to training images, different for each image and epoch."""
 
     rotate: Annotated[float, Field(ge=0, le=180)] = Field(
-        0.0, description="Maximum rotation in degrees; uniform in ± this value."
+        0.0, description="Largest rotation in degrees. Angles are uniform in ±`rotate`."
     )
     translate: FractionOrZero = Field(
-        0.0, description="Maximum translation as a fraction of each side; uniform in ± this value."
+        0.0,
+        description="Largest shift as a fraction of each side. Shifts are uniform in ±`translate`, with interpolation.",
     )
     shift: Annotated[int, Field(ge=0)] = Field(
-        0, description="Maximum shift in whole pixels, horizontally and vertically; uniform in ± this value."
+        0,
+        description="Largest shift in whole pixels, horizontally and vertically. Shifts are uniform in ±`shift`.",
     )
     flip: Probability = Field(0.0, description="Probability of a horizontal flip.")
-    erase: Probability = Field(0.0, description="Probability that a random rectangle is filled with noise.")
+    erase: Probability = Field(0.0, description="Probability that a random rectangle of an image is filled with noise.")
     erase_area: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = Field(
         (0.02, 0.33),
-        description="Minimum and maximum fraction of the image to erase; less if the rectangle is longer than a side.",
+        description="[smallest, largest] area of the erased rectangle as a fraction of the image. A rectangle that is "
+        "longer than a side is cut, so its area can be smaller.",
     )
     albumentations: Annotated[tuple[AlbumentationsSpec, ...], Field(strict=False)] = Field(
-        (), description="Transforms that worker processes apply on the CPU before all other augmentations."
+        (),
+        description="Transforms of the albumentations library. Worker processes apply them on the CPU before all other "
+        "changes.",
     )
 
     @model_validator(mode="after")
-    def _area_in_order(self) -> "AugmentSpec":
+    def _area_is_a_range(self) -> "AugmentSpec":
         if self.erase_area[0] > self.erase_area[1]:
-            raise ValueError("erase_area must be [smallest, largest]")
+            raise ValueError(f"erase_area must be [smallest, largest], got {list(self.erase_area)}")
         return self

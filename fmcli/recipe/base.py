@@ -25,11 +25,17 @@ class Spec(BaseModel):
     )
 
 
-def choose_by_key(*keys: str) -> Discriminator:
-    """Return a discriminator for tables that each have exactly one of these keys."""
+def choose_by_key(*specs: type[Spec]) -> Discriminator:
+    """Return a discriminator for a union of tables: the first key of each identifies it.
 
-    def tag_of(value: Any) -> str | None:
-        return next((key for key in keys if (key in value if isinstance(value, dict) else hasattr(value, key))), None)
+    Args:
+        specs: The tables. Each is tagged with the name of its class, which, unlike its key, is never in a recipe.
+    """
+    tags = {next(iter(spec.model_fields)): spec.__name__ for spec in specs}
 
-    message = f"expected one of the keys {', '.join(keys)}"
-    return Discriminator(tag_of, custom_error_type="no_such_table", custom_error_message=message)
+    def find_tag(value: Any) -> str | None:
+        keys = value if isinstance(value, dict) else dir(value)
+        return next((tag for key, tag in tags.items() if key in keys), None)
+
+    message = f"expected one of the keys {', '.join(tags)}"
+    return Discriminator(find_tag, custom_error_type="no_such_table", custom_error_message=message)

@@ -1,5 +1,6 @@
 """The table `[data]`: where images come from and how they are split. Each default is defined only here."""
 
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,104 +14,140 @@ from pydantic import (
 
 from fmcli.errors import did_you_mean
 from fmcli.recipe.base import Fraction, PositiveFloat, PositiveInt, Probability, Seed, Spec, choose_by_key
-from fmcli.recipe.facts import KNOWN_SOURCES, SOURCE_PREFIXES
 
+SOURCE_PREFIXES = {"folder": "DIR", "idx": "DIR", "npz": "FILE"}
+"""Prefixes of `data.source`, as in `folder:DIR`, each with the placeholder of its argument."""
+VALIDATION_KINDS = ("first", "fraction", "own")
+"""Keys of `data.validation`, which has exactly one of them."""
+_FOLDER_KEYS = ("size", "channels")
 _SPLIT_SEED = "Seed of the random split."
 
 
-class FirstImages(Spec):
-    """Validate on the first n training images."""
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """Shape and classes of a recipe's images.
 
-    first: PositiveInt = Field(description="Number of training images, from the first, to set aside for validation.")
+    Args:
+        input_shape: (C, H, W) of one image.
+        class_names: Class names in label order.
+        n_train: Number of training images; None if unknown.
+    """
+
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    n_train: int | None = None
+
+
+KNOWN_SOURCES = {
+    "fashion-mnist": SourceFacts(
+        input_shape=(1, 28, 28),
+        class_names=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        n_train=60_000,
+    ),
+}
+"""Built-in sources."""
+
+
+class FirstImages(Spec):
+    """Set aside the first training images for validation."""
+
+    first: PositiveInt = Field(description="Number of training images to set aside for validation.")
 
 
 class RandomFraction(Spec):
-    """Validate on a random fraction of the training images."""
+    """Set aside a random fraction of the training images for validation."""
 
     fraction: Fraction = Field(description="Fraction of the training images to set aside for validation.")
     seed: Seed = Field(0, description=_SPLIT_SEED)
-    stratify: bool = Field(False, description="Set aside the same fraction of every class.")
+    stratify: bool = Field(False, description="Set aside the same fraction of each class.")
 
 
 class OwnValidation(Spec):
-    """Validate on the source's own validation set."""
+    """Use the separate validation images of the source.
 
-    own: Literal[True] = Field(
-        description="Use the folder `validation`, the file `validation-images-idx3-ubyte` or the array `val_images`."
-    )
+    They are in the folder `validation`, in the file `validation-images-idx3-ubyte` or in the array `val_images`.
+    """
 
-
-VALIDATION_KINDS = ("first", "fraction", "own")
-"""Keys of `data.validation`, which has exactly one of them."""
+    own: Literal[True] = Field(description="Use the separate validation images of the source.")
 
 
 Validation = Annotated[
-    Annotated[FirstImages, Tag("first")]
-    | Annotated[RandomFraction, Tag("fraction")]
-    | Annotated[OwnValidation, Tag("own")],
-    choose_by_key(*VALIDATION_KINDS),
+    Annotated[FirstImages, Tag("FirstImages")]
+    | Annotated[RandomFraction, Tag("RandomFraction")]
+    | Annotated[OwnValidation, Tag("OwnValidation")],
+    choose_by_key(FirstImages, RandomFraction, OwnValidation),
 ]
 
 
 class Resplit(Spec):
-    """Shuffle training and test images together and split them again; the rest becomes the test set."""
+    """Shuffle all training and test images together and split them again. The remaining images are the test images."""
 
     train: Fraction = Field(description="Fraction of all images to train on.")
-    validation: Probability = Field(description="Fraction of all images to validate on.")
+    validation: Probability = Field(description="Fraction of all images to validate on; 0 for none.")
     seed: Seed = Field(0, description=_SPLIT_SEED)
 
     @model_validator(mode="after")
-    def _leave_a_test_set(self) -> "Resplit":
+    def _leave_test_images(self) -> "Resplit":
         if self.train + self.validation >= 1:
-            raise ValueError("train + validation must be below 1, so that images are left for the test set")
+            raise ValueError("train + validation must be below 1, so that test images remain")
         return self
 
 
 class PixelScale(Spec):
-    """Network input is (pixel / divide_by - mean) / std."""
+    """The network's input is (pixel / divide_by - mean) / std."""
 
-    divide_by: PositiveFloat = Field(255.0, description="Divisor of each pixel, which is between 0 and 255.")
-    mean: float = Field(0.0, description="Number subtracted from each divided pixel.")
-    std: PositiveFloat = Field(1.0, description="Divisor of the difference.")
-
-
-_FOLDER_KEYS = ("size", "channels")
+    divide_by: PositiveFloat = Field(255.0, description="Divisor of the pixels, which are between 0 and 255.")
+    mean: float = Field(0.0, description="Number to subtract from the divided pixels.")
+    std: PositiveFloat = Field(1.0, description="Divisor of the result.")
 
 
 class DataSpec(Spec):
     """Where images come from and how they are split."""
 
     source: Annotated[str, Field(min_length=1)] = Field(
-        description="`fashion-mnist`; `folder:DIR`, with one subfolder of images per class; `idx:DIR`; or `npz:FILE`."
+        description="Source of the images: `fashion-mnist`; `folder:DIR`, a folder with one subfolder of image files "
+        "per class; `idx:DIR`, a folder of IDX files; or `npz:FILE`, an archive of NumPy arrays."
     )
     size: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] | None = Field(
         None,
-        description="Height and width in pixels that images of `folder:` are fitted to. Default: their own size, if "
-        "all have the same.",
+        description="[height, width] in pixels to which images are resized; only for `folder:DIR`. Default: the size "
+        "of the image files, which must all have the same.",
     )
     channels: Literal[1, 3] | None = Field(
         None,
-        description="Channels of images of `folder:`: 1 for grey, 3 for colour. Default: 1 if all images are grey, "
-        "otherwise 3.",
+        description="Number of channels: 1 (grey) or 3 (colour); only for `folder:DIR`. Default: 1 if all image files "
+        "are grey, otherwise 3.",
     )
     validation: Validation | None = Field(
-        None, description="Images to validate on. Default: none, and all training images are trained on."
+        None, description="Images for validation, which are not trained on. Default: none."
     )
     resplit: Resplit | None = Field(
-        None, description="Shuffle training and test images together and split them again, instead of `validation`."
+        None,
+        description="New random split of all images, instead of `validation`. Default: the split of the source.",
     )
     classes: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
-        None, description="Class names in the order of their labels. Default: the names that the source gives."
+        None, description="Class names in label order. Default: the class names of the source."
     )
     normalize: Literal["standard", "unit", "symmetric"] | PixelScale = Field(
         "standard",
-        description="Range of the network's input. `standard`: mean 0 and variance 1 over the training images. `unit`: "
-        "0 to 1. `symmetric`: -1 to 1.",
+        description="Scale of the network's input. `standard`: mean 0 and variance 1 over the training images. `unit`: "
+        "from 0 to 1. `symmetric`: from -1 to 1.",
     )
     normalize_test: PixelScale | None = Field(
         None,
-        description="Another scale for test images, to reproduce a report that used one by mistake. Default: the scale "
-        "of training images.",
+        description="Different scale for the test images, to reproduce a report that used one by mistake. Default: the "
+        "same scale as for the training images.",
     )
 
     @field_validator("source")
@@ -123,10 +160,12 @@ class DataSpec(Spec):
         return source
 
     @model_validator(mode="after")
-    def _check_folder_keys(self) -> "DataSpec":
+    def _keys_agree(self) -> "DataSpec":
         given = [name for name in _FOLDER_KEYS if getattr(self, name) is not None]
         if given and not self.source.startswith("folder:"):
             raise ValueError(f"{given[0]} is only valid for source = 'folder:DIR', not {self.source!r}")
+        if self.validation is not None and self.resplit is not None:
+            raise ValueError("give either validation or resplit, not both")
         return self
 
     @model_serializer(mode="wrap")
@@ -138,8 +177,8 @@ class DataSpec(Spec):
         """Whether images are set aside for validation."""
         return self.validation is not None or (self.resplit is not None and self.resplit.validation > 0)
 
-    @model_validator(mode="after")
-    def _split_once(self) -> "DataSpec":
-        if self.validation is not None and self.resplit is not None:
-            raise ValueError("give either validation or resplit, not both")
-        return self
+
+def known_facts(data: DataSpec) -> SourceFacts | None:
+    """Return image size and classes of a built-in source; None for other sources, whose files must be read."""
+    facts = KNOWN_SOURCES.get(data.source)
+    return replace(facts, class_names=data.classes or facts.class_names) if facts else None

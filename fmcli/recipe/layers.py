@@ -1,4 +1,4 @@
-"""The layers of a network as a recipe writes them. Each default is defined only here."""
+"""The layers of a network in a recipe. Each default is defined only here."""
 
 from typing import Annotated, Literal
 
@@ -11,12 +11,12 @@ Initialization = Literal["torch", "glorot-uniform", "he-uniform", "he-normal"]
 # One number for both sides, or [height, width].
 Size = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
-INIT_DESCRIPTION = "Distribution of initial weights. `torch`: PyTorch's defaults. Other values set biases to zero."
-_ACTIVATION = "Function applied to the output. Default: none."
-_BIAS = "Whether the layer adds a trained bias to each output."
-_L2 = "L2 penalty: l2 × the sum of squared kernel weights is added to the loss."
-_WINDOW = "Side of each window in pixels, or [height, width]."
-_WINDOW_STRIDE = "Pixels between windows, or [vertical, horizontal]. Default: the window's size."
+INIT_DESCRIPTION = "Distribution of initial weights. `torch`: PyTorch's default. Other values also set biases to zero."
+_ACTIVATION = "Activation function after the layer. Default: none."
+_BIAS = "Add a trained bias to each output."
+_L2 = "L2 penalty: `l2` × the sum of the layer's squared weights (without biases) is added to the loss."
+_WINDOW = "Side of the windows in pixels, or [height, width]."
+_WINDOW_STRIDE = "Distance between windows in pixels, or [vertical, horizontal]. Default: `size`."
 
 
 class Layer(Spec):
@@ -28,12 +28,12 @@ class Conv(Layer):
 
     type: Literal["conv"] = "conv"
     filters: PositiveInt = Field(description="Number of output channels.")
-    kernel_size: Size = Field(description="Side of the kernel in pixels, or [height, width].")
-    stride: Size = Field(1, description="Pixels between kernel positions, or [vertical, horizontal].")
+    kernel_size: Size = Field(description="Side of the kernels in pixels, or [height, width].")
+    stride: Size = Field(1, description="Distance between kernel positions in pixels, or [vertical, horizontal].")
     padding: Literal["valid", "same"] = Field(
         "valid",
-        description="`valid`: no padding. `same`: zeros, so that each side becomes side / stride, rounded up; if their "
-        "number is odd, the extra one is at the bottom and right.",
+        description="`valid`: no padding. `same`: zeros around the image, so that each side of the output is side / "
+        "stride, rounded up. If the number of zeros is odd, the bottom and right get one more.",
     )
     activation: Activation | None = Field(None, description=_ACTIVATION)
     bias: bool = Field(True, description=_BIAS)
@@ -41,7 +41,7 @@ class Conv(Layer):
 
 
 class Dense(Layer):
-    """Fully connected layer; its input must be flat."""
+    """Fully connected layer. The input must be flat."""
 
     type: Literal["dense"] = "dense"
     units: PositiveInt = Field(description="Number of outputs.")
@@ -51,7 +51,7 @@ class Dense(Layer):
 
 
 class MaxPool(Layer):
-    """Maximum of each window; pixels that do not fill a window are dropped."""
+    """Maximum of each window. Pixels at the edge that do not fill a window are dropped."""
 
     type: Literal["max-pool"] = "max-pool"
     size: Size = Field(2, description=_WINDOW)
@@ -59,7 +59,7 @@ class MaxPool(Layer):
 
 
 class AvgPool(Layer):
-    """Mean of each window; pixels that do not fill a window are dropped."""
+    """Mean of each window. Pixels at the edge that do not fill a window are dropped."""
 
     type: Literal["avg-pool"] = "avg-pool"
     size: Size = Field(2, description=_WINDOW)
@@ -67,44 +67,44 @@ class AvgPool(Layer):
 
 
 class GlobalMaxPool(Layer):
-    """Maximum of each channel; the output is flat."""
+    """Maximum of each channel. The output is flat."""
 
     type: Literal["global-max-pool"] = "global-max-pool"
 
 
 class GlobalAvgPool(Layer):
-    """Mean of each channel; the output is flat."""
+    """Mean of each channel. The output is flat."""
 
     type: Literal["global-avg-pool"] = "global-avg-pool"
 
 
 class BatchNorm(Layer):
-    """Batch normalisation over channels, or over features after `flatten`."""
+    """Batch norm of each channel, or of each feature after `flatten`."""
 
     type: Literal["batch-norm"] = "batch-norm"
-    momentum: Probability = Field(0.1, description="Weight of the newest batch in the running mean and variance.")
-    eps: PositiveFloat = Field(1e-5, description="Number added to the variance, so that nothing is divided by zero.")
+    momentum: Probability = Field(0.1, description="Weight of the current batch in the running mean and variance.")
+    eps: PositiveFloat = Field(1e-5, description="Number added to the variance to avoid division by zero.")
     activation: Activation | None = Field(None, description=_ACTIVATION)
 
 
 class Dropout(Layer):
-    """Inverted dropout."""
+    """Dropout: set random values to zero during training and scale up the rest."""
 
     type: Literal["dropout"] = "dropout"
-    rate: FractionOrZero = Field(description="Probability that a value is set to zero during training.")
+    rate: FractionOrZero = Field(description="Probability that a value is set to zero.")
 
 
 class Flatten(Layer):
-    """All values of an image in one row, ordered by row, column and channel."""
+    """All values of an image as a flat list, ordered by row, column and channel."""
 
     type: Literal["flatten"] = "flatten"
 
 
 class Activate(Layer):
-    """A separate activation function."""
+    """Activation function as a separate layer."""
 
     type: Literal["activation"] = "activation"
-    function: Activation = Field(description="The activation function.")
+    function: Activation = Field(description="Activation function.")
 
 
 LayerSpec = Annotated[

@@ -8,11 +8,11 @@ from fmcli.recipe.base import FractionOrZero, NonNegativeFloat, PositiveFloat, S
 
 Betas = Annotated[tuple[FractionOrZero, FractionOrZero], Field(strict=False)]
 
-_LR = "Learning rate. With a schedule, the peak learning rate."
-_BETAS = "Decay rates per step of the running means of gradients and of squared gradients."
-_EPS = "Number added to the root of the mean squared gradient, so that nothing is divided by zero."
-_MOMENTUM = "Part of the previous update that each step keeps."
-_DECAY = "Decoupled weight decay: each step subtracts lr × weight_decay × weight."
+_LR = "Learning rate; with a schedule, the highest learning rate."
+_BETAS = "Decay per step of the running means of gradients and of squared gradients."
+_EPS = "Number added to the root of the mean squared gradient to avoid division by zero."
+_MOMENTUM = "Fraction of the previous update that is added to each update."
+_DECAY = "Decoupled weight decay: each step subtracts lr × weight_decay × weight, except for biases and batch norm."
 
 
 class AdamSpec(Spec):
@@ -25,7 +25,7 @@ class AdamSpec(Spec):
 
 
 class AdamWSpec(Spec):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), which only kernels get."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     name: Literal["adamw"] = "adamw"
     lr: PositiveFloat = Field(1e-3, description=_LR)
@@ -35,36 +35,32 @@ class AdamWSpec(Spec):
 
 
 class SgdSpec(Spec):
-    """Stochastic gradient descent; only kernels get weight decay."""
+    """Stochastic gradient descent."""
 
     name: Literal["sgd"] = "sgd"
     lr: PositiveFloat = Field(0.1, description=_LR)
     momentum: FractionOrZero = Field(0.0, description=_MOMENTUM)
     nesterov: bool = Field(False, description="Use Nesterov momentum.")
     weight_decay: NonNegativeFloat = Field(
-        0.0, description="L2 penalty: weight_decay × weight is added to the gradient."
+        0.0, description="L2 penalty: weight_decay × weight is added to the gradient, except for biases and batch norm."
     )
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SgdSpec":
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
+            raise ValueError("nesterov = true needs a momentum above 0")
         return self
 
 
 class MuonSpec(Spec):
-    """Orthogonalised momentum (Jordan et al. 2024) for kernels; AdamW for the last layer and all other weights."""
+    """Orthogonalized momentum (Jordan et al. 2024). AdamW trains the last layer, biases and batch norm."""
 
     name: Literal["muon"] = "muon"
-    lr: PositiveFloat = Field(
-        3e-3, description="Peak learning rate. Muon and AdamW updates are scaled to the same size."
-    )
-    momentum: FractionOrZero = Field(0.95, description=f"{_MOMENTUM} Only Muon uses it.")
-    betas: Betas = Field((0.9, 0.999), description=f"{_BETAS} Only AdamW uses them.")
-    eps: PositiveFloat = Field(1e-8, description=f"{_EPS} Only AdamW uses it.")
-    weight_decay: NonNegativeFloat = Field(
-        0.01, description=f"{_DECAY} It applies to all kernels, including the last layer's."
-    )
+    lr: PositiveFloat = Field(3e-3, description=f"{_LR} Muon and AdamW updates are scaled to the same size.")
+    momentum: FractionOrZero = Field(0.95, description=f"{_MOMENTUM} Only for Muon.")
+    betas: Betas = Field((0.9, 0.999), description=f"{_BETAS} Only for AdamW.")
+    eps: PositiveFloat = Field(1e-8, description=f"{_EPS} Only for AdamW.")
+    weight_decay: NonNegativeFloat = Field(0.01, description=_DECAY)
 
 
 OptimizerSpec = Annotated[AdamSpec | AdamWSpec | SgdSpec | MuonSpec, Field(discriminator="name")]

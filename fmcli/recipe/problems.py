@@ -1,12 +1,13 @@
 """Turn validation errors of pydantic into lines with the path, the value and the expected value."""
 
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fmcli.errors import did_you_mean, printable
+from fmcli.recipe.overrides import has_key
 
 MAX_PROBLEMS = 100  # in one report; the time to write it grows with the square of this number
 _EXPECTED = {
@@ -32,25 +33,26 @@ _EXPECTED = {
 }
 
 
-def describe_problems(error: ValidationError, root: type[BaseModel]) -> dict[tuple[str, ...], str]:
+def describe_problems(error: ValidationError, spec: type[BaseModel], table: object) -> dict[tuple[str, ...], str]:
     """Return the text of each problem of a failed validation, by its path.
 
     pydantic reports one problem for each kind of value that is allowed at a path; they are merged.
 
     Args:
         error: The error that pydantic raised.
-        root: The model class that was validated.
+        spec: The class that validated the table.
+        table: The table that was validated.
 
     Returns:
-        Problems such as `unknown key; did you mean 'lr'?`. The paths lack the tags that pydantic adds for unions.
+        Problems such as `unknown key; did you mean 'lr'?`.
     """
-    errors = [(*_locate(root, details["loc"]), details) for details in error.errors(include_url=False)[:MAX_PROBLEMS]]
-    shown_paths = [show_path(path) for path, _, _ in errors]
+    errors = [(_find_path(details, table), details) for details in error.errors(include_url=False)[:MAX_PROBLEMS]]
+    shown_paths = [show_path(path) for path, _ in errors]
     problems: dict[tuple[str, ...], str] = {}
-    for (path, table, details), shown in zip(errors, shown_paths, strict=True):
+    for (path, details), shown in zip(errors, shown_paths, strict=True):
         if any(other.startswith((f"{shown}.", f"{shown}[")) for other in shown_paths):
             continue  # the problem inside this table or list is reported instead
-        text = _describe(details, table)
+        text = _describe(details, spec)
         if path in problems:
             problems[path] += f" or {text.split('; ', 1)[-1].removeprefix('expected ')}"
         else:
@@ -58,11 +60,10 @@ def describe_problems(error: ValidationError, root: type[BaseModel]) -> dict[tup
     return problems
 
 
-def _describe(details: ErrorDetails, table: type[BaseModel] | None) -> str:
+def _describe(details: ErrorDetails, spec: type[BaseModel]) -> str:
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     if kind == "extra_forbidden":
-        valid = sorted(table.model_fields) if table else []
-        return f"unknown key; {did_you_mean(details['loc'][-1], valid)}" if valid else "unknown key"
+        return f"unknown key; {did_you_mean(details['loc'][-1], _valid_keys(spec, details['loc']))}"
     if kind == "missing":
         return "missing"
     if kind == "union_tag_not_found":
@@ -86,66 +87,42 @@ def _show(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _locate(root: type[BaseModel], location: tuple[int | str, ...]) -> tuple[tuple[str, ...], Any]:
-    """Return the path to a location in the recipe, and the table that contains its last key (None if unknown)."""
+def _find_path(details: ErrorDetails, table: Any) -> tuple[str, ...]:
+    """Return the path of a problem: its location without the tags and type names that pydantic adds for unions."""
     path: list[str] = []
-    here: Any = root
-    holder: Any = root
-    for step in location:
-        here = _unwrap(here)
-        if isinstance(step, int):
-            if path:
-                path[-1] += f"[{step}]"
-            arguments = get_args(here)
-            here = arguments[min(step, len(arguments) - 1)] if arguments else None
-            if here is Ellipsis:
-                here = arguments[0]
-        elif _is_table(here):
-            path.append(step)
-            holder = here
-            here = here.model_fields[step].annotation if step in here.model_fields else None
-        elif get_origin(here) is dict:
-            path.append(step)
-            here = get_args(here)[1]
-        elif (chosen := _choose(here, step)) is not None:
-            here = holder = chosen
-        elif not _is_type_name(step):
-            path.append(step)
-    return tuple(path), holder if _is_table(holder) else None
-
-
-def _unwrap(annotation: Any) -> Any:
-    """Return an annotation without `Annotated` and `| None`."""
-    while get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (Union, UnionType):
-        rest = [choice for choice in get_args(annotation) if choice is not type(None)]
-        if len(rest) == 1:
-            return _unwrap(rest[0])
-    return annotation
-
-
-def _choose(annotation: Any, tag: str) -> Any:
-    """Return the table in a union that has a tag, or None."""
-    for choice in get_args(annotation):
-        table = _unwrap(choice)
-        if not _is_table(table):
+    location = details["loc"]
+    for index, step in enumerate(location):
+        is_missing = details["type"] == "missing" and index == len(location) - 1
+        if not is_missing and not has_key(table, [step]):
             continue
-        for field in table.model_fields.values():
-            if get_origin(field.annotation) is Literal and tag in get_args(field.annotation):
-                return table
-        if tag in table.model_fields or tag == table.__name__:
-            return table
-    return None
+        if isinstance(step, int):
+            path[-1] += f"[{step}]"
+        else:
+            path.append(step)
+        table = None if is_missing else table[step]
+    return tuple(path)
 
 
-def _is_table(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _valid_keys(spec: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Return the keys of the table that contains the last key of a location."""
+    specs = [spec]  # more than one before the tag of a union
+    for step in location[:-1]:
+        if len(specs) > 1:
+            specs = [spec for spec in specs if _has_tag(spec, step)] or specs
+        elif step in specs[0].model_fields:
+            specs = _specs_in(specs[0].model_fields[str(step)].annotation)
+    return sorted(specs[0].model_fields)
 
 
-def _is_type_name(step: str) -> bool:
-    """Return whether a step is not a key but a type that pydantic tried in a union, such as `constrained-int`."""
-    return step.startswith(("constrained", "tuple", "literal", "int", "float", "str", "bool", "function-"))
+def _has_tag(spec: type[BaseModel], tag: int | str) -> bool:
+    return tag in (spec.__name__, *(field.default for field in spec.model_fields.values()))
+
+
+def _specs_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the tables that a type allows, including those inside a list or table."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [spec for argument in get_args(annotation) for spec in _specs_in(argument)]
 
 
 def show_path(path: tuple[str, ...]) -> str:

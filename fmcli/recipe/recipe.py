@@ -18,40 +18,42 @@ from fmcli.recipe.trainer import TrainerSpec
 MAX_MEMBERS = 1000
 MAX_NAME_LENGTH = 64
 SHARED_TABLES = ("model", "augment", "optimizer", "schedule", "trainer")
-"""Tables with default values for every member; a member's own tables override them."""
+"""Tables with values for every member. The tables of a member override them."""
 
 
 class EnsembleSpec(Spec):
-    """How the members' predictions are combined."""
+    """How the predictions of the members are combined."""
 
-    vote: VotingRule = Field("majority", description="Voting rule; the ensemble commands can override it.")
+    vote: VotingRule = Field(
+        "majority", description="Voting rule. The commands that evaluate an ensemble can override it."
+    )
     tie: TieRule = Field(
         "probability",
-        description="How a tie is decided: `probability`, highest mean probability; `lowest`, lowest label; `first`, "
-        "choice of the first member.",
+        description="How a tie between classes is decided. `probability`: the class with the highest mean probability. "
+        "`lowest`: the class with the lowest label. `first`: the class for which the first member votes.",
     )
     weights: dict[str, NonNegativeFloat] = Field(
-        default_factory=dict, description="Weights of votes by member name. Default of each member: 1."
+        default_factory=dict, description="Weight of each member's vote, by member name. Default: 1 for every member."
     )
 
 
 class ReferenceSpec(Spec):
-    """Published figures, from 0 to 1, to print next to measured ones."""
+    """Published figures, from 0 to 1, to compare with measured ones."""
 
-    source: str = Field(description="The publication.")
-    train_accuracy: Probability | None = Field(None, description="Accuracy on the training images.")
-    validation_accuracy: Probability | None = Field(None, description="Accuracy on the validation images.")
-    test_accuracy: Probability | None = Field(None, description="Accuracy on the test images.")
+    source: str = Field(description="Author and title of the publication.")
+    train_accuracy: Probability | None = Field(None, description="Published accuracy on the training images.")
+    validation_accuracy: Probability | None = Field(None, description="Published accuracy on the validation images.")
+    test_accuracy: Probability | None = Field(None, description="Published accuracy on the test images.")
     test_recall: dict[str, Probability] = Field(
-        default_factory=dict, description="Recall on the test images, by class name."
+        default_factory=dict, description="Published recall on the test images, by class name."
     )
 
 
 class MemberSpec(Spec):
-    """Everything about one member: its own tables merged into the shared tables."""
+    """Everything about one member. The tables of the member override the shared tables."""
 
     name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}$")] = Field(
-        description="Name of the member and of its folder: letters, digits, `_`, `.` and `-`."
+        description="Name of the member and of the folder in which it is saved: letters, digits, `_`, `.` and `-`."
     )
     model: ModelSpec
     augment: AugmentSpec = Field(default_factory=AugmentSpec)
@@ -63,21 +65,23 @@ class MemberSpec(Spec):
     @classmethod
     def _name_is_free(cls, name: str) -> str:
         if name == "vote":
-            raise ValueError("got 'vote', which is reserved for the members' vote; choose another name")
+            raise ValueError("got 'vote', which is reserved for the vote of the members; choose another name")
         if name.lower() == "last-good":
-            raise ValueError(f"got {name!r}, which is reserved for weights from before divergence; choose another name")
+            raise ValueError(
+                f"got {name!r}, which is reserved for the weights before a divergence; choose another name"
+            )
         if re.fullmatch(r"snapshot(-\d+)?", name, re.IGNORECASE):
-            raise ValueError(f"got {name!r}, which is reserved for members' snapshots; choose another name")
+            raise ValueError(f"got {name!r}, which is reserved for the snapshots of a member; choose another name")
         return name
 
 
 class MemberTable(MemberSpec):
-    """A `[[members]]` table merged into the shared tables: one member or several copies."""
+    """A `[[members]]` table, merged into the shared tables: one member, or several copies."""
 
     copies: Annotated[int, Field(gt=0, le=MAX_MEMBERS)] = Field(
         1,
-        description="Number of members that differ only in their random numbers. 3 copies of `k3` are named `k3-1`, "
-        "`k3-2` and `k3-3`.",
+        description="Number of members with these settings but different random numbers. 3 copies of `k3` are named "
+        "`k3-1`, `k3-2` and `k3-3`.",
     )
 
     @field_validator("copies")
@@ -85,7 +89,9 @@ class MemberTable(MemberSpec):
     def _copies_can_be_named(cls, copies: int, given: ValidationInfo) -> int:
         last = name_copies(given.data.get("name", ""), copies)[-1]
         if len(last) > MAX_NAME_LENGTH:
-            raise ValueError(f"got {copies}; the last name, {last!r}, is longer than {MAX_NAME_LENGTH} characters")
+            raise ValueError(
+                f"got {copies}; the name of the last copy, {last!r}, is longer than {MAX_NAME_LENGTH} characters"
+            )
         return copies
 
     def expand(self) -> list[MemberSpec]:
@@ -105,7 +111,7 @@ def name_copies(name: str, copies: int) -> list[str]:
 
 
 class Recipe(Spec):
-    """Everything about a run, resolved: one `MemberSpec` per network."""
+    """Everything about a run, with every default filled in and one `MemberSpec` per member."""
 
     name: str
     description: str

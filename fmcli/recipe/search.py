@@ -12,22 +12,22 @@ _ROUNDING_ERROR = 1e-6  # 0.5 / 0.05 is not exactly 10 in floating point
 
 
 class ChoiceSpace(Spec):
-    """One of several values."""
+    """A choice from a list of values."""
 
     choice: Annotated[tuple[Any, ...], Field(strict=False, min_length=1)] = Field(
-        description="The values; each is drawn with the same probability."
+        description="Values to choose from, each with the same probability."
     )
 
 
 class RangeSpace(Spec):
-    """A number in a range. If both ends are whole numbers, so is the number: `{ low = 16, high = 128, step = 16 }`."""
+    """A number from a range. If `low` and `high` are whole numbers, only whole numbers are drawn."""
 
-    low: _Number = Field(description="Lower end of the range, included.")
-    high: _Number = Field(description="Upper end of the range, included.")
+    low: _Number = Field(description="Smallest value.")
+    high: _Number = Field(description="Largest value.")
     step: Annotated[int, Field(gt=0, lt=2**63)] | PositiveFloat | None = Field(
-        None, description="Distance between two values. Default: 1 for whole numbers, otherwise none."
+        None, description="Distance between neighbouring values. Default: 1 for whole numbers, otherwise none."
     )
-    log: bool = Field(False, description="Draw the logarithm uniformly instead of the number.")
+    log: bool = Field(False, description="Draw the logarithm of the number uniformly, instead of the number.")
 
     @property
     def is_whole(self) -> bool:
@@ -37,49 +37,57 @@ class RangeSpace(Spec):
     @model_validator(mode="after")
     def _can_be_drawn_from(self) -> "RangeSpace":
         if self.low > self.high:
-            raise ValueError(f"the range is empty: low is {self.low:g}, above high, {self.high:g}")
+            raise ValueError(f"low must not be above high; got low = {self.low:g} and high = {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"log needs a low above 0, got {self.low:g}")
+            raise ValueError(f"log = true needs a low above 0; got {self.low:g}")
         if self.log and self.step is not None:
             raise ValueError("give either log or step, not both")
         if self.is_whole and isinstance(self.step, float):
-            raise ValueError(f"step is {self.step:g} between whole numbers; write low = {self.low}.0 for fractions")
+            raise ValueError(
+                f"step must be a whole number, as low and high are; got {self.step:g}; to draw fractions, write "
+                f"low = {self.low}.0"
+            )
         steps = (self.high - self.low) / (self.step or 1)
         if not math.isfinite(steps):
-            raise ValueError(f"the range is too wide: from {self.low:g} to {self.high:g}")
+            raise ValueError(f"the range from {self.low:g} to {self.high:g} is too wide")
         if self.step is not None and abs(steps - round(steps)) > _ROUNDING_ERROR:
-            raise ValueError(f"steps of {self.step:g} from {self.low:g} do not reach {self.high:g}")
+            raise ValueError(
+                f"high - low must be a multiple of step; got {self.high:g} - {self.low:g} and {self.step:g}"
+            )
         return self
 
 
 Space = Annotated[
-    Annotated[ChoiceSpace, Tag("choice")] | Annotated[RangeSpace, Tag("low")], choose_by_key("choice", "low")
+    Annotated[ChoiceSpace, Tag("ChoiceSpace")] | Annotated[RangeSpace, Tag("RangeSpace")],
+    choose_by_key(ChoiceSpace, RangeSpace),
 ]
 
 
 class SearchSpec(Spec):
     """The values that `fmcli search` varies.
 
-    Every training run keeps its best epoch, or the average if `trainer.swa` is set. It ignores `trainer.keep` and
-    `trainer.patience`.
+    Each training run is scored at the best epoch, or with the average if `trainer.swa` is set. `trainer.keep` and
+    `trainer.patience` are ignored.
     """
 
-    trials: PositiveInt = Field(20, description="Number of trials. Each trains the recipe with other values.")
+    trials: PositiveInt = Field(20, description="Number of trials. Each trial trains the recipe with different values.")
     trainings: PositiveInt = Field(
-        1, description="Training runs per trial, each with another seed. The trial's score is their mean."
+        1, description="Number of training runs per trial, each with a different seed. Their scores are averaged."
     )
-    epochs: PositiveInt | None = Field(None, description="Epochs per training run. Default: `trainer.epochs`.")
+    epochs: PositiveInt | None = Field(
+        None, description="Number of epochs per training run. Default: `trainer.epochs`."
+    )
     sampler: Literal["random", "tpe"] = Field(
         "random",
-        description="How values are drawn. `tpe`: with the tree-structured Parzen estimator (Bergstra et al. 2011), "
-        "which learns from earlier trials.",
+        description="How values are drawn. `random`: independently. `tpe`: near the best earlier values, with the "
+        "tree-structured Parzen estimator (Bergstra et al. 2011).",
     )
     pruner: Literal["none", "median", "halving"] = Field(
         "none",
-        description="When a trial is stopped early. `median`: if it is worse than the median of earlier trials. "
-        "`halving`: by successive halving (Li et al. 2018).",
+        description="When a trial is stopped early. `none`: never. `median`: if it is worse than the median of earlier "
+        "trials. `halving`: by successive halving (Li et al. 2018).",
     )
-    seed: Seed = Field(0, description="Seed of the drawn values; each trial combines it with the trial's number.")
+    seed: Seed = Field(0, description="Seed of the drawn values. Each trial combines it with the number of the trial.")
     space: Annotated[dict[str, Space], Field(min_length=1)] = Field(
-        description='Values to draw for each path in the recipe, such as "optimizer.lr" or "model.layers[0].filters".'
+        description='Values to draw from, by path in the recipe: "optimizer.lr" = { low = 1e-4, high = 0.01 }.'
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fmcli.errors import RecipeError, Remedy, printable
-from fmcli.recipe.facts import SourceFacts
+from fmcli.recipe.data import SourceFacts
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.layers import (
     Activate,
@@ -84,7 +84,7 @@ def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int
         traces.append(LayerTrace(layer, shape, output, parameters))
         shape = output
     if shape != (n_classes,):
-        problem = f"layers: the last returns {show_shape(shape)}; expected one logit for each of {n_classes} classes"
+        problem = f"layers: the last layer returns {show_shape(shape)}; expected {n_classes}, one logit per class"
         raise RecipeError("impossible network", problems=[problem])
     return tuple(traces)
 
@@ -149,7 +149,7 @@ def _apply(layer: LayerSpec, shape: Shape) -> tuple[Shape, int]:
             return (_image(shape, layer.type)[0],), 0
         case Dense():
             if len(shape) != 1:
-                raise ValueError(f"dense needs flat input, got {show_shape(shape)}; put a flatten before it")
+                raise ValueError(f"dense needs flat input, got {show_shape(shape)}; add a flatten layer before it")
             return (layer.units,), shape[0] * layer.units + layer.units * layer.bias
         case BatchNorm():
             return shape, 2 * shape[0]
@@ -161,21 +161,21 @@ def _apply(layer: LayerSpec, shape: Shape) -> tuple[Shape, int]:
 
 def _image(shape: Shape, kind: str) -> tuple[int, int, int]:
     if len(shape) != 3:
-        raise ValueError(f"{kind} needs an image, got {show_shape(shape)}; put it before the flatten")
+        raise ValueError(f"{kind} needs an image, got {show_shape(shape)}; move it before the flatten layer")
     return shape
 
 
 def _count_windows(
     image: tuple[int, int, int], window: tuple[int, int], stride: tuple[int, int], same: bool, name: str
 ) -> tuple[int, int]:
-    """Return the number of windows that fit vertically and horizontally."""
+    """Return the number of windows vertically and horizontally."""
     _, *sides = image
     if same:
         return (-(-sides[0] // stride[0]), -(-sides[1] // stride[1]))
     if window[0] > sides[0] or window[1] > sides[1]:
         raise ValueError(
-            f"a {window[0]}×{window[1]} {name} is larger than its {sides[0]}×{sides[1]} feature map; "
-            "use fewer or smaller ones, or padding = 'same'"
+            f"a {window[0]}×{window[1]} {name} is larger than the {sides[0]}×{sides[1]} feature map; use a smaller "
+            f"{name}, fewer layers, or padding = 'same'"
         )
     return ((sides[0] - window[0]) // stride[0] + 1, (sides[1] - window[1]) // stride[1] + 1)
 

@@ -1,4 +1,4 @@
-"""The table `[trainer]`: the training loop. Each default is defined only here."""
+"""The table `[trainer]`: how members are trained and saved. Each default is defined only here."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,64 +10,67 @@ Monitor = Literal["accuracy", "loss"]
 
 
 class TrainerSpec(Spec):
-    """The training loop."""
+    """How members are trained and which weights are saved."""
 
-    epochs: PositiveInt = Field(10, description="Maximum number of passes over the training images.")
-    batch_size: PositiveInt = Field(128, description="Images per step.")
+    epochs: PositiveInt = Field(
+        10, description="Number of passes over the training images. With `patience`, the maximum number."
+    )
+    batch_size: PositiveInt = Field(128, description="Number of images per step.")
     full_batch: bool = Field(
-        False, description="Use all training images as one batch (plain gradient descent) instead of `batch_size`."
+        False, description="Use all training images as one batch (plain gradient descent); `batch_size` is ignored."
     )
     drop_last: bool = Field(False, description="Skip the last batch of an epoch if it is smaller than `batch_size`.")
     seed: Seed = Field(
         0,
-        description="Seed of everything random, from initial weights to augmentation. Each member combines it with its "
-        "index in the recipe.",
+        description="Seed of all random numbers, from initial weights to augmentation. It is combined with the index "
+        "of the member, so that members differ.",
     )
     label_smoothing: FractionOrZero = Field(
-        0.0, description="Part of each target that is spread equally over all classes."
+        0.0, description="Fraction of each target probability that is spread equally over all classes."
     )
     clip_norm: PositiveFloat | None = Field(
         None,
-        description="Maximum norm of all gradients together; larger gradients are scaled down. Default: no limit.",
+        description="Largest norm of all gradients together. Larger gradients are scaled down. Default: no limit.",
     )
     monitor: Monitor = Field(
-        "accuracy", description="Validation score that compares epochs: highest accuracy or lowest loss."
+        "accuracy",
+        description="Validation score that determines the best epoch: the highest `accuracy` or the lowest `loss`.",
     )
     patience: Annotated[int, Field(ge=0)] | None = Field(
         None,
-        description="Stop after this number of epochs in a row without a better validation score (0 means 1). Default: "
-        "never.",
+        description="Stop training after this number of epochs in a row without a better validation score. 0 is the "
+        "same as 1. Default: train all epochs.",
     )
     keep: Literal["last", "best", "retrained", "snapshots"] = Field(
         "last",
-        description="Weights to save. `last`: the last epoch. `best`: the best epoch. `retrained`: a second network, "
-        "trained from scratch for the best number of epochs. `snapshots`: the last epoch and, as extra voters, the end "
-        "of each earlier cycle of a cyclic schedule (Huang et al. 2017).",
+        description="Weights to save. `last`: after the last epoch. `best`: after the best epoch. `retrained`: of a "
+        "second network, trained from scratch for the best number of epochs. `snapshots`: after each cycle of a cyclic "
+        "schedule; all of them vote (Huang et al. 2017).",
     )
     weight_average: Fraction | None = Field(
         None,
-        description="Decay per step of an exponential moving average of the weights, which is then evaluated and "
-        "saved. Default: no average.",
+        description="Decay per step of an exponential moving average of the weights, which is evaluated and saved. "
+        "Default: no average.",
     )
     swa: Fraction | None = Field(
         None,
-        description="Fraction of the epochs, counted from the end, whose final weights enter an equal average "
-        "(stochastic weight averaging, Izmailov et al. 2018). The average is evaluated after the last epoch "
-        "and saved; its batch norm statistics are computed again from the training images, with dropout on. Default: "
-        "no average.",
+        description="Fraction of the epochs, counted from the end, whose weights are averaged (stochastic weight "
+        "averaging, Izmailov et al. 2018). The average is evaluated and saved after the last epoch. Its batch norm "
+        "statistics are computed again from the training images, with dropout on. Default: no average.",
     )
     bagging: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
-        description="Size of a bootstrap sample as a fraction of the training images. The sample is drawn once with "
-        "replacement (bootstrap aggregating, Breiman 1996). Default: train on all images.",
+        description="Train on a sample of this fraction of the training images, drawn once per member with replacement "
+        "(bootstrap aggregating, Breiman 1996). Default: train on all training images.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Number format of multiplications. `auto`: bf16 if the device has units for it, else fp32."
+        "auto",
+        description="Number format of multiplications. `auto`: bf16 if the device has hardware for it, otherwise fp32.",
     )
     cuda_graph: bool = Field(
         False,
-        description="Record a training step as a CUDA graph and replay it. Only on an NVIDIA GPU, where it has not "
-        "been measured yet.",
+        description="Record a training step as a CUDA graph and replay it. Needs an NVIDIA GPU; the speed has not been "
+        "measured yet.",
     )
 
     @model_validator(mode="after")
@@ -79,22 +82,22 @@ class TrainerSpec(Spec):
         }
         given = [key for key, is_given in against_swa.items() if is_given]
         if self.swa is not None and given:
-            raise ValueError(f"swa averages the last epochs, so it cannot be combined with {' or '.join(given)}")
+            raise ValueError(f"swa cannot be combined with {' or '.join(given)}")
         if self.keep == "snapshots" and self.patience is not None:
-            raise ValueError("keep = 'snapshots' needs whole cycles, so it cannot be combined with patience")
+            raise ValueError("keep = 'snapshots' needs all cycles, so it cannot be combined with patience")
         return self
 
     @model_serializer(mode="wrap")
     def _omit_cuda_graph_if_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A recipe without the key keeps its digest. With CUDA graphs the digest differs: a graph reads the learning
-        # rate from a float32 tensor, so weights may differ in the last bits.
+        # A recipe without CUDA graphs has the same digest as before the key existed. With them the digest differs: a
+        # graph reads the learning rate from a float32 tensor, so weights can differ in the last bits.
         return {name: value for name, value in dump(self).items() if name != "cuda_graph" or value}
 
     @property
     def averaged_epochs(self) -> int:
-        """Number of epochs at the end that `swa` averages."""
+        """Number of epochs that `swa` averages; 0 without it."""
         return 0 if self.swa is None else max(round(self.swa * self.epochs), 1)
 
     def sample_size(self, n_images: int) -> int:
-        """Return the number of images to train on: fewer than all if `bagging` is set."""
+        """Return the number of images to train on, which depends on `bagging`."""
         return n_images if self.bagging is None else max(round(self.bagging * n_images), 1)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcli.recipe import Recipe
-from fmcli.recipe.keys import Key, KeyTable
 from fmcli.recipe.layers import Conv, Dense, Layer
+from fmcli.recipe.schema import Key, KeyTable
 from fmcli.recipe.tracing import LayerTrace, count_parameters, show_shape
 from fmcli.report.document import Document, Sheet
 

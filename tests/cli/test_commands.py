@@ -29,7 +29,7 @@ from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.recipe import load_recipe, shipped_recipes
-from fmcli.recipe.facts import KNOWN_SOURCES
+from fmcli.recipe.data import KNOWN_SOURCES
 from fmcli.report.console import Terminal, show_error
 from fmcli.storage.locks import LOCK_FILE
 from fmcli.training import STATE_FILE

@@ -29,8 +29,7 @@ from fmcli.data.sources import FASHION_MNIST_FILES, Source, find_fashion_mnist
 from fmcli.ensemble.predictions import digest_arrays
 from fmcli.errors import DataError, ExitStatus, UsageError
 from fmcli.recipe import DataSpec
-from fmcli.recipe.data import FirstImages, OwnValidation, PixelScale, RandomFraction, Resplit
-from fmcli.recipe.facts import KNOWN_SOURCES
+from fmcli.recipe.data import KNOWN_SOURCES, FirstImages, OwnValidation, PixelScale, RandomFraction, Resplit
 from fmcli.storage.locks import LOCK_FILE
 from tests.helpers import draw_quadrants, idx_bytes, write_idx, write_idx_folder
 

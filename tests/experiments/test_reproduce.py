@@ -182,7 +182,7 @@ def test_a_recipe_without_a_reference_is_refused_before_any_training(tiny_recipe
     ("old", "new", "error", "message"),
     [
         ('"top left" = 0.99', '"top lft" = 0.99', RecipeError, "did you mean 'top left'"),
-        ("test_accuracy = 0.25", "validation_accuracy = 0.25", RecipeError, "nothing to compare it with"),
+        ("test_accuracy = 0.25", "validation_accuracy = 0.25", RecipeError, "needs validation images"),
         ("idx:", "idx:/nowhere", DataError, "nowhere"),
     ],
 )

@@ -9,6 +9,7 @@ from fmcli.recipe import resolve_recipe
 from fmcli.recipe.overrides import apply_overrides
 
 MODEL = 'model = { family = "kernel-cnn", form = "pooled", kernel_size = 3, widths = [4] }\n'
+SAME_CASE = "(upper and lower case count as equal)"
 MINIMAL = MODEL + '[data]\nsource = "fashion-mnist"\n'
 
 

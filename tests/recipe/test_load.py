@@ -8,7 +8,7 @@ import pytest
 
 from fmcli.errors import ExitStatus, RecipeError
 from fmcli.recipe import dump_recipe, find_recipe, load_recipe, recipe_description, shipped_recipes
-from fmcli.recipe.facts import KNOWN_SOURCES
+from fmcli.recipe.data import KNOWN_SOURCES
 from tests.recipe.helpers import MINIMAL
 
 

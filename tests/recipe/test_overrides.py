@@ -111,4 +111,4 @@ def test_override_is_checked_like_the_recipe(override, problem):
 def test_members_must_be_a_list_even_with_overrides():
     text = MINIMAL.replace("[data]", "members = 5\n[data]")
     for overrides in ([], ["trainer.epochs=3"]):
-        assert problems_of(text, *overrides) == {"members: expected one or more [[members]] tables, each with a name"}
+        assert problems_of(text, *overrides) == {"members: expected at least one [[members]] table, each with a name"}

@@ -3,11 +3,9 @@
 import pytest
 
 from fmcli.errors import RecipeError
-from fmcli.recipe import (
-    SourceFacts,
-)
+from fmcli.recipe import SourceFacts
 from fmcli.recipe.tracing import trace_recipe
-from tests.recipe.helpers import MINIMAL, MODEL, load_text, problems_of, sequential
+from tests.recipe.helpers import MINIMAL, MODEL, SAME_CASE, load_text, problems_of, sequential
 
 BAD = """
 colour = "red"
@@ -66,7 +64,7 @@ def test_all_problems_are_reported_together():
     assert problems_of(BAD) == {
         "colour: unknown key; choose from: name, data, model, augment, optimizer, schedule, trainer, ensemble, "
         "members, reference, search",
-        "name: got 7; expected text that can name a folder",
+        "name: got 7; expected text that is valid as the name of a folder",
         "data.source: got 'fashion-mnits'; did you mean 'fashion-mnist'?",
         "data.validation: got {'frist': 5000}; expected one of the keys first, fraction, own",
         "data.normalize: got 'unitt'; did you mean 'unit'? or a table",
@@ -88,7 +86,7 @@ def test_all_problems_are_reported_together():
         "members.fine.model.kernel_sise: unknown key; did you mean 'kernel_size'?",
         "model.kernel_size: missing",
         "members.fine.tainer: unknown key; did you mean 'trainer'?",
-        "members: two are named 'fine'",
+        f"members: 2 members are named 'fine' {SAME_CASE}",
         "members.fine.model.layers[0].filters: got -1; expected a number above 0",
         "members.fine.model.layers[1]: got 'dens' for 'type'; did you mean 'dense'?",
         "reference.source: missing",
@@ -118,57 +116,61 @@ def test_message_counts_and_lists_the_problems():
         (MINIMAL + "[optimizer]\nlr = 1\n[[optimizer.lr2]]\n", {"optimizer.lr2: unknown key; did you mean 'lr'?"}),
         (MINIMAL + "[optimizer]\nlr = inf\n", {"optimizer.lr: got inf; expected a finite number"}),
         (MINIMAL + "normalize = { mean = nan }\n", {"data.normalize.mean: got nan; expected a finite number"}),
+        (MINIMAL + "validation = { fraction = 0.1, sed = 3 }\n",
+         {"data.validation.sed: unknown key; did you mean 'seed'?"}),
         (MINIMAL + "resplit = { train = 0.5, validation = 0.1, seed = -1 }\n",
          {"data.resplit.seed: got -1; expected a number of at least 0"}),
         (MINIMAL + "resplit = { train = 0.8, validation = 0.2 }\n",
-         {"data.resplit: train + validation must be below 1, so that images are left for the test set"}),
+         {"data.resplit: train + validation must be below 1, so that test images remain"}),
         (MINIMAL + "resplit = { train = 0.5, validation = 0.2 }\nvalidation = { own = true }\n",
          {"data: give either validation or resplit, not both"}),
         (sequential('{ type = "conv", filters = 3, kernel_size = [3, "3"] }'),
          {"model.layers[0].kernel_size[1]: got '3'; expected a whole number"}),
         (MINIMAL.replace("kernel_size = 3", "kernel_size = [5, 3]"),
-         {"model: kernel_size takes one number, or one for each width (1); got 2"}),
+         {"model: kernel_size must be one number, or a list of 1, one per width; got 2"}),
         (MINIMAL.replace("kernel_size = 3", "kernel_size = []"),
-         {"model: kernel_size takes one number, or one for each width (1); got 0"}),
+         {"model: kernel_size must be one number, or a list of 1, one per width; got 0"}),
         (MINIMAL.replace("kernel_size = 3", "kernel_size = [0]"),
          {"model.kernel_size[0]: got 0; expected a number above 0"}),
-        (MINIMAL + "[optimizer]\nname = 'sgd'\nnesterov = true\n", {"optimizer: nesterov needs a momentum above 0"}),
+        (MINIMAL + "[optimizer]\nname = 'sgd'\nnesterov = true\n",
+         {"optimizer: nesterov = true needs a momentum above 0"}),
         (MINIMAL + "[schedule]\nname = 'cyclic'\n", {"schedule.cycles: missing"}),
         (MINIMAL + "[schedule]\nname = 'cyclic'\ncycles = 0\n", {"schedule.cycles: got 0; expected a number above 0"}),
         (MINIMAL + "[schedule]\nname = 'cyclic'\ncycles = 5\nwarmup = 0.2\n",
-         {"schedule: warmup must end within the first of 5 cycles, got 0.2"}),
+         {"schedule: warmup must end in the first of 5 cycles: expected a number below 0.2, got 0.2"}),
         (MINIMAL + "[schedule]\nname = 'cyclic'\ncycles = 4\n",
-         {"members.m1.trainer.epochs: got 10; expected a multiple of the schedule's 4 cycles"}),
+         {"members.m1.trainer.epochs: got 10; expected a multiple of schedule.cycles = 4"}),
         (MINIMAL + "[trainer]\nkeep = 'snapshots'\n",
          {"members.m1.trainer.keep: got 'snapshots', which needs a cyclic schedule; "
           'set name = "cyclic" and cycles = … in [schedule]'}),
         (MINIMAL + "validation = { first = 9 }\n[schedule]\nname = 'cyclic'\ncycles = 5\n[trainer]\n"
          "keep = 'snapshots'\npatience = 3\n",
-         {"trainer: keep = 'snapshots' needs whole cycles, so it cannot be combined with patience"}),
+         {"trainer: keep = 'snapshots' needs all cycles, so it cannot be combined with patience"}),
         (MINIMAL + "[trainer]\nkeep = 'snapshot'\n", {"trainer.keep: got 'snapshot'; did you mean 'snapshots'?"}),
         (MINIMAL + "[trainer]\nbagging = 0\n", {"trainer.bagging: got 0; expected a number above 0.0"}),
         (MINIMAL + "[trainer]\nbagging = 1.5\n", {"trainer.bagging: got 1.5; expected a number of at most 1.0"}),
         (MINIMAL + "[trainer]\nswa = 1\n", {"trainer.swa: got 1; expected a number below 1.0"}),
         (MINIMAL + "[trainer]\nswa = 0.0\n", {"trainer.swa: got 0.0; expected a number above 0.0"}),
         (MINIMAL + "[trainer]\nswa = 0.5\nweight_average = 0.9\n",
-         {"trainer: swa averages the last epochs, so it cannot be combined with weight_average"}),
+         {"trainer: swa cannot be combined with weight_average"}),
         (MINIMAL + "validation = { first = 9 }\n[trainer]\nswa = 0.5\nkeep = 'best'\npatience = 0\n",
-         {"trainer: swa averages the last epochs, so it cannot be combined with keep = 'best' or patience"}),
+         {"trainer: swa cannot be combined with keep = 'best' or patience"}),
         (MINIMAL + "[trainer]\nweight_average = 0.9\n[[members]]\nname = 'a'\ntrainer.swa = 0.5\n",
-         {"members.a.trainer: swa averages the last epochs, so it cannot be combined with weight_average"}),
+         {"members.a.trainer: swa cannot be combined with weight_average"}),
         (MINIMAL + "[[members]]\nname = 'Snapshot-2'\n",
-         {"members.Snapshot-2.name: got 'Snapshot-2', which is reserved for members' snapshots; "
+         {"members.Snapshot-2.name: got 'Snapshot-2', which is reserved for the snapshots of a member; "
           "choose another name"}),
         (MINIMAL + "[[members]]\nname = 'snapshot'\ncopies = 2\n",
-         {"members.snapshot.name: got 'snapshot', which is reserved for members' snapshots; "
+         {"members.snapshot.name: got 'snapshot', which is reserved for the snapshots of a member; "
           "choose another name"}),
         (MINIMAL + "[[members]]\nname = 'Last-Good'\n",
-         {"members.Last-Good.name: got 'Last-Good', which is reserved for weights from before divergence; "
+         {"members.Last-Good.name: got 'Last-Good', which is reserved for the weights before a divergence; "
           "choose another name"}),
-        (MINIMAL + "[augment]\nerase_area = [0.5, 0.1]\n", {"augment: erase_area must be [smallest, largest]"}),
+        (MINIMAL + "[augment]\nerase_area = [0.5, 0.1]\n",
+         {"augment: erase_area must be [smallest, largest], got [0.5, 0.1]"}),
         (MINIMAL + "[[members]]\n", {"members[0].name: missing"}),
         (MINIMAL + "[[members]]\nname = ['a']\n", {"members[0].name: got ['a']; expected text in quotes"}),
-        ("members = []\n" + MINIMAL, {"members: expected one or more [[members]] tables, each with a name"}),
+        ("members = []\n" + MINIMAL, {"members: expected at least one [[members]] table, each with a name"}),
         (MINIMAL.replace("kernel-cnn", "kernel-cn"),
          {"model: got 'kernel-cn' for 'family'; did you mean 'kernel-cnn'?"}),
         (MINIMAL.replace('family = "kernel-cnn", ', ""), {"model: missing key 'family'"}),
@@ -251,33 +253,36 @@ def test_kernel_larger_than_its_feature_map_is_named_with_member_and_layer():
         model.kernel_size = 30
         """
     assert problems_of(text) == {
-        "members.too-large.model.layers[4]: a 11×11 kernel is larger than its 8×8 feature map; "
-        "use fewer or smaller ones, or padding = 'same'",
-        "members.far-too-large.model.layers[0]: a 30×30 kernel is larger than its 28×28 feature map; "
-        "use fewer or smaller ones, or padding = 'same'",
+        "members.too-large.model.layers[4]: a 11×11 kernel is larger than the 8×8 feature map; "
+        "use a smaller kernel, fewer layers, or padding = 'same'",
+        "members.far-too-large.model.layers[0]: a 30×30 kernel is larger than the 28×28 feature map; "
+        "use a smaller kernel, fewer layers, or padding = 'same'",
     }
 
 
 @pytest.mark.parametrize(
     ("layers", "problem"),
     [
-        (['{ type = "dense", units = 10 }'], "layers[0]: dense needs flat input, got 1×28×28; put a flatten before it"),
+        (
+            ['{ type = "dense", units = 10 }'],
+            "layers[0]: dense needs flat input, got 1×28×28; add a flatten layer before it",
+        ),
         (
             ['{ type = "flatten" }', '{ type = "conv", filters = 3, kernel_size = 3 }'],
-            "layers[1]: conv needs an image, got 784; put it before the flatten",
+            "layers[1]: conv needs an image, got 784; move it before the flatten layer",
         ),
         (
             ['{ type = "max-pool", size = [29, 2] }'],
-            "layers[0]: a 29×2 window is larger than its 28×28 feature map; "
-            "use fewer or smaller ones, or padding = 'same'",
+            "layers[0]: a 29×2 window is larger than the 28×28 feature map; "
+            "use a smaller window, fewer layers, or padding = 'same'",
         ),
         (
             ['{ type = "flatten" }', '{ type = "dense", units = 9 }'],
-            "layers: the last returns 9; expected one logit for each of 10 classes",
+            "layers: the last layer returns 9; expected 10, one logit per class",
         ),
         (
             ['{ type = "batch-norm" }'],
-            "layers: the last returns 1×28×28; expected one logit for each of 10 classes",
+            "layers: the last layer returns 1×28×28; expected 10, one logit per class",
         ),
     ],
 )
@@ -288,7 +293,7 @@ def test_impossible_layers_are_named(layers, problem):
 def test_networks_are_checked_with_the_actual_image_size():
     recipe = load_text(MINIMAL.replace("fashion-mnist", "idx:here").replace('form = "pooled"', 'form = "plain"'))
     assert set(trace_recipe(recipe, SourceFacts((1, 3, 3), ("a", "b")))) == {"m1"}
-    with pytest.raises(RecipeError, match=r"members\.m1\.model\.layers\[0\]: a 3×3 kernel is larger than its 2×3"):
+    with pytest.raises(RecipeError, match=r"members\.m1\.model\.layers\[0\]: a 3×3 kernel is larger than the 2×3"):
         trace_recipe(recipe, SourceFacts((1, 2, 3), ("a", "b")))
 
 
@@ -299,12 +304,12 @@ def test_override_of_the_name_renames_only_the_run():
 
 @pytest.mark.parametrize("name", ["../x", "..", "a/b", ""])
 def test_name_outside_the_folder_of_runs_is_refused(name):
-    assert any("can name a folder" in problem for problem in problems_of(MINIMAL, f'name="{name}"'))
+    assert any("the name of a folder" in problem for problem in problems_of(MINIMAL, f'name="{name}"'))
 
 
 def test_member_names_that_differ_only_in_case_are_refused():
     members = '\n[[members]]\nname = "k3"\n[[members]]\nname = "K3"\n'
-    assert problems_of(MINIMAL + members) == {"members: two are named 'k3'", "members: two are named 'K3'"}
+    assert problems_of(MINIMAL + members) == {f"members: 2 members are named 'k3' {SAME_CASE}"}
 
 
 def test_member_name_vote_is_refused():

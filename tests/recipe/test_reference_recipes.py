@@ -4,7 +4,7 @@ import pytest
 
 from fmcli.experiments.reproduce import published_systems
 from fmcli.recipe import load_recipe, shipped_recipes
-from fmcli.recipe.facts import KNOWN_SOURCES
+from fmcli.recipe.data import KNOWN_SOURCES
 from fmcli.recipe.tracing import trace_members
 
 # Weights + biases of each layer, in order: kernel sides, channels in, filters; or inputs, units.

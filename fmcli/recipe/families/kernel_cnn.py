@@ -1,4 +1,4 @@
-"""The family `kernel-cnn`: convolutional networks defined by their kernel size and widths."""
+"""The family `kernel-cnn`: convolutional networks defined by kernel sizes and widths."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
@@ -20,28 +20,23 @@ from fmcli.recipe.layers import (
 
 
 class KernelCnnSpec(Spec):
-    """A convolutional network defined by its kernel size and widths.
-
-    `plain`: per width, an unpadded convolution with batch normalisation and ReLU; then a dense layer with batch
-    normalisation. These are the networks of An et al. 2020, arXiv 2008.10400.
-    `pooled`: per width, a stage of convolutions with "same" padding, which halves the image; then global pooling. It
-    works for any image size and is fast on a CPU.
-    """
+    """A convolutional network defined by kernel sizes and widths."""
 
     family: Literal["kernel-cnn"] = "kernel-cnn"
     kernel_size: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(strict=False)] = Field(
-        description="Side of every convolution's kernel in pixels, or one per width: [3, 3, 7] has large kernels last."
+        description="Side of the kernels in pixels: one number, or a list with one number per width, such as [3, 3, 7]."
     )
     widths: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=50)] = Field(
-        description="Channels of each convolution (plain) or of each stage (pooled)."
+        description="Number of channels of each convolution (`plain`) or stage (`pooled`), in order."
     )
     form: Literal["plain", "pooled"] = Field(
         "plain",
-        description="`plain`: unpadded convolutions as in An et al. 2020. `pooled`: stages that halve the image, for "
-        "any image size.",
+        description="`plain`: one convolution without padding per width, then a dense layer, all with batch norm (An "
+        "et al. 2020, arXiv 2008.10400). `pooled`: one stage of padded convolutions per width, then global pooling. "
+        "Every stage except the last halves the image, so this form is fast and works for any image size.",
     )
     depth: Annotated[int, Field(gt=0, le=20)] = Field(
-        2, description="Convolutions per stage (pooled only). The first stage always has one."
+        2, description="Number of convolutions per stage, except in the first stage, which has one. Only for `pooled`."
     )
     init: Initialization = Field("torch", description=INIT_DESCRIPTION)
 
@@ -49,7 +44,7 @@ class KernelCnnSpec(Spec):
     def _one_kernel_size_per_width(self) -> Self:
         given, needed = len(self.kernel_sizes), len(self.widths)
         if given != needed:
-            raise ValueError(f"kernel_size takes one number, or one for each width ({needed}); got {given}")
+            raise ValueError(f"kernel_size must be one number, or a list of {needed}, one per width; got {given}")
         return self
 
     @property

@@ -15,14 +15,14 @@ class SequentialSpec(Spec):
 
     family: Literal["sequential"] = "sequential"
     layers: Annotated[tuple[LayerSpec, ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)] = Field(
-        description="The layers in order. The last one must return one logit per class."
+        description="Layers from first to last. The last layer must return one logit per class."
     )
     init: Initialization = Field("torch", description=INIT_DESCRIPTION)
 
     @field_validator("layers", mode="before")
     @classmethod
     def _limit_layers(cls, layers: Any) -> Any:
-        # Without this check pydantic would validate every layer first.
+        # pydantic checks max_length only after it has validated every layer.
         if isinstance(layers, list) and len(layers) > MAX_LAYERS:
             raise ValueError(f"got {len(layers)} layers; expected at most {MAX_LAYERS}")
         return layers
