@@ -1,4 +1,4 @@
-"""Measure speed and memory of fmcli and its peers on the same tasks, and the effect of speed on accuracy.
+"""Measure the speed, memory and time to accuracy of fmcli and its peers on the same tasks.
 
     make bench                                  all benchmarks on the CPU; takes hours
     python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
@@ -6,15 +6,15 @@
 
 README.md in this folder lists all benchmarks and their results. Method:
 
-- Each repeat of each peer runs in a new process. All peers measure a task before the next repeat begins, and a
-  different peer goes first in each repeat, so that a slow phase of the machine affects all peers alike.
+- Each repeat of each peer runs in a new process. All peers run a task once before the next repeat starts, and a
+  different peer goes first in each repeat, so that a slow phase of the machine affects all peers.
 - All peers use the same images, network, batch size, optimizer, learning rate, cores and threads. The exception is
   `quick`: the peers train it with AdamW instead of Muon, which is less work. Networks are converted from the recipe's
   list of layers; a test compares the numbers of parameters.
-- Training is timed after a warm-up, for some seconds and at least five steps. fmcli runs its own training loop and does
-  everything in its recipes: a learning rate per step, averaged weights, saved states. The peers omit these.
+- Training is timed after a warm-up, for some seconds and at least five steps. fmcli runs its own training loop and
+  everything that the recipe asks for: a learning rate per step, averaged weights, saved states. The peers omit these.
 - Keras is timed by epoch, because a callback after each step would slow it down. Its progress bar is off.
 - Results are medians over repeats, and ratios of medians. The shares of the machine's limits divide the operations and
   bytes in `works` by the fastest matrix product and copy measured in the same run.
-- The time to accuracy contains training only. It uses the accuracy on the test images, which selects nothing.
+- The time to accuracy includes only training. It uses the accuracy on the test images, which decides nothing.
 """

@@ -2,8 +2,8 @@
 
     python -m benchmarks.folding checkpoints/quick
 
-Predicts the test images with each member as trained, in fp32; folded, in fp32; and folded, in bfloat16. Writes JSON
-with hardware and versions to benchmarks/results/, and prints a table.
+Each member predicts the test images in three ways: as trained in fp32, folded in fp32, and folded in bfloat16. Writes
+JSON with hardware and versions to benchmarks/results/, and prints a table.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def predict(member: Checkpoint) -> NDArray[np.float32]:
 
 
 def compare(logits: NDArray[np.float32]) -> Iterator[dict[str, float]]:
-    """Yield the effect of folding, then of folding in bfloat16, on logits (3, n_images, n_classes) of a member."""
+    """Yield the largest changes of a member's logits (3, n_images, n_classes) by folding in fp32, then in bfloat16."""
     probabilities, labels = softmax(logits.astype(np.float64), axis=2), logits.argmax(axis=2)
     for variant in (1, 2):
         yield {
@@ -52,7 +52,7 @@ def compare(logits: NDArray[np.float32]) -> Iterator[dict[str, float]]:
 
 
 def measure(members: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
-    """Return the differences for each member, and the changed labels of their vote."""
+    """Return the changes for each member, and the number of changed labels of their vote."""
     logits = {name: predict(member) for name, member in members.items()}
     lines: list[dict[str, Any]] = []
     for name, one in logits.items():

@@ -19,7 +19,7 @@ STARTUP = {
 SECTIONS = ("limits", "startup", "train", "predict", "memory", "accuracy")
 GPU_WORKS = ("m3", "m5", "m7", "quick-k3", "quick-k5", "quick-k7")
 MEMORY_WORK = STARTUP_WORK = "quick-k3"
-MEMORY_REPEATS = 3  # memory hardly varies, and an epoch takes long
+MEMORY_REPEATS = 3  # memory hardly varies between repeats, and an epoch takes a long time
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ class Measurement:
 
     Args:
         section: One of `SECTIONS`.
-        work: A network. For accuracy, a recipe. For start-up, a command, or a network that trains for one step.
+        work: Name of a network. For accuracy, a recipe. For start-up, a command, or a network to train for one step.
         peers: Peers to measure.
         augment: Augment with rotation and translation.
-        repeats: Number of repeats.
+        repeats: Number of repeats per peer.
     """
 
     section: str
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str], *, description: str | None = None) -> argpar
     )
     parser.add_argument("--threads", type=int, default=len(available_cores()), help="threads and cores of each peer")
     parser.add_argument(
-        "--accuracy-recipes", nargs="+", default=["quick"], help="recipes to train completely; kernel-vote takes long"
+        "--accuracy-recipes", nargs="+", default=["quick"], help="recipes to train completely; kernel-vote takes hours"
     )
     parser.add_argument("--accuracy-repeats", type=int, default=1, help="number of seeds")
     parser.add_argument("--at-once", action="store_true", help="train all members of these recipes in parallel")
@@ -133,7 +133,7 @@ def plan(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measuremen
 
 
 def plan_accuracy(options: argparse.Namespace, peers: tuple[str, ...]) -> list[Measurement]:
-    """Return the complete trainings: of recipes with fmcli, and on request of the networks of quick with the peers."""
+    """Return the measurements of time to accuracy: recipes with fmcli and, on request, networks of quick with peers."""
     other_peers = tuple(peer for peer in peers if peer != "fmcli")
     works = [
         work for work, (recipe, _) in WORKS.items() if recipe == "quick" and options.accuracy_peers and other_peers

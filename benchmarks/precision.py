@@ -1,11 +1,12 @@
-"""Measure the accuracy cost of bfloat16, reordered layers, our own kernels and folded weights.
+"""Measure how bfloat16, reordered layers, our own kernels and folded weights change the accuracy.
 
     python -m benchmarks.precision roy-1 quick:2 --seeds 5
 
 Trains each recipe (`quick:2` for two epochs) over several seeds in two ways, with the same initial weights, order of
-images and augmentation. The first way is the default of fmcli. The second is the recipe as written: in fp32, layers in
-the recipe's order, without our own kernels, and tested without folding batch normalisation. An interrupted run can be
-repeated and continues. Writes JSON with hardware and versions to benchmarks/results/, and prints the README's table.
+images and augmentation. The first way is the default of fmcli. The second way is the recipe as written: in fp32, with
+the layers in the recipe's order, without our own kernels, and tested without folded batch normalisation. If it is
+interrupted, run the same command again to continue. Writes JSON with hardware and versions to benchmarks/results/, and
+prints the table of benchmarks/README.md.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def as_written() -> Iterator[None]:
 
 
 def train_and_predict(recipe: Recipe, member: str, splits: Splits, folder: Path, way: str) -> NDArray[np.float32]:
-    """Train a member unless it is trained already. Return its logits (n_images, n_classes) of the test images."""
+    """Train a member unless it is already trained. Return its logits (n_images, n_classes) of the test images."""
     train_member(recipe, member, splits, folder, device=CPU, resume=True)
     trained = load_checkpoint(folder / MODEL_FILE, device=CPU)
     network = inference_network(trained) if way == "fast" else trained.model
@@ -81,7 +82,7 @@ def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[s
 
 
 def show(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the README's table."""
+    """Yield the table of benchmarks/README.md."""
     yield "| recipe, epochs | member | as fmcli does | as written, in fp32 | difference | 95 % interval |"
     yield "|---|---|---|---|---|---|"
     for recipe, epochs in dict.fromkeys((one["recipe"], one["epochs"]) for one in results):
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "precision.json")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
-        parser.error("--seeds must be at least 2, for a spread")
+        parser.error("--seeds must be at least 2, to compute the spread")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     results = []

@@ -27,7 +27,8 @@ class Done:
     Args:
         output: Its standard output.
         seconds: Time from start to end.
-        peak_bytes: Peak memory of the process tree before its first output; None if not requested, or without /proc.
+        peak_bytes: Peak memory of the process tree before its first output; None if not requested or if there is no
+            /proc.
     """
 
     output: str
@@ -42,13 +43,14 @@ def run(
     limit: float | None = None,
     watch: bool = False,
 ) -> Done:
-    """Run a process and wait for its end.
+    """Run a process and wait until it ends.
 
     Args:
         command: Program and arguments.
-        environment: Complete environment; default: that of this process.
-        limit: Time limit in seconds; default: none.
-        watch: Measure the memory until the first output. (Unloading libraries at the end takes additional memory.)
+        environment: All environment variables. Default: the environment of this process.
+        limit: Time limit in seconds. Default: none.
+        watch: Measure the memory until the first output. Unloading libraries after it takes additional memory, which is
+            not measured.
 
     Raises:
         FailedError: The process failed or exceeded its time limit.
@@ -77,7 +79,7 @@ def run(
 
 @contextmanager
 def _kill_after(limit: float | None, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill a process after a time limit, or if this process is interrupted."""
+    """Kill a process after a time limit, or at the end of the block."""
     timer = None if limit is None else threading.Timer(limit, process.kill)
     try:
         if timer is not None:

@@ -3,9 +3,9 @@
     python -m benchmarks.profile roy-1
     python -m benchmarks.profile m5 --device cuda --augment
 
-On a CPU, the times are those of the training thread. Our own kernels count for the operator that calls them, and
-"the rest" is Python between operators. Profiling makes small operators slower. On a GPU, the times are those of its
-kernels, and "the rest" is idle time.
+On a CPU, the table shows the operators of the training thread. An operator that calls our own kernels includes their
+time. The row "between operators" is time in Python. Profiling makes small operators slower. On a GPU, the table shows
+the GPU's kernels, and the row "between operators" is idle time.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Cost:
     Args:
         name: Name of the operator, or of the kernel on a GPU.
         calls: Mean number of calls per step.
-        seconds: Time per step, without nested operators.
+        seconds: Time per step in seconds, without nested operators.
     """
 
     name: str
@@ -92,15 +92,15 @@ def sum_up(events: Iterable[FunctionEventAvg], n_steps: int, *, on_gpu: bool) ->
 
 
 def build(costs: Sequence[Cost], step_seconds: float, n_rows: int) -> Iterator[str]:
-    """Yield the lines of a table: the longest operators, the sum of all others, the rest and the whole step."""
-    others = costs[n_rows:]
+    """Yield the lines of a table: the slowest operators, the sum of the faster ones, and the time between operators."""
+    faster = costs[n_rows:]
     shown = [
         *costs[:n_rows],
-        Cost(f"{len(others)} others", sum(one.calls for one in others), sum(one.seconds for one in others)),
-        Cost("the rest", 0, step_seconds - sum(one.seconds for one in costs)),
-        Cost("a step", 0, step_seconds),
+        Cost(f"{len(faster)} more", sum(one.calls for one in faster), sum(one.seconds for one in faster)),
+        Cost("between operators", 0, step_seconds - sum(one.seconds for one in costs)),
+        Cost("whole step", 0, step_seconds),
     ]
-    yield from heading(["operator", "calls a step", "µs a step", "share"])
+    yield from heading(["operator", "calls per step", "µs per step", "share"])
     for cost in shown:
         name = cost.name if len(cost.name) <= NAME_LENGTH else f"{cost.name[: NAME_LENGTH - 1]}…"
         calls = f"{cost.calls:.1f}" if cost.calls else ""

@@ -1,10 +1,10 @@
-"""Train published systems in Keras: does fmcli miss a published figure because of fmcli, or by chance?
+"""Train published systems in Keras, to see whether fmcli or chance explains a difference from a published accuracy.
 
     python -m benchmarks.reports mell-fc --seeds 8
 
-Trains each recipe with `fit` of Keras, with the same network, optimizer, split and epochs, over several seeds. Adds the
-test accuracies, with hardware and versions, to a JSON file in benchmarks/results/. For recipes that divide pixels by
-255.
+Trains the network of each recipe with Keras's `fit` for several seeds, with the recipe's optimizer, split and epochs.
+Adds the test accuracies, with hardware and versions, to a JSON file in benchmarks/results/. The recipes must divide
+pixels by 255.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=count_cores())
     arguments = parser.parse_args()
     if arguments.seeds < 2:
-        parser.error("--seeds must be at least 2, for a spread")
+        parser.error("--seeds must be at least 2, to compute the spread")
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
     for name in arguments.recipes:

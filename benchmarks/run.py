@@ -4,7 +4,7 @@
     python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
     python -m benchmarks.run --device cuda --accuracy-recipes quick kernel-vote
 
-The last command trains the complete published schedule of kernel-vote. Without it, its time is estimated from the
+The last command trains kernel-vote for all its epochs. The other commands estimate the time for this from the
 throughput.
 """
 
@@ -81,7 +81,7 @@ def start_peer(options: argparse.Namespace, measurement: Measurement, peer: str,
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
-    """Return the environment of all peers: the same threads, and no GPU unless requested."""
+    """Return the environment variables of all peers: the same number of threads, and no GPU unless requested."""
     given = {
         "OMP_NUM_THREADS": str(options.threads),
         "KERAS_BACKEND": "tensorflow",
@@ -95,8 +95,8 @@ def train_completely(options: argparse.Namespace, recipe: str, seed: int, images
     """Train a recipe with the installed command, then evaluate the vote.
 
     Training does not use the recipe's validation images. It validates on the test images instead, so that the history
-    contains the test accuracy of each epoch, which selects nothing. The seconds are those of the training steps of all
-    members. With `--at-once` they are those of the slowest member, which shares the machine with the other members.
+    contains the test accuracy of each epoch. This accuracy decides nothing. `train_seconds` is the time of the training
+    steps of all members. With `--at-once`, it is the time of the slowest member, because all members train in parallel.
     """
     members = {member.name: member.trainer for member in load_recipe(recipe).members}
     n_images = count_images(images)
@@ -123,7 +123,7 @@ def train_completely(options: argparse.Namespace, recipe: str, seed: int, images
 
 
 def write_images(folder: Path) -> None:
-    """Write Fashion-MNIST as IDX files: `all` images, and `trained-on` without the validation images of recipes."""
+    """Write Fashion-MNIST as IDX files: `all` has all images, `trained-on` has no validation images of recipes."""
     from fmcli.data import load_source
     from fmcli.recipe import DataSpec
 
@@ -148,7 +148,7 @@ def count_images(folder: Path) -> int:
 
 
 def facts(measurement: Measurement) -> dict[str, Any]:
-    """Return the facts about a measurement that are known in advance."""
+    """Return the facts about a measurement that are known before it runs."""
     known: dict[str, Any] = {"section": measurement.section, "work": measurement.work}
     if measurement.section != "train":
         return known
@@ -179,7 +179,7 @@ def collect(answers: Mapping[Measurement, Mapping[str, Sequence[Answer]]]) -> li
 
 
 def estimate_schedule(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the estimated seconds of each peer for all of kernel-vote, from its throughput with augmentation."""
+    """Estimate the seconds in which each peer trains kernel-vote completely, from its throughput with augmentation."""
     recipe = load_recipe("kernel-vote")
     names = [member.name for member in recipe.members]
     rates: dict[str, list[float]] = {}

@@ -1,12 +1,12 @@
-"""Measure the cost of training by number of images, up to more than memory should hold, and by number of members.
+"""Measure the time and memory of training for different numbers of images and members.
 
     python -m benchmarks.scale
     python -m benchmarks.scale --images 10000 100000 --members 1 2
 
-Writes shifted images of Fashion-MNIST to IDX files and trains for one epoch a network that is so small that loading the
-images takes as long as training on them. Writes seconds, images per second and memory of the whole process as JSON to
-benchmarks/results/, with hardware and versions. Pages of the mapped file, which the system can reclaim, are counted
-separately from the memory of the process itself.
+Writes shifted images of Fashion-MNIST to IDX files and trains a network for one epoch. The network is so small that
+loading the images takes as long as training on them. Writes seconds, images per second and memory of the whole process
+as JSON to benchmarks/results/, with hardware and versions. Memory that is mapped from a file is counted separately,
+because the operating system can reclaim it at any time.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def draw_images(folder: Path, n_images: int, originals: ImageSet, *, seed: int) 
 
 
 def train(folder: Path, n_members: int, threads: int) -> dict[str, float]:
-    """Train members for one epoch with the command. Return seconds, images per second and peak memory."""
+    """Train members for one epoch with `fmcli train`. Return seconds, images per second and peak memory."""
     with tempfile.TemporaryDirectory() as temporary:
         recipe = Path(temporary, "scale.toml")
         members = "".join(f'[[members]]\nname = "m{number}"\n' for number in range(n_members))
@@ -92,7 +92,7 @@ def train(folder: Path, n_members: int, threads: int) -> dict[str, float]:
 
 
 def watch(pid: int, memory: dict[str, int]) -> None:
-    """Record the peak memory of a process in KiB until it ends: its own memory, and mapped files."""
+    """Record the peak memory of a process in KiB until it ends: its own memory and mapped files, separately."""
     names = {"RssAnon": "own", "RssFile": "mapped"}
     while True:
         try:

@@ -1,9 +1,9 @@
-"""Measure the accuracy of members and vote over seeds, and the time of the commands.
+"""Measure the accuracy of the members and the vote of a recipe for several seeds, and the time of the commands.
 
     python -m benchmarks.seeds quick --seeds 3
 
-Runs the installed `fmcli` as a user does. An interrupted run can be repeated and continues. Writes JSON with hardware
-and versions to benchmarks/results/, and prints the README's table.
+Runs the installed `fmcli` as a user does. If it is interrupted, run the same command again to continue. Writes JSON
+with hardware and versions to benchmarks/results/, and prints the README's table.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def run(*arguments: str) -> tuple[str, float]:
 
 
 def measure_seed(recipe: str, seed: int, folder: Path, threads: int) -> dict[str, Any]:
-    """Train a recipe with a seed unless it is trained already, and evaluate it on the test images."""
+    """Train a recipe with a seed unless it is already trained, and evaluate it on the test images."""
     trained, _ = run(
         *("train", "--recipe", recipe, "--seed", str(seed), "--output", str(folder), "--resume"),
         *("--device", "cpu", "--threads", str(threads), "--format", "json"),

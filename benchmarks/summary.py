@@ -23,9 +23,9 @@ def medians(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def ratios(of_peers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the ratio of fmcli to each peer and to the faster setting of Keras, in images per second.
+    """Return the ratio of fmcli's images per second to each peer's, and to the faster setting of Keras.
 
-    If images per second were not measured, compare memory, otherwise time.
+    If images per second were not measured, return ratios of memory; if memory was not measured, ratios of time.
 
     Args:
         of_peers: Medians of each peer.
@@ -47,7 +47,7 @@ def ratios(of_peers: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def shares(line: Mapping[str, Any], median: Mapping[str, float], limits: Mapping[str, float]) -> dict[str, float]:
-    """Return the shares of the machine's bf16 matrix rate and memory bandwidth that a training uses.
+    """Return the shares of the machine's bf16 matrix rate and memory bandwidth that training uses.
 
     Args:
         line: Entry with the operations and bytes per image.

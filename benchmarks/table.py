@@ -49,7 +49,13 @@ def build(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def throughput(title: str, lines: Sequence[Line], without: Sequence[Line] = ()) -> Iterator[str]:
-    """Yield a table of images per second, ratios, shares of the machine's limits, and fmcli's cost of augmentation."""
+    """Yield a table of images per second with ratios, shares of the machine's limits, and fmcli's cost of augmentation.
+
+    Args:
+        title: Heading of the first column.
+        lines: One entry per network.
+        without: The same networks without augmentation, to compute its cost. Default: leave out this column.
+    """
     if not lines:
         return
     peers = [peer for peer in TITLES if any(peer in line["peers"] for line in lines)]
@@ -86,7 +92,7 @@ def memory(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def startup(lines: Sequence[Line]) -> Iterator[str]:
-    """Yield the time of commands, and a table of the time of a process that trains for one step."""
+    """Yield the time of each command, and a table of the time of a process that trains for one step."""
     for line in lines:
         seconds = {peer: entry["median"].get("seconds") for peer, entry in line["peers"].items()}
         cells = {peer: "–" if found is None else f"{found:.2f} s" for peer, found in seconds.items()}
@@ -100,7 +106,7 @@ def startup(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield a table of the seconds until each test accuracy: one row per training, then the mean of several."""
+    """Yield a table of the seconds until each test accuracy: one row per training run, then their mean."""
     if not lines:
         return
     yield from heading(["Seconds of training until", *(f"{percent} %" for percent in thresholds), "at the end"])
@@ -115,7 +121,7 @@ def accuracy(lines: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
 
 
 def time_rows(work: str, peer: str, answers: Sequence[Line], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield a row for each member of a peer and one for the vote, with means over several trainings."""
+    """Yield a row for each member of a peer and one for the vote, with means over several training runs."""
     members: dict[str, list[Curve]] = {}
     for answer in answers:
         for member, curve in answer.get("members", {}).items():
@@ -132,7 +138,7 @@ def time_rows(work: str, peer: str, answers: Sequence[Line], thresholds: Sequenc
 
 
 def time_cells(curves: Sequence[Curve], thresholds: Sequence[int]) -> Iterator[str]:
-    """Yield cells: the time at which all trainings had reached each accuracy, and their final accuracy."""
+    """Yield the mean time until each accuracy, or `–` if a training run never reached it, then the final accuracy."""
     for percent in thresholds:
         seconds = [seconds_to(curve, percent / 100) for curve in curves]
         known = [one for one in seconds if one is not None]

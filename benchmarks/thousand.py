@@ -1,9 +1,9 @@
-"""Measure combining the predictions of 1,000 members for 10,000 images and 10 classes, and choosing 50 of them.
+"""Measure the time and memory to combine the predictions of 1,000 members, and to select 50 of these members.
 
     python -m benchmarks.thousand
 
-Writes random predictions and runs the commands as a user does, several times. Writes median seconds and peak memory of
-the whole process as JSON to benchmarks/results/, with hardware and versions.
+Writes random predictions for 10,000 images and 10 classes, and runs the commands several times, as a user does. Writes
+the median seconds and peak memory of the whole process as JSON to benchmarks/results/, with hardware and versions.
 """
 
 import argparse

@@ -35,8 +35,8 @@ class Work:
     """A network and its training.
 
     Args:
-        recipe: Recipe with this member only.
-        member: The member, without augmentation or with rotation and translation.
+        recipe: Recipe with only this member.
+        member: The member, either without augmentation or with rotation and translation.
         traces: Layers of the network with their shapes.
     """
 
@@ -62,19 +62,19 @@ def load_work(name: str, *, augment: bool = False) -> Work:
 
 
 def training_operations(traces: Sequence[LayerTrace]) -> int:
-    """Return the operations per image of a training step. A multiply-add counts as two.
+    """Return the operations per image of a training step. A multiply-add counts as two operations.
 
-    Each layer computes its output and the gradients of its weights and input. The first layer needs no gradient of its
-    input.
+    Each layer computes its output and the gradients of its weights and input. The first layer does not compute the
+    gradient of its input.
     """
     counts = [count for trace in traces if (count := trace.multiply_adds)]
     return 2 * (3 * sum(counts) - counts[0])
 
 
 def training_bytes(traces: Sequence[LayerTrace]) -> int:
-    """Return the bytes per image that a training step moves, with 2 bytes per number.
+    """Estimate the bytes per image that a training step moves, with 2 bytes per number.
 
-    The output of each layer is written and read in the forward pass and read in the backward pass; its gradient is
-    written and read. This is an estimate, not a bound: cached data never reaches memory.
+    The output of each layer is written and read in the forward pass and read in the backward pass. Its gradient is
+    written and read. The true number can be smaller, because cached data never reaches memory.
     """
     return 2 * 5 * sum(math.prod(trace.output_shape) for trace in traces)

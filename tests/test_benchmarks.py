@@ -79,7 +79,7 @@ def test_networks_in_plain_pytorch_compute_the_same_as_ours(layers):
     torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-5)
 
 
-def test_penalties_are_those_of_the_recipe():
+def test_the_peer_uses_the_l2_penalties_of_the_recipe():
     work = load_work("mell-cnn")
     model = torch_peer.build_network(work.traces)
     assert [factor for factor, _ in torch_peer.find_penalties(work, model)] == [1e-4, 1e-4]
@@ -195,7 +195,7 @@ def test_output_time_and_memory_of_a_process_are_measured():
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
-def test_memory_is_that_of_the_process_tree():
+def test_memory_of_child_processes_is_counted():
     child = "import time; held = bytearray(60_000_000); time.sleep(1)"
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{child}'])"
     assert processes.run([sys.executable, "-c", program], limit=30, watch=True).peak_bytes > 60_000_000
@@ -305,7 +305,7 @@ def test_the_tables_contain(line):
     assert line in list(build(json.loads(json.dumps(result()))))
 
 
-def test_several_trainings_are_shown_as_mean_and_spread():
+def test_several_training_runs_are_shown_as_mean_and_spread():
     curves = [[[10.0, 0.91], [20.0, 0.935]], [[14.0, 0.89], [24.0, 0.925]]]
     answers = [
         {"members": {"m1": curve}, "train_seconds": 1 + index, "command_seconds": 5, "vote_accuracy": 0.91}
@@ -377,19 +377,19 @@ def test_costs_are_per_step_and_count_once():
     assert [(cost.name, cost.seconds) for cost in on_gpu] == [("a kernel", pytest.approx(15e-6))]
     assert list(profile.build(on_cpu, 1e-3, 1))[2:] == [
         "| `aten::add` | 2.0 | 300 | 30.0 % |",
-        "| `1 others` | 1.0 | 200 | 20.0 % |",
-        "| `the rest` |  | 500 | 50.0 % |",
-        "| `a step` |  | 1,000 | 100.0 % |",
+        "| `1 more` | 1.0 | 200 | 20.0 % |",
+        "| `between operators` |  | 500 | 50.0 % |",
+        "| `whole step` |  | 1,000 | 100.0 % |",
     ]
 
 
 @pytest.mark.slow
-def test_a_profile_of_a_training_is_printed(fashion_mnist, monkeypatch, capsys):
+def test_a_profile_of_training_is_printed(fashion_mnist, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["profile", "mell-cnn", "--steps", "3", "--threads", "1"])
     profile.main()
     printed = capsys.readouterr().out
     assert "convolution" in printed
-    assert "| `a step` |" in printed
+    assert "| `whole step` |" in printed
 
 
 # --- effect of speed on accuracy -------------------------------------------------------------------------
@@ -431,5 +431,5 @@ def test_accuracies_are_compared_over_seeds(tiny_recipe, monkeypatch, capsys, tm
     assert precisions == {"fast": "bf16", "as-written": "fp32"}
     shown = capsys.readouterr().out
     assert shown.count("±") == 6
-    precision.main()  # everything is trained already
+    precision.main()  # everything is already trained
     assert capsys.readouterr().out == shown

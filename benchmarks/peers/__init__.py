@@ -23,7 +23,7 @@ class Job:
 
     Args:
         task: Name of the task, a key of the dict that the peer passes to `main`.
-        images: Folder of IDX files.
+        images: Folder with IDX files.
         work: Key of `works.WORKS`.
         augment: Augment with rotation and translation.
         bf16: Multiply in bfloat16. fmcli ignores it and chooses the precision itself.
@@ -43,7 +43,7 @@ class Job:
 
 
 def main(tasks: Mapping[str, Callable[[Job], Answer]]) -> None:
-    """Run the job on the command line, and print the answer with the peak memory of this process."""
+    """Run the job that the command line gives, and print the answer with the peak memory of this process."""
     job = Job(**json.loads(sys.argv[1]))
     answer = tasks[job.task](job)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -111,6 +111,6 @@ def time_passes(predict: Callable[[], object], n_images: int, seconds: float) ->
 
 
 def majority(logits: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Return the label with the most votes, (n_members, n_images, n_classes) to (n_images,). The lowest wins a tie."""
+    """Return the labels of the majority vote, (n_members, n_images, n_classes) to (n_images,). A tie: the lowest label."""
     votes = np.eye(logits.shape[2], dtype=np.int64)[logits.argmax(axis=2)].sum(axis=0)
     return votes.argmax(axis=1)

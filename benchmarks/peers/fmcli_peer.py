@@ -1,4 +1,4 @@
-"""Peer: fmcli, called as `fmcli train` and `fmcli ensemble evaluate` call it."""
+"""Peer: fmcli, with the same calls as `fmcli train` and `fmcli ensemble evaluate`."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +22,7 @@ from fmcli.training import train_member
 
 
 class StopTraining(Exception):
-    """Stops a training that has been timed for long enough."""
+    """Stops the training loop when it has been timed for long enough."""
 
 
 def image_set(job: Job, split: str, *, multiple_of: int = 1) -> ImageSet:
@@ -38,7 +38,7 @@ def run(job: Job, work: Work, epochs: int, is_last_step: Callable[[], bool] = la
         job: Device, threads and images.
         work: Network and recipe.
         epochs: Maximum number of epochs.
-        is_last_step: Called after each step; stops the training if it returns True.
+        is_last_step: Called after each step. If it returns True, training stops.
     """
     torch.set_num_threads(job.threads)
     images = image_set(job, "train", multiple_of=work.batch_size)

@@ -29,7 +29,7 @@ from fmcli.recipe.layers import (
 from fmcli.recipe.optimizer import AdamSpec, AdamWSpec, MuonSpec, OptimizerSpec, SgdSpec
 from fmcli.recipe.tracing import LayerTrace, pair
 
-MIN_FILLED = 0.7  # minimum share of the measuring time
+MIN_FILLED = 0.7  # minimum share of the measuring time that the timed epoch must take
 
 
 def build_network(traces: Sequence[LayerTrace], augment: AugmentSpec | None = None) -> keras.Sequential:
@@ -47,7 +47,7 @@ def build_network(traces: Sequence[LayerTrace], augment: AugmentSpec | None = No
 
 
 def build_layer(layer: LayerSpec) -> Iterator[kl.Layer]:
-    """Yield the Keras layers of a layer."""
+    """Yield the Keras layers for a layer of a recipe."""
     match layer:
         case Conv():
             yield kl.Conv2D(
@@ -87,7 +87,7 @@ def build_layer(layer: LayerSpec) -> Iterator[kl.Layer]:
 
 
 def build_optimizer(spec: OptimizerSpec) -> keras.optimizers.Optimizer:
-    """Return the recipe's optimizer. AdamW replaces Muon: it is the usual choice in Keras, and less work."""
+    """Return the recipe's optimizer, but AdamW instead of Muon: AdamW is the usual choice in Keras, and less work."""
     match spec:
         case AdamSpec(betas=(first, second)):
             return keras.optimizers.Adam(spec.lr, beta_1=first, beta_2=second, epsilon=spec.eps)
@@ -128,7 +128,7 @@ class Epochs(keras.callbacks.Callback):
 
 
 class TestedEpochs(Epochs):
-    """Time each epoch, and test after it while the clock is stopped."""
+    """Time each epoch, and test after it. Testing is not timed."""
 
     def __init__(self, images: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ def prepare(job: Job) -> None:
 
 
 def train(job: Job) -> Answer:
-    """Time one epoch that fills the measuring time. Shorter epochs before it compile, and estimate its size."""
+    """Time one epoch of about the measuring time. Earlier, shorter epochs compile and show how many steps it needs."""
     prepare(job)
     work = load_work(job.work, augment=job.augment)
     images, labels = in_memory(job, "train", multiple_of=work.batch_size)

@@ -1,4 +1,4 @@
-"""Peer: plain PyTorch in the style of tutorials: a DataLoader with two workers, transforms image by image."""
+"""Peer: plain PyTorch in the style of tutorials: a DataLoader with two workers that transform one image at a time."""
 
 import itertools
 import time
@@ -39,7 +39,7 @@ def build_network(traces: Sequence[LayerTrace]) -> nn.Sequential:
 
 
 def build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
-    """Yield the modules of a layer."""
+    """Yield the modules for a layer of a recipe."""
     layer = trace.layer
     match layer:
         case Conv():
@@ -68,7 +68,7 @@ def build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
 
 
 def build_conv(layer: Conv, input_shape: tuple[int, ...]) -> Iterator[nn.Module]:
-    """Yield a convolution, preceded by a padding module if the padding is asymmetric, which Conv2d cannot do."""
+    """Yield a convolution, after a padding module if its padding is asymmetric, which Conv2d does not support."""
     channels, *sides = input_shape
     kernel, stride = pair(layer.kernel_size), pair(layer.stride)
     padding = (0, 0)
@@ -82,7 +82,7 @@ def build_conv(layer: Conv, input_shape: tuple[int, ...]) -> Iterator[nn.Module]
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer. AdamW replaces Muon: it is the usual choice in PyTorch, and less work."""
+    """Return the recipe's optimizer, but AdamW instead of Muon: AdamW is the usual choice in PyTorch, and less work."""
     match spec:
         case AdamSpec():
             return torch.optim.Adam(model.parameters(), lr=spec.lr, betas=spec.betas, eps=spec.eps)
@@ -101,7 +101,7 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> torch.optim.Optimi
 
 
 def find_penalties(work: Work, model: nn.Sequential) -> list[tuple[float, nn.Parameter]]:
-    """Return each L2 factor of the recipe with its weights."""
+    """Return each L2 factor in the recipe with the weights of its layer."""
     factors = [trace.layer.l2 for trace in work.traces if isinstance(trace.layer, Conv | Dense)]
     weights = [module.weight for module in model if isinstance(module, nn.Conv2d | nn.Linear)]
     return [(factor, weight) for factor, weight in zip(factors, weights, strict=True) if factor]
@@ -126,7 +126,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def make_loader(job: Job, split: str, batch_size: int, augment: AugmentSpec, *, shuffle: bool) -> DataLoader:
-    """Return a loader of a split. A shuffled loader has whole batches only."""
+    """Return a loader of a split. With `shuffle`, all batches have the same size."""
     images, labels = read_images(job, split, multiple_of=batch_size if shuffle else 1)
     return DataLoader(
         ImageDataset(images, labels, augment),
