@@ -111,6 +111,6 @@ def time_passes(predict: Callable[[], object], n_images: int, seconds: float) ->
 
 
 def majority(logits: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Return the labels of the majority vote, (n_members, n_images, n_classes) to (n_images,). A tie: the lowest label."""
+    """Return the labels of the majority vote, (n_members, n_images, n_classes) to (n_images,). Lowest label wins."""
     votes = np.eye(logits.shape[2], dtype=np.int64)[logits.argmax(axis=2)].sum(axis=0)
     return votes.argmax(axis=1)
