@@ -40,6 +40,7 @@ CLI_MAY_IMPORT_AT_TOP = {
     "typer",
     "fmcli.choices",
     "fmcli.errors",
+    "fmcli.events",
     "fmcli.hardware.device",
     "fmcli.storage.atomic",
     "fmcli.recipe",

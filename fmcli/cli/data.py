@@ -9,6 +9,7 @@ import typer
 
 from fmcli.cli import options
 from fmcli.cli.data_spec import find_data_spec
+from fmcli.cli.plotters import data_plotters, save_figures
 from fmcli.errors import printable
 
 app = options.command_group("Download, verify and show datasets.")
@@ -23,8 +24,9 @@ def fetch_data(
 ) -> None:
     """Download a built-in dataset and verify it.
 
-    First, fmcli looks in --data-root, the user's cache and the system folder. If the dataset is in none of them, it is
-    downloaded from its mirrors. If no mirror can be reached, the Debian package is used. This needs no root rights.
+    First, fmcli looks in --data-root, the user's cache and the system folder. If the dataset is in none of them, fmcli
+    downloads it from its mirrors. If no mirror can be reached, fmcli downloads the Debian package, which needs no root
+    rights.
 
     Example: fmcli data fetch fashion-mnist
     """
@@ -35,27 +37,31 @@ def fetch_data(
     terminal.write(f"{fetch(source, data_root=data_root, log=terminal.note)}\n")
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, or a recipe, run, checkpoint, ensemble file or pack.",
+    ),
+]
+Grid = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file.")
+]
+DataOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the [data] table, for example 'data.size=[32,32]'. Can be repeated.",
+    ),
+]
+
+
 @app.command("info", short_help="Show classes, splits, digests and samples.")
 def show_data(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, or a recipe, run, checkpoint, ensemble file or pack.",
-        ),
-    ] = "fashion-mnist",
-    grid: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Change a key of the [data] table, for example 'data.size=[32,32]'. Can be repeated.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    source: Source = "fashion-mnist",
+    grid: Grid = None,
+    set_: DataOverrides = None,
     samples: Annotated[bool, typer.Option(help="Show one sample per class in the terminal.")] = True,
     data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
@@ -77,38 +83,19 @@ def show_data(
     terminal = Terminal()
     found = load_source(spec, data_root=data_root)
     splits = split_images(found, spec)
-    train = splits.train
-    present = splits.present()
-    document = data_document(
-        spec.source,
-        str(found.path),
-        train.input_shape,
-        {name: images.counts().tolist() for name, images in present.items()},
-        train.class_names,
-        {name: images.digest for name, images in present.items()},
-    )
     if found.validation is not None and splits.validation is not found.validation:
         terminal.note(
-            f"the source has {len(found.validation):,} validation images of its own, which are not used; "
+            f"not using the {len(found.validation):,} validation images of the source; "
             "to use them, set data.validation = { own = true }"
         )
     if grid is not None:
-        from fmcli.report.plots import SAMPLES_PER_CLASS, sample_figure, save_figure
-
-        name = f"{spec.source}, train"
-        samples_per_class = train.first_of_each_class(SAMPLES_PER_CLASS)
-        save_figure(
-            sample_figure(
-                samples_per_class.images, samples_per_class.labels, samples_per_class.class_names, source=name
-            ),
-            grid,
-        )
+        save_figures({"samples": data_plotters(spec, splits)["samples"]}, {"samples": grid}, terminal)
         terminal.note(f"wrote {printable(grid)}")
+    counts = {name: images.counts().tolist() for name, images in splits.present().items()}
+    digests = {name: images.digest for name, images in splits.present().items()}
+    train = splits.train
+    document = data_document(spec.source, str(found.path), train.input_shape, counts, train.class_names, digests)
     emit(document, format_, terminal)
     if samples and format_ == "table" and terminal.out.is_terminal:
-        samples_per_class = train.first_of_each_class(1)
-        terminal.print(
-            terminal_grid(
-                samples_per_class.images, samples_per_class.labels, samples_per_class.class_names, terminal.out
-            )
-        )
+        first = train.first_of_each_class(1)
+        terminal.print(terminal_grid(first.images, first.labels, first.class_names, terminal.out))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
-from fmcli.cli.member_pool import open_members, published_references, refuse_unused_labels, warn_scaling
+from fmcli.cli.member_pool import open_members, published_references, warn_scaling
 from fmcli.cli.plotters import write_member_plots
 from fmcli.errors import printable
 
@@ -15,7 +15,7 @@ SavePredictions = Annotated[
     typer.Option(
         "--save-predictions",
         metavar="PATH",
-        help="Also write each member's predictions into this folder. For one member, it can be a .safetensors file.",
+        help="Also write each member's predictions to this folder. For one member, you can give a .safetensors file.",
     ),
 ]
 
@@ -44,8 +44,7 @@ def evaluate(
     from fmcli.report.evaluation import evaluation_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    pool = open_members(members, device, terminal, together=False)
-    refuse_unused_labels([pool], labels)
+    pool = open_members(members, device, terminal, labels=labels, together=False)
     warn_scaling(pool.checkpoints, split, terminal)
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
@@ -53,10 +52,10 @@ def evaluate(
         for path in written:
             terminal.detail(f"wrote {printable(path)}")
         if save_predictions.is_dir() and (others := find_other_predictions(written)):
+            names = ", ".join(printable(path.parent.name) for path in others)
             terminal.note(
-                f"{printable(save_predictions)} also holds predictions of {printable(others[0].parent.name)}"
-                + (f" and {len(others) - 1} more" if len(others) > 1 else "")
-                + "; they will vote together if you name this folder"
+                f"{printable(save_predictions)} also has predictions from {names}; they vote together if you give the "
+                "folder to an ensemble command"
             )
     evaluations = [evaluate_member(member) for member in predictions]
     emit(evaluation_document(evaluations, split, published_references(pool)), format_, terminal)

@@ -1,4 +1,4 @@
-"""Open the members that a command names, choose their voting rule, and print warnings about them."""
+"""Open the members given on the command line, choose their voting rule, and warn about them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from fmcli.report.console import Terminal
 
 
-def open_members(paths: Sequence[Path], device: str, terminal: Terminal, *, together: bool = True) -> Pool:
+def open_members(
+    paths: Sequence[Path], device: str, terminal: Terminal, *, labels: Path | None = None, together: bool = True
+) -> Pool:
     """Load the members of runs, checkpoints, ensemble files, packs and predictions files.
 
     Args:
         paths: Paths from the command line.
         device: Value of `--device`.
         terminal: Prints loaded, missing and duplicate members.
+        labels: Value of `--labels`.
         together: Whether the members will vote together and must therefore match.
 
     Raises:
         CheckpointError: A member is missing or damaged, or members do not match.
+        UsageError: `labels` is given, but all members have the true classes.
     """
     from fmcli.checkpoints.layout import lost_snapshots, unfinished_members
     from fmcli.hardware.memory import keep_freed_memory
@@ -47,6 +51,7 @@ def open_members(paths: Sequence[Path], device: str, terminal: Terminal, *, toge
         terminal.note(f"skipped members of {printable(path)} whose files are missing: {', '.join(names)}")
     for name, same in pool.duplicates().items():
         terminal.note(f"{printable(name)} has the same weights as {printable(same)}, so they count twice")
+    refuse_unused_labels([pool], labels)
     return pool
 
 
@@ -54,11 +59,11 @@ def refuse_unused_labels(pools: Sequence[Pool], labels: Path | None) -> None:
     """Refuse `--labels` if no member needs them.
 
     Raises:
-        UsageError: `labels` is given, but all members know the true classes.
+        UsageError: `labels` is given, but all members have the true classes.
     """
     if labels is not None and not any(pool.has_external for pool in pools):
         raise UsageError(
-            "--labels is only for predictions of other tools; these members know the true classes",
+            "--labels is only for predictions from other tools; these members have the true classes",
             hint="omit --labels",
         )
 
@@ -72,10 +77,10 @@ def choose_rule(
     weights: str | None = None,
     groups: str | None = None,
 ) -> Combiner:
-    """Return the voting rule that the options select. Warn if it replaces the fitted rule of an ensemble."""
+    """Return the voting rule that the options select. Warn if the fitted rule of an ensemble is not used."""
     rule = pool.choose_rule(vote=vote, tie=tie, weights=_parse_weights(weights), groups=_parse_groups(groups))
     if pool.rule is not None and not rule.is_fitted:
-        terminal.note("another rule was chosen, so the fitted weights and temperature of the ensemble are not used")
+        terminal.note("these options change the voting rule, so the fitted weights and temperature are not used")
     return rule
 
 
@@ -121,9 +126,7 @@ def warn_biased_vote(pool: Pool, predictions: Sequence[Predictions], terminal: T
         if name not in duplicates:
             terminal.note(f"{printable(name)} has the same predictions as {printable(same)}, so they count twice")
     if pool.fitted_on is not None and pool.fitted_on.data_digest == predictions[0].data_digest != "":
-        terminal.note(
-            "this ensemble was selected or fitted on these images, so its score is too high; use --split test"
-        )
+        terminal.note("the ensemble was selected or fitted on these images, so its score is too high; use --split test")
 
 
 def published_references(pool: Pool) -> list[ReferenceSpec | None]:

@@ -1,5 +1,6 @@
 """Options and arguments that several commands share, and checks of their values."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -30,22 +31,23 @@ def refuse_to_replace(path: Path, overwrite: bool) -> None:
         UsageError: It exists and `overwrite` is false.
     """
     if path.exists() and not overwrite:
-        raise UsageError(f"{printable(path)} already exists", hint="--overwrite replaces it")
+        raise UsageError(f"{printable(path)} already exists", remedies=["replace"])
 
 
-def check_output(path: Path) -> Path:
-    """Return the path of an output file after checking that its folder is writable."""
-    check_writable(path)
-    return path
+def require_suffix(suffix: str, kind: str) -> Callable[[Path], Path]:
+    """Return a callback that checks the suffix of an output file and that its folder is writable."""
 
+    def check(path: Path) -> Path:
+        if path.suffix != suffix:
+            suggestion = path.with_suffix(suffix) if path.name else f"chosen{suffix}"
+            raise UsageError(
+                f"the name of {kind} must end in {suffix}; got {printable(path)}",
+                hint=f"use --output {printable(suggestion)}",
+            )
+        check_writable(path)
+        return path
 
-def _check_ensemble_file(path: Path) -> Path:
-    if path.suffix != ".toml":
-        raise UsageError(
-            f"the name of an ensemble file must end in .toml; got {printable(path)}",
-            hint=f"--output {printable(path.with_suffix('.toml') if path.name else 'chosen.toml')}",
-        )
-    return check_output(path)
+    return check
 
 
 def _check_plot_folder(folder: Path | None) -> Path | None:
@@ -76,8 +78,8 @@ DataRoot = Annotated[
         "--data-root",
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets, searched first for built-in datasets. It is also searched for a relative path in "
-        "data.source that does not exist in the current folder. fmcli data fetch downloads to it.",
+        help="Folder of datasets. fmcli looks here first for built-in datasets, and for a relative path in data.source "
+        "that does not exist in the current folder. fmcli data fetch downloads to this folder.",
     ),
 ]
 RecipeName = Annotated[
@@ -121,7 +123,7 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="True classes for predictions of other tools: a .npy array of integers, or a text file with one class "
+        help="True classes for predictions from other tools: a .npy array of integers, or a text file with one class "
         "per line.",
     ),
 ]
@@ -156,7 +158,7 @@ Plots = Annotated[
         metavar="DIR",
         file_okay=False,
         callback=_check_plot_folder,
-        help="Also draw figures into this folder, as PNG.",
+        help="Also write figures to this folder, as PNG files.",
     ),
 ]
 EnsembleOutput = Annotated[
@@ -164,9 +166,10 @@ EnsembleOutput = Annotated[
     typer.Option(
         "--output",
         "-o",
-        callback=_check_ensemble_file,
+        callback=require_suffix(".toml", "an ensemble file"),
         metavar="FILE",
         help="Ensemble file to write. Its name must end in .toml. The members must be in its folder or below.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Retrain = Annotated[bool, typer.Option("--overwrite", help="Delete existing runs and train from scratch.")]

@@ -7,7 +7,7 @@ only for the requested figures.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from fmcli.errors import CheckpointError, DataError, UsageError, printable
 from fmcli.storage.atomic import folder_names
 
 if TYPE_CHECKING:
-    from fmcli.data import ImageSet
+    from fmcli.data import Splits
     from fmcli.ensemble import VotingResult
     from fmcli.ensemble.predictions import Predictions
     from fmcli.events import EpochFinished
@@ -32,18 +32,23 @@ _MAX_NAMES_IN_TITLE = 4
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def draw_figures(plotters: Plotters, terminal: Terminal, *, strict: bool = False) -> dict[FigureName, Any]:
-    """Draw figures, and print which ones are skipped because they have no data.
+def save_figures(
+    plotters: Plotters, files: Mapping[FigureName, Path], terminal: Terminal, *, strict: bool = False
+) -> list[Path]:
+    """Draw all figures, then write them and return their paths. Skip figures without data and print their names.
 
     Args:
         plotters: The plotter of each figure.
+        files: The path of each figure.
         terminal: Prints the skipped figures.
         strict: Whether to raise an error instead of skipping a figure.
 
     Raises:
         DataError, CheckpointError: A figure has no data, and `strict` is true.
     """
-    figures: dict[FigureName, Any] = {}
+    from fmcli.report.plots import save_figure
+
+    figures = {}
     for name, draw in plotters.items():
         try:
             figures[name] = draw()
@@ -51,55 +56,33 @@ def draw_figures(plotters: Plotters, terminal: Terminal, *, strict: bool = False
             if strict:
                 raise
             terminal.note(f"skipped {name}: {printable(error.message)}")
-    return figures
-
-
-def save_figures(figures: Mapping[FigureName, Any], files: Mapping[FigureName, Path], terminal: Terminal) -> list[Path]:
-    """Write figures and return their paths."""
-    from fmcli.report.plots import save_figure
-
     for name, figure in figures.items():
-        missing = save_figure(figure, files[name])
-        if missing:
+        if missing := save_figure(figure, files[name]):
             terminal.note(f"no installed font has {missing}; {printable(files[name])} shows boxes instead")
     return [files[name] for name in figures]
 
 
-def draw_later(names: Sequence[FigureName], prepare: Callable[[], Plotters]) -> Plotters:
-    """Return plotters that call `prepare` once, when the first of them is called."""
-    prepared = cache(prepare)
-
-    def draw(name: FigureName) -> Any:
-        return prepared()[name]()
-
-    return {name: partial(draw, name) for name in names}
-
-
 def write_plots(folder: Path, plotters: Plotters, terminal: Terminal) -> None:
-    """Write figures as PNG files into the folder that `--plots` names."""
-    figures = draw_figures(plotters, terminal)
-    for path in save_figures(figures, {name: folder / f"{name}.png" for name in figures}, terminal):
+    """Write figures as PNG files to the folder that `--plots` gives."""
+    for path in save_figures(plotters, {name: folder / f"{name}.png" for name in plotters}, terminal):
         terminal.note(f"wrote {printable(path)}")
 
 
 # --- images -----------------------------------------------------------------------------------------------
 
 
-def data_plotters(spec: DataSpec, data_root: Path | None, *, split: SplitName = "train") -> Plotters:
+def data_plotters(spec: DataSpec, splits: Splits, *, split: SplitName = "train") -> Plotters:
     """Return plotters for samples of a split and the class counts of all splits.
 
     Raises:
-        DataError: The images are missing or damaged, or there is no such split.
+        DataError: There is no such split.
     """
-    from fmcli.data import load_splits
     from fmcli.report.plots import SAMPLES_PER_CLASS, class_count_figure, sample_figure
 
-    splits = load_splits(spec, data_root)
     shown, names = splits.named(split).first_of_each_class(SAMPLES_PER_CLASS), splits.train.class_names
     counts = {name: images.counts() for name, images in splits.present().items()}
-    source = f"{spec.source}, {split}"
     return {
-        "samples": lambda: sample_figure(shown.images, shown.labels, names, source=source),
+        "samples": lambda: sample_figure(shown.images, shown.labels, names, source=f"{spec.source}, {split}"),
         "class-counts": lambda: class_count_figure(counts, names, source=spec.source),
     }
 
@@ -122,14 +105,10 @@ def curve_plotters(
 
     best = {}
     for member, history in histories.items():
-        first, trainer = [epoch for epoch in history if not epoch.retrained], trainers.get(member)
-        if (
-            trainer is not None
-            and trainer.keep in ("best", "retrained")
-            and first
-            and first[0].validation_loss is not None
-        ):
-            best[member] = best_epoch(first, trainer.monitor) + 1
+        trainer = trainers.get(member)
+        scored = [epoch for epoch in history if not epoch.retrained and epoch.validation_loss is not None]
+        if scored and trainer is not None and trainer.keep in ("best", "retrained"):
+            best[member] = best_epoch(scored, trainer.monitor) + 1
     return {"curves": lambda: curve_figure(histories, of=of, best=best)}
 
 
@@ -142,7 +121,7 @@ def run_curve_plotters(paths: Iterable[Path]) -> Plotters:
     from fmcli.checkpoints.history import HISTORY_FILE, read_history
     from fmcli.checkpoints.layout import make_names_unique
 
-    # A member has one curve, even if it is named twice: by its own folder and by its run.
+    # A member has one curve, even if it is given twice: by its own folder and by its run.
     folders = list({folder.resolve(): folder for path in paths for folder in _history_folders(path)}.values())
     histories = [read_history(folder) for folder in folders]
     names = make_names_unique(
@@ -160,13 +139,12 @@ def _history_folders(path: Path) -> list[Path]:
 
     if not path.exists():
         raise CheckpointError(f"there is nothing at {printable(path)}", remedies=["train"])
-    own = path.parent if path.is_file() else path
-    in_run = [file.parent for file in sorted(path.glob(f"*/{HISTORY_FILE}"))]
-    if path.is_file() or (path / MODEL_FILE).is_file() or (path / HISTORY_FILE).is_file():
-        folders = [own] if (own / HISTORY_FILE).is_file() else []
-    else:
-        order = members_of_run(path)
-        folders = sorted(in_run, key=lambda folder: order.index(folder.name) if folder.name in order else len(order))
+    folder = path.parent if path.is_file() else path
+    folders = [folder]
+    if folder == path and not any((path / name).is_file() for name in (MODEL_FILE, HISTORY_FILE)):
+        in_run = sorted(file.parent.name for file in path.glob(f"*/{HISTORY_FILE}"))
+        folders = [path / name for name in members_of_run(path) or in_run]
+    folders = [folder for folder in folders if (folder / HISTORY_FILE).is_file()]
     if not folders:
         raise CheckpointError(
             f"{printable(path)} has no training history",
@@ -194,18 +172,18 @@ def _trainer_of(folder: Path) -> TrainerSpec | None:
 # --- searches ---------------------------------------------------------------------------------------------
 
 
-def trial_plotters(folders: Sequence[str]) -> Plotters:
+def trial_plotters(folders: Sequence[Path]) -> Plotters:
     """Return a plotter for the trials of a search.
 
     Raises:
-        UsageError: There are several folders, or the folder holds no search.
+        UsageError: There are several folders, or the folder has no search.
     """
     from fmcli.experiments.search import read_search
     from fmcli.report.plots import search_figure
 
     if len(folders) > 1:
-        raise UsageError("the trials figure shows one search", hint="name the folder of one search")
-    result = read_search(Path(folders[0]))
+        raise UsageError("the trials figure shows one search", hint="give the folder of one search")
+    result = read_search(folders[0])
     return {"trials": lambda: search_figure(result)}
 
 
@@ -216,25 +194,27 @@ def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None
     """Return plotters for the evaluation of a vote. The vote of one member is its own prediction.
 
     Args:
-        pool: The members. Their first network says where the images are.
+        pool: The members. The header of the first network has the source of the images.
         result: The predictions and the vote.
         data_root: Folder of datasets that is searched first.
     """
     from fmcli.report import plots
 
-    vote, rule, first = result.vote, result.rule, result.predictions[0]
+    first = result.predictions[0]
     names = [member.member for member in result.predictions]
     listed = ", ".join(names) if len(names) <= _MAX_NAMES_IN_TITLE else f"{len(names)} members"
-    name = names[0] if len(names) == 1 else f"{rule.vote} vote of {listed}"
+    name = names[0] if len(names) == 1 else f"{result.rule.vote} vote of {listed}"
     classified = plots.ClassifiedSplit(
-        name, first.split, first.class_names, first.labels, vote.labels, result.output_probabilities
+        name, first.split, first.class_names, first.labels, result.vote.labels, result.output_probabilities
     )
 
     @cache
     def images() -> Any:
+        from fmcli.data import load_splits
+
         if not pool.checkpoints:
-            raise DataError("the members are predictions files, which do not say where their images are")
-        return _load_split(pool.checkpoints[0].header.data, first.split, data_root).images
+            raise DataError("the members are predictions files, which do not contain the path of their images")
+        return load_splits(pool.checkpoints[0].header.data, data_root).named(first.split).images
 
     return {
         "confusion": lambda: plots.confusion_figure(classified),
@@ -244,12 +224,6 @@ def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None
         "predictions": lambda: plots.prediction_figure(images(), classified),
         "mistakes": lambda: plots.mistake_figure(images(), classified),
     }
-
-
-def _load_split(spec: DataSpec, split: str, data_root: Path | None) -> ImageSet:
-    from fmcli.data import load_splits
-
-    return load_splits(spec, data_root).named(split)
 
 
 def write_member_plots(

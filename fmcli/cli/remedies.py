@@ -1,52 +1,47 @@
-"""The option or command for each remedy that an error names."""
+"""The instruction for each remedy that an error names."""
 
 from itertools import groupby
 
 from fmcli.errors import Action, FmcliError, Remedy, printable
 
 TEXTS: dict[Action, str] = {
-    "batch-size": "--set trainer.batch_size=N with a smaller N needs less memory",
-    "data-root": "--data-root chooses another folder of datasets",
-    "device": "--device {value}",
-    "evaluate-again": "fmcli evaluate --save-predictions writes the file again",
-    "groups": "--groups names the group of each member in order, e.g. --groups 3,3,5,5",
-    "jobs": "--jobs {value}",
-    "labels": "--labels FILE gives the true classes",
-    "more-trials": "fmcli search --resume --trials N runs more trials",
-    "output": "--output chooses another path",
-    "overwrite": "--overwrite starts from scratch",
-    "pack": "fmcli ensemble pack {value} --output FILE.safetensors creates a pack",
-    "replace": "--overwrite replaces it",
-    "resume": "--resume continues the run",
-    "resume-run": "fmcli train --recipe {value}/recipe.toml --output {value} --resume continues the run",
-    "seeds": "--seeds N",
-    "set": "--set {value}",
-    "size": "--size sets the number of members",
-    "skip-done": "--skip-done keeps finished runs",
-    "soup-method": "--method uniform needs no validation images",
-    "split": "--split {value}",
-    "start-search": "fmcli search --recipe RECIPE starts a search",
-    "summary": "fmcli recipe show {value} --summary shows the shapes in a network that fits",
-    "threads": "--threads {value}",
-    "tie": "--tie {value}",
-    "train": "fmcli train --recipe quick trains a run",
-    "train-member": "--member {value} --set … --output … trains only this member, in another folder",
-    "unpack": "fmcli ensemble unpack {value} --output DIR extracts its members",
-    "vote": "--vote {value}",
-    "weights": "--weights takes one number per member in order, e.g. --weights 2,1,1",
+    "batch-size": "use a smaller batch with --set trainer.batch_size=N",
+    "data-root": "give another folder of datasets with --data-root",
+    "evaluate-again": "write the file again with: fmcli evaluate RUN --save-predictions DIR",
+    "groups": "give the group of each member in order, for example --groups 3,3,5,5",
+    "labels": "give the true classes with --labels FILE",
+    "more-trials": "run more trials with: fmcli search --recipe RECIPE --resume --trials N",
+    "output": "give another path with --output",
+    "overwrite": "use --overwrite to start from scratch",
+    "pack": "create a pack with: fmcli ensemble pack {value} --output FILE.safetensors",
+    "replace": "use --overwrite to replace it",
+    "resume": "use --resume to continue",
+    "resume-run": "continue the run with: fmcli train --recipe {value}/recipe.toml --output {value} --resume",
+    "seeds": "set the number of seeds with --seeds",
+    "size": "set the number of members with --size",
+    "skip-done": "use --skip-done to keep finished runs",
+    "soup-method": "use --method uniform, which needs no validation images",
+    "start-search": "start a search with: fmcli search --recipe RECIPE",
+    "summary": "see the shapes in a network that fits with: fmcli recipe show {value} --summary",
+    "train": "train a run with: fmcli train --recipe quick",
+    "train-member": "train only this member, in another folder, with --member {value} --set … --output …",
+    "unpack": "extract its members with: fmcli ensemble unpack {value} --output DIR",
+    "weights": "give one weight per member in order, for example --weights 2,1,1",
 }
+"""For all other actions, the instruction is to use the option of the same name."""
 
 
 def describe_remedy(remedy: Remedy) -> str:
-    """Return the option or command for a remedy."""
-    return TEXTS[remedy.action].format(value=printable(remedy.value))
+    """Return the instruction for a remedy."""
+    text = TEXTS.get(remedy.action, f"use --{remedy.action} {{value}}")
+    return text.format(value=printable(remedy.value))
 
 
 def hint_of(error: FmcliError) -> str | None:
-    """Return an error's hint followed by the option or command for each of its remedies, or None if it has neither.
+    """Return an error's hint followed by the instructions for its remedies, or None if it has neither.
 
     Alternative values of the same option are joined by "or".
     """
     by_action = groupby(error.remedies, key=lambda remedy: remedy.action)
-    texts = [" or ".join(map(describe_remedy, remedies)) for _, remedies in by_action]
-    return "; ".join(filter(None, [error.hint, *texts])) or None
+    texts = [" or ".join(map(describe_remedy, remedies)).replace(" or use ", " or ") for _, remedies in by_action]
+    return "; ".join(filter(None, [error.hint, ", or ".join(texts)])) or None

@@ -6,9 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
-from fmcli.cli.remedies import describe_remedy
-from fmcli.cli.stop_signals import interruptible
-from fmcli.cli.thread_count import set_threads
+from fmcli.cli.training_session import training_session
 
 
 def reproduce(
@@ -32,9 +30,7 @@ def reproduce(
             help="Keep finished runs and continue partial ones. Several processes can then share the work.",
         ),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete existing runs and train from scratch.")
-    ] = False,
+    overwrite: options.Retrain = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
     data_root: options.DataRoot = None,
@@ -48,26 +44,23 @@ def reproduce(
     """
     from fmcli.experiments.reproduce import published_systems
     from fmcli.experiments.reproduce import reproduce as run_systems
-    from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
-    from fmcli.report.progress import TrainingProgress
     from fmcli.report.published import published_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    resolved_device = resolve_device(device)
-    advice = set_threads(threads, resolved_device, advise=not skip_done)
-    with interruptible("--skip-done") as stoppable, TrainingProgress(terminal, advice, describe_remedy) as progress:
+    session = training_session(terminal, device, threads, resume_flag="--skip-done", advise=not skip_done)
+    with session as (on_device, reporter):
         results = run_systems(
             systems or published_systems(),
             output,
             seeds=seeds,
-            device=resolved_device,
+            device=on_device,
             overrides=set_ or (),
             skip_done=skip_done,
             overwrite=overwrite,
             threads=threads,
             data_root=data_root,
-            reporter=stoppable(progress),
+            reporter=reporter,
         )
     emit(published_document(results), format_, terminal)

@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
-from fmcli.cli.remedies import describe_remedy
-from fmcli.cli.stop_signals import interruptible
-from fmcli.cli.thread_count import set_threads
+from fmcli.cli.training_session import training_session
 from fmcli.errors import UsageError, printable
 from fmcli.storage.atomic import check_writable
 
@@ -44,26 +42,17 @@ def search(
     Example: fmcli search --recipe ams-search --write-recipe tuned.toml
     """
     from fmcli.experiments.search import open_search, run_search, write_winner
-    from fmcli.hardware.device import resolve_device
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
-    from fmcli.report.progress import TrainingProgress
     from fmcli.report.search import search_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    resolved_device = resolve_device(device)
-    advice = set_threads(threads, resolved_device, advise=True)
     chosen = open_search(recipe, output, overrides=set_ or (), trials=trials)
     if write_recipe is not None:
         _check_winner_path(recipe, write_recipe)
-    with interruptible("--resume") as stoppable, TrainingProgress(terminal, advice, describe_remedy) as progress:
+    with training_session(terminal, device, threads, resume_flag="--resume", advise=True) as (on_device, reporter):
         result = run_search(
-            chosen,
-            device=resolved_device,
-            resume=resume,
-            threads=threads,
-            data_root=data_root,
-            reporter=stoppable(progress),
+            chosen, device=on_device, resume=resume, threads=threads, data_root=data_root, reporter=reporter
         )
     emit(search_document(result), format_, terminal)
     if write_recipe is not None:

@@ -1,22 +1,18 @@
 """Stop training at Ctrl-C or SIGTERM, and print the command that continues it."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from fmcli import events
 from fmcli.errors import ExitStatus, InterruptedRun, printable
-
-if TYPE_CHECKING:
-    from fmcli.events import Event, Reporter
-
+from fmcli.events import Reporter
 
 _SIGNALS: dict[int, tuple[str, ExitStatus]] = {
     signal.SIGINT: ("interrupted", ExitStatus.INTERRUPTED),
@@ -25,7 +21,7 @@ _SIGNALS: dict[int, tuple[str, ExitStatus]] = {
 
 
 @contextmanager
-def interruptible(resume_flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
+def interruptible(reporter: Reporter, resume_flag: str) -> Iterator[Reporter]:
     """Turn Ctrl-C and SIGTERM into an error whose hint is the command that continues the work.
 
     While a member trains, the first signal takes effect at the end of the step, so that the state can be saved. A
@@ -35,23 +31,12 @@ def interruptible(resume_flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
     the hint is to run the same command again.
 
     Args:
+        reporter: Reporter that displays the events.
         resume_flag: Option that continues existing work. In the hint it replaces `--overwrite`.
 
     Yields:
-        A function that wraps a reporter. Without it, every signal ends the process immediately.
+        The reporter to pass to the training. It passes the events on, and stops the training after a signal.
     """
-    from fmcli.events import (
-        BatchPredicted,
-        CheckpointSaved,
-        EpochFinished,
-        MemberDiverged,
-        MemberFinished,
-        MemberStarted,
-        StepFinished,
-        StopRequest,
-        can_stop_at,
-    )
-
     hint = f"finished work is saved; continue with: {_resume_command(resume_flag)}"
     can_resume = "--overwrite" not in sys.argv
     received: list[int] = []
@@ -62,29 +47,26 @@ def interruptible(resume_flag: str) -> Iterator[Callable[[Reporter], Reporter]]:
         if not training or len(received) > 1:
             _exit_now(received[0], hint if can_resume else "nothing was trained yet; run the same command again")
 
-    def stoppable(reporter: Reporter) -> Reporter:
-        def report(event: Event) -> None:
-            nonlocal can_resume
-            can_resume = True
-            match event:
-                case MemberStarted() | StepFinished() | BatchPredicted() | EpochFinished():
-                    training.add(event.member)
-                case MemberFinished() | MemberDiverged():
-                    training.discard(event.member)
-                case CheckpointSaved():
-                    pass
-                case _:  # other events are sent between two runs
-                    training.clear()
-            if received and can_stop_at(event):
-                raise StopRequest
-            reporter(event)
-
-        return report
+    def report(event: events.Event) -> None:
+        nonlocal can_resume
+        can_resume = True
+        match event:
+            case events.MemberStarted() | events.StepFinished() | events.BatchPredicted() | events.EpochFinished():
+                training.add(event.member)
+            case events.MemberFinished() | events.MemberDiverged():
+                training.discard(event.member)
+            case events.CheckpointSaved():
+                pass
+            case _:  # other events are sent between two runs
+                training.clear()
+        if received and events.can_stop_at(event):
+            raise events.StopRequest
+        reporter(event)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stoppable
-    except StopRequest:
+        yield report
+    except events.StopRequest:
         word, status = _SIGNALS[received[0]]
         raise InterruptedRun(word, exit_status=status, hint=hint) from None
     finally:

@@ -7,45 +7,44 @@ import typer
 
 from fmcli.cli import options
 from fmcli.cli.plotters import curve_plotters, data_plotters, write_plots
-from fmcli.cli.remedies import describe_remedy
-from fmcli.cli.stop_signals import interruptible
-from fmcli.cli.thread_count import set_threads
+from fmcli.cli.training_session import training_session
 
 CHECKPOINTS = Path("checkpoints")
+MemberNames = Annotated[
+    list[str] | None, typer.Option("--member", metavar="NAME", help="Train only this member. Can be repeated.")
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder of the run. Default: checkpoints/RECIPE."),
+]
+SaveEvery = Annotated[
+    float,
+    typer.Option(min=0, metavar="MINUTES", help="Minutes between saves within one epoch. 0 saves after every step."),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        metavar="N",
+        help="Number of members to train in parallel. The cores are divided among them unless --threads is given. "
+        "Default: the number that is estimated to be fastest.",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Random seed. Short for --set trainer.seed=N.")]
 
 
 def train(
     recipe: options.RecipeName,
     set_: options.Overrides = None,
-    member: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Train only this member. Can be repeated.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder of the run. Default: checkpoints/RECIPE."),
-    ] = None,
+    member: MemberNames = None,
+    output: RunFolder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an existing run.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete an existing run and train from scratch.")
-    ] = False,
-    save_every: Annotated[
-        float,
-        typer.Option(
-            min=0, metavar="MINUTES", help="Minutes between saves within one epoch. 0 saves after every step."
-        ),
-    ] = 5.0,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            "-j",
-            min=1,
-            metavar="N",
-            help="Number of members to train in parallel. The cores are divided among them unless --threads is given. "
-            "Default: estimated to be fastest.",
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed. Short for --set trainer.seed=N.")] = None,
+    overwrite: options.Retrain = False,
+    save_every: SaveEvery = 5.0,
+    jobs: Jobs = None,
+    seed: Seed = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     data_root: options.DataRoot = None,
@@ -62,25 +61,22 @@ def train(
     """
     from fmcli.recipe import load_recipe
 
-    overrides = [*(set_ or []), *([f"trainer.seed={seed}"] if seed is not None else [])]
-    values = load_recipe(recipe, overrides)
+    values = load_recipe(recipe, [*(set_ or []), *([f"trainer.seed={seed}"] if seed is not None else [])])
     folder = output or CHECKPOINTS / values.name
 
-    from fmcli.hardware.device import resolve_device
+    from fmcli.data import load_splits
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.history import history_document
-    from fmcli.report.progress import TrainingProgress
     from fmcli.training.run import train_run
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    resolved_device = resolve_device(device)
-    advice = set_threads(threads, resolved_device, advise=not resume and (jobs or 1) == 1)
-    with interruptible("--resume") as stoppable, TrainingProgress(terminal, advice, describe_remedy) as progress:
+    advise = not resume and (jobs or 1) == 1
+    with training_session(terminal, device, threads, resume_flag="--resume", advise=advise) as (on_device, reporter):
         result = train_run(
             values,
             folder,
-            device=resolved_device,
+            device=on_device,
             members=member or (),
             resume=resume,
             overwrite=overwrite,
@@ -88,10 +84,11 @@ def train(
             save_after=60 * save_every,
             jobs=jobs,
             threads=threads,
-            reporter=stoppable(progress),
+            reporter=reporter,
         )
     emit(history_document(str(result.folder), result.histories), format_, terminal)
     if plots is not None:
         trainers = {spec.name: spec.trainer for spec in values.members}
         curves = curve_plotters(result.histories, trainers, of=folder.resolve().name)
-        write_plots(plots, {**data_plotters(values.data, data_root), **curves}, terminal)
+        images = data_plotters(values.data, load_splits(values.data, data_root))
+        write_plots(plots, {**images, **curves}, terminal)

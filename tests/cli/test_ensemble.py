@@ -261,7 +261,7 @@ def test_unused_labels_are_refused(cli, pool, tmp_path, command):
     output = ["--output", tmp_path / "made.toml"] if command in ("fit", "select") else []
     refused = cli("ensemble", command, *paths, "--labels", tmp_path / "truth.npy", *output)
     assert refused.status == 2
-    assert "these members know the true classes" in refused.err
+    assert "these members have the true classes" in refused.err
 
 
 def test_labels_are_accepted_if_one_ensemble_needs_them(cli, pool, tmp_path):
@@ -445,7 +445,7 @@ def test_mixed_kernel_sizes_are_compared_with_a_single_one(cli, pool, tmp_path):
     [
         (["{pool}"], 2, "needs two ensembles or more"),
         (["{pool}", "{pool}/nowhere"], 4, "nowhere"),
-        (["{pool}", "a="], 2, "names no ensemble"),
+        (["{pool}", "a="], 2, "is not an ensemble"),
         (["{pool}", "{pool}"], 2, "two ensembles are called"),
         (["a={pool}", "a={pool}/k3-1"], 2, "two ensembles are called a"),
         (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "groups"),
@@ -624,9 +624,9 @@ def test_warning_about_predictions_that_vote_twice(cli, pool, tmp_path):
 
 
 def test_note_about_other_predictions_in_the_same_folder(cli, pool, tmp_path):
-    assert "also holds" not in cli("evaluate", pool / "k3-1", "--save-predictions", tmp_path / "predictions").err
+    assert "also has" not in cli("evaluate", pool / "k3-1", "--save-predictions", tmp_path / "predictions").err
     message = cli("evaluate", pool / "k5-1", "--save-predictions", tmp_path / "predictions").err
-    assert "also holds predictions of k3-1; they will vote together" in message
+    assert "also has predictions from k3-1; they vote together" in message
 
 
 @pytest.mark.parametrize(

@@ -430,7 +430,7 @@ def test_an_unused_validation_set_is_reported(cli, pets):
     assert "validation" not in cli("data", "info", f"folder:{pets}").err
     draw(pets / "validation" / "dog" / "9.png", 240)
     told = cli("data", "info", f"folder:{pets}").err
-    assert "1 validation images of its own, which are not used" in told
+    assert "not using the 1 validation images of the source" in told
     assert "data.validation = { own = true }" in told
 
 

@@ -686,8 +686,7 @@ def send(number):
     os.kill(os.getpid(), number)
 
 def work():
-    with interruptible("--resume") as stoppable:
-        report = stoppable(lambda event: print(type(event).__name__, flush=True))
+    with interruptible(lambda event: print(type(event).__name__, flush=True), "--resume") as report:
         {work}
 
 try:

@@ -233,7 +233,7 @@ def test_parallel_members_are_reported_with_the_option_to_avoid_them(cli, tiny_r
         fmcli.training.run, "run_in_processes", lambda jobs, _, reporter: _run_one_at_a_time(jobs, reporter)
     )
     words = ["train", "--device", "cpu", "-r", tiny_recipe, "--set", "trainer.epochs=1", "-o", tmp_path / "run"]
-    expected = "training 2 members in parallel, 1 thread each: about 1.4 times as fast (one at a time: --jobs 1)"
+    expected = "training 2 members in parallel, 1 thread each: about 1.4 times as fast (one at a time: use --jobs 1)"
     assert expected in cli(*words).err
     assert "2 members in parallel" not in cli(*words, "--resume").err  # no member is left
 
@@ -243,8 +243,10 @@ def test_a_resumed_run_reports_why_members_train_in_parallel(capfd):
         progress(MembersInParallel(2, 1, None))
         progress(MembersInParallel(3, 4, None))
     err = " ".join(capfd.readouterr().err.split())
-    assert "2 members in parallel, 1 thread each: this run was started that way (one at a time: --threads 1)" in err
-    assert "3 members in parallel, 4 threads each: this run was started that way (one at a time: --threads 4)" in err
+    assert "2 members in parallel, 1 thread each: this run was started that way (one at a time: use --threads 1)" in err
+    assert (
+        "3 members in parallel, 4 threads each: this run was started that way (one at a time: use --threads 4)" in err
+    )
 
 
 @pytest.mark.parametrize("in_parallel", [True, False])

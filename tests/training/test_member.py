@@ -332,7 +332,7 @@ def test_a_member_is_not_trained_with_another_fingerprint_than_planned(splits, t
         CheckpointError, match=r"was planned with torch 2\.8\.0; it would now be trained with"
     ) as caught:
         check_fingerprint(now, planned, PLANNED, member="m", folder=tmp_path)
-    assert hint_of(caught.value).startswith("install torch 2.8.0 again; --resume continues")
+    assert hint_of(caught.value).startswith("install torch 2.8.0 again; use --resume to continue")
 
 
 @pytest.mark.parametrize(

@@ -419,7 +419,8 @@ def test_members_go_on_without_one_whose_loss_is_no_longer_finite(tiny_recipe, t
         DivergedError, match=r"1 of 2 members could not be trained: member k3: the loss of step"
     ) as caught:
         train(recipe, tmp_path / "run", reporter=events.append)
-    assert "a lower members.k3.optimizer.lr may help; --member k3 --set …" in hint_of(caught.value)
+    assert hint_of(caught.value).startswith("a lower members.k3.optimizer.lr may help; train only this member")
+    assert "with --member k3 --set … --output …" in hint_of(caught.value)
     assert [event.member for event in events if isinstance(event, MemberDiverged)] == ["k3"]
     assert (tmp_path / "run" / "k5" / MODEL_FILE).is_file()
     assert not (tmp_path / "run" / "k3" / MODEL_FILE).exists()
@@ -429,13 +430,15 @@ def test_what_is_advised_to_a_copy_of_a_member_that_diverges_can_be_typed(tiny_r
     overrides = ["members.k3.copies=2", "optimizer.name=sgd", "optimizer.lr=1e38"]
     with pytest.raises(DivergedError) as caught:
         train(tiny(tiny_recipe, *overrides), tmp_path / "run", members=["k3-2"])
-    assert "a lower optimizer.lr may help; --member k3-2 --set … --output …" in hint_of(caught.value)
+    assert hint_of(caught.value).startswith("a lower optimizer.lr may help; train only this member")
+    assert "with --member k3-2 --set … --output …" in hint_of(caught.value)
     train(tiny(tiny_recipe, *overrides, "optimizer.lr=1e-3"), tmp_path / "other", members=["k3-2"])
 
     overrides.append("members.k5.optimizer.lr=0.1")
     with pytest.raises(DivergedError) as caught:
         train(tiny(tiny_recipe, *overrides), tmp_path / "third", members=["k3-2"])
-    assert "a lower members.k3.optimizer.lr may help; --member k3-2 --set …" in hint_of(caught.value)
+    assert hint_of(caught.value).startswith("a lower members.k3.optimizer.lr may help; train only this member")
+    assert "with --member k3-2 --set … --output …" in hint_of(caught.value)
     train(tiny(tiny_recipe, *overrides, "members.k3.optimizer.lr=1e-3"), tmp_path / "fourth", members=["k3-2"])
 
 

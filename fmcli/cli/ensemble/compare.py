@@ -8,43 +8,48 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
-from fmcli.cli.member_pool import (
-    choose_rule,
-    open_members,
-    refuse_unused_labels,
-    warn_biased_vote,
-)
+from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels, warn_biased_vote
 from fmcli.errors import UsageError
+
+Ensembles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ENSEMBLE",
+        help="A run, an ensemble file, a pack, or members separated by commas. NAME=… gives it a name.",
+    ),
+]
+Draws = Annotated[
+    int | None,
+    typer.Option(
+        min=10,
+        metavar="N",
+        help="Draw about N random ensembles with mixed kernel sizes, and about N of each single kernel size, and "
+        "compare them.",
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(min=2, metavar="N", help="With --draws: members per ensemble. Default: the number of kernel sizes."),
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        metavar="G,G,…",
+        help="With --draws: group of each member in order, for example 3,3,5, in place of its kernel size.",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.")]
 
 
 def compare(
-    ensembles: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ENSEMBLE",
-            help="A run, an ensemble file, a pack, or members separated by commas. NAME=… gives it a name.",
-        ),
-    ],
+    ensembles: Ensembles,
     vote: options.Vote = None,
     tie: options.Tie = None,
     split: options.Split = "test",
-    draws: Annotated[
-        int | None,
-        typer.Option(
-            min=10,
-            metavar="N",
-            help="Draw about N random ensembles with mixed kernel sizes, and about N of each single kernel size, and "
-            "compare them.",
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=2, metavar="N", help="With --draws: members per ensemble. Default: the number of kernel sizes."
-        ),
-    ] = None,
-    groups: options.Groups = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.")] = None,
+    draws: Draws = None,
+    size: Size = None,
+    groups: Groups = None,
+    seed: Seed = None,
     labels: options.Labels = None,
     device: options.Device = "auto",
     data_root: options.DataRoot = None,
@@ -54,12 +59,13 @@ def compare(
 ) -> None:
     """Compare ensembles on the same images: accuracy, differences, confidence intervals and significance tests.
 
-    With --draws, compare mixed kernel sizes with a single kernel size. All members form one pool.
+    With --draws, all members form one pool, and ensembles with mixed kernel sizes are compared with ensembles of a
+    single kernel size.
 
     Example: fmcli ensemble compare checkpoints/quick k3=checkpoints/quick/k3
     """
     if draws is None and (size is not None or groups is not None or seed is not None):
-        raise UsageError("--size, --groups and --seed need --draws", hint="--draws 200")
+        raise UsageError("--size, --groups and --seed need --draws", hint="add --draws 200")
 
     from fmcli.ensemble.comparison import compare_ensembles
     from fmcli.ensemble.heterogeneity import compare_heterogeneous
@@ -72,8 +78,7 @@ def compare(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     named = [_parse(word) for word in ensembles]
     if draws is not None:
-        pool = open_members([path for _, paths in named for path in paths], device, terminal)
-        refuse_unused_labels([pool], labels)
+        pool = open_members([path for _, paths in named for path in paths], device, terminal, labels=labels)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
         predictions = predict_pool(replace(pool, groups=rule.groups), split, data_root=data_root, labels=labels)
         study = compare_heterogeneous(predictions, rule, size=size, draws=draws, seed=seed or 0)
@@ -97,5 +102,5 @@ def _parse(word: str) -> tuple[str, list[Path]]:
     name, equals, listed = word.partition("=")
     paths = [Path(path) for path in (listed if equals else word).split(",") if path]
     if not paths or not name:
-        raise UsageError(f"{word!r} names no ensemble", hint="write PATH, PATH,PATH or NAME=PATH,PATH")
+        raise UsageError(f"{word!r} is not an ensemble", hint="give PATH, PATH,PATH or NAME=PATH,PATH")
     return name if equals else word, paths

@@ -5,12 +5,11 @@ from fmcli.cli.member_pool import (
     choose_rule,
     open_members,
     published_references,
-    refuse_unused_labels,
     warn_biased_vote,
     warn_scaling,
 )
 from fmcli.cli.plotters import evaluation_plotters, write_plots
-from fmcli.errors import UsageError
+from fmcli.errors import Remedy, UsageError
 
 
 def evaluate(
@@ -43,11 +42,12 @@ def evaluate(
     from fmcli.report.ensemble_evaluation import ensemble_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    pool = open_members(members, device, terminal)
-    refuse_unused_labels([pool], labels)
+    pool = open_members(members, device, terminal, labels=labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if groups is not None and rule.vote != "two-level":
-        raise UsageError("--groups needs a two-level vote", hint="--vote two-level")
+        raise UsageError(
+            f"--groups needs a two-level vote; got a {rule.vote} vote", remedies=[Remedy("vote", "two-level")]
+        )
     warn_scaling(pool.checkpoints, split, terminal)
     result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, views=tta)
     warn_biased_vote(pool, result.predictions, terminal)

@@ -1,7 +1,7 @@
 """`fmcli ensemble fit`."""
 
 from fmcli.cli import options
-from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels
+from fmcli.cli.member_pool import choose_rule, open_members
 
 
 def fit(
@@ -21,7 +21,7 @@ def fit(
 ) -> None:
     """Fit the weights and temperature of a voting rule on validation images, and write an ensemble file.
 
-    evaluate, predict, plot and the ensemble commands accept this file in place of a run.
+    You can give this file instead of a run to evaluate, predict, plot and the ensemble commands.
 
     Example: fmcli ensemble fit checkpoints/quick --vote weighted-soft --output checkpoints/fitted.toml
     """
@@ -33,8 +33,7 @@ def fit(
     from fmcli.report.ensemble_files import fit_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    pool = open_members(members, device, terminal)
-    refuse_unused_labels([pool], labels)
+    pool = open_members(members, device, terminal, labels=labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if rule.is_fitted:
         terminal.note("the ensemble is already fitted; writing it unchanged")

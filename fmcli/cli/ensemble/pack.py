@@ -7,21 +7,23 @@ import typer
 
 from fmcli.cli import options
 from fmcli.cli.member_pool import choose_rule, open_members
-from fmcli.errors import DataError, UsageError, printable
+from fmcli.errors import DataError, printable
+
+PackOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        callback=options.require_suffix(".safetensors", "a pack"),
+        metavar="FILE",
+        help="File to write. Its name must end in .safetensors.",
+    ),
+]
 
 
 def pack(
     members: options.Networks,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            callback=options.check_output,
-            metavar="FILE",
-            help="File to write. Its name must end in .safetensors.",
-        ),
-    ],
+    output: PackOutput,
     vote: options.Vote = None,
     tie: options.Tie = None,
     weights: options.Weights = None,
@@ -31,12 +33,10 @@ def pack(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write an ensemble to one file: its members, rule, temperature, classes and everything that predict needs.
+    """Write an ensemble to one file, which contains everything that fmcli predict needs.
 
     Example: fmcli ensemble pack checkpoints/quick --output quick.safetensors
     """
-    if output.suffix != ".safetensors":
-        raise UsageError(f"the name of a pack must end in .safetensors; got {printable(output)}")
     options.refuse_to_replace(output, overwrite)
 
     from fmcli.members.compose import ComposedEnsemble, check_not_packed, fit_ensemble, pack_ensemble

@@ -6,31 +6,37 @@ import typer
 
 from fmcli.choices import Measure, SelectionMethod
 from fmcli.cli import options
-from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels
+from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.errors import UsageError
+
+Method = Annotated[SelectionMethod, typer.Option(help="How to select members; see above.")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Maximum number of members. For greedy, the number of steps. Default: greedy 20, diverse 10, exhaustive "
+        "3.",
+    ),
+]
+By = Annotated[Measure, typer.Option(help="Validation score to improve.")]
+Bags = Annotated[
+    int | None,
+    typer.Option(
+        min=0, metavar="N", help="For greedy: select from N random halves of the pool, and add up the counts."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.")]
 
 
 def select(
     members: options.Members,
     output: options.EnsembleOutput,
-    method: Annotated[SelectionMethod, typer.Option(help="Selection method, see above.")] = "greedy",
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Maximum number of members; for greedy, the number of steps. Default: greedy 20, diverse 10, "
-            "exhaustive 3.",
-        ),
-    ] = None,
-    by: Annotated[Measure, typer.Option(help="Score to improve.")] = "accuracy",
-    bags: Annotated[
-        int | None,
-        typer.Option(
-            min=0, metavar="N", help="For greedy: select from N random halves of the pool and add up the selections."
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.")] = None,
+    method: Method = "greedy",
+    size: Size = None,
+    by: By = "accuracy",
+    bags: Bags = None,
+    seed: Seed = None,
     vote: options.Vote = None,
     tie: options.Tie = None,
     labels: options.Labels = None,
@@ -45,18 +51,20 @@ def select(
 
     greedy: repeatedly add the member that improves the vote most. A member added twice gets twice the weight.
 
-    diverse: as greedy, but each member at most once, chosen among those that disagree most with the vote so far.
+    diverse: start with the best member. Repeatedly look at the members that disagree most with the vote so far, and
+    add the one that improves the vote most. Each member is added at most once.
 
     exhaustive: try all subsets. Only for small pools.
 
     Example: fmcli ensemble select checkpoints/quick checkpoints/snapshots --size 3 --output checkpoints/chosen.toml
     """
     options.refuse_to_replace(output, overwrite)
-    greedy_options = [option for option, value in (("--bags", bags), ("--seed", seed)) if value is not None]
-    if greedy_options and method != "greedy":
-        raise UsageError(
-            f"{greedy_options[0]} needs --method greedy; got --method {method}", hint=f"omit {greedy_options[0]}"
-        )
+    chosen = {name: value for name, value in (("bags", bags), ("seed", seed)) if value is not None}
+    if chosen and method != "greedy":
+        option = f"--{next(iter(chosen))}"
+        raise UsageError(f"{option} needs --method greedy; got --method {method}", hint=f"omit {option}")
+    if size is not None:
+        chosen["size"] = size
 
     from fmcli.members.compose import select_ensemble, write_ensemble
     from fmcli.members.validation import predict_shared_validation
@@ -65,12 +73,9 @@ def select(
     from fmcli.report.ensemble_files import selection_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    pool = open_members(members, device, terminal)
-    refuse_unused_labels([pool], labels)
+    pool = open_members(members, device, terminal, labels=labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
     predictions = predict_shared_validation(pool, data_root=data_root, labels=labels)
-    given = {"size": size, "bags": bags, "seed": seed}
-    chosen = {name: value for name, value in given.items() if value is not None}
     composed = select_ensemble(pool, predictions, rule, method=method, by=by, **chosen)
     write_ensemble(output, composed)
     assert composed.selection is not None
