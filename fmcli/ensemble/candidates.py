@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.choices import Measure
+from fmcli.choices import Measure, TieRule
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.additive import MEMBER_SCORES
 from fmcli.ensemble.rules.vote import Floats, Labels, Logits, probabilities_of
@@ -41,6 +41,8 @@ class Candidates:
         y_true: (n_samples,).
         rule: Voting rule.
         tie: Tie rule.
+        by: Measure to improve.
+        size: Maximum number of members of an ensemble.
         indices: (n_members,), from 0 to n_members - 1.
         leads: float32 (n_classes - 1, n_samples, n_members), the leads of the other classes in each member's scores.
         min_leads: float32 (n_classes - 1, n_samples), the minimum over members.
@@ -53,6 +55,8 @@ class Candidates:
     y_true: Labels
     rule: str
     tie: str
+    by: Measure
+    size: int
     indices: Indices
     leads: NDArray[np.float32]
     min_leads: NDArray[np.float32]
@@ -89,16 +93,10 @@ def empty_ensemble(pool: Candidates) -> PartialEnsemble:
     return PartialEnsemble((), np.zeros(pool.min_leads.shape), np.zeros(len(pool.y_true)))
 
 
-def prepare_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie: str = "probability") -> Candidates:
-    """Compute the scores that each member adds to a vote.
-
-    Args:
-        logits: (n_members, n_samples, n_classes).
-        y_true: (n_samples,).
-        rule: An additive rule; see `rules.additive.MEMBER_SCORES`.
-        size: Maximum number of members of an ensemble.
-        tie: Tie rule; see `rules.vote.TIE_RULES`.
-    """
+def prepare_candidates(
+    logits: Logits, y_true: Labels, *, rule: str, tie: TieRule, by: Measure, size: int
+) -> Candidates:
+    """Compute the scores that each member adds to a vote; for the arguments, see `Candidates`."""
     n_members, n_samples, n_classes = logits.shape
     other_classes = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)
     leads = np.empty((n_classes - 1, n_samples, n_members), dtype=np.float32)
@@ -118,21 +116,31 @@ def prepare_candidates(logits: Logits, y_true: Labels, rule: str, size: int, tie
     largest = np.maximum(np.abs(min_leads), np.abs(max_leads)).max(axis=0, initial=0)
     tolerance = np.float32(1e-7) * (1 + largest)
     return Candidates(
-        logits, y_true, rule, tie, np.arange(n_members), leads, min_leads, max_leads, tolerance, true_probabilities
+        logits=logits,
+        y_true=y_true,
+        rule=rule,
+        tie=tie,
+        by=by,
+        size=size,
+        indices=np.arange(n_members),
+        leads=leads,
+        min_leads=min_leads,
+        max_leads=max_leads,
+        tolerance=tolerance,
+        true_probabilities=true_probabilities,
     )
 
 
-def best_addition(pool: Candidates, ensemble: PartialEnsemble, indices: Indices, by: Measure) -> tuple[Ranking, int]:
+def best_addition(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) -> tuple[Ranking, int]:
     """Return the ranking of the ensemble with its best additional member, and the index of that member.
 
     Args:
         pool: The pool.
         ensemble: The members selected so far.
         indices: Members to choose from; the first of equally good members is chosen.
-        by: Measure.
     """
     ranking = []
-    for measure in MEASURES[by]:
+    for measure in MEASURES[pool.by]:
         values = score_additions(pool, ensemble, indices, measure)
         ranking.append(float(values.max()))
         indices = indices[values == values.max()]

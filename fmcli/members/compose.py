@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from fmcli.checkpoints.layout import MODEL_FILE
-from fmcli.choices import VotingRule
+from fmcli.choices import SelectionMethod, VotingRule
 from fmcli.ensemble import Combiner, cross_fit, fit_combiner
 from fmcli.ensemble.file import FittedOn, MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
-from fmcli.ensemble.selection import SELECTION_METHODS, Selection
+from fmcli.ensemble.selection import Selection, select_members
 from fmcli.errors import Remedy, UsageError, printable
 from fmcli.members.pool import Member, Pool
 from fmcli.members.predict import PredictOptions
@@ -69,7 +69,7 @@ def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
 
 
 def select_ensemble(
-    pool: Pool, predictions: Sequence[Predictions], rule: Combiner, *, method: str, **options: object
+    pool: Pool, predictions: Sequence[Predictions], rule: Combiner, *, method: SelectionMethod, **options: Any
 ) -> ComposedEnsemble:
     """Select members by their predictions on validation images.
 
@@ -77,8 +77,8 @@ def select_ensemble(
         pool: The candidates.
         predictions: Each candidate's predictions on validation images.
         rule: The rule for the selected members; its scores must be sums over members.
-        method: A key of `SELECTION_METHODS`.
-        options: Options of the method.
+        method: Selection method.
+        **options: Options of `select_members`.
 
     Raises:
         UsageError: There are no candidates, or the method does not support the rule.
@@ -86,7 +86,7 @@ def select_ensemble(
     logits, y_true = stack_logits(predictions), predictions[0].labels
     # The weight of a member is the number of times that it is selected.
     vote = cast(VotingRule, rule.vote.removeprefix("weighted-"))
-    selection: Selection = SELECTION_METHODS[method](logits, y_true, rule=vote, tie=rule.tie, **options)
+    selection = select_members(logits, y_true, method=method, rule=vote, tie=rule.tie, **options)
     selected = pool.subset(selection.members)
     weights = None if len(set(selection.counts)) == 1 else tuple(float(count) for count in selection.counts)
     selected_logits = logits[list(selection.members)]

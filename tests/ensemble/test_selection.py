@@ -7,9 +7,10 @@ from math import ceil
 import numpy as np
 import pytest
 
+from fmcli.ensemble import selection
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.additive import MEMBER_SCORES
-from fmcli.ensemble.selection import SELECTION_METHODS, select_diverse, select_exhaustive, select_greedy
+from fmcli.ensemble.selection import SELECTION_METHODS, select_members
 from fmcli.errors import UsageError
 
 every_method = pytest.mark.parametrize("method", sorted(SELECTION_METHODS))
@@ -33,7 +34,7 @@ def coarse_pool(seed, n_members=7, n_samples=60, n_classes=4):
 
 
 def choose(method, pool, **options):
-    return SELECTION_METHODS[method](*pool, **{"size": 4, **options})
+    return select_members(*pool, method=method, **{"size": 4, **options})
 
 
 # --- reference implementations ---------------------------------------------------------------------------
@@ -55,15 +56,12 @@ def slow_prefix(pool, members, rule, by):
     return max((members[:n] for n in range(1, len(members) + 1)), key=lambda team: slow_ranking(*pool, team, rule, by))
 
 
-def slow_greedy(pool, rule, by, size, initial, replace, indices=None):
+def slow_greedy(pool, rule, by, size, indices=None):
     indices = range(len(pool[0])) if indices is None else sorted(indices)
     by_itself = sorted(indices, key=lambda index: slow_ranking(*pool, [index], rule, by), reverse=True)
-    team = slow_prefix(pool, by_itself[:initial], rule, by)
+    team = slow_prefix(pool, by_itself[: max(1, size // 5)], rule, by)
     while len(team) < size:
-        candidates = [index for index in indices if replace or index not in team]
-        if not candidates:
-            break
-        team = [*team, slow_best(pool, team, candidates, rule, by)]
+        team = [*team, slow_best(pool, team, indices, rule, by)]
     return team, slow_prefix(pool, team, rule, by)
 
 
@@ -92,11 +90,11 @@ def pools(rule):
 
 @every_rule
 @every_measure
-@pytest.mark.parametrize(("initial", "replace"), [(1, True), (4, True), (3, False)])
-def test_greedy_equals_its_reference(pools, rule, by, initial, replace):
+@pytest.mark.parametrize("size", [4, 10])  # starts with the best single member, or with up to two
+def test_greedy_equals_its_reference(pools, rule, by, size):
     for pool in pools:
-        path, best = slow_greedy(pool, rule, by, 8, initial, replace)
-        chosen = select_greedy(*pool, rule=rule, by=by, size=8, initial=initial, replace=replace)
+        path, best = slow_greedy(pool, rule, by, size)
+        chosen = choose("greedy", pool, rule=rule, by=by, size=size)
         assert [index for index, _ in chosen.path] == path
         assert dict(zip(chosen.members, chosen.counts, strict=True)) == Counter(best)
         scores = [abs(slow_ranking(*pool, path[: n + 1], rule, by)[0]) for n in range(len(path))]
@@ -111,9 +109,8 @@ def test_bagged_greedy_equals_its_reference(pools, rule, by):
         expected = Counter()
         for _ in range(3):
             indices = rng.choice(7, 4, replace=False).tolist()
-            expected.update(slow_greedy(pool, rule, by, 5, 2, True, indices)[1])
-        options = {"size": 5, "initial": 2, "bags": 3, "bag_share": 0.5, "seed": 5}
-        chosen = select_greedy(*pool, rule=rule, by=by, **options)
+            expected.update(slow_greedy(pool, rule, by, 10, indices)[1])
+        chosen = choose("greedy", pool, rule=rule, by=by, size=10, bags=3, seed=5)
         assert list(zip(chosen.members, chosen.counts, strict=True)) == list(expected.items())
         assert chosen.path == ()
 
@@ -122,7 +119,7 @@ def test_bagged_greedy_equals_its_reference(pools, rule, by):
 @every_measure
 def test_exhaustive_equals_its_reference(pools, rule, by):
     for pool in pools:
-        chosen = select_exhaustive(*pool, rule=rule, by=by, size=4)
+        chosen = choose("exhaustive", pool, rule=rule, by=by)
         assert chosen.members == slow_exhaustive(pool, rule, by, 4)
         assert set(chosen.counts) == {1}
 
@@ -130,9 +127,10 @@ def test_exhaustive_equals_its_reference(pools, rule, by):
 @every_rule
 @every_measure
 @pytest.mark.parametrize("share", [0.01, 0.4, 1])
-def test_diverse_equals_its_reference(pools, rule, by, share):
+def test_diverse_equals_its_reference(monkeypatch, pools, rule, by, share):
+    monkeypatch.setattr(selection, "_DIVERSE_SHARE", share)
     for pool in pools:
-        chosen = select_diverse(*pool, rule=rule, by=by, size=9, share=share)
+        chosen = choose("diverse", pool, rule=rule, by=by, size=9)
         assert list(chosen.members) == slow_diverse(pool, rule, by, 9, share)
         assert len(chosen.path) == 7
 
@@ -182,8 +180,8 @@ def test_the_rule_decides_if_single_precision_cannot(rule):
     right = rng.random((8, 80)) < 0.6
     answers = np.where(right, y_true, rng.integers(0, 3, (8, 80)))
     pool = (30 * np.eye(3)[answers] + rng.normal(size=(8, 80, 3))).astype(np.float32), y_true
-    path, best = slow_greedy(pool, rule, "accuracy", 8, 1, True)
-    chosen = select_greedy(*pool, rule=rule, size=8, initial=1)
+    path, best = slow_greedy(pool, rule, "accuracy", 8)
+    chosen = choose("greedy", pool, rule=rule, size=8)
     assert [index for index, _ in chosen.path] == path
     assert dict(zip(chosen.members, chosen.counts, strict=True)) == Counter(best)
 
@@ -248,14 +246,15 @@ def test_the_score_is_between_the_best_member_and_the_best_subset(method, rule, 
         pool = random_pool(seed, n_members=6)
         sign = 1 if by == "accuracy" else -1
         alone, best = (sign * choose("exhaustive", pool, rule=rule, by=by, size=size).score for size in (1, 4))
-        options = {"replace": False} if method == "greedy" else {}
-        score = sign * choose(method, pool, rule=rule, by=by, **options).score
-        assert alone - 1e-12 <= score <= best + 1e-12  # the order of addition changes the last bits
+        chosen = choose(method, pool, rule=rule, by=by)
+        assert alone - 1e-12 <= sign * chosen.score  # the order of addition changes the last bits
+        if set(chosen.counts) == {1}:  # a member with a higher weight can be better than all subsets
+            assert sign * chosen.score <= best + 1e-12
 
 
 @every_measure
 def test_the_best_step_of_the_path_is_returned(by):
-    chosen = select_greedy(*random_pool(seed=14), by=by, size=20)
+    chosen = choose("greedy", random_pool(seed=14), by=by, size=20)
     scores = [score for _, score in chosen.path]
     assert len(scores) == 20
     assert chosen.score == pytest.approx(max(scores) if by == "accuracy" else min(scores), rel=1e-9)
@@ -264,10 +263,11 @@ def test_the_best_step_of_the_path_is_returned(by):
     )
 
 
-def test_bags_of_the_whole_pool_agree_and_their_counts_add_up():
+def test_bags_of_the_whole_pool_agree_and_their_counts_add_up(monkeypatch):
+    monkeypatch.setattr(selection, "_BAG_SHARE", 1)
     pool = random_pool(seed=15)
-    once = select_greedy(*pool, size=6)
-    chosen = select_greedy(*pool, size=6, bags=3, bag_share=1)
+    once = choose("greedy", pool, size=6)
+    chosen = choose("greedy", pool, size=6, bags=3)
     assert chosen.members == once.members
     assert chosen.counts == tuple(3 * count for count in once.counts)
     assert chosen.score == once.score
@@ -275,25 +275,20 @@ def test_bags_of_the_whole_pool_agree_and_their_counts_add_up():
 
 def test_each_bag_selects_and_the_seed_determines_the_bags():
     pool = random_pool(seed=16, n_members=12)
-    draws = [select_greedy(*pool, size=1, bags=20, bag_share=0.2, seed=seed) for seed in (0, 0, 1)]
+    draws = [choose("greedy", pool, size=1, bags=20, seed=seed) for seed in (0, 0, 1)]
     assert [sum(chosen.counts) for chosen in draws] == [20, 20, 20]
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_selection_without_replacement_ends_with_the_pool():
-    chosen = select_greedy(*random_pool(seed=17), size=50, replace=False)
-    assert sorted(index for index, _ in chosen.path) == list(range(7))
-    assert set(chosen.counts) == {1}
-
-
-def test_a_smaller_share_selects_more_diverse_members():
+@pytest.mark.parametrize(("share", "second"), [(1, 1), (0.5, 2)])
+def test_a_smaller_share_selects_more_diverse_members(monkeypatch, share, second):
     # The first member is the best. The third differs most from it; the second improves its vote most.
     y_true = np.array([0, 0, 0, 0, 0, 0])
     answers = np.array([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 2]])
     sure = np.array([[3, 3, 3, 3, 1, 1], [3, 3, 1, 1, 3, 3], [1, 1, 1, 3, 3, 3]])
     logits = sure[:, :, None] * np.eye(3)[answers]
-    assert select_diverse(logits, y_true, size=2, share=1).path[1] == (1, 1.0)
-    assert select_diverse(logits, y_true, size=2, share=0.5).path[1][0] == 2
+    monkeypatch.setattr(selection, "_DIVERSE_SHARE", share)
+    assert choose("diverse", (logits, y_true), size=2).path[1][0] == second
 
 
 @every_method
@@ -321,7 +316,7 @@ def test_a_rule_that_is_not_additive_is_refused_with_the_choices(method, rule):
 @every_method
 def test_a_pool_of_one_is_refused(method):
     logits, y_true = random_pool(seed=0)
-    with pytest.raises(UsageError, match="two members or more; got 1"):
+    with pytest.raises(UsageError, match="at least two members; got 1"):
         choose(method, (logits[:1], y_true))
 
 
@@ -345,31 +340,15 @@ def test_logits_of_another_shape_are_refused_and_their_shape_is_named(method, sh
 @every_method
 def test_labels_of_another_shape_are_refused(method):
     logits, y_true = random_pool(seed=0)
-    with pytest.raises(UsageError, match="need labels of shape"):
+    with pytest.raises(UsageError, match="do not fit labels of shape"):
         choose(method, (logits, y_true[1:]))
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        ("greedy", {"by": "los"}, "unknown measure 'los'; did you mean 'loss'"),
-        ("greedy", {"size": 0}, "size .* 1 or more; got 0"),
-        ("exhaustive", {"size": -1}, "size .* 1 or more; got -1"),
-        ("diverse", {"size": 0}, "size .* 1 or more; got 0"),
-        ("greedy", {"initial": 0}, "with 1 to 4 members.* got 0"),
-        ("greedy", {"initial": 5}, "with 1 to 4 members.* got 5"),
-        ("greedy", {"bags": -1}, "0 or more; got -1"),
-        ("greedy", {"bags": 1, "bag_share": 0}, "above 0 and at most 1; got 0"),
-        ("greedy", {"bags": 1, "bag_share": 1.5}, "above 0 and at most 1; got 1.5"),
-        ("diverse", {"share": 0}, "above 0 and at most 1; got 0"),
-        ("diverse", {"share": float("nan")}, "above 0 and at most 1; got nan"),
-        ("exhaustive", {"max_subsets": 97}, "7 members have 98 subsets of up to 4; the limit is 97"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(method, options, message):
-    with pytest.raises(UsageError, match=message):
-        choose(method, random_pool(seed=0), **options)
-
-
-def test_the_maximum_number_of_subsets_is_allowed():
-    assert select_exhaustive(*random_pool(seed=0), size=4, max_subsets=98).members
+@pytest.mark.parametrize(("limit", "is_allowed"), [(98, True), (97, False)])
+def test_an_exhaustive_search_of_too_many_subsets_is_refused(monkeypatch, limit, is_allowed):
+    monkeypatch.setattr(selection, "MAX_SUBSETS", limit)
+    if is_allowed:
+        assert choose("exhaustive", random_pool(seed=0)).members
+    else:
+        with pytest.raises(UsageError, match="7 members have 98 subsets of up to 4; the limit is 97"):
+            choose("exhaustive", random_pool(seed=0))

@@ -144,8 +144,11 @@ def check_logits(logits: Logits) -> None:
             "logits must have the shape (n_members, n_samples, n_classes) with at least one member and one class; "
             f"got {logits.shape}"
         )
-    if not np.isfinite(logits).all():
-        raise UsageError("logits must be finite; a member gave NaN or infinity", hint="train that member again")
+    for index, member in enumerate(logits):
+        if not np.isfinite(member).all():
+            raise UsageError(
+                f"logits must be finite; member {index + 1} gave NaN or infinity", hint="train that member again"
+            )
 
 
 def check_vote(logits: Logits, tie: str) -> None:
