@@ -1,9 +1,9 @@
-"""Predictions: the logits of a member on a split, with labels and provenance, in memory and in files."""
+"""Predictions: a member's logits on a split with the true labels, in memory and in files."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class Predictions:
         class_names: Names in label order.
         member: Name of the member.
         split: `train`, `validation` or `test`.
-        data_digest: SHA-256 of the split's images and labels; empty for predictions of other tools.
-        recipe_digest: SHA-256 of the member's recipe; empty for predictions of other tools.
+        data_digest: SHA-256 of the split's images and labels; empty for predictions from other tools.
+        recipe_digest: SHA-256 of the member's recipe; empty for predictions from other tools.
         group: Group in a two-level vote: the kernel sizes of the network; empty if unknown.
     """
 
@@ -46,7 +46,7 @@ class Predictions:
 
     @property
     def choices(self) -> NDArray[np.int64]:
-        """int64 (n_samples,), the class with the highest logit, or the lowest label among equal logits."""
+        """Predicted labels, int64 (n_samples,): the highest logit wins; among equal logits, the lowest label."""
         return np.asarray(self.logits.argmax(axis=1))
 
 
@@ -70,7 +70,7 @@ class ImagePrediction:
         votes: Number of members that chose the winning class.
         top: The winning class and the next best classes, ordered by score and then by probability.
         undecided: Whether the probability is below the requested minimum.
-        error: Why the image cannot be read; then all other results are None or empty.
+        error: Why the image cannot be read; the fields before it are then None, empty or False.
     """
 
     name: str
@@ -87,7 +87,7 @@ class ImagePrediction:
 
 
 def predictions_file(split: str) -> str:
-    """Return the file name of predictions on a split, within a member's folder."""
+    """Return the name of the file with the predictions on a split, in a member's folder."""
     return f"{split}.safetensors"
 
 
@@ -129,61 +129,43 @@ def digest_arrays(*arrays: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionsHeader:
-    """The header of a predictions file; see `Predictions`."""
-
-    class_names: tuple[str, ...]
-    member: str
-    split: str
-    data_digest: str
-    recipe_digest: str
-    group: str
-
-
-def read_predictions_header(path: Path) -> PredictionsHeader:
-    """Read the header of a predictions file, but not its arrays.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or not a predictions file.
-    """
-    return _read(path, with_arrays=False)[0]
-
-
-def load_predictions(path: Path) -> Predictions:
+def load_predictions(path: Path, *, header_only: bool = False) -> Predictions:
     """Read predictions that `save_predictions` wrote.
 
+    Args:
+        path: The file.
+        header_only: Whether to skip the arrays, which is fast. Logits and labels are then empty, and the digest is not
+            checked.
+
     Raises:
         CheckpointError: The file is missing, damaged or not a predictions file.
     """
-    header, arrays = _read(path, with_arrays=True)
-    predictions = Predictions(arrays["logits"], arrays["labels"], **asdict(header))
+    try:
+        with open_tensors(path, "np") as file:
+            metadata = file.metadata() or {}
+            check_format(path, metadata, FORMAT, kind="a predictions file", remedies=["evaluate-again"])
+            fields = {name: metadata[name] for name in _TEXT_FIELDS}
+            class_names = _parse_class_names(metadata["classes"])
+            if header_only:
+                return Predictions(
+                    np.empty((0, len(class_names)), np.float32), np.empty(0, np.int64), class_names, **fields
+                )
+            arrays = {name: file.get_tensor(name) for name in ("logits", "labels")}
+            _check_digest(metadata, arrays, path)
+    except KeyError as error:
+        raise CheckpointError(f"the header of the predictions {printable(path)} has no {printable(error)}") from error
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read predictions {printable(path)}: {printable(error)}") from error
+    predictions = Predictions(**arrays, class_names=class_names, **fields)
     _check(predictions, path)
     return predictions
 
 
-def _read(path: Path, *, with_arrays: bool) -> tuple[PredictionsHeader, dict[str, NDArray[Any]]]:
-    try:
-        with open_tensors(path, "np") as file:
-            metadata = file.metadata() or {}
-            header = _parse_header(metadata, path)
-            if not with_arrays:
-                return header, {}
-            arrays = {name: file.get_tensor(name) for name in ("logits", "labels")}
-            _check_digest(metadata, arrays, path)
-            return header, arrays
-    except KeyError as error:
-        raise CheckpointError(f"{printable(path)} lacks {printable(error)} in the header of predictions") from error
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot read predictions {printable(path)}: {printable(error)}") from error
-
-
-def _parse_header(metadata: Mapping[str, str], path: Path) -> PredictionsHeader:
-    check_format(path, metadata, FORMAT, kind="a predictions file", remedies=["evaluate-again"])
-    names = json.loads(metadata["classes"])
+def _parse_class_names(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError("the header's classes are not a list of names")
-    return PredictionsHeader(tuple(names), **{name: metadata[name] for name in _TEXT_FIELDS})
+    return tuple(names)
 
 
 def _check_digest(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
@@ -198,19 +180,14 @@ def _check_digest(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]
 
 def _check(predictions: Predictions, path: Path) -> None:
     logits, labels, n_classes = predictions.logits, predictions.labels, len(predictions.class_names)
-    if labels.ndim != 1 or logits.shape != (len(labels), n_classes):
-        raise CheckpointError(
-            f"{printable(path)} has {n_classes} classes, but logits of shape {logits.shape} "
-            f"and labels of shape {labels.shape}"
-        )
+    found = f"logits {logits.dtype} {logits.shape} and labels {labels.dtype} {labels.shape}"
+    expected = f"logits float32 {(labels.size, n_classes)} and labels int64 {(labels.size,)}"
+    if found != expected:
+        raise CheckpointError(f"{printable(path)} has {found}; expected {expected}")
     if n_classes > MAX_CLASSES:
         raise CheckpointError(f"{printable(path)} has {n_classes} classes; the limit is {MAX_CLASSES}")
     if not labels.size:
         raise CheckpointError(f"{printable(path)} has predictions for 0 images", remedies=["evaluate-again"])
-    if logits.dtype != np.float32 or labels.dtype != np.int64:
-        raise CheckpointError(
-            f"{printable(path)}: logits must be float32 and labels int64; got {logits.dtype} and {labels.dtype}"
-        )
     if not np.isfinite(logits).all():
         raise CheckpointError(f"{printable(path)}: logits must be finite; some are NaN or infinite")
     if not (labels.min() >= 0 and labels.max() < n_classes):
@@ -229,20 +206,21 @@ def check_same_images(predictions: Sequence[Predictions]) -> None:
         CheckpointError: There are no members, or the classes, splits, images or labels of two members differ.
     """
     if not predictions:
-        raise CheckpointError("an ensemble needs one member or more")
+        raise CheckpointError("an ensemble needs at least one member")
     first = next((member for member in predictions if member.data_digest), predictions[0])
     for other in predictions:
         names = f"{printable(first.member)} and {printable(other.member)}"
         if other.class_names != first.class_names:
             raise CheckpointError(
-                f"{names} have different classes: {_listing(first.class_names)} and {_listing(other.class_names)}",
+                f"{names} have different classes: {_list_classes(first.class_names)} and "
+                f"{_list_classes(other.class_names)}",
                 hint="combine members that were trained on the same classes",
             )
         if other.split != first.split or (other.data_digest and other.data_digest != first.data_digest):
             raise CheckpointError(
                 f"{names} were evaluated on different images ({first.split} {first.data_digest[:12]} and "
                 f"{other.split} {other.data_digest[:12]})",
-                hint="combine members whose recipes split the same data in the same way",
+                hint="combine members whose recipes have the same [data] section",
             )
         if not np.array_equal(other.labels, first.labels):
             raise CheckpointError(
@@ -256,7 +234,7 @@ def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
     """Stack members' logits into one array.
 
     Args:
-        predictions: One or more members on the same images.
+        predictions: Predictions of at least one member, all on the same images.
 
     Returns:
         float32 (n_members, n_samples, n_classes).
@@ -268,7 +246,8 @@ def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
     return np.stack([member.logits for member in predictions])
 
 
-def _listing(names: Sequence[str], max_names: int = 4) -> str:
+def _list_classes(names: Sequence[str], max_names: int = 4) -> str:
+    """Return the first class names and the number of all."""
     listed = ", ".join(printable(name) for name in names[:max_names])
     return f"{listed}, … ({len(names)})" if len(names) > max_names else f"{listed} ({len(names)})"
 
@@ -280,7 +259,7 @@ def find_duplicates(predictions: Sequence[Predictions]) -> dict[str, str]:
         predictions: Members on the same images.
 
     Returns:
-        The name of the earlier member for each such member.
+        The name of each such member, with the name of the earlier member.
     """
     by_first_row: dict[bytes, list[Predictions]] = {}
     duplicates = {}

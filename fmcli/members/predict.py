@@ -10,14 +10,7 @@ from typing import TypedDict
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import Views
 from fmcli.ensemble.external import find_labels_file, is_external, read_external, read_labels, to_predictions
-from fmcli.ensemble.predictions import (
-    Predictions,
-    PredictionsHeader,
-    load_predictions,
-    predictions_file,
-    read_predictions_header,
-    save_predictions,
-)
+from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, save_predictions
 from fmcli.errors import DataError, Remedy, UsageError, printable
 from fmcli.members.pool import Pool
 from fmcli.members.stored import ANY_SPLIT, StoredMember
@@ -196,7 +189,7 @@ def _files_to_write(path: Path, predictions: Sequence[Predictions]) -> list[Path
 def _check_replaceable(path: Path, predictions: Predictions) -> None:
     if not path.exists():
         return
-    existing = read_predictions_header(path)
+    existing = load_predictions(path, header_only=True)
     same = (existing.recipe_digest, existing.split) == (predictions.recipe_digest, predictions.split)
     if not same or (not existing.recipe_digest and existing.member != predictions.member):
         raise UsageError(
@@ -206,6 +199,6 @@ def _check_replaceable(path: Path, predictions: Predictions) -> None:
         )
 
 
-def _describe(predictions: Predictions | PredictionsHeader) -> str:
+def _describe(predictions: Predictions) -> str:
     recipe = f"recipe {predictions.recipe_digest[:12]}" if predictions.recipe_digest else "another tool"
     return f"{printable(predictions.member)} on {printable(predictions.split)} ({recipe})"

@@ -8,7 +8,7 @@ from fmcli.checkpoints.history import HISTORY_FILE
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
 from fmcli.choices import SPLITS
 from fmcli.ensemble.external import is_external, is_labels_file
-from fmcli.ensemble.predictions import FORMAT, read_predictions_header
+from fmcli.ensemble.predictions import FORMAT, load_predictions
 from fmcli.errors import CheckpointError, printable
 from fmcli.storage.reading import read_metadata
 
@@ -35,7 +35,7 @@ class StoredMember:
     def group(self) -> str:
         """Group in a two-level vote, as stored in fmcli's predictions; empty with other tools."""
         path = next(iter(self.files.values()))
-        return "" if is_external(path) else read_predictions_header(path).group
+        return "" if is_external(path) else load_predictions(path, header_only=True).group
 
     @property
     def is_external(self) -> bool:
@@ -130,5 +130,5 @@ def _member_of_file(path: Path) -> StoredMember:
     """Return the member of a predictions file. If the file is named after a split, include the other splits' files."""
     if path.stem in SPLITS:
         return StoredMember(path.parent.resolve().name, path, _files_by_split(path.parent, path))
-    split = ANY_SPLIT if is_external(path) else read_predictions_header(path).split
+    split = ANY_SPLIT if is_external(path) else load_predictions(path, header_only=True).split
     return StoredMember(path.stem, path, {split: path})
