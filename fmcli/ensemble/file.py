@@ -1,7 +1,7 @@
-"""Ensemble files: TOML files that list members and contain the voting rule with its fitted weights.
+"""Ensemble files: TOML files that list the members and contain the voting rule with its fitted weights.
 
-Members are named by paths below the file's folder, so the folder can be moved or copied as a whole. People may edit the
-file.
+The paths of the members are relative to the file's folder and below it, so the folder can be moved or copied as a
+whole. People may edit the file.
 """
 
 from collections import Counter
@@ -34,11 +34,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class _TableWithLists(_Table):
-    model_config = ConfigDict(strict=False)  # TOML has lists; these fields are tuples
-
-
-# NUL cannot be part of a path. Packs use members' names as folders, too.
+# NUL cannot be part of a path. Names are included, because packs use them as folders.
 _PathText = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
@@ -47,10 +43,10 @@ class MemberEntry(_Table):
 
     Args:
         name: Name of the member.
-        path: Path below the file's folder, of a member's folder, a checkpoint or a predictions file.
+        path: Path of the member's folder, checkpoint or predictions file, relative to the ensemble file's folder.
         weight: Weight in the vote; None for equal weights.
-        group: Group in a two-level vote.
-        digest: SHA-256 of its weights; empty for a member that is only predictions.
+        group: Group in a two-level vote; empty if unknown.
+        digest: SHA-256 of the network's weights; empty for a member that has only predictions.
     """
 
     name: _PathText
@@ -61,14 +57,14 @@ class MemberEntry(_Table):
 
 
 class FittedOn(_Table):
-    """The images that members were selected on, or weights and temperature were fitted to.
+    """The images on which the members were selected, or to which weights and temperature were fitted.
 
     Args:
         split: Split of the images.
         images: Number of images.
         data_digest: SHA-256 of the images and labels.
-        accuracy: Accuracy of the ensemble on them, in [0, 1]. It is cross-fitted for fitted rules; for selected members
-            it is the accuracy on the images that they were selected on.
+        accuracy: Accuracy of the ensemble on these images, in [0, 1]. Rules with fitted weights are cross-fitted for
+            it: each image is classified by a rule that was fitted to other images.
     """
 
     split: SplitName
@@ -80,14 +76,14 @@ class FittedOn(_Table):
 _Coefficient = Annotated[float, Field(ge=-1e9, le=1e9)]  # larger values could overflow the scores
 
 
-class StackingEntry(_TableWithLists):
+class StackingEntry(_Table):
     """The coefficients of stacking, one row per class; see `Stacking`."""
 
-    coefficients: tuple[tuple[_Coefficient, ...], ...]
-    intercepts: tuple[_Coefficient, ...]
+    coefficients: list[list[_Coefficient]]
+    intercepts: list[_Coefficient]
 
 
-class EnsembleFile(_TableWithLists):
+class EnsembleFile(_Table):
     """The content of an ensemble file; see `MemberEntry` and `Combiner`."""
 
     format: Literal["fmcli-ensemble-1"] = "fmcli-ensemble-1"
@@ -95,7 +91,7 @@ class EnsembleFile(_TableWithLists):
     tie: TieRule
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     fitted_on: FittedOn | None = None
-    members: Annotated[tuple[MemberEntry, ...], Field(min_length=1)]
+    members: Annotated[list[MemberEntry], Field(min_length=1)]
     stacking: StackingEntry | None = None
 
     @model_validator(mode="after")
@@ -112,16 +108,15 @@ class EnsembleFile(_TableWithLists):
     @model_validator(mode="after")
     def _check_rule(self) -> Self:
         weights = [member.weight for member in self.members]
-        if None in weights and any(weight is not None for weight in weights):
-            raise ValueError("give all members a weight, or none of them")
-        if not any(weight is None or weight > 0 for weight in weights):
+        if 0 < weights.count(None) < len(weights):
+            raise ValueError("some members have a weight and others have none; give all members a weight, or none")
+        if all(weight == 0 for weight in weights):
             raise ValueError("at least one weight must be above 0")
         if self.vote == "two-level" and not all(member.group for member in self.members):
             raise ValueError("a two-level vote needs the group of each member")
-        if self.stacking is not None:
+        if self.stacking:
             n_classes = len(self.stacking.intercepts)
-            shape = [len(row) for row in self.stacking.coefficients]
-            if shape != [n_classes * len(self.members)] * n_classes:
+            if [len(row) for row in self.stacking.coefficients] != [n_classes * len(self.members)] * n_classes:
                 raise ValueError(
                     "stacking needs one row of coefficients per class, with one coefficient per member and class"
                 )
@@ -130,15 +125,14 @@ class EnsembleFile(_TableWithLists):
     def combiner(self) -> Combiner:
         """Return the fitted voting rule."""
         weights = [member.weight for member in self.members if member.weight is not None]
-        stacking = self.stacking
+        fitted = self.stacking
+        stacking = Stacking(np.array(fitted.coefficients), np.array(fitted.intercepts)) if fitted else None
         return Combiner(
             vote=self.vote,
             tie=self.tie,
             weights=tuple(weights) or None,
             groups=tuple(member.group for member in self.members),
-            stacking=None
-            if stacking is None
-            else Stacking(np.array(stacking.coefficients), np.array(stacking.intercepts)),
+            stacking=stacking,
             temperature=self.temperature,
             is_fitted=True,
         )
@@ -150,8 +144,8 @@ class MemberPath:
 
     Args:
         name: Name of the member.
-        path: Path of its folder, checkpoint or predictions.
-        digest: SHA-256 of its weights; empty for a member that is only predictions.
+        path: Path of the member's folder, checkpoint or predictions file.
+        digest: SHA-256 of the network's weights; empty for a member that has only predictions.
     """
 
     name: str
@@ -165,31 +159,31 @@ def describe_ensemble(
     """Return the content of an ensemble file.
 
     Args:
-        members: The members, in the rule's order.
+        members: The members, in the order that the rule expects.
         rule: The fitted voting rule.
-        folder: Folder of the ensemble file. None keeps the members' paths unchanged.
-        fitted_on: The images that the rule was fitted to.
+        folder: Folder of the ensemble file; the members' paths become relative to it. None keeps them unchanged.
+        fitted_on: The images to which the rule was fitted; None if nothing was fitted.
 
     Raises:
         UsageError: A member is outside the folder, its path is not UTF-8, or a weight is too large.
     """
     weights = rule.weights or (None,) * len(members)
     groups = rule.groups or ("",) * len(members)
-    stacking = rule.stacking
+    stacking = None
+    if rule.stacking:
+        stacking = StackingEntry(
+            coefficients=rule.stacking.coefficients.tolist(), intercepts=rule.stacking.intercepts.tolist()
+        )
     return EnsembleFile(
         vote=rule.vote,
         tie=rule.tie,
         temperature=rule.temperature,
         fitted_on=fitted_on,
-        members=tuple(
+        members=[
             _member_entry(member, folder, weight, group)
             for member, weight, group in zip(members, weights, groups, strict=True)
-        ),
-        stacking=stacking
-        and StackingEntry(
-            coefficients=tuple(tuple(row) for row in stacking.coefficients.tolist()),
-            intercepts=tuple(stacking.intercepts.tolist()),
-        ),
+        ],
+        stacking=stacking,
     )
 
 
@@ -197,13 +191,14 @@ def _member_entry(member: MemberPath, folder: Path | None, weight: float | None,
     path = member.path.as_posix() if folder is None else _path_below(member.path, folder)
     if not is_utf8(path):
         raise UsageError(
-            f"an ensemble file cannot name {printable(path)}, because that path is not UTF-8", hint="rename that folder"
+            f"the path of a member must be UTF-8 in an ensemble file; got {printable(path)}", hint="rename its folder"
         )
     try:
         return MemberEntry(name=member.name, path=path, weight=weight, group=group, digest=member.digest)
     except ValidationError as error:
         raise UsageError(
-            f"an ensemble file cannot hold {printable(member.name)}: {first_problem(error)}", remedies=["weights"]
+            f"the member {printable(member.name)} cannot be in an ensemble file: {first_problem(error)}",
+            remedies=["weights"],
         ) from error
 
 
@@ -224,31 +219,31 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, final_path: Path |
     Args:
         path: The file.
         content: Its content.
-        final_path: Path for the commands in the heading, if the file will be moved; by default `path`.
+        final_path: Path in the example commands at the top of the file, if the file will be moved. Default: `path`.
 
     Raises:
-        UsageError: The file would be too large to be read.
+        UsageError: The file would be larger than `read_ensemble_file` allows.
         FmcliError: The file cannot be written.
     """
     table = content.model_dump(mode="json", exclude_none=True)
     text = (_HEADING.format(path=printable(final_path or path)) + "\n" + tomli_w.dumps(table)).encode()
     if len(text) > MAX_FILE_BYTES:
         raise UsageError(
-            f"{printable(path)} would have {len(text)} bytes; the limit is {MAX_FILE_BYTES}",
+            f"{printable(path)} would have {len(text):,} bytes; the limit is {MAX_FILE_BYTES:,}",
             hint="use fewer members or another rule; stacking stores n_members · n_classes² coefficients",
         )
     write_atomic(path, text)
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the first problem of a validation in one line: the key and the reason."""
+    """Return the first problem of a failed validation in one line: the key and the reason."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     return printable(": ".join(filter(None, [key, first["msg"].removeprefix("Value error, ")])))
 
 
 def is_ensemble_file(path: Path) -> bool:
-    """Return whether a TOML file is an ensemble file by its format key."""
+    """Return whether a TOML file is an ensemble file, judging by its key `format`."""
     try:
         return _read_table(path).get("format") == FORMAT
     except CheckpointError:
@@ -270,7 +265,7 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
         Its content, and the paths of its members.
 
     Raises:
-        CheckpointError: The file is missing or invalid, or names a member outside its folder.
+        CheckpointError: The file is missing or invalid, or the path of a member leads outside the file's folder.
     """
     table = _read_table(path)
     check_format(
@@ -278,7 +273,7 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
         table,
         FORMAT,
         kind="an ensemble file",
-        hint="fmcli ensemble select or fit writes one; a recipe is for fmcli train",
+        hint="create one with fmcli ensemble select or fit; a recipe is for fmcli train",
     )
     try:
         content = EnsembleFile.model_validate(table)
@@ -288,7 +283,7 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
         relative = Path(member.path)  # on Windows, this also recognizes drives and backslashes
         if relative.anchor or ".." in relative.parts:
             raise CheckpointError(
-                f"{printable(path)} names a member outside its folder: {printable(member.path)}",
-                hint="members must be below the folder of the ensemble file",
+                f"{printable(path)} has a member outside its folder: {printable(member.path)}",
+                hint="move the member below the folder of the ensemble file",
             )
     return content, [path.parent / member.path for member in content.members]

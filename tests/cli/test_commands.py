@@ -900,7 +900,7 @@ def test_paths_need_not_be_utf8(cli, recipe_file, tmp_path):
     assert cli("ensemble", "evaluate", tmp_path / os.fsdecode(b"saved\xff")).status == 0
     assert cli("ensemble", "pack", run_folder, "-o", tmp_path / os.fsdecode(b"pack\xff.safetensors")).status == 0
     refused = cli("ensemble", "fit", run_folder, "--vote", "soft", "-o", tmp_path / "ensemble.toml")
-    assert_error(refused, ExitStatus.USAGE, "an ensemble file cannot name")
+    assert_error(refused, ExitStatus.USAGE, "must be UTF-8 in an ensemble file")
     refused = cli("train", "-r", "quick", "--set", os.fsdecode(b"data.source=\xff"), "-o", tmp_path / "other")
     assert_error(refused, ExitStatus.USAGE, "is not UTF-8")
 
