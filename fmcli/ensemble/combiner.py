@@ -1,19 +1,19 @@
-"""A voting rule with its weights, groups, fitted coefficients and temperature."""
+"""Combiners: a voting rule with its weights, groups, fitted coefficients and temperature."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fmcli.choices import TieRule, VotingRule
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.vote import Floats, Logits, Vote, normalize_weights
-from fmcli.errors import Action, Remedy, UsageError, did_you_mean
+from fmcli.errors import Remedy, UsageError, did_you_mean
 from fmcli.metrics.calibration import apply_temperature
 from fmcli.recipe.recipe import EnsembleSpec
 
 UNWEIGHTED_RULES = ("two-level", "stacking")
 FITTED_RULES = ("weighted-majority", "weighted-soft", "stacking")
-"""Rules that are fitted to validation images. The weighted rules need no fitting if weights are given."""
+"""Rules that are fitted to validation images. The two weighted rules need no fitting if the user gives weights."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,16 +31,17 @@ class Stacking:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Combiner:
-    """Combine the logits of certain members, in a certain order, into a vote.
+    """A voting rule for given members. Weights and groups are in the order of the members.
 
     Args:
         vote: Voting rule.
-        tie: Tie rule, see `rules.majority_vote`.
+        tie: Tie rule, see `rules.additive.majority_vote`.
         weights: One per member; None for equal weights.
-        groups: Each member's group, for `two-level`.
-        stacking: Fitted coefficients of `stacking`.
-        temperature: Divisor of the logarithm of the vote's probabilities; 1 leaves them unchanged.
-        is_fitted: Whether everything that the rule needs is fitted, including the temperature.
+        groups: Group of each member, for `two-level`.
+        stacking: Fitted coefficients, for `stacking`.
+        temperature: The logarithms of the vote's probabilities are divided by it, and the result is normalized; 1
+            leaves the probabilities unchanged. See `metrics.calibration.apply_temperature`.
+        is_fitted: Whether the rule is ready to vote and nothing must be fitted again, not even the temperature.
     """
 
     vote: VotingRule = "majority"
@@ -59,7 +60,7 @@ class Combiner:
         return self.vote in FITTED_RULES and self.weights is None
 
     def __call__(self, logits: Logits) -> Vote:
-        """Combine logits of shape (n_members, n_samples, n_classes).
+        """Combine the members' logits, (n_members, n_samples, n_classes), into a vote.
 
         Raises:
             UsageError: The logits do not fit the rule, or the rule is unknown or not fitted.
@@ -83,10 +84,10 @@ class Combiner:
                 return {"weights": self.weights}
 
     def without(self, index: int) -> "Combiner | None":
-        """Return the combiner for the members that remain if one is removed.
+        """Return the combiner without one member.
 
-        Nothing is fitted again: the remaining members keep their weights. Return None for stacking, whose coefficients
-        depend on all members, and if all remaining weights are 0.
+        Nothing is fitted again: the other members keep their weights. The result is None for stacking, whose
+        coefficients depend on all members, and if all other weights are 0.
         """
         if self.stacking is not None:
             return None
@@ -107,48 +108,50 @@ def choose_combiner(
     tie: TieRule | None = None,
     weights: Sequence[float] | None = None,
 ) -> Combiner:
-    """Return the combiner that the members' recipes or the user ask for.
+    """Return the combiner that the user or the members' recipes ask for.
 
     Args:
-        recipes: Ensemble settings of the members' recipes; empty for members that are only predictions.
-        names: Each member's name, which recipes use to set weights.
-        groups: Each member's group, for a two-level vote; empty if unknown.
-        vote: Voting rule; by default from the recipes.
-        tie: Tie rule; by default from the recipes.
-        weights: One per member; by default from the recipes.
+        recipes: Section `[ensemble]` of the members' recipes; empty for members that have only predictions.
+        names: Name of each member, by which recipes set weights.
+        groups: Group of each member in a two-level vote; empty if unknown.
+        vote: Voting rule. Default: from the recipes.
+        tie: Tie rule. Default: from the recipes.
+        weights: One per member. Default: from the recipes.
 
     Raises:
-        UsageError: The recipes differ and the user asks for nothing, the rule does not use weights, or a group is
-            unknown.
+        UsageError: The recipes have different rules or weights and none is given, the rule does not use weights, or
+            it needs a group that is unknown.
     """
-    asked: dict[Action, str | None] = {"vote": vote, "tie": tie}
-    for setting, value in asked.items():
-        values = sorted({str(getattr(recipe, setting)) for recipe in recipes})
-        if value is None and len(values) > 1:
+    vote = vote or _shared_setting(recipes, "vote")
+    tie = tie or _shared_setting(recipes, "tie")
+    if vote in UNWEIGHTED_RULES:
+        if weights is not None:
             raise UsageError(
-                f"the members' recipes have different {setting} rules: {', '.join(values)}",
-                remedies=[Remedy(setting, value) for value in values],
+                f"a {vote} vote does not use weights",
+                hint="choose a rule that does",
+                remedies=[Remedy("vote", "majority"), Remedy("vote", "weighted-soft")],
             )
-    default = recipes[0] if recipes else EnsembleSpec()
-    rule = vote or default.vote
-    if weights is not None and rule in UNWEIGHTED_RULES:
-        raise UsageError(
-            f"a {rule} vote does not use weights",
-            hint="choose a rule that does",
-            remedies=[Remedy("vote", "majority"), Remedy("vote", "weighted-soft")],
-        )
-    if weights is None and rule not in UNWEIGHTED_RULES:
-        by_name = _weights_by_name(recipes)
-        weights = [by_name.get(name, 1.0) for name in names] if by_name else None
+    elif weights is None and (by_name := _weights_by_name(recipes)):
+        weights = [by_name.get(name, 1.0) for name in names]
     if weights is not None:
         normalize_weights(weights, len(names))
-    if rule == "two-level" and not all(groups):
+    if vote == "two-level" and not all(groups):
         unknown = [name for name, group in zip(names, groups, strict=True) if not group]
         raise UsageError(
-            f"a two-level vote needs the group of each member, which is unknown for {', '.join(unknown[:4])}",
+            f"a two-level vote needs the group of each member; it is unknown for {', '.join(unknown[:4])}",
             remedies=["groups"],
         )
-    return Combiner(rule, tie or default.tie, None if weights is None else tuple(weights), tuple(groups))
+    return Combiner(vote, tie, None if weights is None else tuple(weights), tuple(groups))
+
+
+def _shared_setting(recipes: Sequence[EnsembleSpec], setting: Literal["vote", "tie"]) -> Any:
+    values = sorted({getattr(recipe, setting) for recipe in recipes or [EnsembleSpec()]})
+    if len(values) > 1:
+        raise UsageError(
+            f"the members' recipes have different {setting} rules: {', '.join(values)}",
+            remedies=[Remedy(setting, value) for value in values],
+        )
+    return values[0]
 
 
 def _weights_by_name(recipes: Sequence[EnsembleSpec]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.evaluate import Evaluation, evaluate_vote
-from fmcli.ensemble.predictions import Predictions, check_same_images, digest_arrays
+from fmcli.ensemble.predictions import check_same_images, digest_arrays
 from fmcli.ensemble.voting import VotingResult
 from fmcli.errors import UsageError, printable
 from fmcli.metrics.comparison import CochranTest, PairedTest, cochran_q_test, holm_correction, mcnemar_test
@@ -20,11 +20,11 @@ class ComparedEnsemble:
 
     Args:
         name: Name of the ensemble.
-        members: Names of its members.
+        members: Names of the members.
         rule: The fitted voting rule.
-        evaluation: Scores of its vote.
-        against_first: Test against the first ensemble; None for the first ensemble itself.
-        adjusted_p_value: The p-value of that test after Holm's correction for the number of tests; None for the first
+        evaluation: Scores of the vote.
+        against_first: Test whether this ensemble is as accurate as the first; None for the first ensemble itself.
+        adjusted_p_value: The p-value of the test after Holm's correction for the number of tests; None for the first
             ensemble.
     """
 
@@ -42,9 +42,10 @@ class Comparison:
 
     Args:
         split: The split that was evaluated.
-        ensembles: The ensembles, in order.
-        agreement: Test for equal accuracy of all ensembles; None for two ensembles, whose paired test says the same.
-        duplicates: Pairs of names of ensembles whose members gave equal logits, because their weights are the same.
+        ensembles: The ensembles, in the given order.
+        agreement: Test whether all ensembles are equally accurate; None for two ensembles, which `against_first`
+            already compares.
+        duplicates: Names of each pair of ensembles whose members have the same logits.
     """
 
     split: str
@@ -57,18 +58,18 @@ def compare_ensembles(names: Sequence[str], results: Sequence[VotingResult]) -> 
     """Compare ensembles on the same images.
 
     Args:
-        names: Unique names of two or more ensembles.
-        results: Each ensemble's vote, all on the same images.
+        names: Unique names of at least two ensembles.
+        results: The vote of each ensemble, all on the same images.
 
     Raises:
-        CheckpointError: Their images or classes differ.
+        CheckpointError: The ensembles' images or classes differ.
         UsageError: There are fewer than two ensembles, or two have the same name.
     """
     if len(names) < 2:
-        raise UsageError("a comparison needs two ensembles or more; got 1")
+        raise UsageError("a comparison needs at least two ensembles; got 1")
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
-            f"two ensembles are called {printable(repeated)}", hint="give one of them another name: NAME=PATH"
+            f"two ensembles have the name {printable(repeated)}", hint="give one of them a new name: NAME=PATH"
         )
     check_same_images([member for result in results for member in result.predictions])
     first, votes = results[0].predictions[0], [result.vote for result in results]
@@ -87,16 +88,11 @@ def compare_ensembles(names: Sequence[str], results: Sequence[VotingResult]) -> 
     )
     choices = np.stack([vote.labels for vote in votes])
     agreement = cochran_q_test(first.labels, choices) if len(votes) > 2 else None
-    return Comparison(
-        first.split, ensembles, agreement, _find_duplicates(names, [result.predictions for result in results])
-    )
+    return Comparison(first.split, ensembles, agreement, _find_duplicates(names, results))
 
 
-def _find_duplicates(names: Sequence[str], predictions: Sequence[Sequence[Predictions]]) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of ensembles whose members gave equal logits."""
-    digests = [sorted(digest_arrays(member.logits) for member in members) for members in predictions]
-    return tuple(
-        (names[first], names[second])
-        for first, second in combinations(range(len(names)), 2)
-        if digests[first] == digests[second]
-    )
+def _find_duplicates(names: Sequence[str], results: Sequence[VotingResult]) -> tuple[tuple[str, str], ...]:
+    """Return the names of each pair of ensembles whose members have the same logits."""
+    digests = [sorted(digest_arrays(member.logits) for member in result.predictions) for result in results]
+    pairs = combinations(zip(names, digests, strict=True), 2)
+    return tuple((name, other) for (name, digest), (other, other_digest) in pairs if digest == other_digest)

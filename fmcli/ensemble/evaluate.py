@@ -19,7 +19,7 @@ from fmcli.metrics.coverage import CoverageCurve, coverage_curve
 from fmcli.metrics.diversity import PairwiseDiversity, pairwise_diversity
 
 MAX_MEMBERS_TO_LEAVE_OUT = 100
-"""In larger ensembles, members' contributions are not computed."""
+"""Members' contributions are not computed for larger ensembles."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def coverage(self) -> CoverageCurve:
-        """Accuracy on the images with the highest confidence, for each share of the images."""
+        """Accuracy on the most confident predictions, for each share of the images."""
         return coverage_curve(self.confidence, self.correct)
 
 
@@ -53,17 +53,17 @@ class EnsembleEvaluation:
     Args:
         split: The split that was evaluated.
         members: One entry per member, in order.
-        vote: Scores of the vote. Its calibration is that of the rule's own probabilities, its coverage is by the
-            probabilities that `predict` outputs.
+        vote: Scores of the vote. The calibration is measured on the probabilities before temperature scaling; the
+            coverage uses the probabilities that `predict` outputs.
         rule: The fitted voting rule.
         calibrated: Calibration of the vote after temperature scaling; None if no temperature was fitted.
-        cross_fitted: Whether the rule was fitted to these images, in folds.
+        cross_fitted: Whether each image was classified by a rule that was fitted to other images of this split.
         n_ties: Number of images that the tie rule decided.
-        best_member: Name of the member with the highest accuracy on this split, the first one if several have it.
-        gain: Test of the vote against the best member.
-        contributions: Accuracy that the vote loses without each member; None if unknown.
-        diversity: Pairwise differences between members.
-        agreement: Test for equal accuracy of all members; None for a single member.
+        best_member: Name of the most accurate member on this split; the first one if several are equally accurate.
+        gain: Test whether the vote is as accurate as the best member.
+        contributions: Accuracy that the vote loses if a member is removed, one per member; None if unknown.
+        diversity: Differences between each pair of members.
+        agreement: Test whether all members are equally accurate; None for a single member.
     """
 
     split: str
@@ -149,17 +149,16 @@ def evaluate_ensemble(result: VotingResult) -> EnsembleEvaluation:
 
 
 def _contributions(result: VotingResult) -> tuple[float | None, ...]:
-    """Return the accuracy that the vote loses without each member."""
+    """Return the accuracy that the vote loses if a member is removed, for each member."""
     n_members, y_true = len(result.predictions), result.predictions[0].labels
     if not 1 < n_members <= MAX_MEMBERS_TO_LEAVE_OUT:
         return (None,) * n_members
     accuracy = float((result.vote.labels == y_true).mean())
-    contributions: list[float | None] = []
-    for index in range(n_members):
+
+    def contribution(index: int) -> float | None:
         combiner = result.combiner.without(index)
         if combiner is None:
-            contributions.append(None)
-            continue
-        labels = combiner(np.delete(result.logits, index, axis=0)).labels
-        contributions.append(accuracy - float((labels == y_true).mean()))
-    return tuple(contributions)
+            return None
+        return accuracy - float((combiner(np.delete(result.logits, index, axis=0)).labels == y_true).mean())
+
+    return tuple(map(contribution, range(n_members)))

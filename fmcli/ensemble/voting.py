@@ -19,10 +19,10 @@ class VotingResult:
         logits: float32 (n_members, n_samples, n_classes), the members' logits.
         rule: The voting rule with its fitted weights and temperature.
         vote: The vote before temperature scaling.
-        calibrated: float64 (n_samples, n_classes), the probabilities after temperature scaling.
+        calibrated: float64 (n_samples, n_classes), the vote's probabilities after temperature scaling.
         combiner: The combiner that produced the vote: the rule, or one rule per fold of the images.
-        output_calibrated: Whether `predict` scales by the temperature, because it is stored in a pack or an ensemble
-            file.
+        output_calibrated: Whether `predict` outputs `calibrated`, because a pack or an ensemble file has the
+            temperature.
     """
 
     predictions: tuple[Predictions, ...]
@@ -56,13 +56,13 @@ def combine_predictions(
     Args:
         predictions: One entry per member, all on the same images.
         rule: The fitted voting rule.
-        fitted_here: If the rule was fitted to these images, the rule before fitting. It is then fitted again in folds,
-            so that no image is classified by a rule that was fitted to it.
+        fitted_here: The rule before it was fitted to these images; None if it was fitted to other images. It is then
+            fitted again in folds, so that no image is classified by a rule that was fitted to it.
         output_calibrated: See `VotingResult`.
 
     Raises:
         CheckpointError: Members predict different images or classes.
-        UsageError: The rule is not fitted, or does not fit the members.
+        UsageError: The rule is not fitted, or was made for other members.
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
     combiner: Combiner | CrossFitted = replace(rule, temperature=1.0)

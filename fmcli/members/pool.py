@@ -98,7 +98,7 @@ class Pool:
         """
         if groups is not None and len(groups) != len(self.members):
             raise UsageError(
-                f"got {len(groups)} groups for {len(self.members)} members; each member needs one",
+                f"{len(self.members)} members need {len(self.members)} groups, one per member; got {len(groups)}",
                 remedies=["groups"],
             )
         if self.rule is not None and vote in (None, self.rule.vote) and weights is None and groups is None:

@@ -109,7 +109,7 @@ def test_weights_follow_the_order_of_members(cli, pool):
         (["--weights", "1,1,1,1,1,-1"], "must be 0 or larger"),
         (["--weights", "0,0,0,0,0,0"], "at least one above 0"),
         (["--weights", "1,1,1,1,1,1", "--vote", "stacking"], "does not use weights"),
-        (["--vote", "two-level", "--groups", "a,b"], "got 2 groups for 6 members"),
+        (["--vote", "two-level", "--groups", "a,b"], "6 members need 6 groups, one per member; got 2"),
         (["--vote", "plurality"], "plurality"),
     ],
 )

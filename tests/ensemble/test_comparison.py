@@ -66,7 +66,7 @@ def test_two_ensembles_have_no_test_of_agreement():
 
 def test_two_ensembles_with_the_same_name_are_refused():
     pool = make_pool("xxab")
-    with pytest.raises(UsageError, match="two ensembles are called x"):
+    with pytest.raises(UsageError, match="two ensembles have the name x"):
         compare_ensembles(["x", "y", "x"], [combine_predictions(one, SOFT) for one in [pool, pool[:2], pool[2:]]])
 
 
@@ -217,10 +217,10 @@ def test_equal_ensembles_have_no_difference():
 @pytest.mark.parametrize(
     ("groups", "options", "message"),
     [
-        ("aaab", {}, "need 3 members or more of each group; there are only 1 of b"),
-        ("aaa", {}, "all members are of one group, a"),
-        ("aaabbb", {"size": 3}, "3 members of different groups, but there are 2 groups: a, b"),
-        (["", "", "a", "a"], {}, "the group of 2 members is unknown"),
+        ("aaab", {}, "need at least 3 members of each group; b has 1"),
+        ("aaa", {}, "all members are in one group, a"),
+        ("aaabbb", {"size": 3}, "ensembles of 3 members need 3 groups; there are 2: a, b"),
+        (["", "", "a", "a"], {}, "the group of m0 is unknown"),
     ],
 )
 def test_pools_without_enough_groups_or_members_are_refused(groups, options, message):

@@ -453,7 +453,7 @@ def test_an_ensembles_rule_is_the_default(copy):
 def test_groups_of_the_networks_are_the_default(runs):
     pool = opened(runs / "one")
     assert pool.choose_rule(vote="two-level").groups == ("3", "5")
-    with pytest.raises(UsageError, match="got 3 groups for 2 members"):
+    with pytest.raises(UsageError, match="2 members need 2 groups, one per member; got 3"):
         pool.choose_rule(groups=["a", "b", "c"])
 
 
