@@ -66,27 +66,18 @@ def predict(
     from fmcli.members.inference import image_reader, label_images
     from fmcli.members.validation import fit_rule
     from fmcli.report.console import Terminal
-    from fmcli.report.predictions import PredictionWriter
+    from fmcli.report.predictions import write_predictions
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members([model], device, terminal)
     members = pool.require_networks()
     rule = fit_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
     images = image_reader(members, invert).read(names)
-    with PredictionWriter(format_, terminal, top=top) as writer:
-        for labelled in label_images(
-            members,
-            images,
-            rule,
-            top=top,
-            batch_size=batch_size,
-            reject_below=reject_below,
-            views=tta,
-        ):
-            writer.write(labelled)
-    if writer.n_errors:
+    labelled = label_images(members, images, rule, top=top, batch_size=batch_size, reject_below=reject_below, views=tta)
+    n_classified, n_errors = write_predictions(labelled, format_, terminal, top=top)
+    if n_errors:
         raise DataError(
-            f"{writer.n_errors} of {writer.n_records} images could not be read",
+            f"{n_errors} of {n_classified + n_errors} images could not be read",
             hint="their records give the reason; all other images were classified",
         )
 

@@ -24,8 +24,8 @@ def list_recipes(format_: options.FormatOption = "table") -> None:
     from fmcli.report.document import emit
     from fmcli.report.recipes import recipes_document
 
-    rows = [(name, recipe_description(read_text(path))) for name, path in shipped_recipes().items()]
-    emit(recipes_document(rows), format_, Terminal())
+    descriptions = {name: recipe_description(read_text(path)) for name, path in shipped_recipes().items()}
+    emit(recipes_document(descriptions), format_, Terminal())
 
 
 @app.command("show", short_help="Print a recipe or its networks.")

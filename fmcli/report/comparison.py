@@ -5,9 +5,17 @@ from typing import Any
 
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.comparison import ComparedEnsemble, Comparison
-from fmcli.ensemble.heterogeneity import DrawnEnsembles, HeterogeneityStudy, HomogeneousResult
-from fmcli.report.document import Document, Sheet, percent
-from fmcli.report.ensemble_evaluation import SIGNIFICANCE_LEVEL, describe_gain, describe_rule
+from fmcli.ensemble.heterogeneity import HeterogeneityStudy, HomogeneousResult
+from fmcli.report.document import Document, Record, Row, Sheet, interval, percent, points, show_value
+from fmcli.report.ensemble_evaluation import (
+    describe_agreement,
+    describe_gain,
+    describe_rule,
+    describe_significance,
+)
+
+_HOLM = "Adjusted p: corrected for the number of tests by Holm's method."
+
 
 # --- ensembles --------------------------------------------------------------------------------------------
 
@@ -15,61 +23,27 @@ from fmcli.report.ensemble_evaluation import SIGNIFICANCE_LEVEL, describe_gain, 
 def comparison_document(comparison: Comparison) -> Document:
     """Return the accuracy of several ensembles, each compared with the first."""
     first, *others = comparison.ensembles
-    agreement = comparison.agreement
-    notes = []
-    if agreement is not None:
-        verdict = "differ" if agreement.p_value < SIGNIFICANCE_LEVEL else "show no difference"
-        notes.append(f"All ensembles together {verdict} in accuracy (p = {agreement.p_value:.2g}, Cochran's Q).")
-    notes += [
-        describe_gain(other.against_first, other.name, first.name, other.adjusted_p_value)
-        for other in others
-        if other.against_first is not None
-    ]
-    notes += [
-        f"{one} and {other} are the same members: their logits are equal." for one, other in comparison.duplicates
-    ]
-    if len(others) > 1:
-        notes.append("Adjusted p: corrected for the number of tests by Holm's method.")
-    sheet = Sheet(
-        title=f"{len(comparison.ensembles)} ensembles on {comparison.split}, each compared with {first.name}",
-        columns=["Ensemble", ">Members", "Vote", ">Accuracy", ">95 % interval", ">Difference", ">Its 95 % interval",
-                 ">p", ">Adjusted p"],
-        rows=[_ensemble_row(ensemble) for ensemble in comparison.ensembles],
-        notes=notes,
-    )  # fmt: skip
     records = [_ensemble_record(ensemble) for ensemble in comparison.ensembles]
+    notes = [
+        *describe_agreement("The ensembles", comparison.agreement),
+        *(
+            describe_gain(other.against_first, other.name, first.name, other.adjusted_p_value)
+            for other in others
+            if other.against_first is not None
+        ),
+        *(f"{one} and {other} have the same members: their logits are equal." for one, other in comparison.duplicates),
+    ]
+    sheet = Sheet(
+        title=f"{len(records)} ensembles on {comparison.split}, each compared with {first.name}",
+        rows=[_ensemble_row(record) for record in records],
+        notes=[*notes, _HOLM] if len(others) > 1 else notes,
+    )
     payload = {
         "split": comparison.split,
-        "cochran_q": None if agreement is None else asdict(agreement),
+        "cochran_q": comparison.agreement and asdict(comparison.agreement),
         "ensembles": records,
     }
     return Document([sheet], payload, records)
-
-
-def _ensemble_row(ensemble: ComparedEnsemble) -> list[str]:
-    report, test = ensemble.evaluation.report, ensemble.against_first
-    low, high = report.interval
-    cells = [
-        ensemble.name,
-        str(len(ensemble.members)),
-        ensemble.rule.vote,
-        percent(report.accuracy),
-        f"{percent(low)} to {percent(high)}",
-    ]
-    if test is None:
-        return [*cells, "", "", "", ""]
-    return [
-        *cells,
-        f"{100 * test.difference:+.2f}",
-        _format_interval(test.interval),
-        f"{test.p_value:.2g}",
-        f"{ensemble.adjusted_p_value:.2g}",
-    ]
-
-
-def _format_interval(interval: tuple[float, float]) -> str:
-    low, high = interval
-    return f"{100 * low:+.2f} to {100 * high:+.2f}"
 
 
 def _ensemble_record(ensemble: ComparedEnsemble) -> dict[str, Any]:
@@ -84,11 +58,25 @@ def _ensemble_record(ensemble: ComparedEnsemble) -> dict[str, Any]:
         "accuracy_high": report.interval[1],
         "macro_f1": report.macro.f1,
         "loss": ensemble.evaluation.calibration.loss,
-        "difference": None if test is None else test.difference,
-        "difference_low": None if test is None else test.interval[0],
-        "difference_high": None if test is None else test.interval[1],
-        "p_value": None if test is None else test.p_value,
+        "difference": test and test.difference,
+        "difference_low": test and test.interval[0],
+        "difference_high": test and test.interval[1],
+        "p_value": test and test.p_value,
         "adjusted_p_value": ensemble.adjusted_p_value,
+    }
+
+
+def _ensemble_row(record: Record) -> Row:
+    return {
+        "Ensemble": record["ensemble"],
+        ">Members": record["n_members"],
+        "Vote": record["vote"],
+        ">Accuracy": percent(record["accuracy"]),
+        ">95 % interval": interval(record["accuracy_low"], record["accuracy_high"]),
+        ">Difference": points(record["difference"]),
+        ">Its 95 % interval": interval(record["difference_low"], record["difference_high"], points),
+        ">p": show_value(record["p_value"], 2),
+        ">Adjusted p": show_value(record["adjusted_p_value"], 2),
     }
 
 
@@ -96,89 +84,68 @@ def _ensemble_record(ensemble: ComparedEnsemble) -> dict[str, Any]:
 
 
 def study_document(study: HeterogeneityStudy, rule: Combiner) -> Document:
-    """Return the accuracy of heterogeneous ensembles compared with that of homogeneous ensembles."""
+    """Return the accuracy of heterogeneous ensembles compared with homogeneous ensembles."""
     pool = ", ".join(f"{count} of {group}" for group, count in study.n_members.items())
+    records = [_drawn_record(study, None), *(_drawn_record(study, result) for result in study.homogeneous)]
+    alone = {result.group: result.member_accuracy for result in study.homogeneous}
     sheet = Sheet(
         title=f"{describe_rule(rule)} of {study.size} on {study.split}, drawn from {pool}",
-        columns=["Members", ">Ensembles", ">Accuracy", ">± draws", ">Single member", ">Gain of mixed",
-                 ">Its 95 % interval", ">Adjusted p"],
-        rows=[
-            [*_drawn_cells(study.heterogeneous), "", "", "", ""],
-            *(_homogeneous_row(result) for result in study.homogeneous),
+        rows=[_drawn_row(*pair) for pair in zip(records, [None, *alone.values()], strict=True)],
+        notes=[
+            *(_describe_study_gain(study.heterogeneous.name, result) for result in study.homogeneous),
+            _HOLM,
+            "Intervals and tests treat both the members and the images as random samples.",
         ],
-        notes=_study_notes(study),
-    )  # fmt: skip
-    records = [
-        _drawn_record(study, study.heterogeneous, None),
-        *(_drawn_record(study, result.ensembles, result) for result in study.homogeneous),
-    ]
+    )
     payload = {
         "split": study.split,
         "vote": rule.vote,
         "size": study.size,
         "pool": study.n_members,
-        "alone": {result.group: result.member_accuracy for result in study.homogeneous},
+        "alone": alone,
         "compositions": records,
     }
     return Document([sheet], payload, records)
 
 
-def _drawn_record(
-    study: HeterogeneityStudy, ensembles: DrawnEnsembles, result: HomogeneousResult | None
-) -> dict[str, Any]:
+def _drawn_record(study: HeterogeneityStudy, result: HomogeneousResult | None) -> dict[str, Any]:
+    """Return the record of the ensembles of one group, or of the heterogeneous ensembles for None."""
+    ensembles = result.ensembles if result else study.heterogeneous
     return {
         "composition": ensembles.name,
         "n_members": study.size,
         "ensembles": len(ensembles.accuracies),
         "accuracy": ensembles.mean,
         "spread": ensembles.spread,
-        "mixed_gains": result.gain if result else None,
-        "gain_low": result.test.interval[0] if result else None,
-        "gain_high": result.test.interval[1] if result else None,
-        "p_value": result.test.p_value if result else None,
-        "adjusted_p_value": result.adjusted_p_value if result else None,
+        "mixed_gains": result and result.gain,
+        "gain_low": result and result.test.interval[0],
+        "gain_high": result and result.test.interval[1],
+        "p_value": result and result.test.p_value,
+        "adjusted_p_value": result and result.adjusted_p_value,
     }
 
 
-def _drawn_cells(ensembles: DrawnEnsembles) -> list[str]:
-    return [ensembles.name, str(len(ensembles.accuracies)), percent(ensembles.mean), f"{100 * ensembles.spread:.2f}"]
+def _drawn_row(record: Record, member_accuracy: float | None) -> Row:
+    return {
+        "Members": record["composition"],
+        ">Ensembles": record["ensembles"],
+        ">Accuracy": percent(record["accuracy"]),
+        ">± draws": percent(record["spread"]),
+        ">Single member": percent(member_accuracy),
+        ">Gain of mixed": points(record["mixed_gains"]),
+        ">Its 95 % interval": interval(record["gain_low"], record["gain_high"], points),
+        ">Adjusted p": show_value(record["adjusted_p_value"], 2),
+    }
 
 
-def _homogeneous_row(result: HomogeneousResult) -> list[str]:
-    return [
-        *_drawn_cells(result.ensembles),
-        percent(result.member_accuracy),
-        f"{100 * result.gain:+.2f}",
-        _format_interval(result.test.interval),
-        f"{result.adjusted_p_value:.2g}",
-    ]
-
-
-def _study_notes(study: HeterogeneityStudy) -> list[str]:
-    groups, size = ", ".join(study.n_members), _spell(study.size)
-    if study.size == len(study.n_members):
-        mixed, votes = f"One of each of {groups}", "votes"
-    else:
-        mixed, votes = f"{size.capitalize()} different ones of {groups}", "vote"
-    notes = []
-    for result in study.homogeneous:
-        points = f"{100 * abs(result.gain):.2f}"
-        how = f"{points} points {'better' if result.gain > 0 else 'worse'} than" if float(points) else "as well as"
-        notes.append(
-            f"{mixed} {votes} {how} {size} of {result.group} (95 % interval {_format_interval(result.test.interval)}; "
-            f"p = {result.adjusted_p_value:.2g}, adjusted): {_study_verdict(result)}."
-        )
-    if len(notes) > 1:
-        notes.append("Adjusted p: corrected for the number of tests by Holm's method.")
-    return [*notes, "Intervals and tests treat both the members and the images as random samples."]
-
-
-def _study_verdict(result: HomogeneousResult) -> str:
-    if result.adjusted_p_value >= SIGNIFICANCE_LEVEL:
-        return "chance alone could explain it" if f"{100 * abs(result.gain):.2f}" != "0.00" else "no difference"
-    return "a real gain" if result.gain > 0 else "a real loss"
-
-
-def _spell(number: int) -> str:
-    words = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
-    return words[number - 2] if 2 <= number < 2 + len(words) else str(number)
+def _describe_study_gain(mixed: str, result: HomogeneousResult) -> str:
+    """Return a sentence on whether mixed ensembles are more accurate than the ensembles of one group."""
+    size, uniform = f"{100 * abs(result.gain):.2f}", result.ensembles.name
+    if size == "0.00":
+        return f"On average, {mixed} is as accurate as {uniform}."
+    direction = "more" if result.gain > 0 else "less"
+    return (
+        f"On average, {mixed} is {size} points {direction} accurate than {uniform} (95 % interval "
+        f"{interval(*result.test.interval, points)}; adjusted p = {result.adjusted_p_value:.2g}): "
+        f"{describe_significance(result.adjusted_p_value)}."
+    )

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from fmcli.errors import FmcliError, OutputClosed, printable
@@ -76,14 +75,18 @@ class Terminal:
         self.out = make_console(out or sys.stdout)
         self.err = make_console(BestEffortStream(err or sys.stderr))
 
-    def print(self, *results: object) -> None:
+    def print(self, *results: object, max_width: int = UNBOUNDED_COLUMNS) -> None:
         """Print results to standard output, wrapped to the width of the terminal.
+
+        Args:
+            results: Text and tables.
+            max_width: Width in characters to which results are wrapped on a wider terminal, in a file or in a pipe.
 
         Raises:
             OutputClosed: The reader has closed standard output.
         """
         with _detect_closed_output():
-            self.out.print(*results, soft_wrap=False)
+            self.out.print(*results, soft_wrap=False, width=min(self.out.width, max_width))
             self.out.file.flush()
 
     def write(self, text: str) -> None:
@@ -148,9 +151,6 @@ def show_error(error: FmcliError, *, hint: str | None = None, file: TextIO | Non
         file: Stream to print to. Default: standard error.
     """
     console = make_console(BestEffortStream(file or sys.stderr))
-    first, *rest = error.message.split("\n")
-    lines = [f"[bold red]error:[/] {escape(printable(first))}", *(escape(printable(line)) for line in rest)]
+    console.print(Text.assemble(("error:", "bold red"), " ", _escape_lines(error.message)), soft_wrap=True)
     if hint := hint or error.hint:
-        lines.append(f"[cyan]hint:[/]  {escape(printable(hint))}")
-    for line in lines:
-        console.print(Text.from_markup(line, emoji=False), soft_wrap=True)
+        console.print(Text.assemble(("hint:", "cyan"), "  ", printable(hint)), soft_wrap=True)

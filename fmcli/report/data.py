@@ -1,6 +1,7 @@
 """The result of `fmcli data info`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fmcli.recipe.tracing import show_shape
 from fmcli.report.document import Document, Sheet
@@ -20,28 +21,26 @@ def data_document(
         class_names: Class names in label order.
         digests: SHA-256 digest of each split.
     """
-    splits = list(counts)
-    records = [
-        {"label": label, "class": name, **{split: int(counts[split][label]) for split in splits}}
+    records: list[dict[str, Any]] = [
+        {"label": label, "class": name, **{split: int(counts[split][label]) for split in counts}}
         for label, name in enumerate(class_names)
     ]
-    totals = {split: int(sum(counts[split])) for split in splits}
+    totals = {split: int(sum(counts[split])) for split in counts}
     sheet = Sheet(
         title=f"{source}: {show_shape(input_shape)} (channels×height×width), {len(class_names)} classes, in {path}",
-        columns=[">Label", "Class", *(f">{split}" for split in splits)],
         rows=[
-            *([str(row["label"]), str(row["class"]), *(f"{row[split]:,}" for split in splits)] for row in records),
-            ["", "all", *(f"{totals[split]:,}" for split in splits)],
+            {">Label": record["label"], "Class": record["class"], **{f">{split}": record[split] for split in counts}}
+            for record in [*records, {"label": None, "class": "all", **totals}]
         ],
-        summary=1,
+        n_totals=1,
         notes=[f"SHA-256 of {split}: {digest}" for split, digest in digests.items()],
     )
     payload = {
         "source": source,
         "place": path,
-        "input_shape": list(input_shape),
+        "input_shape": input_shape,
         "classes": records,
         "images": totals,
-        "digests": dict(digests),
+        "digests": digests,
     }
     return Document([sheet], payload, records)

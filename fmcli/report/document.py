@@ -1,10 +1,9 @@
 """Documents: one result as tables for people and as JSON or CSV for scripts."""
 
 import csv
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -14,9 +13,11 @@ from rich.text import Text
 
 from fmcli.choices import Format
 from fmcli.errors import printable
-from fmcli.report.console import Terminal
+from fmcli.report.console import UNBOUNDED_COLUMNS, Terminal
 
 Record = Mapping[str, Any]
+Row = Mapping[str, str | int | None]
+"""Cells by column header. A header that starts with `>` aligns its column to the right."""
 _MIN_TEXT_WIDTH = 10  # characters; longer text is folded, numbers are not
 _GAP_WIDTH = 3  # characters between two columns
 
@@ -26,21 +27,19 @@ class Sheet:
     """One table for people.
 
     Args:
-        columns: Column headers. A header that starts with `>` aligns its column to the right.
-        rows: Formatted cells.
         title: Line above the table.
-        summary: Number of last rows that are totals or averages, separated by a blank line.
+        rows: The rows of the table. The first row has a cell for every column; a cell that is missing or None is empty.
+        n_totals: Number of last rows that are totals or averages. They are bold and separated by a blank line.
         notes: Lines below the table.
-        emphasis: Index of the row to print in bold.
+        max_width: Maximum width in characters; longer text is folded. Default: the width of the terminal.
         matrix: Never print the rows as a list, because only the columns next to each other make sense.
     """
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
     title: str = ""
-    summary: int = 0
+    rows: Sequence[Row] = ()
+    n_totals: int = 0
     notes: Sequence[str] = ()
-    emphasis: int | None = None
+    max_width: int = UNBOUNDED_COLUMNS
     matrix: bool = False
 
 
@@ -56,7 +55,7 @@ class Document:
 
     sheets: Sequence[Sheet]
     payload: Mapping[str, Any]
-    records: Sequence[Record] = field(default=())
+    records: Sequence[Record]
 
 
 def emit(document: Document, format_: Format, terminal: Terminal) -> None:
@@ -73,97 +72,94 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
                 print_sheet(sheet, terminal)
         case "json":
             terminal.write(terminal.to_json(document.payload, indent=2) + "\n")
-        case _:
-            write = record_writer(format_, terminal)
-            for record in document.records:
-                write(record)
+        case "jsonl" | "csv":
+            write_records(document.records, format_, terminal)
+
+
+# --- tables -----------------------------------------------------------------------------------------------
 
 
 def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
     """Print a table with its title and notes. On a narrow terminal, print it as a list instead of cutting it."""
     if sheet.title:
-        terminal.print(Text(printable(sheet.title), style="bold"))
+        terminal.print(Text(printable(sheet.title), style="bold"), max_width=sheet.max_width)
     if sheet.rows:
-        min_width = _min_width(sheet)
+        table, min_width = _build_table(sheet)
         if min_width <= terminal.out.width:
-            terminal.print(build_table(sheet))
+            terminal.print(table, max_width=sheet.max_width)
         elif sheet.matrix:
             terminal.print(f"(Not shown: it needs a terminal of {min_width} columns. JSON output contains it.)")
         else:
-            terminal.print(_format_list(sheet))
+            terminal.print(_format_list(sheet.rows))
     for note in sheet.notes:
-        terminal.print(printable(note))
+        terminal.print(printable(note), max_width=sheet.max_width)
 
 
-def build_table(sheet: Sheet) -> Table:
-    """Return the rich table of a sheet."""
+def _build_table(sheet: Sheet) -> tuple[Table, int]:
+    """Return the rich table of a sheet, and its width in characters if text is folded as far as possible."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for column, width in zip(sheet.columns, _min_column_widths(sheet), strict=True):
-        number = column.startswith(">")
+    headers, widths = list(sheet.rows[0]), []
+    for header in headers:
+        name, is_number = printable(header.removeprefix(">")), header.startswith(">")
+        width = max(cell_len(name), *(cell_len(_format_cell(row.get(header))) for row in sheet.rows))
+        widths.append(width if is_number else min(width, _MIN_TEXT_WIDTH))
         table.add_column(
-            printable(column.removeprefix(">")),
-            justify="right" if number else "left",
-            no_wrap=number,
+            name,
+            justify="right" if is_number else "left",
+            no_wrap=is_number,
             overflow="fold",
-            min_width=width,
+            min_width=widths[-1],
         )
-    first_summary = len(sheet.rows) - sheet.summary
+    first_total = len(sheet.rows) - sheet.n_totals
     for index, row in enumerate(sheet.rows):
-        if sheet.summary and index == first_summary:
+        if index == first_total:
             table.add_section()
-        table.add_row(*map(printable, row), style="bold" if index == sheet.emphasis else None)
-    return table
+        cells = [_format_cell(row.get(header)) for header in headers]
+        table.add_row(*cells, style="bold" if index >= first_total else None)
+    return table, sum(widths) + _GAP_WIDTH * (len(widths) - 1)
 
 
-def _min_column_widths(sheet: Sheet) -> list[int]:
-    """Return the width of each column in characters if text is folded as far as possible."""
-    widths = []
-    for index, column in enumerate(sheet.columns):
-        full = max(len(column.removeprefix(">")), *(cell_len(row[index]) for row in sheet.rows))
-        widths.append(full if column.startswith(">") else min(full, _MIN_TEXT_WIDTH))
-    return widths
-
-
-def _min_width(sheet: Sheet) -> int:
-    """Return the width in characters that the table needs at least."""
-    widths = _min_column_widths(sheet)
-    return sum(widths) + _GAP_WIDTH * (len(widths) - 1)
-
-
-def _format_list(sheet: Sheet) -> str:
+def _format_list(rows: Sequence[Row]) -> str:
     """Return the rows one below the other: the first text column as a heading, then one line per value."""
-    headers = [column.removeprefix(">") for column in sheet.columns]
-    name = next((index for index, column in enumerate(sheet.columns) if not column.startswith(">")), 0)
-    blocks = []
-    for row in sheet.rows:
-        values = [f"  {headers[index]}: {printable(cell)}" for index, cell in enumerate(row) if index != name and cell]
-        blocks.append("\n".join([f"{headers[name]} {printable(row[name])}", *values]))
-    return "\n".join(blocks)
+    heading = next((header for header in rows[0] if not header.startswith(">")), next(iter(rows[0])))
+    lines = []
+    for row in rows:
+        lines.append(f"{heading.removeprefix('>')} {_format_cell(row[heading])}")
+        cells = {header.removeprefix(">"): _format_cell(value) for header, value in row.items() if header != heading}
+        lines += [f"  {name}: {text}" for name, text in cells.items() if text]
+    return "\n".join(lines)
 
 
-def record_writer(format_: Format, terminal: Terminal) -> Callable[[Record], None]:
-    """Return a function that writes one record at a time, as JSON Lines or as CSV with a header."""
-    if format_ != "csv":
-        return lambda record: terminal.write(terminal.to_json(record) + "\n")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    has_header = False
+def _format_cell(value: str | int | None) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return printable(value or "")
 
-    def write(record: Record) -> None:
-        nonlocal has_header
-        if not has_header:
-            writer.writerow(record)
-            has_header = True
-        writer.writerow(_format_csv(value) for value in record.values())
-        terminal.write(buffer.getvalue())
-        buffer.seek(0)
-        buffer.truncate()
 
-    return write
+# --- records ----------------------------------------------------------------------------------------------
+
+
+def write_records(records: Iterable[Record], format_: Format, terminal: Terminal) -> None:
+    """Write each record as soon as it arrives, as CSV with a header or as JSON Lines.
+
+    Raises:
+        OutputClosed: The reader has closed standard output.
+    """
+    writer = csv.writer(terminal, lineterminator="\n")
+    for index, record in enumerate(records):
+        if format_ == "csv":
+            if index == 0:
+                writer.writerow(record)
+            writer.writerow(_format_csv(value) for value in record.values())
+        else:
+            terminal.write(terminal.to_json(record) + "\n")
 
 
 def _format_csv(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | tuple) else value
+
+
+# --- numbers ----------------------------------------------------------------------------------------------
 
 
 def percent(value: float | None) -> str:
@@ -176,11 +172,31 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
 
 
-def show_value(value: object) -> str:
-    """Return a recipe value rounded for display, or nothing for None.
+def points(difference: float | None) -> str:
+    """Return a difference between fractions in percentage points with its sign, or nothing for None.
 
     Example:
-        >>> show_value(0.0023117), show_value(None), show_value([16, 32])
-        ('0.002312', '', '[16, 32]')
+        >>> points(0.0123), points(-0.5), points(None)
+        ('+1.23', '-50.00', '')
     """
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "" if difference is None else f"{100 * difference:+.2f}"
+
+
+def interval(low: float | None, high: float | None, show: Callable[[float | None], str] = percent) -> str:
+    """Return an interval of fractions, or of differences if `show` is `points`, or nothing for None.
+
+    Example:
+        >>> interval(0.912, 0.934), interval(-0.001, 0.02, points), interval(None, None)
+        ('91.20 to 93.40', '-0.10 to +2.00', '')
+    """
+    return "" if low is None else f"{show(low)} to {show(high)}"
+
+
+def show_value(value: object, digits: int = 4) -> str:
+    """Return a value with floats rounded to a number of significant digits, or nothing for None.
+
+    Example:
+        >>> show_value(0.0023117), show_value(0.0477, 2), show_value(None), show_value([16, 32])
+        ('0.002312', '0.048', '', '[16, 32]')
+    """
+    return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -1,14 +1,16 @@
 """The result of `fmcli ensemble evaluate`: a vote compared with its members."""
 
-import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from fmcli.ensemble import Combiner, EnsembleEvaluation, Evaluation
 from fmcli.metrics.calibration import Calibration
-from fmcli.metrics.comparison import PairedTest
+from fmcli.metrics.comparison import CochranTest, PairedTest
 from fmcli.recipe import ReferenceSpec
-from fmcli.report.document import Document, Sheet, percent
+from fmcli.report.document import Document, Row, Sheet, interval, percent, points
 from fmcli.report.evaluation import (
     brief_payload,
     evaluation_payload,
@@ -17,7 +19,7 @@ from fmcli.report.evaluation import (
     published_accuracy,
 )
 
-SIGNIFICANCE_LEVEL = 0.05
+_SIGNIFICANCE_LEVEL = 0.05
 _MAX_MEMBERS_IN_FULL = 100  # in larger ensembles, JSON contains neither the classes of each member nor the pairs
 _MEAN_PROBABILITY = "the mean of its members' probabilities"
 _PROBABILITIES = {
@@ -29,7 +31,7 @@ _PROBABILITIES = {
 
 
 def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) -> Document:
-    """Return the scores of a vote next to the scores of its members, then those for each class.
+    """Return the scores of a vote next to the scores of its members, then the scores of each class.
 
     Args:
         evaluation: The vote and its members.
@@ -45,43 +47,38 @@ def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec |
 
 
 def _member_sheet(evaluation: EnsembleEvaluation) -> Sheet:
-    rule, members = evaluation.rule, evaluation.members
-    weights = [f"{weight:.3g}" for weight in rule.weights] if rule.weights else []
-    groups = list(rule.groups) if rule.vote == "two-level" else []
-    has_contributions = any(value is not None for value in evaluation.contributions)
-    columns = ["Member", ">Accuracy", ">95 % interval", ">Macro F1", ">Loss", ">Calib. err."]
-    extra = [
-        *([("Group", [*groups, ""])] if groups else []),
-        *([(">Weight", [*weights, ""])] if weights else []),
-        *([(">Contribution", [*map(_format_points, evaluation.contributions), ""])] if has_contributions else []),
-    ]
-    rows = [
-        [*_member_row(member), *(cells[index] for _, cells in extra)]
-        for index, member in enumerate([*members, evaluation.vote])
-    ]
+    rule, members, contributions = evaluation.rule, evaluation.members, evaluation.contributions
+    rows = [_member_row(member) for member in (*members, evaluation.vote)]
+    for index, row in enumerate(rows[:-1]):
+        if rule.vote == "two-level":
+            row["Group"] = rule.groups[index]
+        if rule.weights:
+            row[">Weight"] = f"{rule.weights[index]:.3g}"
+        if _has_contributions(evaluation):
+            row[">Contribution"] = points(contributions[index])
     return Sheet(
         title=f"{describe_rule(rule)} of {len(members)} on {evaluation.split}",
-        columns=[*columns, *(header for header, _ in extra)],
         rows=rows,
-        summary=1,
-        emphasis=len(rows) - 1,
+        n_totals=1,
         notes=_member_notes(evaluation) if len(members) > 1 else ["There is only one member, so there is no vote."],
     )
 
 
+def _has_contributions(evaluation: EnsembleEvaluation) -> bool:
+    return any(value is not None for value in evaluation.contributions)
+
+
 def _member_notes(evaluation: EnsembleEvaluation) -> list[str]:
-    rule, diversity, test = evaluation.rule, evaluation.diversity, evaluation.agreement
-    notes = [describe_gain(evaluation.gain, "The vote", f"its best member, {evaluation.best_member}")]
-    if test is not None:
-        verdict = "differ in accuracy" if test.p_value < SIGNIFICANCE_LEVEL else "show no difference in accuracy"
-        notes.append(f"The members {verdict} (p = {test.p_value:.2g}, Cochran's Q = {test.statistic:.1f}).")
-    notes += [
+    rule, diversity = evaluation.rule, evaluation.diversity
+    notes = [
+        describe_gain(evaluation.gain, "The vote", f"its best member, {evaluation.best_member}"),
+        *describe_agreement("The members", evaluation.agreement),
         f"On average, two members disagree on {percent(diversity.mean_disagreement)} % of the images and are both "
         f"wrong on {percent(diversity.mean_double_fault)} %; Q statistic {_format_number(diversity.mean_q_statistic)}, "
         f"Cohen's kappa {_format_number(diversity.mean_kappa)}.",
         f"Ties: {evaluation.n_ties:,} (decided by {rule.tie}).",
     ]
-    if any(value is not None for value in evaluation.contributions):
+    if _has_contributions(evaluation):
         kept = " and the others keep their weights" if rule.weights else ""
         notes.append(f"Contribution: points the vote loses if this member is removed{kept} (negative: it gets better).")
     if evaluation.cross_fitted:
@@ -95,20 +92,23 @@ def describe_rule(rule: Combiner) -> str:
     return f"{name.capitalize()} vote"
 
 
-def _member_row(member: Evaluation) -> list[str]:
-    low, high = member.report.interval
-    return [
-        member.name,
-        percent(member.report.accuracy),
-        f"{percent(low)} to {percent(high)}",
-        percent(member.report.macro.f1),
-        f"{member.calibration.loss:.4f}",
-        percent(member.calibration.ece),
-    ]
+def _member_row(member: Evaluation) -> dict[str, str]:
+    return {
+        "Member": member.name,
+        ">Accuracy": percent(member.report.accuracy),
+        ">95 % interval": interval(*member.report.interval),
+        ">Macro F1": percent(member.report.macro.f1),
+        ">Loss": f"{member.calibration.loss:.4f}",
+        ">Calib. err.": percent(member.calibration.ece),
+    }
 
 
-def _format_points(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:+.2f}"
+def describe_agreement(subject: str, test: CochranTest | None) -> list[str]:
+    """Return a sentence on whether several classifiers have the same accuracy, or nothing without a test."""
+    if test is None:
+        return []
+    verdict = "differ in accuracy" if test.p_value < _SIGNIFICANCE_LEVEL else "show no difference in accuracy"
+    return [f"{subject} {verdict} (p = {test.p_value:.2g}, Cochran's Q = {test.statistic:.1f})."]
 
 
 def describe_gain(gain: PairedTest, first: str, second: str, adjusted_p_value: float | None = None) -> str:
@@ -122,90 +122,89 @@ def describe_gain(gain: PairedTest, first: str, second: str, adjusted_p_value: f
     """
     if gain.only_first == gain.only_second:
         return f"{first} is as accurate as {second}."
-    direction = "above" if gain.difference > 0 else "below"
-    low, high = gain.interval if gain.difference > 0 else (-gain.interval[1], -gain.interval[0])
+    sign, direction = (1, "above") if gain.difference > 0 else (-1, "below")
+    low, high = sorted(sign * end for end in gain.interval)
     p_value = gain.p_value if adjusted_p_value is None else adjusted_p_value
     adjusted = "" if p_value == gain.p_value else ", adjusted"
+    if (gain.p_value < _SIGNIFICANCE_LEVEL) == (low > 0):
+        verdict = describe_significance(p_value)
+    else:
+        verdict = "borderline: the interval and the test disagree"
     return (
-        f"{first} is {abs(100 * gain.difference):.2f} points {direction} {second} (95 % interval {100 * low:.2f} to "
-        f"{100 * high:.2f}; p = {p_value:.2g}, McNemar's exact test{adjusted}): {_verdict(gain, low, p_value)}."
+        f"{first} is {percent(sign * gain.difference)} points {direction} {second} (95 % interval "
+        f"{interval(low, high)}; p = {p_value:.2g}, McNemar's exact test{adjusted}): {verdict}."
     )
 
 
-def _verdict(gain: PairedTest, low: float, p_value: float) -> str:
-    """Return whether a difference is significant; `low` is the lower end of its interval."""
-    if (gain.p_value < SIGNIFICANCE_LEVEL) != (low > 0):
-        return "borderline: the interval and the test disagree"
-    return "a real difference" if p_value < SIGNIFICANCE_LEVEL else "chance alone could explain it"
-
-
-def _nan_to_none(value: float) -> float | None:
-    """Return None for NaN, which JSON lacks."""
-    return None if math.isnan(value) else value
-
-
-def _format_number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.2f}"
+def describe_significance(p_value: float) -> str:
+    """Return whether a test found a difference."""
+    return "a real difference" if p_value < _SIGNIFICANCE_LEVEL else "chance alone could explain it"
 
 
 def _calibration_sheet(evaluation: EnsembleEvaluation) -> Sheet:
     """Return the calibration of the vote's probabilities before and after temperature scaling."""
     rule = evaluation.rule
     probability = _PROBABILITIES.get(rule.vote, f"{_MEAN_PROBABILITY}; it did not decide the vote")
-    rows = [["before scaling", *_calibration_cells(evaluation.vote.calibration)]]
+    rows = [_calibration_row("before scaling", evaluation.vote.calibration)]
     notes = [
         f"The vote's probability is {probability}.",
         "Calib. err. uses bins of equal width; Equal mass uses bins with the same number of images.",
     ]
     if evaluation.calibrated is not None:
-        rows.append([f"at temperature {rule.temperature:.2f}", *_calibration_cells(evaluation.calibrated)])
+        rows.append(_calibration_row(f"at temperature {rule.temperature:.2f}", evaluation.calibrated))
         notes.append("The temperature was fitted to validation images. Ensemble files and packs store it.")
-    return Sheet(
-        title="Calibration of the vote's probabilities",
-        columns=["Probabilities", ">Loss", ">Brier", ">Calib. err.", ">Equal mass"],
-        rows=rows,
-        notes=notes,
-    )
+    return Sheet("Calibration of the vote's probabilities", rows, notes=notes)
 
 
-def _calibration_cells(calibration: Calibration) -> list[str]:
-    scores = [f"{calibration.loss:.4f}", f"{calibration.brier:.4f}"]
-    return [*scores, percent(calibration.ece), percent(calibration.ece_equal_mass)]
+def _calibration_row(name: str, calibration: Calibration) -> Row:
+    return {
+        "Probabilities": name,
+        ">Loss": f"{calibration.loss:.4f}",
+        ">Brier": f"{calibration.brier:.4f}",
+        ">Calib. err.": percent(calibration.ece),
+        ">Equal mass": percent(calibration.ece_equal_mass),
+    }
 
 
 def _payload(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) -> dict[str, Any]:
-    rule = evaluation.rule
-    diversity = evaluation.diversity
+    rule, diversity = evaluation.rule, evaluation.diversity
     in_full = len(evaluation.members) <= _MAX_MEMBERS_IN_FULL
     return {
         "split": evaluation.split,
         "vote": rule.vote,
         "tie": rule.tie,
-        "weights": None if rule.weights is None else list(rule.weights),
-        "groups": list(rule.groups) if rule.vote == "two-level" else None,
+        "weights": rule.weights,
+        "groups": rule.groups if rule.vote == "two-level" else None,
         "temperature": rule.temperature,
         "cross_fitted": evaluation.cross_fitted,
         "ties": evaluation.n_ties,
         "best_member": evaluation.best_member,
         "gain_over_best_member": asdict(evaluation.gain),
-        "cochran_q": None if evaluation.agreement is None else asdict(evaluation.agreement),
+        "cochran_q": evaluation.agreement and asdict(evaluation.agreement),
         "pairwise_disagreement": diversity.mean_disagreement,
         "diversity": {
             name: {
                 "mean": _nan_to_none(getattr(diversity, f"mean_{name}")),
-                "pairs": [[_nan_to_none(value) for value in row] for row in getattr(diversity, name).tolist()]
-                if in_full
-                else None,
+                "pairs": _nan_to_none(getattr(diversity, name)) if in_full else None,
             }
             for name in ("disagreement", "q_statistic", "double_fault", "kappa")
         },
         "published_accuracy": published_accuracy(reference, evaluation.split),
         "ensemble": {
             **evaluation_payload(evaluation.vote),
-            "calibrated": None if evaluation.calibrated is None else asdict(evaluation.calibrated),
+            "calibrated": evaluation.calibrated and asdict(evaluation.calibrated),
         },
         "members": [
             {**(evaluation_payload(member) if in_full else brief_payload(member)), "lost_without": contribution}
             for member, contribution in zip(evaluation.members, evaluation.contributions, strict=True)
         ],
     }
+
+
+def _nan_to_none(values: ArrayLike) -> Any:
+    """Return a number or an array as JSON values, with null instead of NaN, which JSON does not have."""
+    return np.where(np.isnan(values), np.array(None), values).tolist()
+
+
+def _format_number(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.2f}"

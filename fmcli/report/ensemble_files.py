@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fmcli.choices import Measure
 from fmcli.ensemble import Combiner
@@ -30,8 +31,10 @@ def selection_document(
     ]
     sheet = Sheet(
         title=f"Selected from {len(names)} members on {n_images:,} validation images, for a {rule.vote} vote",
-        columns=["Member", ">Times selected", ">Weight"],
-        rows=[[str(row["member"]), str(row["count"]), f"{row['weight']:.3f}"] for row in records],
+        rows=[
+            {"Member": names[index], ">Times selected": count, ">Weight": f"{count / sum(selection.counts):.3f}"}
+            for index, count in zip(selection.members, selection.counts, strict=True)
+        ],
         notes=[
             f"Validation {by} of the vote: {_format_score(selection.score, by)}. Best single member, "
             f"{names[selection.best_member]}: {_format_score(selection.best_member_score, by)}. Vote of all "
@@ -69,8 +72,9 @@ def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None,
         output: The ensemble file.
     """
     weights = rule.weights or (1.0,) * len(names)
-    total = sum(weights)
-    records = [{"member": name, "weight": weight / total} for name, weight in zip(names, weights, strict=True)]
+    records: list[dict[str, Any]] = [
+        {"member": name, "weight": weight / sum(weights)} for name, weight in zip(names, weights, strict=True)
+    ]
     fitted = (
         "Nothing was fitted: the members share no validation images."
         if accuracy is None
@@ -78,8 +82,10 @@ def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None,
     )
     sheet = Sheet(
         title=f"{describe_rule(rule)} of {len(names)}",
-        columns=["Member"] if rule.stacking else ["Member", ">Weight"],
-        rows=[[str(row["member"]), *([] if rule.stacking else [f"{row['weight']:.3f}"])] for row in records],
+        rows=[
+            {"Member": record["member"], **({} if rule.stacking else {">Weight": f"{record['weight']:.3f}"})}
+            for record in records
+        ],
         notes=[fitted, *_next_steps(output)],
     )
     payload = {

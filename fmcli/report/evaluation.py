@@ -8,7 +8,7 @@ from fmcli.ensemble import Evaluation
 from fmcli.metrics.classification import ClassificationReport, most_frequent_confusions
 from fmcli.metrics.coverage import accuracy_at_coverage, threshold_at_coverage
 from fmcli.recipe import ReferenceSpec
-from fmcli.report.document import Document, Sheet, percent
+from fmcli.report.document import Document, Sheet, interval, percent, points
 
 _MAX_MATRIX_CLASSES = 40
 _COVERAGES = (1.0, 0.95, 0.9, 0.8)
@@ -17,7 +17,7 @@ _COVERAGES = (1.0, 0.95, 0.9, 0.8)
 def evaluation_document(
     evaluations: Sequence[Evaluation], split: str, references: Sequence[ReferenceSpec | None]
 ) -> Document:
-    """Return the scores of one or more members.
+    """Return the scores of one or several members.
 
     Args:
         evaluations: The scores of each member.
@@ -30,18 +30,13 @@ def evaluation_document(
         {**evaluation_payload(evaluation), "published_accuracy": published_accuracy(reference, split)}
         for evaluation, reference in pairs
     ]
-    records = [row for evaluation in evaluations for row in evaluation_records(evaluation)]
+    records = [record for evaluation in evaluations for record in evaluation_records(evaluation)]
     return Document(sheets, {"split": split, "members": members}, records)
 
 
 def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSpec | None = None) -> list[Sheet]:
     """Return tables of a classifier's scores for each class, accuracy at several coverages, and confusions."""
     report, calibration = evaluation.report, evaluation.calibration
-    low, high = report.interval
-    title = (
-        f"{evaluation.name} on {split}: accuracy {percent(report.accuracy)} % "
-        f"(95 % interval {percent(low)} to {percent(high)}) of {report.macro.support:,} images"
-    )
     notes = [
         f"Loss {calibration.loss:.4f}, Brier score {calibration.brier:.4f}, calibration error "
         f"{percent(calibration.ece)} % in bins of equal width, {percent(calibration.ece_equal_mass)} % in bins of "
@@ -49,30 +44,36 @@ def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSp
     ]
     published = published_accuracy(reference, split)
     if reference is not None and published is not None:
-        difference = 100 * (report.accuracy - published)
-        notes.append(f"Published: {percent(published)} % ({difference:+.2f} here); {reference.source}")
+        difference = points(report.accuracy - published)
+        notes.append(f"Published: {percent(published)} % ({difference} here); {reference.source}")
     scores = Sheet(
-        title=title,
-        columns=["Class", ">Precision", ">Recall", ">F1", ">Support"],
+        title=f"{evaluation.name} on {split}: accuracy {percent(report.accuracy)} % (95 % interval "
+        f"{interval(*report.interval)}) of {report.macro.support:,} images",
         rows=[
-            [row["class"], *(percent(row[key]) for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
-            for row in _class_records(report)
+            {
+                "Class": record["class"],
+                ">Precision": percent(record["precision"]),
+                ">Recall": percent(record["recall"]),
+                ">F1": percent(record["f1"]),
+                ">Support": record["support"],
+            }
+            for record in _class_records(report)
         ],
-        summary=2,
+        n_totals=2,
         notes=notes,
     )
-    return [scores, _coverage_sheet(evaluation), *_confusion_sheets(report)]
-
-
-def _coverage_sheet(evaluation: Evaluation) -> Sheet:
-    return Sheet(
+    coverages = Sheet(
         title="Accuracy without the least certain images",
-        columns=[">Images kept", ">Accuracy", ">Lowest probability"],
         rows=[
-            [percent(row["kept"]), percent(row["accuracy"]), f"{row['probability_from']:.4f}"]
-            for row in _coverage_records(evaluation)
+            {
+                ">Images kept": percent(record["kept"]),
+                ">Accuracy": percent(record["accuracy"]),
+                ">Lowest probability": f"{record['probability_from']:.4f}",
+            }
+            for record in _coverage_records(evaluation)
         ],
     )
+    return [scores, coverages, *_confusion_sheets(report)]
 
 
 def _coverage_records(evaluation: Evaluation) -> list[dict[str, float]]:
@@ -105,22 +106,21 @@ def _class_records(report: ClassificationReport) -> list[dict[str, Any]]:
 
 
 def _confusion_sheets(report: ClassificationReport) -> list[Sheet]:
+    """Return the most frequent confusions, after the confusion matrix unless there are too many classes."""
     names = report.class_names
-    worst = most_frequent_confusions(report)
-    listed = [f"  {pair.count:>5,}  {pair.actual} taken for {pair.predicted}" for pair in worst]
-    notes = ["Most frequent confusions:", *listed] if worst else ["No confusions."]
-    if len(names) > _MAX_MATRIX_CLASSES:
-        return [Sheet(columns=(), rows=(), notes=notes)]
     matrix = Sheet(
         title="Confusion matrix (rows: actual class; columns: predicted class, by number)",
-        columns=["Class", *(f">{label}" for label in range(len(names)))],
         rows=[
-            [f"{label} {names[label]}", *(f"{count}" if count else "·" for count in row)]
-            for label, row in enumerate(report.confusion.tolist())
+            {"Class": f"{label} {names[label]}", **{f">{other}": count or "·" for other, count in enumerate(counts)}}
+            for label, counts in enumerate(report.confusion.tolist())
         ],
         matrix=True,
     )
-    return [matrix, Sheet(columns=(), rows=(), notes=notes)]
+    listed = [
+        f"  {pair.count:>5,}  {pair.actual} taken for {pair.predicted}" for pair in most_frequent_confusions(report)
+    ]
+    worst = Sheet(notes=["Most frequent confusions:", *listed] if listed else ["No confusions."])
+    return [matrix, worst] if len(names) <= _MAX_MATRIX_CLASSES else [worst]
 
 
 def brief_payload(evaluation: Evaluation) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def brief_payload(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "name": evaluation.name,
         "accuracy": evaluation.report.accuracy,
-        "accuracy_interval": list(evaluation.report.interval),
+        "accuracy_interval": evaluation.report.interval,
         **asdict(evaluation.calibration),
     }
 

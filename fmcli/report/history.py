@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from fmcli.events import EpochFinished
-from fmcli.report.document import Document, Sheet, percent
-
-_COLUMNS = [">Epoch", ">Rate", ">Loss", ">Accuracy", ">Val. loss", ">Val. accuracy", ">Seconds", ">Images/s"]
+from fmcli.report.document import Document, Row, Sheet, percent
 
 
 def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished]]) -> Document:
@@ -20,13 +18,12 @@ def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished
     sheets = [
         Sheet(
             title=f"{member}, retrained for the best number of epochs" if retrained else member,
-            columns=_COLUMNS,
             rows=[_epoch_row(epoch) for epoch in history if epoch.retrained == retrained],
         )
         for member, history in histories.items()
         for retrained in dict.fromkeys(epoch.retrained for epoch in history)
     ]
-    last = Sheet(columns=(), rows=(), notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"])
+    last = Sheet(notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"])
     records = [_epoch_record(epoch) for history in histories.values() for epoch in history]
     return Document([*sheets, last], {"run": folder, "epochs": records}, records)
 
@@ -37,14 +34,14 @@ def _epoch_record(epoch: EpochFinished) -> dict[str, object]:
     return record
 
 
-def _epoch_row(epoch: EpochFinished) -> list[str]:
-    return [
-        str(epoch.epoch),
-        f"{epoch.lr:.2e}",
-        f"{epoch.train_loss:.4f}",
-        percent(epoch.train_accuracy),
-        "" if epoch.validation_loss is None else f"{epoch.validation_loss:.4f}",
-        percent(epoch.validation_accuracy),
-        f"{epoch.seconds:.1f}",
-        f"{epoch.images_per_second:,.0f}",
-    ]
+def _epoch_row(epoch: EpochFinished) -> Row:
+    return {
+        ">Epoch": epoch.epoch,
+        ">Rate": f"{epoch.lr:.2e}",
+        ">Loss": f"{epoch.train_loss:.4f}",
+        ">Accuracy": percent(epoch.train_accuracy),
+        ">Val. loss": None if epoch.validation_loss is None else f"{epoch.validation_loss:.4f}",
+        ">Val. accuracy": percent(epoch.validation_accuracy),
+        ">Seconds": f"{epoch.seconds:.1f}",
+        ">Images/s": round(epoch.images_per_second),
+    }

@@ -1,101 +1,93 @@
 """The result of `fmcli predict`, written image by image."""
 
-from types import TracebackType
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice, zip_longest
 from typing import Any
 
 from fmcli.choices import Format
 from fmcli.ensemble.predictions import ImagePrediction
 from fmcli.report.console import Terminal
-from fmcli.report.document import Sheet, print_sheet, record_writer
+from fmcli.report.document import Record, Row, Sheet, print_sheet, write_records
 
 _MAX_TABLE_ROWS = 1000  # longer results are printed as several tables, which bounds memory
 
 
-class PredictionWriter:
-    """Write labelled images in order. Use it as a context manager.
+def write_predictions(
+    images: Iterable[ImagePrediction], format_: Format, terminal: Terminal, *, top: int
+) -> tuple[int, int]:
+    """Write the label of each image, or its error, as soon as it is known.
 
     Args:
+        images: The predictions.
         format_: Output format.
         terminal: Terminal to write to.
         top: Number of most probable classes to list for each image.
+
+    Returns:
+        The number of images that were classified, and the number of images that could not be read.
+
+    Raises:
+        OutputClosed: The reader has closed standard output.
     """
+    counts: Counter[bool] = Counter()
 
-    def __init__(self, format_: Format, terminal: Terminal, *, top: int) -> None:
-        self.n_records = 0
-        self.n_errors = 0
-        self._format = format_
-        self._terminal = terminal
-        self._top = top
-        self._rows: list[list[str]] = []
-        self._write = record_writer(format_, terminal)
+    def counted() -> Iterator[ImagePrediction]:
+        for image in images:
+            counts[image.error is None] += 1
+            yield image
 
-    def __enter__(self) -> "PredictionWriter":
-        return self
+    if format_ == "table":
+        rows = (_row(image, top) for image in counted())
+        while page := list(islice(rows, _MAX_TABLE_ROWS)):
+            print_sheet(Sheet(rows=page), terminal)
+    else:
+        records = (_record(image, top, flat=format_ == "csv") for image in counted())
+        if format_ == "json":
+            _write_array(records, terminal)
+        else:
+            write_records(records, format_, terminal)
+    return counts[True], counts[False]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._close()
 
-    def write(self, labelled: ImagePrediction) -> None:
-        """Write the label of one image, or its error.
+def _write_array(records: Iterable[Record], terminal: Terminal) -> None:
+    """Write a JSON array with one element per line."""
+    before, end = "[\n", "[]\n"
+    for record in records:
+        terminal.write(before + terminal.to_json(record))
+        before, end = ",\n", "\n]\n"
+    terminal.write(end)
 
-        Raises:
-            OutputClosed: The reader has closed standard output.
-        """
-        self.n_records += 1
-        self.n_errors += labelled.error is not None
-        match self._format:
-            case "table":
-                self._rows.append(self._row(labelled))
-                if len(self._rows) >= _MAX_TABLE_ROWS:
-                    self._print_rows()
-            case "json":  # an array with one element per line
-                self._terminal.write("[\n" if self.n_records == 1 else ",\n")
-                self._terminal.write(self._terminal.to_json(self._record(labelled)))
-            case _:
-                self._write(self._record(labelled))
 
-    def _close(self) -> None:
-        if self._format == "table" and self._rows:
-            self._print_rows()
-        if self._format == "json":
-            self._terminal.write("\n]\n" if self.n_records else "[]\n")
+def _row(image: ImagePrediction, top: int) -> Row:
+    others = ", ".join(f"{one.label} {one.probability:.4f}" for one in image.top[1:])
+    label = "undecided" if image.undecided else image.label
+    return {
+        "Input": image.name if image.index is None else f"{image.name}[{image.index}]",
+        "Label": label if image.error is None else f"error: {image.error}",
+        ">Probability": None if image.probability is None else f"{image.probability:.4f}",
+        ">Votes": image.votes,
+        **({"Other classes": others} if top > 1 else {}),
+    }
 
-    def _print_rows(self) -> None:
-        columns = ["Input", "Label", ">Probability", ">Votes"]
-        extra = ["Other classes"] if self._top > 1 else []
-        print_sheet(Sheet(columns=[*columns, *extra], rows=self._rows), self._terminal)
-        self._rows = []
 
-    def _row(self, labelled: ImagePrediction) -> list[str]:
-        name = labelled.name if labelled.index is None else f"{labelled.name}[{labelled.index}]"
-        if labelled.error is not None:
-            return [name, f"error: {labelled.error}", "", "", *([""] if self._top > 1 else [])]
-        others = ", ".join(f"{one.label} {one.probability:.4f}" for one in labelled.top[1:])
-        label = "undecided" if labelled.undecided else str(labelled.label)
-        row = [name, label, f"{labelled.probability:.4f}", str(labelled.votes)]
-        return [*row, others] if self._top > 1 else row
-
-    def _record(self, labelled: ImagePrediction) -> dict[str, Any]:
-        """Return the record of an image. CSV records are flat and always have the same keys."""
-        record: dict[str, Any] = {"input": labelled.name, "index": labelled.index}
-        result: dict[str, Any] = {
-            "label": labelled.label,
-            "probability": labelled.probability,
-            "votes": labelled.votes,
-            "undecided": labelled.undecided,
-        }
-        if self._format == "csv":
-            others: dict[str, Any] = {
-                f"{key}_{rank}": None for rank in range(2, self._top + 1) for key in ("label", "probability")
-            }
-            for rank, one in enumerate(labelled.top[1:], start=2):
-                others |= {f"label_{rank}": one.label, f"probability_{rank}": one.probability}
-            return record | result | others | {"error": labelled.error}
-        if labelled.error is not None:
-            return {**record, "error": labelled.error}
-        if self._top > 1:
-            result["top"] = [{"label": one.label, "probability": one.probability} for one in labelled.top]
-        return record | result
+def _record(image: ImagePrediction, top: int, *, flat: bool) -> Record:
+    """Return the record of an image. Flat records have no lists and the same keys for every image."""
+    source = {"input": image.name, "index": image.index}
+    if image.error is not None and not flat:
+        return {**source, "error": image.error}
+    record: dict[str, Any] = {
+        **source,
+        "label": image.label,
+        "probability": image.probability,
+        "votes": image.votes,
+        "undecided": image.undecided,
+    }
+    if flat:
+        for rank, one in zip_longest(range(2, top + 1), image.top[1:]):
+            record |= {f"label_{rank}": one and one.label, f"probability_{rank}": one and one.probability}
+        record["error"] = image.error
+    elif top > 1:
+        record["top"] = [asdict(one) for one in image.top]
+    return record

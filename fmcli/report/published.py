@@ -7,7 +7,7 @@ from typing import Any
 
 from fmcli.choices import SPLITS
 from fmcli.experiments.results import SystemResult
-from fmcli.report.document import Document, Record, Sheet, percent
+from fmcli.report.document import Document, Record, Row, Sheet, interval, percent, points
 
 _NOTED_RECALL_GAP = 0.05  # a class whose recall is lower than published by more than this is listed in a note
 
@@ -17,8 +17,6 @@ def published_document(results: Sequence[SystemResult]) -> Document:
     records = [_record(result) for result in results]
     main = Sheet(
         title="Published results and ours",
-        columns=["System", "Split", ">Published", ">Ours", ">±", ">Difference", ">95 % interval", "Reached",
-                 ">Seeds", ">Epochs", ">Seconds"],
         rows=[_row(record) for record in records],
         notes=[
             "Ours: mean accuracy over the seeds, ± its standard deviation, and the 95 % interval of the mean. With one "
@@ -26,11 +24,15 @@ def published_document(results: Sequence[SystemResult]) -> Document:
             "Reached: ours is at least the published accuracy, or the interval contains it. Seconds: per training.",
             *(f"{one.name} differs from the shipped recipe: {change}" for one in results for change in one.changes),
         ],
-    )  # fmt: skip
-    votes = [result for result in results if len(result.seeds[0].members) > 1]
+    )
+    votes = Sheet(
+        title="Votes and their members on test",
+        rows=[_vote_row(result) for result in results if len(result.seeds[0].members) > 1],
+        notes=["Means over the seeds. Best member: the most accurate member of each seed."],
+    )
     by_class = [_class_sheet(result) for result in results if result.reference.test_recall]
     payload = {"systems": [_payload(result, record) for result, record in zip(results, records, strict=True)]}
-    return Document([main, *([_votes_sheet(votes)] if votes else []), *by_class], payload, records)
+    return Document([main, *([votes] if votes.rows else []), *by_class], payload, records)
 
 
 def _record(result: SystemResult) -> dict[str, Any]:
@@ -52,56 +54,51 @@ def _record(result: SystemResult) -> dict[str, Any]:
     }
 
 
-def _row(record: Record) -> list[str]:
-    difference = "" if record["difference"] is None else f"{100 * record['difference']:+.2f}"
-    return [
-        record["system"],
-        record["split"],
-        percent(record["published"]),
-        percent(record["mean"]),
-        percent(record["spread"]),
-        difference,
-        f"{percent(record['low'])} to {percent(record['high'])}",
-        {None: "", True: "yes", False: "no"}[record["reached"]],
-        str(record["seeds"]),
-        f"{record['epochs']:.4g}",
-        f"{record['seconds']:,.0f}",
-    ]
+def _row(record: Record) -> Row:
+    return {
+        "System": record["system"],
+        "Split": record["split"],
+        ">Published": percent(record["published"]),
+        ">Ours": percent(record["mean"]),
+        ">±": percent(record["spread"]),
+        ">Difference": points(record["difference"]),
+        ">95 % interval": interval(record["low"], record["high"]),
+        "Reached": {None: "", True: "yes", False: "no"}[record["reached"]],
+        ">Seeds": record["seeds"],
+        ">Epochs": f"{record['epochs']:.4g}",
+        ">Seconds": round(record["seconds"]),
+    }
 
 
-def _votes_sheet(results: Sequence[SystemResult]) -> Sheet:
-    return Sheet(
-        title="Votes and their members on test",
-        columns=["System", ">Vote", ">Best member", ">Gain", "Members"],
-        rows=[_votes_row(result) for result in results],
-        notes=["Means over the seeds. Best member: the most accurate member of each seed."],
-    )
-
-
-def _votes_row(result: SystemResult) -> list[str]:
+def _vote_row(result: SystemResult) -> Row:
     vote = fmean(result.accuracies("test"))
     best = fmean(max(seed.members.values()) for seed in result.seeds)
-    members = ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.member_means().items())
-    return [result.name, percent(vote), percent(best), f"{100 * (vote - best):+.2f}", members]
+    return {
+        "System": result.name,
+        ">Vote": percent(vote),
+        ">Best member": percent(best),
+        ">Gain": points(vote - best),
+        "Members": ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in result.member_means().items()),
+    }
 
 
 def _class_sheet(result: SystemResult) -> Sheet:
     published = result.reference.test_recall
-    ours = {name: result.recall(name) for name in published}
-    below = [name for name in published if ours[name] < published[name] - _NOTED_RECALL_GAP]
-    notes = (
-        [f"More than {100 * _NOTED_RECALL_GAP:.0f} points below the published recall: {', '.join(below)}"]
-        if below
-        else []
-    )
+    gaps = {name: result.recall(name) - recall for name, recall in published.items()}
+    low = ", ".join(name for name, gap in gaps.items() if gap < -_NOTED_RECALL_GAP)
+    note = f"More than {100 * _NOTED_RECALL_GAP:.0f} points below the published recall: {low}"
     return Sheet(
         title=f"{result.name}: recall of each class on test",
-        columns=["Class", ">Published", ">Ours", ">Difference"],
         rows=[
-            [name, percent(published[name]), percent(ours[name]), f"{100 * (ours[name] - published[name]):+.2f}"]
-            for name in published
+            {
+                "Class": name,
+                ">Published": percent(recall),
+                ">Ours": percent(result.recall(name)),
+                ">Difference": points(gaps[name]),
+            }
+            for name, recall in published.items()
         ],
-        notes=notes,
+        notes=[note] if low else [],
     )
 
 
@@ -116,6 +113,6 @@ def _payload(result: SystemResult, record: Record) -> dict[str, Any]:
         "source": result.reference.source,
         "published_accuracy": {split: value for split, value in published.items() if value is not None},
         "test_recall": recall,
-        "changes": list(result.changes),
+        "changes": result.changes,
         "trainings": [asdict(seed) for seed in result.seeds],
     }

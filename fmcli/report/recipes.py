@@ -10,11 +10,14 @@ from fmcli.recipe.schema import Key, KeyTable
 from fmcli.recipe.tracing import LayerTrace, count_parameters, show_shape
 from fmcli.report.document import Document, Sheet
 
+_MAX_WIDTH = 120  # characters, also in files and pipes, because descriptions are long
 
-def recipes_document(rows: Sequence[tuple[str, str]]) -> Document:
+
+def recipes_document(descriptions: Mapping[str, str]) -> Document:
     """Return the names and descriptions of the shipped recipes."""
-    records = [{"name": name, "description": description} for name, description in rows]
-    return Document([Sheet(columns=["Recipe", "Description"], rows=rows)], {"recipes": records}, records)
+    records = [{"name": name, "description": description} for name, description in descriptions.items()]
+    rows = [{"Recipe": name, "Description": description} for name, description in descriptions.items()]
+    return Document([Sheet(rows=rows)], {"recipes": records}, records)
 
 
 def keys_document(tables: Sequence[KeyTable]) -> Document:
@@ -22,8 +25,11 @@ def keys_document(tables: Sequence[KeyTable]) -> Document:
     sheets = [
         Sheet(
             title=": ".join(filter(None, (_table_name(table), table.about))),
-            columns=["Key", "Type", "Default", "Meaning"],
-            rows=[(key.name, key.takes, _format_default(key), key.meaning) for key in table.keys],
+            rows=[
+                {"Key": key.name, "Type": key.takes, "Default": _format_default(key), "Meaning": key.meaning}
+                for key in table.keys
+            ],
+            max_width=_MAX_WIDTH,
         )
         for table in tables
     ]
@@ -55,37 +61,35 @@ def _table_name(table: KeyTable) -> str:
 
 def summary_document(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]]) -> Document:
     """Return the layers of each member's network with their output shapes and parameter counts."""
-    sheets, records = [], []
-    for member, layers in traces.items():
-        rows = [
-            {
-                "member": member,
-                "layer": index,
-                "type": trace.layer.type,
-                "detail": _describe_settings(trace.layer),
-                "output_shape": list(trace.output_shape),
-                "parameters": trace.parameters,
-            }
-            for index, trace in enumerate(layers)
-        ]
-        records += rows
-        sheets.append(
-            Sheet(
-                title=f"{member}: {count_parameters(layers):,} parameters",
-                columns=[">#", "Layer", "Settings", ">Output", ">Parameters"],
-                rows=[
-                    [
-                        str(row["layer"]),
-                        str(row["type"]),
-                        str(row["detail"]),
-                        show_shape(trace.output_shape),
-                        f"{trace.parameters:,}",
-                    ]
-                    for row, trace in zip(rows, layers, strict=True)
-                ],
-            )
-        )
     totals = {member: count_parameters(layers) for member, layers in traces.items()}
+    sheets = [
+        Sheet(
+            title=f"{member}: {totals[member]:,} parameters",
+            rows=[
+                {
+                    ">#": index,
+                    "Layer": trace.layer.type,
+                    "Settings": _describe_settings(trace.layer),
+                    ">Output": show_shape(trace.output_shape),
+                    ">Parameters": trace.parameters,
+                }
+                for index, trace in enumerate(layers)
+            ],
+        )
+        for member, layers in traces.items()
+    ]
+    records = [
+        {
+            "member": member,
+            "layer": index,
+            "type": trace.layer.type,
+            "detail": _describe_settings(trace.layer),
+            "output_shape": trace.output_shape,
+            "parameters": trace.parameters,
+        }
+        for member, layers in traces.items()
+        for index, trace in enumerate(layers)
+    ]
     return Document(sheets, {"recipe": recipe.name, "parameters": totals, "layers": records}, records)
 
 

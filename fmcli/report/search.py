@@ -3,33 +3,32 @@
 from dataclasses import asdict
 
 from fmcli.experiments.results import SearchResult, State
-from fmcli.report.document import Document, Sheet, percent, show_value
+from fmcli.report.document import Document, Row, Sheet, percent, show_value
 
 _N_BEST = 5  # trials to show next to the untuned values
 
 
 def search_document(result: SearchResult) -> Document:
     """Return the values of the best trials next to the untuned values, and the importance of each value."""
-    best = result.best(_N_BEST)
-    columns = ["Value", ">Untuned", *(f">Trial {trial.number}" for trial in best)]
-    rows = [
-        [key, show_value(untuned), *(show_value(trial.values[key]) for trial in best)]
+    best = {f">Trial {trial.number}": trial for trial in result.best(_N_BEST)}
+    rows: list[Row] = [
+        {
+            "Value": key,
+            ">Untuned": show_value(untuned),
+            **{column: show_value(trial.values[key]) for column, trial in best.items()},
+        }
         for key, untuned in result.untuned.items()
     ]
+    rows.append({"Value": "Validation accuracy", **{column: percent(trial.score) for column, trial in best.items()}})
     main = Sheet(
-        title=f"{result.recipe}: the best of {len(result.trials)} trials",
-        columns=columns,
-        rows=[*rows, ["Validation accuracy", "", *(percent(trial.score) for trial in best)]],
-        summary=1,
-        notes=_notes(result),
+        title=f"{result.recipe}: the best of {len(result.trials)} trials", rows=rows, n_totals=1, notes=_notes(result)
     )
     order = sorted(result.importance.items(), key=lambda item: -item[1])
     importance = Sheet(
         title="Importance of each value (percentage of the variance between trials, by fANOVA)",
-        columns=["Value", ">Importance"],
-        rows=[[key, percent(part)] for key, part in order],
+        rows=[{"Value": key, ">Importance": percent(share)} for key, share in order],
     )
-    payload = asdict(result) | {"best": [asdict(trial) for trial in best]}
+    payload = asdict(result) | {"best": [asdict(trial) for trial in best.values()]}
     records = [
         {"trial": trial.number, "state": trial.state, "score": trial.score, **trial.values} for trial in result.trials
     ]
@@ -43,7 +42,8 @@ def _notes(result: SearchResult) -> list[str]:
         "running": "still running in other processes",
     }
     counts = [f"{result.count(state)} {words}" for state, words in states.items() if result.count(state)]
-    left = result.asked - len(result.trials)
-    unfinished = [f"{left} of {result.asked} trials have not started yet."] if left > 0 else []
-    reasons = [f"  trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason]
-    return [f"{len(result.trials)} trials: {', '.join(counts)}."] * bool(counts) + reasons + unfinished
+    notes = [f"{len(result.trials)} trials: {', '.join(counts)}."] if counts else []
+    notes += [f"  trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason]
+    if (left := result.asked - len(result.trials)) > 0:
+        notes.append(f"{left} of {result.asked} trials have not started yet.")
+    return notes

@@ -414,7 +414,7 @@ def test_ensembles_are_compared(cli, pool):
     assert "Holm" in table.out
     assert "Cochran" in table.out
     again = cli("ensemble", "compare", pool, f"again={pool}")
-    assert "again are the same members" in again.out
+    assert "again have the same members" in again.out
     assert "Cochran" not in again.out
     lines = cli("ensemble", "compare", pool, pool / "k5-1", "--format", "jsonl").out.splitlines()
     of_lines = [json.loads(line) for line in lines]
@@ -435,7 +435,7 @@ def test_mixed_kernel_sizes_are_compared_with_a_single_one(cli, pool, tmp_path):
         assert entry["ensembles"] == 3
         assert entry["mixed_gains"] == pytest.approx(mixed["accuracy"] - entry["accuracy"])
         assert entry["gain_low"] <= entry["mixed_gains"] <= entry["gain_high"]
-    assert "One of each of 3, 5 votes" in cli("ensemble", "compare", pool, "--draws", "20").out
+    assert "On average, 3+5 is " in cli("ensemble", "compare", pool, "--draws", "20").out
     grouped = cli("ensemble", "compare", pool, "--draws", "20", "--groups", "a,b,a,b,a,b", "--format", "json")
     assert [entry["composition"] for entry in grouped.json["compositions"]] == ["a+b", "a+a", "b+b"]
 

@@ -97,9 +97,12 @@ def test_document_lists_classes_far_below_the_report_and_changes_of_the_recipe()
     result = SystemResult("pets", reference, [seed_result(0, 0.91)], ("trainer.epochs: was 5, now 2",))
     document = published_document([result, result_of(0.9)])
     main, classes = document.sheets
-    assert [row[0] for row in main.rows] == ["pets", "a-system"]
+    assert [row["System"] for row in main.rows] == ["pets", "a-system"]
     assert "pets differs from the shipped recipe: trainer.epochs: was 5, now 2" in main.notes
-    assert classes.rows == [["cat", "97.00", "91.00", "-6.00"], ["dog", "91.00", "91.00", "+0.00"]]
+    assert [list(row.values()) for row in classes.rows] == [
+        ["cat", "97.00", "91.00", "-6.00"],
+        ["dog", "91.00", "91.00", "+0.00"],
+    ]
     assert classes.notes == ["More than 5 points below the published recall: cat"]
     json.dumps(document.payload)
 

@@ -628,16 +628,15 @@ def test_the_best_trials_are_shown_next_to_the_untuned_values():
     result = SearchResult("r", "out", 7, {"optimizer.lr": 0.01}, trials, {"optimizer.lr": 1.0})
     assert [one.number for one in result.best(5)] == [1, 3, 0]
     main, importance = search_document(result).sheets
-    assert main.columns == ["Value", ">Untuned", ">Trial 1", ">Trial 3", ">Trial 0"]
     assert main.rows == [
-        ["optimizer.lr", "0.01", "0.002", "0.004", "0.001"],
-        ["Validation accuracy", "", "90.00", "90.00", "50.00"],
+        {"Value": "optimizer.lr", ">Untuned": "0.01", ">Trial 1": "0.002", ">Trial 3": "0.004", ">Trial 0": "0.001"},
+        {"Value": "Validation accuracy", ">Trial 1": "90.00", ">Trial 3": "90.00", ">Trial 0": "50.00"},
     ]
     assert main.notes == [
         "5 trials: 1 without a score, 1 still running in other processes.",
         "2 of 7 trials have not started yet.",
     ]
-    assert importance.rows == [["optimizer.lr", "100.00"]]
+    assert importance.rows == [{"Value": "optimizer.lr", ">Importance": "100.00"}]
 
 
 def test_trials_are_plotted(recipe_file, tmp_path, capfd):
