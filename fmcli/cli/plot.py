@@ -109,7 +109,7 @@ def plot(
 
 def _plan_files(kind: FigureChoice, output: Path, file_format: FileFormat | None) -> dict[FigureName, Path]:
     """Return the path of each figure, after checking the output path."""
-    from fmcli.report.plots import check_ending
+    from fmcli.report.plots.files import check_ending
 
     if kind != "all":
         if file_format is not None:

@@ -46,7 +46,7 @@ def save_figures(
     Raises:
         DataError, CheckpointError: A figure has no data, and `strict` is true.
     """
-    from fmcli.report.plots import save_figure
+    from fmcli.report.plots.files import save_figure
 
     figures = {}
     for name, draw in plotters.items():
@@ -77,7 +77,8 @@ def data_plotters(spec: DataSpec, splits: Splits, *, split: SplitName = "train")
     Raises:
         DataError: There is no such split.
     """
-    from fmcli.report.plots import SAMPLES_PER_CLASS, class_count_figure, sample_figure
+    from fmcli.report.plots.class_counts import class_count_figure
+    from fmcli.report.plots.images import SAMPLES_PER_CLASS, sample_figure
 
     shown, names = splits.named(split).first_of_each_class(SAMPLES_PER_CLASS), splits.train.class_names
     counts = {name: images.counts() for name, images in splits.present().items()}
@@ -101,7 +102,7 @@ def curve_plotters(
         of: Name of the run, for the title.
     """
     from fmcli.checkpoints.history import best_epoch
-    from fmcli.report.plots import curve_figure
+    from fmcli.report.plots.curves import curve_figure
 
     best = {}
     for member, history in histories.items():
@@ -179,7 +180,7 @@ def trial_plotters(folders: Sequence[Path]) -> Plotters:
         UsageError: There are several folders, or the folder has no search.
     """
     from fmcli.experiments.search import read_search
-    from fmcli.report.plots import search_figure
+    from fmcli.report.plots.search import search_figure
 
     if len(folders) > 1:
         raise UsageError("the trials figure shows one search", hint="give the folder of one search")
@@ -198,13 +199,17 @@ def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None
         result: The predictions and the vote.
         data_root: Folder of datasets that is searched first.
     """
-    from fmcli.report import plots
+    from fmcli.report.plots.classified import ClassifiedSplit
+    from fmcli.report.plots.confidence import coverage_figure, reliability_figure
+    from fmcli.report.plots.confusion import confusion_figure
+    from fmcli.report.plots.images import mistake_figure, prediction_figure
+    from fmcli.report.plots.precision_recall import precision_recall_figure
 
     first = result.predictions[0]
     names = [member.member for member in result.predictions]
     listed = ", ".join(names) if len(names) <= _MAX_NAMES_IN_TITLE else f"{len(names)} members"
     name = names[0] if len(names) == 1 else f"{result.rule.vote} vote of {listed}"
-    classified = plots.ClassifiedSplit(
+    classified = ClassifiedSplit(
         name, first.split, first.class_names, first.labels, result.vote.labels, result.output_probabilities
     )
 
@@ -217,12 +222,12 @@ def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None
         return load_splits(pool.checkpoints[0].header.data, data_root).named(first.split).images
 
     return {
-        "confusion": lambda: plots.confusion_figure(classified),
-        "precision-recall": lambda: plots.precision_recall_figure(classified),
-        "reliability": lambda: plots.reliability_figure(classified),
-        "coverage": lambda: plots.coverage_figure(classified),
-        "predictions": lambda: plots.prediction_figure(images(), classified),
-        "mistakes": lambda: plots.mistake_figure(images(), classified),
+        "confusion": lambda: confusion_figure(classified),
+        "precision-recall": lambda: precision_recall_figure(classified),
+        "reliability": lambda: reliability_figure(classified),
+        "coverage": lambda: coverage_figure(classified),
+        "predictions": lambda: prediction_figure(images(), classified),
+        "mistakes": lambda: mistake_figure(images(), classified),
     }
 
 

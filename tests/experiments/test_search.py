@@ -19,7 +19,7 @@ from fmcli.experiments.results import SearchResult, TrialResult
 from fmcli.experiments.search import JOURNAL, open_search, read_search, run_search, write_winner
 from fmcli.recipe import load_recipe, read_recipe, resolve_recipe, value_at
 from fmcli.recipe.overrides import set_values
-from fmcli.report.plots import search_figure
+from fmcli.report.plots.search import search_figure
 from fmcli.report.search import search_document
 from fmcli.storage.locks import try_lock
 from tests.helpers import StopAt, draw_quadrants, write_idx_folder

@@ -29,20 +29,14 @@ from fmcli.metrics.classification import precision_recall_curves
 from fmcli.metrics.coverage import accuracy_at_coverage, coverage_curve
 from fmcli.recipe import TrainerSpec
 from fmcli.report import plots
-from fmcli.report.plots import (
-    ClassifiedSplit,
-    check_ending,
-    class_count_figure,
-    confusion_figure,
-    coverage_figure,
-    curve_figure,
-    mistake_figure,
-    precision_recall_figure,
-    prediction_figure,
-    reliability_figure,
-    sample_figure,
-    save_figure,
-)
+from fmcli.report.plots.class_counts import class_count_figure
+from fmcli.report.plots.classified import ClassifiedSplit
+from fmcli.report.plots.confidence import coverage_figure, reliability_figure
+from fmcli.report.plots.confusion import confusion_figure
+from fmcli.report.plots.curves import curve_figure
+from fmcli.report.plots.files import check_ending, save_figure
+from fmcli.report.plots.images import mistake_figure, prediction_figure, sample_figure
+from fmcli.report.plots.precision_recall import precision_recall_figure
 from fmcli.report.plots.style import MARKERS, PALETTE, shorten, text_width
 from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 
@@ -463,7 +457,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_the_old_one_stays(tmp_pat
 
 
 def test_characters_that_no_font_has_are_returned(tmp_path, monkeypatch):
-    monkeypatch.setattr("fmcli.report.plots.style._characters_of", lambda _: set(string.printable))
+    monkeypatch.setattr("fmcli.report.plots.files._characters_of", lambda _: set(string.printable))
     figure = class_count_figure({"train": np.arange(2)}, ("日本", "plain"), source="drawn")
     assert save_figure(figure, tmp_path / "figure.png") == "日本"
 
@@ -522,7 +516,7 @@ def test_plot_writes_one_figure_and_prints_where(cli, place, tmp_path, kind):
 def figures_drawn(monkeypatch) -> list[Figure]:
     """Return a list that collects the figures of commands instead of writing them to files."""
     figures = []
-    monkeypatch.setattr("fmcli.report.plots.save_figure", lambda figure, _: figures.append(figure) or "")
+    monkeypatch.setattr("fmcli.report.plots.files.save_figure", lambda figure, _: figures.append(figure) or "")
     return figures
 
 
@@ -628,7 +622,7 @@ def test_predictions_without_images_have_four_figures(cli, place, tmp_path, monk
 
 
 def test_a_figure_of_many_classes_is_made_smaller(tmp_path):
-    plots.save_figure(Figure(figsize=(0.5, 1000)), tmp_path / "long.png")
+    save_figure(Figure(figsize=(0.5, 1000)), tmp_path / "long.png")
     with Image.open(tmp_path / "long.png") as image:
         assert 60_000 < image.height < 1 << 16
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from fmcli.metrics.calibration import reliability_bins
 from fmcli.metrics.comparison import wilson_interval
@@ -10,16 +9,18 @@ from fmcli.metrics.coverage import accuracy_at_coverage, coverage_curve
 from fmcli.report.plots import style
 from fmcli.report.plots.classified import ClassifiedSplit
 
+_WIDTH = 6.4  # inches
 
-@style.styled
+
+@style.house_style()
 def reliability_figure(classified: ClassifiedSplit) -> Figure:
     """Draw the reliability diagram: accuracy by confidence.
 
     Each bin shows its accuracy with a 95 % interval at its mean confidence. The panel below shows the number of images.
     """
     bins = reliability_bins(classified.probabilities, classified.labels)
-    figure = Figure(figsize=(6.4, style.HEADING_HEIGHT + 6.2), layout="constrained")
-    style.set_title(figure, "Reliability", classified.title, f"expected calibration error {100 * bins.ece:.2f} %")
+    finding = f"expected calibration error {100 * bins.ece:.2f} %"
+    figure = style.new_figure(_WIDTH, 6.2, "Reliability", classified.title, finding)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = np.flatnonzero(bins.counts)
     left, width = bins.edges[filled], 0.94 * np.diff(bins.edges)[filled]
@@ -45,34 +46,39 @@ def reliability_figure(classified: ClassifiedSplit) -> Figure:
         axes.grid()
         style.percent_ticks(axes.xaxis)
     style.percent_ticks(above.yaxis)
-    style.count_ticks(below.yaxis)
+    style.count_ticks(below.yaxis, 3)
     return figure
 
 
 # --- accuracy against coverage ----------------------------------------------------------------------------
 
 
-@style.styled
+@style.house_style()
 def coverage_figure(classified: ClassifiedSplit) -> Figure:
     """Draw the accuracy of the images with the highest confidence, for each share of images that is kept.
 
     The panel below shows the lowest confidence of the kept images, which is a threshold for rejecting images.
     """
     curve = coverage_curve(classified.confidence, classified.correct)
-    figure = Figure(figsize=(6.4, style.HEADING_HEIGHT + 5.2), layout="constrained")
-    accuracy, accuracy_of_most = accuracy_at_coverage(curve, 1.0), accuracy_at_coverage(curve, 0.9)
-    finding = f"{100 * accuracy:.2f} % of all images correct, {100 * accuracy_of_most:.2f} % of the most certain 90 %"
-    style.set_title(figure, "Accuracy against coverage", classified.title, finding)
+    accuracies = {share: accuracy_at_coverage(curve, share) for share in (0.8, 0.9, 1.0)}
+    finding = (
+        f"{100 * accuracies[1]:.2f} % of all images correct, {100 * accuracies[0.9]:.2f} % of the most certain 90 %"
+    )
+    figure = style.new_figure(_WIDTH, 5.4, "Accuracy against coverage", classified.title, finding)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    visible = _visible_changes(curve.coverage, 500)
+    visible = style.visible_points(curve.coverage, steps=500)
     above.plot(curve.coverage[visible], curve.accuracy[visible], color=style.BLUE, linewidth=1.8)
-    for share in (0.8, 0.9, 1.0):
-        accuracy = accuracy_at_coverage(curve, share)
+    for share, accuracy in accuracies.items():  # labels above the axes never overlap the curve
         above.plot(share, accuracy, "o", color=style.BLUE, markersize=4.5, clip_on=False)
         above.annotate(
-            f"{100 * accuracy:.2f} %", (share, accuracy), xytext=(-6, -4), textcoords="offset points", ha="right",
-            va="top", fontsize=style.NAME_SIZE,
-        )  # fmt: skip
+            f"{100 * accuracy:.2f} %",
+            (share, accuracy),
+            xytext=(share, 1.02),
+            textcoords=("data", "axes fraction"),
+            ha="center",
+            fontsize=style.SMALL_SIZE,
+            arrowprops={"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.6},
+        )
     above.set(xlim=(0, 1), ylabel="accuracy")
     above.margins(y=0.15)
     below.plot(curve.coverage[visible], curve.thresholds[visible], color=style.BLUE, linewidth=1.8)
@@ -83,8 +89,3 @@ def coverage_figure(classified: ClassifiedSplit) -> Figure:
         style.percent_ticks(axes.yaxis)
     style.percent_ticks(below.xaxis)
     return figure
-
-
-def _visible_changes(values: NDArray[np.float64], steps: int) -> NDArray[np.int64]:
-    """Return the indices where values change visibly, to keep files small."""
-    return np.flatnonzero(np.diff(np.round(values * steps), prepend=-1))

@@ -17,7 +17,7 @@ _MAX_CLASSES_WITH_COUNTS = 60  # the cells of larger matrices have no numbers
 _DIAGONAL = "#E3EBF2"
 
 
-@style.styled
+@style.house_style()
 def confusion_figure(classified: ClassifiedSplit) -> Figure:
     """Draw the confusion matrix with counts and the recall of each class.
 
@@ -30,9 +30,8 @@ def confusion_figure(classified: ClassifiedSplit) -> Figure:
     cell, size = _cell_size(counts)
     name_width = max(style.text_width(name, style.NAME_SIZE) for name in names)
     width, height = n_classes * cell + name_width + 1.75, n_classes * cell + 0.7 * name_width + 0.7
-    figure = Figure(figsize=(max(width, style.MIN_TITLE_WIDTH), style.HEADING_HEIGHT + height), layout="constrained")
-    accuracy = f"{100 * report.accuracy:.2f} % of {len(classified.labels):,} images correct"
-    style.set_title(figure, "Confusion matrix", classified.title, accuracy)
+    finding = f"{100 * report.accuracy:.2f} % of {len(classified.labels):,} images correct"
+    figure = style.new_figure(max(width, style.MIN_TITLE_WIDTH), height, "Confusion matrix", classified.title, finding)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (n_classes, n_classes)
     wrong = np.ma.masked_array(shares, mask=np.eye(n_classes, dtype=bool))

@@ -6,7 +6,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished
@@ -21,7 +20,7 @@ _RING: dict[str, Any] = {
 }  # fmt: skip
 
 
-@style.styled
+@style.house_style()
 def curve_figure(
     histories: Mapping[str, Sequence[EpochFinished]], *, of: str, best: Mapping[str, int] | None = None
 ) -> Figure:
@@ -40,14 +39,16 @@ def curve_figure(
     if not any(histories.values()):
         raise CheckpointError("there are no learning curves yet: no epoch is finished", hint="wait for the first epoch")
     phases = [phase for phase in (False, True) if any(e.retrained == phase for one in histories.values() for e in one)]
-    line_styles = _choose_line_styles(list(histories))
+    line_styles = {
+        member: {"color": color, "marker": marker}
+        for member, color, marker in zip(histories, cycle(style.PALETTE), cycle(style.MARKERS), strict=False)
+    }
     legend = _legend(line_styles, histories, bool(best))
     widths = [0.65 + style.text_width(str(entry.get_label()), style.NAME_SIZE) for entry in legend]
     available = _WIDTH - 2 * style.MARGIN
     columns = len(legend) if sum(widths) < available else max(1, int(available / max(widths)))
-    height = style.HEADING_HEIGHT + 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    style.set_title(figure, "Learning curves", of)
+    height = 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
+    figure = style.new_figure(_WIDTH, height, "Learning curves", of)
     for panels, retrained in zip(figure.subplots(len(phases), 2, squeeze=False), phases, strict=True):
         for member, history in histories.items():
             epochs = [epoch for epoch in history if epoch.retrained == retrained]
@@ -58,12 +59,6 @@ def curve_figure(
             _label_axes(axes, measure, retrained=retrained)
     figure.legend(handles=legend, loc="outside lower left", ncols=columns)
     return figure
-
-
-def _choose_line_styles(members: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return a colour and a marker for each member."""
-    pairs = zip(cycle(style.PALETTE), cycle(style.MARKERS), strict=False)
-    return {member: {"color": color, "marker": marker} for member, (color, marker) in zip(members, pairs, strict=False)}
 
 
 def _draw_curves(
@@ -101,7 +96,7 @@ def _label_axes(axes: Any, measure: str, *, retrained: bool) -> None:
     name = "Loss (nats)" if measure == "loss" else "Accuracy"
     axes.set_title(f"{name}, retrained for the best number of epochs" if retrained else name)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    style.count_ticks(axes.xaxis)
     if measure == "accuracy":
         style.percent_ticks(axes.yaxis)
     axes.grid()

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, findfont, fontManager, get_font
+from matplotlib.text import Text
 
 from fmcli.choices import FileFormat
 from fmcli.errors import FmcliError, printable
-from fmcli.report.plots.style import choose_fonts, house_style
+from fmcli.report.plots.style import TYPEFACE, house_style
 from fmcli.storage.atomic import write_atomic
 
 _MAX_SIDE_PIXELS = (1 << 16) - 1  # limit of matplotlib
@@ -46,8 +48,44 @@ def save_figure(figure: Figure, path: Path) -> str:
     content = io.BytesIO()
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        missing = choose_fonts(figure)
+        missing = _choose_fonts(figure)
         dpi = min(figure.dpi, _MAX_SIDE_PIXELS / max(figure.get_size_inches()))
         figure.savefig(content, format=kind, metadata=_NO_DATE.get(kind), dpi=dpi)
     write_atomic(path, content.getvalue())
     return missing
+
+
+def _choose_fonts(figure: Figure) -> str:
+    """Add installed fonts to a figure's text for characters that `TYPEFACE` lacks.
+
+    Returns:
+        The characters that no installed font has. They are drawn as boxes.
+    """
+    texts = figure.findobj(Text)
+    missing = {character for text in texts for character in text.get_text() if character.isprintable()}
+    missing -= _characters_of(findfont(TYPEFACE))
+    families = [TYPEFACE]
+    for name, file in sorted(
+        {(font.name, font.fname) for font in fontManager.ttflist if _is_usable(font)} if missing else (),
+        key=lambda font: ("sans" not in font[0].lower(), font),
+    ):
+        if found := missing & _characters_of(file):
+            families.append(name)
+            missing -= found
+    if len(families) > 1:
+        for text in texts:
+            text.set_fontfamily(families)
+    return "".join(sorted(missing))
+
+
+def _is_usable(font: FontEntry) -> bool:
+    """Return whether a font is upright and not a placeholder font that draws every character as a box."""
+    return font.style == "normal" and not font.name.lower().startswith(("last resort", "lastresort"))
+
+
+def _characters_of(file: str) -> set[str]:
+    """Return the characters that a font has; none if the file is damaged or a bitmap font."""
+    try:
+        return {chr(code) for code in get_font(file).get_charmap()}
+    except (OSError, RuntimeError):
+        return set()

@@ -26,7 +26,7 @@ _LINE_HEIGHT = 0.145  # inches
 # --- samples ----------------------------------------------------------------------------------------------
 
 
-@style.styled
+@style.house_style()
 def sample_figure(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
@@ -47,12 +47,12 @@ def sample_figure(
     width, height = _size(images, _SAMPLE_SIDE)
     names = [style.shorten(name, 2.4, style.BODY_SIZE) for name in class_names]
     left = style.MARGIN + max(style.text_width(name, style.BODY_SIZE) for name in names) + 0.15
-    page = (
+    figure, axes = style.new_page(
         left + each * (width + _SAMPLE_GAP) + style.MARGIN,
-        style.HEADING_HEIGHT + len(names) * (height + _SAMPLE_GAP) + style.MARGIN,
+        len(names) * (height + _SAMPLE_GAP) + style.MARGIN,
+        "Samples of each class",
+        source,
     )
-    figure, axes = style.blank_page(*page)
-    style.set_title(figure, "Samples of each class", source)
     for row, (name, chosen) in enumerate(zip(names, choose_samples(labels, len(names), each), strict=True)):
         top = style.HEADING_HEIGHT + row * (height + _SAMPLE_GAP)
         axes.text(left - 0.15, top + height / 2, name, ha="right", va="center_baseline", fontsize=style.BODY_SIZE)
@@ -66,7 +66,7 @@ def sample_figure(
 # --- predictions, mistakes --------------------------------------------------------------------------------
 
 
-@style.styled
+@style.house_style()
 def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, max_images: int = 30) -> Figure:
     """Draw images with their predicted class, its probability, and the actual class.
 
@@ -76,18 +76,16 @@ def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *,
         max_images: Maximum number of images. They are evenly spaced, because many data sets are sorted by class.
     """
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_images, len(images))).round().astype(int))
-    figure, axes = _draw_page(images, classified, chosen)
     n_correct = int(classified.correct[chosen].sum())
-    style.set_title(
-        figure, "Predictions", classified.title, f"{n_correct} correct ✓, {len(chosen) - n_correct} wrong ✗"
-    )
+    finding = f"{n_correct} correct ✓, {len(chosen) - n_correct} wrong ✗"
+    figure, axes = _draw_page(images, classified, chosen, "Predictions", finding)
     size = _size(images, _PREDICTION_SIDE)
     for position, index in enumerate(chosen):
         _draw_frame(axes, _corner(position, size[1]), size, correct=bool(classified.correct[index]))
     return figure
 
 
-@style.styled
+@style.house_style()
 def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, max_images: int = 30) -> Figure:
     """Draw the misclassified images with the highest confidence, the highest first.
 
@@ -107,18 +105,18 @@ def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, ma
         )
     chosen = wrong[np.argsort(-classified.confidence[wrong], kind="stable")][:max_images]
     shown = f"{len(chosen)} of {len(wrong):,}" if len(chosen) < len(wrong) else f"all {len(wrong)}"
-    figure, _ = _draw_page(images, classified, chosen)
-    style.set_title(figure, "Mistakes with the highest confidence", classified.title, shown)
+    figure, _ = _draw_page(images, classified, chosen, "Mistakes with the highest confidence", shown)
     return figure
 
 
-def _draw_page(images: NDArray[np.uint8], classified: ClassifiedSplit, chosen: NDArray[np.int64]) -> tuple[Figure, Any]:
+def _draw_page(
+    images: NDArray[np.uint8], classified: ClassifiedSplit, chosen: NDArray[np.int64], title: str, finding: str
+) -> tuple[Figure, Any]:
     """Draw images with captions. Return the figure and its axes."""
     width, height = _size(images, _PREDICTION_SIDE)
     rows = -(-len(chosen) // _N_COLUMNS)
-    figure, axes = style.blank_page(
-        2 * style.MARGIN + _N_COLUMNS * _COLUMN_WIDTH, style.HEADING_HEIGHT + rows * _row_height(height)
-    )
+    page_width = 2 * style.MARGIN + _N_COLUMNS * _COLUMN_WIDTH
+    figure, axes = style.new_page(page_width, rows * _row_height(height), title, classified.title, finding)
     for position, index in enumerate(chosen):
         left, top = _corner(position, height)
         _show(axes, images[index], left, top, (width, height))

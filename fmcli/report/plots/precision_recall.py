@@ -12,7 +12,7 @@ from fmcli.report.plots.classified import ClassifiedSplit
 _MAX_BACKGROUND_CURVES = 12  # with more classes, each panel shows only one curve
 
 
-@style.styled
+@style.house_style()
 def precision_recall_figure(classified: ClassifiedSplit) -> Figure:
     """Draw precision against recall, one panel per class with the area under its curve.
 
@@ -25,19 +25,18 @@ def precision_recall_figure(classified: ClassifiedSplit) -> Figure:
     n_columns = min(5, len(curves))
     n_rows = -(-len(curves) // n_columns)
     side = 1.95 if n_columns > 2 else 2.4
-    size = (max(side * n_columns + 0.6, style.MIN_TITLE_WIDTH), style.HEADING_HEIGHT + side * n_rows + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    mean = float(np.mean([curve.average_precision for curve in curves]))
+    width = max(side * n_columns + 0.6, style.MIN_TITLE_WIDTH)
     has_background = len(curves) <= _MAX_BACKGROUND_CURVES
-    others = "; in grey, the other classes" if has_background else ""
-    style.set_title(figure, "Precision against recall", classified.title, f"mean area {mean:.4f}{others}")
+    finding = f"mean area {np.mean([curve.average_precision for curve in curves]):.4f}"
+    finding += "; in grey, the other classes" if has_background else ""
+    figure = style.new_figure(width, side * n_rows + 0.4, "Precision against recall", classified.title, finding)
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(curves) :]:
         axes.set_visible(False)
     for index, (axes, name, curve) in enumerate(zip(panels.flat, names, curves, strict=False)):
         for other in curves if has_background else ():
-            axes.plot(*_thin_out(other, 100), color=style.FAINT, linewidth=0.7, drawstyle="steps-post")
-        recall, precision = _thin_out(curve, 300)
+            axes.plot(*_visible_part(other, 100), color=style.FAINT, linewidth=0.7, drawstyle="steps-post")
+        recall, precision = _visible_part(curve, 300)
         axes.plot(recall, precision, color=style.BLUE, linewidth=1.8, drawstyle="steps-post")
         axes.fill_between(recall, precision, color=style.BLUE, alpha=0.12, linewidth=0, step="post")
         axes.set_title(style.shorten(name, side - 0.3, style.BODY_SIZE, weight="bold"))
@@ -62,8 +61,6 @@ def _check_classes(classified: ClassifiedSplit) -> None:
         )
 
 
-def _thin_out(curve: PrecisionRecallCurve, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return only the points of a curve where recall or precision changes visibly, to keep files small."""
-    rounded = np.round(np.stack([curve.recall, curve.precision]) * steps)  # (2, n_points)
-    kept = (np.diff(rounded, prepend=-1) != 0).any(axis=0)
-    return curve.recall[kept], curve.precision[kept]
+def _visible_part(curve: PrecisionRecallCurve, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    visible = style.visible_points(curve.recall, curve.precision, steps=steps)
+    return curve.recall[visible], curve.precision[visible]

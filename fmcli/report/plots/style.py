@@ -2,19 +2,17 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Literal
 
 import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.text import Text
+from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
@@ -66,12 +64,10 @@ _STYLE = {
     "svg.hashsalt": "fmcli",  # makes files of the same figure identical
 }
 
-P = ParamSpec("P")
-
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Use the style of fmcli and ignore the user's matplotlibrc."""
+    """Use the style of fmcli and ignore the user's matplotlibrc. Also a decorator of functions that draw figures."""
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
     log.setLevel(logging.ERROR)  # do not warn that a fallback font has no bold face
@@ -82,45 +78,64 @@ def house_style() -> Iterator[None]:
         log.setLevel(level)
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Decorate a function that draws a figure, so that it uses the style of fmcli."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with house_style():
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def set_title(figure: Figure, title: str, subject: str, finding: str = "") -> None:
-    """Write a title and a subtitle at the top of a figure.
+def new_figure(width: float, height: float, title: str, subject: str, finding: str = "") -> Figure:
+    """Return a figure with a title and a subtitle, whose axes are laid out below them.
 
     Args:
-        figure: Figure with `HEADING_HEIGHT` inches of free space at the top.
+        width: Width in inches.
+        height: Height below the title in inches.
         title: Name of the figure.
         subject: Name of the member, vote or data shown; shortened if it does not fit.
         finding: Main result in a few words. Default: none.
     """
-    width, height = figure.get_size_inches()
+    figure = _titled_figure(width, height, title, subject, finding)
+    edge, total = MARGIN / 2, HEADING_HEIGHT + height  # the layout engine adds the other half of the margin
+    figure.set_layout_engine(
+        "constrained", rect=(edge / width, edge / total, 1 - MARGIN / width, (height - edge) / total)
+    )
+    return figure
+
+
+def new_page(width: float, height: float, title: str, subject: str, finding: str = "") -> tuple[Figure, Any]:
+    """Return a figure like `new_figure`, and axes that cover it; their units are inches from the upper left corner."""
+    figure = _titled_figure(width, height, title, subject, finding)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(HEADING_HEIGHT + height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _titled_figure(width: float, height: float, title: str, subject: str, finding: str) -> Figure:
+    total = HEADING_HEIGHT + height
+    figure = Figure(figsize=(width, total))
     finding = f": {finding}" if finding else ""
     available = width - 2 * MARGIN - text_width(finding, SUBTITLE_SIZE)
     subtitle = shorten(subject, available, SUBTITLE_SIZE) + finding
-    figure.text(MARGIN / width, 1 - 0.12 / height, title, va="top", fontsize=TITLE_SIZE, fontweight="bold")
-    figure.text(MARGIN / width, 1 - 0.35 / height, subtitle, va="top", fontsize=SUBTITLE_SIZE, color=MUTED)
-    layout = figure.get_layout_engine()
-    if isinstance(layout, ConstrainedLayoutEngine):
-        edge = MARGIN / 2  # the layout engine adds the other half
-        layout.set(rect=(edge / width, edge / height, 1 - 2 * edge / width, 1 - (HEADING_HEIGHT + edge) / height))
+    figure.text(MARGIN / width, 1 - 0.12 / total, title, va="top", fontsize=TITLE_SIZE, fontweight="bold")
+    figure.text(MARGIN / width, 1 - 0.35 / total, subtitle, va="top", fontsize=SUBTITLE_SIZE, color=MUTED)
+    return figure
 
 
-def blank_page(width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure and axes that cover it; their units are inches from the upper left corner."""
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-    axes.set_axis_off()
-    return figure, axes
+def draw_bars(axes: Any, names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> None:
+    """Draw horizontal bars, the first one at the top, with a name on the left and a label at the end of each."""
+    rows = range(len(names))
+    bars = axes.barh(rows, values, height=0.74, color=BLUE)
+    axes.bar_label(bars, labels, padding=3, fontsize=NAME_SIZE)
+    axes.set_yticks(rows, names)
+    axes.set(xlim=(0, 1.25 * max(values) or 1), ylim=(len(names) - 0.5, -0.5), xticks=())
+    axes.tick_params(axis="y", length=0)
+    axes.spines["bottom"].set_visible(False)
+
+
+def visible_points(*coordinates: NDArray[np.float64], steps: int) -> NDArray[np.bool_]:
+    """Return a mask of the points of a curve whose coordinates change visibly. Drawing only these keeps files small.
+
+    Args:
+        coordinates: Coordinates of the points in [0, 1], each (n_points,).
+        steps: Number of different values that can be told apart in the figure.
+    """
+    rounded = np.round(np.stack(coordinates) * steps)  # (n_coordinates, n_points)
+    return np.asarray((np.diff(rounded, prepend=-1) != 0).any(axis=0))
 
 
 def is_dark(colour: NDArray[np.floating[Any]]) -> bool:
@@ -168,14 +183,11 @@ def shorten(text: str, max_width: float, size: float, *, weight: str = "normal")
     shown = printable(text)
     if text_width(shown, size, weight=weight) <= max_width:
         return shown
-    fits, too_long = 0, len(shown)
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if text_width(_without_middle(shown, middle), size, weight=weight) <= max_width:
-            fits = middle
-        else:
-            too_long = middle
-    return _without_middle(shown, fits)
+    lengths = range(1, len(shown))
+    n_kept = bisect_right(
+        lengths, max_width, key=lambda length: text_width(_without_middle(shown, length), size, weight=weight)
+    )
+    return _without_middle(shown, n_kept)
 
 
 def _without_middle(text: str, n_kept: int) -> str:
@@ -194,43 +206,7 @@ def percent_ticks(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda fraction, _: f"{100 * fraction:.10g} %"))
 
 
-def count_ticks(axis: Any) -> None:
-    """Label an axis with a few whole numbers."""
-    axis.set_major_locator(MaxNLocator(3, integer=True))
+def count_ticks(axis: Any, n_ticks: int | Literal["auto"] = "auto") -> None:
+    """Label an axis with whole numbers."""
+    axis.set_major_locator(MaxNLocator(n_ticks, integer=True, min_n_ticks=1))
     axis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
-
-
-def choose_fonts(figure: Figure) -> str:
-    """Add installed fonts to a figure's text for characters that `TYPEFACE` lacks.
-
-    Returns:
-        The characters that no installed font has. They are drawn as boxes.
-    """
-    texts = figure.findobj(Text)
-    missing = {character for text in texts for character in text.get_text() if character.isprintable()}
-    missing -= _characters_of(findfont(TYPEFACE))
-    families = [TYPEFACE]
-    for name, file in sorted(
-        {(font.name, font.fname) for font in fontManager.ttflist if _is_usable(font)} if missing else (),
-        key=lambda font: ("sans" not in font[0].lower(), font),
-    ):
-        if found := missing & _characters_of(file):
-            families.append(name)
-            missing -= found
-    if len(families) > 1:
-        for text in texts:
-            text.set_fontfamily(families)
-    return "".join(sorted(missing))
-
-
-def _is_usable(font: FontEntry) -> bool:
-    """Return whether a font is upright and not a placeholder font that draws every character as a box."""
-    return font.style == "normal" and not font.name.lower().startswith(("last resort", "lastresort"))
-
-
-def _characters_of(file: str) -> set[str]:
-    """Return the characters that a font has; none if the file is damaged or a bitmap font."""
-    try:
-        return {chr(code) for code in get_font(file).get_charmap()}
-    except (OSError, RuntimeError):
-        return set()
