@@ -1,11 +1,11 @@
-"""Images: load them (`sources`), split them (`splits`) and copy them to the device in batches (`loader`)."""
+"""Images: load them (`sources`), split them (`splits`), and copy batches to the device (`loader`)."""
 
 from fmcli.data.image_files import ImageReader, LoadedImage, find_image_files
-from fmcli.data.image_set import ImageSet
+from fmcli.data.image_set import ImageSet, Splits
 from fmcli.data.loader import DeviceLoader, evaluation_loader, explain_worker_error, is_worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
 from fmcli.data.sources import load_source
-from fmcli.data.splits import Splits, draw_sample, load_splits, split_images
+from fmcli.data.splits import draw_sample, load_splits, split_images
 
 __all__ = [
     "DeviceLoader",

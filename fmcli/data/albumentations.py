@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from fmcli.errors import RecipeError, did_you_mean
 from fmcli.recipe.augment import AlbumentationsSpec
 
-_TRIAL_IMAGES = 32  # some transforms act on few images only, so one image is not enough to try a pipeline
+_TRIAL_IMAGES = 32  # several, because many transforms change an image only with some probability
 
 
 def import_albumentations() -> Any:
-    """Return the albumentations module, without its check for updates and without threads."""
+    """Return the albumentations module. Disable the check for updates and OpenCV's threads."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations
     import cv2
 
-    cv2.setNumThreads(0)  # its threads would compete with ours for the same cores
+    cv2.setNumThreads(0)  # OpenCV's threads would compete with the worker processes for the same cores
     return albumentations
 
 
@@ -30,7 +30,7 @@ class AlbumentationsAugment:
 
     Args:
         specs: The recipe's `[[augment.albumentations]]` tables.
-        input_shape: (C, H, W) of the images, to try the pipeline on blank ones; or None to skip the trial.
+        input_shape: (C, H, W) of the images, to try the pipeline on blank images; None to skip the trial.
 
     Raises:
         RecipeError: A transform or an argument does not exist, or the pipeline changes shape or dtype.
@@ -47,7 +47,7 @@ class AlbumentationsAugment:
             raise RecipeError(
                 "the albumentations pipeline cannot be built:",
                 problems=problems,
-                hint="https://explore.albumentations.ai lists the transforms and their arguments",
+                hint="see https://explore.albumentations.ai for the transforms and their arguments",
             )
         self._compose = library.Compose(transforms)
         if input_shape is not None:
@@ -58,32 +58,31 @@ class AlbumentationsAugment:
         blank = np.zeros((_TRIAL_IMAGES, height, width, channels), dtype=np.uint8)
         try:
             augmented = self(blank, seed=0)
-        except Exception as error:  # transforms raise any type for arguments that do not fit
+        except Exception as error:  # transforms raise many types
             raise RecipeError(
                 f"augment.albumentations fails on a {height}×{width} image with {channels} channels: "
                 f"{_first_lines(error)}",
-                hint="the documentation of the transform lists the images that it accepts",
+                hint="check in the documentation of the transforms which images they accept",
             ) from error
         if augmented.shape != blank.shape or augmented.dtype != np.uint8:
             raise RecipeError(
                 f"augment.albumentations turns {blank.shape[1:]} uint8 into {augmented.shape[1:]} {augmented.dtype}; "
-                "it must keep size and dtype",
+                "shape and dtype must not change",
                 hint="end the pipeline with Resize or FromFloat; use data.normalize instead of Normalize",
             )
 
     def __call__(self, images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Augment uint8 (N, H, W, C); the same seed gives the same images."""
+        """Return augmented images, uint8 (N, H, W, C). The same seed gives the same images."""
         # `set_random_seed` would give every transform the same draws, so all transforms share one generator.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         return np.stack([self._augment(image) for image in images])
 
     def _augment(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        augmented = self._compose(image=np.ascontiguousarray(image))["image"]
-        return np.asarray(augmented if augmented.ndim == 3 else augmented[:, :, None])
+        return np.atleast_3d(self._compose(image=np.ascontiguousarray(image))["image"])
 
 
 def _build_transform(library: Any, spec: AlbumentationsSpec, path: str, problems: list[str]) -> Any:
-    """Return a transform, or None after adding a problem."""
+    """Return a transform; or append a problem to the list and return None."""
     transform = getattr(library, spec.name, None)
     if not (isinstance(transform, type) and issubclass(transform, library.BasicTransform | library.BaseCompose)):
         names = [name for name in vars(library) if name[0].isupper()]
@@ -92,7 +91,7 @@ def _build_transform(library: Any, spec: AlbumentationsSpec, path: str, problems
     arguments = {key: _to_tuples(value) for key, value in spec.args.items()}
     combines = issubclass(transform, library.BaseCompose)
     if combines != bool(spec.transforms):
-        expected = "needs one or more transforms" if combines else "takes no transforms; OneOf, for example, does"
+        expected = "needs at least one transform" if combines else "cannot contain transforms; use OneOf, for example"
         problems.append(f"{path}.transforms: {spec.name} {expected}")
         return None
     if combines:
@@ -103,10 +102,10 @@ def _build_transform(library: Any, spec: AlbumentationsSpec, path: str, problems
         if None in arguments["transforms"]:
             return None
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # albumentations only warns of unknown arguments
+        warnings.simplefilter("error", UserWarning)  # albumentations only warns about unknown arguments
         try:
             return transform(**arguments)
-        except Exception as error:  # transforms raise any type for invalid arguments
+        except Exception as error:  # transforms raise many types for invalid arguments
             problems.append(f"{path}.args: {_first_lines(error)}")
             return None
 

@@ -16,7 +16,7 @@ _MAX_ERASE_ASPECT = 3.3  # longer side over shorter side, as in Zhong et al.
 
 
 def augment(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Tensor:
-    """Apply a recipe's augmentation, except albumentations, which `DeviceLoader` runs on the host.
+    """Apply the augmentation of a recipe, except albumentations, which `DeviceLoader` applies on the host.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -24,7 +24,7 @@ def augment(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Te
         generator: Generator on the images' device.
 
     Returns:
-        uint8, or float32 in 0 … 255 if pixels were interpolated; same shape.
+        Images of the same shape: uint8, or float32 in 0 … 255 if pixels were interpolated.
     """
     if spec.flip:
         images = random_flip(images, probability=spec.flip, generator=generator)
@@ -38,12 +38,12 @@ def augment(images: Tensor, spec: AugmentSpec, generator: torch.Generator) -> Te
 
 
 def random_affine(images: Tensor, *, rotate: float, translate: float, generator: torch.Generator) -> Tensor:
-    """Rotate each image about its centre, then move it; pixels from outside are 0.
+    """Rotate each image about the centre, then shift it. Pixels from outside the image are 0.
 
     Args:
         images: float (N, C, H, W).
-        rotate: Largest angle in degrees; angles are uniform in ±rotate.
-        translate: Largest move as a fraction of each side; moves are uniform in ±translate.
+        rotate: Largest angle in degrees. Angles are uniform in ±rotate.
+        translate: Largest shift as a fraction of each side. Shifts are uniform in ±translate.
         generator: Generator on the images' device.
     """
     n_images, _, height, width = images.shape
@@ -52,13 +52,13 @@ def random_affine(images: Tensor, *, rotate: float, translate: float, generator:
 
 
 def affine(images: Tensor, degrees: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Rotate each image about its centre, then move it, with bilinear interpolation; pixels from outside are 0.
+    """Rotate each image about the centre, then shift it, with bilinear interpolation. Pixels from outside are 0.
 
     Args:
         images: float (N, C, H, W).
         degrees: Counter-clockwise angle on screen, (N,).
-        right: Move to the right in pixels, (N,).
-        down: Move down in pixels, (N,).
+        right: Shift to the right in pixels, (N,).
+        down: Shift down in pixels, (N,).
 
     References:
         Jaderberg, Simonyan, Zisserman and Kavukcuoglu, "Spatial transformer networks", 2015: sampling from a grid.
@@ -66,8 +66,8 @@ def affine(images: Tensor, degrees: Tensor, right: Tensor, down: Tensor) -> Tens
     height, width = images.shape[2:]
     angle = degrees[:, None] * (math.pi / 180)
     cos, sin = angle.cos(), angle.sin()
-    # Map output to input coordinates, in pixels from the centre: undo the move, then the rotation. The grid's unit is
-    # half a side. `F.affine_grid` takes several times as long, because it multiplies a matrix for each pixel.
+    # Map output to input coordinates, in pixels from the centre: undo the shift, then the rotation. The unit of the
+    # grid is half a side. `F.affine_grid` takes several times as long, because it multiplies a matrix for each pixel.
     columns = torch.arange(width, device=images.device) - ((width - 1) / 2 + right[:, None])  # (N, W)
     rows = torch.arange(height, device=images.device) - ((height - 1) / 2 + down[:, None])  # (N, H)
     x = (cos * columns * (2 / width))[:, None, :] - (sin * rows * (2 / width))[:, :, None]  # (N, H, W)
@@ -77,11 +77,11 @@ def affine(images: Tensor, degrees: Tensor, right: Tensor, down: Tensor) -> Tens
 
 
 def random_flip(images: Tensor, *, probability: float, generator: torch.Generator) -> Tensor:
-    """Mirror random images left to right.
+    """Flip random images horizontally.
 
     Args:
         images: (N, C, H, W), any dtype.
-        probability: Probability for each image, in [0, 1].
+        probability: Probability that an image is changed, in [0, 1].
         generator: Generator on the images' device.
     """
     chosen = torch.rand(len(images), generator=generator, device=images.device) < probability
@@ -89,11 +89,11 @@ def random_flip(images: Tensor, *, probability: float, generator: torch.Generato
 
 
 def random_shift(images: Tensor, *, pixels: int, generator: torch.Generator) -> Tensor:
-    """Move each image by a random number of whole pixels in both directions.
+    """Shift each image by a random number of whole pixels in both directions.
 
     Args:
         images: (N, C, H, W), any dtype.
-        pixels: Largest move; moves are uniform in ±pixels.
+        pixels: Largest shift. Shifts are uniform in ±pixels.
         generator: Generator on the images' device.
     """
     steps = torch.randint(-pixels, pixels + 1, (2, len(images)), generator=generator, device=images.device)
@@ -101,12 +101,12 @@ def random_shift(images: Tensor, *, pixels: int, generator: torch.Generator) -> 
 
 
 def shift(images: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Move each image by whole pixels; pixels from outside are 0.
+    """Shift each image by whole pixels. Pixels from outside the image are 0.
 
     Args:
         images: (N, C, H, W), any dtype.
-        right: Move to the right, int64 (N,).
-        down: Move down, int64 (N,).
+        right: Shift to the right, int64 (N,).
+        down: Shift down, int64 (N,).
     """
     n_images, channels, height, width = images.shape
     columns = torch.arange(width, device=images.device) - right[:, None]  # (N, W), source columns
@@ -125,8 +125,8 @@ def random_erase(
 
     Args:
         images: (N, C, H, W), uint8 or float in 0 … 255.
-        probability: Probability for each image, in [0, 1].
-        area: Smallest and largest fraction of the image; a rectangle that is longer than a side is cut to it.
+        probability: Probability that an image is changed, in [0, 1].
+        area: Smallest and largest fraction of the image. A rectangle that is longer than a side is cut.
         generator: Generator on the images' device.
 
     References:
@@ -147,7 +147,7 @@ def random_erase(
 
 
 def erase(images: Tensor, top: Tensor, left: Tensor, tall: Tensor, wide: Tensor, noise: Tensor) -> Tensor:
-    """Replace one rectangle of each image.
+    """Replace the pixels of one rectangle of each image.
 
     Args:
         images: (N, C, H, W).

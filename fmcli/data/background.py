@@ -1,4 +1,4 @@
-"""Classify the background of images as dark, light, or anything."""
+"""Classify the background of images as dark, light or mixed."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Background = Literal["dark", "light", "mostly dark", "mostly light", "any"]
-"""Background of nearly all images, or of most of them; `any` for photographs."""
+"""Background of nearly all images (`dark`), of most images (`mostly dark`), or `any`, as for photographs."""
 MIDDLE = 127.5
 """Brightness halfway between dark and light."""
-DARK, LIGHT = 64, 191
-_MIN_MAJORITY = 0.75
-_MAX_EXCEPTIONS = 0.01
+DARK, LIGHT = 64, 191  # limits of the brightness of a dark and a light border
+_MIN_MAJORITY = 0.75  # fraction of the images
+_MAX_EXCEPTIONS = 0.01  # fraction of the images
 
 
 def classify_background(blocks: Iterable[NDArray[np.uint8]]) -> Background:

@@ -25,15 +25,15 @@ def cache_folder() -> Path:
 
 
 def unpack_to_cache(path: Path, unpack: Callable[[BinaryIO], None], *, part: str = "") -> Path:
-    """Return the unpacked form of a file, which is written on first use.
+    """Return the path of the unpacked form of a file, which is written on first use.
 
     Args:
-        path: The packed file. If its path, size or modification time changes, it is unpacked again.
-        unpack: Writes the unpacked form.
-        part: Name of the part to unpack, if the file holds several.
+        path: The packed file. If the path, size or modification time changes, it is unpacked again.
+        unpack: Function that writes the unpacked form to a file.
+        part: Name of the part to unpack, if the file has several.
 
     Raises:
-        DataError: There is no room for the unpacked form.
+        DataError: The unpacked form cannot be written.
         OSError: The packed file cannot be read.
     """
     status = path.stat()
@@ -42,21 +42,21 @@ def unpack_to_cache(path: Path, unpack: Callable[[BinaryIO], None], *, part: str
         return cached_file(name, f"{status.st_size}-{status.st_mtime_ns}", unpack)
     except CacheError as error:
         raise DataError(
-            f"{printable(path)} does not fit into memory and cannot be unpacked: {printable(error)}",
-            hint="set XDG_CACHE_HOME to a folder on a disk with enough room, or unpack the file yourself",
+            f"{printable(path)} does not fit into memory and cannot be unpacked to the cache: {printable(error)}",
+            hint="set XDG_CACHE_HOME to a folder on a disk with enough space, or unpack the file yourself",
         ) from error
 
 
 def cached_file(name: str, state: str, write: Callable[[BinaryIO], None]) -> Path:
-    """Return a file of the cache, and write it first if it is missing or damaged.
+    """Return the path of a file in the cache, after writing it if it is missing or damaged.
 
-    The SHA-256 of each file is stored next to it, in the format of `sha256sum --check`. Files of the same name with
-    another state are removed.
+    The SHA-256 of each file is stored next to it, in the format of `sha256sum --check`. Files with the same name and
+    a different state are removed.
 
     Args:
-        name: Identifies the input that the file is made from.
-        state: Identifies the version of that input.
-        write: Writes the content; its `DataError` is passed on.
+        name: Identifies the input from which the file is made.
+        state: Identifies the version of the input.
+        write: Function that writes the content to a file. A `DataError` of this function is passed on.
 
     Raises:
         CacheError: The file cannot be written.
@@ -96,7 +96,7 @@ def _digest_line(target: Path) -> bytes:
 
 
 def _remove_old(folder: Path, name: str) -> None:
-    """Remove other states of a file, and partial files of killed processes; the caller holds the lock."""
+    """Remove other states of a file, and partial files of killed processes. The caller must hold the lock."""
     for old in (*folder.glob(f"{name}-*"), *folder.glob(".*.part")):
-        with suppress(PermissionError):  # on Windows, while another process reads it
+        with suppress(PermissionError):  # on Windows, while another process reads the file
             old.unlink(missing_ok=True)

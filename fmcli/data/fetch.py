@@ -1,4 +1,4 @@
-"""Download datasets from their mirrors or from Debian's package, and verify their content."""
+"""Download datasets from mirrors or from the Debian package, and verify the content."""
 
 import http.client
 import shutil
@@ -12,24 +12,24 @@ from fmcli.data.cache import cache_folder
 from fmcli.data.sources import DATASETS, FASHION_MNIST_FILES, find_fashion_mnist, verify_fashion_mnist
 from fmcli.errors import DataError, did_you_mean, printable
 
-MAX_DOWNLOAD_BYTES = 1 << 27  # five times the largest of the four files
+MAX_DOWNLOAD_BYTES = 1 << 27  # five times the size of the largest file
 TIMEOUT_S = 20
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 
 
 def fetch(name: str, *, data_root: Path | None = None, log: Callable[[str], None] = lambda text: None) -> Path:
-    """Download a built-in dataset unless it exists, and verify it.
+    """Download a built-in dataset, unless it exists, and verify it.
 
     Args:
         name: Name of the dataset, such as `fashion-mnist`.
-        data_root: Folder to search first and to write to; by default the user's cache.
-        log: Called with each progress message.
+        data_root: Folder to search first and to write to. Default: the user's cache.
+        log: Function that is called with each progress message.
 
     Returns:
         Folder of the dataset.
 
     Raises:
-        DataError: The dataset is unknown, cannot be downloaded, or differs from the published one.
+        DataError: The dataset is unknown, cannot be downloaded, or differs from the published dataset.
     """
     if name not in DATASETS:
         raise DataError(f"no built-in dataset {printable(name)!r}; {did_you_mean(name, list(DATASETS))}")
@@ -52,18 +52,18 @@ def fetch(name: str, *, data_root: Path | None = None, log: Callable[[str], None
 
 
 def _move(folder: Path, target: Path) -> None:
-    """Rename the four files into the target folder, and keep any other file there."""
+    """Move the four files into the target folder. Other files there are kept."""
     target.mkdir(exist_ok=True)
     for name in FASHION_MNIST_FILES:
         for variant in (name, f"{name}.gz"):
             if (folder / variant).is_file():
                 (folder / variant).replace(target / variant)
-            else:  # a leftover of the other variant might be read instead of the new file
+            else:  # an old file of the other variant could be read instead of the new file
                 (target / variant).unlink(missing_ok=True)
 
 
 def _download(work: Path, log: Callable[[str], None]) -> Path:
-    """Return a folder in `work` that holds the four verified files."""
+    """Return a folder in `work` with the four verified files."""
     reasons = []
     for download in (_download_from_mirrors, _download_debian_package):
         try:
@@ -73,7 +73,7 @@ def _download(work: Path, log: Callable[[str], None]) -> Path:
             reasons.append(error.message)
     raise DataError(
         f"cannot download Fashion-MNIST: {'; '.join(reasons)}",
-        hint=f"on Debian or Ubuntu: apt-get install {DEBIAN_PACKAGE}; or put its four files into a folder yourself",
+        hint=f"on Debian or Ubuntu: apt-get install {DEBIAN_PACKAGE}; or put the four files into a folder yourself",
         remedies=["data-root"],
     )
 
@@ -84,7 +84,7 @@ def _download_from_mirrors(work: Path, log: Callable[[str], None]) -> Path:
 
     folder = work / "download"
     folder.mkdir()
-    reason = "torchvision lists no mirror"
+    reason = "torchvision has no mirrors"
     for mirror in FashionMNIST.mirrors:
         log(f"downloading from {mirror}")
         try:
@@ -102,18 +102,18 @@ def _download_file(url: str, path: Path) -> None:
         while block := response.read(1 << 20):
             file.write(block)
             if file.tell() > MAX_DOWNLOAD_BYTES:
-                raise ValueError(f"{path.name} has more than {MAX_DOWNLOAD_BYTES} bytes")
+                raise ValueError(f"{path.name} is larger than {MAX_DOWNLOAD_BYTES} bytes")
 
 
 def _download_debian_package(work: Path, log: Callable[[str], None]) -> Path:
-    """Download Debian's package with apt and unpack it in `work`, without root."""
+    """Download the Debian package with apt and unpack it in `work`, without root rights."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise DataError("apt is not installed")
-    log(f"downloading Debian's package {DEBIAN_PACKAGE}")
+    log(f"downloading the Debian package {DEBIAN_PACKAGE}")
     folder = work / "debian"
     (folder / "lists" / "partial").mkdir(parents=True)
     (folder / "cache" / "archives" / "partial").mkdir(parents=True)
-    # Try the system's package lists first. If it has none, download lists to a private folder.
+    # Try the package lists of the system first. If there are none, download them to a private folder.
     if not _succeeds(["apt-get", "download", DEBIAN_PACKAGE], folder):
         settings = (f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}/cache", "APT::Sandbox::User=")
         apt_get = ["apt-get", *(word for setting in settings for word in ("-o", setting))]
@@ -121,7 +121,7 @@ def _download_debian_package(work: Path, log: Callable[[str], None]) -> Path:
         _succeeds([*apt_get, "download", DEBIAN_PACKAGE], folder)
     packages = sorted(folder.glob(f"{DEBIAN_PACKAGE}_*.deb"))
     if not packages or not _succeeds(["dpkg-deb", "-x", str(packages[-1]), str(folder / "unpacked")], folder):
-        raise DataError(f"apt cannot download {DEBIAN_PACKAGE}")
+        raise DataError(f"apt cannot download the package {DEBIAN_PACKAGE}")
     unpacked = folder / "unpacked" / "usr" / "share" / "datasets" / "fashion-mnist"
     verify_fashion_mnist(unpacked)
     return unpacked

@@ -5,6 +5,7 @@ References:
 """
 
 import gzip
+import io
 import math
 import os
 import struct
@@ -21,14 +22,14 @@ from fmcli.data.cache import unpack_to_cache
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_nonblocking
 
-MAX_ARRAY_BYTES = 8 << 30  # of an array that is gzipped or read into memory
-MAX_IN_MEMORY_BYTES = 256 << 20  # larger images stay in their file
+MAX_ARRAY_BYTES = 8 << 30  # size of an array that is gzipped or read into memory
+MAX_IN_MEMORY_BYTES = 256 << 20  # larger arrays of images are mapped from a file
 MAX_COMPRESSION_RATIO = 200  # two-colour drawings reach 100, decompression bombs 1000
 ANY_RATIO_BYTES = 128 << 20  # smaller arrays may have any compression ratio
 _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error)  # ValueError: the name contains NUL
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK_BYTES = 1 << 24
-_DAMAGED_HINT = "the file is damaged: get a new copy"
+_DAMAGED_HINT = "the file is damaged; get a new copy"
 
 
 class _Header(NamedTuple):
@@ -45,38 +46,33 @@ class _Header(NamedTuple):
 
     @property
     def claimed_bytes(self) -> int:
-        """The same number with each 0 in the shape counted as 1, so that it does not hide the other sides."""
+        """Like `data_bytes`, but a 0 in the shape counts as 1, so that it does not hide other huge sides."""
         return self.dtype.itemsize * math.prod(side or 1 for side in self.shape)
 
 
-def read_idx(path: Path) -> tuple[NDArray[Any], bytearray]:
+def read_idx(path: Path) -> tuple[NDArray[Any], memoryview]:
     """Read an IDX file into memory.
 
     Args:
         path: IDX file, gzipped if its name ends in `.gz`.
 
     Returns:
-        The array, and the unpacked content of the whole file, for digests.
+        The array, and the unpacked content of the whole file.
 
     Raises:
         DataError: The file is missing, cut short, too long, or not IDX.
     """
+    unpacked = io.BytesIO()
     with _open(path) as (file, header):
         _check_limit(path, header)
-        content = bytearray(header.content)
-        remaining = header.data_bytes + 1
-        # Read in chunks, so that a false header costs no memory.
-        while remaining > 0 and (chunk := file.read(min(remaining, _CHUNK_BYTES))):
-            content += chunk
-            remaining -= len(chunk)
-    start = len(header.content)
-    _check_size(path, header, len(content) - start)
-    array = np.frombuffer(memoryview(content).toreadonly(), dtype=header.dtype, offset=start)
+        _unpack(path, file, header, unpacked)
+    content = unpacked.getbuffer().toreadonly()
+    array = np.frombuffer(content, dtype=header.dtype, offset=len(header.content))
     return array.reshape(header.shape), content
 
 
 def open_idx(path: Path) -> NDArray[Any]:
-    """Read an IDX file, or map it if it is large. A large gzipped file is first unpacked to the cache.
+    """Read an IDX file, or map it if it is large. Unpack a large gzipped file to the cache first.
 
     Args:
         path: IDX file, gzipped if its name ends in `.gz`.
@@ -108,7 +104,7 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
 
 @contextmanager
 def explain_read_errors(path: Path, types: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn errors of some types inside the block into a DataError that names the file."""
+    """Turn errors of these types inside the block into a DataError with the path of the file."""
     try:
         yield
     except DataError:
@@ -117,29 +113,28 @@ def explain_read_errors(path: Path, types: tuple[type[Exception], ...]) -> Itera
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"cannot read {printable(path)}: {printable(reason)}",
-            hint="the file is missing or damaged: get a new copy",
+            hint="the file is missing or damaged; get a new copy",
         ) from error
 
 
 def _parse_header(file: BinaryIO | gzip.GzipFile, path: Path) -> _Header:
     start = file.read(4)
     if len(start) != 4 or start[:2] != b"\0\0" or start[2] not in _DTYPES or not 1 <= start[3] <= 4:
-        raise DataError(f"{printable(path)} is not an IDX file: it starts with {start.hex() or 'nothing'}")
+        raise DataError(f"{printable(path)} is not an IDX file: the first bytes are {start.hex() or 'missing'}")
     sides = file.read(4 * start[3])
     if len(sides) != 4 * start[3]:
-        raise DataError(f"{printable(path)} ends within its header")
+        raise DataError(f"{printable(path)} ends inside the header", hint=_DAMAGED_HINT)
     return _Header(start + sides, np.dtype(_DTYPES[start[2]]), struct.unpack(f">{len(sides) // 4}I", sides))
 
 
 def _check_ratio(path: Path, claimed_bytes: int, *, packed_bytes: int) -> None:
-    """Refuse a header that claims too many bytes for the size of the file, before memory is allocated."""
+    """Refuse a header that claims more bytes than the file can have, before memory is allocated."""
     gzipped = path.suffix == ".gz"
     if claimed_bytes > ANY_RATIO_BYTES and claimed_bytes > (MAX_COMPRESSION_RATIO if gzipped else 1) * packed_bytes:
-        limit = f"; the limit is {MAX_COMPRESSION_RATIO} times that" if gzipped else ""
-        unless = "; or unpack it with gunzip if you trust it" if gzipped else ""
+        limit = f"; the limit is {MAX_COMPRESSION_RATIO} times the packed size" if gzipped else ""
         raise DataError(
             f"the header of {printable(path)} claims {claimed_bytes} bytes, but the file has {packed_bytes}{limit}",
-            hint=f"{_DAMAGED_HINT}{unless}",
+            hint=f"{_DAMAGED_HINT}; or unpack it with gunzip if you trust it" if gzipped else _DAMAGED_HINT,
         )
 
 
@@ -152,16 +147,17 @@ def _check_limit(path: Path, header: _Header) -> None:
 
 
 def _check_size(path: Path, header: _Header, found: int) -> None:
-    if found != header.data_bytes:
+    expected = header.data_bytes
+    if found != expected:
         raise DataError(
-            f"{printable(path)} must have {header.data_bytes} bytes of data for shape {header.shape}, but has "
-            f"{'more' if found > header.data_bytes else found}",
+            f"{printable(path)} has {f'more than {expected}' if found > expected else found} bytes of data; "
+            f"expected {expected} for shape {header.shape}",
             hint=_DAMAGED_HINT,
         )
 
 
-def _unpack(path: Path, file: gzip.GzipFile, header: _Header, target: BinaryIO) -> None:
-    """Write the unpacked content of an open gzipped file, whose header has been read."""
+def _unpack(path: Path, file: BinaryIO | gzip.GzipFile, header: _Header, target: BinaryIO) -> None:
+    """Write the unpacked content of a file, whose header has been read, in chunks: a false header costs no memory."""
     chunk: bytes = header.content
     found = -len(chunk)
     while chunk and found <= header.data_bytes:
@@ -173,18 +169,18 @@ def _unpack(path: Path, file: gzip.GzipFile, header: _Header, target: BinaryIO) 
 
 
 def check_labels(array: NDArray[Any], *, where: object) -> NDArray[Any]:
-    """Return an array of labels unchanged.
+    """Return an array of labels after checking it.
 
     Args:
         array: Integers from 0, (N,).
         where: Name of the array in errors.
 
     Raises:
-        DataError: The array has another dtype or shape, or negative numbers.
+        DataError: The dtype or shape is different, or a number is negative.
     """
     if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
         raise DataError(
-            f"{printable(where)} does not hold labels: expected integers from 0, of shape (N,); "
+            f"{printable(where)} does not contain labels: expected integers from 0 of shape (N,), "
             f"found {array.dtype} of shape {array.shape}"
         )
     return array
@@ -198,12 +194,12 @@ def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
         where: Name of the array in errors.
 
     Raises:
-        DataError: The array has another dtype or shape, or is empty.
+        DataError: The dtype or shape is different, or the array is empty.
     """
     if array.dtype != np.uint8:
-        raise DataError(f"{printable(where)} holds {array.dtype} values; images must be uint8, 0 to 255")
+        raise DataError(f"{printable(where)} has dtype {array.dtype}; images must be uint8 (0 to 255)")
     if array.size == 0:
-        raise DataError(f"{printable(where)} has no images: its shape is {array.shape}")
+        raise DataError(f"{printable(where)} has no images: the shape is {array.shape}")
     if array.ndim == 3:
         return array[:, None]
     if array.ndim == 4 and array.shape[3] in (1, 3):
@@ -212,5 +208,6 @@ def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
     if array.ndim == 4 and array.shape[1] in (1, 3):
         return array
     raise DataError(
-        f"{printable(where)} has shape {array.shape}; expected (N, height, width), or 4 sides with 1 or 3 channels"
+        f"{printable(where)} has shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 "
+        "channels"
     )

@@ -6,7 +6,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_array
 
 MAX_IMAGE_PIXELS = 64_000_000  # a larger image is a decompression bomb
-MAX_IMAGE_FILE_BYTES = 256 << 20  # an uncompressed image of that size
+MAX_IMAGE_FILE_BYTES = 256 << 20  # size of an uncompressed image of MAX_IMAGE_PIXELS
 MAX_JPEG_SCANS = 32  # a scan of a few bytes can take as long to decode as the whole image
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
@@ -44,9 +44,9 @@ class LoadedImage:
 
     Args:
         name: Path as the user gave it.
-        index: Index in an array file, or None.
+        index: Index in an array file; None for an image file.
         pixels: uint8 (C, H, W), or None if the image could not be read.
-        error: Reason, or None.
+        error: Reason why the image could not be read, or None.
     """
 
     name: str
@@ -59,14 +59,14 @@ class LoadedImage:
 class ImageReader:
     """Read images of any size and colour as network input.
 
-    An image of the network's size is not changed, but it may be inverted: a network that was trained on white clothes
+    An image that already has the input shape is only inverted, if needed: a network that was trained on white clothes
     on black must not see black clothes on white.
 
     Args:
         input_shape: Input shape of the network (C, H, W); C is 1 or 3.
         background: Background of the training images.
-        invert: `auto` inverts an image with a light border if nearly all training images had a dark one, and vice
-            versa; or `never`, `always`.
+        invert: `auto`, `never` or `always`. `auto` inverts an image with a light border if nearly all training images
+            have a dark border, and vice versa.
     """
 
     input_shape: tuple[int, int, int]
@@ -74,7 +74,7 @@ class ImageReader:
     invert: Invert = "auto"
 
     def read(self, inputs: Iterable[str]) -> Iterator[LoadedImage]:
-        """Yield every image of every input in order, reading one at a time.
+        """Yield every image of every input in order. Read one at a time.
 
         Args:
             inputs: Paths of image files, folders, `.npy` files and IDX files.
@@ -97,7 +97,7 @@ class ImageReader:
             for error in unreadable:
                 yield LoadedImage(str(error.filename), None, None, printable(error.strerror))
             if not found and not unreadable:
-                raise DataError(f"no image files in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise DataError(f"the folder has no image files, which end in {', '.join(sorted(IMAGE_SUFFIXES))}")
         elif not stat.S_ISREG(mode):
             raise DataError("not a file or a folder")
         elif is_array_file(path):
@@ -110,57 +110,50 @@ class ImageReader:
 
     def _read_file(self, path: Path, name: str) -> LoadedImage:
         try:
-            with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata
-                return LoadedImage(name, None, self._to_input(self.decode(path)))
-        except UnidentifiedImageError:
-            return LoadedImage(name, None, None, "not an image of a known format")
-        except Image.DecompressionBombError:  # Pillow's own limit is above ours
-            return LoadedImage(name, None, None, f"too many pixels; the limit is {MAX_IMAGE_PIXELS}")
+            return LoadedImage(name, None, self._to_input(self.decode(path)))
         except Exception as error:  # decoders raise many types for damaged files
             return LoadedImage(name, None, None, _reason(error))
 
     def decode(self, path: Path) -> NDArray[np.uint8]:
-        """Return an image in its own size with the network's number of channels, uint8 (H, W, C).
+        """Return an image file in the original size with the network's number of channels, uint8 (H, W, C).
 
         Raises:
             DataError: The path is not a file, or the image is too large.
             Exception: Any error of the decoder.
         """
-        _check_file(path)
-        with Image.open(path, formats=_FORMATS) as image:
-            _check_dimensions(image.height, image.width)
+        with _open_image(path) as image:
             if image.format in ("JPEG", "MPO"):
                 _check_scans(path)
             ImageOps.exif_transpose(image, in_place=True)
             pixels = np.empty((image.height, image.width, self.input_shape[0]), np.uint8)
             scale = _scale_of(image) if image.mode.startswith(("I", "F")) else None  # 16 bits per pixel or more
-            paper = self._paper_for(image) if image.has_transparency_data else None
-            for rows, strip in _strips(image):  # converting the whole image would take several copies of it
-                pixels[rows] = self._flatten(strip if scale is None else _to_8_bits(strip, scale), paper)
+            background = self._choose_background(image) if image.has_transparency_data else None
+            for rows, strip in _strips(image):  # converting the whole image would need memory for several copies
+                pixels[rows] = self._convert(strip if scale is None else _to_8_bits(strip, scale), background)
             return pixels
 
-    def _paper_for(self, image: Image.Image) -> str:
-        """Return the colour to show through transparent pixels: the background's, unless it would hide the object."""
+    def _choose_background(self, image: Image.Image) -> str:
+        """Return the colour of transparent pixels: like the training images, unless it would hide the object."""
         is_light = not self.background.endswith("dark")
         brightness = _median_of_visible(image)
         hides_object = brightness >= LIGHT if is_light else brightness <= DARK
         return "white" if is_light != hides_object else "black"
 
-    def _flatten(self, image: Image.Image, paper: str | None) -> NDArray[np.uint8]:
-        """Return uint8 (H, W, C) with the network's number of channels, on paper if pixels are transparent."""
-        if paper is not None:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image.convert("RGBA"))
-        return _channels_last(np.asarray(image.convert("L" if self.input_shape[0] == 1 else "RGB")))
+    def _convert(self, image: Image.Image, background: str | None) -> NDArray[np.uint8]:
+        """Return uint8 (H, W, C) with the network's number of channels; a background is for transparent pixels."""
+        if background is not None:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
+        return np.atleast_3d(np.asarray(image.convert("L" if self.input_shape[0] == 1 else "RGB")))
 
     def _to_input(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Recolour, invert, resize and pad an image as needed: (H, W, C) of any size to the network's (C, H, W)."""
+        """Convert an image of any size and colour, (H, W, C), to the network's input shape, (C, H, W)."""
         channels, height, width = self.input_shape
         if image.shape[2] != channels:
-            image = _recolour(image, channels)
+            image = self._convert(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), None)
         if self._must_invert(image):
             image = 255 - image
         if image.shape[:2] != (height, width):
-            image = _channels_last(self._resize(image=image)["image"])
+            image = np.atleast_3d(self._resize(image=image)["image"])
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def _must_invert(self, image: NDArray[np.uint8]) -> bool:
@@ -171,7 +164,7 @@ class ImageReader:
 
     @cached_property
     def _resize(self) -> Any:
-        """An albumentations pipeline that resizes an image, keeping its proportions, and pads the rest."""
+        """An albumentations pipeline that resizes an image in proportion and pads the rest."""
         library = import_albumentations()
         _, height, width = self.input_shape
         resize = library.LongestMaxSize(max_size_hw=(height, width), area_for_downscale="image")
@@ -189,7 +182,7 @@ def classify_background_of_files(paths: Iterable[Path], channels: int) -> Backgr
     reader = ImageReader((channels, 1, 1), "any")
     medians = []
     for path in paths:
-        with suppress(Exception):  # errors are reported later, when the image itself is read
+        with suppress(Exception):  # errors are reported later, when the image is read as input
             medians.append(border_medians(reader.decode(path).transpose(2, 0, 1)[None]))
     return classify_border_medians(np.concatenate(medians)) if medians else "any"
 
@@ -198,8 +191,8 @@ class ImageHeader(NamedTuple):
     """Size and colour of an image file.
 
     Args:
-        size: Displayed (height, width), after the EXIF orientation is applied.
-        is_grey: Whether it has no colours.
+        size: (height, width) after the EXIF orientation is applied.
+        is_grey: Whether the image has no colours.
     """
 
     size: tuple[int, int]
@@ -207,37 +200,32 @@ class ImageHeader(NamedTuple):
 
 
 def read_image_header(path: Path) -> ImageHeader:
-    """Read the size and colour of an image file without decoding its pixels, except where a palette needs it.
+    """Read the size and colour of an image file without decoding the pixels.
 
     Raises:
         DataError: The file cannot be read or is not an image.
     """
     try:
-        _check_file(path)
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
-            _check_dimensions(image.height, image.width)
+        with _open_image(path) as image:
             # Pillow has already applied the orientation of a TIFF.
             turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION, 1) in _QUARTER_TURNS
             size = (image.width, image.height) if turned else (image.height, image.width)
             return ImageHeader(size, _is_grey(image))
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{printable(path)} is not an image of a known format", hint="remove it, or convert it to PNG"
-        ) from error
     except Exception as error:  # decoders raise many types for damaged files
         raise DataError(
-            f"cannot read {printable(path)}: {_reason(error)}", hint="remove it, or get a new copy"
+            f"cannot read {printable(path)}: {_reason(error)}", hint="remove the file, or convert it to PNG"
         ) from error
 
 
 def find_image_files(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders that have the suffix of an image, sorted by name.
+    """Yield the image files in a folder and its subfolders, sorted by name.
 
-    Hidden files and folders are skipped, and links to folders are not followed.
+    Image files are recognized by their suffix. Hidden files and folders are skipped, and links to folders are not
+    followed.
 
     Args:
         folder: Folder to search.
-        on_error: Called for each subfolder that cannot be read; by default such a subfolder is an error.
+        on_error: Called for each subfolder that cannot be read. Default: raise an error.
 
     Raises:
         DataError: A subfolder cannot be read and `on_error` is None.
@@ -262,7 +250,7 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     """Return the images of a `.npy` or IDX file, uint8 (N, C, H, W). A `.npy` file is memory-mapped.
 
     Raises:
-        DataError: The file cannot be read or does not hold images.
+        DataError: The file cannot be read or does not contain images.
     """
     if path.suffix != ".npy":
         return to_images(open_idx(path), where=path)
@@ -275,7 +263,25 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     return to_images(array, where="this array")
 
 
+@contextmanager
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file after checking its size. Ignore Pillow's warnings of odd metadata."""
+    if not stat.S_ISREG(_file_mode(path)):  # reading from a named pipe would block
+        raise DataError("not a file or a folder")
+    size = path.stat().st_size
+    if size > MAX_IMAGE_FILE_BYTES:
+        raise DataError(f"the file has {size} bytes; the limit is {MAX_IMAGE_FILE_BYTES}")
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+        _check_dimensions(image.height, image.width)
+        yield image
+
+
 def _reason(error: Exception) -> str:
+    """Return the reason why an image could not be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    if isinstance(error, Image.DecompressionBombError):  # Pillow's limit is above ours
+        return f"too many pixels; the limit is {MAX_IMAGE_PIXELS}"
     return printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
@@ -305,7 +311,7 @@ def _median_of_visible(image: Image.Image) -> int:
 
 
 def _scale_of(image: Image.Image) -> float:
-    """Return the divisor that scales an image of 16 bits or more to 0 … 255.
+    """Return the divisor that scales an image with more than 8 bits per pixel to 0 … 255.
 
     Raises:
         DataError: The scale is ambiguous: the pixels may have 12 bits, or be fractions.
@@ -316,21 +322,13 @@ def _scale_of(image: Image.Image) -> float:
     if image.mode.startswith("F") and 1 < brightest <= 255:
         return 1
     raise DataError(
-        f"its pixels have more than 8 bits and the brightest is {brightest:g}, so the value of white is unknown; "
-        "save it with 8 bits per pixel, or with 16 bits from 0 to 65535"
+        f"the value of white is unknown: pixels have more than 8 bits, and the brightest is {brightest:g}; "
+        "save the image with 8 bits per pixel, or with 16 bits from 0 to 65535"
     )
 
 
 def _to_8_bits(image: Image.Image, scale: float) -> Image.Image:
     return Image.fromarray((np.asarray(image, dtype=np.float64) / scale).clip(0, 255).astype(np.uint8))
-
-
-def _check_file(path: Path) -> None:
-    if not stat.S_ISREG(_file_mode(path)):  # reading from a named pipe would block
-        raise DataError("not a file or a folder")
-    size = path.stat().st_size
-    if size > MAX_IMAGE_FILE_BYTES:
-        raise DataError(f"the file has {size} bytes; the limit is {MAX_IMAGE_FILE_BYTES}")
 
 
 def _check_dimensions(height: int, width: int) -> None:
@@ -339,13 +337,13 @@ def _check_dimensions(height: int, width: int) -> None:
 
 
 def _check_scans(path: Path) -> None:
-    """Refuse a progressive JPEG with very many scans, because each scan goes over all pixels."""
+    """Refuse a progressive JPEG with very many scans, because decoding each scan visits all pixels."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         scans, position = 0, 0
         while (found := _JPEG_MARKER.search(content, position)) and content[found.start() + 1] != _JPEG_END:
             scans += content[found.start() + 1] == _JPEG_SCAN
             if scans > MAX_JPEG_SCANS:
-                raise DataError(f"the JPEG has more than {MAX_JPEG_SCANS} scans, which is the limit")
+                raise DataError(f"the JPEG has too many scans; the limit is {MAX_JPEG_SCANS}")
             position = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
 
 
@@ -354,15 +352,3 @@ def _file_mode(path: str | Path) -> int:
         return os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: the name contains NUL
         raise DataError(_reason(error)) from error
-
-
-def _channels_last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (H, W, C) from (H, W) or (H, W, C)."""
-    return image[:, :, None] if image.ndim == 2 else image
-
-
-def _recolour(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Convert (H, W, C) between 1 and 3 channels."""
-    if image.shape[2] == 1:
-        return np.repeat(image, channels, axis=2)
-    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]

@@ -1,15 +1,17 @@
-"""Labelled images, in memory or mapped from a file."""
+"""Labelled images, in memory or mapped from a file, and their splits."""
 
 import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fmcli.choices import SPLITS
 from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import MAX_CLASSES
@@ -23,11 +25,11 @@ class ImageSet:
     """Images with their labels and class names.
 
     Args:
-        pixels: uint8 (M, C, H, W), in memory or mapped from a file; may hold more images than the set.
+        pixels: uint8 (M, C, H, W), in memory or mapped from a file.
         labels: int64 (N,), in 0 … n_classes - 1.
         class_names: Class names in label order.
-        rows: Rows of `pixels` that belong to the set, int64 (N,); by default all.
-        background: Background of the images if the source knows it; see `classify_background`.
+        rows: Indices of the images of the set in `pixels`, int64 (N,). Default: all images.
+        background: Background of the images if it is known; see `classify_background`.
     """
 
     pixels: NDArray[np.uint8]
@@ -56,16 +58,16 @@ class ImageSet:
         return self.pixels if self.rows is None else self.pixels[self.rows]
 
     def take(self, indices: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Return some of the images, by position: uint8 (n, C, H, W)."""
+        """Return some images by index: uint8 (n, C, H, W)."""
         return self.pixels[indices if self.rows is None else self.rows[indices]]
 
     @property
     def block_size(self) -> int:
-        """Number of images in each block; the last block may be smaller."""
+        """Number of images per block, about 16 MiB; the last block may be smaller."""
         return max(_BLOCK_BYTES // math.prod(self.input_shape), 1)
 
     def blocks(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield all images in order, in blocks of a few megabytes: uint8 (n, C, H, W)."""
+        """Yield all images in order, in blocks of `block_size`: uint8 (n, C, H, W)."""
         for start in range(0, len(self), self.block_size):
             yield self.take(slice(start, start + self.block_size))
 
@@ -74,12 +76,12 @@ class ImageSet:
         return self.subset(np.linspace(0, len(self) - 1, min(size, len(self)), dtype=np.int64))
 
     def first_of_each_class(self, count: int) -> "ImageSet":
-        """Return at most `count` images of each class, the first ones."""
+        """Return the first `count` images of each class, or fewer if a class has fewer."""
         indices = [np.flatnonzero(self.labels == label)[:count] for label in range(len(self.class_names))]
         return self.subset(np.sort(np.concatenate(indices)))
 
     def subset(self, indices: NDArray[np.int64] | slice) -> "ImageSet":
-        """Return some of the images, by position, without copying them if they are mapped."""
+        """Return some images by index, without copying them."""
         pixels, rows = self.pixels, self.rows
         if rows is not None:
             rows = rows[indices]
@@ -119,10 +121,42 @@ class ImageSet:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Training, validation and test images, of a source or of a run.
+
+    Args:
+        train: Images to fit weights on.
+        validation: Images to make choices on, or None.
+        test: Images for the final score; no choice depends on them.
+        path: Folder or file of the images, or None.
+    """
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    path: Path | None = None
+
+    def present(self) -> dict[str, ImageSet]:
+        """Return the splits that exist, by name."""
+        return {name: images for name in SPLITS if (images := getattr(self, name)) is not None}
+
+    def named(self, name: str) -> ImageSet:
+        """Return a split by name.
+
+        Raises:
+            DataError: There is no such split.
+        """
+        images = self.present().get(name)
+        if images is None:
+            raise DataError(f"the recipe has no {name} images", hint="add validation = { first = 5000 } to its [data]")
+        return images
+
+
 def check_image_set(
     images: NDArray[np.uint8], labels: NDArray[Any], class_names: tuple[str, ...], *, where: str
 ) -> ImageSet:
-    """Return an image set after checking that images, labels and class names match.
+    """Return a set of images after checking that images, labels and class names match.
 
     Args:
         images: Images, (N, C, H, W).

@@ -19,27 +19,27 @@ from fmcli.errors import DataError, FmcliError, printable
 from fmcli.hardware.cpu import count_cores
 
 Transform = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
-"""Augments uint8 (N, H, W, C) on the host; the same seed gives the same images."""
+"""Function that augments uint8 (N, H, W, C) on the host. The same seed gives the same images."""
 _MAX_WORKERS = 2
-_BATCHES_AHEAD = 4  # per worker process, or for the thread that streams batches
-_MAX_EVALUATION_BATCH = 500  # larger batches are no faster on a CPU
-_MAX_EVALUATION_PIXELS = _MAX_EVALUATION_BATCH * 64 * 64  # 64 filters then take half a gigabyte in float32
-_MAX_MEMORY_FRACTION = 0.5  # of a GPU's free memory
+_BATCHES_AHEAD = 4  # number of prepared batches per worker process, or of the thread that streams batches
+_MAX_EVALUATION_BATCH = 500  # larger batches are not faster on a CPU
+_MAX_EVALUATION_PIXELS = _MAX_EVALUATION_BATCH * 64 * 64  # 64 filters then need half a gigabyte in float32
+_MAX_MEMORY_FRACTION = 0.5  # fraction of a GPU's free memory
 
 
 class DeviceLoader:
     """Keep images on the device as uint8 and yield them in shuffled batches.
 
-    Images in the memory of a CPU are used in place. Images that are mapped from a file or too large for a GPU are
-    streamed: a thread gathers batches ahead of the trainer and copies them to the GPU. With a `transform`, worker
-    processes make the batches. All three give the same batches.
+    On a CPU, images in memory are not copied. Images that are mapped from a file or too large for a GPU are streamed: a
+    thread prepares the next batches while the trainer computes, and copies them to the GPU. With a `transform`, worker
+    processes prepare the batches. The batches are the same in all three cases.
 
     Args:
         images: Images to load.
-        batch_size: Images per batch; the last batch of an epoch may be smaller.
+        batch_size: Number of images per batch. The last batch of an epoch may be smaller.
         device: Device of the batches.
-        drop_last: Leave out a last batch that is smaller.
-        transform: Host-side augmentation of a batch.
+        drop_last: Skip the last batch if it is smaller.
+        transform: Augmentation of a batch on the host.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class DeviceLoader:
         self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
         self._is_streamed = transform is None and _must_stream(images, device)
-        # PyTorch has 32 streams of each priority and reuses them. Another priority than that of the training streams
-        # ensures that copies never share a stream with a training step.
+        # PyTorch has 32 streams of each priority and reuses them. With a different priority from the training streams,
+        # copies never share a stream with a training step.
         self._copy_stream = (
             torch.cuda.Stream(device, priority=-1) if self._is_streamed and device.type == "cuda" else None
         )
@@ -79,7 +79,7 @@ class DeviceLoader:
         return math.ceil(self.n_images / self.batch_size)
 
     def mean_over_images(self, batch_means: Tensor) -> float:
-        """Return the mean over the images of an epoch, from the mean of each of its batches, shape (n_batches,)."""
+        """Return the mean over the images of an epoch, given the mean of each batch, shape (n_batches,)."""
         sizes = torch.full(batch_means.shape, self.batch_size, dtype=torch.float64)
         sizes[-1] = self.n_images - (len(self) - 1) * self.batch_size
         return float(batch_means.cpu().double() @ sizes) / self.n_images
@@ -94,7 +94,7 @@ class DeviceLoader:
 
         Args:
             generator: CPU generator for the order and, with a transform, for the seed of each batch.
-            skip: Number of batches to leave out at the start, without changing the rest.
+            skip: Number of batches to skip at the start. The other batches do not change.
 
         Yields:
             Images uint8 (N, C, H, W) and labels int64 (N,), on the device.
@@ -112,7 +112,7 @@ class DeviceLoader:
             yield images, self._labels[indices]
 
     def _gather_batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the images of each batch of indices. If they are streamed, a thread gathers them ahead of use."""
+        """Yield the images of each batch of indices. If images are streamed, a thread prepares the next batches."""
         if not self._is_streamed:
             yield from map(self._take, batches)
             return
@@ -133,21 +133,18 @@ class DeviceLoader:
         if self._copy_stream is None:
             return images
         with torch.cuda.stream(self._copy_stream):  # copy while the trainer's stream computes
-            images = self._to_device(images.pin_memory())
+            images = images.pin_memory().to(self.device, non_blocking=True)
         self._copy_stream.synchronize()
         return images
 
     def _receive(self, future: Future[Tensor]) -> Tensor:
         images = future.result()
-        if self._copy_stream is not None:  # do not reuse this memory before the trainer's stream has finished with it
+        if self._copy_stream is not None:  # the memory must not be reused before the trainer's stream has read it
             images.record_stream(torch.cuda.current_stream(self.device))
         return images
 
     def _take(self, indices: Tensor) -> Tensor:
         return self._images[indices if self._rows is None else self._rows[indices]].contiguous()
-
-    def _to_device(self, images: Tensor) -> Tensor:
-        return images.to(self.device, non_blocking=True)
 
     def _augmented_batches(self, plan: list[tuple[int, NDArray[np.int64]]]) -> Iterator[Tensor]:
         if self._workers is None:
@@ -155,7 +152,7 @@ class DeviceLoader:
             self._workers = torch.utils.data.DataLoader(
                 _AugmentedBatches(self._set, self._transform),
                 batch_size=None,
-                sampler=self._plan,  # the same list is refilled for each epoch
+                sampler=self._plan,  # this list is filled again for each epoch
                 num_workers=min(_MAX_WORKERS, count_cores()),
                 prefetch_factor=_BATCHES_AHEAD,
                 persistent_workers=True,
@@ -170,20 +167,20 @@ class DeviceLoader:
                     f"augment.albumentations fails on a training image: {batch.splitlines()[0]}",
                     hint="check [[augment.albumentations]] in the recipe",
                 )
-            yield self._to_device(batch)
+            yield batch.to(self.device, non_blocking=True)
 
 
 def evaluation_loader(images: ImageSet, device: torch.device) -> DeviceLoader:
-    """Return a loader with the batch size for evaluation, which is smaller for large images.
+    """Return a loader for evaluation, with smaller batches for large images.
 
-    All predictions on a data set use the same batch size, so that they agree to the last bit.
+    All predictions on a data set use the same batch size, so that they are identical bit for bit.
     """
     batch_size = max(_MAX_EVALUATION_PIXELS // math.prod(images.input_shape[1:]), 1)
     return DeviceLoader(images, batch_size=min(batch_size, _MAX_EVALUATION_BATCH), device=device)
 
 
 def _read_workers(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
-    """Yield the results of worker processes, and explain their failures."""
+    """Yield the results of worker processes. Explain errors of the processes."""
     try:
         yield from workers
     except (RuntimeError, OSError) as error:  # "worker exited unexpectedly", "too many open files"
@@ -191,15 +188,15 @@ def _read_workers(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
 
 
 def is_worker_error(error: Exception) -> bool:
-    """Return whether PyTorch reports the death of a worker process. It can raise this error at any point of a step."""
+    """Return whether PyTorch reports that a worker process died. It can raise this error at any point of a step."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def explain_worker_error(error: Exception) -> FmcliError:
-    """Return the error to raise if a worker process cannot start, dies or cannot return its batch."""
+    """Return the error to raise if a worker process cannot start, dies or cannot return a batch."""
     return FmcliError(
         f"a worker process for augment.albumentations failed: {printable(str(error).partition(chr(10))[0])}",
-        hint="worker processes need memory, shared memory (in a container: docker run --shm-size) and open files "
+        hint="allow more memory, more shared memory (in a container: docker run --shm-size=8g) or more open files "
         "(ulimit -n)",
         remedies=["batch-size"],
     )
@@ -208,26 +205,26 @@ def explain_worker_error(error: Exception) -> FmcliError:
 def _must_stream(images: ImageSet, device: torch.device) -> bool:
     if device.type != "cuda":
         return images.is_mapped
-    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch but free
+    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by PyTorch but free
     free = torch.cuda.mem_get_info(device)[0] + reusable
     return len(images) * math.prod(images.input_shape) > _MAX_MEMORY_FRACTION * free
 
 
 def _as_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """Return a tensor that shares the memory of an array, which may be read-only; do not write to it."""
+    """Return a tensor that shares the memory of an array. Do not write to it, since the array may be read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(images)
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group, because the trainer stops its workers."""
+    """Ignore Ctrl-C and SIGTERM, which reach all processes of the group. The trainer stops the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _AugmentedBatches(torch.utils.data.Dataset[Tensor | str]):
-    """Augmented batches. Each depends only on its seed and indices, not on the worker that makes it."""
+    """Augmented batches. A batch depends only on the seed and the indices, not on the worker process."""
 
     def __init__(self, images: ImageSet, transform: Transform) -> None:
         self.images = images
@@ -238,5 +235,5 @@ class _AugmentedBatches(torch.utils.data.Dataset[Tensor | str]):
         images = self.images.take(indices).transpose(0, 2, 3, 1)  # (N, H, W, C)
         try:
             return torch.from_numpy(self.transform(images, seed).transpose(0, 3, 1, 2).copy())
-        except Exception as error:  # any error of a transform; the trainer raises it as a DataError
+        except Exception as error:  # transforms raise many types; the trainer raises a DataError
             return f"{type(error).__name__}: {error}"

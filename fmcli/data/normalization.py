@@ -1,4 +1,4 @@
-"""Normalise pixels to network input."""
+"""Normalize pixels to network input."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +35,7 @@ class Normalization:
 
 @cache
 def _constants(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and 1 / std, (1, C, 1, 1). They are cached because creating them waits for the GPU."""
+    """Return mean and 1 / std, (1, C, 1, 1), from a cache, because creating a tensor waits for the GPU."""
     mean = torch.tensor(normalization.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(normalization.std, device=device).view(1, -1, 1, 1)
     return mean, 1 / std
@@ -44,23 +44,22 @@ def _constants(normalization: Normalization, device: torch.device) -> tuple[Tens
 def resolve_normalization(
     spec: Literal["standard", "unit", "symmetric"] | PixelScale, train: ImageSet
 ) -> Normalization:
-    """Return the normalisation for a recipe's `data.normalize`.
+    """Return the normalization of a recipe.
 
     Args:
         spec: Value of `data.normalize`.
         train: Training images; `standard` uses their mean and standard deviation.
     """
-    channels = train.input_shape[0]
-    if isinstance(spec, PixelScale):
-        return scale_pixels(spec, channels)
+    if spec == "standard":
+        mean, std = train.moments
+        return Normalization(mean, tuple(value or 1.0 for value in std))
     if spec == "unit":
-        return Normalization((0.0,) * channels, (255.0,) * channels)
-    if spec == "symmetric":
-        return Normalization((127.5,) * channels, (127.5,) * channels)
-    mean, std = train.moments
-    return Normalization(mean, tuple(value or 1.0 for value in std))
+        spec = PixelScale()
+    elif spec == "symmetric":
+        spec = PixelScale(mean=0.5, std=0.5)
+    return scale_pixels(spec, channels=train.input_shape[0])
 
 
 def scale_pixels(spec: PixelScale, channels: int) -> Normalization:
-    """Return the normalisation for the numbers of a recipe, which are the same for every channel."""
+    """Return the normalization with the numbers of a recipe, which are the same for every channel."""
     return Normalization((spec.mean * spec.divide_by,) * channels, (spec.std * spec.divide_by,) * channels)

@@ -1,11 +1,13 @@
-"""Read images from NumPy's `.npz` archives, as MedMNIST and Keras publish them, without pickle.
+"""Read images from `.npz` archives, as MedMNIST and Keras publish them, without pickle.
 
 References:
     NumPy, "The NPY format": a zip archive of `.npy` files, each with a short header and the numbers.
     Yang et al., "MedMNIST v2", Scientific Data 10, 2023: the names `train_images`, `train_labels` and so on.
 """
 
+import io
 import math
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +36,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
 }
 """Names of the image and label arrays of each split: MedMNIST's first, then Keras's."""
-MAX_READ_BYTES = 1 << 20  # in one call
+MAX_READ_BYTES = 1 << 20  # in one call of `read`
 
 
 def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
@@ -48,7 +50,7 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
         Images, uint8 (N, C, H, W), mapped from the cache if they are large; and labels (N,).
 
     Raises:
-        DataError: The archive is missing or damaged, claims too much memory, or holds other arrays.
+        DataError: The archive is missing or damaged, claims too much memory, or has no such arrays.
     """
     with _open(path) as archive:
         files = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -65,19 +67,13 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
                         check_labels(labels, where=f"{path}: {labels_name}"),
                     )
                     break
-    if not pairs:
-        found = ", ".join(printable(name) for name in sorted(files)[:8]) or "nothing"
-        raise DataError(
-            f"{printable(path)} holds {found}, but no arrays with the names of images and labels",
-            hint="expected train_images, train_labels, test_images, test_labels; or x_train, y_train, x_test, y_test",
-        )
     return pairs
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive, and turn every error inside the block into a DataError."""
-    # Damaged zip archives, and headers that NumPy parses as Python, raise errors of many types.
+    """Open an archive. Turn every error inside the block into a DataError."""
+    # Damaged zip archives and damaged headers, which NumPy parses as Python, raise errors of many types.
     with explain_read_errors(path, (Exception,)):
         check_regular_file(path)
         with path.open("rb") as file, zipfile.ZipFile(cast(BinaryIO, _BoundedFile(file))) as archive:
@@ -92,13 +88,13 @@ class _BoundedFile:
         self.seek, self.tell, self.seekable, self.close = file.seek, file.tell, file.seekable, file.close
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes; without a size, as for the archive's comment, up to the limit.
+        """Read up to `size` bytes. Without a size, as for the comment of the archive, read up to the limit.
 
         Raises:
             ValueError: The size is above the limit.
         """
         if size > MAX_READ_BYTES:
-            raise ValueError(f"its list of files is larger than {MAX_READ_BYTES} bytes")
+            raise ValueError(f"the list of files in it is larger than {MAX_READ_BYTES} bytes")
         return self._file.read(size if size >= 0 else MAX_READ_BYTES)
 
 
@@ -107,33 +103,31 @@ def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, 
     _check_ratio(path, info)
     with archive.open(info) as file:
         header_bytes, shape, dtype = _parse_header(path, info, file)
-        if not may_map or info.file_size <= MAX_IN_MEMORY_BYTES:
-            content = bytearray()
-            while chunk := file.read(MAX_READ_BYTES):
-                content += chunk
-            return np.frombuffer(content, dtype, math.prod(shape)).reshape(shape)
 
     def unpack(target: BinaryIO) -> None:
         with archive.open(info) as packed:
-            while chunk := packed.read(MAX_READ_BYTES):
-                target.write(chunk)
+            shutil.copyfileobj(packed, target, MAX_READ_BYTES)
 
+    if not may_map or info.file_size <= MAX_IN_MEMORY_BYTES:
+        content = io.BytesIO()
+        unpack(content)
+        return np.frombuffer(content.getbuffer(), dtype, math.prod(shape), header_bytes).reshape(shape)
     unpacked = unpack_to_cache(path, unpack, part=info.filename)
     # Copy on write: torch wants a writable array, although no code writes to it.
     return np.memmap(unpacked, dtype, mode="c", offset=header_bytes, shape=shape)
 
 
 def _check_ratio(path: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse files that claim too many bytes or use a compression that NumPy never writes, before reading them."""
+    """Refuse a file that claims too many bytes or has a compression that NumPy never writes, before reading it."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename} has a compression that NumPy does not write")
     largest = MAX_COMPRESSION_RATIO * min(info.compress_size, path.stat().st_size)
     if info.file_size > MAX_ARRAY_BYTES or info.file_size > max(ANY_RATIO_BYTES, largest):
         raise DataError(
-            f"{printable(path)}: {printable(info.filename)} claims {info.file_size} bytes, but has "
+            f"{printable(path)}: {printable(info.filename)} claims {info.file_size} bytes unpacked and has "
             f"{info.compress_size} packed; the limits are {MAX_ARRAY_BYTES} bytes and {MAX_COMPRESSION_RATIO} times "
             "the packed size",
-            hint="the file is damaged: get a new copy",
+            hint="the file is damaged; get a new copy",
         )
 
 
@@ -151,10 +145,10 @@ def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> tuple[i
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     read = readers.get(np.lib.format.read_magic(file))
     if read is None:
-        raise ValueError(f"{info.filename} has a format version that plain numbers do not need")
+        raise ValueError(f"{info.filename} has an unknown format version; arrays of numbers have version 1 or 2")
     shape, is_fortran, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects, which are never read")
+        raise ValueError(f"{info.filename} contains Python objects, which are never read")
     size = file.tell()
     if info.file_size != size + dtype.itemsize * math.prod(shape):
         raise ValueError(f"the length of {info.filename} does not match its shape {shape}")

@@ -31,7 +31,7 @@ def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits
 
 
 def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_train: int) -> None:
-    """Refuse a last batch of one image if a batch normalisation would get a single value, which has no variance."""
+    """Refuse a last batch of one image before a batch norm of single values, which have no variance."""
     problems = []
     for member in recipe.members:
         trainer = member.trainer
@@ -44,14 +44,14 @@ def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace
         )
         if last == 1 and has_single_value:
             problems.append(
-                f"members.{member.name}.trainer.batch_size: {n_images} images in batches of {size} leave a last batch "
-                "of one image, and batch normalisation needs two"
+                f"members.{member.name}.trainer.batch_size: {n_images} images in batches of {size} leave one for the "
+                "last batch, but batch norm needs at least two"
             )
     if problems:
         raise RecipeError(
             f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
             problems=problems,
-            hint="choose another trainer.batch_size, or drop the last batch",
+            hint="choose a different trainer.batch_size, or skip the last batch",
             remedies=[Remedy("set", "trainer.drop_last=true")],
         )
 

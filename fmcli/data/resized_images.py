@@ -1,4 +1,4 @@
-"""Resize image files to one size, once, and keep the result in the cache as one array."""
+"""Resize image files to one size and keep the result in the cache as one array."""
 
 import hashlib
 import io
@@ -20,8 +20,8 @@ from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.errors import DataError, Remedy, printable
 
 _BACKGROUND_SAMPLES = 256
-_MAX_NAMED = 3  # unreadable files that an error names
-_CACHE_VERSION = 2  # increment it if images are resized differently, so that cached arrays are made again
+_MAX_NAMED = 3  # number of unreadable files in an error message
+_CACHE_VERSION = 2  # increment this number whenever images are resized differently, so that caches are written again
 _SET_SIZE = Remedy("set", "'data.size=[32,32]'")
 
 Resized = tuple[NDArray[np.uint8], Background]
@@ -31,20 +31,21 @@ _Shape = tuple[int, int, int]
 def resize_image_files(
     folder: Path, paths: Sequence[str], *, size: tuple[int, int] | None, channels: int | None
 ) -> Resized:
-    """Return image files as images of one size, keeping their proportions as `fmcli predict` does.
+    """Return image files as images of one size, resized in proportion, as `fmcli predict` does.
 
     Args:
         folder: Folder of the image files.
         paths: Path of each image file, relative to the folder.
-        size: (height, width) to resize to; by default the size of the files, which must all be the same.
-        channels: 1 or 3; by default 1 if all images are grey, otherwise 3.
+        size: (height, width) to resize to. Default: the size of the files, which must all be the same.
+        channels: 1 or 3. Default: 1 if all images are grey, otherwise 3.
 
     Returns:
-        Images, uint8 (N, C, H, W), in memory or mapped from the cache if they are large; and the background of the
-        image files before they were padded.
+        Images, uint8 (N, C, H, W), in memory, or mapped from the cache if they are large; and the background of the
+        image files before padding.
 
     Raises:
-        DataError: An image file cannot be read; sizes differ and `size` is None; or there is no room for the images.
+        DataError: An image file cannot be read; sizes differ and `size` is None; or the images do not fit into memory
+            or the cache.
     """
     arguments = json.dumps([os.fspath(folder.resolve()), size, channels, _CACHE_VERSION])
     name = hashlib.sha256(arguments.encode(errors="surrogateescape")).hexdigest()[:32]
@@ -60,7 +61,7 @@ def resize_image_files(
         return _resize_in_memory(folder, files, _common_shape(files, size, channels), error)
     try:
         return _open_cached(cached)
-    except FileNotFoundError:  # another process saw other files in the folder and removed ours
+    except FileNotFoundError:  # another process found other files in the folder and removed our cached array
         return _open_cached(cached_file(name, state, write))
 
 
@@ -69,7 +70,7 @@ def _resize_in_memory(folder: Path, files: Sequence[Path], shape: _Shape, proble
         raise DataError(
             f"the images of {printable(folder)} do not fit into memory, and the cache cannot be written: "
             f"{printable(problem)}",
-            hint="set XDG_CACHE_HOME to a folder on a disk with enough room",
+            hint="set XDG_CACHE_HOME to a folder on a disk with enough space",
         ) from problem
     content = io.BytesIO()
     _write(files, shape, content)
@@ -84,7 +85,9 @@ def _state_of(folder: Path, paths: Sequence[str]) -> str:
         try:
             status = os.stat(os.path.join(folder, path))
         except OSError as error:
-            raise DataError(f"cannot read {printable(folder / path)}: {error.strerror}", hint="remove it") from error
+            raise DataError(
+                f"cannot read {printable(folder / path)}: {error.strerror}", hint="remove the file"
+            ) from error
         stamp = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0"
         state.update(stamp.encode(errors="surrogateescape"))
     return state.hexdigest()[:32]
@@ -105,7 +108,7 @@ def _parse_background(word: bytes) -> Background:
 
 
 def _common_shape(files: Sequence[Path], size: tuple[int, int] | None, channels: int | None) -> _Shape:
-    """Return the shape (C, H, W) to resize to; size and channels default to the common ones."""
+    """Return the shape (C, H, W) to resize to."""
     headers = {} if size and channels else {file: read_image_header(file) for file in files}
     if channels is None:
         channels = 1 if all(header.is_grey for header in headers.values()) else 3
@@ -116,7 +119,7 @@ def _common_shape(files: Sequence[Path], size: tuple[int, int] | None, channels:
             raise DataError(
                 f"the images differ in size: {printable(example_of[small])} is {small[1]}×{small[0]}, "
                 f"{printable(example_of[large])} is {large[1]}×{large[0]} (width × height)",
-                hint="choose a size to resize them to: size = [32, 32] (height, width) in the recipe's [data]",
+                hint="choose one size to resize them to: size = [32, 32] (height, width) in the recipe's [data]",
                 remedies=[_SET_SIZE],
             )
         [size] = example_of
@@ -124,14 +127,14 @@ def _common_shape(files: Sequence[Path], size: tuple[int, int] | None, channels:
         raise DataError(
             f"images of {size[1]}×{size[0]} pixels and {channels} channels are too large: "
             f"the limit is {MAX_IMAGE_VALUES} values",
-            hint="resize them to a smaller size: size = [32, 32] (height, width) in the recipe's [data]",
+            hint="choose a smaller size: size = [32, 32] (height, width) in the recipe's [data]",
             remedies=[_SET_SIZE],
         )
     return channels, *size
 
 
 def _write(files: Sequence[Path], shape: _Shape, target: BinaryIO) -> None:
-    """Write all images as a `.npy` file, followed by the name of their background."""
+    """Write all images as a `.npy` file, followed by the name of the background."""
     background = classify_background_of_files(files[:: max(len(files) // _BACKGROUND_SAMPLES, 1)], shape[0])
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
     np.lib.format.write_array_header_1_0(target, header)
@@ -145,6 +148,6 @@ def _write(files: Sequence[Path], shape: _Shape, target: BinaryIO) -> None:
         more = f"; and {len(unreadable) - _MAX_NAMED} more" if len(unreadable) > _MAX_NAMED else ""
         raise DataError(
             f"{len(unreadable)} of {len(files)} image files cannot be read: {'; '.join(unreadable[:_MAX_NAMED])}{more}",
-            hint="remove them, or get new copies",
+            hint="remove these files, or get new copies",
         )
     target.write(background.encode())

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from fmcli.data.cache import cache_folder
 from fmcli.data.idx import check_labels, open_idx, read_idx, to_images
 from fmcli.data.image_folder import read_image_folder
-from fmcli.data.image_set import ImageSet, check_image_set
-from fmcli.data.npz import NAMES, read_npz
+from fmcli.data.image_set import Splits, check_image_set
+from fmcli.data.npz import read_npz
 from fmcli.errors import DataError, printable
 from fmcli.recipe.data import KNOWN_SOURCES, DataSpec
 from fmcli.storage.reading import MAX_CLASSES, read_text
@@ -29,35 +28,23 @@ FASHION_MNIST_FILES = {
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 MAX_CLASSES_FILE_BYTES = 1 << 20
 _SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
+_EXPECTED = {
+    "idx": "expected the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+    "t10k-labels-idx1-ubyte, gzipped or not",
+    "npz": "expected the arrays train_images, train_labels, test_images, test_labels; or x_train, y_train, x_test, "
+    "y_test",
+}
+"""What a source must contain."""
 _FETCH_HINT = "to download it: fmcli data fetch fashion-mnist"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The images of a source as published, before the recipe splits them.
-
-    Args:
-        name: Source as the recipe names it.
-        path: Folder or file that was read.
-        train: Training images.
-        test: Test images.
-        validation: Validation images, or None if the source has none.
-    """
-
-    name: str
-    path: Path
-    train: ImageSet
-    test: ImageSet
-    validation: ImageSet | None = None
-
-
-def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Source:
-    """Read and check the images that a recipe names.
+def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Splits:
+    """Read and check the images of a recipe's source, as the source splits them.
 
     Args:
         spec: The recipe's `[data]` table.
-        data_root: First folder to search for built-in datasets, by default the environment variable `FMCLI_DATA`;
-            also the parent of a relative DIR or FILE that does not exist in the current folder.
+        data_root: First folder to search for built-in datasets; default: the environment variable `FMCLI_DATA`. Also
+            the parent of a relative DIR or FILE that does not exist in the current folder.
 
     Raises:
         DataError: The source does not exist or is damaged.
@@ -68,7 +55,7 @@ def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Source:
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:  # unknown ~user
-        raise DataError(f"{printable(name)}: {error}", hint="write the full path") from error
+        raise DataError(f"{printable(name)}: {error}", hint="write the whole path") from error
     if data_root is not None and not path.exists():
         path = data_root / path
     return _READERS[kind](spec, path)
@@ -84,7 +71,7 @@ def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
 
 
 def find_fashion_mnist(data_root: Path | None) -> Path | None:
-    """Return the first folder that holds all four files, or None."""
+    """Return the first folder with all four files, or None."""
     for folder in fashion_mnist_folders(data_root):
         if all(_existing(folder / name) for name in FASHION_MNIST_FILES):
             return folder
@@ -98,7 +85,7 @@ def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
         Array of each file.
 
     Raises:
-        DataError: A file is missing, damaged or altered.
+        DataError: A file is missing or differs from the published one.
     """
     arrays = {}
     for name, digest in FASHION_MNIST_FILES.items():
@@ -109,14 +96,14 @@ def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
         found = hashlib.sha256(content).hexdigest()
         if found != digest:
             raise DataError(
-                f"{printable(path)} is not the published file: the SHA-256 of its content is {found[:16]}…, "
-                f"expected {digest[:16]}… (files from before 31 August 2017 differ)",
-                hint="remove it, then run: fmcli data fetch fashion-mnist",
+                f"{printable(path)} is not the published file: the SHA-256 of the content is {found[:16]}…, expected "
+                f"{digest[:16]}… (files from before 31 August 2017 are different)",
+                hint="remove the file, then run: fmcli data fetch fashion-mnist",
             )
     return arrays
 
 
-def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
+def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Splits:
     folder = find_fashion_mnist(data_root)
     if folder is None:
         searched = ", ".join(map(printable, fashion_mnist_folders(data_root)))
@@ -126,42 +113,32 @@ def _load_fashion_mnist(spec: DataSpec, data_root: Path | None) -> Source:
         split: (arrays[f"{prefix}-images-idx3-ubyte"][:, None], arrays[f"{prefix}-labels-idx1-ubyte"])
         for split, prefix in (("train", "train"), ("test", "t10k"))
     }
-    return _to_source(spec, folder, pairs, KNOWN_SOURCES["fashion-mnist"].class_names)
+    return _check_splits(spec, folder, pairs, KNOWN_SOURCES["fashion-mnist"].class_names)
 
 
-def _load_idx_folder(spec: DataSpec, folder: Path) -> Source:
+def _load_idx_folder(spec: DataSpec, folder: Path) -> Splits:
     if not folder.is_dir():
         raise DataError(
             f"{printable(folder)} is not a folder", hint="data.source = 'idx:DIR' needs a folder of IDX files"
         )
-    pairs = {split: _read_pair(folder, split) for split in _SPLIT_PREFIXES}
-    for split in ("train", "test"):
-        if pairs[split] is None:
-            prefix = _SPLIT_PREFIXES[split][0]
-            raise DataError(
-                f"{printable(folder)} has no {split} images",
-                hint=f"expected {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, gzipped or not",
-            )
-    present = {split: pair for split, pair in pairs.items() if pair is not None}
-    return _to_source(spec, folder, present, _read_class_names(folder))
+    pairs = {split: pair for split in _SPLIT_PREFIXES if (pair := _read_pair(folder, split)) is not None}
+    return _check_splits(spec, folder, pairs, _read_class_names(folder))
 
 
-def _load_npz(spec: DataSpec, path: Path) -> Source:
-    pairs = read_npz(path)
-    for split in ("train", "test"):
-        if split not in pairs:
-            names = ", or ".join(" and ".join(pair) for pair in NAMES[split])
-            raise DataError(f"{printable(path)} has no {split} images", hint=f"expected the arrays {names}")
-    return _to_source(spec, path, pairs, ())
+def _load_npz(spec: DataSpec, path: Path) -> Splits:
+    return _check_splits(spec, path, read_npz(path), ())
 
 
-def _to_source(
+def _check_splits(
     spec: DataSpec,
     path: Path,
     pairs: Mapping[str, tuple[NDArray[np.uint8], NDArray[Any]]],
     class_names: tuple[str, ...],
-) -> Source:
-    """Check the images and labels of each split; classes without names are named by their numbers."""
+) -> Splits:
+    """Check the images and labels of each split. Classes without names are named by their labels."""
+    for split in ("train", "test"):
+        if split not in pairs:
+            raise DataError(f"{printable(path)} has no {split} images", hint=_EXPECTED[spec.source.partition(":")[0]])
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in pairs.values())
     if n_classes > MAX_CLASSES:
         raise DataError(f"{printable(path)} has the label {n_classes - 1}; the limit is {MAX_CLASSES} classes")
@@ -178,12 +155,11 @@ def _to_source(
                 f"{printable(path)}: {split} images have shape {images.input_shape} (C, H, W), "
                 f"train images {sets['train'].input_shape}; all images must have the same shape"
             )
-    return Source(spec.source, path, sets["train"], sets["test"], sets.get("validation"))
+    return Splits(sets["train"], sets.get("validation"), sets["test"], path)
 
 
-def _load_image_folder(spec: DataSpec, folder: Path) -> Source:
-    sets = read_image_folder(folder, classes=spec.classes, size=spec.size, channels=spec.channels)
-    return Source(spec.source, folder, sets["train"], sets["test"], sets.get("validation"))
+def _load_image_folder(spec: DataSpec, folder: Path) -> Splits:
+    return read_image_folder(folder, classes=spec.classes, size=spec.size, channels=spec.channels)
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:
@@ -210,13 +186,13 @@ def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any
 
 
 def _existing(path: Path) -> Path | None:
-    """Return the file or its gzipped form, whichever exists, or None."""
+    """Return the path of a file or of the gzipped file, whichever exists, or None."""
     return next((candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()), None)
 
 
-_READERS: Mapping[str, Callable[[DataSpec, Path], Source]] = {
+_READERS: Mapping[str, Callable[[DataSpec, Path], Splits]] = {
     "folder": _load_image_folder,
     "idx": _load_idx_folder,
     "npz": _load_npz,
 }
-DATASETS: Mapping[str, Callable[[DataSpec, Path | None], Source]] = {"fashion-mnist": _load_fashion_mnist}
+DATASETS: Mapping[str, Callable[[DataSpec, Path | None], Splits]] = {"fashion-mnist": _load_fashion_mnist}

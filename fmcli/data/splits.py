@@ -1,6 +1,6 @@
 """Split a source into training, validation and test images."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,51 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fmcli.choices import SPLITS
-from fmcli.data.image_set import ImageSet
-from fmcli.data.sources import Source, load_source
-from fmcli.errors import DataError, Remedy, UsageError, did_you_mean, printable
+from fmcli.data.image_set import ImageSet, Splits
+from fmcli.data.sources import load_source
+from fmcli.errors import DataError, Remedy, printable
 from fmcli.recipe.data import DataSpec, FirstImages, RandomFraction, Resplit
 
 
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """The images of a run.
-
-    Args:
-        train: Images to fit weights on.
-        validation: Images to make choices on, or None if the recipe has none.
-        test: Images for the final score; no choice depends on them.
-    """
-
-    train: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
-
-    def present(self) -> dict[str, ImageSet]:
-        """Return the splits that exist, by name."""
-        return {name: images for name in SPLITS if (images := getattr(self, name)) is not None}
-
-    def named(self, name: str) -> ImageSet:
-        """Return a split by its name.
-
-        Raises:
-            UsageError: The name is unknown.
-            DataError: The recipe has no validation split.
-        """
-        if name not in SPLITS:
-            raise UsageError(f"unknown split {name!r}; {did_you_mean(name, SPLITS)}")
-        images: ImageSet | None = getattr(self, name)
-        if images is None:
-            raise DataError(
-                "this recipe has no validation images",
-                hint="add validation = { first = 5000 } to its [data]",
-            )
-        return images
-
-
 def load_splits(spec: DataSpec, data_root: Path | None = None) -> Splits:
-    """Load the images that a recipe names and split them.
+    """Load the images of a recipe and split them.
 
     Args:
         spec: The recipe's `[data]` table.
@@ -64,11 +27,11 @@ def load_splits(spec: DataSpec, data_root: Path | None = None) -> Splits:
     return split_images(load_source(spec, data_root=data_root), spec)
 
 
-def split_images(source: Source, spec: DataSpec) -> Splits:
-    """Split a source as a recipe asks; the same source and spec always give the same splits.
+def split_images(source: Splits, spec: DataSpec) -> Splits:
+    """Split the images of a source as a recipe asks. The same source and spec always give the same splits.
 
     Args:
-        source: Published images.
+        source: Images as the source splits them.
         spec: The recipe's `[data]` table.
 
     Raises:
@@ -81,12 +44,12 @@ def split_images(source: Source, spec: DataSpec) -> Splits:
     validation: NDArray[Any] | slice
     match spec.validation:
         case None:
-            return Splits(source.train, None, source.test)
+            return replace(source, validation=None)
         case FirstImages(first=first):
             if first >= n_images:
                 raise DataError(
-                    f"data.validation.first = {first} leaves none of {n_images} training images",
-                    hint="use fewer for validation",
+                    f"data.validation.first = {first} leaves no training images; the source has {n_images}",
+                    hint="set aside fewer for validation",
                     remedies=[Remedy("set", f"data.validation.first={max(n_images // 6, 1)}")],
                 )
             train, validation = slice(first, None), slice(first)
@@ -96,12 +59,12 @@ def split_images(source: Source, spec: DataSpec) -> Splits:
         case _:
             if source.validation is None:
                 raise DataError(
-                    f"{source.name} has no separate validation images",
+                    f"{printable(spec.source)} has no separate validation images",
                     hint="use validation = { first = 5000 } or { fraction = 0.1 } in [data]",
                 )
-            return Splits(source.train, source.validation, source.test)
+            return source
     _check_classes_remain(source.train, train)
-    return Splits(source.train.subset(train), source.train.subset(validation), source.test)
+    return replace(source, train=source.train.subset(train), validation=source.train.subset(validation))
 
 
 def draw_sample(images: ImageSet, size: int, generator: torch.Generator) -> ImageSet:
@@ -118,7 +81,7 @@ def draw_sample(images: ImageSet, size: int, generator: torch.Generator) -> Imag
     return images.subset(torch.randint(len(images), (size,), generator=generator).numpy())
 
 
-def _resplit(source: Source, spec: Resplit) -> Splits:
+def _resplit(source: Splits, spec: Resplit) -> Splits:
     images = np.concatenate([source.train.images, source.test.images])
     labels = np.concatenate([source.train.labels, source.test.labels])
     pooled = ImageSet(images, labels, source.train.class_names, background=source.train.background)
@@ -126,39 +89,41 @@ def _resplit(source: Source, spec: Resplit) -> Splits:
     n_train = round(spec.train * len(order))
     n_validation = round(spec.validation * len(order))
     parts = np.split(order, [n_train, n_train + n_validation])
-    if len(parts[0]) == 0 or len(parts[2]) == 0 or (spec.validation and len(parts[1]) == 0):
-        raise DataError(
-            f"data.resplit of {len(order)} images leaves a split empty", hint="give that split a larger fraction"
-        )
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if len(part) == 0 and (name != "validation" or spec.validation > 0):
+            raise DataError(
+                f"data.resplit leaves no {name} images: the source has {len(order)} training and test images",
+                hint="change the fractions train and validation in data.resplit",
+            )
     _check_classes_remain(pooled, parts[0])
     train, validation, test = (pooled.subset(part) for part in parts)
-    return Splits(train, validation if len(validation) else None, test)
+    return Splits(train, validation if len(validation) else None, test, source.path)
 
 
 def _divide(
     indices: NDArray[np.int64], fraction: float, seed: int, labels: NDArray[np.int64] | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return (training, validation) indices as scikit-learn divides them, because the reproduced reports used it."""
+    """Return training and validation indices. The reproduced reports used scikit-learn, so this does, too."""
     from sklearn.model_selection import train_test_split  # slow to import and rarely needed
 
     try:
         train, validation = train_test_split(indices, test_size=fraction, random_state=seed, stratify=labels)
     except ValueError as error:
         raise DataError(
-            f"cannot use a fraction of {fraction} of {len(indices)} training images for validation: {error}",
-            hint=None
+            f"cannot set aside {fraction} of {len(indices)} training images for validation: {error}",
+            hint="use a different data.validation.fraction"
             if labels is None
-            else "data.validation.stratify needs two images of each class, and one of each in the validation split",
+            else "stratify needs at least two images of each class, and a fraction of at least one image of each class",
         ) from error
     return train, validation
 
 
 def _check_classes_remain(images: ImageSet, kept: NDArray[Any] | slice) -> None:
-    """Refuse a split that leaves a class without training images, which happens if images are sorted by class."""
+    """Refuse a split without training images of a class. This happens if images are sorted by class."""
     lost = np.flatnonzero((images.counts() > 0) & (images.subset(kept).counts() == 0))
     if len(lost):
         raise DataError(
             f"the split leaves no training images of the class {printable(images.class_names[lost[0]])}",
-            hint="use the same fraction of each class for validation",
+            hint="set aside the same fraction of each class for validation",
             remedies=[Remedy("set", "'data.validation={ fraction = 0.1, stratify = true }'")],
         )

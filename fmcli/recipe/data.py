@@ -3,14 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    Tag,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, Tag, field_validator, model_serializer, model_validator
 
 from fmcli.errors import did_you_mean
 from fmcli.recipe.base import Fraction, PositiveFloat, PositiveInt, Probability, Seed, Spec, choose_by_key

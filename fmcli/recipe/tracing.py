@@ -9,21 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fmcli.errors import RecipeError, Remedy, printable
+from fmcli.recipe import layers
 from fmcli.recipe.data import SourceFacts
 from fmcli.recipe.families import expand_layers
-from fmcli.recipe.layers import (
-    Activate,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    GlobalMaxPool,
-    LayerSpec,
-    MaxPool,
-)
 from fmcli.recipe.recipe import MemberSpec, Recipe
 
 Shape = tuple[int, ...]  # (C, H, W), or (features,) once flat
@@ -40,7 +28,7 @@ class LayerTrace:
         parameters: Number of trained parameters.
     """
 
-    layer: LayerSpec
+    layer: layers.LayerSpec
     input_shape: Shape
     output_shape: Shape
     parameters: int
@@ -49,18 +37,18 @@ class LayerTrace:
     def multiply_adds(self) -> int:
         """Multiply-adds of convolutions and dense layers in the forward pass of one image."""
         match self.layer:
-            case Conv() as conv:
+            case layers.Conv() as conv:
                 return self.input_shape[0] * math.prod(pair(conv.kernel_size)) * math.prod(self.output_shape)
-            case Dense():
+            case layers.Dense():
                 return self.input_shape[0] * self.output_shape[0]
         return 0
 
 
-def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int) -> tuple[LayerTrace, ...]:
+def trace_layers(network: Sequence[layers.LayerSpec], input_shape: Shape, n_classes: int) -> tuple[LayerTrace, ...]:
     """Trace the shape of an image through a network.
 
     Args:
-        layers: The layers of the network.
+        network: The layers of the network.
         input_shape: (C, H, W).
         n_classes: Number of logits that the last layer must return.
 
@@ -71,12 +59,12 @@ def trace_layers(layers: Sequence[LayerSpec], input_shape: Shape, n_classes: int
         RecipeError: A layer cannot take its input, or the last layer does not return one logit per class.
 
     Example:
-        >>> [trace.output_shape for trace in trace_layers([Flatten(), Dense(units=10)], (1, 28, 28), 10)]
+        >>> [trace.output_shape for trace in trace_layers([layers.Flatten(), layers.Dense(units=10)], (1, 28, 28), 10)]
         [(784,), (10,)]
     """
     traces: list[LayerTrace] = []
     shape = input_shape
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(network):
         try:
             output, parameters = _apply(layer, shape)
         except ValueError as error:
@@ -105,8 +93,8 @@ def trace_members(
     traces, problems = {}, []
     for member in members:
         try:
-            layers = expand_layers(member.model, n_classes, source.input_shape)
-            traces[member.name] = trace_layers(layers, source.input_shape, n_classes)
+            network = expand_layers(member.model, n_classes, source.input_shape)
+            traces[member.name] = trace_layers(network, source.input_shape, n_classes)
         except RecipeError as error:
             problems += [f"members.{member.name}.model.{problem}" for problem in error.problems]
     return traces, problems
@@ -128,34 +116,34 @@ def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTr
     return traces
 
 
-def _apply(layer: LayerSpec, shape: Shape) -> tuple[Shape, int]:
+def _apply(layer: layers.LayerSpec, shape: Shape) -> tuple[Shape, int]:
     """Return a layer's output shape and parameter count.
 
     Raises:
         ValueError: The layer cannot take this shape.
     """
     match layer:
-        case Conv():
+        case layers.Conv():
             channels, *_ = image = _image(shape, layer.type)
             kernel = pair(layer.kernel_size)
             sides = _count_windows(image, kernel, pair(layer.stride), layer.padding == "same", "kernel")
             weights = channels * kernel[0] * kernel[1] * layer.filters
             return (layer.filters, *sides), weights + layer.filters * layer.bias
-        case MaxPool() | AvgPool():
+        case layers.MaxPool() | layers.AvgPool():
             image = _image(shape, layer.type)
             window = pair(layer.size)
             return (image[0], *_count_windows(image, window, pair(layer.stride or layer.size), False, "window")), 0
-        case GlobalMaxPool() | GlobalAvgPool():
+        case layers.GlobalMaxPool() | layers.GlobalAvgPool():
             return (_image(shape, layer.type)[0],), 0
-        case Dense():
+        case layers.Dense():
             if len(shape) != 1:
                 raise ValueError(f"dense needs flat input, got {show_shape(shape)}; add a flatten layer before it")
             return (layer.units,), shape[0] * layer.units + layer.units * layer.bias
-        case BatchNorm():
+        case layers.BatchNorm():
             return shape, 2 * shape[0]
-        case Flatten():
+        case layers.Flatten():
             return (math.prod(shape),), 0
-        case Dropout() | Activate():
+        case layers.Dropout() | layers.Activate():
             return shape, 0
 
 

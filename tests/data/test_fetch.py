@@ -169,7 +169,7 @@ def test_altered_files_are_refused_and_kept(published, mirror, monkeypatch, tmp_
     set_mirrors(monkeypatch, mirror(published))
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is not the published file") as caught:
         fetch("fashion-mnist", data_root=here.parent)
-    assert caught.value.hint == "remove it, then run: fmcli data fetch fashion-mnist"
+    assert caught.value.hint == "remove the file, then run: fmcli data fetch fashion-mnist"
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
@@ -243,7 +243,7 @@ def test_mirror_of_other_files_falls_through_to_the_next(published, mirror, monk
 def test_endless_file_is_cut_off(published, mirror, monkeypatch, tmp_path):
     monkeypatch.setattr(fetching, "MAX_DOWNLOAD_BYTES", 100)
     set_mirrors(monkeypatch, mirror(published))
-    with pytest.raises(DataError, match="has more than 100 bytes"):
+    with pytest.raises(DataError, match="is larger than 100 bytes"):
         fetch("fashion-mnist", data_root=tmp_path / "root")
     assert_nothing_written(tmp_path / "root")
 

@@ -162,11 +162,11 @@ def icon(level):
 
 
 @pytest.mark.parametrize(
-    ("background", "paper"), [("dark", 0), ("mostly dark", 0), ("any", 255), ("light", 255), ("mostly light", 255)]
+    ("background", "colour"), [("dark", 0), ("mostly dark", 0), ("any", 255), ("light", 255), ("mostly light", 255)]
 )
-def test_transparent_pixels_become_the_background(background, paper, read_one):
+def test_transparent_pixels_become_the_background(background, colour, read_one):
     pixels = read_one(save("a.png", icon(160)), background=background)[0]
-    assert (pixels[0, 0], pixels[14, 14]) == (paper, 160)
+    assert (pixels[0, 0], pixels[14, 14]) == (colour, 160)
 
 
 @pytest.mark.parametrize(
@@ -223,8 +223,8 @@ def test_sixteen_bits_in_the_other_order_are_the_same(read_one):
 )
 def test_deep_pixels_of_unknown_brightness_are_refused(array, brightest, read):
     error = error_of(read(save("a.tif", array)))
-    assert f"the brightest is {brightest}, so the value of white is unknown" in error
-    assert "save it with 8 bits" in error
+    assert f"the value of white is unknown: pixels have more than 8 bits, and the brightest is {brightest}" in error
+    assert "save the image with 8 bits" in error
 
 
 def test_a_deep_image_that_is_black_is_read(read_one):
@@ -547,7 +547,7 @@ BAD = {
     "nothing": (lambda name: make(name, b""), "not an image of a known format"),
     "truncated": (make_truncated, "truncated"),
     "damaged": (make_checksum_error, ""),
-    "folder": (os.mkdir, "no image files in this folder"),
+    "folder": (os.mkdir, "the folder has no image files"),
     "pipe": (os.mkfifo, "not a file or a folder"),
     "dangling link": (lambda name: os.symlink("nowhere", name), "No such file or directory"),
     "link to itself": (lambda name: os.symlink(name, name), "Too many levels of symbolic links"),
@@ -599,9 +599,9 @@ def test_impossible_path_is_a_data_error(name, read):
 
 def test_empty_folder_is_an_error(read):
     os.makedirs("empty/also-empty")
-    assert "no image files in this folder" in error_of(read("empty"))
+    assert "the folder has no image files" in error_of(read("empty"))
     make("empty/notes.txt", b"hello")
-    assert "no image files in this folder" in error_of(read("empty"))
+    assert "the folder has no image files" in error_of(read("empty"))
 
 
 def test_folder_that_is_named_like_an_image_is_read_as_a_folder(read):
@@ -622,8 +622,8 @@ def with_zip(name):
 PROMISE = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 28, 28)}" % 2**40
 TERABYTES = b"\x93NUMPY\x01\0\x76\0" + PROMISE.ljust(117) + b"\n"
 BAD_ARRAYS = {
-    "floats": (lambda name: np.save(name, np.zeros((2, 28, 28), np.float32)), "holds float32 values"),
-    "signed": (lambda name: np.save(name, np.zeros((2, 28, 28), np.int8)), "holds int8 values"),
+    "floats": (lambda name: np.save(name, np.zeros((2, 28, 28), np.float32)), "has dtype float32"),
+    "signed": (lambda name: np.save(name, np.zeros((2, 28, 28), np.int8)), "has dtype int8"),
     "pickled": (with_pickle, "cannot read this array"),
     "zip": (with_zip, "cannot read this array"),
     "fields": (lambda name: np.save(name, np.zeros(3, [("a", "u1")])), "images must be uint8"),

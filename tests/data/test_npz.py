@@ -96,12 +96,12 @@ def test_a_relative_file_is_looked_for_below_the_data_root(tmp_path):
     [
         ({"test_images": None}, "no test images"),
         ({"train_images": IMAGES.astype(float)}, "images must be uint8"),
-        ({"train_images": IMAGES[:, :, :, None, None]}, "expected (N, height, width)"),
+        ({"train_images": IMAGES[:, :, :, None, None]}, "expected (N, H, W), (N, H, W, C)"),
         ({"train_images": np.zeros((0, 5, 6), np.uint8)}, "a.npz"),
         ({"train_labels": LABELS[:3]}, "12 images but 3 labels"),
-        ({"train_labels": np.zeros((12, 14), int)}, "does not hold labels"),
+        ({"train_labels": np.zeros((12, 14), int)}, "does not contain labels"),
         ({"train_labels": LABELS - 1}, "from 0"),
-        ({"train_labels": LABELS.astype(float)}, "does not hold labels"),
+        ({"train_labels": LABELS.astype(float)}, "does not contain labels"),
         ({"train_labels": np.array(["a"] * 12, object)}, "Python objects"),
         ({"train_labels": LABELS + 1_000_000}, "10000 classes"),
         ({"test_images": IMAGES[:6, :3]}, "must have the same shape"),
@@ -115,7 +115,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, change, said):
 
 def test_arrays_with_other_names_are_refused(tmp_path):
     message = refusal(saved(tmp_path / "a.npz", {"pixels": IMAGES, "classes": LABELS}))
-    assert "holds classes, pixels, but no arrays" in message
+    assert "has no train images" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all" * 100])
@@ -190,4 +190,4 @@ def test_an_archive_of_very_many_files_is_refused(tmp_path, lie):
         locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(content) - 22, 1)
         end = record + locator + end[:12] + struct.pack("<I", 10) + end[16:]
     (tmp_path / "a.npz").write_bytes(content[:-22] + end)
-    assert "its list of files" in refusal(tmp_path / "a.npz")
+    assert "list of files" in refusal(tmp_path / "a.npz")

@@ -810,7 +810,7 @@ def test_unknown_member_is_refused_with_the_nearest(tiny_recipe, tmp_path):
     ("overrides", "error", "said"),
     [
         (["data.source=idx:/nowhere"], DataError, "/nowhere is not a folder"),
-        (["data.validation.first=240"], DataError, "leaves none of 240"),
+        (["data.validation.first=240"], DataError, "leaves no training images; the source has 240"),
         (["model.form=plain"], RecipeError, r"members\.k3\.model\.layers"),
         (["data.classes=['a', 'b']"], DataError, "2 classes"),
     ],
@@ -833,7 +833,7 @@ def test_every_impossible_network_is_named_at_once(tiny_recipe, tmp_path):
     [
         ("GausNoise", {}, "did you mean 'GaussNoise'"),
         ("GaussNoise", {"st_range": 3}, "st_range"),
-        ("RandomCrop", {"height": 5, "width": 5}, "must keep size"),
+        ("RandomCrop", {"height": 5, "width": 5}, "must not change"),
         ("RandomCrop", {"height": 50, "width": 50}, "fails on a 12×12 image"),
     ],
 )
@@ -865,7 +865,7 @@ def test_last_batch_is_counted_in_the_images_that_bagging_draws(tiny_recipe, tmp
     if fits:
         train(tiny(tiny_recipe, *overrides), tmp_path / "run")
     else:
-        with pytest.raises(RecipeError, match="66 images in batches of 65 leave a last batch of one image"):
+        with pytest.raises(RecipeError, match="66 images in batches of 65 leave one for the last batch"):
             train(tiny(tiny_recipe, *overrides), tmp_path / "run")
 
 

@@ -5,18 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fmcli.recipe import layers
 from fmcli.recipe.base import PositiveInt, Spec
-from fmcli.recipe.layers import (
-    INIT_DESCRIPTION,
-    BatchNorm,
-    Conv,
-    Dense,
-    Flatten,
-    GlobalMaxPool,
-    Initialization,
-    LayerSpec,
-    MaxPool,
-)
+from fmcli.recipe.layers import INIT_DESCRIPTION, Initialization, LayerSpec
 
 
 class KernelCnnSpec(Spec):
@@ -67,11 +58,11 @@ def expand(model: KernelCnnSpec, input_shape: tuple[int, ...], n_classes: int) -
 def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
     """Yield the layers of An et al. 2020 (arXiv 2008.10400); their M3, M5 and M7 differ in kernel size and widths."""
     for width, kernel_size in zip(model.widths, model.kernel_sizes, strict=True):
-        yield Conv(filters=width, kernel_size=kernel_size, bias=False)
-        yield BatchNorm(activation="relu")
-    yield Flatten()
-    yield Dense(units=n_classes, bias=False)
-    yield BatchNorm()
+        yield layers.Conv(filters=width, kernel_size=kernel_size, bias=False)
+        yield layers.BatchNorm(activation="relu")
+    yield layers.Flatten()
+    yield layers.Dense(units=n_classes, bias=False)
+    yield layers.BatchNorm()
 
 
 def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: tuple[int, ...]) -> Iterator[LayerSpec]:
@@ -84,10 +75,10 @@ def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: tuple[int, ...]) 
         last_stage = stage == len(model.widths) - 1
         depth = 1 if stage == 0 else model.depth
         for position in range(depth):
-            yield Conv(filters=width, kernel_size=kernel_size, padding="same", bias=False)
+            yield layers.Conv(filters=width, kernel_size=kernel_size, padding="same", bias=False)
             if position == depth - 1 and not last_stage and side >= 2:
-                yield MaxPool(size=2)
+                yield layers.MaxPool(size=2)
                 side //= 2
-            yield BatchNorm(activation="relu")
-    yield GlobalMaxPool()
-    yield Dense(units=n_classes)
+            yield layers.BatchNorm(activation="relu")
+    yield layers.GlobalMaxPool()
+    yield layers.Dense(units=n_classes)
