@@ -63,12 +63,7 @@ class Terminal:
     """
 
     def __init__(
-        self,
-        *,
-        quiet: bool = False,
-        verbose: bool = False,
-        out: TextIO | None = None,
-        err: TextIO | None = None,
+        self, *, quiet: bool = False, verbose: bool = False, out: TextIO | None = None, err: TextIO | None = None
     ) -> None:
         self.quiet = quiet
         self.verbose = verbose

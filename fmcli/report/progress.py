@@ -1,9 +1,7 @@
-"""Display a training on standard error: progress bars on a terminal, one line per epoch in a log."""
+"""Display training on standard error: progress bars on a terminal, one line per epoch in a log."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
@@ -17,21 +15,6 @@ _MIN_WIDE_COLUMNS = 70  # terminals narrower than this show no loss, accuracy an
 _FEATURES = {"cuda-graph": "CUDA graphs", "parallel-members": "members in parallel"}
 
 
-@dataclass(slots=True)
-class _RunningMember:
-    """A member that is being trained.
-
-    Args:
-        start: The event that started it in this process.
-        task: Its progress bar.
-        epochs_done: Number of epochs since then.
-    """
-
-    start: events.MemberStarted
-    task: TaskID
-    epochs_done: int = 0
-
-
 class TrainingProgress:
     """A reporter that displays events. Use it as a context manager.
 
@@ -42,17 +25,13 @@ class TrainingProgress:
     """
 
     def __init__(
-        self,
-        terminal: Terminal,
-        advice: str | None = None,
-        describe_remedy: Callable[[Remedy], str] | None = None,
+        self, terminal: Terminal, advice: str | None = None, describe_remedy: Callable[[Remedy], str] | None = None
     ) -> None:
         self.terminal = terminal
         self._advice = advice
         self._describe_remedy = describe_remedy
-        self._running: dict[str, _RunningMember] = {}
-        self._awaited_run: Path | None = None
-        self._warned: set[events.UnmeasuredFeature] = set()
+        self._running: dict[str, tuple[events.MemberStarted, TaskID]] = {}  # members in training and their bars
+        self._printed: set[str] = set()
         self._interactive = terminal.err.is_terminal and not terminal.quiet
         wide = terminal.err.width >= _MIN_WIDE_COLUMNS
         columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=None if wide else 8)]
@@ -62,20 +41,18 @@ class TrainingProgress:
             *columns, console=terminal.err, transient=True, expand=wide, disable=not self._interactive
         )
 
-    def __enter__(self) -> "TrainingProgress":
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def __call__(self, event: events.Event) -> None:
         """Display one event."""
         match event:
             case events.StepFinished():
-                self._update_step(event)
+                self._advance_bar(event.member)
             case events.EpochFinished():
                 self._finish_epoch(event)
             case events.MemberStarted():
@@ -86,11 +63,11 @@ class TrainingProgress:
                 self._advice = None
                 self.terminal.note(self._describe_parallel(event))
             case events.UnmeasuredFeature():
-                self._warn_unmeasured(event)
+                self._note_once(f"{_FEATURES[event.feature]} have not been measured on a GPU; check results and speed")
             case events.RunStarted():
                 self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
             case events.WaitingForRun():
-                self._wait_for_run(event.folder)
+                self._note_once(f"waiting for another process to train {printable(event.folder)}")
             case events.TrialStarted():
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
                 self.terminal.note(f"trial {event.number} (of 0 to {event.trials - 1}): {values}")
@@ -102,85 +79,80 @@ class TrainingProgress:
             case events.CheckpointSaved():
                 self.terminal.detail(f"wrote {event.path}")
 
-    def _wait_for_run(self, folder: Path) -> None:
-        if folder != self._awaited_run:
-            self._awaited_run = folder
-            self.terminal.note(f"waiting for another process to train {printable(folder)}")
-
-    def _warn_unmeasured(self, event: events.UnmeasuredFeature) -> None:
-        if event not in self._warned:
-            self._warned.add(event)
-            self.terminal.note(f"{_FEATURES[event.feature]} have not been measured on a GPU; check results and speed")
+    def _note_once(self, text: str) -> None:
+        if text not in self._printed:
+            self._printed.add(text)
+            self.terminal.note(text)
 
     def _start_member(self, event: events.MemberStarted) -> None:
         self._remove_bar(event.member)
         if self._advice is not None:
             self.terminal.note(self._advice)
             self._advice = None
+        what = "retraining from scratch" if event.retrained else f"{event.parameters:,} parameters"
+        length = f"{_count(event.epochs, 'epoch')} of {_count(event.steps_per_epoch, 'step')}"
         is_resumed = event.steps_done or 1 < event.first_epoch <= event.epochs
         resumed = f", resuming at epoch {event.first_epoch}" if is_resumed else ""
         resumed += f" after step {event.steps_done}" if event.steps_done else ""
-        what = "retraining from scratch" if event.retrained else f"{event.parameters:,} parameters"
-        self.terminal.note(
-            f"{event.member}: {what}, {event.epochs} epochs of {event.steps_per_epoch} steps "
-            f"on {event.device} in {event.precision}{resumed}"
-        )
+        self.terminal.note(f"{event.member}: {what}, {length} on {event.device} in {event.precision}{resumed}")
         task = self._bars.add_task(
             f"{event.member} {event.first_epoch}/{event.epochs}",
             total=(event.epochs - event.first_epoch + 1) * event.steps_per_epoch,
             completed=event.steps_done,
             scores="",
         )
-        self._running[event.member] = _RunningMember(event, task)
-
-    def _update_step(self, event: events.StepFinished) -> None:
-        running = self._running.get(event.member)
-        if running is not None and self._interactive:
-            done = running.epochs_done * running.start.steps_per_epoch + event.step
-            self._bars.update(running.task, completed=done)
+        self._running[event.member] = (event, task)
 
     def _finish_epoch(self, event: events.EpochFinished) -> None:
         running = self._running.get(event.member)
-        total = event.epoch if running is None else running.start.epochs
-        if running is not None:
-            running.epochs_done += 1
-        if running is not None and self._interactive:
+        if running and self._interactive:
+            start, task = running
             loss = event.train_loss if event.validation_loss is None else event.validation_loss
             accuracy = event.train_accuracy if event.validation_accuracy is None else event.validation_accuracy
             self._bars.update(
-                running.task,
-                completed=running.epochs_done * running.start.steps_per_epoch,
-                description=f"{event.member} {min(event.epoch + 1, total)}/{total}",
+                task,
+                completed=(event.epoch - start.first_epoch + 1) * start.steps_per_epoch,
+                description=f"{event.member} {min(event.epoch + 1, start.epochs)}/{start.epochs}",
                 scores=f"loss {loss:.3f}  {percent(accuracy)} %  {event.images_per_second:,.0f}/s",
             )
             return
-        validation = (
-            f"; validation accuracy {percent(event.validation_accuracy)} %, loss {event.validation_loss:.4f}"
-            if event.validation_loss is not None
-            else ""
-        )
-        self.terminal.note(
-            f"{event.member} {event.epoch}/{total}: training accuracy {percent(event.train_accuracy)} %, "
-            f"loss {event.train_loss:.4f}{validation}; {event.seconds:.1f} s, {event.images_per_second:,.0f} images/s"
-        )
+        total = running[0].epochs if running else event.epoch
+        scores = f"training accuracy {percent(event.train_accuracy)} %, loss {event.train_loss:.4f}"
+        if event.validation_loss is not None:
+            scores += f"; validation accuracy {percent(event.validation_accuracy)} %, loss {event.validation_loss:.4f}"
+        speed = f"{event.seconds:.1f} s, {event.images_per_second:,.0f} images/s"
+        self.terminal.note(f"{event.member} {event.epoch}/{total}: {scores}; {speed}")
 
     def _end_member(self, event: events.MemberFinished | events.MemberDiverged) -> None:
         self._remove_bar(event.member)
-        if isinstance(event, events.MemberDiverged):
-            if event.n_remaining:  # without remaining members, the command fails with this reason
-                self.terminal.note(f"{event.reason}; continuing with the other members")
-        elif event.already_trained:
-            self.terminal.note(f"{event.member} is already trained")
+        if isinstance(event, events.MemberFinished):
+            if event.already_trained:
+                self.terminal.note(f"{event.member} is already trained")
+        elif event.n_remaining:  # without remaining members, the command fails with this reason
+            self.terminal.note(f"{event.reason}; continuing with the other members")
+
+    def _advance_bar(self, member: str) -> None:
+        if member in self._running:
+            self._bars.advance(self._running[member][1])
 
     def _remove_bar(self, member: str) -> None:
-        if running := self._running.pop(member, None):
-            self._bars.remove_task(running.task)
+        if member in self._running:
+            self._bars.remove_task(self._running.pop(member)[1])
 
     def _describe_parallel(self, event: events.MembersInParallel) -> str:
-        threads = "1 thread" if event.threads == 1 else f"{event.threads} threads"
         if event.speedup is None:
             reason, remedy = "this run was started that way", Remedy("threads", event.threads)
         else:
             reason, remedy = f"about {event.speedup:.1f} times as fast", Remedy("jobs", 1)
         option = f" (one at a time: {self._describe_remedy(remedy)})" if self._describe_remedy else ""
-        return f"training {event.jobs} members in parallel, {threads} each: {reason}{option}"
+        return f"training {event.jobs} members in parallel, {_count(event.threads, 'thread')} each: {reason}{option}"
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> _count(1, "epoch"), _count(3, "epoch")
+        ('1 epoch', '3 epochs')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

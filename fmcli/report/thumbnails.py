@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from rich.color import Color
-from rich.console import Console, Group, RenderableType
+from rich.columns import Columns
+from rich.console import Console, Group
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from fmcli.errors import printable
@@ -23,7 +23,7 @@ def choose_samples(labels: NDArray[np.int64], n_classes: int, each: int) -> list
 
 def terminal_grid(
     images: NDArray[np.uint8], labels: NDArray[np.int64], class_names: tuple[str, ...], console: Console
-) -> RenderableType:
+) -> Columns:
     """Return one sample of each class in a grid as wide as the terminal.
 
     Args:
@@ -32,20 +32,13 @@ def terminal_grid(
         class_names: Class names in label order.
         console: Console that will print the grid.
     """
-    samples = enumerate(choose_samples(labels, len(class_names), 1))
     coloured = console.color_system is not None and not console.no_color
-    n_columns = max(1, console.width // (_THUMBNAIL_WIDTH + 2))
-    grid = Table.grid(padding=(0, 2, 1, 0))
-    for _ in range(n_columns):
-        grid.add_column(width=_THUMBNAIL_WIDTH)
     cells = [
-        Group(Text(printable(class_names[label])[:_THUMBNAIL_WIDTH]), _thumbnail(images[indices[0]], coloured))
-        for label, indices in samples
-        if len(indices)
+        Group(Text(printable(name)[:_THUMBNAIL_WIDTH]), _thumbnail(images[chosen[0]], coloured))
+        for name, chosen in zip(class_names, choose_samples(labels, len(class_names), 1), strict=True)
+        if len(chosen)
     ]
-    for start in range(0, len(cells), n_columns):
-        grid.add_row(*cells[start : start + n_columns])
-    return grid
+    return Columns(cells, width=_THUMBNAIL_WIDTH, padding=(0, 2, 1, 0))
 
 
 def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
@@ -71,6 +64,5 @@ def _color(pixel: NDArray[np.uint8]) -> Color:
 
 def to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Convert an image (C, H, W) to RGB, (H, W, 3). Unless it has three channels, its first is shown in grey."""
-    return np.ascontiguousarray(
-        np.repeat(image[:1], 3, axis=0).transpose(1, 2, 0) if len(image) != 3 else image.transpose(1, 2, 0)
-    )
+    channels = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)
+    return np.ascontiguousarray(channels.transpose(1, 2, 0))

@@ -70,15 +70,11 @@ def coverage_figure(classified: ClassifiedSplit) -> Figure:
     above.plot(curve.coverage[visible], curve.accuracy[visible], color=style.BLUE, linewidth=1.8)
     for share, accuracy in accuracies.items():  # labels above the axes never overlap the curve
         above.plot(share, accuracy, "o", color=style.BLUE, markersize=4.5, clip_on=False)
-        above.annotate(
-            f"{100 * accuracy:.2f} %",
-            (share, accuracy),
-            xytext=(share, 1.02),
-            textcoords=("data", "axes fraction"),
-            ha="center",
-            fontsize=style.SMALL_SIZE,
+        label = above.annotate(
+            f"{100 * accuracy:.2f} %", (share, accuracy), (share, 1.02), textcoords=("data", "axes fraction"),
             arrowprops={"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.6},
-        )
+        )  # fmt: skip
+        label.set(ha="center", fontsize=style.SMALL_SIZE)
     above.set(xlim=(0, 1), ylabel="accuracy")
     above.margins(y=0.15)
     below.plot(curve.coverage[visible], curve.thresholds[visible], color=style.BLUE, linewidth=1.8)

@@ -61,16 +61,10 @@ def _write_counts(axes: Any, counts: NDArray[np.int64], colours: NDArray[np.floa
     rows, columns = np.nonzero(counts == 0)
     axes.plot(columns, rows, linestyle="", marker=".", markersize=1.5, color=style.MUTED)
     for row, column in np.argwhere(counts):
-        axes.text(
-            column,
-            row,
-            f"{counts[row, column]:,}",
-            ha="center",
-            va="center_baseline",
-            fontsize=size,
-            fontweight="bold" if row == column else "normal",
-            color="white" if row != column and style.is_dark(colours[row, column]) else style.INK,
-        )
+        correct = row == column
+        colour = "white" if not correct and style.is_dark(colours[row, column]) else style.INK
+        font = {"color": colour, "fontsize": size, "fontweight": "bold" if correct else "normal"}
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center_baseline", **font)
 
 
 def _name_cells(axes: Any, names: Sequence[str], recalls: Sequence[float]) -> None:

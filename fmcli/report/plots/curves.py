@@ -50,12 +50,11 @@ def curve_figure(
     height = 3.2 * len(phases) + 0.2 * -(-len(legend) // columns)
     figure = style.new_figure(_WIDTH, height, "Learning curves", of)
     for panels, retrained in zip(figure.subplots(len(phases), 2, squeeze=False), phases, strict=True):
-        for member, history in histories.items():
-            epochs = [epoch for epoch in history if epoch.retrained == retrained]
-            best_epoch = None if retrained or best is None else best.get(member)
-            for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
-                _draw_curves(axes, epochs, measure, line_styles[member], best_epoch)
+        best_epochs = {} if retrained else best or {}
         for axes, measure in zip(panels, ("loss", "accuracy"), strict=True):
+            for member, history in histories.items():
+                epochs = [epoch for epoch in history if epoch.retrained == retrained]
+                _draw_curves(axes, epochs, measure, line_styles[member], best_epochs.get(member))
             _label_axes(axes, measure, retrained=retrained)
     figure.legend(handles=legend, loc="outside lower left", ncols=columns)
     return figure

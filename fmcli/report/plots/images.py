@@ -21,6 +21,8 @@ _N_COLUMNS = 6
 _COLUMN_WIDTH = 1.4  # inches
 _CAPTION_WIDTH = 1.3  # inches
 _LINE_HEIGHT = 0.145  # inches
+_CORRECT_FRAME: dict[str, Any] = {"edgecolor": style.BLUE, "linewidth": 0.8}
+_WRONG_FRAME: dict[str, Any] = {"edgecolor": style.VERMILLION, "linewidth": 2.2, "linestyle": "--"}
 
 
 # --- samples ----------------------------------------------------------------------------------------------
@@ -78,11 +80,7 @@ def prediction_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *,
     chosen = np.unique(np.linspace(0, len(images) - 1, min(max_images, len(images))).round().astype(int))
     n_correct = int(classified.correct[chosen].sum())
     finding = f"{n_correct} correct ✓, {len(chosen) - n_correct} wrong ✗"
-    figure, axes = _draw_page(images, classified, chosen, "Predictions", finding)
-    size = _size(images, _PREDICTION_SIDE)
-    for position, index in enumerate(chosen):
-        _draw_frame(axes, _corner(position, size[1]), size, correct=bool(classified.correct[index]))
-    return figure
+    return _draw_page(images, classified, chosen, "Predictions", finding, framed=True)
 
 
 @style.house_style()
@@ -105,56 +103,48 @@ def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, ma
         )
     chosen = wrong[np.argsort(-classified.confidence[wrong], kind="stable")][:max_images]
     shown = f"{len(chosen)} of {len(wrong):,}" if len(chosen) < len(wrong) else f"all {len(wrong)}"
-    figure, _ = _draw_page(images, classified, chosen, "Mistakes with the highest confidence", shown)
-    return figure
+    return _draw_page(images, classified, chosen, "Mistakes with the highest confidence", shown)
 
 
 def _draw_page(
-    images: NDArray[np.uint8], classified: ClassifiedSplit, chosen: NDArray[np.int64], title: str, finding: str
-) -> tuple[Figure, Any]:
-    """Draw images with captions. Return the figure and its axes."""
+    images: NDArray[np.uint8],
+    classified: ClassifiedSplit,
+    chosen: NDArray[np.int64],
+    title: str,
+    finding: str,
+    *,
+    framed: bool = False,
+) -> Figure:
+    """Draw images with captions. If framed, a thin frame is a correct prediction and thick dashes are a wrong one."""
     width, height = _size(images, _PREDICTION_SIDE)
-    rows = -(-len(chosen) // _N_COLUMNS)
+    row_height = height + 3 * _LINE_HEIGHT + 0.22
     page_width = 2 * style.MARGIN + _N_COLUMNS * _COLUMN_WIDTH
-    figure, axes = style.new_page(page_width, rows * _row_height(height), title, classified.title, finding)
+    page_height = -(-len(chosen) // _N_COLUMNS) * row_height
+    figure, axes = style.new_page(page_width, page_height, title, classified.title, finding)
     for position, index in enumerate(chosen):
-        left, top = _corner(position, height)
+        row, column = divmod(position, _N_COLUMNS)
+        left, top = style.MARGIN + column * _COLUMN_WIDTH, style.HEADING_HEIGHT + row * row_height
         _show(axes, images[index], left, top, (width, height))
         _write_caption(axes, classified, int(index), left, top + height + 0.06)
-    return figure, axes
-
-
-def _row_height(height: float) -> float:
-    return height + 3 * _LINE_HEIGHT + 0.22
-
-
-def _corner(position: int, height: float) -> tuple[float, float]:
-    """Return the upper left corner of an image on the page, in inches from the left and from the top."""
-    row, column = divmod(position, _N_COLUMNS)
-    return style.MARGIN + column * _COLUMN_WIDTH, style.HEADING_HEIGHT + row * _row_height(height)
-
-
-def _draw_frame(axes: Any, corner: tuple[float, float], size: tuple[float, float], *, correct: bool) -> None:
-    """Frame an image with a thin line if the prediction is correct, with thick dashes if it is wrong."""
-    thin: dict[str, Any] = {"edgecolor": style.BLUE, "linewidth": 0.8}
-    thick: dict[str, Any] = {"edgecolor": style.VERMILLION, "linewidth": 2.2, "linestyle": "--"}
-    axes.add_patch(Rectangle(corner, *size, fill=False, **(thin if correct else thick)))
+        if framed:
+            frame = _CORRECT_FRAME if classified.correct[index] else _WRONG_FRAME
+            axes.add_patch(Rectangle((left, top), width, height, fill=False, **frame))
+    return figure
 
 
 def _write_caption(axes: Any, classified: ClassifiedSplit, index: int, left: float, top: float) -> None:
     names, correct = classified.class_names, bool(classified.correct[index])
+    mark, colour = ("✓", style.BLUE) if correct else ("✗", style.VERMILLION)
     confidence = _format_confidence(float(classified.confidence[index]))
-    lines: list[tuple[str, dict[str, Any]]] = [
-        (
-            f"{'✓' if correct else '✗'} {names[classified.predicted[index]]}",
-            {"color": style.BLUE if correct else style.VERMILLION, "fontweight": "bold"},
-        ),
-        (f"{confidence} sure · #{index}", {"color": style.MUTED}),
-        (f"actual: {names[classified.labels[index]]}", {"color": style.INK}),
+    lines = [
+        (f"{mark} {names[classified.predicted[index]]}", colour, "bold"),
+        (f"{confidence} sure · #{index}", style.MUTED, "normal"),
+        (f"actual: {names[classified.labels[index]]}", style.INK, "normal"),
     ]
-    for row, (text, text_style) in enumerate(lines):
-        shown = style.shorten(text, _CAPTION_WIDTH, style.SMALL_SIZE, weight=text_style.get("fontweight", "normal"))
-        axes.text(left, top + row * _LINE_HEIGHT, shown, va="top", fontsize=style.SMALL_SIZE, **text_style)
+    for row, (text, color, weight) in enumerate(lines):
+        shown = style.shorten(text, _CAPTION_WIDTH, style.SMALL_SIZE, weight=weight)
+        font = {"fontsize": style.SMALL_SIZE, "fontweight": weight}
+        axes.text(left, top + row * _LINE_HEIGHT, shown, va="top", color=color, **font)
 
 
 def _format_confidence(probability: float) -> str:

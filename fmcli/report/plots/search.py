@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from fmcli.errors import UsageError
@@ -42,14 +43,9 @@ def search_figure(result: SearchResult) -> Figure:
 def _draw_scores(axes: Any, result: SearchResult) -> None:
     scored = [(trial.number, trial.score) for trial in result.trials if trial.score is not None]
     numbers, scores = zip(*scored, strict=True)
-    best_so_far = [max(scores[: index + 1]) for index in range(len(scores))]
-    axes.step(
-        [*numbers, result.trials[-1].number],
-        [*best_so_far, best_so_far[-1]],
-        where="post",
-        color=style.MUTED,
-        label="best so far",
-    )
+    best_so_far = [*np.maximum.accumulate(scores), max(scores)]
+    last = result.trials[-1].number
+    axes.step([*numbers, last], best_so_far, where="post", color=style.MUTED, label="best so far")
     axes.plot(numbers, scores, "o", color=style.BLUE, label="trial")
     unscored = [trial.number for trial in result.trials if trial.state in ("pruned", "failed")]
     if unscored:
