@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
+from tests.processes import ForkedContext
 
 # Without a database, hypothesis writes no folder into the checkout. Deadlines would fail on a busy machine.
 hypothesis.settings.register_profile("fmcli", deadline=None, database=None)
@@ -33,9 +34,15 @@ def every_epoch_is_saved(monkeypatch):
     monkeypatch.setattr("fmcli.training.loop.MAX_SAVING_SHARE", math.inf)
 
 
+@pytest.fixture(autouse=True)
+def members_are_forked(monkeypatch):
+    """Fork the processes of parallel members from a server. A spawned process needs seconds to import PyTorch."""
+    monkeypatch.setattr("fmcli.training.executors.processes._CONTEXT", ForkedContext())
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
-    """The folder of Fashion-MNIST. FMCLI_DATA names it in tests that use this fixture."""
+    """The folder of Fashion-MNIST. In tests that use this fixture, FMCLI_DATA is set to it."""
     from fmcli.data.sources import find_fashion_mnist
 
     folder = find_fashion_mnist(None)

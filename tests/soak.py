@@ -1,11 +1,11 @@
-"""Long trials of what must not get lost, each with as many rounds as asked for.
+"""Long trials of a training run: it is killed, stopped and started twice, and the disk fills up. No file may be lost.
 
     python -m tests.soak kills 200
-    python -m tests.soak all            # as many rounds of each as stand in LONG; hours
+    python -m tests.soak all            # the number of rounds in LONG; takes hours
 
-Prints one JSON object for each trial: how often it was done, and what went wrong. Every process is forked from this
-one, which has the libraries loaded and computes nothing itself, so that a round takes no start-up. `test_soak.py` runs
-short forms.
+Prints one JSON object for each trial: its number of rounds, and its problems. All processes are forked from this one,
+which has loaded the libraries and computes nothing, so that a round needs no start-up time. `test_soak.py` runs short
+forms.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -27,9 +28,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numba
 import torch
 from PIL import Image
 
+import fmcli.training.executors.processes
 import fmcli.training.loop
 from fmcli.checkpoints.history import HISTORY_FILE, read_history
 from fmcli.checkpoints.tensors import load_tensors
@@ -51,7 +54,8 @@ LONG = {
     "races": 50,
     "paths": 1_000_000,
 }
-WRITING = ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace"))  # what `write_atomic` calls
+MAX_STOP_CPU_S = 2.0  # CPU time from a signal to the exit
+WRITES = ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace"))  # the calls of `write_atomic`
 MEMBERS = """
 [[members]]
 name = "averaged"
@@ -74,17 +78,17 @@ Work = Callable[[], object]
 
 
 class Soak:
-    """A recipe of three members, what its uninterrupted run leaves, and a place for broken ones.
+    """A recipe with three members, the digests of its uninterrupted run, and the problems found so far.
 
     Args:
-        folder: To write into.
-        seed: Draws the instants.
+        folder: Folder for all runs.
+        seed: Seed of the random moments.
     """
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
-        fmcli.training.loop.MAX_SAVING_SHARE = (
-            math.inf
-        )  # save after every epoch: how often must not depend on the clock
+        fmcli.training.loop.MAX_SAVING_SHARE = math.inf  # save after every epoch, on any machine
+        fmcli.training.executors.processes._CONTEXT = multiprocessing.get_context("fork")
+        numba.config.DISABLE_JIT = 1  # each process would load the compiled kernels, which takes longer than to train
         self.folder, self.draw = folder, random.Random(seed)
         self.problems: list[str] = []
         images = write_idx_folder(folder / "images", *draw_quadrants(240, seed=1), test=draw_quadrants(40, seed=2))
@@ -95,21 +99,21 @@ class Soak:
         started = time.perf_counter()
         assert finish(self.fork(lambda: self.train(folder / "whole"))) == 0
         self.seconds = time.perf_counter() - started
-        self.whole = fingerprint(folder / "whole")
+        self.whole = digests(folder / "whole")
 
-    def train(self, place: Path, *, save_after: float = SAVE_INTERVAL_S, jobs: int = 1) -> None:
-        """Train, or go on."""
-        train_run(self.recipe, place, device=CPU, resume=True, save_after=save_after, jobs=jobs, threads=1)
+    def train(self, run_folder: Path, *, save_after: float = SAVE_INTERVAL_S, jobs: int = 1) -> None:
+        """Start or resume a run."""
+        train_run(self.recipe, run_folder, device=CPU, resume=True, save_after=save_after, jobs=jobs, threads=1)
 
-    def command(self, place: Path, says: Path = Path(os.devnull)) -> None:
-        """Do the same by the command, and leave the process as it does."""
+    def train_by_command(self, run_folder: Path, stderr: Path = Path(os.devnull)) -> None:
+        """Start or resume a run with `fmcli train`, and exit with its status."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(says, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        words = ["train", "--recipe", str(self.file), "--output", str(place), "--resume", "--device", "cpu", "--quiet"]
-        sys.exit(run(words))
+        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        command = ["train", "--recipe", str(self.file), "--output", str(run_folder), "--resume"]
+        sys.exit(run([*command, "--device", "cpu", "--quiet"]))
 
     def fork(self, work: Work) -> int:
-        """Do some work in another process and return its number; its exit status is 99 for a fault, told with it."""
+        """Work in another process and return its ID. Its exit status is 99 after an unexpected error."""
         child = os.fork()
         if child:
             return child
@@ -125,19 +129,19 @@ class Soak:
             traceback.print_exc()
             os._exit(99)
 
-    def place(self) -> Path:
-        """Return a folder that is not there yet."""
+    def new_folder(self) -> Path:
+        """Return the path of a run folder that does not exist."""
         self.count += 1
         return self.folder / f"run-{self.count}"
 
     def check(self, condition: bool, problem: str) -> None:
-        """Note what went wrong."""
+        """Record a problem unless the condition is true."""
         if not condition:
             self.problems.append(problem)
 
-    def check_files(self, place: Path, when: str) -> None:
-        """Find whatever is half-written."""
-        for path in place.rglob("[!.]*"):
+    def check_files(self, run_folder: Path, when: str) -> None:
+        """Check that each file can be read."""
+        for path in run_folder.rglob("[!.]*"):
             try:
                 if path.name == VALIDATION_FILE:
                     load_predictions(path)
@@ -147,31 +151,31 @@ class Soak:
                     read_history(path.parent)
                 elif path.suffix == ".toml":
                     load_recipe(str(path))
-            except Exception as error:  # whatever it is, it is what is looked for
-                self.problems.append(f"{when}: {path} is not whole: {error}")
+            except Exception as error:  # any error is a problem
+                self.problems.append(f"{when}: {path} is damaged: {error}")
 
-    def check_ends_like_the_whole(self, place: Path, when: str) -> None:
-        """Go on to the end and compare every file with that of the uninterrupted run."""
-        self.check(finish(self.fork(lambda: self.train(place))) == 0, f"{when}: does not go on")
-        found = fingerprint(place)
+    def check_resumed_run(self, run_folder: Path, when: str) -> None:
+        """Resume a run to its end and compare each file with the uninterrupted run."""
+        self.check(finish(self.fork(lambda: self.train(run_folder))) == 0, f"{when}: cannot be resumed")
+        found = digests(run_folder)
         wrong = [name for name in {*found, *self.whole} if found.get(name) != self.whole.get(name)]
         self.check(not wrong, f"{when}: differs in {', '.join(sorted(wrong))}")
 
 
 def finish(child: int) -> int:
-    """Wait for a process and return its exit status, negative for a signal."""
+    """Wait for a process and return its exit status; minus the number of the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def fingerprint(place: Path) -> dict[str, str]:
-    """Return a digest of each file of a run, hidden ones too but for the lock; times do not count."""
+def digests(run_folder: Path) -> dict[str, str]:
+    """Return a digest of each file of a run except its lock, including hidden files. Durations are ignored."""
     found = {}
-    for path in sorted(place.rglob("*")):
+    for path in sorted(run_folder.rglob("*")):
         if path.name == HISTORY_FILE:
             epochs = [asdict(replace(epoch, seconds=0, images_per_second=0)) for epoch in read_history(path.parent)]
-            found[str(path.relative_to(place))] = json.dumps(epochs)
+            found[str(path.relative_to(run_folder))] = json.dumps(epochs)
         elif path.is_file() and path.name != ".lock":
-            found[str(path.relative_to(place))] = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[str(path.relative_to(run_folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
@@ -179,71 +183,85 @@ def fingerprint(place: Path) -> dict[str, str]:
 
 
 def kills(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Kill a training at random instants, half of them while it saves its state after each step."""
-    done, ends, place = 0, 0, soak.place()
+    """Kill runs at random moments. Half of them save their state after each step."""
+    done, ends, run_folder = 0, 0, soak.new_folder()
     while done < rounds:
-        killed = kill_once(soak, place, each_step=soak.draw.random() < 0.5)
+        killed = kill_once(soak, run_folder, each_step=soak.draw.random() < 0.5)
         done += killed
-        soak.check_files(place, f"kill {done}")
+        soak.check_files(run_folder, f"kill {done}")
         if not killed or done == rounds:
-            soak.check_ends_like_the_whole(place, f"after kill {done}")
-            ends, place = ends + 1, soak.place()
+            soak.check_resumed_run(run_folder, f"after kill {done}")
+            ends, run_folder = ends + 1, soak.new_folder()
     return {"kills": done, "runs": ends}
 
 
-def kill_once(soak: Soak, place: Path, *, each_step: bool) -> bool:
-    """Go on with a training and kill it; tell whether it was not done before."""
+def kill_once(soak: Soak, run_folder: Path, *, each_step: bool) -> bool:
+    """Start or resume a run and kill it; return False if it finished before."""
 
     def work() -> None:
-        soak.train(place, save_after=0.0 if each_step else SAVE_INTERVAL_S)
+        soak.train(run_folder, save_after=0.0 if each_step else SAVE_INTERVAL_S)
 
     child = soak.fork(work)
     time.sleep(soak.draw.uniform(0, soak.seconds))
     os.kill(child, signal.SIGKILL)
     status = finish(child)
-    soak.check(status in (0, -signal.SIGKILL), f"a training to be killed left with {status}")
+    soak.check(status in (0, -signal.SIGKILL), f"a killed run exited with {status}")
     return status == -signal.SIGKILL
 
 
-def run_in_processes(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Kill a training of members side by side at random instants: in turn all of it, and one of its processes."""
-    place, ends, killed = soak.place(), 0, {"parents": 0, "members": 0}
+def kill_parallel_members(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Kill runs with two parallel members at random moments: alternately the parent and the process of a member."""
+    run_folder, ends, killed = soak.new_folder(), 0, {"parents": 0, "members": 0}
     while sum(killed.values()) < rounds:
-        child = soak.fork(lambda place=place: soak.train(place, save_after=0.0, jobs=2))
+        child = soak.fork(lambda run_folder=run_folder: soak.train(run_folder, save_after=0.0, jobs=2))
         whom = "parents" if killed["parents"] <= killed["members"] else "members"
-        victims: list[int] = []
+        members: list[int] = []
         until = time.perf_counter() + soak.draw.uniform(0, 2 * soak.seconds)
-        while not victims or time.perf_counter() < until:  # processes that are spawned take a while to begin
-            victims = [child] if whom == "parents" else children(child)
+        while not members or time.perf_counter() < until:  # their processes take a while to start
+            members = member_processes(child)
             if os.waitpid(child, os.WNOHANG)[0]:
                 break
             time.sleep(0.02)
         else:
-            os.kill(soak.draw.choice(victims), signal.SIGKILL)
+            os.kill(child if whom == "parents" else soak.draw.choice(members), signal.SIGKILL)
             status = finish(child)
             soak.check(
                 status == (-signal.SIGKILL if whom == "parents" else ExitStatus.FAILED),
-                f"killed {whom}: left with {status}",
+                f"killed {whom}: exited with {status}",
             )
             killed[whom] += 1
-            time.sleep(0.5)  # for what has lost its parent to end
-            soak.check_files(place, f"killed {whom}")
+            while any(map(is_running, members)):  # a member exits when its parent was killed
+                time.sleep(0.02)
+            soak.check_files(run_folder, f"killed {whom}")
             continue
-        soak.check_ends_like_the_whole(place, "in the end")
-        ends, place = ends + 1, soak.place()
-    soak.check_ends_like_the_whole(place, "in the end")
+        soak.check_resumed_run(run_folder, "at the end")
+        ends, run_folder = ends + 1, soak.new_folder()
+    soak.check_resumed_run(run_folder, "at the end")
     return {**killed, "runs": ends + 1}
 
 
-def children(process: int) -> list[int]:
-    """Return the processes that a process began and that live, but for those that keep account of what is shared."""
-    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(one) for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+def member_processes(parent: int) -> list[int]:
+    """Return the processes in which members train, without the process that tracks shared resources."""
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(one) for one in found if b"resource_tracker" not in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+def process_stat(process: int) -> list[str]:
+    """Return the fields of `/proc/…/stat` from the third one on."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process exists and has not ended."""
+    try:
+        return process_stat(process)[0] != "Z"
+    except OSError:
+        return False
 
 
 @contextmanager
-def watched(act: Work, at: int, *, after: bool = False) -> Iterator[Callable[[], int]]:
-    """Act before or after the nth call of those that write files; yields how many there were."""
+def watched_writes(act: Work, at: int, *, after: bool = False) -> Iterator[Callable[[], int]]:
+    """Act before or after the n-th call that writes a file. Yields a function that returns the number of calls."""
     calls = 0
 
     def watch(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -260,7 +278,7 @@ def watched(act: Work, at: int, *, after: bool = False) -> Iterator[Callable[[],
 
         return call
 
-    before = [(module, name, getattr(module, name)) for module, name in WRITING]
+    before = [(module, name, getattr(module, name)) for module, name in WRITES]
     for module, name, function in before:
         setattr(module, name, watch(function))
     try:
@@ -270,13 +288,13 @@ def watched(act: Work, at: int, *, after: bool = False) -> Iterator[Callable[[],
             setattr(module, name, function)
 
 
-def draw_points(soak: Soak, rounds: int) -> tuple[int, list[int]]:
-    """Return how often an uninterrupted training calls what writes files, and some of these calls, or all."""
-    answer, place = soak.folder / "calls", soak.place()
+def draw_writes(soak: Soak, rounds: int) -> tuple[int, list[int]]:
+    """Return how many calls of an uninterrupted run write files, and the indices of at most `rounds` of them."""
+    answer, run_folder = soak.folder / "calls", soak.new_folder()
 
     def work() -> None:
-        with watched(lambda: None, 0) as calls:
-            soak.train(place)
+        with watched_writes(lambda: None, 0) as calls:
+            soak.train(run_folder)
         answer.write_text(str(calls()))
 
     assert finish(soak.fork(work)) == 0
@@ -284,51 +302,51 @@ def draw_points(soak: Soak, rounds: int) -> tuple[int, list[int]]:
     return total, sorted(soak.draw.sample(range(1, total + 1), min(rounds, total)))
 
 
-def points(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Kill a training before and after each call that writes a file, in turn, or at some of them."""
+def kill_at_writes(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Kill runs before and after calls that write a file."""
 
-    def kill_at(point: int, *, after: bool) -> None:
-        place, when = soak.place(), f"{'after' if after else 'before'} call {point}"
+    def kill_at(index: int, *, after: bool) -> None:
+        run_folder, when = soak.new_folder(), f"{'after' if after else 'before'} call {index}"
 
         def work() -> None:
-            with watched(lambda: os.kill(os.getpid(), signal.SIGKILL), point, after=after):
-                soak.train(place)
+            with watched_writes(lambda: os.kill(os.getpid(), signal.SIGKILL), index, after=after):
+                soak.train(run_folder)
 
         soak.check(finish(soak.fork(work)) == -signal.SIGKILL, f"{when}: not reached")
-        soak.check_files(place, when)
-        soak.check_ends_like_the_whole(place, when)
+        soak.check_files(run_folder, when)
+        soak.check_resumed_run(run_folder, when)
 
-    total, chosen = draw_points(soak, rounds)
-    for point in chosen:
-        kill_at(point, after=False)
-        kill_at(point, after=True)
+    total, chosen = draw_writes(soak, rounds)
+    for index in chosen:
+        kill_at(index, after=False)
+        kill_at(index, after=True)
     return {"calls": total, "kills": 2 * len(chosen)}
 
 
-# --- disks that are full ----------------------------------------------------------------------------------
+# --- full disks -------------------------------------------------------------------------------------------
 
 
 def full_disks(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Let each call that writes a file fail in turn for want of room, or some of them."""
+    """Let calls that write a file fail because the disk is full."""
 
-    def no_room() -> None:
+    def fail() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fail_at(point: int) -> None:
-        place, said, when = soak.place(), soak.folder / "said", f"no room at call {point}"
+    def fail_at(index: int) -> None:
+        run_folder, stderr, when = soak.new_folder(), soak.folder / "stderr", f"full disk at call {index}"
 
         def work() -> None:
-            with watched(no_room, point):
-                soak.command(place, says=said)
+            with watched_writes(fail, index):
+                soak.train_by_command(run_folder, stderr)
 
         soak.check(finish(soak.fork(work)) == ExitStatus.FAILED, f"{when}: wrong exit status")
-        soak.check("No space left" in said.read_text(), f"{when}: says {said.read_text()!r}")
-        soak.check_files(place, when)
-        soak.check_ends_like_the_whole(place, when)
+        soak.check("No space left" in stderr.read_text(), f"{when}: printed {stderr.read_text()!r}")
+        soak.check_files(run_folder, when)
+        soak.check_resumed_run(run_folder, when)
 
-    total, chosen = draw_points(soak, rounds)
-    for point in chosen:
-        fail_at(point)
+    total, chosen = draw_writes(soak, rounds)
+    for index in chosen:
+        fail_at(index)
     return {"calls": total, "failures": len(chosen)}
 
 
@@ -336,62 +354,71 @@ def full_disks(soak: Soak, rounds: int) -> dict[str, Any]:
 
 
 def signals(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Stop a training by Ctrl-C and SIGTERM in turn at random instants."""
+    """Stop runs at random moments, alternately by Ctrl-C and SIGTERM."""
     kinds = {signal.SIGINT: ExitStatus.INTERRUPTED, signal.SIGTERM: ExitStatus.TERMINATED}
-    done, longest, place = dict.fromkeys(kinds, 0), 0.0, soak.place()
+    done, longest, run_folder = dict.fromkeys(kinds, 0), 0.0, soak.new_folder()
     while sum(done.values()) < rounds:
         kind = list(kinds)[sum(done.values()) % 2]
-        status, seconds = stop_once(soak, place, kind)
+        status, seconds = stop_once(soak, run_folder, kind)
         if status == ExitStatus.DONE:
-            soak.check_ends_like_the_whole(place, "in the end")
-            place = soak.place()
+            soak.check_resumed_run(run_folder, "at the end")
+            run_folder = soak.new_folder()
             continue
         done[kind] += 1
         longest = max(longest, seconds)
-        soak.check(status == kinds[kind], f"{kind.name} left with {status}")
-        soak.check_files(place, kind.name)
-    soak.check_ends_like_the_whole(place, "in the end")
-    soak.check(longest <= 2, f"it took {longest:.1f} s to leave")
+        soak.check(status == kinds[kind], f"{kind.name}: exited with {status}")
+        soak.check_files(run_folder, kind.name)
+    soak.check_resumed_run(run_folder, "at the end")
+    soak.check(longest <= MAX_STOP_CPU_S, f"needed {longest:.1f} s of CPU time to stop")
     return {**{kind.name: count for kind, count in done.items()}, "longest_seconds": round(longest, 3)}
 
 
-def stop_once(soak: Soak, place: Path, kind: signal.Signals) -> tuple[int, float]:
-    """Send a signal to a training once it heeds them; return its exit status and how long it took to leave."""
-    ready, begun = os.pipe()
+def stop_once(soak: Soak, run_folder: Path, kind: signal.Signals) -> tuple[int, float]:
+    """Send a signal to a run after it has installed its handlers; return its exit status and the CPU time to stop."""
+    ready, write_end = os.pipe()
     set_handler = signal.signal
 
-    def tell(*arguments: Any) -> Any:
+    def set_and_report(*arguments: Any) -> Any:
         before = set_handler(*arguments)
-        os.write(begun, b".")
+        os.write(write_end, b".")
         return before
 
     def work() -> None:
         set_handler(signal.SIGINT, signal.default_int_handler)
-        signal.signal = tell  # type: ignore[assignment]
-        soak.command(place)
+        signal.signal = set_and_report  # type: ignore[assignment]
+        soak.train_by_command(run_folder)
 
     child = soak.fork(work)
-    os.close(begun)
+    os.close(write_end)
     os.read(ready, 1)
     os.close(ready)
     time.sleep(soak.draw.uniform(0.01, soak.seconds))
+    before = cpu_seconds(child)
     os.kill(child, kind)
-    started = time.perf_counter()
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    seconds = cpu_seconds(child) - before
     status = finish(child)
-    return 128 - status if status < 0 else status, time.perf_counter() - started  # as a shell tells one killed by it
+    return 128 - status if status < 0 else status, seconds  # a shell also adds 128 to the number of a signal
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time that a process has used."""
+    user, system = process_stat(process)[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 # --- races ------------------------------------------------------------------------------------------------
 
 
 def races(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Begin the same run with eight processes at once: one trains, seven are refused."""
+    """Start the same run in eight processes: one trains, seven are refused."""
 
     def race() -> None:
-        place = soak.place()
-        ends = sorted(finish(child) for child in [soak.fork(lambda: soak.command(place)) for _ in range(8)])
+        run_folder = soak.new_folder()
+        children = [soak.fork(lambda: soak.train_by_command(run_folder)) for _ in range(8)]
+        ends = sorted(finish(child) for child in children)
         soak.check(ends == [ExitStatus.DONE] + 7 * [ExitStatus.USAGE], f"a race ended with {ends}")
-        soak.check(fingerprint(place) == soak.whole, "the winner of a race differs")
+        soak.check(digests(run_folder) == soak.whole, "the run of a race differs")
 
     for _ in range(rounds):
         race()
@@ -402,34 +429,35 @@ def races(soak: Soak, rounds: int) -> dict[str, Any]:
 
 
 def paths(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Label so many paths from standard input, one in a hundred of which is no image, in constant memory."""
+    """Label images whose paths come from standard input, in constant memory. One in a hundred is not an image."""
     photos = soak.folder / "photos"
     photos.mkdir()
     for number, image in enumerate(draw_quadrants(100, seed=3)[0]):
         Image.fromarray(image).save(photos / f"{number:02}.png")
-    (photos / "57.png").write_bytes(b"no image")
+    (photos / "57.png").write_bytes(b"not an image")
     names = [str(photos / f"{number:02}.png") for number in range(100)]
     words = ["predict", str(soak.folder / "whole"), "-", "--format", "jsonl", "--device", "cpu", "--quiet"]
-    (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+    (child_in, our_end), (results, child_out) = os.pipe(), os.pipe()
 
     def work() -> None:
-        for descriptor, number in ((theirs_in, 0), (theirs_out, 1), (os.open(os.devnull, os.O_WRONLY), 2)):
+        for descriptor, number in ((child_in, 0), (child_out, 1), (os.open(os.devnull, os.O_WRONLY), 2)):
             os.dup2(descriptor, number)
         os.closerange(3, 100)
+        sys.stdin = os.fdopen(0)  # `multiprocessing` replaces it
         sys.exit(run(words))
 
     def feed() -> None:
-        with open(ours_in, "w") as lines:
+        with open(our_end, "w") as lines:
             lines.writelines(f"{names[number % 100]}\n" for number in range(rounds))
 
     child = soak.fork(work)
-    os.close(theirs_in)
-    os.close(theirs_out)
+    os.close(child_in)
+    os.close(child_out)
     feeder = threading.Thread(target=feed)
     feeder.start()
     first: dict[str, Any] = {}
     memory: list[int] = []
-    with open(ours_out) as lines:
+    with open(results) as lines:
         for number, line in enumerate(lines):
             record = json.loads(line)
             soak.check(record["input"] == names[number % 100], f"record {number} is of {record['input']}")
@@ -439,21 +467,22 @@ def paths(soak: Soak, rounds: int) -> dict[str, Any]:
     feeder.join()
     soak.check(finish(child) == ExitStatus.DATA, "wrong exit status")
     soak.check(number + 1 == rounds, f"{number + 1} records for {rounds} paths")
-    soak.check([name for name, record in first.items() if record.get("error")] == [names[57]], "wrong ones are refused")
+    refused = [name for name, record in first.items() if record.get("error")]
+    soak.check(refused == [names[57]], f"refused {refused}")
     soak.check(memory[-1] - memory[1] < 50 << 20, f"memory grew from {memory[1]} to {memory[-1]} bytes")
     return {"paths": rounds, "resident_bytes": memory}
 
 
 def resident_bytes(child: int) -> int:
-    """Return how much memory a process holds."""
+    """Return the resident memory of a process in bytes."""
     pages = Path(f"/proc/{child}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
 TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
     "kills": kills,
-    "side-by-side": run_in_processes,
-    "points": points,
+    "side-by-side": kill_parallel_members,
+    "points": kill_at_writes,
     "full-disks": full_disks,
     "signals": signals,
     "races": races,
@@ -461,21 +490,24 @@ TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
 }
 
 
+def print_result(trial: str, rounds: int) -> bool:
+    """Run a trial in a temporary folder, print its result, and return whether it has problems."""
+    with tempfile.TemporaryDirectory(prefix="fmcli-soak-") as folder:
+        soak = Soak(Path(folder))
+        result = TRIALS[trial](soak, rounds)
+    print(json.dumps({"trial": trial, **result, "problems": soak.problems[:20]}), flush=True)
+    return bool(soak.problems)
+
+
 def main() -> None:
     """Run a trial, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trial", choices=[*TRIALS, "all"])
-    parser.add_argument("rounds", type=int, nargs="?", help="by default as many as make soak does")
+    parser.add_argument("rounds", type=int, nargs="?", help="number of rounds; by default the number in `make soak`")
     arguments = parser.parse_args()
-    failed = False
-    for trial in TRIALS if arguments.trial == "all" else [arguments.trial]:
-        rounds = arguments.rounds or LONG[trial]
-        with tempfile.TemporaryDirectory(prefix="fmcli-soak-") as folder:
-            soak = Soak(Path(folder))
-            result = TRIALS[trial](soak, rounds)
-        print(json.dumps({"trial": trial, **result, "problems": soak.problems[:20]}), flush=True)
-        failed |= bool(soak.problems)
-    sys.exit(failed)
+    trials = TRIALS if arguments.trial == "all" else [arguments.trial]
+    problems = [print_result(trial, arguments.rounds or LONG[trial]) for trial in trials]
+    sys.exit(any(problems))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which package may import which, and calls that no module may make."""
+"""Packages import only packages below them, and no module makes a forbidden call."""
 
 import ast
 import subprocess
@@ -52,8 +52,7 @@ REPORT_MAY_IMPORT = ENSEMBLE_MAY_IMPORT | {"ensemble", "experiments"}
 
 @dataclass(frozen=True)
 class Import:
-    target: str  # the module, e.g. fmcli.data.loader
-    names: tuple[str, ...]  # what is taken out of it that is no module
+    target: str  # a module, such as fmcli.data.loader
     at_top: bool
     line: int
 
@@ -84,15 +83,14 @@ def imports(module: str) -> tuple[Import, ...]:
     found: list[Import] = []
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
-            found += [Import(alias.name, (), id(node) in top, node.lineno) for alias in node.names]
+            found += [Import(alias.name, id(node) in top, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}:{node.lineno} imports relatively"
             source = str(node.module)
             inner = {alias.name for alias in node.names if f"{source}.{alias.name}" in modules()}
-            found += [Import(f"{source}.{name}", (), id(node) in top, node.lineno) for name in sorted(inner)]
-            names = tuple(alias.name for alias in node.names if alias.name not in inner)
-            if names:
-                found.append(Import(source, names, id(node) in top, node.lineno))
+            found += [Import(f"{source}.{name}", id(node) in top, node.lineno) for name in sorted(inner)]
+            if len(inner) < len(node.names):
+                found.append(Import(source, id(node) in top, node.lineno))
     return tuple(found)
 
 

@@ -3,11 +3,12 @@
 import doctest
 import importlib.util
 import json
-import subprocess
+import os
+import runpy
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.autograd import DeviceType
 
+import benchmarks.run
 from benchmarks import folding, peers, precision, processes, profile, summary
 from benchmarks.peers import Clock, Job, torch_peer
 from benchmarks.plan import Measurement, interleave, parse, plan
@@ -27,8 +29,8 @@ from fmcli.recipe import load_recipe
 from fmcli.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool
 from fmcli.recipe.tracing import trace_layers
 from fmcli.training.run import train_run
+from tests.processes import StartedProcess
 
-ROOT = Path(__file__).parent.parent
 PEERS = ("fmcli", "keras", "keras-bf16", "torch", "torch-bf16")
 
 
@@ -203,13 +205,11 @@ def test_memory_of_child_processes_is_counted():
 
 @pytest.mark.parametrize(
     ("program", "limit", "problem"),
-    [("raise SystemExit('no luck')", 30, "no luck"), ("import time; time.sleep(60)", 0.5, "took more than")],
+    [("raise SystemExit('no luck')", 30, "no luck"), ("import time; time.sleep(600)", 0.5, "took more than")],
 )
 def test_a_process_that_fails_or_takes_too_long_is_reported(program, limit, problem):
-    began = time.perf_counter()
     with pytest.raises(processes.FailedError, match=problem):
         processes.run([sys.executable, "-c", program], limit=limit)
-    assert time.perf_counter() - began < 20
 
 
 def test_a_missing_command_is_reported():
@@ -329,15 +329,37 @@ def test_rows_have_the_length_of_their_heading():
             assert widths[index] == widths[index - 1] == widths[index + 1]
 
 
+def run_benchmarks(arguments: list[str]) -> None:
+    """Run `benchmarks.run`. Its peers are forked from this process, which has loaded the libraries."""
+
+    def run(command: list[str], **options: object) -> processes.Done:
+        return fork_module(*command[2:]) if command[1] == "-m" else run_program(command, **options)
+
+    run_program, benchmarks.run.run = processes.run, run
+    sys.argv = ["run", *arguments]
+    benchmarks.run.main()
+
+
+def fork_module(module: str, job: str) -> processes.Done:
+    with TemporaryFile("w+") as output:
+        if not (child := os.fork()):
+            os.dup2(output.fileno(), 1)
+            sys.argv = [module, job]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        output.seek(0)
+        return processes.Done(output.read(), seconds=1.0, peak_bytes=None)
+
+
 @pytest.mark.slow
 def test_a_small_run_writes_json_and_prints_the_tables(fashion_mnist, tmp_path):
     output = tmp_path / "cpu.json"
     part = "--sections train startup --works mell-cnn --augment with --peers fmcli torch --repeats 1 --threads 1"
-    command = [sys.executable, "-m", "benchmarks.run", *part.split(), "--seconds", "0.1", "--output", str(output)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "| `mell-cnn`, batch 32 |" in done.stdout
-    assert "| Whole process, one step of `quick-k3` | fmcli | PyTorch |" in done.stdout
+    done = StartedProcess(run_benchmarks, [*part.split(), "--seconds", "0.1", "--output", str(output)]).finish()
+    assert done.status == 0, done.err
+    assert "| `mell-cnn`, batch 32 |" in done.out
+    assert "| Whole process, one step of `quick-k3` | fmcli | PyTorch |" in done.out
     written = json.loads(output.read_text())
     line = next(line for line in written["results"] if line["section"] == "train")
     assert line["parameters"] == expected_parameters("mell-cnn")

@@ -1,4 +1,4 @@
-"""What must hold on an NVIDIA GPU: run with `pytest -m gpu`. Skipped where there is none."""
+"""Tests on an NVIDIA GPU: `pytest -m gpu`. Other machines skip them."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def drawn_splits(n: int = 1024) -> Splits:
-    """Four classes: which quarter of the image is bright."""
+    """Return images of four classes: the index of the bright quadrant."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 4, n)
     images = generator.integers(0, 80, (n, 1, 16, 16)).astype(np.uint8)
@@ -92,7 +92,7 @@ def test_checkpoints_move_between_devices(tmp_path, trained_on, used_on):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_training_that_was_stopped_goes_on(tmp_path, precision):
+def test_a_stopped_training_resumes(tmp_path, precision):
     whole = train_member(recipe(precision), "m1", drawn_splits(), tmp_path / "whole", device=GPU)
     with pytest.raises(KeyboardInterrupt):
         train_member(
@@ -129,20 +129,20 @@ def test_parallel_members_learn_the_same_as_one_at_a_time(tmp_path, drawn_images
         },
         name="several",
     )
-    alone, at_once = (train_run(several, tmp_path / str(jobs), device=GPU, jobs=jobs).histories for jobs in (1, 2))
+    alone, in_parallel = (train_run(several, tmp_path / str(jobs), device=GPU, jobs=jobs).histories for jobs in (1, 2))
     for name, history in alone.items():
-        losses = [[epoch.train_loss for epoch in epochs] for epochs in (history, at_once[name])]
+        losses = [[epoch.train_loss for epoch in epochs] for epochs in (history, in_parallel[name])]
         np.testing.assert_allclose(*losses, rtol=0.02)
 
 
-def test_what_streams_is_what_is_kept_on_the_device(monkeypatch):
+def test_streamed_batches_equal_batches_on_the_device(monkeypatch):
     images = drawn_splits().train
 
     def epoch() -> list[tuple[torch.Tensor, torch.Tensor]]:
         loader = DeviceLoader(images, batch_size=50, device=GPU)
         batches = []
         for batch, labels in loader.epoch(torch.Generator().manual_seed(0)):
-            torch.cuda._sleep(10_000_000)  # the trainer's stream has not come to this batch when the next are copied
+            torch.cuda._sleep(10_000_000)  # the next batches are copied before the training stream reaches this one
             batches.append((batch + 1, labels))
         return batches
 
@@ -153,14 +153,14 @@ def test_what_streams_is_what_is_kept_on_the_device(monkeypatch):
         assert torch.equal(one[1], other[1])
 
 
-def test_too_little_memory_is_a_clear_error(tmp_path):
+def test_too_little_memory_is_reported(tmp_path):
     free = torch.cuda.mem_get_info()[0]
-    held = torch.empty(int(free * 0.98), dtype=torch.uint8, device=GPU)
+    used = torch.empty(int(free * 0.98), dtype=torch.uint8, device=GPU)
     try:
         with pytest.raises(DeviceError, match="too little memory"):
             train_member(recipe("fp32", full_batch=True), "m1", drawn_splits(1 << 18), tmp_path, device=GPU)
     finally:
-        del held
+        del used
         torch.cuda.empty_cache()
 
 
@@ -170,4 +170,4 @@ def test_fp32_convolves_in_fp32():
     images, weights = (torch.randn(shape, generator=generator) for shape in ((8, 32, 16, 16), (32, 32, 3, 3)))
     found = torch.conv2d(images.to(GPU), weights.to(GPU)).cpu()
     exact = torch.conv2d(images.double(), weights.double()).float()
-    torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)  # TF32 is off by some 1e-2
+    torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)  # the error of TF32 is about 1e-2

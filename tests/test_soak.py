@@ -1,14 +1,11 @@
-"""Short forms of `soak.py`: what must not get lost, a few rounds each."""
+"""Short forms of the trials in `soak.py`."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import StartedProcess
+from tests.soak import print_result
 
 
 @pytest.mark.slow
@@ -25,8 +22,7 @@ ROOT = Path(__file__).parents[1]
         ("paths", 2000),
     ],
 )
-def test_nothing_is_lost(trial, rounds):
-    command = [sys.executable, "-m", "tests.soak", trial, str(rounds)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)["problems"] == []
+def test_no_file_is_lost(trial, rounds):
+    done = StartedProcess(print_result, trial, rounds).finish()
+    assert done.status == 0, done.err
+    assert done.json["problems"] == []

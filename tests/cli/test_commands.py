@@ -11,8 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
 from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from PIL import Image
 
 import fmcli
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints
-from fmcli.cli import run, stop_signals
+from fmcli.cli import main, run, stop_signals
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
@@ -35,6 +34,7 @@ from fmcli.storage.locks import LOCK_FILE
 from fmcli.training import STATE_FILE
 from fmcli.training.run import RunResult
 from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
+from tests.processes import StartedProcess, start_fmcli
 
 CLASSES = ["top left", "top right", "bottom left", "bottom right"]
 FORMATS = ["table", "json", "jsonl", "csv"]
@@ -825,10 +825,9 @@ def test_full_disk_gives_a_one_line_error():
     assert "Exception" not in done.stderr
 
 
-def test_paths_from_a_closed_standard_input_are_refused(run_folder):
-    done = in_a_shell("<&-", "predict", run_folder, "-")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "standard input is closed" in done.stderr
+def test_paths_from_a_closed_standard_input_are_refused(cli, run_folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as after `<&-`
+    assert_error(cli("predict", run_folder, "-"), 2, "standard input is closed")
 
 
 @pytest.mark.parametrize(
@@ -850,12 +849,26 @@ def test_resume_command_calls_fmcli_in_the_same_way(monkeypatch, program, named)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&-", "--jobs 2 >&- 2>&-"])
-def test_training_continues_with_closed_or_full_streams(recipe_file, tmp_path, redirection):
-    done = in_a_shell(redirection, "train", "-r", recipe_file, "-o", tmp_path / "run")
-    assert done.returncode == 0
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("closed", "is_full", "options"),
+    [(["stderr"], False, []), ([], True, []), (["stdout"], False, []), (["stdout", "stderr"], False, ["--jobs", "2"])],
+)
+def test_training_continues_with_closed_or_full_streams(recipe_file, tmp_path, closed, is_full, options):
+    words = ["train", "-r", str(recipe_file), "-o", str(tmp_path / "run"), *options]
+    done = StartedProcess(run_with_closed_streams, closed, is_full, words).finish()
+    assert done.status == 0
+    assert "Traceback" not in done.err
     assert find_checkpoints([tmp_path / "run"])
+
+
+def run_with_closed_streams(closed: list[str], is_full: bool, words: list[str]) -> None:
+    """Run fmcli as after the redirections `>&-` and `2>&-`, or `2>/dev/full`."""
+    for name in closed:
+        os.close(getattr(sys, name).fileno())
+        setattr(sys, name, None)
+    if is_full:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+    main(words)
 
 
 @pytest.mark.parametrize("arguments", [["recipe", "show", "quick"], ["recipe", "list"], ["--help"], ["--version"]])
@@ -1003,49 +1016,29 @@ def test_train_and_evaluate_do_not_import_the_torch_compiler(optimizer, recipe_f
         ["train", "-r", str(recipe_file), "--set", f"optimizer.name={optimizer}", "-o", str(tmp_path / "run")],
         ["evaluate", str(tmp_path / "run")],
     ]
-    program = f"""
-import sys
-from fmcli.cli import run
-for call in {calls}:
-    assert run(call) == 0, call
-loaded = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]  # they cost about 130 MiB and one second
-sys.exit(f"loaded: {{loaded}}" if loaded else 0)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = StartedProcess(run_without_torch_compiler, calls).finish()
+    assert done.status == 0, done.err
+
+
+def run_without_torch_compiler(calls: list[list[str]]) -> None:
+    for call in calls:
+        assert run(call) == 0, call
+    loaded = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]  # they cost 130 MiB and one second
+    assert not loaded
 
 
 ONE_MEMBER = TINY_RECIPE.split('\n[[members]]\nname = "k5"')[0]
-INTERRUPTIBLE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would ignore SIGINT
-from fmcli.cli import main
-main()
-"""
 
 
-def start_training(recipe: Path, folder: Path) -> subprocess.Popen:
-    """Start a training of many epochs in a new process group, as a shell does."""
-    words = ["train", "-r", str(recipe), "-o", str(folder), "--threads", "1", "--set", "trainer.epochs=150"]
-    return subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def stop_in_third_epoch(process: subprocess.Popen, stop: Callable[[], None]) -> tuple[str, str]:
-    """Call `stop` after the second epoch and return the remaining output."""
-    try:
-        for line in process.stderr:
-            if " 2/150" in line:
-                stop()
-                break
-        return process.communicate(timeout=60)
-    finally:
-        process.kill()
+def stop_in_third_epoch(recipe: Path, folder: Path, kind: signal.Signals) -> Result:
+    """Start a training of many epochs in a new process group, as a shell does. Send a signal after the second epoch."""
+    words = ["train", "-r", recipe, "-o", folder, "--threads", 1, "--set", "trainer.epochs=150"]
+    process = start_fmcli(*words, new_session=True)
+    while " 2/150" not in process.read_output()[1]:
+        assert process.is_alive(), process.finish()
+        time.sleep(0.01)
+    os.killpg(process.pid, kind)
+    return process.finish()
 
 
 @pytest.mark.slow
@@ -1054,25 +1047,18 @@ def test_interrupted_training_prints_its_resume_command_and_resumes(cli, drawn_i
     text = ONE_MEMBER.format(folder=drawn_images).replace("first = 40", "first = 200")
     (tmp_path / "workers.toml").write_text(text + "\n[[augment.albumentations]]\nname = 'HorizontalFlip'\n")
     folders = [tmp_path / "run one", tmp_path / "run two"]
-    with (
-        start_training(tmp_path / "workers.toml", folders[0]) as interrupted,
-        start_training(tmp_path / "workers.toml", folders[1]) as terminated,
-        ThreadPoolExecutor() as pool,
-    ):
-        stops = {
-            interrupted: lambda: os.killpg(interrupted.pid, signal.SIGINT),
-            terminated: lambda: os.killpg(terminated.pid, signal.SIGTERM),
-        }
-        ends = [end.result() for end in [pool.submit(stop_in_third_epoch, *item) for item in stops.items()]]
-    assert interrupted.returncode == ExitStatus.INTERRUPTED
-    assert terminated.returncode == ExitStatus.TERMINATED
-    for folder, (out, err), word in zip(folders, ends, ("interrupted", "terminated"), strict=True):
-        assert out == ""
-        assert "Traceback" not in err
-        assert f"error: {word}" in err
+    ends = [
+        stop_in_third_epoch(tmp_path / "workers.toml", folder, kind)
+        for folder, kind in zip(folders, (signal.SIGINT, signal.SIGTERM), strict=True)
+    ]
+    assert [end.status for end in ends] == [ExitStatus.INTERRUPTED, ExitStatus.TERMINATED]
+    for folder, end, word in zip(folders, ends, ("interrupted", "terminated"), strict=True):
+        assert end.out == ""
+        assert "Traceback" not in end.err
+        assert f"error: {word}" in end.err
         assert (folder / "k3" / STATE_FILE).is_file()
         assert not list(folder.rglob("*.part"))
-    command = ends[1][1].split("continue with: ")[1].strip()
+    command = ends[1].err.split("continue with: ")[1].strip()
     program, *words = shlex.split(command)
     assert program == "fmcli"
     result = cli(*words)
@@ -1094,10 +1080,10 @@ def test_quick_recipe_on_real_images(cli, fashion_mnist, tmp_path):
     )
     names = KNOWN_SOURCES["fashion-mnist"].class_names
     part = write_idx_folder(
-        tmp_path / "part", *(array[:7000] for array in train), test=tuple(array[:2000] for array in test), classes=names
+        tmp_path / "part", *(array[:4000] for array in train), test=tuple(array[:1000] for array in test), classes=names
     )
     overrides = [
-        f"data.source=idx:{part}", "data.validation.first=1000", "trainer.epochs=3", "trainer.batch_size=64",
+        f"data.source=idx:{part}", "data.validation.first=1000", "trainer.epochs=3", "trainer.batch_size=32",
         "trainer.weight_average=0.95", "model.depth=1",
         *(f"members.{name}.model.widths=[8,16,16]" for name in ("k3", "k5", "k7")),
     ]  # fmt: skip
@@ -1107,7 +1093,7 @@ def test_quick_recipe_on_real_images(cli, fashion_mnist, tmp_path):
     payload = cli("ensemble", "evaluate", folder, "--format", "json").json
     assert [member["name"] for member in payload["members"]] == ["k3", "k5", "k7"]
     for evaluation in (*payload["members"], payload["ensemble"]):
-        assert_complete_evaluation(evaluation, n_images=2000, class_names=names)
+        assert_complete_evaluation(evaluation, n_images=1000, class_names=names)
     assert payload["ensemble"]["accuracy"] > 0.75
 
 
@@ -1119,15 +1105,13 @@ def test_csv_lines_end_in_a_line_feed(cli, run_folder, test_file):
     assert "\r" not in result.out
 
 
-def test_json_is_valid_if_stdout_is_not_utf8(recipe_file, run_folder, tmp_path):
+def test_json_is_valid_if_stdout_is_not_utf8(run_folder, tmp_path, monkeypatch):
     Image.new("L", (9, 9)).save(tmp_path / "é ☃.png")
-    done = subprocess.run(
-        [sys.executable, "-m", "fmcli", "predict", str(run_folder), str(tmp_path), "--format", "jsonl"],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-        check=True,
-    )
-    assert json.loads(done.stdout)["input"].endswith("é ☃.png")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True))
+    with pytest.raises(SystemExit) as left:
+        main(["predict", str(run_folder), str(tmp_path), "--format", "jsonl"])
+    assert left.value.code == 0
+    assert json.loads(sys.stdout.buffer.getvalue())["input"].endswith("é ☃.png")
 
 
 def test_partial_run_lists_its_missing_members(cli, run_folder, tmp_path):

@@ -164,18 +164,18 @@ def test_saved_predictions_replace_their_members(cli, pool, tmp_path):
     assert "has stored predictions but no network" in refused.err
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["compare", "--format", "json"], ["fit"], ["select"]])
-def test_predictions_are_combined_without_importing_torch(cli, pool, tmp_path, command):
+def test_predictions_are_combined_without_importing_torch(cli, pool, tmp_path):
     for split in ("test", "validation"):
         assert cli("evaluate", pool, "--split", split, "--save-predictions", tmp_path / "saved").status == 0
-    arguments = ["ensemble", *command, *sorted(map(str, (tmp_path / "saved").iterdir()))]
-    if command[0] in ("fit", "select"):
-        arguments += ["--output", str(tmp_path / "made.toml")]
+    saved = sorted(map(str, (tmp_path / "saved").iterdir()))
+    commands = [["evaluate"], ["compare", "--format", "json"]]
+    commands += [[name, "--output", str(tmp_path / f"{name}.toml")] for name in ("fit", "select")]
     program = f"""
 import sys
 from fmcli.cli import run
-status = run({arguments})
-sys.exit(status or ("torch was imported" if "torch" in sys.modules else 0))
+for command in {commands}:
+    assert run(["ensemble", *command, *{saved}]) == 0
+    assert "torch" not in sys.modules, command
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -462,8 +462,9 @@ def test_impossible_comparisons_are_refused(cli, pool, arguments, status, messag
 
 def test_compare_cross_fits_on_validation_images_like_evaluate(cli, pool):
     options = ("--vote", "stacking", "--split", "validation", "--format", "json")
-    evaluated = cli("ensemble", "evaluate", pool, *options)
-    compared = cli("ensemble", "compare", pool, f"two={pool / 'k3-1'},{pool / 'k3-2'}", *options)
+    first, second, third = (pool / name for name in ("k3-1", "k3-2", "k5-1"))
+    evaluated = cli("ensemble", "evaluate", first, third, *options)
+    compared = cli("ensemble", "compare", f"one={first},{third}", f"two={first},{second}", *options)
     assert compared.status == 0, compared.err
     assert compared.json["ensembles"][0]["accuracy"] == accuracy_of(evaluated)
     assert compared.json["ensembles"][0]["loss"] == evaluated.json["ensemble"]["loss"]

@@ -1,7 +1,5 @@
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -19,6 +17,7 @@ from fmcli.recipe import ReferenceSpec, load_recipe
 from fmcli.report.published import published_document
 from fmcli.storage.locks import try_lock
 from tests.helpers import TINY_RECIPE, StopAt
+from tests.processes import start_fmcli
 
 CPU = torch.device("cpu")
 REFERENCE = """
@@ -152,15 +151,13 @@ def test_an_interrupted_run_is_resumed(system, tmp_path):
 
 
 def test_processes_share_the_trainings(system, tmp_path):
-    command = [sys.executable, "-m", "fmcli", "reproduce", str(system), "--seeds", "3", "--skip-done", "--threads", "1"]
-    command += ["--output", str(tmp_path / "out"), "--device", "cpu", "--format", "json"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    ends = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ends
-    first, second = (json.loads(out) for out, _ in ends)
-    assert first == second
-    assert len(first["systems"][0]["trainings"]) == 3
-    trained = "".join(err for _, err in ends).count("k3: ")
+    command = ["reproduce", system, "--seeds", 3, "--skip-done", "--threads", 1, "--output", tmp_path / "out"]
+    both = [start_fmcli(*command, "--device", "cpu", "--format", "json") for _ in range(2)]
+    first, second = (process.finish() for process in both)
+    assert (first.status, second.status) == (0, 0), (first, second)
+    assert first.json == second.json
+    assert len(first.json["systems"][0]["trainings"]) == 3
+    trained = (first.err + second.err).count("k3: ")
     assert trained == 3
 
 
@@ -192,7 +189,7 @@ def test_a_recipe_without_a_reference_is_refused_before_any_training(tiny_recipe
 def test_a_bad_reference_or_missing_data_is_found_before_any_training(system, tmp_path, old, new, error, message):
     bad = tmp_path / "bad.toml"
     text = system.read_text("utf-8").replace(old, new)
-    bad.write_text(text.replace("validation = { first = 40 }\n", "") if "compare" in message else text, "utf-8")
+    bad.write_text(text.replace("validation = { first = 40 }\n", "") if "validation" in new else text, "utf-8")
     with pytest.raises(error, match=message):
         reproduce([str(system), str(bad)], tmp_path / "out", seeds=1, device=CPU)
     assert not (tmp_path / "out").exists()

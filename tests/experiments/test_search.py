@@ -23,6 +23,7 @@ from fmcli.report.plots.search import search_figure
 from fmcli.report.search import search_document
 from fmcli.storage.locks import try_lock
 from tests.helpers import StopAt, draw_quadrants, write_idx_folder
+from tests.processes import start_fmcli
 
 CPU = torch.device("cpu")
 TINY_SEARCH = """\
@@ -83,32 +84,45 @@ def search_in(recipe_file, folder, **options) -> SearchResult:
     return run_search(open_search(str(recipe_file), folder), device=CPU, **options)
 
 
+@pytest.fixture(scope="module")
+def finished(drawn_images, tmp_path_factory):
+    """A finished search of `recipe_file`. Tests must not write to it."""
+    path = tmp_path_factory.mktemp("recipe") / "boxes.toml"
+    path.write_text(TINY_SEARCH.format(folder=drawn_images), "utf-8")
+    return search_in(path, tmp_path_factory.mktemp("search") / "s")
+
+
+@pytest.fixture
+def searched(finished, tmp_path):
+    """A finished search of `recipe_file` in the folder `s`. Tests may write to it."""
+    shutil.copytree(finished.folder, tmp_path / "s")
+    return read_search(tmp_path / "s")
+
+
 # --- searching --------------------------------------------------------------------------------------------
 
 
-def test_trials_draw_from_the_space_and_are_scored_on_validation_images(recipe_file, tmp_path):
-    result = search_in(recipe_file, tmp_path / "s")
-    assert [trial.number for trial in result.trials] == [0, 1, 2, 3]
-    assert result.count("complete") == 4
-    for trial in result.trials:
+def test_trials_draw_from_the_space_and_are_scored_on_validation_images(finished):
+    assert [trial.number for trial in finished.trials] == [0, 1, 2, 3]
+    assert finished.count("complete") == 4
+    for trial in finished.trials:
         assert trial.values["model.layers[0].filters"] in (1, 2, 4)
         assert trial.values["model.layers[0].activation"] in ("relu", "sigmoid")
         assert 1e-4 <= trial.values["optimizer.lr"] <= 1e-1
         assert trial.values["trainer.batch_size"] in (16, 32, 48, 64)
         assert 0 <= trial.score <= 1
-    assert len({trial.values["optimizer.lr"] for trial in result.trials}) == 4
-    assert result.untuned == {
+    assert len({trial.values["optimizer.lr"] for trial in finished.trials}) == 4
+    assert finished.untuned == {
         "model.layers[0].filters": 2,
         "model.layers[0].activation": "relu",
         "optimizer.lr": 1e-3,
         "trainer.batch_size": 32,
     }
-    assert sum(result.importance.values()) == pytest.approx(1)
+    assert sum(finished.importance.values()) == pytest.approx(1)
 
 
-def test_a_trial_is_the_mean_of_its_trainings_best_epochs(recipe_file, tmp_path):
-    result = search_in(recipe_file, tmp_path / "s")
-    for trial in result.trials:
+def test_a_trial_is_the_mean_of_its_trainings_best_epochs(searched, tmp_path):
+    for trial in searched.trials:
         best = []
         for training in (0, 1):
             folder = tmp_path / "s" / f"trial-{trial.number:04d}" / f"training-{training}"
@@ -168,70 +182,60 @@ def test_same_seed_same_search(change, tmp_path, sampler):
 
 
 @pytest.mark.parametrize(("kind", "count"), [(EpochFinished, 3), (MemberFinished, 3), (TrialFinished, 2)])
-def test_an_interrupted_search_resumes_with_the_same_results(recipe_file, tmp_path, kind, count):
-    whole = search_in(recipe_file, tmp_path / "whole")
+def test_an_interrupted_search_resumes_with_the_same_results(finished, recipe_file, tmp_path, kind, count):
     with pytest.raises(KeyboardInterrupt):
         search_in(recipe_file, tmp_path / "broken", reporter=StopAt(kind, count))
     events = []
     result = search_in(recipe_file, tmp_path / "broken", resume=True, reporter=events.append)
-    assert result.trials == whole.trials
+    assert result.trials == finished.trials
     started = [event.number for event in events if isinstance(event, TrialStarted)]
     assert started == list(range(2 if kind is TrialFinished else started[0], 4))
 
 
-def test_a_finished_search_can_be_extended(recipe_file, tmp_path):
-    first = search_in(recipe_file, tmp_path / "s")
+def test_a_finished_search_can_be_extended(searched, recipe_file, tmp_path):
     more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
-    assert more.trials[:4] == first.trials
+    assert more.trials[:4] == searched.trials
     assert len(more.trials) == 5
 
 
-def test_processes_share_a_search(recipe_file, tmp_path):
-    alone = search_in(recipe_file, tmp_path / "alone")
-    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--resume", "--threads", "1"]
-    command += ["--output", str(tmp_path / "shared"), "--device", "cpu", "--format", "json", "--quiet"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    for process in both:
-        process.communicate(timeout=120)
-        assert process.returncode == 0
+def test_processes_share_a_search(finished, recipe_file, tmp_path):
+    command = ["search", "--recipe", recipe_file, "--resume", "--threads", 1, "--output", tmp_path / "shared"]
+    both = [start_fmcli(*command, "--device", "cpu", "--format", "json", "--quiet") for _ in range(2)]
+    ends = [process.finish() for process in both]
+    assert [end.status for end in ends] == [0, 0], ends
     shared = read_search(tmp_path / "shared")
-    assert shared.trials == alone.trials
+    assert shared.trials == finished.trials
 
 
-def test_a_trial_of_a_killed_process_is_resumed(recipe_file, tmp_path):
-    alone = search_in(recipe_file, tmp_path / "alone")
-    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
-    command += ["--output", str(tmp_path / "killed"), "--device", "cpu", "--quiet"]
-    process = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
+def test_a_trial_of_a_killed_process_is_resumed(finished, recipe_file, tmp_path):
+    command = ["search", "--recipe", recipe_file, "--threads", 1, "--output", tmp_path / "killed"]
+    process = start_fmcli(*command, "--device", "cpu", "--quiet")
     while not list((tmp_path / "killed").glob("trial-*/training-*/m1/state.safetensors")):
-        assert time.monotonic() < deadline
+        assert process.is_alive(), process.finish()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.finish().status == -signal.SIGKILL
     result = search_in(recipe_file, tmp_path / "killed", resume=True)
-    assert result.trials == alone.trials
+    assert result.trials == finished.trials
 
 
-def test_an_incomplete_last_line_of_the_journal_is_cut_off(recipe_file, tmp_path):
-    whole = search_in(recipe_file, tmp_path / "s")
+def test_an_incomplete_last_line_of_the_journal_is_cut_off(searched, recipe_file, tmp_path):
     with (tmp_path / "s" / JOURNAL).open("ab") as file:
         file.write(b'{"op_code":4,"wor')
     (tmp_path / "s" / "trials.journal.lock").symlink_to("/nowhere")  # Optuna's own lock of a killed process
     more = run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
-    assert more.trials[:4] == whole.trials
+    assert more.trials[:4] == searched.trials
     assert more.count("complete") == 5
 
 
-def test_an_incomplete_line_of_another_process_is_cut_off(recipe_file, tmp_path):
+def test_an_incomplete_line_of_another_process_is_cut_off(finished, recipe_file, tmp_path):
     def tear(event: object) -> None:
         if isinstance(event, TrialStarted) and event.number == 1:
             with (tmp_path / "s" / JOURNAL).open("ab") as file:
                 file.write(b'{"op_code":4,"wor')
 
-    whole = search_in(recipe_file, tmp_path / "whole")
-    assert search_in(recipe_file, tmp_path / "s", reporter=tear).trials == whole.trials
-    assert read_search(tmp_path / "s").trials == whole.trials
+    assert search_in(recipe_file, tmp_path / "s", reporter=tear).trials == finished.trials
+    assert read_search(tmp_path / "s").trials == finished.trials
 
 
 def test_an_invalid_journal_line_is_an_error_while_a_search_runs(recipe_file, tmp_path):
@@ -244,8 +248,7 @@ def test_an_invalid_journal_line_is_an_error_while_a_search_runs(recipe_file, tm
         search_in(recipe_file, tmp_path / "s", reporter=damage)
 
 
-def test_a_damaged_journal_line_is_reported_with_its_number(recipe_file, tmp_path):
-    search_in(recipe_file, tmp_path / "s")
+def test_a_damaged_journal_line_is_reported_with_its_number(searched, recipe_file, tmp_path):
     path = tmp_path / "s" / JOURNAL
     lines = path.read_text("utf-8").splitlines(keepends=True)
     index = next(index for index, line in enumerate(lines) if '"values":[' in line)
@@ -269,8 +272,7 @@ def test_a_pipe_is_not_accepted_as_journal(recipe_file, tmp_path):
         read_search(tmp_path / "s")
 
 
-def test_a_search_does_not_resume_with_other_images(recipe_file, drawn_images, tmp_path):
-    search_in(recipe_file, tmp_path / "s")
+def test_a_search_does_not_resume_with_other_images(searched, recipe_file, drawn_images, tmp_path):
     write_idx_folder(tmp_path / "other", *draw_quadrants(200, seed=9))
     shutil.move(drawn_images, tmp_path / "aside")
     shutil.move(tmp_path / "other", drawn_images)
@@ -283,8 +285,7 @@ def test_a_search_does_not_resume_with_other_images(recipe_file, drawn_images, t
     assert len(read_search(tmp_path / "s").trials) == 4
 
 
-def test_a_search_does_not_resume_with_another_version(recipe_file, tmp_path, monkeypatch):
-    search_in(recipe_file, tmp_path / "s")
+def test_a_search_does_not_resume_with_another_version(searched, recipe_file, tmp_path, monkeypatch):
     monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
     with pytest.raises(UsageError, match=r"was started with fmcli .*; now it is 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
@@ -310,8 +311,7 @@ def test_a_training_of_another_process_is_refused(recipe_file, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["[]", "7", "null"])
-def test_a_journal_line_that_is_not_a_table_is_damaged(recipe_file, tmp_path, line):
-    search_in(recipe_file, tmp_path / "s")
+def test_a_journal_line_that_is_not_a_table_is_damaged(searched, recipe_file, tmp_path, line):
     with (tmp_path / "s" / JOURNAL).open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(UsageError, match="is damaged or was edited"):
@@ -387,8 +387,7 @@ def test_a_recipe_that_does_not_fit_its_data_is_refused_before_the_study_is_crea
 
 
 @pytest.mark.parametrize("damage", ["state", "part", "other"])
-def test_a_trial_with_unusable_files_starts_again(recipe_file, tmp_path, damage):
-    whole = search_in(recipe_file, tmp_path / "whole")
+def test_a_trial_with_unusable_files_starts_again(finished, recipe_file, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
         search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
     folder = tmp_path / "s" / "trial-0000" / "training-0"
@@ -401,7 +400,7 @@ def test_a_trial_with_unusable_files_starts_again(recipe_file, tmp_path, damage)
     else:
         (folder / "recipe.toml").write_text((folder / "recipe.toml").read_text().replace("epochs = 2", "epochs = 3"))
     result = search_in(recipe_file, tmp_path / "s", resume=True)
-    assert result.trials == whole.trials
+    assert result.trials == finished.trials
 
 
 @pytest.mark.parametrize("writes", range(1, 12))
@@ -535,8 +534,7 @@ def test_a_recipe_without_a_search_is_refused(tiny_recipe, tmp_path):
         open_search(str(tiny_recipe), tmp_path / "s")
 
 
-def test_an_existing_search_is_not_overwritten(recipe_file, tmp_path):
-    search_in(recipe_file, tmp_path / "s")
+def test_an_existing_search_is_not_overwritten(searched, recipe_file, tmp_path):
     with pytest.raises(UsageError, match="already holds a search") as caught:
         search_in(recipe_file, tmp_path / "s")
     assert [remedy.action for remedy in caught.value.remedies] == ["resume", "output"]
@@ -550,12 +548,10 @@ def test_an_existing_search_is_not_overwritten(recipe_file, tmp_path):
         ("choice = [1, 2, 4]", "choice = [1, 2]", r"search\.space\.model"),
     ],
 )
-def test_a_search_does_not_resume_with_another_recipe(change, recipe_file, tmp_path, old, new, message):
-    before = search_in(recipe_file, tmp_path / "s")
-    assert read_search(tmp_path / "s") == before
+def test_a_search_does_not_resume_with_another_recipe(change, searched, tmp_path, old, new, message):
     with pytest.raises(UsageError, match=message):
         search_in(change(old, new), tmp_path / "s", resume=True)
-    assert read_search(tmp_path / "s") == before
+    assert read_search(tmp_path / "s") == searched
 
 
 def test_a_file_that_is_not_a_search_is_refused(recipe_file, tmp_path):
@@ -639,8 +635,7 @@ def test_the_best_trials_are_shown_next_to_the_untuned_values():
     assert importance.rows == [{"Value": "optimizer.lr", ">Importance": "100.00"}]
 
 
-def test_trials_are_plotted(recipe_file, tmp_path, capfd):
-    search_in(recipe_file, tmp_path / "s")
+def test_trials_are_plotted(searched, tmp_path, capfd):
     words = ["plot", "trials", str(tmp_path / "s"), "--output", str(tmp_path / "trials.svg")]
     assert run(words) == ExitStatus.DONE
     assert capfd.readouterr().out == f"{tmp_path / 'trials.svg'}\n"
@@ -748,14 +743,12 @@ def test_the_hint_after_ctrl_c_depends_on_whether_anything_was_saved(work, hint)
 
 
 def test_ctrl_c_prints_the_command_that_resumes(recipe_file, tmp_path):
-    command = [sys.executable, "-m", "fmcli", "search", "--recipe", str(recipe_file), "--threads", "1"]
-    command += ["--output", str(tmp_path / "s"), "--device", "cpu", "--trials", "50"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    command = ["search", "--recipe", recipe_file, "--threads", 1, "--output", tmp_path / "s"]
+    process = start_fmcli(*command, "--device", "cpu", "--trials", 50)
     while not list((tmp_path / "s").glob("trial-0001/training-0")):
-        assert time.monotonic() < deadline
+        assert process.is_alive(), process.finish()
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == ExitStatus.INTERRUPTED
-    assert err.rstrip().endswith("--trials 50 --resume")
+    os.kill(process.pid, signal.SIGINT)
+    ended = process.finish()
+    assert ended.status == ExitStatus.INTERRUPTED
+    assert ended.err.rstrip().endswith("--trials 50 --resume")

@@ -788,9 +788,10 @@ RESUMABLE = {
 }
 
 
-def assert_resumes_exactly(recipe, splits, tmp_path, *stops: StopAt) -> None:
-    whole = train(recipe, splits, tmp_path / "whole")
-    broken = tmp_path / "broken"
+def assert_resumes_exactly(recipe, splits, tmp_path, *stops: StopAt, name: str = "broken") -> None:
+    if not (tmp_path / "whole").exists():
+        train(recipe, splits, tmp_path / "whole")
+    whole, broken = read_history(tmp_path / "whole"), tmp_path / name
     for stop in stops:
         with pytest.raises(stop.error):
             train(recipe, splits, broken, resume=True, reporter=stop)
@@ -828,9 +829,9 @@ def test_run_that_is_stopped_within_an_epoch_goes_on_with_the_next_step(splits, 
 def test_run_may_be_stopped_wherever_it_reports(splits, tmp_path, kind):
     """At each event of the uninterrupted run in turn, but for the last, when the member is finished."""
     recipe, events = small_recipe(**RESUMABLE[kind]), []
-    train(recipe, splits, tmp_path / "counted", reporter=events.append)
+    train(recipe, splits, tmp_path / "whole", reporter=events.append)
     for place in range(2, len(events) - 1):
-        assert_resumes_exactly(recipe, splits, tmp_path / str(place), StopAt(object, place, StopRequest))
+        assert_resumes_exactly(recipe, splits, tmp_path, StopAt(object, place, StopRequest), name=str(place))
 
 
 def test_last_epoch_may_be_stopped_in_its_validation(splits, tmp_path):

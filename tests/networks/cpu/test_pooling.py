@@ -15,18 +15,14 @@ from fmcli.networks.build import build_model
 from fmcli.networks.cpu import loading, pooling
 from fmcli.networks.cpu.pooling import ConvPoolReLU, MaxPool2d
 from fmcli.recipe.layers import BatchNorm, Conv, Dense, Flatten, MaxPool
+from tests.processes import StartedProcess
 
-LEARN = """
-import torch
-torch.set_num_threads(1)
-from fmcli.networks.cpu import loading, pooling
 
 def learn():
+    """Return whether the gradient of a pooled tensor is correct."""
     images = torch.rand(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
     pooling.MaxPool2d((2, 2), (2, 2))(images).sum().backward()
     return bool(images.grad.sum() == 2 * 8 * 3 * 3)
-
-"""
 
 
 @pytest.fixture
@@ -65,10 +61,6 @@ def tiled():
 def assert_equal(found, expected):
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
-
-
-def run(code, **options):
-    return subprocess.run([sys.executable, "-c", LEARN + code], check=False, capture_output=True, text=True, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -147,18 +139,17 @@ def test_pytorch_pools_without_the_kernels(kernels, forget_kernels, monkeypatch,
     assert loading._compile_kernels(pooling._Pool, torch.bfloat16) is None
 
 
+def load_kernels_with_one_thread():
+    torch.set_num_threads(1)
+    assert learn()
+    assert loading._compile_kernels(pooling._Pool, torch.float32)
+    assert torch.get_num_threads() == 1
+
+
 def test_loading_keeps_pytorchs_thread_count(kernels):
-    done = run(
-        "assert learn() and loading._compile_kernels(pooling._Pool, torch.float32); print(torch.get_num_threads())"
-    )
-    assert done.stdout == "1\n", done.stderr
+    done = StartedProcess(load_kernels_with_one_thread).finish()
+    assert done.status == 0, done.err
 
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_process_pools(kernels):
-    """Fork before the kernels are loaded, after they are loaded, and after they were used."""
-    done = run("""
-import os
 
 def learn_in_child():
     child = os.fork()
@@ -166,20 +157,31 @@ def learn_in_child():
         os._exit(0 if learn() else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-print(learn_in_child())
-loading._compile_kernels(pooling._Pool, torch.bfloat16)
-print(learn_in_child())
-learn()
-print(learn_in_child())
-""")
-    assert done.stdout == "0\n0\n0\n", done.stderr
+
+def fork_three_times():
+    """Fork before the kernels are loaded, after they are loaded, and after they were used."""
+    torch.set_num_threads(1)
+    assert learn_in_child() == 0
+    loading._compile_kernels(pooling._Pool, torch.bfloat16)
+    assert learn_in_child() == 0
+    learn()
+    assert learn_in_child() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_pools(kernels):
+    done = StartedProcess(fork_three_times).finish()
+    assert done.status == 0, done.err
 
 
 def test_a_numba_file_in_the_working_directory_is_ignored(kernels, tmp_path):
     (tmp_path / ".numba_config.yaml").write_text("cache_dir: strangers\ncache_locator_classes: strangers.Locator\n")
-    done = run(
-        "assert learn(); print(loading._compile_kernels(pooling._Pool, torch.float32) is not None)", cwd=tmp_path
-    )
+    program = """
+import torch
+from fmcli.networks.cpu import loading, pooling
+print(loading.load_kernels(pooling._Pool, torch.float32) is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "True\n", done.stderr
     assert not (tmp_path / "strangers").exists()
 
@@ -226,8 +228,7 @@ def convolving(kernels, monkeypatch):
 @pytest.mark.parametrize("shape", [(3, 28, 28), (70, 4, 4), (5, 13, 8), (2, 9, 27), (0, 8, 8), (1, 5, 5)])
 @pytest.mark.parametrize("n_filters", [1, 32, 67])
 @pytest.mark.parametrize("padding", [0, 1, (2, 0)])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(("bias", "n_threads"), [(True, 1), (False, 2)])
 def test_fused_layers_give_float32_results(convolving, monkeypatch, shape, n_filters, padding, bias, n_threads):
     layers, images = three(n_filters, padding=padding, bias=bias), pixels(shape[0], 1, *shape[1:])
     expected = compute_in_float32(layers, images)

@@ -1,7 +1,8 @@
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from functools import partial
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import fmcli
 from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError
 from fmcli.events import BatchPredicted, CheckpointSaved, MemberFinished, StepFinished, StopRequest
 from fmcli.training.executors import JobResult, run_in_processes
+from tests.processes import StartedProcess
 
 # What is done in other processes: functions of a module.
 
@@ -234,61 +235,50 @@ def test_whoever_stops_listening_stops_all(tmp_path):
         assert (tmp_path / "b").read_text() == "saved"
 
 
-SCRIPT = """
-import os, signal, sys, threading, time
-from functools import partial
-from pathlib import Path
-from fmcli.training.executors import run_in_processes
-from tests.training.executors.test_processes import save_for_ever, run_until_stopped, touch_for_ever
+def run_and_signal(work, numbers, path):
+    """Run a job and send signals to this process after the first event."""
 
-def interrupt():
-    for number in NUMBERS:
-        os.kill(os.getpid(), number)
-        time.sleep(0.5)
+    def send_signals():
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
 
-def reporter(event):
-    if not seen:
-        threading.Thread(target=interrupt, daemon=True).start()
-    seen.append(event)
+    def reporter(event):
+        if not seen:
+            threading.Thread(target=send_signals, daemon=True).start()
+        seen.append(event)
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores SIGINT
     seen = []
-    list(run_in_processes({"a": partial(WORK, Path(sys.argv[1]))}, 1, reporter))
-"""
+    try:
+        list(run_in_processes({"a": partial(work, path)}, 1, reporter))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
-def run_script(work: str, numbers: str, place: Path) -> int:
-    """Run a script from a file, as spawned processes want it, and return its exit status."""
-    script = place.with_name("script.py")
-    script.write_text(SCRIPT.replace("NUMBERS", numbers).replace("WORK", work), "utf-8")
-    paths = [str(Path(fmcli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    words = [sys.executable, script, place]
-    return subprocess.run(words, env=environment, stderr=subprocess.DEVNULL, check=False, timeout=100).returncode
-
-
-def is_still_touched(place: Path) -> bool:
-    before = place.stat().st_mtime_ns
-    time.sleep(0.5)
-    return place.stat().st_mtime_ns != before
+def wait_until_untouched(path: Path) -> None:
+    before = 0
+    while before != (before := path.stat().st_mtime_ns):
+        time.sleep(0.5)
 
 
 def test_second_ctrl_c_ends_what_does_not_stop(tmp_path):
-    # More than two: those that come while Python is about to raise for an earlier one are one with it.
-    assert run_script("save_for_ever", "100 * [signal.SIGINT]", tmp_path / "a") == -signal.SIGINT
-    assert not is_still_touched(tmp_path / "a")
+    # More than two signals: Python raises only one error for signals that arrive together.
+    ended = StartedProcess(run_and_signal, save_for_ever, 100 * [signal.SIGINT], tmp_path / "a").finish()
+    assert "interrupted" in ended.err
+    wait_until_untouched(tmp_path / "a")
 
 
-@pytest.mark.parametrize("work", ["save_for_ever", "touch_for_ever"])
+@pytest.mark.parametrize("work", [save_for_ever, touch_for_ever])
 def test_a_process_whose_parent_is_killed_ends(work, tmp_path):
-    assert run_script(work, "[signal.SIGKILL]", tmp_path / "a") == -signal.SIGKILL
-    assert not is_still_touched(tmp_path / "a")
+    assert StartedProcess(run_and_signal, work, [signal.SIGKILL], tmp_path / "a").finish().status == -signal.SIGKILL
+    wait_until_untouched(tmp_path / "a")
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back")
 @pytest.mark.parametrize("is_first", [True, False])
-def test_signals_to_the_whole_group_are_for_the_parent_alone(is_first):
+def test_signals_to_the_whole_group_are_for_the_parent_alone(is_first, monkeypatch):
+    monkeypatch.setattr("fmcli.training.executors.processes._CONTEXT", multiprocessing.get_context("spawn"))
     if is_first:
         resource_tracker._resource_tracker._stop()  # the first process of all starts it, and lets signals through
     (ended,) = run_in_processes({"a": say_which_signals_wait}, 1, ignore)

@@ -1,0 +1,15 @@
+"""Imports of the server that `tests/processes.py` forks processes from."""
+# ruff: noqa: F401
+
+import numba
+import optuna
+import pytest
+
+import fmcli.cli.ensemble
+import fmcli.cli.reproduce
+import fmcli.cli.search
+import fmcli.cli.train
+import fmcli.training.run
+import tests.soak
+
+numba.njit(lambda number: number)(0)  # prepares the compiler, which takes as long as importing numba
