@@ -1,8 +1,9 @@
-"""Evaluate the vote with each possible additional member, fast.
+"""Evaluate quickly how good a vote is with each possible additional member.
 
-Members of an additive rule add scores. A candidate's scores are added to the sum of the members that are already
-selected. The vote is correct where no other class then leads the true class. If a lead is too small for single
-precision, or exactly 0, the voting rule itself decides.
+In an additive rule, each member gives each class a score, and the class with the highest sum wins. The lead of a class
+is its sum minus the sum of the true class. To evaluate a candidate, its leads are added to the leads of the selected
+members. An image is classified correctly if all leads are then negative. If the highest lead is 0, or too close to 0
+for single precision, the voting rule itself decides.
 """
 
 from collections import Counter
@@ -19,36 +20,34 @@ from fmcli.ensemble.rules.additive import MEMBER_SCORES
 from fmcli.ensemble.rules.vote import Floats, Labels, Logits, probabilities_of
 
 Ranking = tuple[float, float]
-"""Quality of an ensemble by the requested measure, then by the other measure; higher is better."""
+"""Quality of an ensemble by the requested measure, and by the other measure; higher is better."""
 Indices = NDArray[np.intp]
 
 MEASURES: dict[str, tuple[Measure, Measure]] = {"accuracy": ("accuracy", "loss"), "loss": ("loss", "accuracy")}
-"""Each measure, and the measure that decides between equally good ensembles."""
+"""For each measure: the measure itself, then the measure that decides between equally good ensembles."""
 MIN_PROBABILITY = np.finfo(np.float64).tiny  # replaces smaller probabilities, so that the logarithm is finite
-_COUNTING_RULES = ("majority", "borda")  # ties are common, and probabilities decide them
-_MAX_LEAD = 1e30  # sums of clipped leads are finite in single precision
+_COUNTING_RULES = ("majority", "borda")  # rules with many ties, which the probabilities can decide
+_MAX_LEAD = 1e30  # larger leads are clipped, so that their sums are finite in single precision
 _BLOCK_VALUES = 2**17  # values per block; a block fits in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """A pool of members, and the scores that each of them adds to a vote.
-
-    A lead is the score of another class minus that of the true class.
+    """A pool of members, and the leads that each of them adds to a vote (explained at the top of this module).
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        y_true: (n_samples,).
+        y_true: True labels, int64 (n_samples,).
         rule: Voting rule.
         tie: Tie rule.
         by: Measure to improve.
         size: Maximum number of members of an ensemble.
-        indices: (n_members,), from 0 to n_members - 1.
-        leads: float32 (n_classes - 1, n_samples, n_members), the leads of the other classes in each member's scores.
-        min_leads: float32 (n_classes - 1, n_samples), the minimum over members.
-        max_leads: float32 (n_classes - 1, n_samples), the maximum over members.
-        tolerance: float32 (n_samples,), the rounding error of a lead, per member of the ensemble.
-        true_probabilities: float64 (n_samples, n_members), the probability of the true class.
+        indices: Indices of the members, int64 (n_members,).
+        leads: Leads of all classes except the true class, float32 (n_classes - 1, n_samples, n_members).
+        min_leads: Minimum of the leads over members, float32 (n_classes - 1, n_samples).
+        max_leads: Maximum of the leads over members, float32 (n_classes - 1, n_samples).
+        tolerance: Largest rounding error that one member adds to a lead, float32 (n_samples,).
+        true_probabilities: Probability of the true class, float64 (n_samples, n_members).
     """
 
     logits: Logits
@@ -70,9 +69,9 @@ class PartialEnsemble:
     """The members selected so far, and the sums of their leads and probabilities.
 
     Args:
-        members: Indices in the pool; repeated if a member was selected several times.
-        leads: float64 (n_classes - 1, n_samples).
-        true_probabilities: float64 (n_samples,).
+        members: Indices in the pool; an index is repeated if the member was selected several times.
+        leads: Sums of the members' leads, float64 (n_classes - 1, n_samples).
+        true_probabilities: Sums of the probabilities of the true class, float64 (n_samples,).
     """
 
     members: tuple[int, ...]
@@ -96,7 +95,7 @@ def empty_ensemble(pool: Candidates) -> PartialEnsemble:
 def prepare_candidates(
     logits: Logits, y_true: Labels, *, rule: str, tie: TieRule, by: Measure, size: int
 ) -> Candidates:
-    """Compute the scores that each member adds to a vote; for the arguments, see `Candidates`."""
+    """Compute the leads that each member adds to a vote. `Candidates` explains the arguments."""
     n_members, n_samples, n_classes = logits.shape
     other_classes = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)
     leads = np.empty((n_classes - 1, n_samples, n_members), dtype=np.float32)
@@ -107,7 +106,7 @@ def prepare_candidates(
         probabilities = probabilities_of(flat).reshape(shape)
         scores = MEMBER_SCORES[rule](flat).reshape(shape)
         if rule in _COUNTING_RULES and tie == "probability":
-            scores = scores + probabilities / (4 * size)  # the sum is below half a point, so it only decides ties
+            scores = scores + probabilities / (4 * size)  # sums to less than half a point, so it only decides ties
         true = y_true[rows][None, :, None]
         lead = np.take_along_axis(scores, other_classes[rows][None], axis=2) - np.take_along_axis(scores, true, axis=2)
         leads[:, rows] = lead.clip(-_MAX_LEAD, _MAX_LEAD).transpose(2, 1, 0)
@@ -132,12 +131,12 @@ def prepare_candidates(
 
 
 def best_addition(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) -> tuple[Ranking, int]:
-    """Return the ranking of the ensemble with its best additional member, and the index of that member.
+    """Find the best additional member. Return the ranking of the ensemble with it, and its index.
 
     Args:
         pool: The pool.
         ensemble: The members selected so far.
-        indices: Members to choose from; the first of equally good members is chosen.
+        indices: Members to choose from, in ascending order. Among equally good members, the first one is chosen.
     """
     ranking = []
     for measure in MEASURES[pool.by]:
@@ -148,19 +147,19 @@ def best_addition(pool: Candidates, ensemble: PartialEnsemble, indices: Indices)
 
 
 def score_additions(pool: Candidates, ensemble: PartialEnsemble, indices: Indices, measure: Measure) -> NDArray[Any]:
-    """Return the ensemble's score with each additional member, (n_indices,); higher is better.
+    """Return the score of the ensemble with each additional member, (n_indices,); higher is better.
 
-    The score is the number of correct images, or the negative mean loss.
+    For `accuracy`, the score is the number of correct images, int64; for `loss`, the negative mean loss, float64.
     """
     if measure == "accuracy":
         return _count_correct(pool, ensemble, indices)
-    return -_mean_losses(pool, ensemble, indices).round(12)  # smaller differences are rounding errors
+    return -_mean_losses(pool, ensemble, indices).round(12)  # smaller differences are only rounding errors
 
 
 def _count_correct(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) -> NDArray[np.int64]:
     """Count the images that the vote classifies correctly with each additional member."""
     tolerance = (len(ensemble.members) + 1) * pool.tolerance
-    # Most images are classified correctly, or wrongly, with every candidate.
+    # Most images stay correct, or stay wrong, with each candidate. They need no further work.
     always_correct = (ensemble.leads + pool.max_leads).max(axis=0, initial=-np.inf) < -tolerance
     always_wrong = (ensemble.leads + pool.min_leads).max(axis=0, initial=-np.inf) > tolerance
     n_correct = np.full(len(indices), np.count_nonzero(always_correct))
@@ -175,7 +174,7 @@ def _count_correct(pool: Candidates, ensemble: PartialEnsemble, indices: Indices
 
 
 def _vote_exactly(pool: Candidates, ensemble: PartialEnsemble, rows: Indices, indices: Indices) -> NDArray[np.bool_]:
-    """Return whether the voting rule is correct for pairs of an image and an additional member."""
+    """Apply the voting rule to pairs of an image and an additional member; return whether it is correct, (n_pairs,)."""
     counts = Counter(ensemble.members)
     selected = pool.logits[np.ix_(np.array([*counts], dtype=np.intp), rows)]
     voters = np.concatenate([selected, pool.logits[indices, rows][None]])  # (n_voters, n_pairs, n_classes)
@@ -184,7 +183,7 @@ def _vote_exactly(pool: Candidates, ensemble: PartialEnsemble, rows: Indices, in
 
 
 def _mean_losses(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) -> Floats:
-    """Return the mean negative log-likelihood of the vote with each additional member."""
+    """Return the mean negative log-likelihood of the vote with each additional member, float64 (n_indices,)."""
     size = len(ensemble.members) + 1
     total = np.zeros(len(indices))
     for rows in _blocks(np.arange(len(pool.y_true)), len(indices) * (len(pool.leads) + 1)):
@@ -201,22 +200,22 @@ def _mean_losses(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) 
 
 
 def _add_leads(pool: Candidates, ensemble: PartialEnsemble, rows: Indices, indices: Indices) -> NDArray[np.float32]:
-    """Return the leads on some images with each additional member, (n_classes - 1, n_rows, n_indices)."""
+    """Return the leads on the given images with each additional member, (n_classes - 1, n_rows, n_indices)."""
     leads = _take(pool.leads, rows, indices)
     leads += ensemble.leads[:, rows, None].astype(np.float32)
     return leads
 
 
 def _take(values: NDArray[Any], rows: Indices, indices: Indices) -> NDArray[Any]:
-    """Return the given indices of the last two axes. The indices of the last axis must ascend."""
+    """Return the given indices of the last two axes. `indices` must be in ascending order."""
     start, stop = indices[0], indices[-1] + 1
-    if stop - start == len(indices):  # a slice is several times faster than an index
+    if stop - start == len(indices):  # slicing is several times faster than indexing
         return values[..., start:stop][..., rows, :]
     return values[..., rows[:, None], indices]
 
 
 def _blocks(rows: Indices, row_values: int) -> Iterator[Indices]:
-    """Divide rows into blocks that fit in the cache, given the number of values per row."""
+    """Yield blocks of rows that fit in the cache, given the number of values per row."""
     height = max(1, _BLOCK_VALUES // max(1, row_values))
     for start in range(0, len(rows), height):
         yield rows[start : start + height]

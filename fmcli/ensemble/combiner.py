@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fmcli.choices import TieRule, VotingRule
 from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.vote import Floats, Logits, Vote, normalize_weights
-from fmcli.errors import Remedy, UsageError, did_you_mean
+from fmcli.errors import Remedy, UsageError
 from fmcli.metrics.calibration import apply_temperature
 from fmcli.recipe.recipe import EnsembleSpec
 
@@ -63,10 +63,8 @@ class Combiner:
         """Combine the members' logits, (n_members, n_samples, n_classes), into a vote.
 
         Raises:
-            UsageError: The logits do not fit the rule, or the rule is unknown or not fitted.
+            UsageError: The rule is not fitted, or was made for other members, or the logits are not finite.
         """
-        if self.vote not in VOTING_RULES:
-            raise UsageError(f"unknown voting rule {self.vote!r}; {did_you_mean(self.vote, list(VOTING_RULES))}")
         vote = VOTING_RULES[self.vote](logits, tie=self.tie, **self._parameters())
         if self.temperature == 1:
             return vote

@@ -1,11 +1,11 @@
-"""Predictions of other tools: class probabilities in CSV or `.npy` files, and their true classes.
+"""Predictions from other tools: class probabilities in CSV or `.npy` files, and the true classes of the images.
 
-True classes are taken from the first of these sources that exists:
+The true classes come from the first of these sources that exists:
 
-1. the column `label` of the CSV
-2. the file of labels that the user names
-3. `test-labels.npy` or `test-labels.txt` (`validation-labels`, `train-labels`) in the same folder. If the
-   predictions file is named after its split (`forest/test.npy`), also in the parent folder.
+1. the column `label` of the CSV file
+2. the labels file that the user gives
+3. `test-labels.npy` or `test-labels.txt` in the same folder (for other splits, `validation-labels` or `train-labels`).
+   If the predictions file is named after its split, such as `forest/test.npy`, also in the parent folder.
 4. another member's predictions for the same images
 """
 
@@ -41,18 +41,18 @@ _HEADER_HINT = "the first line must have the class names"
 
 
 class NoLabelsError(DataError):
-    """The true classes of another tool's predictions are unknown."""
+    """The true classes are unknown for predictions from another tool."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExternalPredictions:
-    """The content of another tool's predictions file.
+    """The content of a predictions file from another tool.
 
     Args:
         path: The file.
-        probabilities: float64 (n_samples, n_classes), each row sums to 1.
-        class_names: Column names of a CSV; None for `.npy`.
-        labels: True classes by name or number, from the CSV's column `label`; None without that column.
+        probabilities: float64 (n_samples, n_classes); each row sums to 1.
+        class_names: Column names of a CSV file; None for a `.npy` file.
+        labels: True classes by name or number, from the column `label` of a CSV file; None if there is no such column.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class ExternalPredictions:
 
 
 def is_external(path: Path) -> bool:
-    """Return whether a file has the suffix of another tool's predictions.
+    """Return whether a file has the suffix of predictions from another tool.
 
     Example:
         >>> is_external(Path("forest.CSV")), is_external(Path("k3.safetensors"))
@@ -82,18 +82,18 @@ def is_labels_file(path: Path) -> bool:
 
 
 def find_labels_file(path: Path, split: str) -> Path | None:
-    """Return the labels file next to a predictions file, or in the parent folder (see above); None without one."""
+    """Return the labels file next to a predictions file or in the parent folder (source 3 above); None if missing."""
     folders = [path.parent, path.parent.parent] if path.stem in SPLITS else [path.parent]
     files = (folder / f"{split}-labels{suffix}" for folder in folders for suffix in _LABEL_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
 def read_external(path: Path) -> ExternalPredictions:
-    """Read another tool's probabilities.
+    """Read probabilities from another tool.
 
     Args:
-        path: A `.npy` file of shape (n_samples, n_classes); or a CSV file with one column per class, named after the
-            class, and optionally a column `label` with the true class.
+        path: A `.npy` file of shape (n_samples, n_classes), or a CSV file with one column per class. The first line of
+            a CSV file has the class names. It can have a column `label` with the true classes.
 
     Raises:
         DataError: The file is missing or damaged, or does not contain probabilities.
@@ -104,17 +104,14 @@ def read_external(path: Path) -> ExternalPredictions:
         raise DataError(f"{file} has shape {values.shape}; expected (n_samples, n_classes)", hint=_PROBABILITIES_HINT)
     if values.shape[1] > MAX_CLASSES:
         raise DataError(f"{file} has {values.shape[1]} classes; the limit is {MAX_CLASSES}", hint=_PROBABILITIES_HINT)
-    invalid = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1)
-    if invalid.any():
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = values.sum(axis=1)
+    valid = (np.abs(sums - 1) <= _SUM_TOLERANCE) & (values >= 0).all(axis=1)  # false for NaN
+    if not valid.all():
+        row = int(valid.argmin())
         raise DataError(
-            f"{file}: row {int(invalid.argmax())} (counted from 0) has NaN, infinite or negative values",
-            hint=_PROBABILITIES_HINT,
-        )
-    sums = values.sum(axis=1)
-    if (np.abs(sums - 1) > _SUM_TOLERANCE).any():
-        row = int(np.abs(sums - 1).argmax())
-        raise DataError(
-            f"{file}: the probabilities of row {row} (counted from 0) sum to {sums[row]:.4g}, not 1",
+            f"{file}: row {row} (counted from 0) must have probabilities, at least 0, that sum to 1; "
+            f"got the minimum {values[row].min():.4g} and the sum {sums[row]:.4g}",
             hint=_PROBABILITIES_HINT,
         )
     return ExternalPredictions(path, values / sums[:, None], found.class_names, found.labels)
@@ -132,14 +129,14 @@ def _read_npy(path: Path) -> NDArray[np.float64]:
 
 
 def _open_npy(path: Path) -> NDArray[Any]:
-    """Map an array into memory; refuse pickled arrays and archives."""
+    """Map a `.npy` file into memory; refuse pickled arrays and archives."""
     try:
         return open_array(path)
     except Exception as error:  # numpy parses the header as Python, which fails in many ways
         reason = str(error) or type(error).__name__
         raise DataError(
             f"cannot read {printable(path)}: {printable(reason)}",
-            hint="write it by numpy.save, as one array of numbers",
+            hint="write one array of numbers with numpy.save",
         ) from error
 
 
@@ -173,7 +170,7 @@ def _check_header(file: str, header: Sequence[str]) -> None:
     if separator is not None:
         raise DataError(
             f"{file} separates columns by {separator!r}; expected commas",
-            hint="write numbers with decimal points: 0.25",
+            hint="write commas between columns and a point in numbers: 0.25,0.75",
         )
     if "" in header:
         raise DataError(
@@ -183,7 +180,7 @@ def _check_header(file: str, header: Sequence[str]) -> None:
     if _are_probabilities(header):
         raise DataError(
             f"{file} has no header: its first line has probabilities",
-            hint=f"{_HEADER_HINT}; if a class is named 0.0, name it 0",
+            hint=f"{_HEADER_HINT}; write the name of a numbered class as 0, not 0.0",
         )
     name, count = Counter(header).most_common(1)[0] if header else ("", 1)
     if count > 1:
@@ -191,7 +188,7 @@ def _check_header(file: str, header: Sequence[str]) -> None:
 
 
 def _are_probabilities(names: Sequence[str]) -> bool:
-    """Return whether column names are the probabilities of a sample and not numbers of classes.
+    """Return whether the first line of a file has the probabilities of a sample, not the names of the classes.
 
     Example:
         >>> [_are_probabilities(names) for names in (["0", "0.25", "0.75"], ["0", "1"], ["0.0", "1.0", "2.0"])]
@@ -213,13 +210,11 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     if path.suffix.lower() == ".npy":
         values = _open_npy(path)
-        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or values.nbytes > MAX_LABELS_BYTES:
             raise DataError(
-                f"{printable(path)} has dtype {values.dtype} and shape {values.shape}; "
-                "labels must be integers of shape (n_samples,)"
+                f"{printable(path)} has dtype {values.dtype}, shape {values.shape} and {values.nbytes:,} bytes; "
+                f"labels must be integers of shape (n_samples,) and at most {MAX_LABELS_BYTES:,} bytes"
             )
-        if values.nbytes > MAX_LABELS_BYTES:
-            raise DataError(f"{printable(path)} has {values.nbytes} bytes; the limit for labels is {MAX_LABELS_BYTES}")
         return tuple(str(label) for label in values.tolist())
     labels = [line.strip() for line in read_text(path, MAX_LABELS_BYTES, DataError).splitlines()]
     while labels and not labels[-1]:
@@ -235,37 +230,35 @@ def to_predictions(
     reference: Predictions | None = None,
     labels: Sequence[str] | None = None,
 ) -> Predictions:
-    """Convert another tool's probabilities to predictions, with class names and labels.
+    """Add class names and labels to probabilities from another tool, and convert them to logits.
 
     Args:
         external: The content of the file.
         name: Name of the member.
         split: Split of the images.
-        reference: Predictions of another member for the same images. Class names and labels that are missing are taken
-            from it.
-        labels: True classes by name or number, from a file of labels.
+        reference: Another member's predictions for the same images. It provides class names and labels if the file has
+            none.
+        labels: True classes by name or number, from a labels file.
 
     Raises:
         NoLabelsError: The true classes are unknown.
-        DataError: The number of classes or images differs from `reference`, or a label is not a class.
+        DataError: The reference has a different number of classes or images, or a label is not a class.
     """
     file, n_classes = printable(external.path), external.probabilities.shape[1]
-    probabilities, class_names = external.probabilities, external.class_names
-    if reference is not None and class_names is None and len(reference.class_names) != n_classes:
+    if reference is not None and external.class_names is None and len(reference.class_names) != n_classes:
         if labels is None:
             raise DataError(
                 f"{file} has {n_classes} classes; {printable(reference.member)} has {len(reference.class_names)}"
             )
-        reference = None  # for other classes: the file can only be evaluated alone
-    if class_names is None:
-        class_names = reference.class_names if reference else tuple(str(label) for label in range(n_classes))
+        reference = None  # it has other classes, so the file can only be evaluated alone
+    class_names = external.class_names or (reference.class_names if reference else tuple(map(str, range(n_classes))))
+    probabilities = external.probabilities
     if reference is not None and set(class_names) == set(reference.class_names):
         probabilities = probabilities[:, [class_names.index(class_name) for class_name in reference.class_names]]
         class_names = reference.class_names
-    given = external.labels if external.labels is not None else labels
-    if given is not None:
-        has_names = external.class_names is not None or reference is not None
-        y_true = _label_indices(given, class_names, file, has_names=has_names)
+    labels = labels if external.labels is None else external.labels
+    if labels is not None:
+        y_true = _label_indices(labels, class_names, file)
     elif reference is not None:
         y_true = reference.labels
     else:
@@ -283,20 +276,15 @@ def to_predictions(
     return Predictions(logits=logits, labels=y_true, class_names=class_names, member=name, split=split)
 
 
-def _label_indices(labels: Sequence[str], names: Sequence[str], file: str, *, has_names: bool) -> NDArray[np.int64]:
+def _label_indices(labels: Sequence[str], names: Sequence[str], file: str) -> NDArray[np.int64]:
     indices: dict[Any, int] = {str(index): index for index in range(len(names))}
     indices |= {name: index for index, name in enumerate(names)}  # names take precedence over numbers
     for image, label in enumerate(labels):
-        if label in indices:
-            continue
-        problem = f"{file}: label {printable(label)!r} of image {image} (counted from 0)"
-        if not has_names:
+        if label not in indices:
             raise DataError(
-                f"{problem} is not a number from 0 to {len(names) - 1}, and a .npy file has no class names",
-                hint="give labels by number, or combine the file with a CSV or a member trained by fmcli",
+                f"{file}: label {printable(label)!r} of image {image} (counted from 0) is not one of its classes",
+                hint=f"write a number from 0 to {len(names) - 1} or a class name: "
+                f"{', '.join(map(printable, names[:10]))}; "
+                "a .npy file only has class names if it is combined with a CSV file or a member trained by fmcli",
             )
-        raise DataError(
-            f"{problem} is not one of its classes",
-            hint=f"give a number or a name: {', '.join(printable(name) for name in names[:10])}",
-        )
     return np.array([indices[label] for label in labels], dtype=np.int64)

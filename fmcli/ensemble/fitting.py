@@ -1,6 +1,7 @@
-"""Fit weights, stacking and temperature to validation images.
+"""Fit the weights, the stacking and the temperature of a rule to validation images.
 
-An image must not be classified by a rule that was fitted to it. Cross-fitting ensures that: it fits a rule in folds.
+A rule looks too good on the images that it was fitted to. To vote on these images, it is cross-fitted: the images are
+divided into folds, and each fold is classified by a rule that was fitted to the other folds.
 """
 
 from dataclasses import dataclass, replace
@@ -18,29 +19,26 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline  # takes 0.7 s to import; only cross-fitting and stacking need it
 
 MIN_IMAGES_TO_FIT = 2
-"""Cross-fitting needs one image to fit to and one to classify."""
+"""Cross-fitting needs at least one image to fit the rule to, and one to classify."""
 _N_FOLDS = 5
-_MIN_IMAGES_PER_CLASS = _N_FOLDS - 1  # for stacking: five images, less the one in the held-out fold
-_INVERSE_PENALTIES = np.logspace(-4, 0, 5)  # scikit-learn's C, for stacking
-_ABSENT_CLASS_LOGIT = -100.0  # the intercept of a class without validation images
+_MIN_IMAGES_PER_CLASS = _N_FOLDS - 1  # cross-fitting stacking to 5 images per class leaves 4 outside each fold
+_INVERSE_PENALTIES = np.logspace(-4, 0, 5)  # values of scikit-learn's C to try for stacking
+_ABSENT_CLASS_LOGIT = -100.0  # intercept of a class without validation images, so that it never wins
 _MAX_EM_STEPS = 1000
 _MIN_EM_GAIN_NATS = 1e-9
 
 
 def fit_combiner(rule: Combiner, logits: Logits, y_true: Labels, *, calibrate: bool = True) -> Combiner:
-    """Fit the weights, stacking and temperature of a rule.
+    """Fit the weights, the stacking and the temperature of a rule.
 
     Args:
-        rule: The rule. Weights and stacking that it already has are kept; its temperature is not.
-        logits: (n_members, n_samples, n_classes), of validation images.
-        y_true: (n_samples,).
+        rule: The rule. If it already has weights or stacking, they are kept. Its temperature is fitted again.
+        logits: Members' logits on validation images, (n_members, n_samples, n_classes).
+        y_true: True labels, int64 (n_samples,).
         calibrate: Whether to fit the temperature.
 
-    Returns:
-        The fitted rule.
-
     Raises:
-        UsageError: The logits do not fit the rule.
+        UsageError: The rule was made for other members, there are too few images, or the logits are not finite.
     """
     check_logits(logits)
     match rule.vote:
@@ -61,19 +59,20 @@ def fit_combiner(rule: Combiner, logits: Logits, y_true: Labels, *, calibrate: b
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossFitted:
-    """Combiners for the folds of certain images. Each combiner was fitted to the other folds.
+    """A combiner for images that its rule was fitted to, in folds.
 
     Args:
-        folds: The combiner of each fold, with temperature 1, and the indices of the fold's images.
+        folds: For each fold, a combiner that was fitted to the images of the other folds, with temperature 1, and the
+            indices of the fold's images, int64 (n_images_of_fold,).
     """
 
     folds: tuple[tuple[Combiner, Labels], ...]
 
     def __call__(self, logits: Logits) -> Vote:
-        """Combine logits (n_members, n_samples, n_classes) of the same images.
+        """Combine the members' logits on all images of the folds, (n_members, n_samples, n_classes), into a vote.
 
         Raises:
-            UsageError: The logits do not fit the rule.
+            UsageError: See `Combiner.__call__`.
         """
         votes = [rule(logits[:, held_out]) for rule, held_out in self.folds]
         order = np.argsort(np.concatenate([held_out for _, held_out in self.folds]))
@@ -81,23 +80,19 @@ class CrossFitted:
         return Vote(*(np.concatenate([getattr(vote, name) for vote in votes])[order] for name in fields))
 
     def without(self, index: int) -> "CrossFitted | None":
-        """Return the combiner for the members that remain if one is removed; see `Combiner.without`."""
-        folds = []
-        for rule, held_out in self.folds:
-            smaller = rule.without(index)
-            if smaller is None:
-                return None
-            folds.append((smaller, held_out))
-        return CrossFitted(tuple(folds))
+        """Return the combiner without one member; see `Combiner.without`."""
+        smaller = [(rule.without(index), held_out) for rule, held_out in self.folds]
+        folds = tuple((rule, held_out) for rule, held_out in smaller if rule is not None)
+        return CrossFitted(folds) if len(folds) == len(smaller) else None
 
 
 def cross_fit(rule: Combiner, logits: Logits, y_true: Labels) -> CrossFitted:
-    """Fit a rule in five folds, so that it can vote on the images that it is fitted to.
+    """Fit a rule in five folds, so that it can vote on the same images.
 
     Args:
-        rule: The rule before fitting.
-        logits: (n_members, n_samples, n_classes), of validation images.
-        y_true: (n_samples,).
+        rule: The rule before it is fitted.
+        logits: Members' logits on validation images, (n_members, n_samples, n_classes).
+        y_true: True labels, int64 (n_samples,).
 
     Raises:
         UsageError: There are too few images.
@@ -111,11 +106,14 @@ def cross_fit(rule: Combiner, logits: Logits, y_true: Labels) -> CrossFitted:
 
 
 def cross_fitted_probabilities(probabilities: Floats, y_true: Labels) -> Floats:
-    """Calibrate the probabilities of each fold by a temperature that is fitted to the other folds.
+    """Scale the probabilities of each fold by a temperature that is fitted to the other folds.
 
     Args:
-        probabilities: (n_samples, n_classes), of validation images.
-        y_true: (n_samples,).
+        probabilities: The vote's probabilities on validation images, float64 (n_samples, n_classes).
+        y_true: True labels, int64 (n_samples,).
+
+    Returns:
+        The scaled probabilities, float64 (n_samples, n_classes).
 
     Raises:
         UsageError: There are too few images.
@@ -128,10 +126,13 @@ def cross_fitted_probabilities(probabilities: Floats, y_true: Labels) -> Floats:
 
 
 def _split_folds(y_true: Labels) -> list[tuple[Labels, Labels]]:
-    """Return the indices (to fit to, held out) of each fold, stratified by class if each class has enough images."""
+    """Return for each fold the indices of the images outside it and of the images in it.
+
+    If each class has enough images, each fold has the same share of each class (stratified).
+    """
     n_folds = min(_N_FOLDS, len(y_true))
     if n_folds < MIN_IMAGES_TO_FIT:
-        raise UsageError(f"fitting needs {MIN_IMAGES_TO_FIT} validation images or more; got {len(y_true)}")
+        raise UsageError(f"fitting needs at least {MIN_IMAGES_TO_FIT} validation images; got {len(y_true)}")
     from sklearn.model_selection import KFold, StratifiedKFold
 
     counts = np.bincount(y_true)
@@ -143,19 +144,22 @@ def _split_folds(y_true: Labels) -> list[tuple[Labels, Labels]]:
 
 
 def fit_majority_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
-    """Fit the weights of a majority vote that are optimal if members err independently.
+    """Fit the weights of a majority vote. They are optimal if members make mistakes independently of each other.
+
+    The weight of a member with accuracy p is log(p (n_classes - 1) / (1 - p)). To keep p between 0 and 1, one correct and
+    one wrong image are added to the counts. A member that is not better than chance has the weight 0.
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        y_true: (n_samples,).
+        y_true: True labels, int64 (n_samples,).
 
     Returns:
-        The log-odds of each member, log(p (n_classes - 1) / (1 - p)). The accuracy p is estimated with one more correct
-        and one more wrong image. Members no better than chance have weight 0; if none is better, all weights are 1.
+        One weight per member. If no member is better than chance, all weights are 1.
 
     References:
         Shapley and Grofman, "Optimizing group judgmental accuracy in the presence of interdependencies", Public Choice
-        1984; for several classes, Kuncheva and Rodríguez, Knowledge and Information Systems 2014.
+        1984. For more than two classes: Kuncheva and Rodríguez, "A weighted voting framework for classifiers
+        ensembles", Knowledge and Information Systems 2014.
 
     Example:
         >>> logits = np.log([[[0.9, 0.1]] * 3, [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]]])
@@ -170,18 +174,20 @@ def fit_majority_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
 
 
 def fit_soft_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
-    """Fit the weights of a soft vote that maximize the likelihood of the true classes.
+    """Fit the weights of a soft vote: they maximize the likelihood of the true classes.
+
+    The vote is a mixture of the members' probability distributions. Expectation maximization fits the weights of a
+    mixture: each step increases the likelihood, which has a single maximum.
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        y_true: (n_samples,).
+        y_true: True labels, int64 (n_samples,).
 
     Returns:
-        One weight per member; their sum is 1.
+        One weight per member; the sum is 1.
 
     References:
-        Expectation maximization of the weights of a mixture of given distributions: Dempster, Laird and Rubin, JRSS B
-        1977. The likelihood has a single maximum.
+        Dempster, Laird and Rubin, "Maximum likelihood from incomplete data via the EM algorithm", JRSS B 1977.
     """
     samples = np.arange(len(y_true))
     likelihoods = np.stack([probabilities_of(member)[samples, y_true] for member in logits])  # (n_members, n_samples)
@@ -199,17 +205,21 @@ def fit_soft_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
 
 
 def fit_stacking(logits: Logits, y_true: Labels) -> Stacking:
-    """Fit a multinomial logistic regression to all members' log-probabilities.
+    """Fit a multinomial logistic regression to the log-probabilities of all members.
 
-    Cross-validation in five folds, or fewer if the rarest class has fewer images, selects the strength of the L2
-    penalty among five values by likelihood.
+    The regression has an L2 penalty. Five strengths are tried, and cross-validation selects the one with the highest
+    likelihood. There are five folds, or fewer if the rarest class has fewer images.
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        y_true: (n_samples,), of two classes or more.
+        y_true: True labels, int64 (n_samples,), from at least two classes.
 
     Raises:
         UsageError: There are too few images or classes.
+
+    References:
+        Wolpert, "Stacked generalization", Neural Networks 1992; Ting and Witten, "Issues in stacked generalization",
+        JAIR 1999.
     """
     n_classes = logits.shape[2]
     counts = np.bincount(y_true, minlength=n_classes)
@@ -217,9 +227,9 @@ def fit_stacking(logits: Logits, y_true: Labels) -> Stacking:
     rarest = int(present.min(initial=len(y_true)))
     if len(present) < 2 or rarest < _MIN_IMAGES_PER_CLASS:
         raise UsageError(
-            f"stacking needs two classes or more, and {_MIN_IMAGES_PER_CLASS} validation images or more of each; "
+            f"stacking needs at least two classes and at least {_MIN_IMAGES_PER_CLASS} validation images of each; "
             f"number of classes: {len(present)}, images of the rarest class: {rarest}",
-            hint="choose a rule without fitting",
+            hint="choose a rule that needs no fitting",
             remedies=[Remedy("vote", "soft"), Remedy("vote", "majority")],
         )
     from sklearn.linear_model import LogisticRegression
@@ -231,7 +241,7 @@ def fit_stacking(logits: Logits, y_true: Labels) -> Stacking:
     # Scaling makes the penalty the same for all features and helps the solver converge.
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(min(_N_FOLDS, rarest), shuffle=True, random_state=0)
-    # The arguments of scikit-learn's LogisticRegressionCV change from version to version.
+    # LogisticRegressionCV would be shorter, but its arguments change between versions of scikit-learn.
     search = GridSearchCV(
         pipeline, {"logisticregression__C": _INVERSE_PENALTIES}, scoring="neg_log_loss", cv=folds, error_score="raise"
     ).fit(features, y_true)
@@ -239,9 +249,9 @@ def fit_stacking(logits: Logits, y_true: Labels) -> Stacking:
 
 
 def _coefficients_of_all_classes(pipeline: "Pipeline", n_classes: int) -> Stacking:
-    """Return one row of coefficients per class.
+    """Return one row of coefficients per class, for features that are not scaled.
 
-    scikit-learn has a single row for two classes, and none for a class without images.
+    scikit-learn has a single row for two classes, and no row for a class without images.
     """
     scaler, regression = pipeline[0], pipeline[1]
     rows = regression.coef_ / scaler.scale_

@@ -192,7 +192,7 @@ SELECTION_METHODS: dict[SelectionMethod, Callable[..., Selection]] = {
 
 
 def _best_single_members(pool: Candidates, indices: Indices, most: int) -> list[Step]:
-    """Sort members from best to worst, and return the first n of them, where n from 1 to `most` gives the best vote."""
+    """Return the n best single members, the best first. n is the number from 1 to `most` with the best vote."""
     ensemble, path = empty_ensemble(pool), list[Step]()
     first, second = (score_additions(pool, ensemble, indices, measure) for measure in MEASURES[pool.by])
     for index in indices[np.lexsort((-second, -first))][:most].tolist():
@@ -226,13 +226,13 @@ def _search(pool: Candidates, ensemble: PartialEnsemble) -> tuple[Ranking, int, 
 
 
 def _best_prefix(path: Sequence[Step]) -> list[int]:
-    """Return the members up to the best step of a path, the first if several are equally good."""
+    """Return the members up to the best step of a path. Among equally good steps, the first one counts."""
     best = max(range(len(path)), key=lambda step: path[step][1])
     return [index for index, _ in path[: best + 1]]
 
 
 def _selection(pool: Candidates, members: Sequence[int], path: Sequence[Step] = ()) -> Selection:
-    """Return the selection, with scores computed by the voting rule itself."""
+    """Return the selection. The voting rule itself computes the scores."""
     counts = Counter(members)
     _, best = best_addition(pool, empty_ensemble(pool), pool.indices)
     # The ranking of a step begins with the number of correct images, or with the negative loss.

@@ -145,7 +145,7 @@ def test_stacking_can_be_fitted_to_a_class_of_zero_probability():
 )
 def test_stacking_with_too_few_images_is_refused(labels, said):
     logits = np.zeros((2, len(labels), 3))
-    with pytest.raises(UsageError, match=f"4 validation images or more of each.*{said}"):
+    with pytest.raises(UsageError, match=f"at least 4 validation images of each.*{said}"):
         fit_stacking(logits, np.array(labels, dtype=int))
 
 
@@ -227,11 +227,6 @@ def test_a_combiner_votes_with_its_rule(vote, tie):
 
 def coefficients_of(stacking):
     return stacking and {"coefficients": stacking.coefficients, "intercepts": stacking.intercepts}
-
-
-def test_an_unknown_rule_is_refused_with_the_nearest_name():
-    with pytest.raises(UsageError, match=r"'majorty'.*did you mean 'majority'"):
-        Combiner("majorty")(np.zeros((1, 1, 3)))
 
 
 def test_stacking_that_is_not_fitted_is_refused():
@@ -341,7 +336,7 @@ def test_too_few_images_to_fit_to_are_refused(n_samples):
     logits, labels = draw(n_samples=n_samples)
     with pytest.raises(UsageError, match=f"2 validation images or more; got {n_samples}"):
         cross_fit(Combiner("weighted-soft"), logits, labels)(logits)
-    with pytest.raises(UsageError, match="2 validation images or more"):
+    with pytest.raises(UsageError, match="at least 2 validation images"):
         cross_fitted_probabilities(softmax(logits[0], axis=1), labels)
 
 

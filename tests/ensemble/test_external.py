@@ -124,11 +124,13 @@ def test_probabilities_written_with_few_digits_are_scaled_to_sum_to_1(write):
 
 
 INVALID_ROWS = {
-    "NaN": ([np.nan, 1, 0], "NaN, infinite or negative"),
-    "infinite": ([np.inf, 1, 0], "NaN, infinite or negative"),
-    "negative": ([-0.5, 1.5, 0], "NaN, infinite or negative"),
-    "logits": ([3, 1, 0.5], "sum to 4.5, not 1"),
-    "too little": ([0.3, 0.3, 0.3], "sum to 0.9, not 1"),
+    "NaN": ([np.nan, 1, 0], "the sum nan"),
+    "infinite": ([np.inf, 1, 0], "the sum inf"),
+    "two infinities": ([np.inf, -np.inf, 0], "the sum nan"),
+    "too large": ([1e308, 1e308, 0], "the sum inf"),
+    "negative": ([-0.5, 1.5, 0], "the minimum -0.5"),
+    "logits": ([3, 1, 0.5], "the sum 4.5"),
+    "too little": ([0.3, 0.3, 0.3], "the sum 0.9"),
 }
 
 
@@ -350,10 +352,8 @@ def test_an_unknown_label_is_refused_with_the_image_and_the_choices(label):
 
 def test_labels_by_name_need_class_names():
     options = {"name": "knn", "split": "test", "labels": ["coat", "shirt", "bag"]}
-    error = assert_refused(
-        lambda: to_predictions(external(), **options), "knn.csv", "'coat'", "a .npy file has no class names"
-    )
-    assert "by number" in error.hint
+    error = assert_refused(lambda: to_predictions(external(), **options), "knn.csv", "'coat'")
+    assert "a number from 0 to 2" in error.hint
     assert to_predictions(external(), reference=member_of_fmcli(), **options).labels.tolist() == LABELS
 
 

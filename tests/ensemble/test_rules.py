@@ -221,12 +221,6 @@ def test_logits_of_another_shape_are_refused_with_their_shape(vote, shape):
 
 
 @every_vote
-def test_an_unknown_tie_rule_is_refused_with_the_nearest_name(vote):
-    with pytest.raises(UsageError, match=r"'probabilty'.*did you mean 'probability'"):
-        VOTING_RULES[vote](random_logits(seed=8), tie="probabilty", **parameters_of(vote))
-
-
-@every_vote
 def test_huge_logits_do_not_overflow(vote):
     logits = np.array([[[3e38, -3e38, 0]], [[-3e38, 3e38, 0]]], dtype=np.float32)
     result = VOTING_RULES[vote](logits, **parameters_of(vote, 2, 3, symmetric=True))

@@ -167,11 +167,6 @@ def test_a_selection_has_the_scores_of_the_best_member_and_the_pool(method, by):
     assert chosen.pool_score == pytest.approx(whole)
 
 
-def test_an_unknown_tie_rule_is_refused():
-    with pytest.raises(UsageError, match="unknown tie rule 'lowst'"):
-        choose("greedy", random_pool(seed=0), tie="lowst")
-
-
 @every_rule
 def test_the_rule_decides_if_single_precision_cannot(rule):
     # Probabilities are almost 1, so sums tie or differ by less than single precision resolves.

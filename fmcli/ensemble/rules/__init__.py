@@ -1,8 +1,8 @@
-"""Voting rules: combine the logits of several members into one answer per image.
+"""Voting rules: combine the logits of several members into one predicted class per image.
 
-Each rule is a pure function of logits (n_members, n_samples, n_classes). Most rules add up a score that each member
-gives each class (`additive.MEMBER_SCORES`). Members of such rules can be weighted, left out, and selected one at a
-time.
+Each rule is a pure function of logits, (n_members, n_samples, n_classes). In most rules, each member gives each class a
+score, and the class with the highest sum wins (`additive.MEMBER_SCORES`). In such rules, members can have weights, be
+left out, and be selected one at a time.
 """
 
 from collections.abc import Callable

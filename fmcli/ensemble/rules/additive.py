@@ -1,4 +1,4 @@
-"""Rules that add up a score that each member gives each class: majority, soft, geometric and Borda voting."""
+"""Rules in which each member gives each class a score, and the highest sum wins: majority, soft, geometric, Borda."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from fmcli.ensemble.rules.vote import (
     Floats,
     Logits,
     Vote,
-    check_vote,
+    check_logits,
     count_votes,
     decide,
     log_probabilities_of,
@@ -19,7 +19,7 @@ from fmcli.ensemble.rules.vote import (
 )
 
 MemberScores = Callable[[Logits], Floats]
-"""Maps one member's logits (n_samples, n_classes) to the scores that it adds to each class."""
+"""Function from one member's logits to the scores that it gives the classes, both (n_samples, n_classes)."""
 
 
 def additive_vote(
@@ -29,18 +29,18 @@ def additive_vote(
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        member_scores: Scores that one member adds.
+        member_scores: Function that returns the scores of one member.
         tie: Tie rule, see `majority_vote`.
         weights: One per member; None for equal weights.
 
     Raises:
-        UsageError: The logits have another shape or are not finite, the weights do not fit, or the tie rule is unknown.
+        UsageError: The logits have the wrong shape or are not finite, or the weights are invalid.
     """
-    check_vote(logits, tie)
+    check_logits(logits)
     shares = normalize_weights(weights, len(logits))
     scores = np.zeros(logits.shape[1:], order="F")
     probabilities = np.zeros(logits.shape[1:], order="F")
-    for member, share in zip(logits, shares, strict=True):  # bounds memory to the temporaries of one member
+    for member, share in zip(logits, shares, strict=True):  # one member at a time, to save memory
         scores += share * member_scores(member)
         probabilities += share * probabilities_of(member)
     choices = logits.argmax(axis=2)  # (n_members, n_samples)
@@ -49,23 +49,24 @@ def additive_vote(
 
 
 def one_hot_choices(logits: Logits) -> Floats:
-    """Return 1 for a member's likeliest class and 0 for the other classes, (n_samples, n_classes)."""
+    """Return 1 for the member's most probable class and 0 for all others, float64 (n_samples, n_classes)."""
     return np.asarray(np.eye(logits.shape[1])[logits.argmax(axis=1)])
 
 
 def majority_vote(logits: Logits, *, tie: str = "probability", weights: Sequence[float] | None = None) -> Vote:
-    """Count each member's likeliest class as one vote; the class with the most votes wins.
+    """Give each member one vote, for its most probable class; the class with the most votes wins.
 
-    This is plurality voting: with three or more classes, the winner may have less than half of the votes.
+    This is plurality voting: with more than two classes, the winner may have less than half of the votes.
 
     Args:
         logits: (n_members, n_samples, n_classes).
         tie: Tie rule. `probability`: the tied class with the highest mean probability wins. `lowest`: the tied class
-            with the lowest label. `first`: the class chosen by the first member that chose one of the tied classes.
-        weights: Weight of each member's vote; by default, all are equal.
+            with the lowest label wins. `first`: the members are asked in order; the first one that chose a tied class
+            decides.
+        weights: Weight of each member's vote. Default: equal weights.
 
     Raises:
-        UsageError: The logits have another shape or are not finite, the weights do not fit, or the tie rule is unknown.
+        UsageError: The logits have the wrong shape or are not finite, or the weights are invalid.
 
     References:
         Kuncheva, "Combining Pattern Classifiers", 2nd edition 2014, chapter 4.
@@ -85,12 +86,15 @@ def soft_vote(logits: Logits, *, tie: str = "probability", weights: Sequence[flo
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        tie: Tie rule, see `majority_vote`. Tied classes have equal probabilities here, so `probability` picks the
+        tie: Tie rule, see `majority_vote`. Tied classes have equal mean probabilities here, so `probability` picks the
             lowest label.
-        weights: Weight of each member; by default, all are equal.
+        weights: Weight of each member. Default: equal weights.
 
     Raises:
         UsageError: See `majority_vote`.
+
+    References:
+        Kuncheva, "Combining Pattern Classifiers", 2nd edition 2014, chapter 5.
 
     Example:
         >>> import numpy as np
@@ -101,15 +105,17 @@ def soft_vote(logits: Logits, *, tie: str = "probability", weights: Sequence[flo
 
 
 def geometric_vote(logits: Logits, *, tie: str = "probability", weights: Sequence[float] | None = None) -> Vote:
-    """Average the members' log-probabilities. A class that one member finds very unlikely rarely wins.
+    """Average the members' log-probabilities; the class with the highest mean wins.
+
+    A class that one member finds very unlikely rarely wins.
 
     Args:
         logits: (n_members, n_samples, n_classes).
         tie: Tie rule, see `majority_vote`. If geometric means are equal, `probability` compares arithmetic means.
-        weights: Weight of each member; by default, all are equal.
+        weights: Weight of each member. Default: equal weights.
 
     Returns:
-        The vote. Its probabilities are the geometric means, scaled to sum to 1.
+        The vote. Its probabilities are the geometric means of the members' probabilities, scaled to sum to 1.
 
     Raises:
         UsageError: See `majority_vote`.
@@ -126,19 +132,21 @@ def geometric_vote(logits: Logits, *, tie: str = "probability", weights: Sequenc
 
 
 def borda_points(logits: Logits) -> Floats:
-    """Return a member's points (n_samples, n_classes): 0 for its least likely class, 1 for the next, and so on."""
+    """Return one member's points: 0 for its least probable class, 1 for the next, and so on; (n_samples, n_classes)."""
     from scipy.stats import rankdata  # takes 0.4 s to import, and only this rule needs it
 
     return np.asarray(rankdata(logits, axis=1) - 1)
 
 
 def borda_vote(logits: Logits, *, tie: str = "probability", weights: Sequence[float] | None = None) -> Vote:
-    """Rank the classes for each member. A class gets one point for each class that the member finds less likely.
+    """Let each member rank the classes and give them points; the class with the most points wins.
+
+    A class gets one point from a member for each class that the member finds less probable.
 
     Args:
-        logits: (n_members, n_samples, n_classes). Classes with equal logits share the points of their ranks.
+        logits: (n_members, n_samples, n_classes). Classes with equal logits share the points of their ranks equally.
         tie: Tie rule, see `majority_vote`.
-        weights: Weight of each member; by default, all are equal.
+        weights: Weight of each member. Default: equal weights.
 
     Raises:
         UsageError: See `majority_vote`.
@@ -159,4 +167,4 @@ MEMBER_SCORES: dict[str, MemberScores] = {
     "geometric": log_probabilities_of,
     "borda": borda_points,
 }
-"""Scores that a member adds, for each rule whose scores are sums over members."""
+"""For each rule whose scores are sums over members: the scores of one member."""

@@ -1,16 +1,16 @@
-"""Stacking."""
+"""Stacking: a logistic regression combines the members."""
 
 import numpy as np
 from scipy.special import softmax
 
-from fmcli.ensemble.rules.vote import Floats, Logits, Vote, check_vote, count_votes, decide, log_probabilities_of
+from fmcli.ensemble.rules.vote import Floats, Logits, Vote, check_logits, count_votes, decide, log_probabilities_of
 from fmcli.errors import UsageError
 
 _MIN_LOG_PROBABILITY = -30.0
 
 
 def stacking_features(logits: Logits) -> Floats:
-    """Return one member's inputs to stacking (n_samples, n_classes): its log-probabilities, at least -30."""
+    """Return one member's inputs to stacking: log-probabilities, at least -30, float64 (n_samples, n_classes)."""
     return np.maximum(log_probabilities_of(logits), _MIN_LOG_PROBABILITY)
 
 
@@ -19,19 +19,18 @@ def stacking_vote(logits: Logits, *, coefficients: Floats, intercepts: Floats, t
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        coefficients: (n_classes, n_members · n_classes), fitted on other images.
-        intercepts: (n_classes,).
-        tie: Tie rule, see `soft_vote`.
+        coefficients: float64 (n_classes, n_members · n_classes), fitted to other images.
+        intercepts: float64 (n_classes,).
+        tie: Tie rule, see `additive.soft_vote`.
 
     Raises:
-        UsageError: The logits or coefficients have another shape, the logits are not finite, or the tie rule is
-            unknown.
+        UsageError: The logits have the wrong shape or are not finite, or the coefficients have the wrong shape.
 
     References:
         Wolpert, "Stacked generalization", Neural Networks 1992; Ting and Witten, "Issues in stacked generalization",
         JAIR 1999.
     """
-    check_vote(logits, tie)
+    check_logits(logits)
     n_members, n_samples, n_classes = logits.shape
     if coefficients.shape != (n_classes, n_members * n_classes) or intercepts.shape != (n_classes,):
         raise UsageError(

@@ -5,26 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmcli.ensemble.rules.additive import majority_vote
-from fmcli.ensemble.rules.vote import Logits, Vote, check_vote, count_votes, decide
+from fmcli.ensemble.rules.vote import Logits, Vote, check_logits, count_votes, decide
 from fmcli.errors import UsageError
 
 
 def two_level_vote(logits: Logits, *, groups: Sequence[str], tie: str = "probability") -> Vote:
-    """Vote by majority within each group of members, then by majority over the groups' answers.
+    """Hold a majority vote within each group of members, then a majority vote of the groups.
 
     Args:
         logits: (n_members, n_samples, n_classes).
-        groups: Each member's group, such as its kernel size. Groups are ordered by their first members.
-        tie: Tie rule for both levels, see `majority_vote`. At the second level, `probability` compares the mean over
-            groups of their mean probabilities, and `first` takes the answer of the first group that answered with one
-            of the tied classes.
+        groups: Group of each member, such as its kernel size. Groups are in the order of their first members.
+        tie: Tie rule for both levels, see `additive.majority_vote`. At the second level, `probability` compares the
+            mean of the groups' mean probabilities, and `first` asks the groups in order.
 
     Returns:
-        The vote. Its scores are the numbers of groups that answered with each class.
+        The vote. The score of a class is the number of groups that chose it.
 
     Raises:
-        UsageError: The logits have another shape or are not finite, the number of groups is wrong, or the tie rule is
-            unknown.
+        UsageError: The logits have the wrong shape or are not finite, or the number of groups is wrong.
 
     References:
         An, Lee, Park, Yang and So, "An ensemble of simple convolutional neural network models for MNIST digit
@@ -35,7 +33,7 @@ def two_level_vote(logits: Logits, *, groups: Sequence[str], tie: str = "probabi
         >>> two_level_vote(logits, groups=["3", "3", "5", "5", "7"]).labels
         array([1])
     """
-    check_vote(logits, tie)
+    check_logits(logits)
     if len(groups) != len(logits):
         raise UsageError(
             f"{len(logits)} members need {len(logits)} groups, one per member; got {len(groups)}", remedies=["groups"]

@@ -1,4 +1,4 @@
-"""Code that voting rules share: the result of a vote, ties, member weights and checks of the input."""
+"""Code that the voting rules share: the result of a vote, tie rules, weights and checks of the input."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,25 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from fmcli.errors import UsageError, did_you_mean
+from fmcli.errors import UsageError
 
 Logits = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
-_SCORE_TOLERANCE = 1e-12  # rounding, which depends on the order of members and classes, changes sums by less
+_SCORE_TOLERANCE = 1e-12  # sums differ by less if members or classes are added in a different order
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """The answers of an ensemble.
+    """The result of a vote.
 
     Args:
-        labels: int64 (n_samples,), the winning class.
+        labels: int64 (n_samples,), the winning class of each image.
         votes: int64 (n_samples, n_classes), the number of members that chose each class.
-        scores: float64 (n_samples, n_classes), the score of each class. The highest score wins, except in a tie.
-        probabilities: float64 (n_samples, n_classes), each row sums to 1. Rules that count votes or ranks give the
-            mean of the members' probabilities.
-        ties: bool (n_samples,), whether several classes shared the highest score, so that the tie rule decided.
+        scores: float64 (n_samples, n_classes). The class with the highest score wins; the tie rule decides between
+            classes with equal scores.
+        probabilities: float64 (n_samples, n_classes); each row sums to 1. For rules that count votes or ranks, the mean
+            of the members' probabilities.
+        ties: bool (n_samples,), whether several classes have the highest score.
     """
 
     labels: Labels
@@ -37,12 +38,12 @@ class Vote:
 
 
 def probabilities_of(logits: Logits) -> Floats:
-    """Return a member's probabilities (n_samples, n_classes)."""
+    """Return the softmax of one member's logits, float64 (n_samples, n_classes)."""
     return np.asarray(softmax(_as_columns(logits), axis=1))
 
 
 def log_probabilities_of(logits: Logits) -> Floats:
-    """Return the logarithms of a member's probabilities (n_samples, n_classes)."""
+    """Return the log-softmax of one member's logits, float64 (n_samples, n_classes)."""
     return np.asarray(log_softmax(_as_columns(logits), axis=1))
 
 
@@ -52,10 +53,10 @@ def _as_columns(logits: Logits) -> Floats:
 
 
 def normalize_weights(weights: Sequence[float] | None, n_members: int) -> Floats:
-    """Scale members' weights to sum to 1.
+    """Scale weights so that they sum to 1, float64 (n_members,).
 
     Args:
-        weights: One per member, 0 or larger, at least one positive; None for equal weights.
+        weights: One per member. Each must be at least 0, and one above 0. None for equal weights.
         n_members: Number of members.
 
     Raises:
@@ -81,13 +82,13 @@ def normalize_weights(weights: Sequence[float] | None, n_members: int) -> Floats
 
 
 def decide(scores: Floats, probabilities: Floats, choices: Labels, tie: str) -> tuple[Labels, NDArray[np.bool_]]:
-    """Return the winner of each image (n_samples,), and whether the tie rule decided it (n_samples,).
+    """Return the winning class of each image, int64 (n_samples,), and whether it was tied, bool (n_samples,).
 
     Args:
-        scores: (n_samples, n_classes).
-        probabilities: (n_samples, n_classes), for the tie rule `probability`.
-        choices: (n_voters, n_samples), the class that each voter put first, for the tie rule `first`.
-        tie: Tie rule, see `majority_vote`.
+        scores: float64 (n_samples, n_classes).
+        probabilities: float64 (n_samples, n_classes), for the tie rule `probability`.
+        choices: int64 (n_voters, n_samples), the class that each voter chose, for the tie rule `first`.
+        tie: Tie rule, see `additive.majority_vote`.
     """
     highest = scores.max(axis=1, keepdims=True)
     leading = scores >= highest - _SCORE_TOLERANCE * np.maximum(1, np.abs(highest))
@@ -108,7 +109,7 @@ def _first_member(leading: NDArray[np.bool_], probabilities: Floats, choices: La
     chose_leader = np.take_along_axis(leading.T, choices, axis=0)  # (n_voters, n_samples)
     first = chose_leader.argmax(axis=0)
     chosen = np.asarray(choices[first, np.arange(choices.shape[1])])
-    # Sums of ranks or probabilities can favour a class that no voter put first.
+    # With sums of ranks or probabilities, the tied classes can be classes that no voter chose.
     return np.where(chose_leader.any(axis=0), chosen, _highest_probability(leading, probabilities, choices))
 
 
@@ -120,10 +121,10 @@ TIE_RULES: dict[str, Callable[[NDArray[np.bool_], Floats, Labels], Labels]] = {
 
 
 def count_votes(choices: Labels, n_classes: int) -> NDArray[np.int64]:
-    """Count the votes for each class (n_samples, n_classes).
+    """Count the members that chose each class, int64 (n_samples, n_classes).
 
     Args:
-        choices: (n_members, n_samples), each member's class.
+        choices: int64 (n_members, n_samples), the class that each member chose.
         n_classes: Number of classes.
     """
     votes = np.zeros((choices.shape[1], n_classes), dtype=np.int64)
@@ -134,10 +135,10 @@ def count_votes(choices: Labels, n_classes: int) -> NDArray[np.int64]:
 
 
 def check_logits(logits: Logits) -> None:
-    """Check that logits can be combined.
+    """Check the shape and the values of members' logits.
 
     Raises:
-        UsageError: The logits are not of shape (n_members, n_samples, n_classes), or not finite.
+        UsageError: The logits do not have the shape (n_members, n_samples, n_classes), or are not finite.
     """
     if logits.ndim != 3 or 0 in (logits.shape[0], logits.shape[2]):
         raise UsageError(
@@ -149,14 +150,3 @@ def check_logits(logits: Logits) -> None:
             raise UsageError(
                 f"logits must be finite; member {index + 1} gave NaN or infinity", hint="train that member again"
             )
-
-
-def check_vote(logits: Logits, tie: str) -> None:
-    """Check the logits and the name of the tie rule.
-
-    Raises:
-        UsageError: The logits cannot be combined, or the tie rule is unknown.
-    """
-    check_logits(logits)
-    if tie not in TIE_RULES:
-        raise UsageError(f"unknown tie rule {tie!r}; {did_you_mean(tie, list(TIE_RULES))}")
