@@ -146,8 +146,8 @@ def _split_folds(y_true: Labels) -> list[tuple[Labels, Labels]]:
 def fit_majority_weights(logits: Logits, y_true: Labels) -> tuple[float, ...]:
     """Fit the weights of a majority vote. They are optimal if members make mistakes independently of each other.
 
-    The weight of a member with accuracy p is log(p (n_classes - 1) / (1 - p)). To keep p between 0 and 1, one correct and
-    one wrong image are added to the counts. A member that is not better than chance has the weight 0.
+    A member with accuracy p has the weight log(p (n_classes - 1) / (1 - p)). One correct and one wrong image are added
+    to the counts, so p is never 0 or 1. A member that is not better than chance has the weight 0.
 
     Args:
         logits: (n_members, n_samples, n_classes).

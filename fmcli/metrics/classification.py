@@ -15,7 +15,7 @@ from fmcli.metrics.comparison import wilson_interval
 class ClassScores:
     """Precision, recall and F1 in [0, 1], and the number of images (support).
 
-    A score is 0 if its denominator is 0, because the class is never predicted or has no images.
+    A score whose denominator is 0, because the class is never predicted or has no images, is 0.
     """
 
     precision: float
@@ -31,11 +31,12 @@ class ClassificationReport:
     Args:
         class_names: Class names in label order.
         classes: Scores of each class in label order.
-        macro: Unweighted mean over the classes.
-        weighted: Mean over the classes, weighted by support.
+        macro: Mean of the classes' scores, each class with the same weight.
+        weighted: Mean of the classes' scores, weighted by support.
         accuracy: Accuracy in [0, 1].
-        interval: 95 % interval of the accuracy (Wilson).
-        confusion: Confusion matrix, int64 (n_classes, n_classes); rows are true classes, columns predicted classes.
+        interval: 95 % confidence interval of the accuracy; see `comparison.wilson_interval`.
+        confusion: Number of images for each true class (row) and predicted class (column), int64 (n_classes,
+            n_classes).
     """
 
     class_names: tuple[str, ...]
@@ -49,11 +50,11 @@ class ClassificationReport:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRecallCurve:
-    """Precision against recall of one class, for all thresholds of its probability.
+    """Precision and recall of one class for each threshold of its probability.
 
     Args:
         precision: Precision in [0, 1], float64 (n_points,).
-        recall: Recall, decreasing from 1 to 0, float64 (n_points,).
+        recall: Recall, which decreases from 1 to 0, float64 (n_points,).
         average_precision: Area under the curve, in [0, 1].
     """
 
@@ -64,7 +65,7 @@ class PrecisionRecallCurve:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Number of images of one class that were predicted as another."""
+    """Number of images of class `actual` that were predicted as class `predicted`."""
 
     actual: str
     predicted: str
@@ -85,7 +86,7 @@ def classification_report(y_true: Labels, y_pred: Labels, *, class_names: Sequen
         >>> report.accuracy, report.classes[0].recall, report.classes[1].recall
         (0.75, 0.5, 1.0)
     """
-    # scikit-learn's functions count several times, which is slow for an ensemble of thousands of members.
+    # scikit-learn counts again for each score, which is slow for thousands of members.
     confusion = _confusion_matrix(y_true, y_pred, len(class_names))
     hits, support, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, support + predicted)
@@ -113,12 +114,12 @@ def _confusion_matrix(y_true: Labels, y_pred: Labels, n_classes: int) -> NDArray
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
-    """Divide counts, with 0 for division by zero."""
+    """Divide counts; return 0 where the denominator is 0."""
     return np.asarray(numerator / np.maximum(denominator, 1), dtype=np.float64)
 
 
 def most_frequent_confusions(report: ClassificationReport, *, most: int = 5) -> tuple[Confusion, ...]:
-    """Return up to `most` pairs of a true and a wrongly predicted class, the most frequent first."""
+    """Return the most frequent pairs of a true and a wrong predicted class, at most `most`, in descending order."""
     wrong = report.confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
@@ -128,13 +129,13 @@ def most_frequent_confusions(report: ClassificationReport, *, most: int = 5) -> 
 
 
 def precision_recall_curves(probabilities: Floats, y_true: Labels) -> tuple[PrecisionRecallCurve, ...]:
-    """Compute the precision-recall curve of each class against the rest, in label order.
+    """Compute the precision-recall curve of each class against all other classes, in label order.
 
-    The area is the sum of precision times the step in recall, without interpolation.
+    The area under the curve is the sum of precision times the step in recall, without interpolation.
 
     Args:
         probabilities: Class probabilities, (n_samples, n_classes).
-        y_true: True labels, int64 (n_samples,). Each class needs at least one image.
+        y_true: True labels, int64 (n_samples,). There must be at least one image of each class.
 
     References:
         Davis and Goadrich, "The relationship between precision-recall and ROC curves", ICML 2006.
@@ -144,15 +145,12 @@ def precision_recall_curves(probabilities: Floats, y_true: Labels) -> tuple[Prec
         >>> [round(curve.average_precision, 4) for curve in precision_recall_curves(likely, np.array([0, 0, 1, 1]))]
         [0.8333, 0.8333]
     """
-    from sklearn.metrics import (  # slow to import, and only figures need it
-        average_precision_score,
-        precision_recall_curve,
-    )
+    from sklearn import metrics  # slow to import, and only figures need it
 
     curves = []
     for label in range(probabilities.shape[1]):
         is_class, probability = y_true == label, probabilities[:, label]
-        precision, recall, _ = precision_recall_curve(is_class, probability, drop_intermediate=True)
-        area = float(average_precision_score(is_class, probability))
+        precision, recall, _ = metrics.precision_recall_curve(is_class, probability, drop_intermediate=True)
+        area = float(metrics.average_precision_score(is_class, probability))
         curves.append(PrecisionRecallCurve(precision, recall, area))
     return tuple(curves)

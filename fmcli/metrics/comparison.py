@@ -12,20 +12,20 @@ from scipy.special import bdtr, chdtrc, ndtri, stdtr, stdtrit  # importing scipy
 from fmcli.errors import UsageError
 from fmcli.metrics.arrays import Labels
 
-_N_RESAMPLES = 10_000  # of the bootstrap
-_ROUNDING_ERROR = 1e-12  # smaller standard errors are rounding
+_N_RESAMPLES = 10_000  # for the bootstrap
+_ROUNDING_ERROR = 1e-12  # smaller estimates and standard errors are 0 except for rounding
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Test whether two classifiers have the same accuracy on the same images.
+    """Result of testing whether two classifiers have the same accuracy on the same images.
 
     Args:
-        only_first: Number of images that only the first classifies correctly.
-        only_second: Number of images that only the second classifies correctly.
-        difference: Accuracy of the first minus accuracy of the second.
+        only_first: Number of images that only the first classifier predicts correctly.
+        only_second: Number of images that only the second classifier predicts correctly.
+        difference: Accuracy of the first classifier minus accuracy of the second.
         p_value: The p-value of McNemar's exact test.
-        interval: 95 % interval of the difference (bootstrap).
+        interval: 95 % confidence interval of the difference; see `bootstrap_interval`.
     """
 
     only_first: int
@@ -37,11 +37,11 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True)
 class CochranTest:
-    """Test whether several classifiers have the same accuracy on the same images.
+    """Result of testing whether several classifiers have the same accuracy on the same images.
 
     Args:
-        statistic: Cochran's Q, at least 0.
-        p_value: The p-value from the chi-squared distribution with n_members - 1 degrees of freedom.
+        statistic: Cochran's Q, at least 0. Larger values mean larger differences.
+        p_value: The p-value, from the chi-squared distribution with n_members - 1 degrees of freedom.
     """
 
     statistic: float
@@ -50,11 +50,11 @@ class CochranTest:
 
 @dataclass(frozen=True, slots=True)
 class CrossedTest:
-    """Test whether an estimate from a sample of members and a sample of images differs from 0.
+    """Result of testing whether an estimate from a sample of members and a sample of images differs from 0.
 
     Args:
-        p_value: The two-sided p-value of Student's t-test.
-        interval: Interval of the estimate, 95 % unless another confidence is requested.
+        p_value: The two-sided p-value of a t-test.
+        interval: Confidence interval of the estimate.
     """
 
     p_value: float
@@ -65,15 +65,15 @@ class CrossedTest:
 
 
 def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion.
+    """Return the Wilson score interval of a proportion, such as an accuracy.
 
     Args:
-        correct: Number of successes.
-        n: Number of trials, at least 1.
+        correct: Number of correct images.
+        n: Number of images, at least 1.
         confidence: Confidence level in (0, 1). Default: 0.95.
 
     Returns:
-        The lower and upper end in [0, 1].
+        The lower and the upper end, in [0, 1].
 
     References:
         E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -91,14 +91,14 @@ def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Student's t interval of the mean of repeated measurements.
+    """Return the confidence interval of a mean, from Student's t distribution.
 
     Args:
-        values: Two or more measurements, such as accuracies over seeds.
+        values: At least two independent measurements, such as the accuracies of runs with different seeds.
         confidence: Confidence level in (0, 1). Default: 0.95.
 
     Returns:
-        The lower and upper end.
+        The lower and the upper end.
 
     References:
         "Student" (W. S. Gosset), "The probable error of a mean", Biometrika 1908.
@@ -111,37 +111,30 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple
     return _student_interval(fmean(values), stdev(values) / math.sqrt(len(values)), len(values) - 1, confidence)
 
 
-def _jackknife_variance(deleted: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the sum of the samples' jackknife variances, and the smallest degrees of freedom among them."""
-    sizes = [len(sample) for sample in deleted]
-    if min(sizes, default=0) < 2:
-        raise UsageError(f"The 'deleted' parameter must have samples of two elements at least; got sizes {sizes}")
-    # The jackknife variance is (n - 1) / n times the sum of squares, which is n times the variance.
-    return sum((len(sample) - 1) * float(np.var(sample)) for sample in deleted), min(sizes) - 1
-
-
 def crossed_test(
     deleted: Sequence[Sequence[float]], by_image: Sequence[float] | NDArray[np.float64], *, confidence: float = 0.95
 ) -> CrossedTest:
-    """Test whether an estimate over members and images differs from 0.
+    """Test whether an estimate over members and images differs from 0, such as a difference between two accuracies.
 
-    Members and images are crossed random samples: each member predicts each image. The variance over members is
-    estimated by the jackknife, the variance over images is that of a mean. The test uses their sum and Student's t with
+    Members and images are two random samples, and each member predicts each image (crossed samples). The estimate
+    therefore has two variances. The variance over members comes from the jackknife: the estimate is repeated without
+    each member. The variance over images is the variance of a mean. The test is a t-test with the sum of both, and with
     Satterthwaite's degrees of freedom. The interaction of members and images is part of both variances, so the interval
     is slightly too wide.
 
     Args:
-        deleted: The estimate without one member: `deleted[k][i]` leaves out member i of sample k, for example of one
-            kernel size. At least one sample, each with two or more members.
-        by_image: The estimate for each image from all members, (n_samples,), at least two; its mean is the estimate.
+        deleted: The estimates without one member: `deleted[k][i]` leaves out member i of sample k, for example of one
+            kernel size. There is at least one sample, and each has at least two members.
+        by_image: The estimate for each image, from all members, float64 (n_samples,). The mean over images is the
+            estimate that is tested.
         confidence: Confidence level in (0, 1). Default: 0.95.
 
     Raises:
-        UsageError: There are too few members or images.
+        UsageError: There is only one image.
 
     References:
-        - Jackknife: Arvesen, "Jackknifing U-statistics", Annals of Mathematical Statistics 1969. Ensembles that are
-          drawn from one pool share members, so their accuracies are not independent, but the members are.
+        - Jackknife: Arvesen, "Jackknifing U-statistics", Annals of Mathematical Statistics 1969. It leaves out members,
+          which are independent. Ensembles drawn from one pool share members, so their accuracies are not independent.
         - Crossed samples: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
         - Degrees of freedom: Satterthwaite, "An approximate distribution of estimates of variance components",
           Biometrics 1946.
@@ -151,10 +144,12 @@ def crossed_test(
         >>> tuple(round(end, 4) for end in found.interval)
         (0.0052, 0.0548)
     """
-    member_variance, degrees = _jackknife_variance(deleted)
     n_images = len(by_image)
     if n_images < 2:
-        raise UsageError(f"The 'by_image' parameter must have two images at least; got {n_images}")
+        raise UsageError(f"the test needs at least two images; got {n_images}")
+    # The jackknife variance of a sample is (n - 1) / n times the sum of squares, which is n times np.var.
+    member_variance = sum((len(sample) - 1) * float(np.var(sample)) for sample in deleted)
+    degrees = min(map(len, deleted)) - 1
     estimate, image_variance = float(np.mean(by_image)), float(np.var(by_image, ddof=1)) / n_images
     variance = member_variance + image_variance
     error = math.sqrt(variance)
@@ -175,19 +170,19 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of the difference between two accuracies on the same images.
 
-    The bootstrap resamples images with replacement. The difference depends only on the numbers of images that only the
-    first or only the second classifies correctly. These numbers have a multinomial distribution, so they are drawn from
-    it directly, which is exact.
+    The bootstrap repeatedly draws n images with replacement and computes the difference. It depends only on two counts:
+    the images that only the first classifier predicts correctly, and the images that only the second predicts
+    correctly. Both counts of a draw have a multinomial distribution, so they are drawn from it without drawing images.
 
     Args:
-        only_first: Number of images that only the first classifies correctly.
-        only_second: Number of images that only the second classifies correctly.
+        only_first: Number of images that only the first classifier predicts correctly.
+        only_second: Number of images that only the second classifier predicts correctly.
         n: Number of images.
         confidence: Confidence level in (0, 1). Default: 0.95.
         seed: Seed of the bootstrap. Default: 0.
 
     Returns:
-        The lower and upper end in [-1, 1].
+        The lower and the upper end, in [-1, 1].
 
     References:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
@@ -207,15 +202,15 @@ def bootstrap_interval(
 
 
 def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
-    """Test whether two classifiers have the same accuracy on the same images, by McNemar's exact binomial test.
+    """Test whether two classifiers have the same accuracy on the same images: McNemar's exact test.
+
+    Only the images count that exactly one of the classifiers predicts correctly. If both are equally accurate, each of
+    these images is as likely to be correct by the first as by the second classifier (a binomial test).
 
     Args:
         y_true: True labels, int64 (n_samples,).
         first: Labels that the first classifier predicts, int64 (n_samples,).
         second: Labels that the second classifier predicts, int64 (n_samples,).
-
-    Returns:
-        The test, with the interval of `bootstrap_interval`.
 
     References:
         McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
@@ -242,19 +237,16 @@ def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
 
 
 def cochran_q_test(y_true: Labels, choices: Labels) -> CochranTest:
-    """Test whether several classifiers have the same accuracy on the same images.
+    """Test whether several classifiers have the same accuracy on the same images: Cochran's Q test.
 
-    For two classifiers it equals McNemar's asymptotic test without continuity correction.
+    For two classifiers, it is the same as McNemar's asymptotic test without continuity correction.
 
     Args:
         y_true: True labels, int64 (n_samples,).
-        choices: Predicted labels of two or more members, int64 (n_members, n_samples).
+        choices: Predicted labels of at least two members, int64 (n_members, n_samples).
 
     Returns:
-        The test. If all members are correct on the same images, the statistic is 0 and the p-value 1.
-
-    Raises:
-        UsageError: There are fewer than two members.
+        The test. If all members are correct on the same images, the statistic is 0 and the p-value is 1.
 
     References:
         Cochran, "The comparison of percentages in matched samples", Biometrika 1950; Looney, "A statistical technique
@@ -267,8 +259,6 @@ def cochran_q_test(y_true: Labels, choices: Labels) -> CochranTest:
         (7.6, 0.0224)
     """
     n_members = len(choices)
-    if n_members < 2:
-        raise UsageError(f"The 'choices' parameter must have two members at least; got {n_members}")
     correct = choices == y_true
     by_member, by_image = correct.sum(axis=1), correct.sum(axis=0)
     total = int(by_member.sum())
@@ -280,13 +270,16 @@ def cochran_q_test(y_true: Labels, choices: Labels) -> CochranTest:
 
 
 def holm_correction(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Correct p-values for the number of tests by Holm's method, which controls the family-wise error rate.
+    """Correct p-values for the number of tests by Holm's method.
+
+    If all adjusted p-values below 0.05 are called significant, the probability of any false claim is at most 5 %
+    (family-wise error rate).
 
     Args:
-        p_values: The p-value of each test in [0, 1].
+        p_values: The p-value of each test, in [0, 1].
 
     Returns:
-        The adjusted p-values in [0, 1], in the same order.
+        The adjusted p-values, in [0, 1], in the same order.
 
     References:
         Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.

@@ -1,27 +1,25 @@
-"""Accuracy on the images with the highest confidence, by the share of images that is kept (coverage)."""
+"""Accuracy on the most confident predictions, for each share of the images that is kept (coverage)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.errors import UsageError
 from fmcli.metrics.arrays import Floats
 
-_TOLERANCE = 1e-12  # coverages that differ by less are equal except for rounding, such as 3 / 10 and 3 * 0.1
+_TOLERANCE = 1e-12  # smaller differences are rounding errors, such as between 3 / 10 and 3 * 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageCurve:
     """Accuracy by coverage.
 
-    Each point keeps the images whose confidence is at least its threshold. Images of equal confidence are kept or left
-    out together.
+    Each point of the curve keeps the images whose confidence is at least a threshold. Images with equal confidence are
+    kept or left out together.
 
     Args:
-        thresholds: The confidences that occur in increasing order, float64 (n_points,).
-        coverage: Share of the images that are kept, decreasing from 1, float64 (n_points,).
+        thresholds: All different confidences, in ascending order, float64 (n_points,).
+        coverage: Share of the images that is kept, which decreases from 1, float64 (n_points,).
         accuracy: Accuracy on the kept images in [0, 1], float64 (n_points,).
     """
 
@@ -33,14 +31,15 @@ class CoverageCurve:
     def aurc(self) -> float:
         """Area under the risk-coverage curve, in [0, 1]; lower is better.
 
-        It is the mean over all images of the error rate on the images with at least the same confidence.
+        Each image gives one error rate: the error rate on the images with at least the same confidence. The area is
+        the mean of these error rates.
         """
         steps = -np.diff(self.coverage, append=0.0)
         return float((steps * (1 - self.accuracy)).sum())
 
 
 def coverage_curve(confidence: Floats, correct: NDArray[np.bool_]) -> CoverageCurve:
-    """Compute the accuracy on the images whose confidence reaches a threshold, for all thresholds.
+    """Compute the accuracy on the images whose confidence is at least a threshold, for all thresholds.
 
     Args:
         confidence: Confidence of each prediction, (n_samples,), such as the probability of the predicted class or the
@@ -48,9 +47,9 @@ def coverage_curve(confidence: Floats, correct: NDArray[np.bool_]) -> CoverageCu
         correct: Whether each prediction is correct, bool (n_samples,).
 
     References:
-        Geifman and El-Yaniv, "Selective classification for deep neural networks", NeurIPS 2017. The area `aurc` is
-        defined in Geifman, Uziel and El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers",
-        ICLR 2019; here, images of equal confidence count as one point.
+        Geifman and El-Yaniv, "Selective classification for deep neural networks", NeurIPS 2017. Geifman, Uziel and
+        El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers", ICLR 2019, defines the area `aurc`;
+        here, images with equal confidence are one point of the curve.
 
     Example:
         >>> curve = coverage_curve(np.array([0.9, 0.6, 0.8, 0.6]), np.array([True, False, True, True]))
@@ -61,12 +60,13 @@ def coverage_curve(confidence: Floats, correct: NDArray[np.bool_]) -> CoverageCu
     """
     thresholds, group, sizes = np.unique(confidence, return_inverse=True, return_counts=True)
     right = np.bincount(group, weights=correct)
-    kept, kept_right = _reverse_cumsum(sizes), _reverse_cumsum(right)
+    # Sums from the end: each threshold keeps its own images and all images with a higher confidence.
+    kept, kept_right = (np.cumsum(values[::-1])[::-1] for values in (sizes, right))
     return CoverageCurve(thresholds.astype(np.float64), kept / len(confidence), kept_right / kept)
 
 
 def accuracy_at_coverage(curve: CoverageCurve, coverage: float) -> float:
-    """Return the accuracy on the given share of images, those with the highest confidence.
+    """Return the accuracy on a share of the images, the ones with the highest confidence.
 
     Args:
         curve: Curve from `coverage_curve`.
@@ -74,9 +74,6 @@ def accuracy_at_coverage(curve: CoverageCurve, coverage: float) -> float:
 
     Returns:
         The accuracy in [0, 1].
-
-    Raises:
-        UsageError: `coverage` is not in (0, 1].
 
     Example:
         >>> curve = coverage_curve(np.array([0.9, 0.6, 0.8, 0.6]), np.array([True, False, True, True]))
@@ -87,14 +84,11 @@ def accuracy_at_coverage(curve: CoverageCurve, coverage: float) -> float:
 
 
 def threshold_at_coverage(curve: CoverageCurve, coverage: float) -> float:
-    """Return the lowest confidence among the given share of images, those with the highest confidence.
+    """Return the lowest confidence among a share of the images, the ones with the highest confidence.
 
     Args:
         curve: Curve from `coverage_curve`.
         coverage: Share of the images in (0, 1].
-
-    Raises:
-        UsageError: `coverage` is not in (0, 1].
 
     Example:
         >>> threshold_at_coverage(coverage_curve(np.array([0.9, 0.6, 0.8, 0.6]), np.ones(4, dtype=bool)), 0.5)
@@ -104,10 +98,4 @@ def threshold_at_coverage(curve: CoverageCurve, coverage: float) -> float:
 
 
 def _index_at(curve: CoverageCurve, coverage: float) -> int:
-    if not 0 < coverage <= 1:
-        raise UsageError(f"The 'coverage' parameter must be above 0 and at most 1; got {coverage}")
     return int(np.flatnonzero(curve.coverage >= coverage - _TOLERANCE)[-1])
-
-
-def _reverse_cumsum(values: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(np.cumsum(values[::-1])[::-1])

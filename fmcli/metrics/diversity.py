@@ -1,4 +1,4 @@
-"""Differences between the predictions of ensemble members on the same images."""
+"""Diversity: how much the predictions of ensemble members on the same images differ."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,24 +10,23 @@ from fmcli.metrics.arrays import Labels
 
 Matrix = NDArray[np.float64]
 
-_BLOCK_SIZE = 2**14  # images at a time; bounds memory, and float32 counts up to 2**24 exactly
+_BLOCK_SIZE = 2**14  # images per block, to save memory; float32 has all integers up to 2**24
 
 
 @dataclass(frozen=True, slots=True)
 class PairwiseDiversity:
-    """Diversity of all pairs of members.
+    """Diversity of each pair of members.
 
-    Each matrix is symmetric, and its diagonal compares a member with itself. Means are over the pairs of different
-    members for which a measure is defined, and NaN if there are none.
+    Each measure is a symmetric matrix, float64 (n_members, n_members). Its diagonal compares each member with itself. A
+    mean is over the pairs of different members for which the measure is defined; if there are none, it is NaN.
 
     Args:
-        disagreement: Share of the images on which the labels differ, in [0, 1], float64 (n_members, n_members).
-        q_statistic: Yule's Q of being correct, in [-1, 1], float64 (n_members, n_members). It is 0 if two members are
-            correct independently, positive if they tend to be correct on the same images, negative if on different
-            ones. NaN if one of them is always or never correct.
-        double_fault: Share of the images on which both are wrong, in [0, 1], float64 (n_members, n_members).
-        kappa: Cohen's kappa of the labels, in [-1, 1], float64 (n_members, n_members). It is 1 if they agree on all
-            images and 0 if they agree as often as by chance. NaN if both always predict the same single class.
+        disagreement: Share of the images on which the two labels differ, in [0, 1].
+        q_statistic: Yule's Q, in [-1, 1]: positive if two members tend to be correct on the same images, negative if on
+            different images, and 0 if their mistakes are independent. NaN if one of them is always or never correct.
+        double_fault: Share of the images on which both members are wrong, in [0, 1].
+        kappa: Cohen's kappa, in [-1, 1]: 1 if two members predict the same label for all images, and 0 if they agree as
+            often as by chance. NaN if both always predict the same class.
     """
 
     disagreement: Matrix
@@ -42,7 +41,7 @@ class PairwiseDiversity:
 
     @property
     def mean_q_statistic(self) -> float:
-        """Mean over pairs; NaN if it is undefined for all of them."""
+        """Mean over pairs; NaN if Q is undefined for all of them."""
         return _mean_over_pairs(self.q_statistic)
 
     @property
@@ -52,12 +51,12 @@ class PairwiseDiversity:
 
     @property
     def mean_kappa(self) -> float:
-        """Mean over pairs; NaN if it is undefined for all of them."""
+        """Mean over pairs; NaN if kappa is undefined for all of them."""
         return _mean_over_pairs(self.kappa)
 
 
 def pairwise_diversity(y_true: Labels, choices: Labels) -> PairwiseDiversity:
-    """Compute the diversity of all pairs of members.
+    """Compute the diversity of each pair of members.
 
     Args:
         y_true: True labels, int64 (n_samples,).
@@ -66,8 +65,8 @@ def pairwise_diversity(y_true: Labels, choices: Labels) -> PairwiseDiversity:
     References:
         - Q statistic and double fault: Kuncheva and Whitaker, "Measures of diversity in classifier ensembles and their
           relationship with the ensemble accuracy", Machine Learning 2003.
-        - Disagreement: Skalak, "The sources of increased accuracy for two proposed boosting algorithms", 1996. It
-          compares labels here; Kuncheva and Whitaker compare whether members are correct.
+        - Disagreement: Skalak, "The sources of increased accuracy for two proposed boosting algorithms", AAAI Workshop
+          1996. Here, members disagree if their labels differ; in Kuncheva and Whitaker, if only one of them is correct.
         - Kappa: Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement
           1960; Margineantu and Dietterich, "Pruning adaptive boosting", ICML 1997.
 
@@ -92,7 +91,11 @@ def pairwise_diversity(y_true: Labels, choices: Labels) -> PairwiseDiversity:
 
 
 def _count_agreements(choices: Labels) -> tuple[Matrix, Matrix]:
-    """Count the images on which each pair of members agrees, and n_samples times the count expected by chance."""
+    """Count the images on which each pair of members has the same label.
+
+    Returns:
+        The counts, and n_samples times the counts that are expected by chance; both float64 (n_members, n_members).
+    """
     varied = choices[:, (choices != choices[0]).any(axis=0)]  # all members agree on the other images
     agreements = np.full((len(choices), len(choices)), float(choices.shape[1] - varied.shape[1]))
     by_chance = np.zeros_like(agreements)
@@ -104,7 +107,7 @@ def _count_agreements(choices: Labels) -> tuple[Matrix, Matrix]:
 
 
 def _count_shared(flags: NDArray[np.bool_]) -> Matrix:
-    """Count the columns that are true in both rows, for each pair of rows."""
+    """Count for each pair of members (rows) the images (columns) for which both flags are true."""
     n_members, n_samples = flags.shape
     shared = np.zeros((n_members, n_members))
     for start in range(0, n_samples, _BLOCK_SIZE):
@@ -114,7 +117,7 @@ def _count_shared(flags: NDArray[np.bool_]) -> Matrix:
 
 
 def _ratio(numerator: Matrix, denominator: Matrix) -> Matrix:
-    """Divide, with NaN for division by zero. Both arrays hold integers below 2**53, so zero is exact."""
+    """Divide; return NaN where the denominator is 0. Both arrays are integers below 2**53, so 0 is exact."""
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)
 
 

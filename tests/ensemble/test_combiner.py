@@ -332,9 +332,9 @@ def test_the_probabilities_of_a_fold_are_scaled_by_the_temperature_of_the_other_
 
 
 @pytest.mark.parametrize("n_samples", [0, 1])
-def test_too_few_images_to_fit_to_are_refused(n_samples):
+def test_fitting_to_too_few_images_is_refused(n_samples):
     logits, labels = draw(n_samples=n_samples)
-    with pytest.raises(UsageError, match=f"2 validation images or more; got {n_samples}"):
+    with pytest.raises(UsageError, match=f"at least 2 validation images; got {n_samples}"):
         cross_fit(Combiner("weighted-soft"), logits, labels)(logits)
     with pytest.raises(UsageError, match="at least 2 validation images"):
         cross_fitted_probabilities(softmax(logits[0], axis=1), labels)

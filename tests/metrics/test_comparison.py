@@ -80,18 +80,18 @@ def jackknife_interval(estimate, deleted, confidence=0.95):
 
 
 def means_without_each(values):
-    return [np.delete(values, place).mean() for place in range(len(values))]
+    return [np.delete(values, index).mean() for index in range(len(values))]
 
 
 @seeds
-def test_jackknife_of_a_mean_is_its_own_interval(seed):
+def test_the_jackknife_interval_of_a_mean_is_the_interval_of_the_mean(seed):
     values = np.random.default_rng(seed).normal(size=2 + 3 * seed)
     interval = jackknife_interval(values.mean(), [means_without_each(values)], confidence=0.9)
     assert interval == pytest.approx(mean_interval(values.tolist(), confidence=0.9), rel=1e-12, abs=1e-12)
 
 
 @seeds
-def test_jackknife_of_a_difference_of_means_has_the_usual_standard_error(seed):
+def test_the_jackknife_of_a_difference_between_means_has_the_usual_standard_error(seed):
     rng = np.random.default_rng(seed)
     first, second = rng.normal(size=9), 3 * rng.normal(size=14)
     difference = first.mean() - second.mean()
@@ -115,7 +115,7 @@ def test_jackknife_by_hand():
 
 
 @seeds
-def test_jackknife_depends_on_the_order_of_neither_samples_nor_elements(seed):
+def test_the_order_of_samples_and_elements_does_not_change_the_jackknife(seed):
     rng = np.random.default_rng(seed)
     samples = [rng.normal(size=n) for n in (4, 7, 5)]
     expected = jackknife_interval(1.0, samples)
@@ -123,7 +123,7 @@ def test_jackknife_depends_on_the_order_of_neither_samples_nor_elements(seed):
     assert jackknife_interval(1.0, shuffled) == pytest.approx(expected, **EXACT)
 
 
-def test_a_sample_that_does_not_matter_adds_nothing_but_keeps_the_degrees_of_freedom_low():
+def test_a_sample_without_variance_adds_no_variance_but_can_lower_the_degrees_of_freedom():
     varied = [1.0, 2.0, 4.0]
     alone = jackknife_interval(0.0, [varied])
     assert jackknife_interval(0.0, [varied, [2.0] * 3]) == alone
@@ -143,12 +143,6 @@ def test_jackknife_intervals_cover_the_true_value():
         low, high = jackknife_interval(first.mean() * second.mean(), deleted)
         covered += low <= 2 <= high
     assert 0.93 <= covered / 400 <= 0.99
-
-
-@pytest.mark.parametrize("deleted", [[], [[1.0]], [[1.0, 2.0], []]])
-def test_a_jackknife_of_too_few_elements_is_refused(deleted):
-    with pytest.raises(UsageError, match="two elements at least; got sizes"):
-        jackknife_interval(0.0, deleted)
 
 
 def crossed_samples(rng, n_members, n_images, of_member, of_image, of_both):
@@ -189,10 +183,9 @@ def test_a_crossed_test_without_variance_is_certain():
     assert crossed_test(still, np.ones(9)).interval == (1, 1)
 
 
-@pytest.mark.parametrize(("deleted", "by_image"), [([[1.0]], [1.0, 2.0]), ([[1.0, 2.0]], [1.0])])
-def test_a_crossed_test_of_too_few_elements_is_refused(deleted, by_image):
-    with pytest.raises(UsageError, match="two"):
-        crossed_test(deleted, by_image)
+def test_a_crossed_test_with_one_image_is_refused():
+    with pytest.raises(UsageError, match="at least two images; got 1"):
+        crossed_test([[1.0, 2.0]], [1.0])
 
 
 # --- the bootstrap ---------------------------------------------------------------------------------------
@@ -227,7 +220,7 @@ def test_bootstrap_equals_the_resampling_of_images(seed, confidence):
 
 
 @seeds
-def test_bootstrap_comes_near_the_normal_interval_where_images_are_many(seed):
+def test_bootstrap_is_close_to_the_normal_interval_for_many_images(seed):
     y_true, (first, second) = random_choices(seed, n_samples=10_000)
     differences = (first == y_true) * 1.0 - (second == y_true)
     half = norm.ppf(0.975) * differences.std() / 100
@@ -236,7 +229,7 @@ def test_bootstrap_comes_near_the_normal_interval_where_images_are_many(seed):
 
 
 @seeds
-def test_bootstrap_is_a_function_of_its_seed_and_of_no_order(seed):
+def test_bootstrap_depends_on_the_seed_but_not_on_the_order_of_images(seed):
     y_true, (first, second) = random_choices(seed)
     order = np.random.default_rng(seed).permutation(len(y_true))
     expected = bootstrap_difference(y_true, first, second, seed=seed)
@@ -245,19 +238,19 @@ def test_bootstrap_is_a_function_of_its_seed_and_of_no_order(seed):
     assert bootstrap_difference(new_name[y_true], new_name[first], new_name[second], seed=seed) == expected
 
 
-def test_bootstrap_sees_no_difference_between_a_classifier_and_itself():
+def test_bootstrap_finds_no_difference_between_a_classifier_and_itself():
     y_true, (first, _) = random_choices(0)
     assert bootstrap_difference(y_true, first, first) == (0, 0)
 
 
-def test_bootstrap_of_a_classifier_that_alone_is_always_correct():
+def test_bootstrap_if_only_one_classifier_is_always_correct():
     truth = np.zeros(50, dtype=int)
     assert bootstrap_difference(truth, truth, truth + 1) == (1, 1)
     assert bootstrap_difference(truth, truth + 1, truth) == (-1, -1)
 
 
 @seeds
-def test_more_confidence_is_a_wider_interval(seed):
+def test_a_higher_confidence_level_gives_a_wider_interval(seed):
     y_true, (first, second) = random_choices(seed)
     low, high = bootstrap_difference(y_true, first, second, confidence=0.99)
     inner = bootstrap_difference(y_true, first, second, confidence=0.8)
@@ -290,14 +283,14 @@ def test_mcnemar_with_swapped_classifiers(seed):
     assert one.p_value == pytest.approx(other.p_value, **EXACT)
 
 
-def test_mcnemar_sees_no_difference_between_a_classifier_and_itself():
+def test_mcnemar_finds_no_difference_between_a_classifier_and_itself():
     y_true, (first, _) = random_choices(0)
     result = mcnemar_test(y_true, first, first)
     assert (result.only_first, result.only_second, result.difference, result.p_value) == (0, 0, 0.0, 1.0)
     assert result.interval == (0, 0)
 
 
-def test_mcnemar_ignores_how_two_wrong_answers_differ():
+def test_mcnemar_ignores_different_wrong_labels():
     result = mcnemar_test(np.array([0, 0]), np.array([1, 1]), np.array([2, 1]))
     assert (result.only_first, result.only_second) == (0, 0)
 
@@ -334,7 +327,7 @@ def test_cochran_equals_statsmodels_and_mlxtend(seed, n_members):
 
 
 @seeds
-def test_cochran_of_two_is_mcnemar_without_correction(seed):
+def test_cochran_of_two_members_is_mcnemar_without_correction(seed):
     y_true, choices = random_choices(seed)
     expected = mlxtend.mcnemar(mlxtend.mcnemar_table(y_true, *choices), corrected=False)
     result = cochran_q_test(y_true, choices)
@@ -342,7 +335,7 @@ def test_cochran_of_two_is_mcnemar_without_correction(seed):
 
 
 @seeds
-def test_cochran_depends_on_no_order_and_no_names(seed):
+def test_cochran_does_not_depend_on_the_order_of_images_or_members_or_on_class_names(seed):
     y_true, choices = random_choices(seed, n_members=4)
     rng = np.random.default_rng(seed)
     images, members, new_name = rng.permutation(len(y_true)), rng.permutation(4), rng.permutation(4)
@@ -353,10 +346,10 @@ def test_cochran_depends_on_no_order_and_no_names(seed):
 
 
 @seeds
-def test_cochran_sees_no_difference_between_members_that_are_correct_on_the_same_images(seed):
+def test_cochran_finds_no_difference_between_members_that_are_correct_on_the_same_images(seed):
     y_true, choices = random_choices(seed, n_members=1)
-    wrong_otherwise = np.where(choices[0] == y_true, y_true, 3 - y_true + 4)
-    result = cochran_q_test(y_true, np.stack([choices[0], choices[0], wrong_otherwise]))
+    wrong_differently = np.where(choices[0] == y_true, y_true, 3 - y_true + 4)
+    result = cochran_q_test(y_true, np.stack([choices[0], choices[0], wrong_differently]))
     assert (result.statistic, result.p_value) == (0.0, 1.0)
 
 
@@ -366,11 +359,6 @@ def test_cochran_by_hand():
     choices = np.array([[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 1, 1]])
     expected = 2 * (3 * (36 + 16 + 1) - 11**2) / (3 * 11 - (9 + 4 + 4 + 4 + 1 + 1))
     assert cochran_q_test(y_true, choices).statistic == pytest.approx(expected)
-
-
-def test_cochran_of_one_member_is_refused():
-    with pytest.raises(UsageError, match="two members at least; got 1"):
-        cochran_q_test(np.array([0, 1]), np.array([[0, 1]]))
 
 
 # --- Holm's correction -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from math import ceil
 import numpy as np
 import pytest
 
-from fmcli.errors import UsageError
 from fmcli.metrics.coverage import accuracy_at_coverage, coverage_curve
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
@@ -72,10 +71,3 @@ def test_images_of_equal_confidence_are_all_kept():
 def test_area_under_the_risk_coverage_curve_by_hand(correct, area):
     curve = coverage_curve(np.array([0.6, 0.7, 0.8, 0.9]), np.array(correct, dtype=bool))
     assert curve.aurc == pytest.approx(area)
-
-
-@pytest.mark.parametrize("coverage", [0.0, -0.1, 1.1, float("nan")])
-def test_an_invalid_coverage_is_refused(coverage):
-    curve = coverage_curve(np.array([0.6, 0.7]), np.array([True, False]))
-    with pytest.raises(UsageError, match="'coverage' parameter must be above 0 and at most 1"):
-        accuracy_at_coverage(curve, coverage)
