@@ -1,12 +1,12 @@
 """Combine members' predictions into votes, and evaluate, compare and select ensembles. Needs no network.
 
-`predictions`, `external`   predictions of fmcli and of other tools
-`rules`, `combiner`         voting rules, and a rule with its weights, groups and temperature
+`predictions`, `external`   predictions from fmcli and from other tools
+`rules`, `combiner`         voting rules; a rule with its weights, groups and temperature
 `fitting`                   fit weights, stacking and temperature to validation images
-`voting`, `evaluate`        combine predictions on a split, and score the vote and its members
+`voting`, `evaluate`        combine predictions on a split; score the vote and its members
 `selection`, `candidates`   select members
 `comparison`                compare ensembles
-`heterogeneity`             compare ensembles of different members with ensembles of similar ones
+`heterogeneity`             compare ensembles of several groups of members with ensembles of one group
 `file`                      ensemble files
 """
 

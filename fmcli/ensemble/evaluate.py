@@ -104,10 +104,10 @@ def evaluate_vote(
 
     Args:
         vote: The vote.
-        y_true: (n_samples,).
+        y_true: True labels, int64 (n_samples,).
         class_names: Names in label order.
         name: Name of the vote.
-        output_probabilities: float64 (n_samples, n_classes), the probabilities that `predict` outputs; by default
+        output_probabilities: The probabilities that `predict` outputs, float64 (n_samples, n_classes). Default:
             `vote.probabilities`.
     """
     if output_probabilities is None:
@@ -127,7 +127,7 @@ def evaluate_ensemble(result: VotingResult) -> EnsembleEvaluation:
     predictions, vote = result.predictions, result.vote
     first = predictions[0]
     y_true = first.labels
-    with ThreadPoolExecutor() as threads:  # numpy releases the interpreter lock
+    with ThreadPoolExecutor() as threads:  # in parallel, because numpy releases the interpreter lock
         members = tuple(threads.map(evaluate_member, predictions))
     best = max(range(len(members)), key=lambda index: members[index].report.accuracy)
     choices = np.stack([member.choices for member in predictions])

@@ -3,12 +3,14 @@
 A group is a kind of network, such as all networks with 5×5 kernels.
 
 References:
-    - An, Lee, Park, Yang and So, arXiv 2008.10400, claim that heterogeneous ensembles are better.
+    - Heterogeneous ensembles: An, Lee, Park, Yang and So, "An ensemble of simple convolutional neural network models
+      for MNIST digit recognition", arXiv 2008.10400.
     - The mean over all ensembles of a pool is a U-statistic: Hoeffding, "A class of statistics with asymptotically
       normal distribution", Annals of Mathematical Statistics 1948.
-    - Its variance over members, by leaving out one member at a time (jackknife): Arvesen, "Jackknifing U-statistics",
-      Annals of Mathematical Statistics 1969.
-    - Members and images are crossed samples: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
+    - The jackknife estimates the variance of a U-statistic by leaving out one member at a time: Arvesen, "Jackknifing
+      U-statistics", Annals of Mathematical Statistics 1969.
+    - Members and images are crossed samples, because each member predicts each image: Owen, "The pigeonhole bootstrap",
+      Annals of Applied Statistics 2007.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,8 +43,8 @@ class DrawnEnsembles:
     Args:
         name: Groups of the members.
         by_combination: For each combination of groups, the members of each ensemble and its accuracy in [0, 1].
-        by_image: float64 (n_samples,), the share of ensembles that classify each image correctly, in [0, 1]; the mean
-            over combinations.
+        by_image: float64 (n_samples,), the share of the ensembles that classify each image correctly, in [0, 1]. It is
+            the mean over combinations of the share in each combination.
     """
 
     name: str
@@ -60,7 +62,7 @@ class DrawnEnsembles:
         return self.mean_without(None)
 
     def mean_without(self, member: int | None) -> float:
-        """Return the mean accuracy of the ensembles that do not contain a member."""
+        """Return the mean accuracy of the ensembles that do not contain a member; None stands for no member."""
         return fmean(
             fmean(accuracy for members, accuracy in ensembles.items() if member not in members)
             for ensembles in self.by_combination
@@ -129,6 +131,9 @@ def compare_heterogeneous(
             pool has no more, all are evaluated. More are drawn if a combination of groups would get fewer than 10
             ensembles, or if one member would be in all ensembles.
         seed: Seed of the draws.
+
+    Returns:
+        The study. Its tests treat members and images as random samples; see `metrics.comparison.crossed_test`.
 
     Raises:
         CheckpointError: Members predict different images or classes.

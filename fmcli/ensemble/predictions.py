@@ -26,7 +26,7 @@ class Predictions:
 
     Args:
         logits: float32 (n_samples, n_classes).
-        labels: int64 (n_samples,), the true classes.
+        labels: True classes, int64 (n_samples,).
         class_names: Names in label order.
         member: Name of the member.
         split: `train`, `validation` or `test`.
@@ -66,7 +66,7 @@ class ImagePrediction:
         name: Path of the image file.
         index: Index in an array file; None for other files.
         label: Winning class; None if the image is undecided or has an error.
-        probability: Probability of the winning class, in [0, 1]; see `rules.Vote`.
+        probability: Probability of the winning class, in [0, 1]; see `rules.vote.Vote`.
         votes: Number of members that chose the winning class.
         top: The winning class and the next best classes, ordered by score and then by probability.
         undecided: Whether the probability is below the requested minimum.

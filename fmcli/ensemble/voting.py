@@ -35,12 +35,12 @@ class VotingResult:
 
     @property
     def output_probabilities(self) -> Floats:
-        """float64 (n_samples, n_classes), the probabilities that `predict` outputs with this rule."""
+        """The probabilities that `predict` outputs with this rule, float64 (n_samples, n_classes)."""
         return self.calibrated if self.output_calibrated else self.vote.probabilities
 
     @property
     def cross_fitted(self) -> bool:
-        """Whether each image's vote comes from a rule that was fitted to other images."""
+        """Whether each image was classified by a rule that was fitted to other images of this split."""
         return isinstance(self.combiner, CrossFitted)
 
 
