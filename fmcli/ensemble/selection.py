@@ -88,9 +88,9 @@ def select_members(
         rule: Voting rule whose scores are sums over members: `majority`, `soft`, `geometric` or `borda`.
         tie: Tie rule, see `rules.additive.majority_vote`.
         by: Measure to improve: `accuracy`, or `loss`, the negative log-likelihood of the vote's probabilities.
-        size: Maximum number of members, counting repeated ones; with bags, per bag. Default: 20 for greedy, 3 for
-            exhaustive, 10 for diverse.
-        options: `bags` and `seed` of `select_greedy`.
+        size: Maximum number of members. A member that is selected twice counts as two. With bags, the maximum for each
+            bag. Default: 20 for greedy, 3 for exhaustive, 10 for diverse.
+        **options: `bags` and `seed` of `select_greedy`.
 
     Raises:
         UsageError: There are fewer than two members, the logits have another shape or are not finite, the scores of

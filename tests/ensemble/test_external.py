@@ -1,4 +1,4 @@
-"""Predictions of other tools: which files are read, and which are refused with file, line and reason."""
+"""Predictions from other tools: which files are read, and which are refused with file, line and reason."""
 
 from io import BytesIO
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_an_array_of_any_kind_of_float_is_read(write, dtype, layout):
     [str, lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text, lambda text: text.rstrip("\n")],
     ids=["plain", "Windows", "byte order mark", "no final line end"],
 )
-def test_a_table_of_any_program_is_read(write, change):
+def test_tables_from_several_programs_are_read(write, change):
     found = read_external(write("knn.csv", change(csv_of(labels=["coat", "shirt", "bag"]))))
     np.testing.assert_allclose(found.probabilities, PROBABILITIES)
     assert (found.class_names, found.labels) == (CLASSES, ("coat", "shirt", "bag"))
@@ -302,7 +302,7 @@ def test_missing_names_and_labels_are_taken_from_the_reference():
     assert (made.class_names, made.labels.tolist()) == (CLASSES, LABELS)
 
 
-def test_other_class_names_than_the_references_are_refused():
+def test_class_names_that_differ_from_the_reference_are_refused():
     made = to_predictions(external(class_names=("a", "b", "c")), name="knn", split="test", reference=member_of_fmcli())
     with pytest.raises(CheckpointError, match=r"k3 and knn have different classes: coat, bag, shirt \(3\) and a, b, c"):
         stack_logits([member_of_fmcli(), made])

@@ -1,4 +1,4 @@
-"""Ensemble files: round trip, members elsewhere, and damaged or hostile files."""
+"""Ensemble files: round trip, members in other folders, and damaged or hostile files."""
 
 import tomllib
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_the_folder_itself_can_be_the_member(tmp_path):
     assert read_ensemble_file(tmp_path / "alone.toml")[1] == [tmp_path]
 
 
-# --- members elsewhere -----------------------------------------------------------------------------------
+# --- members in other folders ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("member_path", ["../k3", "../../k3", "/elsewhere/k3"])

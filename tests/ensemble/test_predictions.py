@@ -75,7 +75,7 @@ def test_no_members_are_refused():
         stack_logits([])
 
 
-def test_a_member_with_other_classes_is_refused_by_name():
+def test_a_member_with_different_classes_is_refused_by_name():
     first, second, third = random_members(seed=4, n_members=3)
     stranger = replace(third, class_names=("coat", "shirt", "bag"), member="stranger")  # the order counts
     with pytest.raises(CheckpointError) as caught:
@@ -92,7 +92,7 @@ def test_a_member_with_other_classes_is_refused_by_name():
         ({"split": "validation", "data_digest": ""}, "validation"),
     ],
 )
-def test_a_member_evaluated_on_other_images_is_refused_by_name(changes, said):
+def test_a_member_evaluated_on_different_images_is_refused_by_name(changes, said):
     first, second = random_members(seed=5, n_members=2)
     stranger = replace(second, member="stranger", **changes)
     for members in ([first, stranger], [stranger, first]):
@@ -105,7 +105,7 @@ def test_a_member_evaluated_on_other_images_is_refused_by_name(changes, said):
 @pytest.mark.parametrize(
     ("n_labels", "said"), [(80, "80 and 80 images, with different labels"), (79, "80 and 79 images")]
 )
-def test_external_predictions_with_other_labels_are_refused_by_name(n_labels, said):
+def test_external_predictions_with_different_labels_are_refused_by_name(n_labels, said):
     first, second = random_members(seed=5, n_members=2)
     stranger = replace(second, member="stranger", data_digest="", labels=np.ones(n_labels, dtype=np.int64))
     for members in ([first, stranger], [stranger, first]):
@@ -280,7 +280,7 @@ def good_parts(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["format", "classes", "member", "split", "data_digest", "recipe_digest", "group"])
-def test_a_file_whose_header_lacks_an_entry_is_refused(tmp_path, missing):
+def test_a_file_whose_header_has_no_entry_for_a_field_is_refused(tmp_path, missing):
     tensors, header = good_parts(tmp_path)
     write_with_digest(tmp_path / "whole.safetensors", tensors, header)
     assert load_predictions(tmp_path / "whole.safetensors").class_names == CLASSES

@@ -42,7 +42,7 @@ def vote_shares(seed, n_samples=200, n_members=5):
 
 
 def as_binary(confidence):
-    """Return the probabilities of two classes, given those of the first."""
+    """Return the probabilities of two classes, given the probabilities of the first."""
     return np.stack([confidence, 1 - np.asarray(confidence)], axis=1)
 
 
@@ -116,7 +116,7 @@ def test_calibration_by_hand():
     assert result.ece == pytest.approx((abs(0.8 - 1) + abs(0.7 - 0)) / 2)
 
 
-def test_loss_is_finite_for_a_class_without_any_probability():
+def test_loss_is_finite_if_the_true_class_has_the_probability_0():
     assert calibration(np.array([[2000.0, 0.0]]), np.array([1])).loss == pytest.approx(2000)
     result = calibration_of_probabilities(np.array([[1.0, 0.0]]), np.array([1]))
     assert result.brier == pytest.approx(2)
@@ -157,7 +157,7 @@ def test_bins_of_equal_mass_equal_a_slow_loop(seed, bins, draw):
 
 
 @given(n_samples=st.integers(1, 100), bins=st.integers(1, 20))
-def test_bins_of_equal_mass_differ_by_one_image_at_most_if_all_confidences_differ(n_samples, bins):
+def test_bins_of_equal_mass_differ_by_at_most_one_image_if_all_confidences_differ(n_samples, bins):
     confidence = np.linspace(0.5, 0.9, n_samples)
     counts = reliability_bins(as_binary(confidence), np.zeros(n_samples, int), bins=bins, binning="mass").counts
     assert counts.sum() == n_samples
@@ -189,7 +189,7 @@ def test_images_of_equal_confidence_share_a_bin_of_equal_mass():
 @every_binning
 @seeds
 @pytest.mark.parametrize("draw", [random_probabilities, vote_shares])
-def test_bins_depend_neither_on_the_order_of_images_nor_on_the_names_of_classes(binning, seed, draw):
+def test_bins_do_not_depend_on_the_order_of_images_or_on_class_names(binning, seed, draw):
     probabilities, y_true = draw(seed)
     expected = reliability_bins(probabilities, y_true, binning=binning)
     rng = np.random.default_rng(seed)
@@ -206,7 +206,7 @@ def test_bins_depend_neither_on_the_order_of_images_nor_on_the_names_of_classes(
 
 
 @every_binning
-def test_one_bin_has_the_gap_of_the_means(binning):
+def test_the_error_with_one_bin_is_the_difference_between_the_means(binning):
     probabilities, y_true = random_probabilities(0)
     gap = abs(probabilities.max(axis=1).mean() - (probabilities.argmax(axis=1) == y_true).mean())
     assert reliability_bins(probabilities, y_true, bins=1, binning=binning).ece == pytest.approx(gap, **EXACT)
@@ -239,7 +239,7 @@ def test_temperature_is_the_best_of_a_fine_grid(seed, draw):
 
 
 @seeds
-def test_at_the_fitted_temperature_the_loss_is_level(seed):
+def test_the_loss_has_the_slope_0_at_the_fitted_temperature(seed):
     # The derivative of the loss by 1 / T is 0: the mean log-probability of the true class equals its expectation.
     probabilities, y_true = overconfident(seed)
     logs = np.log(probabilities)
@@ -252,7 +252,7 @@ def test_at_the_fitted_temperature_the_loss_is_level(seed):
     votes=arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(2, 4)), elements=st.integers(0, 5)),
     data=st.data(),
 )
-def test_fitting_never_raises_the_loss_even_of_classes_without_any_probability(votes, data):
+def test_fitting_never_raises_the_loss_even_with_probabilities_of_0(votes, data):
     probabilities = (votes + (votes.sum(axis=1, keepdims=True) == 0)) / 1.0
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     y_true = np.array(data.draw(st.lists(st.integers(0, votes.shape[1] - 1), min_size=len(votes), max_size=len(votes))))
@@ -277,7 +277,7 @@ def test_fitting_recovers_the_temperature_that_was_applied_to_calibrated_probabi
 
 
 @seeds
-def test_temperature_depends_neither_on_the_order_of_images_nor_on_the_names_of_classes(seed):
+def test_temperature_does_not_depend_on_the_order_of_images_or_on_class_names(seed):
     probabilities, y_true = overconfident(seed)
     rng = np.random.default_rng(seed)
     images, classes = rng.permutation(len(y_true)), rng.permutation(4)

@@ -92,7 +92,7 @@ def test_q_and_double_fault_equal_deslib(seed):
 
 
 @seeds
-def test_disagreement_equals_deslib_where_there_are_two_classes(seed):
+def test_disagreement_equals_deslib_for_two_classes(seed):
     # DESlib compares whether members are correct. With two classes, labels differ only if exactly one of them is
     # correct; with more classes, they can also differ if both are wrong.
     y_true, choices = random_choices(seed, n_classes=2)
@@ -115,7 +115,7 @@ def test_kappa_equals_scikit_learn(seed):
         assert kappa[i, j] == pytest.approx(cohen_kappa_score(choices[i], choices[j]), **EXACT)
 
 
-def test_more_images_than_are_counted_at_a_time():
+def test_more_images_than_one_block():
     y_true, choices = random_choices(0, n_members=3, n_samples=40_000)
     result = pairwise_diversity(y_true, choices)
     wrong = choices != y_true
@@ -170,7 +170,7 @@ def test_renamed_classes_change_nothing(seed):
 
 
 @seeds
-def test_the_order_of_members_is_that_of_rows_and_columns(seed):
+def test_rows_and_columns_are_in_the_order_of_members(seed):
     y_true, choices = random_choices(seed)
     order = np.random.default_rng(seed).permutation(len(choices))
     expected = pairwise_diversity(y_true, choices)
@@ -205,7 +205,7 @@ def test_members_that_are_always_correct_have_no_q_and_are_left_out_of_means():
     assert result.mean_double_fault == pytest.approx(result.double_fault[0, 1] / 3)
 
 
-def test_members_that_always_choose_the_same_class_have_no_kappa():
+def test_members_that_always_predict_the_same_class_have_no_kappa():
     y_true = np.array([0, 0, 1, 1])
     result = pairwise_diversity(y_true, np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]))
     assert np.isnan(result.kappa).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
