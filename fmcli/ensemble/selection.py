@@ -93,7 +93,7 @@ def select_members(
         **options: `bags` and `seed` of `select_greedy`.
 
     Raises:
-        UsageError: There are fewer than two members, the logits have another shape or are not finite, the scores of
+        UsageError: There are fewer than two members, the logits have the wrong shape or are not finite, the scores of
             the rule are not sums over members, or an exhaustive search would take too long.
 
     Example:
@@ -118,12 +118,12 @@ def select_members(
 def select_greedy(pool: Candidates, *, bags: int = 0, seed: int = 0) -> Selection:
     """Repeatedly add the member that improves the vote most. A member can be added several times.
 
-    The selection starts with the best single members. Up to a fifth of `pool.size` are tried, and the number of them
-    that votes best is kept. Then members are added one at a time until there are `pool.size`. The best ensemble of all
-    steps is returned.
+    The selection starts with the best single members. It tries the best one, the best two and so on, up to a fifth of
+    `pool.size`, and keeps the number with the best vote. Then it adds members one at a time until there are
+    `pool.size`. The best ensemble of all steps is returned.
 
     With bags, the selection is repeated for random halves of the pool, and the counts of all halves are added. A member
-    can be good on these images by chance. Because it is only in some halves, it is then selected less often.
+    that is good on these images only by chance is then selected less often, because it is not in every half.
 
     Args:
         pool: The candidates.
@@ -132,7 +132,7 @@ def select_greedy(pool: Candidates, *, bags: int = 0, seed: int = 0) -> Selectio
 
     References:
         Caruana, Niculescu-Mizil, Crew and Ksikes, "Ensemble selection from libraries of models", ICML 2004: selection
-        with replacement, sorted initialization and bags. The paper starts with 5 to 25 members of pools of thousands.
+        with replacement, sorted initialization and bags. The paper starts with 5 to 25 members, in pools of thousands.
     """
 
     def select_from(indices: Indices) -> list[Step]:
