@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmcli.choices import SplitName, TieRule, VotingRule
-from fmcli.ensemble import Combiner, Stacking
+from fmcli.ensemble.combiner import Combiner, Stacking
 from fmcli.errors import CheckpointError, UsageError, is_utf8, printable
 from fmcli.storage.atomic import write_atomic
 from fmcli.storage.reading import check_format, parse_toml, read_text
