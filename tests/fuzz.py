@@ -414,7 +414,7 @@ def digest_of(header: dict[str, Any], numbers: bytes) -> str:
     text, said = json.dumps(header).encode(), header["__metadata__"]
     content = len(text).to_bytes(8, "little") + text + numbers
     try:
-        if said.get("format") == fmcli.ensemble.predictions.FORMAT:
+        if said.get("format") == fmcli.ensemble.predictions.FORMAT.name:
             return fmcli.ensemble.predictions._digest(said, safetensors.numpy.load(content))
         return fmcli.checkpoints.tensors._digest(safetensors.torch.load(content), said)
     except Exception:  # the mutated file has no digest

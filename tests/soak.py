@@ -16,6 +16,7 @@ import math
 import multiprocessing
 import os
 import random
+import secrets
 import signal
 import sys
 import tempfile
@@ -55,7 +56,7 @@ LONG = {
     "paths": 1_000_000,
 }
 MAX_STOP_CPU_S = 2.0  # CPU time from a signal to the exit
-WRITES = ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace"))  # the calls of `write_atomic`
+WRITES = ((secrets, "token_hex"), (os, "fsync"), (os, "replace"))  # the calls of `write_atomic`
 MEMBERS = """
 [[members]]
 name = "averaged"

@@ -1,6 +1,6 @@
-"""Read and write checkpoints: safetensors files with a header that describes the weights completely.
+"""Read and write checkpoints: safetensors files with weights and a header that describes them completely.
 
-Nothing is pickled, neither on writing nor on reading.
+Checkpoints contain no pickled objects.
 """
 
 import math
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
 from torch import Tensor, nn
 
 import fmcli
@@ -24,19 +24,22 @@ from fmcli.data import Normalization
 from fmcli.data.background import Background
 from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.data.normalization import scale_pixels
+from fmcli.ensemble.file import first_problem
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.networks.build import build_model
 from fmcli.recipe.data import DataSpec
-from fmcli.recipe.families import expand_layers
+from fmcli.recipe.families import expand_layers, kernel_group
 from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, ReferenceSpec
 from fmcli.recipe.tracing import count_parameters, trace_layers
-from fmcli.storage.reading import check_format, read_metadata
+from fmcli.storage.reading import FileFormat, check_format, read_metadata
 
-FORMAT = "fmcli-checkpoint-2"
-_MAX_UNCHECKED_PARAMETERS = 10_000_000  # a network of this size may be built before its weights are compared
+FORMAT = FileFormat(
+    "fmcli-checkpoint-2", "a checkpoint", hint="give a run folder, a member's folder or its model.safetensors"
+)
+_MAX_UNCHECKED_PARAMETERS = 10_000_000  # a network of this size is built even if the file has fewer weights
 
 
-class Ingredient(BaseModel):
+class Ingredient(BaseModel, frozen=True, extra="forbid"):
     """A checkpoint whose weights went into a soup.
 
     Args:
@@ -44,33 +47,29 @@ class Ingredient(BaseModel):
         digest: SHA-256 of the weights; see `weights_digest`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
     digest: str
 
 
-class SoupOrigin(BaseModel):
-    """The checkpoints whose mean the weights of a soup are.
+class SoupOrigin(BaseModel, frozen=True, extra="forbid"):
+    """How the weights of a soup were made.
 
     Args:
-        method: The method that chose the ingredients.
-        ingredients: Checkpoints in the order in which they were added. Only one if `greedy` found no average that is at
-            least as good as the best checkpoint.
+        method: The method that chose the checkpoints.
+        ingredients: The averaged checkpoints, in the order in which they were added. There is only one if `greedy`
+            found no average that is at least as good as the best checkpoint.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: SoupMethod
     ingredients: Annotated[tuple[Ingredient, ...], Field(min_length=1)]
 
 
-class Header(BaseModel):
+class Header(BaseModel, frozen=True, extra="forbid"):
     """Description of a checkpoint, stored as JSON in the file's metadata.
 
     Args:
         member: The member's complete recipe, including its network. For a soup, the recipe of its first ingredient with
-            another `name` and `trainer.keep`.
+            a different `name` and `trainer.keep`.
         data: The recipe's `[data]` table.
         ensemble: The recipe's voting rule.
         reference: The recipe's published results, if any.
@@ -80,17 +79,15 @@ class Header(BaseModel):
         std: Standard deviation of each channel, in pixel units.
         background: Background of the training images.
         parameters: Number of trained parameters.
-        epochs: Number of complete epochs of training; with `keep = "best"`, up to the best epoch. For a soup, the
-            maximum over its ingredients.
+        epochs: Number of epochs that the weights were trained for. With `keep = "best"`, later epochs do not count. For
+            a soup, the maximum over its ingredients.
         snapshot: Number of the member's snapshot, from 1; None for the final weights.
         data_digests: SHA-256 of each split, by name.
         recipe_digest: SHA-256 of `member` and `data`.
         versions: Versions of fmcli, torch, Python and, if installed, numba.
-        trained_on: Device, precision and number of threads of the training (of the first ingredient for a soup).
-        soup: Origin of averaged weights, else None.
+        trained_on: Device, precision and number of threads. For a soup, of its first ingredient.
+        soup: Origin of averaged weights; None for trained weights.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     member: MemberSpec
     data: DataSpec
@@ -129,7 +126,7 @@ class Header(BaseModel):
         return Normalization(self.mean, self.std)
 
     def normalization_of(self, split: str) -> Normalization:
-        """Return the conversion of a split's pixels to network input; the recipe may ask for another one on `test`."""
+        """Return the conversion of a split's pixels to network input. The recipe may set a different one for `test`."""
         scale = self.data.normalize_test
         return scale_pixels(scale, self.input_shape[0]) if scale is not None and split == "test" else self.normalization
 
@@ -149,13 +146,23 @@ class Checkpoint:
     model: nn.Sequential
 
     @property
+    def name(self) -> str:
+        """Name of the member, or of its snapshot."""
+        return self.header.name
+
+    @property
+    def group(self) -> str:
+        """Group in a two-level vote: the kernel sizes of the network."""
+        return kernel_group(self.header.member.model)
+
+    @property
     def device(self) -> torch.device:
         """Device of the network."""
         return next(self.model.parameters()).device
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of the weights, independent of the file."""
+        """SHA-256 of the weights. It does not depend on the file."""
         return weights_digest(self.model.state_dict())
 
 
@@ -173,7 +180,7 @@ def save_checkpoint(path: Path, model: nn.Module, header: Header) -> None:
     Raises:
         FmcliError: The file cannot be written.
     """
-    save_tensors(path, model.state_dict(), {"format": FORMAT, "header": header.model_dump_json()})
+    save_tensors(path, model.state_dict(), {"format": FORMAT.name, "header": header.model_dump_json()})
 
 
 def load_checkpoint(path: Path, *, device: torch.device) -> Checkpoint:
@@ -184,10 +191,10 @@ def load_checkpoint(path: Path, *, device: torch.device) -> Checkpoint:
         device: Device for the network.
 
     Raises:
-        CheckpointError: The file is missing, truncated, altered, or not a checkpoint of fmcli.
+        CheckpointError: The file is missing, truncated, altered, or not a checkpoint written by fmcli.
     """
     path = _checkpoint_file(path)
-    metadata, tensors = load_tensors(path)
+    metadata, tensors = load_tensors(path, FORMAT)
     return build_checkpoint(path, parse_header(path, metadata), tensors, device=device)
 
 
@@ -195,7 +202,7 @@ def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], 
     """Build the network that a header describes, and load its weights.
 
     Args:
-        path: The file that contains both.
+        path: The file that contains header and weights.
         header: The description in the file.
         tensors: The weights by name.
         device: Device for the network.
@@ -209,12 +216,12 @@ def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], 
         found_count = sum(tensor.numel() for tensor in tensors.values())
         if expected_count > max(_MAX_UNCHECKED_PARAMETERS, found_count):
             raise CheckpointError(
-                f"{printable(path)}: its header describes {expected_count} parameters, but it contains {found_count}"
+                f"{printable(path)} has {found_count} parameters, but its header describes {expected_count}"
             )
         model = build_model(layers, header.input_shape, len(header.class_names))
     except RecipeError as error:
         problems = "; ".join(error.problems)
-        raise CheckpointError(f"{printable(path)}: its header is damaged: {printable(problems)}") from error
+        raise _damaged_header(path, problems) from error
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         needed, found = expected.get(name), tensors.get(name)
@@ -229,10 +236,10 @@ def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], 
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a checkpoint, without the weights and without checking the digest.
+    """Read the header of a checkpoint. Do not read the weights or check the digest.
 
     Raises:
-        CheckpointError: The file is missing, or not a checkpoint of fmcli.
+        CheckpointError: The file is missing, or not a checkpoint written by fmcli.
     """
     path = _checkpoint_file(path)
     return parse_header(path, read_metadata(path))
@@ -248,17 +255,15 @@ def parse_header(path: Path, metadata: Mapping[str, str]) -> Header:
     Raises:
         CheckpointError: The format differs, or the header is damaged.
     """
-    check_format(
-        path,
-        metadata,
-        FORMAT,
-        kind="a checkpoint",
-        hint="give a run folder, a member's folder or its model.safetensors",
-    )
+    check_format(path, metadata, FORMAT)
     try:
-        return Header.model_validate_json(metadata["header"])
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{printable(path)}: its header is damaged: {str(error).splitlines()[0]}") from error
+        return Header.model_validate_json(metadata.get("header", ""))
+    except ValidationError as error:
+        raise _damaged_header(path, first_problem(error)) from error
+
+
+def _damaged_header(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(f"the header of {printable(path)} is damaged: {printable(problem)}")
 
 
 def _describe(tensor: Tensor | None) -> str:

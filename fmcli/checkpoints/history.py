@@ -1,4 +1,4 @@
-"""Read and write a member's history: one JSON object per epoch, in a file next to its checkpoint."""
+"""Read and write a member's history: a file next to its checkpoint with one line of JSON per epoch."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from fmcli.ensemble.file import first_problem
 from fmcli.errors import CheckpointError, printable
 from fmcli.events import EpochFinished
 from fmcli.recipe.trainer import Monitor
@@ -41,19 +42,15 @@ def read_history(folder: Path) -> list[EpochFinished]:
     try:
         lines = read_text(path, MAX_HISTORY_BYTES, CheckpointError).splitlines()
         if not lines:
-            raise CheckpointError(
-                f"{printable(path)} is empty",
-                hint=f"restore it, or delete {printable(folder)} and train that member again",
-                remedies=["resume"],
-            )
+            raise ValueError("it is empty")
         return [_EPOCH.validate_python(_verified(json.loads(line))) for line in lines]
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(
-            f"cannot read {printable(path)}: {printable(first['loc'][0] if first['loc'] else 'a line')}: {first['msg']}"
-        ) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot read {printable(path)}: {printable(error)}") from error
+        problem = first_problem(error) if isinstance(error, ValidationError) else printable(error)
+        raise CheckpointError(
+            f"cannot read {printable(path)}: {problem}",
+            hint=f"restore the file, or delete {printable(folder)} and train that member again",
+            remedies=["resume"],
+        ) from error
 
 
 def _with_digest(entry: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +64,7 @@ def _verified(entry: Any) -> dict[str, Any]:
         ValueError: The digest is missing or does not match.
     """
     if not isinstance(entry, dict):
-        raise ValueError("a line is not an object")
+        raise ValueError("a line is not a JSON object")
     inner = {key: value for key, value in entry.items() if key != "digest"}
     if _with_digest(inner)["digest"] != entry.get("digest"):
         raise ValueError(f"the line of epoch {inner.get('epoch')} is damaged: it does not match its digest")
@@ -75,11 +72,11 @@ def _verified(entry: Any) -> dict[str, Any]:
 
 
 def best_epoch(history: Sequence[EpochFinished], monitor: Monitor) -> int:
-    """Return the index of the epoch with the best validation result, the first of equals.
+    """Return the index of the epoch with the best validation result. The first epoch wins a tie.
 
     Args:
-        history: One or more epochs with validation metrics.
-        monitor: `accuracy`: highest accuracy, then lowest loss. `loss`: lowest loss.
+        history: At least one epoch, each with validation metrics.
+        monitor: `accuracy` compares the accuracy and, if it is equal, the loss. `loss` compares only the loss.
     """
 
     def rank(index: int) -> tuple[float, float, int]:
@@ -93,8 +90,8 @@ def is_stalled(history: Sequence[EpochFinished], monitor: Monitor, patience: int
     """Return whether the last `patience` epochs brought no improvement.
 
     Args:
-        history: One or more epochs with validation metrics.
+        history: At least one epoch, each with validation metrics.
         monitor: See `best_epoch`.
-        patience: Number of epochs, counted as in Keras: 0 means the same as 1.
+        patience: Number of epochs. As in Keras, 0 has the same effect as 1.
     """
     return len(history) - 1 - best_epoch(history, monitor) >= max(patience, 1)

@@ -1,4 +1,4 @@
-"""Paths of the files in a run folder, and names of members."""
+"""Find the files in a run folder, and name its members."""
 
 import re
 from collections import Counter
@@ -16,62 +16,43 @@ from fmcli.storage.atomic import remove_files
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.toml"
 LAST_GOOD = "last-good"
-"""Folder in a member's folder: the weights saved last before the loss became NaN or infinite."""
+"""Folder in a member's folder with the weights that were saved last before the loss became NaN or infinite."""
 _SNAPSHOT = re.compile(r"snapshot-([1-9]\d*)", re.ASCII)
 
 
-def find_checkpoints(paths: Sequence[Path]) -> list[Path]:
-    """Return the checkpoint files in run folders and member folders, in order.
+def find_checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoint files of a run or a member, in order.
 
-    A member's folder contains its snapshots, if any, and its final weights.
+    A member with snapshots has several checkpoints. The last of them has its final weights.
 
     Args:
-        paths: Run folders, members' folders and checkpoint files.
+        path: A run folder, a member's folder or a checkpoint file.
 
     Raises:
-        CheckpointError: A path has no checkpoint, or two paths lead to the same checkpoint.
+        CheckpointError: There is no checkpoint.
     """
-    found = [file for path in paths for file in _checkpoints_at(path)]
-    check_distinct(found)
-    return found
-
-
-def _checkpoints_at(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if (path / MODEL_FILE).is_file():
         return _member_checkpoints(path)
     if not path.is_dir():
-        raise CheckpointError(f"there is nothing at {printable(path)}", remedies=["train"])
+        raise CheckpointError(f"{printable(path)} does not exist", remedies=["train"])
     members = _member_folders(path)
     if not members:
         is_run = (path / RECIPE_FILE).is_file()
         raise CheckpointError(
-            f"{printable(path)} holds no trained member",
+            f"no trained member in {printable(path)}",
             hint=None if is_run else "give a run folder, a member's folder or its model.safetensors",
             remedies=[Remedy("resume-run", path)] if is_run else [],
         )
     return [file for member in members for file in _member_checkpoints(member)]
 
 
-def check_distinct(files: Sequence[Path]) -> None:
-    """Refuse two paths to one file.
-
-    Raises:
-        CheckpointError: A file is given twice.
-    """
-    seen: set[Path] = set()
-    for file in files:
-        if file.resolve() in seen:
-            raise CheckpointError(f"{printable(file)} is named twice", hint="each member has one vote: name it once")
-        seen.add(file.resolve())
-
-
 def _member_folders(run: Path) -> list[Path]:
-    """Return the folders of a run's trained members, in the recipe's order, or by name if there is no recipe."""
+    """Return the folders of a run's trained members, in the order of the recipe. Without a recipe, sort by name."""
     folders = {path.parent.name: path.parent for path in sorted(run.glob(f"*/{MODEL_FILE}"))}
     names = [name for name in members_of_run(run) or folders if name in folders]
-    # Snapshots do not make a member's folder a run, if its final weights are missing.
+    # A member's folder with snapshots but without final weights is not a run.
     return [folders[name] for name in names if name != LAST_GOOD and not is_snapshot_name(name)]
 
 
@@ -81,30 +62,30 @@ def _member_checkpoints(member: Path) -> list[Path]:
 
 
 def snapshot_name(number: int) -> str:
-    """Return the name of a member's n-th snapshot, counted from 1, and of its folder in the member's folder."""
+    """Return the name of a member's snapshot, which is also its folder in the member's folder. Numbers start at 1."""
     return f"snapshot-{number}"
 
 
 def is_snapshot_name(name: str) -> bool:
-    """Return whether a folder's name is that of a snapshot."""
+    """Return whether a folder has the name of a snapshot."""
     return _SNAPSHOT.fullmatch(name) is not None
 
 
 def snapshot_folders(member: Path) -> list[Path]:
-    """Return the snapshot folders in a member's folder, by number."""
+    """Return the snapshot folders in a member's folder, sorted by number."""
     folders = [path for path in member.glob("*/") if not path.is_symlink()]
     numbered = {int(found[1]): path for path in folders if (found := _SNAPSHOT.fullmatch(path.name))}
     return [numbered[number] for number in sorted(numbered)]
 
 
 def remove_snapshots(member: Path) -> None:
-    """Remove the snapshots of a member. Other files in their folders are kept."""
+    """Remove the snapshots of a member. Keep other files in the snapshots' folders."""
     for folder in snapshot_folders(member):
         _remove_weights(folder)
 
 
 def remove_last_good(member: Path) -> None:
-    """Remove the weights that a diverged training left in `LAST_GOOD`."""
+    """Remove the weights in `LAST_GOOD`, which were saved when training diverged."""
     folder = member / LAST_GOOD
     if folder.is_dir() and not folder.is_symlink():
         _remove_weights(folder)
@@ -115,17 +96,17 @@ def _remove_weights(folder: Path) -> None:
 
 
 def missing_snapshots(member: MemberSpec, folder: Path) -> list[str]:
-    """Return the names of the snapshots that the recipe asks for and that a trained member's folder lacks."""
+    """Return the names of the snapshots that the recipe asks for and that are missing in a trained member's folder."""
     schedule = member.schedule
     if member.trainer.keep != "snapshots" or not isinstance(schedule, CyclicSchedule):
         return []
-    # The last cycle ends with the final weights, not with a snapshot.
+    # The last cycle ends with the final weights, which are not a snapshot.
     names = [snapshot_name(number) for number in range(1, schedule.cycles)]
     return [name for name in names if not (folder / name / MODEL_FILE).is_file()]
 
 
 def members_of_run(run: Path) -> list[str]:
-    """Return the names of the members in a run's recipe; none if the recipe is missing or damaged."""
+    """Return the names of the members in a run's recipe. A missing or damaged recipe has none."""
     return [member.name for member in _member_specs(run)]
 
 
@@ -136,34 +117,30 @@ def _member_specs(run: Path) -> Sequence[MemberSpec]:
         return ()
 
 
-def unfinished_members(paths: Sequence[Path]) -> dict[Path, list[str]]:
-    """Return the members without a checkpoint for each run folder that has such members; other paths are ignored."""
-    runs = [path for path in paths if (path / RECIPE_FILE).is_file()]
-    missing = {run: [name for name in members_of_run(run) if not (run / name / MODEL_FILE).is_file()] for run in runs}
-    return {run: names for run, names in missing.items() if names}
+def unfinished_members(run: Path) -> list[str]:
+    """Return the names of a run's members that have no checkpoint yet. Other paths have none."""
+    return [name for name in members_of_run(run) if not (run / name / MODEL_FILE).is_file()]
 
 
-def lost_snapshots(paths: Sequence[Path]) -> dict[Path, list[str]]:
-    """Return the missing snapshots of trained members for each run folder that lacks some; other paths are ignored."""
-    lost = {
-        run: [
-            f"{member.name}/{name}"
-            for member in _member_specs(run)
-            if (run / member.name / MODEL_FILE).is_file()
-            for name in missing_snapshots(member, run / member.name)
-        ]
-        for run in paths
-        if (run / RECIPE_FILE).is_file()
-    }
-    return {run: names for run, names in lost.items() if names}
+def lost_snapshots(run: Path) -> list[str]:
+    """Return the names of missing snapshots of a run's trained members. Other paths have none."""
+    return [
+        f"{member.name}/{name}"
+        for member in _member_specs(run)
+        if (run / member.name / MODEL_FILE).is_file()
+        for name in missing_snapshots(member, run / member.name)
+    ]
 
 
 def make_names_unique(names: Sequence[str], files: Sequence[Path]) -> list[str]:
-    """Return members' names, prefixed by the last parts of the run's path where this is needed to make them unique.
+    """Return unique names for members: prefix equal names with the last folders in the path of their run.
 
     Args:
         names: One name per member.
-        files: One file in each member's (or snapshot's) folder.
+        files: One file in the folder of each member or snapshot.
+
+    Returns:
+        Unique names. Unique names in the input are unchanged.
     """
     runs = [_run_folder(file.absolute(), name).parts for file, name in zip(files, names, strict=True)]
     shown = list(names)
@@ -180,7 +157,7 @@ def make_names_unique(names: Sequence[str], files: Sequence[Path]) -> list[str]:
 
 
 def _run_folder(file: Path, name: str) -> Path:
-    """Return the run folder of a file in a member's folder, or one level deeper in the folder of a snapshot."""
+    """Return the run folder of a file in a member's folder or, one level deeper, in a snapshot's folder."""
     folder = file.parent
     for _ in name.split("/"):
         folder = folder.parent

@@ -1,17 +1,17 @@
-"""Read and write packs: an ensemble in one file, with its members' weights, its fitted rule and its run's recipe.
+"""Read and write packs. A pack is one file with the weights of an ensemble's members and its fitted voting rule.
 
-A pack is a safetensors file. Tensors `model.N.*` are the weights of member N, and `file.N.*` the bytes of other files
-in that member's folder. The metadata contains the rest.
+A pack is a safetensors file. The tensors `model.N.*` are the weights of member N. The tensors `file.N.*` are the bytes
+of other files in that member's folder. The metadata contains everything else, such as the rule and the run's recipe.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from fmcli.checkpoints.checkpoint import Checkpoint, build_checkpoint, parse_header
@@ -23,6 +23,7 @@ from fmcli.checkpoints.layout import (
     is_snapshot_name,
     lost_snapshots,
     members_of_run,
+    unfinished_members,
 )
 from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 from fmcli.ensemble import Combiner
@@ -39,46 +40,29 @@ from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import CheckpointError, Remedy, UsageError, printable
 from fmcli.recipe.load import read_text
 from fmcli.storage.atomic import folder_names, new_folder, write_atomic
-from fmcli.storage.reading import check_format, read_bytes
+from fmcli.storage.reading import FileFormat, read_bytes, read_metadata
 
-PACK_FORMAT = "fmcli-pack-1"
+FORMAT = FileFormat(
+    "fmcli-pack-1", "a pack", hint="fmcli ensemble pack creates a pack from a run", remedies=[Remedy("pack", "RUN")]
+)
 ENSEMBLE_FILE = "ensemble.toml"
 _OTHER_FILES = (HISTORY_FILE, predictions_file("validation"))
-"""Files of a member's folder that are packed with its weights."""
+"""Files in a member's folder that are packed with its weights."""
 MAX_OTHER_FILE_BYTES = 1 << 30
 
 
-class _Contents(BaseModel):
+class _Contents(BaseModel, frozen=True, extra="forbid"):
     """Metadata of a pack.
 
     Args:
         ensemble: The rule and the members. Their paths are the folders to unpack into: `k3`, or `k3/snapshot-1`.
         headers: Metadata of each member's checkpoint.
-        recipe: The run's recipe as TOML, if the pack has exactly the members of one run; else empty.
+        recipe: The run's recipe as TOML if the pack has exactly the members of one run; otherwise empty.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ensemble: EnsembleFile
     headers: tuple[dict[str, str], ...] = Field(min_length=1)
     recipe: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """The content of a pack.
-
-    Args:
-        names: The members' names.
-        members: The members; the path of each is the pack.
-        rule: The fitted voting rule.
-        fitted_on: The images that the rule was fitted on, if any.
-    """
-
-    names: tuple[str, ...]
-    members: tuple[Checkpoint, ...]
-    rule: Combiner
-    fitted_on: FittedOn | None
 
 
 def write_pack(path: Path, sources: Sequence[MemberPath], rule: Combiner, fitted_on: FittedOn | None = None) -> None:
@@ -106,19 +90,17 @@ def write_pack(path: Path, sources: Sequence[MemberPath], rule: Combiner, fitted
                 content = read_bytes(file, MAX_OTHER_FILE_BYTES, CheckpointError)
                 tensors[f"file.{number}.{name}"] = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
     folders = _member_folders([source.name for source in sources])
-    inside = [
-        MemberPath(source.name, Path(folder), source.digest) for source, folder in zip(sources, folders, strict=True)
-    ]
+    inside = [replace(source, path=Path(folder)) for source, folder in zip(sources, folders, strict=True)]
     contents = _Contents(
         ensemble=describe_ensemble(inside, rule, None, fitted_on),
         headers=tuple(headers),
         recipe=_complete_run_recipe(sources, folders),
     )
-    save_tensors(path, tensors, {"format": PACK_FORMAT, "pack": contents.model_dump_json(exclude_none=True)})
+    save_tensors(path, tensors, {"format": FORMAT.name, "pack": contents.model_dump_json(exclude_none=True)})
 
 
 def _member_folders(names: Sequence[str]) -> list[str]:
-    """Return a relative folder for each member; that of a snapshot is in its member's folder."""
+    """Return a relative folder for each member. The folder of a snapshot is in its member's folder."""
     parts = [_split_snapshot(name) for name in names]
     members = list(dict.fromkeys(member for member, _ in parts))
     folder_of = dict(zip(members, folder_names(members), strict=True))
@@ -132,34 +114,25 @@ def _split_snapshot(name: str) -> tuple[str, str]:
 
 
 def _complete_run_recipe(sources: Sequence[MemberPath], folders: Sequence[str]) -> str:
-    """Return the recipe of a run if the members are exactly its members; else an empty string."""
+    """Return the recipe of a run if these are exactly its members; otherwise an empty string."""
     files = [source.path.resolve() for source in sources]
     run = Path(*files[0].parts[: -1 - len(PurePosixPath(folders[0]).parts)])
-    names = set(members_of_run(run))
-    if names != {PurePosixPath(folder).parts[0] for folder in folders} or lost_snapshots([run]):
-        return ""
-    same = {run / folder / MODEL_FILE for folder in folders} == set(files) == set(find_checkpoints([run]))
-    return read_text(run / RECIPE_FILE) if same else ""
+    is_complete = members_of_run(run) and not unfinished_members(run) and not lost_snapshots(run)
+    if is_complete and {run / folder / MODEL_FILE for folder in folders} == set(files) == set(find_checkpoints(run)):
+        return read_text(run / RECIPE_FILE)
+    return ""
 
 
 def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
     if not path.is_file():
-        run = path if path.is_dir() else "RUN"
-        raise CheckpointError(f"there is no pack file at {printable(path)}", remedies=[Remedy("pack", run)])
+        problem, run = ("is a folder, not a pack", path) if path.is_dir() else ("does not exist", "RUN")
+        raise CheckpointError(f"{printable(path)} {problem}", remedies=[Remedy("pack", run)])
     if path.suffix == SUFFIX:
         raise CheckpointError(
             f"{printable(path)} is an ensemble file, not a pack: its members are separate files already",
-            hint=f"fmcli ensemble evaluate {printable(path)} reads it",
+            hint=f"to evaluate it, type fmcli ensemble evaluate {printable(path)}",
         )
-    metadata, tensors = load_tensors(path)
-    check_format(
-        path,
-        metadata,
-        PACK_FORMAT,
-        kind="a pack",
-        hint="fmcli ensemble pack creates one from a run",
-        remedies=[Remedy("pack", "RUN")],
-    )
+    metadata, tensors = load_tensors(path, FORMAT)
     try:
         contents = _Contents.model_validate_json(metadata.get("pack", ""))
     except ValidationError as error:
@@ -171,44 +144,49 @@ def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
 
 def _damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{printable(path)}: its metadata is damaged: {why}",
-        hint="copy it again, or pack the run again with fmcli ensemble pack",
+        f"the metadata of {printable(path)} is damaged: {why}",
+        hint="copy the file again, or pack the run again with fmcli ensemble pack",
     )
 
 
-def read_pack(path: Path, *, device: torch.device) -> Pack:
+def is_pack(path: Path) -> bool:
+    """Return whether a safetensors file is a pack.
+
+    Raises:
+        CheckpointError: The file is missing, or is not a safetensors file.
+    """
+    return read_metadata(path).get("format") == FORMAT.name
+
+
+def read_pack(path: Path, *, device: torch.device) -> tuple[EnsembleFile, list[Checkpoint]]:
     """Read a pack and build its networks.
+
+    Returns:
+        The ensemble, and its members. The path of each member is the pack.
 
     Raises:
         CheckpointError: The file is missing, truncated, altered, or not a pack.
     """
     contents, tensors = _read(path)
-    return Pack(
-        names=tuple(entry.name for entry in contents.ensemble.members),
-        members=tuple(
-            build_checkpoint(
-                path, parse_header(path, header), without_prefix(f"model.{number}", tensors), device=device
-            )
-            for number, header in enumerate(contents.headers)
-        ),
-        rule=contents.ensemble.combiner(),
-        fitted_on=contents.ensemble.fitted_on,
-    )
+    return contents.ensemble, [
+        build_checkpoint(path, parse_header(path, header), without_prefix(f"model.{number}", tensors), device=device)
+        for number, header in enumerate(contents.headers)
+    ]
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:
-    """Write the members of a pack to folders, byte for byte as they were packed, and an ensemble file for the rule.
+    """Write the members of a pack to folders, byte for byte as they were packed, and the rule to an ensemble file.
 
     Args:
         path: The pack.
-        folder: A new or empty folder. It is written completely or not at all.
+        folder: A new or empty folder. It gets all files or none.
 
     Returns:
         The members' folders.
 
     Raises:
         UsageError: The folder is not empty.
-        CheckpointError: The pack is damaged, or would write outside the folder.
+        CheckpointError: The pack is damaged, or would write files outside the folder.
         FmcliError: The folder cannot be written.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -231,15 +209,15 @@ def _other_files(tensors: Mapping[str, Tensor], number: int, path: Path) -> dict
     files = without_prefix(f"file.{number}", tensors)
     for name, content in files.items():
         if name not in _OTHER_FILES or content.dtype != torch.uint8:
-            raise CheckpointError(f"{printable(path)} contains an unexpected file: {printable(name)}")
+            raise CheckpointError(f"{printable(path)} has an unexpected file: {printable(name)}")
     return {name: content.numpy().tobytes() for name, content in files.items()}
 
 
 def _safe_folders(paths: Sequence[str], pack: Path) -> list[PurePosixPath]:
-    """Return members' relative folders: a plain name, or a plain name and the name of a snapshot.
+    """Return members' relative folders. Each is a plain name, or a plain name and the name of a snapshot.
 
     Raises:
-        CheckpointError: A folder has another form, or two folders are equal on a case-insensitive file system.
+        CheckpointError: A folder is neither, or two folders are equal on a file system that ignores case.
     """
     inner = [PurePosixPath(path) for path in paths]
     for folder in inner:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fmcli.errors import CheckpointError, FmcliError, printable
 from fmcli.storage.atomic import order_metadata, write_atomic
-from fmcli.storage.reading import MAX_HEADER_BYTES, MAX_TENSORS, open_safetensors
+from fmcli.storage.reading import MAX_HEADER_BYTES, MAX_TENSORS, FileFormat, check_format, open_safetensors
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata atomically.
+    """Write tensors and metadata to a file atomically.
 
     Args:
         path: The file to write.
@@ -24,44 +24,50 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         metadata: Text by name.
 
     Raises:
-        FmcliError: The file cannot be written, or has more tensors or metadata than `load_tensors` accepts. An existing
-            file is left unchanged.
+        FmcliError: The file cannot be written, or there are more tensors or metadata than `load_tensors` accepts. An
+            existing file is left unchanged.
     """
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     digest = _digest(on_host, metadata)
     content = order_metadata(save(on_host, metadata={**metadata, "digest": digest}))
     if len(tensors) > MAX_TENSORS or int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
         raise FmcliError(
-            f"{printable(path)} would be too large to read: the limits are {MAX_TENSORS} tensors and "
-            f"{MAX_HEADER_BYTES} bytes of metadata",
+            f"{printable(path)} would have more than {MAX_TENSORS} tensors or {MAX_HEADER_BYTES} bytes of metadata, "
+            "which fmcli does not read",
             hint="use fewer members",
         )
     write_atomic(path, content)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def load_tensors(path: Path, expected: FileFormat | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read a file that `save_tensors` wrote.
+
+    Args:
+        path: The file.
+        expected: The format that the file must have. By default, every format is accepted.
 
     Returns:
         The metadata, and the tensors on the CPU.
 
     Raises:
-        CheckpointError: The file is missing, truncated or altered.
+        CheckpointError: The file is missing, truncated or altered, or has a different format.
     """
     with open_safetensors(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         metadata = dict(file.metadata() or {})
+    if expected is not None:
+        check_format(path, metadata, expected)
     digest = metadata.pop("digest", "")
     if digest != _digest(tensors, metadata):
         raise CheckpointError(
             f"{printable(path)} is damaged: its content does not match its digest",
-            hint="copy it again; or delete it and train that member again",
+            hint="copy the file again, or delete it and train that member again",
         )
     return metadata, tensors
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors on any device, independent of the file that they came from."""
+    """Return the SHA-256 of tensors on any device. It does not depend on the file that they were read from."""
     return _digest({name: tensor.detach().to("cpu") for name, tensor in tensors.items()}, {})
 
 
@@ -75,18 +81,18 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with a prefix before each name, so that one file can hold several sets."""
+    """Add a prefix to the names of tensors, so that one file can contain several sets of tensors."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names have a prefix, without the prefix: the inverse of `with_prefix`."""
+    """Select the tensors whose names have a prefix, and remove it: the inverse of `with_prefix`."""
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def flatten_state(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
-    """Return an optimizer's nested state as tensors by dotted name, without entries that are None."""
+    """Return an optimizer's nested state as tensors by dotted name. Leave out entries that are None."""
     return {
         f"{prefix}.{outer}.{inner}": tensor
         for outer, table in state.items()
@@ -96,7 +102,7 @@ def flatten_state(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
 
 
 def unflatten_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
-    """Return the nested state: the inverse of `flatten_state`."""
+    """Return an optimizer's nested state: the inverse of `flatten_state`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in without_prefix(prefix, tensors).items():
         outer, _, inner = name.partition(".")

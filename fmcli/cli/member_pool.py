@@ -45,10 +45,11 @@ def open_members(
         limit_threads()
     for member in pool.checkpoints:
         terminal.detail(f"read {printable(member.path)}")
-    for path, names in unfinished_members(paths).items():
-        terminal.note(f"skipped members of {printable(path)} that are not trained yet: {', '.join(names)}")
-    for path, names in lost_snapshots(paths).items():
-        terminal.note(f"skipped members of {printable(path)} whose files are missing: {', '.join(names)}")
+    for path in paths:
+        if names := unfinished_members(path):
+            terminal.note(f"skipped members of {printable(path)} that are not trained yet: {', '.join(names)}")
+        if names := lost_snapshots(path):
+            terminal.note(f"skipped members of {printable(path)} whose files are missing: {', '.join(names)}")
     for name, same in pool.duplicates().items():
         terminal.note(f"{printable(name)} has the same weights as {printable(same)}, so they count twice")
     refuse_unused_labels([pool], labels)

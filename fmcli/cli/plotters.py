@@ -139,7 +139,7 @@ def _history_folders(path: Path) -> list[Path]:
     from fmcli.checkpoints.layout import MODEL_FILE, members_of_run
 
     if not path.exists():
-        raise CheckpointError(f"there is nothing at {printable(path)}", remedies=["train"])
+        raise CheckpointError(f"{printable(path)} does not exist", remedies=["train"])
     folder = path.parent if path.is_file() else path
     folders = [folder]
     if folder == path and not any((path / name).is_file() for name in (MODEL_FILE, HISTORY_FILE)):

@@ -18,9 +18,13 @@ from fmcli.choices import SplitName, TieRule, VotingRule
 from fmcli.ensemble.combiner import Combiner, Stacking
 from fmcli.errors import CheckpointError, UsageError, is_utf8, printable
 from fmcli.storage.atomic import write_atomic
-from fmcli.storage.reading import check_format, parse_toml, read_text
+from fmcli.storage.reading import FileFormat, check_format, parse_toml, read_text
 
-FORMAT = "fmcli-ensemble-1"
+FORMAT = FileFormat(
+    "fmcli-ensemble-1",
+    "an ensemble file",
+    hint="create one with fmcli ensemble select or fit; a recipe is for fmcli train",
+)
 SUFFIX = ".toml"
 MAX_FILE_BYTES = 1 << 24  # enough for stacking of a dozen members with 200 classes
 _HEADING = """\
@@ -245,7 +249,7 @@ def first_problem(error: ValidationError) -> str:
 def is_ensemble_file(path: Path) -> bool:
     """Return whether a TOML file is an ensemble file, judging by its key `format`."""
     try:
-        return _read_table(path).get("format") == FORMAT
+        return _read_table(path).get("format") == FORMAT.name
     except CheckpointError:
         return False
 
@@ -268,13 +272,7 @@ def read_ensemble_file(path: Path) -> tuple[EnsembleFile, list[Path]]:
         CheckpointError: The file is missing or invalid, or the path of a member leads outside the file's folder.
     """
     table = _read_table(path)
-    check_format(
-        path,
-        table,
-        FORMAT,
-        kind="an ensemble file",
-        hint="create one with fmcli ensemble select or fit; a recipe is for fmcli train",
-    )
+    check_format(path, table, FORMAT)
     try:
         content = EnsembleFile.model_validate(table)
     except ValidationError as error:

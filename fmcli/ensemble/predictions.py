@@ -14,9 +14,9 @@ from safetensors.numpy import save
 
 from fmcli.errors import CheckpointError, printable
 from fmcli.storage.atomic import order_metadata, write_atomic
-from fmcli.storage.reading import MAX_CLASSES, check_format, open_tensors
+from fmcli.storage.reading import MAX_CLASSES, FileFormat, check_format, open_tensors
 
-FORMAT = "fmcli-predictions-2"
+FORMAT = FileFormat("fmcli-predictions-2", "a predictions file", remedies=["evaluate-again"])
 _TEXT_FIELDS = ("member", "split", "data_digest", "recipe_digest", "group")
 
 
@@ -98,7 +98,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         FmcliError: The file cannot be written.
     """
     header = {
-        "format": FORMAT,
+        "format": FORMAT.name,
         "classes": json.dumps(predictions.class_names),
         **{name: getattr(predictions, name) for name in _TEXT_FIELDS},
     }
@@ -143,7 +143,7 @@ def load_predictions(path: Path, *, header_only: bool = False) -> Predictions:
     try:
         with open_tensors(path, "np") as file:
             metadata = file.metadata() or {}
-            check_format(path, metadata, FORMAT, kind="a predictions file", remedies=["evaluate-again"])
+            check_format(path, metadata, FORMAT)
             fields = {name: metadata[name] for name in _TEXT_FIELDS}
             class_names = _parse_class_names(metadata["classes"])
             if header_only:

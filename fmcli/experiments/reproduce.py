@@ -1,15 +1,16 @@
-"""Train published systems with several seeds and evaluate them as their reports did."""
+"""Train published systems with several seeds, and evaluate them in the same way as their reports."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import torch
 
 from fmcli.checkpoints.history import best_epoch, read_history
-from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
+from fmcli.checkpoints.layout import RECIPE_FILE, members_of_run, unfinished_members
 from fmcli.choices import SplitName
 from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.ensemble import evaluate_ensemble
@@ -34,11 +35,9 @@ def published_systems() -> list[str]:
     """
     recipes = {name: load_recipe(name) for name in shipped_recipes()}
     systems = {name: recipe.reference for name, recipe in recipes.items() if recipe.reference is not None}
-    return sorted(systems, key=lambda name: not _has_accuracy(systems[name]))
-
-
-def _has_accuracy(reference: ReferenceSpec) -> bool:
-    return reference.test_accuracy is not None or reference.validation_accuracy is not None
+    return sorted(
+        systems, key=lambda name: systems[name].test_accuracy is None and systems[name].validation_accuracy is None
+    )
 
 
 def reproduce(
@@ -58,108 +57,97 @@ def reproduce(
 
     Args:
         names: Names or paths of recipes with a `[reference]` table.
-        folder: Output folder; each training becomes the run `folder/NAME/seed-N`.
-        seeds: Number of trainings of each system, with the seeds 0, 1, …
+        folder: Output folder. The runs are `folder/NAME/seed-N`.
+        seeds: Number of runs of each system. Their seeds are 0, 1, …
         device: Device to train on.
-        overrides: `key=value` strings for every recipe; the results list the changes.
-        skip_done: Keep finished runs and resume unfinished ones. Several processes can then share the work: each
-            skips the runs that another process is training, and finally waits for them.
+        overrides: `key=value` strings for every recipe. The results list the changes.
+        skip_done: Keep finished runs and resume unfinished ones. Several processes can then share the work: each of
+            them skips the runs that another process is training, and waits for them at the end.
         overwrite: Remove existing runs first.
-        threads: CPU threads; default: a resumed run keeps the number that it started with.
-        data_root: First folder in which to look for built-in sources.
+        threads: CPU threads. Default: a resumed run keeps the number that it started with.
+        data_root: First folder to search for built-in sources.
         reporter: Receives the events.
 
     Returns:
         One result per system, in the order of `names`.
 
     Raises:
-        UsageError: A recipe has no `[reference]` table, two recipes have the same name, or a run exists already.
+        UsageError: A recipe has no `[reference]` table, two recipes have the same name, or a run already exists.
         RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `train_run`.
     """
-    recipes = {name: load_recipe(name, overrides) for name in names}
-    references = {name: _require_reference(recipe) for name, recipe in recipes.items()}
-    folders = {name: folder / recipe.name for name, recipe in recipes.items()}
     _check_options(overrides, skip_done=skip_done, overwrite=overwrite)
-    _check_folders(folders, seeds, may_exist=skip_done or overwrite)
-    for name, recipe in recipes.items():
-        _check_classes(recipe, references[name], data_root)
-    runs = [
-        _Run(name, recipe.name, seed, (*overrides, f"trainer.seed={seed}"), folders[name] / f"seed-{seed}")
-        for name, recipe in recipes.items()
-        for seed in range(seeds)
-    ]
+    systems = [[_plan_run(name, seed, overrides, folder) for seed in range(seeds)] for name in dict.fromkeys(names)]
+    references = [_require_reference(first.recipe) for first, *_ in systems]
+    _check_folders(systems, may_exist=skip_done or overwrite)
+    for (first, *_), reference in zip(systems, references, strict=True):
+        _check_classes(first.recipe, reference, data_root)
+    runs = [run for system in systems for run in system]
     if overwrite:  # remove all of them first, so that an interrupted call can be continued with skip_done
-        remove_runs({run.folder: run.load_recipe() for run in runs})
-
-    announced: set[_Run] = set()
-
-    def train(run: _Run) -> None:
-        if run not in announced:  # a run that another process is training is tried several times
-            announced.add(run)
-            reporter(RunStarted(run.system, run.seed, seeds))
-        train_run(
-            run.load_recipe(),
-            run.folder,
-            device=device,
-            resume=skip_done or overwrite,
-            threads=threads,
-            data_root=data_root,
-            reporter=reporter,
-        )
-
-    _train_all(runs, train, share=skip_done, reporter=reporter)
-    results = []
-    for name, recipe in recipes.items():
-        own = [run for run in runs if run.recipe_name == name]
-        changes = dict.fromkeys(line for run in own for line in _list_changes(run))
-        scores = [_score(run, device, data_root) for run in own]
-        results.append(SystemResult(recipe.name, references[name], scores, tuple(changes)))
-    return results
+        remove_runs({run.folder: run.recipe for run in runs})
+    train = partial(
+        train_run,
+        device=device,
+        resume=skip_done or overwrite,
+        threads=threads,
+        data_root=data_root,
+        reporter=reporter,
+    )
+    _train_all(runs, train, share=skip_done, seeds=seeds, reporter=reporter)
+    return [
+        _summarize(system, reference, device, data_root) for system, reference in zip(systems, references, strict=True)
+    ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Run:
-    """One training of a system.
+    """A run of a system with one seed.
 
     Args:
-        recipe_name: Name or path of the recipe, as the user wrote it.
-        system: Name in the recipe.
-        seed: Seed of the training.
-        overrides: `key=value` strings for the recipe.
+        recipe_name: Name or path of the recipe, as the user typed it.
+        recipe: The recipe with the overrides and the seed.
+        seed: The seed.
         folder: Folder of the run.
     """
 
     recipe_name: str
-    system: str
+    recipe: Recipe
     seed: int
-    overrides: tuple[str, ...]
     folder: Path
-
-    def load_recipe(self) -> Recipe:
-        """Return the recipe with all overrides."""
-        return load_recipe(self.recipe_name, self.overrides)
 
     def is_finished(self) -> bool:
         """Return whether every member is trained."""
-        path = self.folder / RECIPE_FILE
-        return path.is_file() and all(
-            (self.folder / member.name / MODEL_FILE).is_file() for member in load_recipe(str(path)).members
-        )
+        return bool(members_of_run(self.folder)) and not unfinished_members(self.folder)
+
+    def changes(self) -> list[str]:
+        """Return a line for each value in which the trained recipe differs from the shipped one."""
+        shipped = load_recipe(self.recipe_name, [f"trainer.seed={self.seed}"])
+        return recipe_differences(shipped, load_recipe(str(self.folder / RECIPE_FILE)))
 
 
-def _train_all(runs: Sequence[_Run], train: Callable[[_Run], None], *, share: bool, reporter: Reporter) -> None:
-    """Train all runs. If they are shared with other processes, skip finished runs and wait until all are finished.
+def _plan_run(name: str, seed: int, overrides: Sequence[str], folder: Path) -> _Run:
+    recipe = load_recipe(name, [*overrides, f"trainer.seed={seed}"])
+    return _Run(name, recipe, seed, folder / recipe.name / f"seed-{seed}")
+
+
+def _train_all(
+    runs: Sequence[_Run], train: Callable[[Recipe, Path], object], *, share: bool, seeds: int, reporter: Reporter
+) -> None:
+    """Train all runs. If other processes share them, skip finished runs and wait until all are finished.
 
     Raises:
-        DivergedError: Some runs diverged; all others are trained.
+        DivergedError: Some runs diverged. All other runs are trained.
     """
     pending = list(runs)
+    announced: set[_Run] = set()
     diverged: dict[_Run, DivergedError] = {}
     while pending := [run for run in pending if not (share and run.is_finished())]:
         in_use = []
         for run in pending:
+            if run not in announced:  # a run that another process is training is tried several times
+                announced.add(run)
+                reporter(RunStarted(run.recipe.name, run.seed, seeds))
             try:
-                train(run)
+                train(run.recipe, run.folder)
             except RunInUseError:
                 if not share:
                     raise
@@ -172,26 +160,20 @@ def _train_all(runs: Sequence[_Run], train: Callable[[_Run], None], *, share: bo
         pending = in_use
     if diverged:
         raise DivergedError(
-            f"{len(diverged)} of {len(runs)} trainings diverged: "
+            f"{len(diverged)} of {len(runs)} runs diverged: "
             + "; ".join(
-                f"{printable(run.system)}, seed {run.seed}: {error.message}" for run, error in diverged.items()
+                f"{printable(run.recipe.name)}, seed {run.seed}: {error.message}" for run, error in diverged.items()
             ),
-            hint="all other runs are trained; to see them, leave out the diverged systems or use fewer seeds",
+            hint="all other runs are trained; to see their results, leave out the diverged systems or use fewer seeds",
             remedies=["skip-done"],
         )
-
-
-def _list_changes(run: _Run) -> list[str]:
-    """Return a line for each value in which a run's recipe differs from the shipped one."""
-    shipped = load_recipe(run.recipe_name, [f"trainer.seed={run.seed}"])
-    return recipe_differences(shipped, load_recipe(str(run.folder / RECIPE_FILE)))
 
 
 def _require_reference(recipe: Recipe) -> ReferenceSpec:
     if recipe.reference is None:
         raise UsageError(
             f"recipe {printable(recipe.name)} has no [reference] table, so there is no figure to compare with",
-            hint="add [reference] with a source to the recipe, or train it with fmcli train",
+            hint="add a [reference] table with a source to the recipe, or train it with fmcli train",
         )
     return recipe.reference
 
@@ -202,13 +184,12 @@ def _check_options(overrides: Sequence[str], *, skip_done: bool, overwrite: bool
     for override in overrides:
         if override.partition("=")[0].strip().endswith("trainer.seed"):
             raise UsageError(
-                f"cannot set {printable(override)}: the trainings of a system have the seeds 0, 1, …",
-                remedies=["seeds"],
+                f"cannot set {printable(override)}: the runs of a system have the seeds 0, 1, …", remedies=["seeds"]
             )
 
 
 def _check_classes(recipe: Recipe, reference: ReferenceSpec, data_root: Path | None) -> None:
-    """Check before any training that the images exist and have all classes of the reference."""
+    """Check before training that the images exist and have all classes of the reference."""
     names = load_checked_splits(recipe, data_root).train.class_names
     for name in reference.test_recall:
         if name not in names:
@@ -219,25 +200,32 @@ def _check_classes(recipe: Recipe, reference: ReferenceSpec, data_root: Path | N
             )
 
 
-def _check_folders(folders: dict[str, Path], seeds: int, *, may_exist: bool) -> None:
-    """Check before any training that each system has its own folder, and that no run exists unless it may."""
-    if len(set(folders.values())) < len(folders):
+def _check_folders(systems: Sequence[Sequence[_Run]], *, may_exist: bool) -> None:
+    """Check before training that each system has its own folder, and that no run exists unless it may."""
+    if len({first.folder for first, *_ in systems}) < len(systems):
         raise UsageError(
-            f"two of {', '.join(map(printable, folders))} have the same name",
-            hint="list each recipe once, or set a different name = … in one of the files",
+            f"two of {', '.join(printable(first.recipe_name) for first, *_ in systems)} have the same name",
+            hint="give each recipe once, or set a different name = … in one of the files",
         )
-    runs = [folder / f"seed-{seed}" for folder in folders.values() for seed in range(seeds)]
-    existing = [run for run in runs if (run / RECIPE_FILE).is_file()]
+    existing = [run.folder for system in systems for run in system if (run.folder / RECIPE_FILE).is_file()]
     if existing and not may_exist:
         raise UsageError(
-            f"{printable(existing[0])} already holds a run"
-            + (f", and so do {len(existing) - 1} more folders" if existing[1:] else ""),
+            f"{printable(existing[0])} already has a run"
+            + (f" (1 of {len(existing)} existing runs)" if existing[1:] else ""),
             remedies=["skip-done", "overwrite", "output"],
         )
 
 
+def _summarize(
+    runs: Sequence[_Run], reference: ReferenceSpec, device: torch.device, data_root: Path | None
+) -> SystemResult:
+    changes = dict.fromkeys(line for run in runs for line in run.changes())
+    scores = [_score(run, device, data_root) for run in runs]
+    return SystemResult(runs[0].recipe.name, reference, scores, tuple(changes))
+
+
 def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResult:
-    """Evaluate the vote of a finished run, and summarise its training."""
+    """Evaluate the vote of a finished run, and summarise how it was trained."""
     pool = open_pool([run.folder], device=str(device))
     members = pool.checkpoints
     evaluations = {

@@ -1,4 +1,4 @@
-"""Results of experiments, as plain values: reproductions of published systems and hyperparameter searches."""
+"""Results of reproducing published systems and of searching hyperparameters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ class SeedResult:
 
     Args:
         seed: Seed of the recipe.
-        accuracy: Accuracy of the vote by split, in [0, 1]. The entry `train` is the mean over the steps of the kept
-            epoch, as other frameworks print it.
-        n_images: Number of evaluated images by split.
-        members: Test accuracy of each member.
+        accuracy: Accuracy of the vote by split, in [0, 1]. The entry `train` is the mean over the members and the steps
+            of their kept epoch, as other frameworks print it.
+        n_images: Number of images by split.
+        members: Test accuracy by member.
         recall: Test recall by class name.
-        epochs: Epochs that the kept weights were trained for, averaged over the members.
-        seconds: Training time of all members and epochs.
+        epochs: Number of epochs that the kept weights were trained for, averaged over the members.
+        seconds: Training time of all members and epochs, in seconds.
         trained_on: Device, precision, number of threads and versions.
     """
 
@@ -38,12 +38,12 @@ class SeedResult:
 
 @dataclass(frozen=True, slots=True)
 class SystemResult:
-    """A published system and our trainings of it.
+    """A published system and our results with several seeds.
 
     Args:
         name: Name of the recipe.
         reference: Published figures.
-        seeds: One result per seed, at least one.
+        seeds: At least one result, one per seed.
         changes: One line per value in which the trained recipe differs from the shipped one.
     """
 
@@ -54,7 +54,7 @@ class SystemResult:
 
     @property
     def split(self) -> SplitName:
-        """The split to compare on: test, unless only a validation accuracy was published."""
+        """The split to compare: test, unless only a validation accuracy was published."""
         only_validation = self.reference.test_accuracy is None and self.reference.validation_accuracy is not None
         return "validation" if only_validation else "test"
 
@@ -65,15 +65,11 @@ class SystemResult:
 
     def published_on(self, split: SplitName) -> float | None:
         """Return the published accuracy on a split, or None if there is none."""
-        figures = {
-            "train": self.reference.train_accuracy,
-            "validation": self.reference.validation_accuracy,
-            "test": self.reference.test_accuracy,
-        }
-        return figures[split]
+        figure: float | None = getattr(self.reference, f"{split}_accuracy")
+        return figure
 
     def accuracies(self, split: str) -> list[float]:
-        """Return our accuracies on a split, one per seed that has it."""
+        """Return our accuracies on a split, one for each seed that has this split."""
         return [seed.accuracy[split] for seed in self.seeds if split in seed.accuracy]
 
     @property
@@ -89,7 +85,7 @@ class SystemResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of our accuracy: of the mean over seeds; for a single seed, over its images."""
+        """The 95 % interval of our mean accuracy over the seeds. For one seed, the interval over its images."""
         accuracies = self.accuracies(self.split)
         if len(accuracies) > 1:
             low, high = mean_interval(accuracies)
@@ -124,11 +120,11 @@ class TrialResult:
     """One trial of a search: a set of values and its score.
 
     Args:
-        number: Number of the trial, from 0 in the order of drawing.
-        state: `pruned` if it was stopped early; `failed` if the network is impossible or its training diverged.
+        number: Number of the trial. Trials are numbered from 0 in the order in which they were drawn.
+        state: `pruned` if it was stopped early; `failed` if the network is impossible or diverged.
         values: Values by path in the recipe.
-        score: Mean validation accuracy over the trainings, in [0, 1]; None unless complete.
-        reason: Reason of a failure, otherwise empty.
+        score: Mean validation accuracy over the runs of the trial, in [0, 1]; None unless the trial is complete.
+        reason: Reason of a failure; otherwise empty.
     """
 
     number: int
@@ -140,16 +136,15 @@ class TrialResult:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """A search, finished or not.
+    """The result of a search so far.
 
     Args:
         recipe: Name of the recipe.
         folder: Folder with the trials.
-        asked: Number of requested trials.
+        asked: Requested number of trials.
         untuned: Values of the recipe before the search, by path.
-        trials: Trials in order of number.
-        importance: Share of the score's variance that each value explains, by fANOVA; empty if there are too few
-            trials to compute it.
+        trials: The trials, in order of their numbers.
+        importance: Share of the score's variance that each value explains (fANOVA); empty if there are too few trials.
     """
 
     recipe: str

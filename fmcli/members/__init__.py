@@ -1,10 +1,10 @@
-"""Open the members that paths name, and predict with them.
+"""Open the members that the user gives by their paths, and predict with them.
 
-- `pool`: find and load members; choose their voting rule
+- `pool`: find and load members, and choose their voting rule
 - `stored`: members that have stored predictions but no network
 - `predict`: predictions of all members on a split
-- `inference`: predictions of networks, on a split or on image files
+- `inference`: predictions of networks on a split or on image files
 - `validation`: predictions on validation images, for fitting rules and selecting members
-- `compose`: new ensembles, by fitting a rule or selecting members
+- `compose`: create ensembles by fitting a rule or selecting members
 - `soup`: average the weights of several checkpoints
 """

@@ -1,15 +1,15 @@
-"""Create ensembles, by fitting a rule or selecting members on validation images, and write them to disk."""
+"""Create ensembles by fitting a rule or selecting members on validation images, and write them to disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import Any, Unpack, cast
 
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import SelectionMethod, VotingRule
-from fmcli.ensemble import Combiner, cross_fit, fit_combiner
+from fmcli.ensemble import Combiner, fit_combiner
 from fmcli.ensemble.file import FittedOn, MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import Selection, select_members
@@ -17,48 +17,30 @@ from fmcli.errors import Remedy, UsageError, printable
 from fmcli.members.pool import Member, Pool
 from fmcli.members.predict import PredictOptions
 from fmcli.members.stored import StoredMember
-from fmcli.members.validation import predict_for_fitting
+from fmcli.members.validation import accuracy_of_rule, predict_for_fitting
 from fmcli.storage.reading import read_metadata
 
-if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
 
-
-@dataclass(frozen=True, slots=True)
-class ComposedEnsemble:
-    """Members with a fitted rule.
-
-    Args:
-        pool: The members.
-        rule: The fitted rule.
-        fitted_on: The images that the rule was fitted on; None if nothing was fitted.
-        selection: Result of selecting the members, if they were selected.
-    """
-
-    pool: Pool
-    rule: Combiner
-    fitted_on: FittedOn | None
-    selection: Selection | None = None
-
-
-def fit_ensemble(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) -> ComposedEnsemble:
+def fit_ensemble(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) -> Pool:
     """Fit a rule and its temperature on validation images.
 
     Args:
         pool: The members.
-        rule: The rule; weights that it has are kept.
+        rule: The rule. Weights that it already has are kept.
         **options: Options of `predict_pool`.
+
+    Returns:
+        The members with the fitted rule. If nothing can be fitted, the rule is unchanged.
 
     Raises:
         UsageError: The rule needs fitting, and the members have no validation images in common.
     """
     found = predict_for_fitting(pool, rule, **options)
     if found is None:
-        return ComposedEnsemble(pool, rule, pool.fitted_on if rule.is_fitted else None)
+        return replace(pool, rule=rule, fitted_on=pool.fitted_on if rule.is_fitted else None)
     logits, y_true = stack_logits(found), found[0].labels
-    vote = cross_fit(rule, logits, y_true)(logits) if rule.needs_fit else rule(logits)
-    accuracy = float((vote.labels == y_true).mean())
-    return ComposedEnsemble(pool, fit_combiner(rule, logits, y_true), _fitted_on(found, accuracy))
+    fitted_on = _fitted_on(found, accuracy_of_rule(rule, logits, y_true))
+    return replace(pool, rule=fit_combiner(rule, logits, y_true), fitted_on=fitted_on)
 
 
 def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
@@ -70,54 +52,59 @@ def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
 
 def select_ensemble(
     pool: Pool, predictions: Sequence[Predictions], rule: Combiner, *, method: SelectionMethod, **options: Any
-) -> ComposedEnsemble:
+) -> tuple[Pool, Selection]:
     """Select members by their predictions on validation images.
 
     Args:
         pool: The candidates.
         predictions: Each candidate's predictions on validation images.
-        rule: The rule for the selected members; its scores must be sums over members.
+        rule: The rule for the selected members. Its scores must be sums over members.
         method: Selection method.
         **options: Options of `select_members`.
+
+    Returns:
+        The selected members with their fitted rule, and the details of the selection.
 
     Raises:
         UsageError: There are no candidates, or the method does not support the rule.
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    # The weight of a member is the number of times that it is selected.
+    # The selection sets the weights: a member's weight is the number of times that it was selected.
     vote = cast(VotingRule, rule.vote.removeprefix("weighted-"))
     selection = select_members(logits, y_true, method=method, rule=vote, tie=rule.tie, **options)
     selected = pool.subset(selection.members)
     weights = None if len(set(selection.counts)) == 1 else tuple(float(count) for count in selection.counts)
     selected_logits = logits[list(selection.members)]
     fitted = fit_combiner(Combiner(vote, rule.tie, weights, selected.groups), selected_logits, y_true)
-    accuracy = float((fitted(selected_logits).labels == y_true).mean())
-    return ComposedEnsemble(selected, fitted, _fitted_on(predictions, accuracy), selection)
+    fitted_on = _fitted_on(predictions, accuracy_of_rule(fitted, selected_logits, y_true))
+    return replace(selected, rule=fitted, fitted_on=fitted_on), selection
 
 
-def write_ensemble(path: Path, composed: ComposedEnsemble) -> None:
-    """Write an ensemble file, which names the members and contains the fitted rule.
+def write_ensemble(path: Path, pool: Pool) -> None:
+    """Write an ensemble file with the paths of the members and the fitted rule.
 
     Raises:
         UsageError: A member is in a pack, or outside the file's folder.
         FmcliError: The file cannot be written.
     """
     members = [
-        MemberPath(name, _path_to_name(member, name), _file_digest(member))
-        for member, name in zip(composed.pool.members, composed.pool.names, strict=True)
+        MemberPath(name, _listed_path(member, name), _file_digest(member))
+        for member, name in zip(pool.members, pool.names, strict=True)
     ]
-    write_ensemble_file(path, describe_ensemble(members, composed.rule, path.parent, composed.fitted_on))
+    write_ensemble_file(path, describe_ensemble(members, pool.choose_rule(), path.parent, pool.fitted_on))
 
 
-def _path_to_name(member: Member, name: str) -> Path:
-    """Return the path by which an ensemble file names a member."""
+def _listed_path(member: Member, name: str) -> Path:
+    """Return the path of a member to list in an ensemble file."""
     if isinstance(member, StoredMember):
         return member.path
     if member.path.name == MODEL_FILE:
         return member.path.parent
-    if _is_packed(member):
+    from fmcli.checkpoints.pack import is_pack
+
+    if is_pack(member.path):
         raise UsageError(
-            f"{printable(name)} is in the pack {printable(member.path)}; an ensemble file names members by their paths",
+            f"{printable(name)} is in the pack {printable(member.path)}; an ensemble file lists paths of members",
             remedies=[Remedy("unpack", member.path)],
         )
     return member.path
@@ -127,29 +114,25 @@ def _file_digest(member: Member) -> str:
     return "" if isinstance(member, StoredMember) else read_metadata(member.path).get("digest", "")
 
 
-def _is_packed(member: Checkpoint) -> bool:
-    from fmcli.checkpoints.pack import PACK_FORMAT
-
-    return read_metadata(member.path).get("format") == PACK_FORMAT
-
-
 def check_not_packed(pool: Pool) -> None:
-    """Refuse members of a pack: they cannot be packed again.
+    """Refuse members of a pack, which cannot be packed again.
 
     Raises:
         UsageError: A member is in a pack.
     """
+    from fmcli.checkpoints.pack import is_pack
+
     for member in pool.checkpoints:
-        if _is_packed(member):
+        if is_pack(member.path):
             raise UsageError(
-                f"{printable(member.path)} is a pack already",
-                hint="copy it; to change its rule, unpack it first",
+                f"{printable(member.path)} is already a pack",
+                hint="copy the file or, to change its rule, unpack it first",
                 remedies=[Remedy("unpack", member.path)],
             )
 
 
-def pack_ensemble(path: Path, composed: ComposedEnsemble) -> None:
-    """Write an ensemble with its networks to one file.
+def pack_ensemble(path: Path, pool: Pool) -> None:
+    """Write the members' networks and their rule to one file.
 
     Raises:
         UsageError: A member has no network, or is in a pack.
@@ -157,10 +140,9 @@ def pack_ensemble(path: Path, composed: ComposedEnsemble) -> None:
     """
     from fmcli.checkpoints.pack import write_pack
 
-    members = composed.pool.require_networks()
-    check_not_packed(composed.pool)
+    check_not_packed(pool)
     sources = [
         MemberPath(name, member.path, _file_digest(member))
-        for member, name in zip(members, composed.pool.names, strict=True)
+        for member, name in zip(pool.require_networks(), pool.names, strict=True)
     ]
-    write_pack(path, sources, composed.rule, composed.fitted_on)
+    write_pack(path, sources, pool.choose_rule(), pool.fitted_on)

@@ -17,7 +17,6 @@ from fmcli.ensemble.rules.vote import Vote
 from fmcli.errors import CheckpointError, DataError, printable
 from fmcli.hardware.device import use_bf16
 from fmcli.networks.inference import InferenceNetwork, predict_all_logits
-from fmcli.recipe.families import kernel_group
 
 _MAX_LISTED_CLASSES = 5
 
@@ -29,13 +28,13 @@ def predict_splits(
     data_root: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions]:
-    """Predict a split of each member's own images. Members with equal images share one pass over them.
+    """Predict a split of each member's own images. Read images that several members share only once.
 
     Args:
         members: Loaded checkpoints.
         split: `train`, `validation` or `test`.
         data_root: First folder to search for built-in sources.
-        views: Test-time augmentation: the altered views of each image to average over.
+        views: Test-time augmentation: the views of each image to average over.
 
     Returns:
         One entry per member.
@@ -57,31 +56,24 @@ def predict_splits(
 
 
 def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
-    """Check that a split has the images that a member was trained or validated with, and return their digest.
+    """Check that the images of a split have not changed since a member was trained, and return their digest.
 
     Raises:
-        CheckpointError: The images have other classes, another size or another digest.
+        CheckpointError: The images have a different shape, different classes or a different digest.
     """
     header = member.header
-    differences = list(_differences(header, images))
+    differences = list(_differences(header, split, images))
     if differences:
         raise CheckpointError(
-            f"the images of {printable(header.data.source)} have changed since {printable(member.path)} was trained: "
-            f"{'; '.join(differences)}",
-            hint="restore the data, or train again",
-        )
-    digest = images.digest
-    if digest != header.data_digests.get(split, digest):
-        raise CheckpointError(
             f"the {split} images of {printable(header.data.source)} have changed since {printable(member.path)} was "
-            f"trained (SHA-256 {digest[:12]}, was {header.data_digests[split][:12]})",
-            hint="restore the data, or train again",
+            f"trained: {'; '.join(differences)}",
+            hint="restore the images, or train again",
         )
-    return digest
+    return images.digest
 
 
-def _differences(header: Header, images: ImageSet) -> Iterator[str]:
-    """Yield the differences in shape and classes from the images that a member was trained on."""
+def _differences(header: Header, split: str, images: ImageSet) -> Iterator[str]:
+    """Yield the differences between the images of a split and their description in a checkpoint."""
     if images.input_shape != header.input_shape:
         yield f"shape (C, H, W) was {header.input_shape}, now {images.input_shape}"
     before, now = header.class_names, images.class_names
@@ -94,13 +86,15 @@ def _differences(header: Header, images: ImageSet) -> Iterator[str]:
             more = len(names) - _MAX_LISTED_CLASSES
             yield f"{label} class{'es' * (len(names) > 1)} {listed}{f' and {more} more' if more > 0 else ''}"
     if before != now and set(before) == set(now):
-        yield "classes in another order"
+        yield "classes in a different order"
+    if images.digest != header.data_digests.get(split, images.digest):
+        yield f"SHA-256 was {header.data_digests[split][:12]}, now {images.digest[:12]}"
 
 
 def _predict_images(
     members: Sequence[Checkpoint], names: Sequence[str], split: str, images: ImageSet, views: Views
 ) -> Iterator[Predictions]:
-    """Yield the predictions of members on one device for the same images."""
+    """Yield the predictions of each member for the same images. All members are on the same device."""
     digests = [check_images(member, split, images) for member in members]
     loader = evaluation_loader(images, members[0].device)
     networks = [(inference_network(member), member.header.normalization_of(split)) for member in members]
@@ -108,7 +102,7 @@ def _predict_images(
     for member, name, digest, logits in zip(members, names, digests, all_logits, strict=True):
         if not bool(torch.isfinite(logits).all()):
             raise CheckpointError(
-                f"{printable(name)} gives NaN or infinite logits on {split}: its weights are not usable",
+                f"{printable(name)} gives NaN or infinite logits on {split}: its weights are unusable",
                 hint="train that member again, or leave it out",
             )
         yield Predictions(
@@ -119,7 +113,7 @@ def _predict_images(
             split=split,
             data_digest=digest,
             recipe_digest=member.header.recipe_digest,
-            group=kernel_group(member.header.member.model),
+            group=member.group,
         )
 
 
@@ -138,19 +132,19 @@ def label_images(
     reject_below: float = 0.0,
     views: Views = "none",
 ) -> Iterator[ImagePrediction]:
-    """Label images by the vote of all members, in order, reading only one batch ahead.
+    """Label images by the vote of all members, in order. Read only one batch ahead.
 
     Args:
-        members: One or more checkpoints with the same classes and input shape.
+        members: At least one checkpoint. All have the same classes and input shape.
         images: Images from an `ImageReader` for these members.
         rule: The voting rule.
         top: Number of classes to report per image.
-        batch_size: Number of images per pass through the networks.
-        reject_below: Probability below which an image is left undecided.
-        views: Test-time augmentation: the altered views of each image to average over.
+        batch_size: Number of images per batch.
+        reject_below: An image is undecided if its probability is below this.
+        views: Test-time augmentation: the views of each image to average over.
 
     Yields:
-        One entry per image; the entry of an unreadable image has its error.
+        One entry per image. The entry of an unreadable image has an error.
     """
     stream = iter(images)
     networks = [(inference_network(member), member.header.normalization) for member in members]

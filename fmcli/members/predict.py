@@ -22,8 +22,8 @@ class PredictOptions(TypedDict, total=False):
 
     Args:
         data_root: First folder to search for built-in sources.
-        labels: File of the true classes for other tools' predictions; by default the one next to them.
-        views: Test-time augmentation of networks: the altered views of each image to average over.
+        labels: File of the true classes for predictions from other tools. Default: the file next to them.
+        views: Test-time augmentation of networks: the views of each image to average over.
     """
 
     data_root: Path | None
@@ -39,7 +39,7 @@ def predict_pool(
     labels: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions]:
-    """Return each member's predictions on a split, computed by its network or loaded from its file.
+    """Return each member's predictions on a split: compute them by its network, or load them from its file.
 
     Args:
         pool: The members.
@@ -76,23 +76,23 @@ def predict_pool(
 def _load_external(
     files: Mapping[int, Path], names: Sequence[str], split: str, labels: Path | None, reference: Predictions | None
 ) -> dict[int, Predictions]:
-    """Load other tools' predictions.
+    """Load the predictions from other tools.
 
     Args:
         files: Predictions file of each member, by its index in the pool.
         names: Names of all members of the pool.
         split: `train`, `validation` or `test`.
-        labels: File of the true classes; by default the one next to the predictions.
-        reference: Predictions of the same images, from which to take missing labels and class names.
+        labels: File of the true classes. Default: the file next to the predictions.
+        reference: Predictions for the same images, from which missing labels and class names are taken.
     """
     contents = {index: read_external(path) for index, path in files.items()}
     label_files = {index: labels or find_labels_file(path, split) for index, path in files.items()}
 
-    def lacks(index: int) -> tuple[bool, bool]:
+    def missing(index: int) -> tuple[bool, bool]:
         return contents[index].labels is None and label_files[index] is None, contents[index].class_names is None
 
     found: dict[int, Predictions] = {}
-    for index in sorted(contents, key=lacks):  # complete ones first: they fill the gaps of the rest
+    for index in sorted(contents, key=missing):  # complete files first: the rest takes labels and names from them
         file = label_files[index]
         found[index] = to_predictions(
             contents[index],
@@ -109,9 +109,9 @@ def _file_of_split(member: StoredMember, name: str, split: str) -> Path:
     path = member.files.get(split) or member.files.get(ANY_SPLIT)
     if path is None:
         raise DataError(
-            f"{printable(member.path)} holds predictions of {printable(name)} on {', '.join(member.files)}, "
+            f"{printable(member.path)} has predictions of {printable(name)} on {', '.join(member.files)}, "
             f"not on {split}",
-            hint=f"put the predictions on {split} next to them, or choose another split",
+            hint=f"add a file with predictions on {split}, or choose another split",
             remedies=[Remedy("split", next(iter(member.files)))],
         )
     return path
@@ -121,27 +121,27 @@ def _load(path: Path, split: str) -> Predictions:
     predictions = load_predictions(path)
     if predictions.split != split:
         raise DataError(
-            f"{printable(path)} holds predictions on {printable(predictions.split)}, but its name says {split}",
-            hint="rename the file to the split that it holds",
+            f"{printable(path)} has predictions on {printable(predictions.split)}, but its name says {split}",
+            hint=f"rename the file to {predictions_file(printable(predictions.split))}",
         )
     return predictions
 
 
 def find_other_predictions(paths: Sequence[Path]) -> list[Path]:
-    """Return the predictions of the same split of other members in the folder that `write_predictions` wrote to.
+    """Return other members' predictions on the same split in the folder that `write_predictions` wrote to.
 
     Args:
-        paths: Files that `write_predictions` returned.
+        paths: The files that `write_predictions` returned.
     """
     folder = paths[0].parent.parent
     return [path for path in sorted(folder.glob(f"*/{paths[0].name}")) if path not in paths]
 
 
 def write_predictions(path: Path, predictions: Sequence[Predictions], *, views: Views = "none") -> list[Path]:
-    """Write each member's predictions: to one file for one member, or to one subfolder per member.
+    """Write each member's predictions, either to one file for one member or to one subfolder per member.
 
     Args:
-        path: A file for one member if it ends in `.safetensors`; else a folder.
+        path: A file for one member if it ends in `.safetensors`; otherwise a folder.
         predictions: One entry per member.
         views: The views that the predictions were averaged over.
 
@@ -149,9 +149,9 @@ def write_predictions(path: Path, predictions: Sequence[Predictions], *, views: 
         The files.
 
     Raises:
-        UsageError: The path is one file for several members or has another suffix; it holds other predictions; or
-            predictions from several views would replace the predictions of training next to a checkpoint.
-        CheckpointError: A file of another kind is in the way.
+        UsageError: The path is one file for several members or has another suffix; different predictions would be
+            replaced; or predictions over several views would replace the predictions that training wrote.
+        CheckpointError: There is already a file of a different kind.
         FmcliError: A file cannot be written.
     """
     files = _files_to_write(path, predictions)
@@ -159,7 +159,7 @@ def write_predictions(path: Path, predictions: Sequence[Predictions], *, views: 
         _check_replaceable(file, member)
         if views != "none" and (file.parent / MODEL_FILE).exists():
             raise UsageError(
-                f"{printable(file)} is next to a checkpoint and would replace its predictions without views",
+                f"{printable(file)} is next to a checkpoint; averages over views would replace its predictions",
                 hint="choose another path",
             )
     for file, member in zip(files, predictions, strict=True):
@@ -176,12 +176,12 @@ def _files_to_write(path: Path, predictions: Sequence[Predictions]) -> list[Path
     if path.suffix != ".safetensors":
         raise UsageError(
             f"predictions cannot be written to {printable(path)}: its name ends in {printable(path.suffix)}",
-            hint="give a folder, or for one member a file that ends in .safetensors",
+            hint="give a folder or, for one member, a file whose name ends in .safetensors",
         )
     if len(predictions) > 1:
         raise UsageError(
-            f"{printable(path)} is one file, and there are {len(predictions)} members",
-            hint="give a folder: each member gets a subfolder",
+            f"{printable(path)} is one file, but there are {len(predictions)} members",
+            hint="give a folder; each member gets a subfolder",
         )
     return [path]
 
@@ -193,8 +193,8 @@ def _check_replaceable(path: Path, predictions: Predictions) -> None:
     same = (existing.recipe_digest, existing.split) == (predictions.recipe_digest, predictions.split)
     if not same or (not existing.recipe_digest and existing.member != predictions.member):
         raise UsageError(
-            f"{printable(path)} holds predictions of {_describe(existing)}; predictions of "
-            f"{_describe(predictions)} would replace them",
+            f"{printable(path)} has predictions of {_describe(existing)}, which would be replaced by "
+            f"{_describe(predictions)}",
             hint="choose another path, or remove the file",
         )
 

@@ -1,4 +1,4 @@
-"""Make a soup: average the weights of several checkpoints of one network into one checkpoint.
+"""Make a soup: average the weights of several checkpoints of the same network into one checkpoint.
 
 References:
     Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
@@ -32,7 +32,7 @@ from fmcli.networks.inference import predict_logits
 from fmcli.recipe import recipe_digest
 
 _FILES = frozenset({MODEL_FILE, *map(predictions_file, SPLITS)})
-"""Files in the folder of a soup."""
+"""Files that the folder of a soup can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,11 @@ class Soup:
     """Result of making a soup.
 
     Args:
-        folder: Folder of the soup's checkpoint.
         members: Names of the averaged members, in the order in which they were added.
-        accuracy: Accuracy of the soup on the validation images; None without such images.
-        best_member: Accuracy of the best single member on the same images.
+        accuracy: Accuracy of the soup on the validation images; None without validation images.
+        best_member: Accuracy of the best single member on these images.
     """
 
-    folder: Path
     members: tuple[str, ...]
     accuracy: float | None
     best_member: float | None
@@ -60,21 +58,21 @@ def make_soup(
     overwrite: bool = False,
     data_root: Path | None = None,
 ) -> Soup:
-    """Average the weights of members with equal networks, and save the result as a checkpoint.
+    """Average the weights of members with the same network, and save the result as a checkpoint.
 
-    Batch norm statistics are estimated again on the training images.
+    The batch-norm statistics of the average are estimated on the training images.
 
     Args:
         pool: The members.
         folder: New folder for the checkpoint.
-        method: `uniform` averages all members. `greedy` adds them from best to worst validation accuracy, and leaves
-            out each member that would lower the soup's accuracy.
+        method: `uniform` averages all members. `greedy` adds members from best to worst validation accuracy, and leaves
+            out members that would lower the accuracy of the soup.
         overwrite: Replace a soup in the folder.
         data_root: First folder to search for built-in sources.
 
     Raises:
-        UsageError: The folder is not empty; there is only one member; networks or images differ; or `greedy` has no
-            validation images.
+        UsageError: The folder is not empty, there is only one member, networks or images differ, or there are no
+            validation images for `greedy`.
         CheckpointError: The images have changed since the members were trained.
         FmcliError: The folder cannot be written.
     """
@@ -98,7 +96,7 @@ def make_soup(
         added, soup, accuracy = _add_greedily(members, order, accuracies[order[0]], splits)
     names = tuple(pool.names[index] for index in added)
     _save(folder, _with_soup_header(soup, [members[index] for index in added], names, method), data_root)
-    return Soup(folder, names, accuracy, max(accuracies, default=None))
+    return Soup(names, accuracy, max(accuracies, default=None))
 
 
 def check_soup_folder(folder: Path, *, overwrite: bool = False) -> None:
@@ -106,20 +104,20 @@ def check_soup_folder(folder: Path, *, overwrite: bool = False) -> None:
 
     Args:
         folder: Folder for a soup.
-        overwrite: Accept a folder that holds a soup and nothing else.
+        overwrite: Accept a folder that has a soup and nothing else.
 
     Raises:
         UsageError: The folder is not empty, or is a file.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not _holds_only_soup(folder):
-        raise UsageError(f"{printable(folder)} is not an empty folder, and a soup needs its own", remedies=["output"])
+    if not _has_only_soup(folder):
+        raise UsageError(f"{printable(folder)} is not an empty folder, and a soup needs one", remedies=["output"])
     if not overwrite:
-        raise UsageError(f"{printable(folder)} already holds a soup", remedies=["replace", "output"])
+        raise UsageError(f"{printable(folder)} already has a soup", remedies=["replace", "output"])
 
 
-def _holds_only_soup(folder: Path) -> bool:
+def _has_only_soup(folder: Path) -> bool:
     if not folder.is_dir() or not {path.name for path in folder.iterdir()} <= _FILES:
         return False
     try:
@@ -156,19 +154,19 @@ def _add_greedily(
 
 def _check_same_network(members: Sequence[Checkpoint], names: Sequence[str]) -> None:
     if len(members) < 2:
-        raise UsageError("a soup needs two or more members", hint="give several checkpoints of one network")
+        raise UsageError("a soup needs at least two members", hint="give several checkpoints of the same network")
     first = members[0].header
     for member, name in zip(members[1:], names[1:], strict=True):
         other = member.header
         for label, differs in (
-            ("another network", other.member.model != first.member.model),
-            ("other training images", other.data_digests != first.data_digests or other.data != first.data),
-            ("another mean or std of pixels", (other.mean, other.std) != (first.mean, first.std)),
+            ("a different network", other.member.model != first.member.model),
+            ("different images", other.data_digests != first.data_digests or other.data != first.data),
+            ("a different mean or std of pixels", (other.mean, other.std) != (first.mean, first.std)),
         ):
             if differs:
                 raise UsageError(
-                    f"{printable(name)} has {label} than {printable(names[0])}: weights cannot be averaged",
-                    hint="fmcli ensemble evaluate combines the votes of different networks",
+                    f"{printable(name)} has {label} from {printable(names[0])}, so their weights cannot be averaged",
+                    hint="to combine different networks, use fmcli ensemble evaluate",
                 )
 
 
@@ -181,7 +179,7 @@ def _accuracy(member: Checkpoint, splits: Splits) -> float:
 
 
 def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
-    """Return an unsaved checkpoint with the mean weights."""
+    """Return a checkpoint with the mean weights. Nothing is written."""
     states = [member.model.state_dict() for member in members]
     mean = {
         name: torch.stack([state[name] for state in states]).mean(dim=0) if tensor.is_floating_point() else tensor
@@ -189,7 +187,7 @@ def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
     }
     soup = build_checkpoint(members[0].path, members[0].header, mean, device=members[0].device)
     batches = evaluation_loader(splits.train, soup.device).batches()
-    # A soup is only evaluated, so its statistics must be those without dropout.
+    # A soup is never trained, so its batch-norm statistics must match prediction, which has no dropout.
     estimate_batch_norm(soup.model, batches, soup.header.normalization, dropout=False)
     return soup
 
@@ -197,9 +195,9 @@ def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
 def _with_soup_header(
     soup: Checkpoint, ingredients: Sequence[Checkpoint], names: Sequence[str], method: SoupMethod
 ) -> Checkpoint:
-    """Replace the header, which is that of the first ingredient, by one that describes the soup."""
+    """Replace the header, a copy from the first ingredient, by a header that describes the soup."""
     header = soup.header
-    trainer = header.member.trainer.model_copy(update={"keep": "last"})  # a soup has neither snapshots nor a best epoch
+    trainer = header.member.trainer.model_copy(update={"keep": "last"})  # a soup has no snapshots and no best epoch
     member = header.member.model_copy(update={"name": "soup", "trainer": trainer})
     entries = tuple(
         Ingredient(name=name, digest=ingredient.weights_digest)
@@ -217,7 +215,7 @@ def _with_soup_header(
 
 
 def _save(folder: Path, soup: Checkpoint, data_root: Path | None) -> None:
-    for split in SPLITS:  # predictions of a soup that is replaced
+    for split in SPLITS:  # remove predictions of the soup that is replaced
         (folder / predictions_file(split)).unlink(missing_ok=True)
     if "validation" in soup.header.data_digests:
         [predictions] = predict_splits([soup], "validation", data_root=data_root)

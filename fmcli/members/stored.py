@@ -14,7 +14,7 @@ from fmcli.storage.reading import read_metadata
 
 _TRAINING_FILES = (MODEL_FILE, HISTORY_FILE, RECIPE_FILE)
 ANY_SPLIT = ""
-"""Key of a stored member's file that does not say which split its predictions are of."""
+"""Key for a file of predictions that does not say which split it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class StoredMember:
     Args:
         name: Name of the member.
         path: Its file or folder.
-        files: Predictions file of each split; the file under `ANY_SPLIT` serves every split.
+        files: Predictions file of each split. A file under `ANY_SPLIT` is used for every split.
     """
 
     name: str
@@ -32,35 +32,39 @@ class StoredMember:
     files: Mapping[str, Path]
 
     @property
+    def file(self) -> Path:
+        """The file of one of the splits."""
+        return next(iter(self.files.values()))
+
+    @property
     def group(self) -> str:
-        """Group in a two-level vote, as stored in fmcli's predictions; empty with other tools."""
-        path = next(iter(self.files.values()))
-        return "" if is_external(path) else load_predictions(path, header_only=True).group
+        """Group in a two-level vote. It is stored in fmcli's predictions, and empty for other tools."""
+        return "" if is_external(self.file) else load_predictions(self.file, header_only=True).group
 
     @property
     def is_external(self) -> bool:
-        """Whether another tool wrote the predictions; these can lack the true classes."""
+        """Whether another tool wrote the predictions. They may come without the true classes."""
         return any(is_external(path) for path in self.files.values())
 
 
 def find_stored_members(path: Path) -> list[StoredMember]:
-    """Return the members whose predictions a file or folder holds; none if it holds something else.
+    """Return the members with stored predictions in a file or folder, or none if it has something else.
 
-    A folder with predictions that are named after splits, such as `test.safetensors`, is one member. In any other
-    folder, each subfolder of that kind and each file of predictions is a member. Hidden files, files of true classes
-    and files with other suffixes are ignored.
+    A folder with predictions files that are named after splits, such as `test.safetensors`, is one member. In any other
+    folder, each such subfolder and each predictions file is a member. Hidden files, files of true classes and files
+    with other suffixes are ignored.
 
     Raises:
-        CheckpointError: A folder mixes predictions with a file or folder that looks like a member but is none.
+        CheckpointError: Next to predictions, there is a file or folder that looks like a member but is not one.
     """
     if path.is_dir():
         return _members_in_folder(path)
-    return [_member_of_file(path)] if path.is_file() and (is_external(path) or _holds_predictions(path)) else []
+    return [_member_of_file(path)] if path.is_file() and (is_external(path) or _is_predictions_file(path)) else []
 
 
 def _members_in_folder(folder: Path) -> list[StoredMember]:
     if any(any(folder.glob(pattern)) for name in _TRAINING_FILES for pattern in (name, f"*/{name}")):
-        return []  # a run or a member's folder, perhaps with unfinished training
+        return []  # a run or a member's folder, perhaps with partly trained members
     own = _files_by_split(folder)
     folders = {
         path: _files_by_split(path)
@@ -72,23 +76,23 @@ def _members_in_folder(folder: Path) -> list[StoredMember]:
         _refuse_any([*(path for path, files in folders.items() if files), *single_files], f"{folder} is one member")
         return [StoredMember(folder.resolve().name, folder, own)]
     found = {path: StoredMember(path.name, path, files) for path, files in folders.items() if files}
-    found |= {path: _member_of_file(path) for path in single_files if is_external(path) or _holds_predictions(path)}
+    found |= {path: _member_of_file(path) for path in single_files if is_external(path) or _is_predictions_file(path)}
     if found:
-        _refuse_any([path for path in (*folders, *single_files) if path not in found], "it holds no predictions")
+        _refuse_any([path for path in (*folders, *single_files) if path not in found], "it has no predictions")
     return [found[path] for path in sorted(found)]
 
 
 def _refuse_any(paths: Sequence[Path], reason: str) -> None:
     if paths:
         raise CheckpointError(
-            f"{printable(paths[0])} would not vote: {printable(reason)}",
-            hint="a member is MEMBER/test.safetensors, MEMBER.safetensors, or the same as .npy or .csv; "
-            "name each member, or move this one elsewhere",
+            f"{printable(paths[0])} cannot vote: {printable(reason)}",
+            hint="name the files of a member MEMBER/test.safetensors or MEMBER.safetensors (or .npy, .csv), "
+            "or move this one to another folder",
         )
 
 
 def _prediction_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that have a suffix of predictions, sorted."""
+    """Return the files in a folder that have the suffix of predictions files, sorted."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -99,19 +103,19 @@ def _prediction_files(folder: Path) -> list[Path]:
     )
 
 
-def _holds_predictions(path: Path) -> bool:
-    return read_metadata(path).get("format") == FORMAT
+def _is_predictions_file(path: Path) -> bool:
+    return read_metadata(path).get("format") == FORMAT.name
 
 
 def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]:
-    """Return the files of a folder that are named after splits.
+    """Return the predictions files in a folder that are named after splits.
 
     Args:
         folder: A member's folder.
-        chosen: The file to use for its split, even if there are more.
+        chosen: The file to use for its split, even if there are other files for this split.
 
     Raises:
-        CheckpointError: Two files are named after one split, and neither is the chosen one.
+        CheckpointError: Two files are named after the same split, and neither is the chosen one.
     """
     found: dict[str, Path] = {} if chosen is None else {chosen.stem: chosen}
     for path in _prediction_files(folder):
@@ -120,14 +124,14 @@ def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]
         if path.stem in found:
             raise CheckpointError(
                 f"{printable(found[path.stem])} and {printable(path)} are both predictions on {path.stem}",
-                hint="name the file to use, or move the other one elsewhere",
+                hint="give the path of one of these files, or move the other one to another folder",
             )
         found[path.stem] = path
     return {split: found[split] for split in SPLITS if split in found}
 
 
 def _member_of_file(path: Path) -> StoredMember:
-    """Return the member of a predictions file. If the file is named after a split, include the other splits' files."""
+    """Return the member of a predictions file. If it is named after a split, include the files of other splits."""
     if path.stem in SPLITS:
         return StoredMember(path.parent.resolve().name, path, _files_by_split(path.parent, path))
     split = ANY_SPLIT if is_external(path) else load_predictions(path, header_only=True).split

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from fmcli.ensemble import MIN_IMAGES_TO_FIT, Combiner, VotingResult, combine_predictions, fit_combiner
+from fmcli.ensemble import MIN_IMAGES_TO_FIT, Combiner, VotingResult, combine_predictions, cross_fit, fit_combiner
 from fmcli.ensemble.external import NoLabelsError
 from fmcli.ensemble.predictions import Predictions, load_predictions, predictions_file, stack_logits
+from fmcli.ensemble.rules.vote import Labels, Logits
 from fmcli.errors import Action, CheckpointError, Remedy, UsageError, printable
 from fmcli.members.pool import Member, Pool
 from fmcli.members.predict import PredictOptions, predict_pool
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
 
 
-_TRAIN_HINT = "train with validation = { first = 5000 } in [data]"
+_TRAIN_HINT = "add validation = { first = 5000 } to [data] in the recipe and train again"
 
 
 def predict_validation(pool: Pool, **options: Unpack[PredictOptions]) -> list[Predictions] | None:
-    """Return each member's predictions on its validation images; None if a member has no such images or labels.
+    """Return each member's predictions on its validation images, or None if a member has no such images or labels.
 
-    Predictions that training wrote next to the checkpoints are used if all members have them.
+    If all members have predictions that training wrote next to the checkpoints, use these.
     """
     if not all(_has_validation(member) for member in pool.members):
         return None
@@ -47,7 +48,7 @@ def _has_validation(member: Member) -> bool:
 
 
 def _saved_by_training(member: Checkpoint) -> Predictions | None:
-    """Return the validation predictions next to a checkpoint if its weights gave them."""
+    """Return the validation predictions next to a checkpoint, or None if they are missing or have other weights."""
     header = member.header
     try:
         saved = load_predictions(member.path.parent / predictions_file("validation"))
@@ -61,7 +62,7 @@ def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOpt
     """Return the validation predictions to fit a rule on.
 
     Returns:
-        One entry per member; None if the rule is fitted already, or if it needs no fitting and the members have no
+        One entry per member. None if the rule is already fitted, or if it needs no fitting and the members have no
         validation images in common.
 
     Raises:
@@ -82,7 +83,7 @@ def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOpt
         by_hand: list[Remedy | Action] = [] if rule.vote == "stacking" else ["weights"]
         raise UsageError(
             f"{rule.vote} must be fitted on validation images, but these members have none in common",
-            hint="stored predictions need a file named validation, such as MEMBER/validation.safetensors",
+            hint="add a file such as MEMBER/validation.safetensors to stored predictions",
             remedies=[*by_hand, Remedy("vote", "soft")],
         )
     return found if is_shared else None
@@ -94,11 +95,11 @@ def _split_digests(member: Checkpoint) -> tuple[str, str]:
 
 
 def fit_rule(pool: Pool, rule: Combiner, *, calibrate: bool = True, **options: Unpack[PredictOptions]) -> Combiner:
-    """Fit a rule on validation images; return it unchanged if there is nothing to fit.
+    """Fit a rule on validation images. Return it unchanged if there is nothing to fit.
 
     Args:
         pool: The members.
-        rule: The rule; weights that it has are kept.
+        rule: The rule. Weights that it already has are kept.
         calibrate: Whether to fit the temperature.
         **options: Options of `predict_pool`.
 
@@ -111,6 +112,18 @@ def fit_rule(pool: Pool, rule: Combiner, *, calibrate: bool = True, **options: U
     if found is None or (len(found[0].labels) < MIN_IMAGES_TO_FIT and not rule.needs_fit):
         return rule
     return fit_combiner(rule, stack_logits(found), found[0].labels, calibrate=calibrate)
+
+
+def accuracy_of_rule(rule: Combiner, logits: Logits, y_true: Labels) -> float:
+    """Return the accuracy of a rule on validation images. If it needs fitting, it is cross-fitted to these images.
+
+    Args:
+        rule: The rule.
+        logits: (n_members, n_samples, n_classes).
+        y_true: (n_samples,).
+    """
+    vote = cross_fit(rule, logits, y_true)(logits) if rule.needs_fit else rule(logits)
+    return float((vote.labels == y_true).mean())
 
 
 def vote_on_split(
@@ -127,10 +140,10 @@ def vote_on_split(
 
     Args:
         pool: The members.
-        rule: The rule; weights that it has are kept.
+        rule: The rule. Weights that it already has are kept.
         split: `train`, `validation` or `test`.
         calibrate: Whether to fit the temperature.
-        **options: Options of `predict_pool`. `labels` belong to the split.
+        **options: Options of `predict_pool`. `labels` are the true classes of the split.
 
     Raises:
         UsageError: See `predict_for_fitting`.
@@ -146,7 +159,7 @@ def vote_on_split(
 
 
 def predict_shared_validation(pool: Pool, **options: Unpack[PredictOptions]) -> list[Predictions]:
-    """Return each member's predictions on validation images that all have in common and none was trained on.
+    """Return each member's predictions on validation images that all members share and no member was trained on.
 
     Raises:
         UsageError: There are no such images.
@@ -156,17 +169,17 @@ def predict_shared_validation(pool: Pool, **options: Unpack[PredictOptions]) -> 
     if found is None:
         raise UsageError(
             "members are selected on validation images, and some members have none",
-            hint=f"{_TRAIN_HINT}; stored predictions need a file named validation, and with other tools also "
-            "validation-labels.npy",
+            hint=f"{_TRAIN_HINT}, or add a file such as MEMBER/validation.safetensors to stored predictions; "
+            "predictions from other tools also need validation-labels.npy",
         )
     return found
 
 
 def check_not_trained_on(pool: Pool, data_root: Path | None) -> None:
-    """Refuse networks that have other validation images than the first network, or were trained on its images.
+    """Refuse networks that have different validation images from the first network or were trained on its images.
 
     Raises:
-        UsageError: There is such a member, or the first network has no validation images.
+        UsageError: There is such a network, or the first network has no validation images.
     """
     if not pool.checkpoints:
         return
@@ -185,7 +198,7 @@ def check_not_trained_on(pool: Pool, data_root: Path | None) -> None:
         if n_shared:
             problems.append(f"{printable(name)} was trained on {n_shared:,} of them")
         elif member.header.data_digests.get("validation") != digests["validation"]:
-            problems.append(f"{printable(name)} has other validation images")
+            problems.append(f"{printable(name)} has different validation images")
     if problems:
         raise UsageError(
             f"cannot fit or select on the validation images of {first_name}: " + "; ".join(problems),
@@ -194,7 +207,7 @@ def check_not_trained_on(pool: Pool, data_root: Path | None) -> None:
 
 
 def _image_digests(member: Checkpoint, split: str, data_root: Path | None) -> list[bytes]:
-    """Return a digest of each image of a split with its label."""
+    """Return a digest of each image in a split, together with its label."""
     from fmcli.data import load_splits
 
     images = load_splits(member.header.data, data_root).named(split)

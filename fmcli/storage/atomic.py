@@ -1,11 +1,11 @@
-"""Atomic writes: a file or folder appears complete or not at all."""
+"""Write files and folders atomically: they appear complete or not at all."""
 
 import errno
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,21 +14,21 @@ from typing import BinaryIO
 
 from fmcli.errors import FmcliError, printable
 
-# A file system that cannot flush a folder reports one of these; files in the folder are complete anyway.
+# Errors of file systems that cannot flush a folder. They can be ignored, because the files themselves are flushed.
 _FLUSH_NOT_SUPPORTED = (errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
-_MAX_NAME_BYTES = 100  # file systems allow 255; a suffix is added to some names
-_RESERVED_NAMES = ("ensemble.toml", "recipe.toml")  # files in the same folder as members' folders
+_MAX_NAME_BYTES = 100  # file systems allow 255, but some names get a prefix and a suffix
+_RESERVED_NAMES = ("ensemble.toml", "recipe.toml")  # files that fmcli writes next to members' folders
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a temporary file in the same folder, flush it to disk and rename it to its final name.
+    """Write a file: write a temporary file in the same folder, flush it to disk and give it the final name.
 
     Args:
         path: The file. Its folder is created if missing.
-        content: The bytes.
+        content: The content of the file.
 
     Raises:
-        FmcliError: The folder is not writable, or the disk is full; an existing file is unchanged.
+        FmcliError: The folder is not writable, or the disk is full. An existing file is left unchanged.
     """
     with open_atomic(path) as file:
         file.write(content)
@@ -36,23 +36,27 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing; it gets its final name when the block ends. See `write_atomic`."""
+    """Open a file for writing. It gets its final name when the block ends; see `write_atomic`."""
+    part = _partial_path(path.parent, path.name)
     try:
         _make_folder(path.parent)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with part.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
+            os.replace(part, path)
             _flush_folder(path.parent)
         except BaseException:
-            Path(name).unlink(missing_ok=True)  # missing if a signal arrived after the rename
+            part.unlink(missing_ok=True)  # missing if a signal arrived after the rename
             raise
     except OSError as error:
         raise _write_error(path, error) from error
+
+
+def _partial_path(folder: Path, name: str) -> Path:
+    """Return a new path for the incomplete content of a file or folder of this name."""
+    return folder / f".{name[:_MAX_NAME_BYTES]}.{secrets.token_hex(4)}.part"
 
 
 def _write_error(path: Path, error: OSError) -> FmcliError:
@@ -64,7 +68,7 @@ def _write_error(path: Path, error: OSError) -> FmcliError:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents, and flush each to disk."""
+    """Create a folder and its missing parents, and flush each of them to disk."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -72,7 +76,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush a folder's list of names to disk, so that a new file survives a loss of power."""
+    """Flush a folder's list of files to disk, so that a new file survives a power failure."""
     if os.name != "posix":
         return
     try:
@@ -88,10 +92,10 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder whose files appear in the real folder when the block ends without an error.
+    """Yield a temporary folder. Its content appears in the real folder when the block ends without an error.
 
     Args:
-        folder: The real folder, missing or empty.
+        folder: The real folder. It must be missing or empty.
 
     Raises:
         FmcliError: The folder is not writable.
@@ -100,14 +104,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         home = folder if exists else folder.parent
         home.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}."[:_MAX_NAME_BYTES], suffix=".part", dir=home))
+        part = _partial_path(home, folder.name)
+        part.mkdir()
         try:
             yield part
             if exists:
                 for path in part.iterdir():
                     path.rename(folder / path.name)
             else:
-                part.chmod(0o777 & ~_umask())
                 part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -116,14 +120,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """Return a folder name for each member that is safe and unique on every file system.
+    """Return a folder name for each member. The names are valid and unique on every file system.
 
     Args:
-        names: Names of members, of any characters.
+        names: The members' names. They may contain any characters.
 
     Returns:
-        Names of letters, digits, `_`, `.` and `-`, of about 100 bytes at most. They also differ if case is ignored,
-        do not start with a dot, and are not names of files that fmcli writes next to members' folders.
+        Names of letters, digits, `_`, `.` and `-`, at most about 100 bytes long. They differ even if upper and lower
+        case are equal, do not start with a dot, and differ from the files that fmcli writes next to members' folders.
 
     Example:
         >>> folder_names(["one/k3", "one-K3", "../..", "recipe.toml"])
@@ -146,7 +150,7 @@ def folder_names(names: Sequence[str]) -> list[str]:
 def order_metadata(content: bytes) -> bytes:
     """Return the content of a safetensors file with its metadata sorted by name.
 
-    safetensors writes the metadata in an order that differs between processes. Sorting it means that two equal training
+    safetensors writes metadata in an order that differs between processes. With sorted metadata, two equal training
     runs write byte-identical files, which users can compare with `cmp` or a checksum.
 
     Args:
@@ -156,12 +160,12 @@ def order_metadata(content: bytes) -> bytes:
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the format requires it, so that tensors stay aligned
+    text += b" " * (-len(text) % 8)  # the format aligns tensors to 8 bytes
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files and their partial copies from killed processes, then the folder if it is empty."""
+    """Remove files and partial copies that killed processes left, then the folder if it is empty."""
     names = list(names)
     remove_partial_files(folder, names)
     for name in names:
@@ -171,27 +175,17 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def remove_partial_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove partial files that killed processes left while writing files of these names with `write_atomic`.
+    """Remove partial copies that killed processes left when they wrote files of these names with `write_atomic`.
 
-    No process may be writing them now.
+    No other process may be writing these files now.
     """
     for name in names:
         for path in folder.glob(f".{name}.*.part"):
             path.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """Return the process's file mode mask; the only way to read it is to set it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def check_writable(path: Path) -> None:
-    """Check that a file can be written, before hours of work that it will hold the result of.
-
-    Args:
-        path: The file.
+    """Check that a file can be written, before hours of work whose result it will contain.
 
     Raises:
         FmcliError: The path is a folder, a parent is not a folder, or the folder is not writable.

@@ -1,4 +1,4 @@
-"""Locks between processes. The operating system releases the lock of a process that dies."""
+"""Lock folders between processes. The operating system releases the locks of a process that dies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_FILE = ".lock"
-"""The file is never removed: otherwise two processes could each lock a different file of this name."""
+"""Name of the lock file. It is never removed: two processes could then lock two different files of this name."""
 
 
 def try_lock(folder: Path) -> FileLock | None:
@@ -30,10 +30,13 @@ def try_lock(folder: Path) -> FileLock | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; first wait until no other process holds it.
+    """Hold the lock of a folder. Wait if another process holds it.
+
+    Args:
+        folder: Created if missing.
 
     Raises:
-        OSError: The folder, which is created if missing, is not writable.
+        OSError: The folder is not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK_FILE):

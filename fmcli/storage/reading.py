@@ -1,10 +1,11 @@
-"""Read files from other people: with limits, without waiting for a pipe, and without executing anything."""
+"""Read untrusted files: within limits, without waiting for a pipe, and without executing their content."""
 
 import os
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -15,23 +16,23 @@ from fmcli.errors import Action, CheckpointError, FmcliError, Remedy, is_utf8, p
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_HEADER_BYTES = 1 << 24  # of a safetensors file; a pack of many members has a large one
-MAX_LINE_CHARACTERS = 100_000  # tomllib needs 100 bytes of memory per character of a number
-MAX_DOTS_PER_LINE = 100  # in TOML: tomllib needs time and memory proportional to the square of a key's dots
-MAX_NESTING = 64  # levels of TOML tables and lists inside each other
+MAX_HEADER_BYTES = 1 << 24  # safetensors; a pack of many members has a large header
+MAX_LINE_CHARACTERS = 100_000  # TOML; tomllib needs 100 bytes of memory per character of a number
+MAX_DOTS_PER_LINE = 100  # TOML; tomllib needs time and memory proportional to the square of a key's dots
+MAX_NESTING = 64  # TOML; levels of tables and lists inside each other
 MAX_CLASSES = 10_000  # a confusion matrix has the square of this number of entries
-MAX_TENSORS = 100_000  # in a safetensors file; enough for a thousand members
-_MAX_NPY_HEADER_BYTES = 10_000  # the limit of NumPy, which reads the whole header before it checks
+MAX_TENSORS = 100_000  # safetensors; enough for a thousand members
+_MAX_NPY_HEADER_BYTES = 10_000  # NumPy has the same limit, but checks it after reading the whole header
 _NONBLOCKING = getattr(os, "O_NONBLOCK", 0)  # missing on Windows, which has no named pipes in folders
 
 
 def read_bytes(path: Path, limit: int, error: type[FmcliError] = FmcliError) -> bytes:
-    """Read a whole file, device or pipe; a pipe without a writer is empty.
+    """Return the content of a file, device or pipe. A pipe without a writer is empty.
 
     Args:
         path: The file.
         limit: Maximum size in bytes.
-        error: Exception type to raise.
+        error: Type of the exception to raise.
 
     Raises:
         FmcliError: The file cannot be read or is larger than the limit.
@@ -47,7 +48,12 @@ def read_bytes(path: Path, limit: int, error: type[FmcliError] = FmcliError) -> 
 
 
 def read_text(path: Path, limit: int, error: type[FmcliError]) -> str:
-    """Read a text file like `read_bytes`, without the byte order mark that some Windows editors write.
+    """Return the content of a text file, without the byte order mark that some Windows editors write.
+
+    Args:
+        path: The file.
+        limit: Maximum size in bytes.
+        error: Type of the exception to raise.
 
     Raises:
         FmcliError: The file cannot be read, is larger than the limit, or is not UTF-8.
@@ -59,9 +65,9 @@ def read_text(path: Path, limit: int, error: type[FmcliError]) -> str:
 
 
 def open_nonblocking(path: Path) -> BinaryIO:
-    """Open a file for reading; do not wait until another process opens the other end of a pipe.
+    """Open a file for reading, without waiting for a writer if it is a named pipe.
 
-    Reading from an open pipe does wait for data.
+    Reading from the open pipe waits for data.
 
     Raises:
         OSError: The file cannot be read.
@@ -81,7 +87,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Return the table of a TOML text.
 
     Raises:
-        ValueError: The text is not TOML, has too long a line, or nests too deeply.
+        ValueError: The text is not TOML, a line is too long, or tables nest too deeply.
 
     Example:
         >>> parse_toml('trainer.epochs = 3')
@@ -103,7 +109,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def _depth(value: Any) -> int:
-    """Return the levels of tables and lists in a value."""
+    """Return the number of levels of tables and lists in a value."""
     if not isinstance(value, dict | list):
         return 0
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
@@ -115,7 +121,7 @@ def open_safetensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any
 
     Args:
         path: A safetensors file.
-        framework: Type of the arrays: `np` for NumPy, `pt` for PyTorch.
+        framework: Type of the arrays to return: `np` for NumPy, `pt` for PyTorch.
 
     Raises:
         CheckpointError: The file is missing, or is not a complete safetensors file.
@@ -128,13 +134,13 @@ def open_safetensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{printable(path)} is not a complete safetensors file: {printable(error)}",
-            hint="the file is truncated or has another format; copy it again or train again",
+            hint="if fmcli wrote the file, copy it again or train the member again",
         ) from error
 
 
 @contextmanager
 def open_tensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
-    """Open a safetensors file with `safe_open`, after checking that this neither waits nor needs much memory.
+    """Open a safetensors file with `safe_open`, after checking that this does not wait and needs little memory.
 
     Raises:
         OSError, SafetensorError: The file cannot be read, or is not a safetensors file.
@@ -152,7 +158,7 @@ def open_tensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
 
 
 def _utf8_path(path: Path, descriptor: int) -> str:
-    """Return the path if it is UTF-8, as safetensors requires, otherwise another path of the same open file."""
+    """Return a UTF-8 path of an open file, as safetensors requires: its own path, or one through its descriptor."""
     name = os.fspath(path)
     if is_utf8(name):
         return name
@@ -162,7 +168,7 @@ def _utf8_path(path: Path, descriptor: int) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Read only the metadata of a safetensors file; it is not verified, since its digest also covers the tensors.
+    """Return the metadata of a safetensors file. It is not verified, because the digest also covers the tensors.
 
     Raises:
         CheckpointError: The file is missing, or is not a safetensors file.
@@ -171,47 +177,51 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def check_format(
-    path: Path,
-    header: Mapping[str, object],
-    expected: str,
-    *,
-    kind: str,
-    hint: str | None = None,
-    remedies: Sequence[Remedy | Action] = (),
-) -> None:
-    """Refuse a file of another kind, or one that another version of fmcli wrote.
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """A format of files that fmcli writes.
+
+    Args:
+        name: Name of the format. It ends in a version number, as in `fmcli-checkpoint-2`.
+        kind: Kind of file, with its article, for error messages.
+        hint: What to do if a file is of a different kind.
+        remedies: What to do if another version of fmcli wrote a file.
+    """
+
+    name: str
+    kind: str
+    hint: str | None = None
+    remedies: Sequence[Remedy | Action] = ()
+
+
+def check_format(path: Path, header: Mapping[str, object], expected: FileFormat) -> None:
+    """Refuse a file of a different kind, and a file that another version of fmcli wrote.
 
     Args:
         path: The file.
-        header: Its text; `format` names the format.
-        expected: A format name that ends in its version, such as `fmcli-checkpoint-2`.
-        kind: The expected kind of file, with its article.
-        hint: What to do if the file is of another kind.
-        remedies: What to do if another version wrote the file.
+        header: Values in the file. The entry `format` is the name of its format.
+        expected: The format that the file must have.
 
     Raises:
-        CheckpointError: The format is not the expected one.
+        CheckpointError: The format differs.
     """
     found = str(header.get("format", ""))
-    if found == expected:
+    if found == expected.name:
         return
-    is_other_version = found.startswith(expected.rstrip("0123456789"))
+    if not found.startswith(expected.name.rstrip("0123456789")):
+        raise CheckpointError(f"{printable(path)} is not {expected.kind} written by fmcli", hint=expected.hint)
     raise CheckpointError(
-        f"{printable(path)} is not {kind} of this fmcli version: its format is {printable(found)!r}, "
-        f"expected {expected!r}",
-        hint="another version of fmcli wrote it: use that version, or create the file again"
-        if is_other_version
-        else hint,
-        remedies=remedies if is_other_version else (),
+        f"{printable(path)} has the format {printable(found)!r}, but this version of fmcli reads {expected.name!r}",
+        hint="use the version of fmcli that wrote the file, or create the file again",
+        remedies=expected.remedies,
     )
 
 
 def open_array(path: Path) -> "NDArray[Any]":
-    """Map a `.npy` file into memory; refuse pickled arrays and archives.
+    """Map a `.npy` file into memory. Refuse pickled arrays and archives.
 
     Raises:
-        Exception: The file is not a `.npy` file. NumPy parses the header as Python, which fails in many ways.
+        Exception: The file is not a `.npy` file. NumPy parses the header as Python, which raises many types of errors.
     """
     import numpy as np
 
@@ -223,10 +233,10 @@ def open_array(path: Path) -> "NDArray[Any]":
 
 
 def check_npy_header(file: IO[bytes]) -> None:
-    """Refuse a `.npy` file whose header needs much memory.
+    """Refuse a `.npy` file with a header that needs much memory.
 
     Args:
-        file: The file, open at its start, to which it is rewound.
+        file: The file, open at its start. It is rewound.
 
     Raises:
         ValueError: The header is too large.

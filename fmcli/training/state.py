@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fmcli.checkpoints.tensors import load_tensors, save_tensors, with_prefix, without_prefix
 from fmcli.events import EpochFinished
-from fmcli.storage.reading import check_format
+from fmcli.storage.reading import FileFormat
 from fmcli.training.fingerprint import Fingerprint
 
 STATE_FILE = "state.safetensors"
-STATE_FORMAT = "fmcli-state-5"
+FORMAT = FileFormat("fmcli-state-5", "a training state", remedies=["overwrite"])
 _PROGRESS_TENSORS = ("order", "losses", "correct")
 
 
@@ -79,7 +79,7 @@ def save_state(path: Path, state: TrainingState) -> None:
     """
     tensors = dict(state.tensors)
     metadata = {
-        "format": STATE_FORMAT,
+        "format": FORMAT.name,
         "fingerprint": json.dumps(asdict(state.fingerprint)),
         "retrained": "true" if state.retrained else "false",
         "history": json.dumps([asdict(epoch) for epoch in state.history]),
@@ -98,8 +98,7 @@ def load_state(path: Path) -> TrainingState:
     Raises:
         CheckpointError: The file is damaged or has another format.
     """
-    metadata, tensors = load_tensors(path)
-    check_format(path, metadata, STATE_FORMAT, kind="a training state", remedies=["overwrite"])
+    metadata, tensors = load_tensors(path, FORMAT)
     progress = None
     if "progress" in metadata:
         parts: dict[str, Any] = {**without_prefix("progress", tensors), **json.loads(metadata["progress"])}

@@ -56,14 +56,18 @@ def pack(runs, rule, tmp_path_factory) -> Path:
     """A pack of run `one` with its members in another order; read-only."""
     path = tmp_path_factory.mktemp("packs") / "chosen.pack"
     write_pack(
-        path, places_in(runs / "one"), rule, FittedOn(split="validation", images=40, data_digest="d", accuracy=1)
+        path, member_files(runs / "one"), rule, FittedOn(split="validation", images=40, data_digest="d", accuracy=1)
     )
     return path
 
 
-def places_in(run, names=NAMES):
+def member_files(run, names=NAMES):
     files = [run / name / MODEL_FILE for name in names]
     return [MemberPath(name, file, read_metadata(file)["digest"]) for name, file in zip(names, files, strict=True)]
+
+
+def names_in(pack):
+    return [entry.name for entry in read_pack(pack, device=CPU)[0].members]
 
 
 def rewritten(pack, target, change):
@@ -102,7 +106,7 @@ def test_unpacked_files_equal_the_packed_files_byte_for_byte(pack, runs, tmp_pat
 def test_the_same_members_make_the_same_pack(pack, runs, rule, tmp_path):
     assert unpack(pack, tmp_path / "out")
     fitted_on = FittedOn(split="validation", images=40, data_digest="d", accuracy=1)
-    write_pack(tmp_path / "again.pack", places_in(tmp_path / "out"), rule, fitted_on)
+    write_pack(tmp_path / "again.pack", member_files(tmp_path / "out"), rule, fitted_on)
     assert (tmp_path / "again.pack").read_bytes() == pack.read_bytes()
 
 
@@ -119,20 +123,20 @@ def test_unpacking_restores_the_rule_and_its_images(pack, rule, tmp_path):
 
 
 def test_a_packs_networks_equal_its_members(pack, runs, rule):
-    found = read_pack(pack, device=CPU)
-    assert found.names == NAMES
-    for name, member in zip(NAMES, found.members, strict=True):
+    ensemble, members = read_pack(pack, device=CPU)
+    assert names_in(pack) == list(NAMES)
+    for name, member in zip(NAMES, members, strict=True):
         own = load_checkpoint(runs / "one" / name, device=CPU)
         assert member.header == own.header
         assert not member.model.training
         state = own.model.state_dict()
         assert all(torch.equal(tensor, state[key]) for key, tensor in member.model.state_dict().items())
-    assert (found.rule.vote, found.rule.temperature) == ("stacking", rule.temperature)
+    assert (ensemble.vote, ensemble.temperature) == ("stacking", rule.temperature)
 
 
 def test_a_pack_is_evaluated_like_its_run(pack, runs, rule):
-    places = [runs / "one" / name for name in NAMES]
-    packed, open_ = open_pool([pack], device="cpu"), open_pool(places, device="cpu")
+    folders = [runs / "one" / name for name in NAMES]
+    packed, open_ = open_pool([pack], device="cpu"), open_pool(folders, device="cpu")
     found = [predict_pool(pool, "test") for pool in (packed, open_)]
     np.testing.assert_array_equal(stack_logits(found[0]), stack_logits(found[1]))
     results = [
@@ -146,21 +150,21 @@ def test_a_pack_is_evaluated_like_its_run(pack, runs, rule):
 
 def test_a_pack_labels_images_like_its_run(pack, runs, rule):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 12, 12), dtype=np.uint8)
-    loaded = [LoadedImage(str(place), None, image) for place, image in enumerate(pixels)]
+    loaded = [LoadedImage(str(index), None, image) for index, image in enumerate(pixels)]
     packed = open_pool([pack], device="cpu")
     members = [load_checkpoint(runs / "one" / name, device=CPU) for name in NAMES]
-    answers = [
+    labelled = [
         list(label_images(networks, loaded, one, top=4))
         for networks, one in ((packed.require_networks(), packed.choose_rule()), (members, rule))
     ]
-    assert answers[0] == answers[1]
+    assert labelled[0] == labelled[1]
 
 
 def test_optional_files_of_a_member_can_be_missing(runs, tmp_path):
     (tmp_path / "k3").mkdir()
     shutil.copy(runs / "one" / "k3" / MODEL_FILE, tmp_path / "k3")
     (tmp_path / "k3" / HISTORY_FILE).write_bytes(b"")  # an empty file is packed, too
-    write_pack(tmp_path / "one.pack", places_in(tmp_path, ["k3"]), Combiner())
+    write_pack(tmp_path / "one.pack", member_files(tmp_path, ["k3"]), Combiner())
     [folder] = unpack(tmp_path / "one.pack", tmp_path / "out")
     assert sorted(path.name for path in folder.iterdir()) == sorted([MODEL_FILE, HISTORY_FILE])
     assert (folder / HISTORY_FILE).read_bytes() == b""
@@ -168,8 +172,10 @@ def test_optional_files_of_a_member_can_be_missing(runs, tmp_path):
 
 
 def test_members_with_equal_names_are_unpacked_to_different_folders(runs, tmp_path):
-    places = [replace(place, name=f"{run}/k3") for run in ("one", "two") for place in places_in(runs / run, ["k3"])]
-    write_pack(tmp_path / "both.pack", places, Combiner("soft", weights=(2, 1)))
+    sources = [
+        replace(source, name=f"{run}/k3") for run in ("one", "two") for source in member_files(runs / run, ["k3"])
+    ]
+    write_pack(tmp_path / "both.pack", sources, Combiner("soft", weights=(2, 1)))
     assert [folder.name for folder in unpack(tmp_path / "both.pack", tmp_path / "out")] == ["one-k3", "two-k3"]
     for run in ("one", "two"):
         assert (tmp_path / "out" / f"{run}-k3" / MODEL_FILE).read_bytes() == (
@@ -183,12 +189,12 @@ def test_members_with_equal_names_are_unpacked_to_different_folders(runs, tmp_pa
 
 def test_any_member_name_gets_its_own_folder(runs, tmp_path):
     names = ("one/k3", "one-k3", "one\\k3", "ONE-K3", "0-one-k3", "..", "ensemble.toml", "recipe.toml", "k" * 300)
-    places = [replace(places_in(runs / "one", ["k3"])[0], name=name) for name in names]
-    write_pack(tmp_path / "all.pack", places, Combiner())
+    sources = [replace(member_files(runs / "one", ["k3"])[0], name=name) for name in names]
+    write_pack(tmp_path / "all.pack", sources, Combiner())
     folders = unpack(tmp_path / "all.pack", tmp_path / "out")
     assert len({folder.name.casefold() for folder in folders}) == len(names)
     assert {folder.parent for folder in folders} == {tmp_path / "out"}
-    assert read_pack(tmp_path / "all.pack", device=CPU).names == names
+    assert names_in(tmp_path / "all.pack") == list(names)
     assert open_pool([tmp_path / "out" / ENSEMBLE_FILE], device="cpu").names == names
 
 
@@ -196,23 +202,23 @@ def test_a_run_with_snapshots_is_unpacked_unchanged(drawn_images, tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
     cyclic = ["trainer.epochs=2", "trainer.keep=snapshots", "schedule={ name = 'cyclic', cycles = 2 }"]
     run = train_run(load_recipe(str(tmp_path / "tiny.toml"), cyclic), tmp_path / "run", device=CPU).folder
-    files = find_checkpoints([run])
+    files = find_checkpoints(run)
     pool = open_pool([run], device="cpu")
-    places = [MemberPath(name, file) for name, file in zip(pool.names, files, strict=True)]
-    write_pack(tmp_path / "all.pack", places, Combiner())
+    sources = [MemberPath(name, file) for name, file in zip(pool.names, files, strict=True)]
+    write_pack(tmp_path / "all.pack", sources, Combiner())
     unpack(tmp_path / "all.pack", tmp_path / "out")
-    there = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("[!.]*") if path.is_file()}
+    packed = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("[!.]*") if path.is_file()}
     again = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in tmp_path.glob("out/**/*.*")}
     again = {path: content for path, content in again.items() if path != ENSEMBLE_FILE}
-    assert again == there
+    assert again == packed
     assert open_pool([tmp_path / "out"], device="cpu").names == pool.names
-    write_pack(tmp_path / "few.pack", places[1:], Combiner())  # not the complete run: a snapshot is missing
+    write_pack(tmp_path / "few.pack", sources[1:], Combiner())  # not the complete run: a snapshot is missing
     assert unpack(tmp_path / "few.pack", tmp_path / "few")[0] == tmp_path / "few" / "k3"
     assert not (tmp_path / "few" / RECIPE_FILE).exists()
 
 
 def test_a_part_of_a_run_is_packed_without_the_recipe(runs, tmp_path):
-    write_pack(tmp_path / "part.pack", places_in(runs / "one", ["k3"]), Combiner())
+    write_pack(tmp_path / "part.pack", member_files(runs / "one", ["k3"]), Combiner())
     unpack(tmp_path / "part.pack", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ENSEMBLE_FILE, "k3"]
 
@@ -229,8 +235,8 @@ def test_files_in_the_working_directory_do_not_matter(runs, rule, pack, tmp_path
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "k3").symlink_to(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path / "here")
-    write_pack(tmp_path / "again.pack", places_in(runs / "one"), rule)
-    assert read_pack(tmp_path / "again.pack", device=CPU).names == NAMES
+    write_pack(tmp_path / "again.pack", member_files(runs / "one"), rule)
+    assert names_in(tmp_path / "again.pack") == list(NAMES)
 
 
 # --- refused --------------------------------------------------------------------------------------------
@@ -238,11 +244,11 @@ def test_files_in_the_working_directory_do_not_matter(runs, rule, pack, tmp_path
 
 def test_a_damaged_member_is_refused_and_no_pack_is_written(runs, tmp_path):
     shutil.copytree(runs / "one" / "k3", tmp_path / "k3")
-    places = places_in(tmp_path, ["k3"])
+    sources = member_files(tmp_path, ["k3"])
     content = (tmp_path / "k3" / MODEL_FILE).read_bytes()
     (tmp_path / "k3" / MODEL_FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="digest"):
-        write_pack(tmp_path / "bad.pack", places, Combiner())
+        write_pack(tmp_path / "bad.pack", sources, Combiner())
     assert not (tmp_path / "bad.pack").exists()
 
 
@@ -271,10 +277,10 @@ def test_a_checkpoint_is_not_a_pack_and_the_error_names_the_command(runs):
 
 
 def test_a_path_without_a_pack_file_is_refused(runs, tmp_path):
-    for place in (runs / "one", tmp_path / "none"):
+    for path in (runs / "one", tmp_path / "none"):
         for read in (lambda path: unpack(path, tmp_path / "out"), lambda path: read_pack(path, device=CPU)):
-            with pytest.raises(CheckpointError, match="no pack file at") as caught:
-                read(place)
+            with pytest.raises(CheckpointError, match=r"is a folder, not a pack|none does not exist") as caught:
+                read(path)
             assert "fmcli ensemble pack" in hint_of(caught.value)
 
 
@@ -355,12 +361,12 @@ def test_a_pack_with_damaged_metadata_is_refused(pack, tmp_path, text):
 
 
 def test_a_folder_with_files_is_left_unchanged(pack, tmp_path):
-    for place in (tmp_path / "file", tmp_path / "full"):
-        place.mkdir() if place.name == "full" else place.write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "full"):
+        path.mkdir() if path.name == "full" else path.write_text("mine")
     (tmp_path / "full" / "k3").write_text("mine")
-    for place in (tmp_path / "file", tmp_path / "full"):
+    for path in (tmp_path / "file", tmp_path / "full"):
         with pytest.raises(UsageError, match="is not an empty folder") as caught:
-            unpack(pack, place)
+            unpack(pack, path)
         assert "output" in [remedy.action for remedy in caught.value.remedies]
     assert (tmp_path / "full" / "k3").read_text() == "mine"
 

@@ -451,7 +451,7 @@ def test_mixed_kernel_sizes_are_compared_with_a_single_one(cli, pool, tmp_path):
         (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "groups"),
         (["{pool}", "--size", "2"], 2, "--draws"),
         (["{pool}", "--draws", "20", "--vote", "stacking"], 2, "stacking"),
-        (["{pool}", f"all={','.join(f'm{number:05}.npy' for number in range(1000))}"], 4, "there is nothing at m00000"),
+        (["{pool}", f"all={','.join(f'm{number:05}.npy' for number in range(1000))}"], 4, "m00000.npy does not exist"),
     ],
 )
 def test_impossible_comparisons_are_refused(cli, pool, arguments, status, message):
@@ -497,7 +497,7 @@ def test_pack_predicts_like_its_run_and_unpacks_to_it(cli, pool, image_file, tmp
     assert "unpack" in refused.err
     refused = cli("ensemble", "pack", packed, "--output", tmp_path / "twice.safetensors")
     assert refused.status == 2
-    assert "is a pack already" in refused.err
+    assert "is already a pack" in refused.err
     assert "ensemble file" not in refused.err
 
 
@@ -547,7 +547,7 @@ def test_error_names_a_missing_member_and_its_ensemble(cli, own_pool, tmp_path):
     shutil.rmtree(own_pool / "k3-2")
     refused = cli("ensemble", "evaluate", output)
     assert refused.status == 4
-    assert f"{output} names the member k3-2, but there is nothing at {own_pool / 'k3-2'}" in refused.err
+    assert f"{output} has the member k3-2, but {own_pool / 'k3-2'} does not exist" in refused.err
     assert "fmcli ensemble fit" in refused.err
 
 
@@ -591,7 +591,7 @@ copies = 2
 def test_soups_of_different_networks_are_refused(cli, pool, tmp_path):
     result = cli("ensemble", "soup", pool, "--output", tmp_path / "soup")
     assert result.status == 2
-    assert "k5-1 has another network than k3-1" in result.err
+    assert "k5-1 has a different network from k3-1" in result.err
     assert not (tmp_path / "soup").exists()
 
 

@@ -150,11 +150,11 @@ def test_a_recipe_or_another_file_is_refused_with_a_hint(tmp_path, content):
     assert "a recipe is for fmcli train" in error.hint
 
 
-def test_a_file_of_another_version_is_refused_and_both_formats_are_named(tmp_path):
+def test_a_file_of_another_version_is_refused_and_the_message_has_both_formats(tmp_path):
     (tmp_path / "ensemble.toml").write_text("format = 'fmcli-ensemble-9'")
     error = assert_refused(tmp_path / "ensemble.toml")
-    assert "its format is 'fmcli-ensemble-9', expected 'fmcli-ensemble-1'" in error.message
-    assert "another version of fmcli" in error.hint
+    assert "has the format 'fmcli-ensemble-9', but this version of fmcli reads 'fmcli-ensemble-1'" in error.message
+    assert "use the version of fmcli that wrote the file" in error.hint
 
 
 BAD = {
@@ -223,7 +223,7 @@ def test_a_missing_file_is_refused(tmp_path, name):
 
 
 def test_text_from_a_file_cannot_control_the_terminal(tmp_path):
-    for content in ('format = "\\u001b[31m"', f'format = "{FORMAT}"\n"\\u001b[31m" = 1\n'):
+    for content in ('format = "\\u001b[31m"', f'format = "{FORMAT.name}"\n"\\u001b[31m" = 1\n'):
         (tmp_path / "chosen.toml").write_text(content)
         error = assert_refused(tmp_path / "chosen.toml")
         assert "\x1b" not in error.message

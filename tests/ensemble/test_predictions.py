@@ -268,7 +268,7 @@ def test_a_file_of_another_version_is_refused_with_a_remedy(tmp_path):
 def good_parts(tmp_path):
     content = saved_bytes(tmp_path)
     header = {
-        "format": FORMAT,
+        "format": FORMAT.name,
         "classes": '["coat", "bag", "shirt"]',
         "member": "m3",
         "split": "test",

@@ -131,7 +131,7 @@ def test_each_seed_is_trained_and_scored_by_vote(system, tmp_path):
 
 def test_finished_runs_are_not_trained_again(system, tmp_path):
     [before] = reproduce([str(system)], tmp_path / "out", seeds=1, device=CPU)
-    with pytest.raises(UsageError, match="already holds a run") as caught:
+    with pytest.raises(UsageError, match="already has a run") as caught:
         reproduce([str(system)], tmp_path / "out", seeds=2, device=CPU)
     assert [remedy.action for remedy in caught.value.remedies] == ["skip-done", "overwrite", "output"]
     events = []
@@ -251,7 +251,7 @@ def test_a_diverging_system_does_not_stop_the_others(system, tmp_path):
     text = system.read_text("utf-8").replace("lr = 1e-2", 'name = "sgd"\nlr = 1e38')
     wild.write_text(text, "utf-8")
     options = {"seeds": 2, "device": CPU}
-    with pytest.raises(DivergedError, match=r"2 of 4 trainings diverged: wild, seed 0: .*; wild, seed 1"):
+    with pytest.raises(DivergedError, match=r"2 of 4 runs diverged: wild, seed 0: .*; wild, seed 1"):
         reproduce([str(wild), str(system)], tmp_path / "out", **options)
     [result] = reproduce([str(system)], tmp_path / "out", skip_done=True, **options)
     assert len(result.seeds) == 2
@@ -260,7 +260,7 @@ def test_a_diverging_system_does_not_stop_the_others(system, tmp_path):
 def test_an_empty_history_is_an_error(system, tmp_path):
     reproduce([str(system)], tmp_path / "out", seeds=1, device=CPU)
     (tmp_path / "out" / "pets" / "seed-0" / "k3" / "history.jsonl").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"history\.jsonl is empty"):
+    with pytest.raises(CheckpointError, match=r"history\.jsonl: it is empty"):
         reproduce([str(system)], tmp_path / "out", seeds=1, device=CPU, skip_done=True)
 
 

@@ -277,7 +277,7 @@ def test_a_search_does_not_resume_with_other_images(searched, recipe_file, drawn
     shutil.move(drawn_images, tmp_path / "aside")
     shutil.move(tmp_path / "other", drawn_images)
     try:
-        with pytest.raises(UsageError, match=r"was started with train images [0-9a-f]+; now it is"):
+        with pytest.raises(UsageError, match=r"train images: was [0-9a-f]+, now [0-9a-f]+"):
             run_search(open_search(str(recipe_file), tmp_path / "s", trials=5), device=CPU, resume=True)
     finally:
         shutil.rmtree(drawn_images)
@@ -287,7 +287,7 @@ def test_a_search_does_not_resume_with_other_images(searched, recipe_file, drawn
 
 def test_a_search_does_not_resume_with_another_version(searched, recipe_file, tmp_path, monkeypatch):
     monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {"fmcli": "9.9", "torch": torch.__version__})
-    with pytest.raises(UsageError, match=r"was started with fmcli .*; now it is 9\.9"):
+    with pytest.raises(UsageError, match=r"fmcli: was .*, now 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
@@ -295,7 +295,7 @@ def test_a_bf16_search_on_a_cpu_does_not_resume_with_another_numba(recipe_file, 
     recipe_file.write_text(recipe_file.read_text("utf-8").replace('"fp32"', '"bf16"'), "utf-8")
     search_in(recipe_file, tmp_path / "s")
     monkeypatch.setattr("fmcli.experiments.search.versions", lambda: {**versions(), "numba": "9.9"})
-    with pytest.raises(UsageError, match=r"was started with numba .*; now it is 9\.9"):
+    with pytest.raises(UsageError, match=r"numba: was .*, now 9\.9"):
         search_in(recipe_file, tmp_path / "s", resume=True)
 
 
@@ -535,7 +535,7 @@ def test_a_recipe_without_a_search_is_refused(tiny_recipe, tmp_path):
 
 
 def test_an_existing_search_is_not_overwritten(searched, recipe_file, tmp_path):
-    with pytest.raises(UsageError, match="already holds a search") as caught:
+    with pytest.raises(UsageError, match="already has a search") as caught:
         search_in(recipe_file, tmp_path / "s")
     assert [remedy.action for remedy in caught.value.remedies] == ["resume", "output"]
 
@@ -556,7 +556,7 @@ def test_a_search_does_not_resume_with_another_recipe(change, searched, tmp_path
 
 def test_a_file_that_is_not_a_search_is_refused(recipe_file, tmp_path):
     (tmp_path / JOURNAL).write_bytes(b"not a search\n\x00\n")
-    with pytest.raises(UsageError, match="holds no search of fmcli"):
+    with pytest.raises(UsageError, match="is damaged or not written by fmcli"):
         search_in(recipe_file, tmp_path, resume=True)
     assert (tmp_path / JOURNAL).read_bytes() == b"not a search\n\x00\n"
 

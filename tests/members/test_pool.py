@@ -73,7 +73,7 @@ def probabilities_of(predictions):
 
 
 def write_csv(path, predictions, order=range(4), *, labels=True):
-    rows = [[CLASSES[place] for place in order], *probabilities_of(predictions)[:, list(order)].tolist()]
+    rows = [[CLASSES[index] for index in order], *probabilities_of(predictions)[:, list(order)].tolist()]
     if labels:
         truth = ["label", *(CLASSES[label] for label in predictions.labels)]
         rows = [[*row, label] for row, label in zip(rows, truth, strict=True)]
@@ -81,21 +81,21 @@ def write_csv(path, predictions, order=range(4), *, labels=True):
     return path
 
 
-def opened(*places, **options):
-    return open_pool([Path(place) for place in places], device="cpu", **options)
+def opened(*paths, **options):
+    return open_pool([Path(path) for path in paths], device="cpu", **options)
 
 
-def places_in(run, names=("k3", "k5")):
+def member_paths(run, names=("k3", "k5")):
     return [MemberPath(name, run / name, read_metadata(run / name / MODEL_FILE)["digest"]) for name in names]
 
 
 def ensemble_of(run, path, rule=None, names=("k3", "k5")):
-    write_ensemble_file(path, describe_ensemble(places_in(run, names), rule or Combiner("soft"), path.parent))
+    write_ensemble_file(path, describe_ensemble(member_paths(run, names), rule or Combiner("soft"), path.parent))
     return path
 
 
 def pack_of(run, path, rule=None):
-    files = [replace(place, path=place.path / MODEL_FILE) for place in places_in(run)]
+    files = [replace(member, path=member.path / MODEL_FILE) for member in member_paths(run)]
     write_pack(path, files, rule or Combiner("soft", groups=("3", "5")))
     return path
 
@@ -114,14 +114,14 @@ def test_runs_members_and_checkpoints_open_as_networks(runs):
     assert (run.names, run.groups, run.rule) == (("k3", "k5"), ("3", "5"), None)
     assert all(isinstance(member, Checkpoint) for member in run.members)
     assert run.require_networks() == run.checkpoints == list(run.members)
-    for place in (runs / "one" / "k5", runs / "one" / "k5" / MODEL_FILE):
-        assert (opened(place).names, opened(place).groups) == (("k5",), ("5",))
+    for path in (runs / "one" / "k5", runs / "one" / "k5" / MODEL_FILE):
+        assert (opened(path).names, opened(path).groups) == (("k5",), ("5",))
 
 
 def test_an_ensemble_file_gives_names_and_rule(copy):
     rule = Combiner("two-level", "first", groups=("a", "b"), temperature=1.5)
     path = copy / "chosen.toml"
-    write_ensemble_file(path, describe_ensemble([*places_in(copy)][::-1], rule, copy))
+    write_ensemble_file(path, describe_ensemble([*member_paths(copy)][::-1], rule, copy))
     pool = opened(path)
     assert (pool.names, pool.groups) == (("k5", "k3"), ("a", "b"))
     assert (pool.rule.vote, pool.rule.tie, pool.rule.temperature) == ("two-level", "first", 1.5)
@@ -146,8 +146,8 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_stored_predictions_are_members_without_a_network(stored, predicted, form):
-    place, names, groups = FORMS[form]
-    pool = opened(stored / place)
+    path, names, groups = FORMS[form]
+    pool = opened(stored / path)
     assert (list(pool.names), list(pool.groups), pool.rule) == (names, groups, None)
     found = predict_pool(pool, "test")
     assert [one.member for one in found] == names
@@ -193,7 +193,7 @@ def test_a_file_without_predictions_among_members_is_refused_by_name(stored, tmp
     shutil.copytree(stored / "by split" / "k3", tmp_path / "k3")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     save_file({"weight": np.zeros(1)}, tmp_path / name)
-    with pytest.raises(CheckpointError, match=f"{Path(name).parts[0]} would not vote"):
+    with pytest.raises(CheckpointError, match=f"{Path(name).parts[0]} cannot vote"):
         opened(tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_a_member_inside_a_members_folder_is_refused_by_name(stored, tmp_path, n
     shutil.copytree(stored / "by split" / "k3", tmp_path / "k3")
     (tmp_path / "k3" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "k3" / name).touch()
-    with pytest.raises(CheckpointError, match=f"{Path(name).parts[0]} would not vote: .*k3 is one member"):
+    with pytest.raises(CheckpointError, match=f"{Path(name).parts[0]} cannot vote: .*k3 is one member"):
         opened(tmp_path / "k3")
 
 
@@ -228,7 +228,7 @@ def test_a_member_has_its_folders_name_inside_the_folder_too(stored, monkeypatch
 
 @pytest.mark.parametrize("name", ["missing", "missing.csv", "missing.npy", "missing.toml", "missing.safetensors"])
 def test_a_missing_path_is_refused(tmp_path, name):
-    with pytest.raises(CheckpointError, match=f"nothing at .*{name}"):
+    with pytest.raises(CheckpointError, match=f"{name} does not exist"):
         opened(tmp_path / name)
 
 
@@ -236,14 +236,14 @@ def test_a_missing_path_is_refused(tmp_path, name):
 def test_a_folder_without_members_is_refused(tmp_path, content):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(CheckpointError, match="holds no trained member"):
+    with pytest.raises(CheckpointError, match="no trained member in"):
         opened(tmp_path)
 
 
 def test_an_unfinished_member_is_not_read_as_predictions(copy):
     (copy / "k3" / MODEL_FILE).rename(copy / "k3" / "state.safetensors")
     (copy / "k3" / "validation.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="holds no trained member"):
+    with pytest.raises(CheckpointError, match="no trained member in"):
         opened(copy / "k3")
 
 
@@ -288,12 +288,12 @@ def test_labels_of_one_array_are_enough_in_any_order(predicted, tmp_path, order)
 
 def test_members_with_different_images_are_predicted_in_the_given_order(runs, drawn_images, tmp_path):
     other = train(tmp_path / "other", drawn_images, "data.validation.first=50", "trainer.epochs=1")
-    places = [runs / "one" / "k3", other / "k3", runs / "one" / "k5", other / "k5"]
-    pool = opened(*places)
+    paths = [runs / "one" / "k3", other / "k3", runs / "one" / "k5", other / "k5"]
+    pool = opened(*paths)
     found = predict_pool(pool, "test")
     assert [one.member for one in found] == list(pool.names)
-    for one, place in zip(found, places, strict=True):
-        [alone] = predict_pool(opened(place), "test")
+    for one, path in zip(found, paths, strict=True):
+        [alone] = predict_pool(opened(path), "test")
         np.testing.assert_array_equal(one.logits, alone.logits)
 
 
@@ -327,12 +327,12 @@ def test_files_with_equal_names_get_unique_names(stored, runs, tmp_path):
 
 @pytest.mark.parametrize("ending", ["", "/model.safetensors"])
 def test_a_network_given_twice_is_refused(runs, ending):
-    with pytest.raises(CheckpointError, match="named twice"):
+    with pytest.raises(CheckpointError, match="given twice"):
         opened(runs / "one", Path(f"{runs}/two/../one/k5{ending}"))
 
 
 @pytest.mark.parametrize(
-    "places",
+    "paths",
     [
         ("csv/knn.csv", "csv"),
         ("by split", "by split/k5"),
@@ -340,15 +340,15 @@ def test_a_network_given_twice_is_refused(runs, ending):
         ("flat/first.safetensors", "flat/../flat/first.safetensors"),
     ],
 )
-def test_predictions_given_twice_are_refused(stored, places):
-    with pytest.raises(CheckpointError, match="named twice"):
-        opened(*(stored / place for place in places))
+def test_predictions_given_twice_are_refused(stored, paths):
+    with pytest.raises(CheckpointError, match="given twice"):
+        opened(*(stored / path for path in paths))
 
 
 @pytest.mark.parametrize("must_match", [True, False])
 def test_a_pack_given_twice_is_refused(runs, tmp_path, must_match):
     path = pack_of(runs / "one", tmp_path / "one.pack")
-    with pytest.raises((CheckpointError, UsageError), match=r"named twice|cannot be a member"):
+    with pytest.raises((CheckpointError, UsageError), match=r"given twice|cannot be a member"):
         opened(path, path, must_match=must_match)
 
 
@@ -391,7 +391,7 @@ def test_a_member_trained_again_after_the_ensemble_is_refused(copy, runs):
 def test_a_missing_member_of_an_ensemble_is_refused(copy):
     path = ensemble_of(copy, copy / "chosen.toml")
     shutil.rmtree(copy / "k5")
-    with pytest.raises(CheckpointError, match=r"nothing at .*k5"):
+    with pytest.raises(CheckpointError, match=r"k5 does not exist"):
         opened(path)
 
 
@@ -406,7 +406,7 @@ def test_an_ensemble_file_can_name_stored_predictions(copy, predicted):
     table = write_csv(copy / "knn.csv", predicted["test"][1])
     path = copy / "chosen.toml"
     write_ensemble_file(
-        path, describe_ensemble([places_in(copy)[0], MemberPath("neighbours", table)], Combiner("soft"), copy)
+        path, describe_ensemble([member_paths(copy)[0], MemberPath("neighbours", table)], Combiner("soft"), copy)
     )
     found = predict_pool(opened(path), "test")
     assert [one.member for one in found] == ["k3", "neighbours"]
@@ -461,15 +461,15 @@ def test_groups_of_the_networks_are_the_default(runs):
 
 
 def test_a_split_without_stored_predictions_is_refused(stored):
-    for place, said in (("flat", "first on test, not on train"), ("by split", "k3 on validation, test, not on train")):
+    for path, said in (("flat", "first on test, not on train"), ("by split", "k3 on validation, test, not on train")):
         with pytest.raises(DataError, match=said) as caught:
-            predict_pool(opened(stored / place), "train")
+            predict_pool(opened(stored / path), "train")
         assert caught.value.remedies[0].action == "split"
 
 
 def test_a_file_named_after_another_split_is_refused(predicted, tmp_path):
     save_predictions(tmp_path / "test.safetensors", predicted["validation"][0])
-    with pytest.raises(DataError, match="holds predictions on validation, but its name says test"):
+    with pytest.raises(DataError, match="has predictions on validation, but its name says test"):
         predict_pool(opened(tmp_path), "test")
 
 
@@ -483,7 +483,7 @@ def test_written_predictions_are_read_back_unchanged(stored, predicted):
 def test_one_file_can_hold_only_one_member(predicted, tmp_path):
     [path] = write_predictions(tmp_path / "k3.safetensors", predicted["test"][:1])
     assert load_predictions(path).member == "k3"
-    with pytest.raises(UsageError, match="one file, and there are 2 members"):
+    with pytest.raises(UsageError, match="one file, but there are 2 members"):
         write_predictions(tmp_path / "both.safetensors", predicted["test"])
 
 
@@ -499,9 +499,7 @@ def test_predictions_of_another_recipe_are_not_replaced(predicted, tmp_path):
     write_predictions(tmp_path / "saved", [k3, k5])
     write_predictions(tmp_path / "saved", [k3, k5])  # equal predictions may be replaced
     other = replace(k5, recipe_digest="0" * 64)
-    with pytest.raises(
-        UsageError, match=rf"holds predictions of k5 on test \(recipe {k5.recipe_digest[:12]}\).*0{{12}}"
-    ):
+    with pytest.raises(UsageError, match=rf"has predictions of k5 on test \(recipe {k5.recipe_digest[:12]}\).*0{{12}}"):
         write_predictions(tmp_path / "saved", [replace(k3, member="new"), other])
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["k3", "k5"]  # nothing was written
     (tmp_path / "text.safetensors").write_text("a letter")
@@ -512,13 +510,13 @@ def test_predictions_of_another_recipe_are_not_replaced(predicted, tmp_path):
 def test_predictions_of_another_split_or_tool_are_not_replaced(predicted, tmp_path):
     path = tmp_path / "saved.safetensors"
     write_predictions(path, predicted["test"][:1])
-    with pytest.raises(UsageError, match=r"predictions of k3 on test .* predictions of k3 on validation"):
+    with pytest.raises(UsageError, match=r"predictions of k3 on test .* by k3 on validation"):
         write_predictions(path, predicted["validation"][:1])
     of_others = [replace(predicted["test"][0], recipe_digest="", member=name) for name in ("forest", "svm")]
     path = tmp_path / "other.safetensors"
     for _ in range(2):
         write_predictions(path, of_others[:1])
-    with pytest.raises(UsageError, match=r"forest on test \(another tool\); predictions of svm"):
+    with pytest.raises(UsageError, match=r"forest on test \(another tool\), which would be replaced by svm"):
         write_predictions(path, of_others[1:])
 
 
@@ -587,11 +585,11 @@ def test_networks_without_validation_images_have_no_validation_predictions(drawn
 
 def test_a_rule_is_fitted_on_validation_images_and_keeps_given_weights(runs):
     pool = opened(runs / "one")
-    learnt = fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
-    assert sum(learnt.weights) == pytest.approx(1)
-    assert learnt.temperature != 1
+    fitted = fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
+    assert sum(fitted.weights) == pytest.approx(1)
+    assert fitted.temperature != 1
     plain = fit_rule(pool, pool.choose_rule(vote="weighted-soft"), calibrate=False)
-    assert (plain.weights, plain.temperature) == (learnt.weights, 1)
+    assert (plain.weights, plain.temperature) == (fitted.weights, 1)
     given = pool.choose_rule(vote="weighted-soft", weights=[1, 2])
     assert fit_rule(pool, given).weights == (1, 2)
     assert fit_rule(pool, given, calibrate=False) is given
@@ -601,9 +599,9 @@ def test_a_rule_is_fitted_on_networks_and_other_tools_predictions(runs, predicte
     (tmp_path / "knn").mkdir()
     write_csv(tmp_path / "knn" / "validation.csv", predicted["validation"][1])
     pool = opened(runs / "one" / "k3", tmp_path / "knn")
-    learnt = fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
+    fitted = fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
     expected = fit_rule(opened(runs / "one"), Combiner("weighted-soft"))
-    assert learnt.weights == pytest.approx(expected.weights, abs=1e-4)
+    assert fitted.weights == pytest.approx(expected.weights, abs=1e-4)
 
 
 def test_the_rule_of_an_ensemble_is_fitted_only_if_incomplete(copy):
@@ -611,15 +609,15 @@ def test_the_rule_of_an_ensemble_is_fitted_only_if_incomplete(copy):
     assert predict_for_fitting(done, done.choose_rule()) is None
     assert fit_rule(done, done.choose_rule()) is done.rule
     for vote in ("weighted-soft", "stacking"):
-        begun = opened(ensemble_of(copy, copy / "begun.toml", Combiner(vote)))
-        assert not fit_rule(begun, begun.choose_rule(), calibrate=False).needs_fit
+        unfitted = opened(ensemble_of(copy, copy / "unfitted.toml", Combiner(vote)))
+        assert not fit_rule(unfitted, unfitted.choose_rule(), calibrate=False).needs_fit
 
 
 def test_another_tie_rule_keeps_the_fitted_stacking(copy):
     rule = Combiner("stacking", stacking=Stacking(np.ones((4, 8)), np.zeros(4)))
     pool = opened(ensemble_of(copy, copy / "stacked.toml", rule))
-    learnt = fit_rule(pool, pool.choose_rule(tie="lowest"))
-    np.testing.assert_array_equal(learnt.stacking.coefficients, rule.stacking.coefficients)
+    fitted = fit_rule(pool, pool.choose_rule(tie="lowest"))
+    np.testing.assert_array_equal(fitted.stacking.coefficients, rule.stacking.coefficients)
 
 
 def test_rules_are_not_fitted_on_different_validation_images(runs, drawn_images, tmp_path):
@@ -628,7 +626,7 @@ def test_rules_are_not_fitted_on_different_validation_images(runs, drawn_images,
     assert predict_for_fitting(pool, pool.choose_rule(vote="soft")) is None
     with pytest.raises(UsageError, match="cannot fit or select on the validation images of one/k3"):
         predict_for_fitting(pool, pool.choose_rule(vote="stacking"))
-    with pytest.raises(UsageError, match=r"other/k3 has other validation images|trained on"):
+    with pytest.raises(UsageError, match=r"other/k3 has different validation images|trained on"):
         predict_shared_validation(pool)
 
 

@@ -56,10 +56,10 @@ def pool(run):
     return open_pool([run], device="cpu")
 
 
-def judge(monkeypatch, accuracies):
+def set_accuracies(monkeypatch, accuracies):
     """Make the accuracy function return the given values in turn."""
-    left = iter(accuracies)
-    monkeypatch.setattr(fmcli.members.soup, "_accuracy", lambda *_: next(left))
+    remaining = iter(accuracies)
+    monkeypatch.setattr(fmcli.members.soup, "_accuracy", lambda *_: next(remaining))
 
 
 # --- averaged members -----------------------------------------------------------------------------------
@@ -85,14 +85,14 @@ def test_batch_norm_statistics_match_evaluation_without_dropout(pool, tmp_path):
 
 
 def test_greedy_leaves_out_members_that_lower_the_accuracy(pool, tmp_path, monkeypatch):
-    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])  # four members, then three soups
+    set_accuracies(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])  # four members, then three soups
     made = make_soup(pool, tmp_path / "soup")
     assert made.members == ("m/snapshot-2", "m/snapshot-3", "m/snapshot-1")
     assert (made.accuracy, made.best_member) == (0.95, 0.9)
 
 
 def test_greedy_keeps_the_best_member_if_no_average_is_as_good(cli, run, pool, tmp_path, monkeypatch):
-    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.8, 0.8])
+    set_accuracies(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.8, 0.8])
     made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
     assert made.status == 0
     assert "no average is as good as m/snapshot-2 on validation images; using its weights unchanged" in made.err
@@ -102,7 +102,7 @@ def test_greedy_keeps_the_best_member_if_no_average_is_as_good(cli, run, pool, t
 
 
 def test_the_command_prints_the_averaged_members(cli, run, tmp_path, monkeypatch):
-    judge(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])
+    set_accuracies(monkeypatch, [0.5, 0.9, 0.6, 0.7, 0.8, 0.9, 0.95])
     made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
     assert (made.status, made.out) == (0, f"{tmp_path / 'soup'}\n"), made.err
     assert "averaged 3 of 4: m/snapshot-2, m/snapshot-3, m/snapshot-1" in made.err
@@ -110,7 +110,7 @@ def test_the_command_prints_the_averaged_members(cli, run, tmp_path, monkeypatch
     again = cli(
         "ensemble", "soup", tmp_path / "nowhere", "--output", tmp_path / "soup"
     )  # checked before members are read
-    assert (again.status, "already holds a soup" in again.err) == (2, True)
+    assert (again.status, "already has a soup" in again.err) == (2, True)
 
 
 # --- header ---------------------------------------------------------------------------------------------
@@ -136,32 +136,32 @@ def test_the_header_names_the_averaged_members(pool, run, tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", ["run", "member", "notes", "file"])
 def test_a_folder_without_a_soup_is_never_replaced(pool, run, tmp_path, monkeypatch, kind, overwrite):
-    place = tmp_path / "place"
+    folder = tmp_path / "soup"
     if kind in ("run", "member"):
-        shutil.copytree(run if kind == "run" else run / "m", place)
+        shutil.copytree(run if kind == "run" else run / "m", folder)
     elif kind == "notes":
-        place.mkdir()
-        (place / ".notes").write_text("mine")
+        folder.mkdir()
+        (folder / ".notes").write_text("mine")
     else:
-        place.write_text("mine")
-    before = {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()}
-    judge(monkeypatch, [])  # nothing is computed
+        folder.write_text("mine")
+    before = {path: path.read_bytes() for path in [folder, *folder.rglob("*")] if path.is_file()}
+    set_accuracies(monkeypatch, [])  # nothing is computed
     with pytest.raises(UsageError, match="is not an empty folder") as caught:
-        make_soup(pool, place, overwrite=overwrite)
+        make_soup(pool, folder, overwrite=overwrite)
     assert [remedy.action for remedy in caught.value.remedies] == ["output"]
-    assert {path: path.read_bytes() for path in [place, *place.rglob("*")] if path.is_file()} == before
+    assert {path: path.read_bytes() for path in [folder, *folder.rglob("*")] if path.is_file()} == before
 
 
 def test_a_soup_is_replaced_on_request(pool, tmp_path):
-    place = tmp_path / "soup"
-    place.mkdir()
-    make_soup(pool, place, method="uniform")
-    (place / predictions_file("test")).write_bytes(b"of the old soup")
-    with pytest.raises(UsageError, match="already holds a soup") as caught:
-        make_soup(pool, place, method="uniform")
+    folder = tmp_path / "soup"
+    folder.mkdir()
+    make_soup(pool, folder, method="uniform")
+    (folder / predictions_file("test")).write_bytes(b"of the old soup")
+    with pytest.raises(UsageError, match="already has a soup") as caught:
+        make_soup(pool, folder, method="uniform")
     assert [remedy.action for remedy in caught.value.remedies] == ["replace", "output"]
-    make_soup(pool, place, method="uniform", overwrite=True)
-    assert sorted(path.name for path in place.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
-    (place / RECIPE_FILE).write_text("of a run whose folder a soup took over")
+    make_soup(pool, folder, method="uniform", overwrite=True)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
+    (folder / RECIPE_FILE).write_text("of a run whose folder a soup took over")
     with pytest.raises(UsageError, match="is not an empty folder"):
-        make_soup(pool, place, method="uniform", overwrite=True)
+        make_soup(pool, folder, method="uniform", overwrite=True)

@@ -650,17 +650,17 @@ MISUSE = {
     "a format for one": (
         ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "is only for all",
     ),
-    "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
-    "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "there is nothing at"),
+    "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "does not exist"),
+    "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "does not exist"),
     "no such images": (["plot", "samples", "{new}", "-o", "{new}.png"], 2, "no such source, recipe or run"),
-    "no images in it": (["plot", "samples", "{place}/plots", "-o", "{new}.png"], 4, "holds no trained member"),
-    "a recipe for a run": (["plot", "mistakes", "quick", "-o", "{new}.png"], 4, "there is nothing at"),
+    "no images in it": (["plot", "samples", "{place}/plots", "-o", "{new}.png"], 4, "no trained member in"),
+    "a recipe for a run": (["plot", "mistakes", "quick", "-o", "{new}.png"], 4, "does not exist"),
     "other images": (["plot", "samples", "{place}/run", "idx:{data}", "-o", "{new}.png"], 3, "have different images"),
     "no such split": (
         ["plot", "samples", "idx:{data}", "--split", "validation", "-o", "{new}.png"], 3, "no validation images",
     ),
     "no device": (["plot", "mistakes", "{place}/run", "-o", "{new}.png", "--device", "cuda:99"], 5, "cuda:99"),
-    "named twice": (["plot", "confusion", "{place}/run", "{place}/run/k3", "-o", "{new}.png"], 4, "named twice"),
+    "given twice": (["plot", "confusion", "{place}/run", "{place}/run/k3", "-o", "{new}.png"], 4, "given twice"),
     "cannot write": (["plot", "class-counts", "{place}/run", "-o", "{place}/tiny.toml/x.png"], 1, "cannot write"),
 }  # fmt: skip
 

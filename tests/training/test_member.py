@@ -422,7 +422,7 @@ def test_snapshots_are_the_weights_at_the_end_of_each_cycle(splits, tmp_path, we
 
 def test_files_of_snapshots(splits, tmp_path):
     history = train(snapshot_recipe(), splits, tmp_path / "m1")
-    places = [path.parent for path in find_checkpoints([tmp_path])]
+    places = [path.parent for path in find_checkpoints(tmp_path)]
     assert [str(place.relative_to(tmp_path)) for place in places] == ["m1/snapshot-1", "m1/snapshot-2", "m1"]
     headers = [read_header(place) for place in places]
     assert [header.epochs for header in headers] == [2, 4, 6]
@@ -446,7 +446,7 @@ def test_snapshots_need_no_validation_images(splits, tmp_path):
 
 def test_one_cycle_has_no_snapshot_but_the_member_itself(splits, tmp_path):
     train(snapshot_recipe(1), splits, tmp_path)
-    assert find_checkpoints([tmp_path]) == [tmp_path / MODEL_FILE]
+    assert find_checkpoints(tmp_path) == [tmp_path / MODEL_FILE]
 
 
 def test_each_snapshot_is_announced_when_its_cycle_ends(splits, tmp_path):
@@ -478,8 +478,8 @@ def test_snapshots_of_a_resumed_run_are_those_of_an_uninterrupted_one(splits, tm
     broken = tmp_path / "broken" / "m1"
     with pytest.raises(KeyboardInterrupt):
         train(recipe, splits, broken, reporter=StopAt(*stop))
-    with pytest.raises(CheckpointError, match=r"no trained member|nothing at"):
-        find_checkpoints([broken])
+    with pytest.raises(CheckpointError, match=r"no trained member|does not exist"):
+        find_checkpoints(broken)
     assert timeless(train(recipe, splits, broken, resume=True)) == timeless(whole)
     assert same_snapshots(tmp_path / "whole", tmp_path / "broken")
     assert not (broken / STATE_FILE).exists()

@@ -37,7 +37,7 @@ def fit(
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
     if rule.is_fitted:
         terminal.note("the ensemble is already fitted; writing it unchanged")
-    composed = fit_ensemble(pool, rule, data_root=data_root, labels=labels)
-    write_ensemble(output, composed)
-    accuracy = composed.fitted_on.accuracy if composed.fitted_on else None
-    emit(fit_document(pool.names, composed.rule, accuracy, output), format_, terminal)
+    fitted = fit_ensemble(pool, rule, data_root=data_root, labels=labels)
+    write_ensemble(output, fitted)
+    accuracy = fitted.fitted_on.accuracy if fitted.fitted_on else None
+    emit(fit_document(pool.names, fitted.choose_rule(), accuracy, output), format_, terminal)

@@ -1,5 +1,6 @@
 """`fmcli ensemble pack`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def pack(
     """
     options.refuse_to_replace(output, overwrite)
 
-    from fmcli.members.compose import ComposedEnsemble, check_not_packed, fit_ensemble, pack_ensemble
+    from fmcli.members.compose import check_not_packed, fit_ensemble, pack_ensemble
     from fmcli.report.console import Terminal
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
@@ -47,11 +48,11 @@ def pack(
     check_not_packed(pool)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights)
     try:
-        composed = fit_ensemble(pool, rule, data_root=data_root)
+        fitted = fit_ensemble(pool, rule, data_root=data_root)
     except DataError as error:
         if rule.needs_fit:
             raise
         terminal.note(f"packed without a temperature, which needs validation images: {printable(error.message)}")
-        composed = ComposedEnsemble(pool, rule, None)
-    pack_ensemble(output, composed)
+        fitted = replace(pool, rule=rule, fitted_on=None)
+    pack_ensemble(output, fitted)
     terminal.write(f"{output}\n")

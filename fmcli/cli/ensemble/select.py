@@ -76,10 +76,9 @@ def select(
     pool = open_members(members, device, terminal, labels=labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie)
     predictions = predict_shared_validation(pool, data_root=data_root, labels=labels)
-    composed = select_ensemble(pool, predictions, rule, method=method, by=by, **chosen)
-    write_ensemble(output, composed)
-    assert composed.selection is not None
+    selected, selection = select_ensemble(pool, predictions, rule, method=method, by=by, **chosen)
+    write_ensemble(output, selected)
     document = selection_document(
-        composed.rule, composed.selection, pool.names, by, n_images=len(predictions[0].labels), output=output
+        selected.choose_rule(), selection, pool.names, by, n_images=len(predictions[0].labels), output=output
     )
     emit(document, format_, terminal)

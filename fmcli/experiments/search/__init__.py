@@ -1,6 +1,7 @@
-"""Hyperparameter search with Optuna over any recipe. It can be resumed, and several processes can share it."""
+"""Search hyperparameters of any recipe with Optuna. A search can be resumed, and several processes can share it."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -21,6 +22,7 @@ from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.search import ChoiceSpace, SearchSpec
 from fmcli.storage.atomic import write_atomic
 from fmcli.training.fingerprint import computing_versions, digests_of_training
+from fmcli.training.run import train_run
 
 __all__ = ["JOURNAL", "Search", "open_search", "read_search", "run_search", "write_winner"]
 
@@ -42,18 +44,18 @@ def run_search(
     data_root: Path | None = None,
     reporter: Reporter = ignore,
 ) -> SearchResult:
-    """Run trials until the search has the requested number. Trials of killed processes are resumed.
+    """Run trials until the search has the requested number of trials. Resume trials of killed processes.
 
     Args:
         search: The search.
         device: Device to train on.
         resume: Continue or join an existing search.
-        threads: CPU threads; default: a resumed training keeps the number that it started with.
-        data_root: First folder in which to look for built-in sources.
+        threads: CPU threads. Default: a resumed run keeps the number that it started with.
+        data_root: First folder to search for built-in sources.
         reporter: Receives the events.
 
     Returns:
-        All trials so far. Trials of other processes that are still training have the state `running`.
+        All trials so far. Trials that other processes are training have the state `running`.
 
     Raises:
         UsageError: A search exists and `resume` is not set, or its recipe, images or versions differ.
@@ -61,12 +63,11 @@ def run_search(
     """
     splits = load_checked_splits(search.recipe, data_root)  # report errors before creating any file
     study = open_study(search, resume=resume, fingerprint=_fingerprint(search.recipe, splits, device))
+    train = partial(train_run, device=device, threads=threads, data_root=data_root)
     while (trial := claim_trial(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))
-            reporter(
-                run_trial(study, trial, search, device=device, threads=threads, data_root=data_root, reporter=reporter)
-            )
+            reporter(run_trial(study, trial, search, train, reporter))
         finally:
             trial.lock.release()
     return _summarize(study, search.recipe, search.spec, search.folder)
@@ -82,7 +83,7 @@ def read_search(folder: Path) -> SearchResult:
     """Return the trials of an existing search without continuing it.
 
     Raises:
-        UsageError: The folder holds no search.
+        UsageError: There is no search in the folder.
     """
     study, recipe, spec = load_study(folder)
     return _summarize(study, recipe, spec, folder)
@@ -105,7 +106,9 @@ def _trial_result(trial: FrozenTrial, spec: SearchSpec) -> TrialResult:
     for key, value in trial.params.items():
         space = spec.space[key]
         values[key] = choices_by_label(space).get(value, value) if isinstance(space, ChoiceSpace) else value
-    score = trial.value if trial.state == TrialState.COMPLETE else None  # a pruned trial has its last epoch's accuracy
+    score = (
+        trial.value if trial.state == TrialState.COMPLETE else None
+    )  # Optuna gives a pruned trial the accuracy of its last epoch
     return TrialResult(trial.number, _STATES[trial.state], values, score, trial.user_attrs.get(REASON, ""))
 
 
@@ -116,7 +119,7 @@ def _importance(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str,
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    except (ValueError, RuntimeError):  # some value does not vary yet
+    except (ValueError, RuntimeError):  # one of the values does not vary yet
         return {}
 
 

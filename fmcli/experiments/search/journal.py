@@ -1,6 +1,6 @@
 """The journal of a search: Optuna's journal file with a digest in each line.
 
-The operating system releases its lock when a process dies; Optuna's own lock file would remain.
+Its lock is released by the operating system when a process dies. Optuna's own lock file would remain.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ def open_journal(path: Path, *, repair: bool) -> JournalStorage:
     """Return the Optuna storage of a journal.
 
     Args:
-        path: File of the journal; created if missing.
-        repair: Cut off an incomplete last line, left by a killed process.
+        path: The journal, which is created if missing.
+        repair: Cut off an incomplete last line that a killed process left.
 
     Raises:
         UsageError: A line is damaged.
@@ -53,14 +53,14 @@ class _CheckedJournal(JournalFileBackend):
             _cut_incomplete_line(self._path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append lines after the last complete one."""
-        plain = [json.loads(json.dumps(log)) for log in logs]  # JSON types, so that the digest is that of the line
+        """Append lines after the last complete line."""
+        plain = [json.loads(json.dumps(log)) for log in logs]  # the digest must be over the types that JSON has
         with self._file_lock:
-            _cut_incomplete_line(self._path)  # another process may have been killed meanwhile
+            _cut_incomplete_line(self._path)  # another process may have been killed in the meantime
             super().append_logs([{**log, _DIGEST: _digest(log)} for log in plain])
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # Optuna 4: a list
-        """Yield the lines from a number on.
+        """Yield the lines from a line number to the end.
 
         Raises:
             UsageError: A line is damaged.
@@ -70,7 +70,7 @@ class _CheckedJournal(JournalFileBackend):
             if digest is not None and digest != _digest(log):
                 raise UsageError(
                     f"line {number} of {printable(self._path)} is damaged or was edited: its digest does not match",
-                    hint="restore the file; if you edited the line, remove its digest",
+                    hint="restore the file or, if you edited the line, remove its digest",
                 )
             yield log
 
@@ -79,7 +79,7 @@ class _CheckedJournal(JournalFileBackend):
             yield from super().read_logs(log_number_from)
         except ValueError as error:
             raise UsageError(
-                f"{printable(self._path)} is damaged or holds no search of fmcli: {printable(error)}",
+                f"{printable(self._path)} is damaged or not written by fmcli: {printable(error)}",
                 hint="restore the file",
                 remedies=["output"],
             ) from error

@@ -1,4 +1,4 @@
-"""The plan of a search: its recipe, and the recipe of each training."""
+"""Plan a search: read its recipe, and derive the recipe of each run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,14 +29,18 @@ class Search:
     folder: Path
 
     def resolve_trial(self, values: Mapping[str, Any], training: int) -> Recipe:
-        """Return the recipe of one training of a trial.
+        """Return the recipe of one run of a trial.
+
+        Args:
+            values: Values by path in the recipe.
+            training: Number of the run in the trial, from 0. Each run has a different seed.
 
         Raises:
             RecipeError: The values contradict each other, or the network is impossible.
         """
         try:
             table = trial_table(self.text.table, values)
-        except KeyError as error:  # one value removed the table or layer that another value belongs to
+        except KeyError as error:  # one value removed the table or layer of another value
             raise RecipeError(str(error.args[0])) from None
         recipe = resolve_recipe(table, name=self.text.name)
         members = []
@@ -55,13 +59,13 @@ class Search:
 def open_search(
     name: str, folder: Path | None = None, *, overrides: Sequence[str] = (), trials: int | None = None
 ) -> Search:
-    """Read the recipe of a search and check it.
+    """Read and check the recipe of a search.
 
     Args:
         name: Name or path of the recipe.
-        folder: Output folder; default: `checkpoints/search/RECIPE`.
+        folder: Output folder. Default: `checkpoints/search/RECIPE`.
         overrides: `key=value` strings.
-        trials: Number of trials; default: the number in the recipe.
+        trials: Number of trials. Default: the number in the recipe.
 
     Raises:
         RecipeError: The recipe is invalid, or has no `[search]` table or no validation images.
@@ -71,11 +75,11 @@ def open_search(
     if recipe.search is None:
         raise RecipeError(
             f"recipe {printable(name)} has no [search] table",
-            hint="add one; fmcli recipe show ams-search prints an example",
+            hint="add a [search] table; fmcli recipe show ams-search prints an example",
         )
     if not recipe.data.validates:
         raise RecipeError(
-            f"recipe {printable(name)} has no validation images, and a search needs them to score trials",
+            f"recipe {printable(name)} has no validation images, which a search needs to score trials",
             hint="add validation = { first = 5000 } to [data]",
         )
     if recipe.search.pruner != "none" and len(recipe.members) > 1:

@@ -1,4 +1,4 @@
-"""Open the Optuna study of a search, and check that it belongs to the search."""
+"""Open the Optuna study of a search, and check that it has the same recipe and images."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from fmcli.recipe.search import SearchSpec
 
 JOURNAL = "trials.journal"
 _STUDY = "fmcli-search"
-# Attributes of the study.
+# Names of the study's attributes.
 _RECIPE = "fmcli recipe"
 _SPEC = "fmcli search"
 _FINGERPRINT = "fmcli fingerprint"
@@ -28,16 +28,16 @@ def open_study(search: Search, *, resume: bool, fingerprint: Mapping[str, str]) 
     Args:
         search: The search.
         resume: Accept an existing study.
-        fingerprint: Images and versions, which must stay the same for scores to be comparable; the names appear in
+        fingerprint: Digests and versions by name. Scores are only comparable if they stay the same. The names appear in
             error messages.
 
     Raises:
-        UsageError: A study exists and `resume` is not set, or the study belongs to a different search.
+        UsageError: A study exists and `resume` is not set, or the study is for a different search.
     """
     path = search.folder / JOURNAL
     if path.exists() and not resume:
         raise UsageError(
-            f"{printable(search.folder)} already holds a search",
+            f"{printable(search.folder)} already has a search",
             hint="several processes can work on the same search",
             remedies=["resume", "output"],
         )
@@ -56,7 +56,7 @@ def load_study(folder: Path) -> tuple[optuna.Study, Recipe, SearchSpec]:
     """Return the study in a folder, its recipe and its `[search]` table.
 
     Raises:
-        UsageError: The folder holds no search.
+        UsageError: There is no search in the folder.
     """
     path = folder / JOURNAL
     if not path.is_file():
@@ -70,7 +70,7 @@ def load_study(folder: Path) -> tuple[optuna.Study, Recipe, SearchSpec]:
 
 @contextmanager
 def _readable_errors(path: Path) -> Iterator[None]:
-    """Convert all exceptions that Optuna and pydantic raise on a damaged file into one error."""
+    """Convert every exception that Optuna and pydantic raise for a damaged file to one type of error."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
@@ -79,46 +79,35 @@ def _readable_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise FmcliError(f"cannot use {printable(path)}: {error.strerror or error}") from error
     except Exception as error:
+        problem = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
-            f"{printable(path)} holds no search of fmcli: {_first_line(error)}", remedies=["output"]
+            f"{printable(path)} is damaged or not written by fmcli: {printable(problem)}", remedies=["output"]
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(printable(error).splitlines()), type(error).__name__)
-
-
 def _check_study(study: optuna.Study, search: Search, path: Path, fingerprint: Mapping[str, str]) -> None:
-    """Record recipe and fingerprint in a new study; compare them with those of an existing study.
+    """Record the recipe and the fingerprint in a new study, or compare them with the values in an existing study.
 
     Raises:
-        UsageError: The existing study has a different recipe, fingerprint or `[search]` table, or foreign trials.
+        UsageError: The existing study has a different recipe, fingerprint or `[search]` table.
     """
     recipe = search.recipe.model_copy(update={"search": None})
     if _RECIPE not in study.user_attrs:
-        if study.trials:
-            raise UsageError(f"{printable(path)} holds trials of another program", remedies=["output"])
         study.set_user_attr(_SPEC, search.spec.model_dump_json())
         study.set_user_attr(_FINGERPRINT, json.dumps(dict(fingerprint)))
         study.set_user_attr(_RECIPE, recipe.model_dump_json())
         return
-    recorded: dict[str, str] = json.loads(study.user_attrs[_FINGERPRINT])
-    for name in sorted({*recorded, *fingerprint}):
-        before, now = recorded.get(name, "none"), fingerprint.get(name, "none")
-        if before != now:
-            raise UsageError(
-                f"{printable(path)} was started with {name} {before}; now it is {now}",
-                hint="to resume, restore the earlier state",
-                remedies=["output"],
-            )
-    old_recipe = Recipe.model_validate_json(study.user_attrs[_RECIPE])
     old_spec = SearchSpec.model_validate_json(study.user_attrs[_SPEC])
     old, new = (spec.model_dump(mode="json", exclude={"trials"}) for spec in (old_spec, search.spec))
-    differences = recipe_differences(old_recipe, recipe) + show_differences(old, new, "search")
+    differences = [
+        *show_differences(json.loads(study.user_attrs[_FINGERPRINT]), dict(fingerprint)),
+        *recipe_differences(Recipe.model_validate_json(study.user_attrs[_RECIPE]), recipe),
+        *show_differences(old, new, "search"),
+    ]
     if differences:
         raise UsageError(
-            f"{printable(path)} is a search of a different recipe:\n  " + "\n  ".join(differences[:10]),
-            hint="to resume, undo the change",
+            f"the search in {printable(path)} was started with different values:\n  " + "\n  ".join(differences[:10]),
+            hint="to resume, restore the earlier values",
             remedies=["output"],
         )
     if old_spec.trials != search.spec.trials:

@@ -1,22 +1,20 @@
-"""One trial of a search: claim it, draw its values, train and score it."""
+"""Run a trial of a search: claim it, draw its values, train it and score it."""
 
 import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from filelock import FileLock
 from optuna.trial import Trial, TrialState
 
 from fmcli.checkpoints.layout import find_checkpoints
-from fmcli.ensemble import choose_combiner, cross_fit
+from fmcli.ensemble import choose_combiner
 from fmcli.ensemble.predictions import load_predictions, stack_logits
 from fmcli.errors import (
     CheckpointError,
@@ -30,25 +28,26 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.experiments.search.plan import Search
+from fmcli.members.validation import accuracy_of_rule
 from fmcli.recipe import Recipe
 from fmcli.recipe.search import ChoiceSpace, SearchSpec, Space
 from fmcli.storage.locks import locked, try_lock
 from fmcli.training import VALIDATION_FILE
-from fmcli.training.run import train_run
 from fmcli.training.run_folder import remove_run
 
-REASON = "reason"  # attribute of a failed trial
+REASON = "reason"
+"""Attribute of a failed trial."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedTrial:
-    """A trial that this process runs while it holds the lock.
+    """A trial that only this process runs.
 
     Args:
         handle: Optuna's trial.
         values: Drawn values by path in the recipe.
-        folder: Folder for the trainings.
-        lock: The held lock of the folder.
+        folder: Folder for the runs of the trial.
+        lock: The lock of the folder, which this process holds.
     """
 
     handle: Trial
@@ -63,7 +62,7 @@ class ClaimedTrial:
 
 
 def claim_trial(study: optuna.Study, search: Search) -> ClaimedTrial | None:
-    """Return an unfinished trial of a dead process, otherwise a new trial, or None if there are enough trials."""
+    """Return an unfinished trial of a killed process or a new trial, or None if the search has all its trials."""
     with locked(search.folder):
         trials = study.get_trials(deepcopy=False)
         for frozen in trials:
@@ -90,7 +89,7 @@ def _draw_values(search: Search, study: optuna.Study, handle: Trial, lock: FileL
 
 
 def _make_sampler(spec: SearchSpec, number: int, key_index: int) -> optuna.samplers.BaseSampler:
-    """Return a sampler whose draw depends only on seed, trial and key, so that any process draws the same value."""
+    """Return a sampler whose draw depends only on seed, trial and key, so that all processes draw the same value."""
     seed = int(np.random.SeedSequence([spec.seed, number, key_index]).generate_state(1)[0])
     if spec.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
@@ -98,7 +97,7 @@ def _make_sampler(spec: SearchSpec, number: int, key_index: int) -> optuna.sampl
 
 
 def _suggest(trial: Trial, key: str, space: Space) -> Any:
-    """Return the value of a key: the recorded one if the trial is resumed, otherwise a new draw."""
+    """Return the value of a key: the recorded value if the trial is resumed, otherwise a new draw."""
     if isinstance(space, ChoiceSpace):
         labels = choices_by_label(space)
         return labels[trial.suggest_categorical(key, list(labels))]
@@ -108,7 +107,7 @@ def _suggest(trial: Trial, key: str, space: Space) -> Any:
 
 
 def choices_by_label(space: ChoiceSpace) -> dict[Any, Any]:
-    """Return the choices by their labels in a study: plain values as they are, lists and tables as JSON."""
+    """Return the choices by their labels in a study. The label of a list or table is JSON."""
     return {one if isinstance(one, bool | int | float | str) else json.dumps(one): one for one in space.choice}
 
 
@@ -116,13 +115,18 @@ def run_trial(
     study: optuna.Study,
     trial: ClaimedTrial,
     search: Search,
-    *,
-    device: torch.device,
-    threads: int | None,
-    data_root: Path | None,
+    train: Callable[..., object],
     reporter: Reporter,
 ) -> TrialFinished:
-    """Train and score a trial, and record the result in the study."""
+    """Train and score a trial, and record the result in the study.
+
+    Args:
+        study: Optuna's study.
+        trial: The trial.
+        search: The search.
+        train: `train_run` with the options of this process.
+        reporter: Receives the events.
+    """
     scores = []
     try:
         for training in range(search.spec.trainings):
@@ -130,14 +134,7 @@ def run_trial(
             folder = trial.folder / f"training-{training}"
             prunes = search.spec.pruner != "none" and training == 0
             study.pruner = _make_pruner(search.spec)
-            _train(
-                recipe,
-                folder,
-                device=device,
-                threads=threads,
-                data_root=data_root,
-                reporter=_prune_while_training(trial.handle, reporter) if prunes else reporter,
-            )
+            _train(train, recipe, folder, _prune_while_training(trial.handle, reporter) if prunes else reporter)
             scores.append(_score(folder, recipe))
     except (RecipeError, DivergedError, DeviceError) as error:  # these values cannot be scored
         reason = printable(" ".join(error.message.split()))
@@ -151,35 +148,25 @@ def run_trial(
     return TrialFinished(trial.number, fmean(scores))
 
 
-def _train(
-    recipe: Recipe,
-    folder: Path,
-    *,
-    device: torch.device,
-    threads: int | None,
-    data_root: Path | None,
-    reporter: Reporter,
-) -> None:
-    """Resume a training, or start it again if the files of an earlier process are unusable."""
-    train = partial(train_run, recipe, folder, device=device, threads=threads, data_root=data_root, reporter=reporter)
+def _train(train: Callable[..., object], recipe: Recipe, folder: Path, reporter: Reporter) -> None:
+    """Start or resume a run. If the files of an earlier process are unusable, start it again."""
     try:
-        train(resume=True)
+        train(recipe, folder, resume=True, reporter=reporter)
     except RunInUseError:
         raise
     except (CheckpointError, UsageError):
         remove_run(folder, recipe)
-        train()
+        train(recipe, folder, reporter=reporter)
 
 
 def _score(folder: Path, recipe: Recipe) -> float:
     """Return the validation accuracy of the vote of a run."""
-    predictions = [load_predictions(path.parent / VALIDATION_FILE) for path in find_checkpoints([folder])]
-    names = [one.member.partition("/")[0] for one in predictions]  # snapshots have the weight of their member
+    predictions = [load_predictions(path.parent / VALIDATION_FILE) for path in find_checkpoints(folder)]
+    names = [one.member.partition("/")[0] for one in predictions]  # a snapshot has the weight of its member
     groups = [one.group for one in predictions]
     rule = choose_combiner([recipe.ensemble], names, groups)
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    vote = cross_fit(rule, logits, y_true)(logits) if rule.needs_fit else rule(logits)
-    return float((vote.labels == y_true).mean())
+    return accuracy_of_rule(rule, logits, y_true)
 
 
 def _make_pruner(spec: SearchSpec) -> optuna.pruners.BasePruner:
@@ -189,7 +176,7 @@ def _make_pruner(spec: SearchSpec) -> optuna.pruners.BasePruner:
 
 
 def _prune_while_training(trial: Trial, reporter: Reporter) -> Callable[[Event], None]:
-    """Return a reporter that also records each epoch in the study and stops a trial that the pruner rejects."""
+    """Return a reporter that also records each epoch in the study, and stops the trial if the pruner rejects it."""
 
     def report(event: Event) -> None:
         if not isinstance(event, EpochFinished) or event.validation_accuracy is None:
@@ -198,7 +185,7 @@ def _prune_while_training(trial: Trial, reporter: Reporter) -> Callable[[Event],
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a resumed trial may report an epoch twice
             trial.report(event.validation_accuracy, event.epoch)
-        reporter(event)  # may stop the training, which then resumes after this epoch
+        reporter(event)  # may stop the run, which then resumes after this epoch
         if trial.should_prune():
             raise optuna.TrialPruned
 
