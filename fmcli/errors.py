@@ -5,52 +5,26 @@ standard error.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
 Action = Literal[
-    "batch-size",
-    "data-root",
-    "device",
-    "evaluate-again",
-    "groups",
-    "jobs",
-    "labels",
-    "more-trials",
-    "output",
-    "overwrite",
-    "pack",
-    "replace",
-    "resume",
-    "resume-run",
-    "seeds",
-    "set",
-    "size",
-    "skip-done",
-    "soup-method",
-    "split",
-    "start-search",
-    "summary",
-    "threads",
-    "tie",
-    "train",
-    "train-member",
-    "unpack",
-    "vote",
-    "weights",
-]
+    "batch-size", "data-root", "device", "evaluate-again", "groups", "jobs", "labels", "more-trials", "output",
+    "overwrite", "pack", "replace", "resume", "resume-run", "seeds", "set", "size", "skip-done", "soup-method",
+    "split", "start-search", "summary", "threads", "tie", "train", "train-member", "unpack", "vote", "weights",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """An action that fixes an error, independent of the interface that offers it.
+    """An action that fixes an error. The library does not know how the user performs it.
 
-    `fmcli.cli.remedies` has the option or command for each action.
+    `fmcli.cli.remedies` has the instruction for each action, with the option or command.
 
     Args:
-        action: The action.
+        action: Name of the action.
         value: The value to use, such as `cuda` for the action `device`; empty if the user must choose it.
     """
 
@@ -76,9 +50,9 @@ class FmcliError(Exception):
     """An error that the user can fix.
 
     Args:
-        message: The problem, with the offending and the expected value.
+        message: The problem, with the wrong and the expected value.
         hint: What to type or change next.
-        remedies: Actions that fix it; `cli/` appends the option for each to the hint.
+        remedies: Actions that fix it. `cli/` adds an instruction for each to the hint.
     """
 
     exit_status = ExitStatus.FAILED
@@ -167,28 +141,8 @@ class OutputClosed(FmcliError):
     exit_status = ExitStatus.PIPE_CLOSED
 
 
-def nearest(name: object, choices: Iterable[str]) -> str | None:
-    """Return the choice that a mistyped name most likely stands for.
-
-    Args:
-        name: What the user typed.
-        choices: The valid names.
-
-    Returns:
-        The closest choice, or None if none is close.
-
-    Example:
-        >>> nearest("kernel_sise", ["kernel_size", "widths"])
-        'kernel_size'
-        >>> nearest("zzz", ["kernel_size", "widths"]) is None
-        True
-    """
-    matches = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None
-
-
 def did_you_mean(name: object, choices: Sequence[str]) -> str:
-    """Return `did you mean …?` if a choice is close, otherwise the list of all choices.
+    """Return `did you mean …?` if a choice is close to what the user typed, otherwise the list of all choices.
 
     Example:
         >>> did_you_mean("adan", ["adam", "sgd"])
@@ -196,8 +150,8 @@ def did_you_mean(name: object, choices: Sequence[str]) -> str:
         >>> did_you_mean("zzz", ["adam", "sgd"])
         'choose from: adam, sgd'
     """
-    match = nearest(name, choices)
-    return f"did you mean '{match}'?" if match else f"choose from: {', '.join(choices)}"
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
 
 
 def is_utf8(text: str) -> bool:

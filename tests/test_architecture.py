@@ -38,6 +38,7 @@ WITHOUT_TORCH = {"ensemble", "recipe", "metrics", "storage", *LOOSE_MODULES}
 
 CLI_MAY_IMPORT_AT_TOP = {
     "typer",
+    "typer.core",
     "fmcli.choices",
     "fmcli.errors",
     "fmcli.events",

@@ -6,11 +6,12 @@ import typer
 
 import fmcli
 from fmcli.cli import data, ensemble, evaluate, plot, predict, recipe, reproduce, search, train
+from fmcli.cli.command import Command
 
 app = typer.Typer(
     help="Train small-image classifiers and combine them into voting ensembles.",
-    epilog="Start with: fmcli data fetch, then fmcli train --recipe quick, then fmcli ensemble evaluate "
-    "checkpoints/quick",
+    epilog="\b\nStart with:\n  fmcli data fetch\n  fmcli train --recipe quick\n"
+    "  fmcli ensemble evaluate checkpoints/quick",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -43,3 +44,7 @@ app.command("reproduce", short_help="Train published systems; compare their accu
 app.command("search", short_help="Search for better hyperparameters.")(search.search)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
+
+for group in (app, ensemble.app, recipe.app, data.app):
+    for registered in group.registered_commands:
+        registered.cls = Command

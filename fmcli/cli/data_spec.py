@@ -19,8 +19,8 @@ def find_data_spec(word: str) -> DataSpec:
 
     Raises:
         RecipeError: `word` is none of these, or it is a recipe with errors, or a source without its prefix.
-        CheckpointError: The path exists, but holds no checkpoint.
-        UsageError: The path holds predictions, which have no `[data]` table.
+        CheckpointError: The path exists but has no checkpoint.
+        UsageError: The path has predictions, which have no `[data]` table.
     """
     from pydantic import ValidationError
 
@@ -35,7 +35,7 @@ def find_data_spec(word: str) -> DataSpec:
         if not path.exists():
             raise RecipeError(
                 f"no such source, recipe or run: {printable(word)}",
-                hint="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, the name or path of a recipe, or a run folder",
+                hint="give fashion-mnist, folder:DIR, idx:DIR, npz:FILE, the name or path of a recipe, or a run folder",
             ) from error
     from fmcli.checkpoints.layout import RECIPE_FILE
     from fmcli.members.pool import open_pool
@@ -44,15 +44,13 @@ def find_data_spec(word: str) -> DataSpec:
     if recipe.is_file():  # a run, possibly without a trained member
         return load_recipe(str(recipe)).data
     if word.endswith(".npz") and path.is_file():
-        raise RecipeError(
-            f"{printable(word)} is an archive of arrays", hint=f"to use it as a source: npz:{printable(word)}"
-        )
+        raise RecipeError(f"{printable(word)} is an archive of arrays", hint=f"give it as npz:{printable(word)}")
     try:
         return open_pool([path], device="cpu").require_networks()[0].header.data
     except CheckpointError as error:
         if path.is_dir() and _has_class_folders(path):
             raise RecipeError(
-                f"{printable(word)} holds images, not a run", hint=f"to use it as a source: folder:{printable(word)}"
+                f"{printable(word)} has images and is not a run", hint=f"give it as folder:{printable(word)}"
             ) from error
         raise
 

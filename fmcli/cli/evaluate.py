@@ -13,7 +13,6 @@ from fmcli.errors import printable
 SavePredictions = Annotated[
     Path | None,
     typer.Option(
-        "--save-predictions",
         metavar="PATH",
         help="Also write each member's predictions to this folder. For one member, you can give a .safetensors file.",
     ),

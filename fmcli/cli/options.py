@@ -63,40 +63,27 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Format of 
 Device = Annotated[
     str,
     typer.Option(
-        "--device",
         metavar="DEVICE",
         callback=check_device_name,
-        help="auto, cpu, cuda, cuda:N or mps. auto uses a GPU if there is one.",
+        help="auto, cpu, cuda, cuda:N or mps. auto uses a GPU if available.",
     ),
 ]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="Number of CPU threads. Default: one per core.")
-]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of CPU threads. Default: one per core.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        "--data-root",
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets. fmcli looks here first for built-in datasets, and for a relative path in data.source "
-        "that does not exist in the current folder. fmcli data fetch downloads to this folder.",
+        help="Folder of datasets: searched first for built-in datasets, and for a relative path in data.source that "
+        "does not exist in the current folder. fmcli data fetch downloads to it.",
     ),
 ]
 RecipeName = Annotated[
     str,
-    typer.Option(
-        "--recipe",
-        "-r",
-        metavar="RECIPE",
-        help="Name of a shipped recipe, or path of a recipe file.",
-        autocompletion=complete_recipe,
-    ),
+    typer.Option("--recipe", "-r", metavar="RECIPE", help="Name or path of a recipe.", autocompletion=complete_recipe),
 ]
 RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE", help="Name of a shipped recipe, or path of a recipe file.", autocompletion=complete_recipe
-    ),
+    str, typer.Argument(metavar="RECIPE", help="Name or path of a recipe.", autocompletion=complete_recipe)
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -115,46 +102,37 @@ Networks = Annotated[
     ),
 ]
 TestTimeViews = Annotated[
-    Views,
-    typer.Option("--tta", help="Average predictions over views of each image: mirrored, shifted by a pixel, or both."),
+    Views, typer.Option(help="Average predictions over views of each image: mirrored, shifted by a pixel, or both.")
 ]
 Labels = Annotated[
     Path | None,
     typer.Option(
-        "--labels",
         metavar="FILE",
-        help="True classes for predictions from other tools: a .npy array of integers, or a text file with one class "
-        "per line.",
+        help="True classes for predictions from other tools: a .npy array, or a text file with one class per line.",
     ),
 ]
 Vote = Annotated[
     VotingRule | None,
     typer.Option(metavar="RULE", help=f"Voting rule: {', '.join(get_args(VotingRule))}. Default: from the recipe."),
 ]
-Tie = Annotated[
-    TieRule | None,
-    typer.Option(help="How to break ties between classes. Default: from the recipe."),
-]
+Tie = Annotated[TieRule | None, typer.Option(help="How to break ties between classes. Default: from the recipe.")]
 Weights = Annotated[
     str | None,
     typer.Option(
-        metavar="W,W,…",
-        help="Weight of each member, in order, for example 2,1,1. Default: from the recipe, or fitted on validation "
-        "images.",
+        metavar="W,W,…", help="Weight of each member in order, for example 2,1,1. Default: from the recipe, or fitted."
     ),
 ]
 Groups = Annotated[
     str | None,
     typer.Option(
         metavar="G,G,…",
-        help="Group of each member for --vote two-level, in order, for example 3,3,5. Default: its kernel size.",
+        help="For --vote two-level: group of each member in order, for example 3,3,5. Default: its kernel size.",
     ),
 ]
-Split = Annotated[SplitName, typer.Option("--split", help="Images to score on.")]
+Split = Annotated[SplitName, typer.Option(help="Images to score on.")]
 Plots = Annotated[
     Path | None,
     typer.Option(
-        "--plots",
         metavar="DIR",
         file_okay=False,
         callback=_check_plot_folder,
@@ -168,7 +146,7 @@ EnsembleOutput = Annotated[
         "-o",
         callback=require_suffix(".toml", "an ensemble file"),
         metavar="FILE",
-        help="Ensemble file to write. Its name must end in .toml. The members must be in its folder or below.",
+        help="Ensemble file to write, ending in .toml. The members must be in its folder or below.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]

@@ -5,26 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
 from fmcli.choices import FIGURES, FigureChoice, FigureName, FileFormat, SplitName
-from fmcli.cli import options
+from fmcli.cli import options, plotters
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.member_pool import choose_rule, open_members
-from fmcli.cli.plotters import (
-    Plotters,
-    data_plotters,
-    evaluation_plotters,
-    run_curve_plotters,
-    save_figures,
-    trial_plotters,
-)
+from fmcli.cli.plotters import Plotters
 from fmcli.errors import DataError, UsageError, printable
-
-if TYPE_CHECKING:
-    from fmcli.recipe import DataSpec
 
 Figure = Annotated[
     FigureChoice,
@@ -43,8 +33,7 @@ Sources = Annotated[
     ),
 ]
 Output = Annotated[
-    Path,
-    typer.Option("--output", "-o", metavar="PATH", help="A .png, .svg or .pdf file. For all figures, a folder."),
+    Path, typer.Option("--output", "-o", metavar="PATH", help="A .png, .svg or .pdf file. For all figures, a folder.")
 ]
 Split = Annotated[SplitName | None, typer.Option(help="Images to use. Default: train for samples, otherwise test.")]
 FileFormatOption = Annotated[FileFormat | None, typer.Option(help="File format of all figures. Default: png.")]
@@ -77,33 +66,27 @@ def plot(
     paths = [Path(source) for source in sources]
 
     @cache
-    def of_data() -> Plotters:
-        from fmcli.data import load_splits
-
-        spec = _common_spec(sources)
-        return data_plotters(spec, load_splits(spec, data_root), split=split or "train")
-
-    @cache
-    def of_vote() -> Plotters:
+    def vote_plotters() -> Plotters:
         from fmcli.members.validation import vote_on_split
 
         pool = open_members(paths, device, terminal)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)
         result = vote_on_split(pool, rule, split or "test", data_root=data_root, calibrate=False)
-        return evaluation_plotters(pool, result, data_root)
+        return plotters.evaluation_plotters(pool, result, data_root)
 
+    image_plotters = cache(lambda: _image_plotters(sources, data_root, split or "train"))
     prepare: dict[FigureName, Callable[[], Plotters]] = {
-        "samples": of_data,
-        "class-counts": of_data,
-        "curves": lambda: run_curve_plotters(paths),
-        "trials": lambda: trial_plotters(paths),
+        "samples": image_plotters,
+        "class-counts": image_plotters,
+        "curves": lambda: plotters.run_curve_plotters(paths),
+        "trials": lambda: plotters.trial_plotters(paths),
     }
 
     def draw(name: FigureName) -> Any:
-        return prepare.get(name, of_vote)()[name]()
+        return prepare.get(name, vote_plotters)()[name]()
 
-    plotters: Plotters = {name: partial(draw, name) for name in files}
-    for path in save_figures(plotters, files, terminal, strict=kind != "all"):
+    figures: Plotters = {name: partial(draw, name) for name in files}
+    for path in plotters.save_figures(figures, files, terminal, strict=kind != "all"):
         terminal.write(f"{path}\n")
 
 
@@ -123,20 +106,23 @@ def _plan_files(kind: FigureChoice, output: Path, file_format: FileFormat | None
     return {name: output / f"{name}.{file_format or 'png'}" for name in FIGURES}
 
 
-def _common_spec(sources: Sequence[str]) -> DataSpec:
-    """Return the `[data]` table that all sources have in common.
+def _image_plotters(sources: Sequence[str], data_root: Path | None, split: SplitName) -> Plotters:
+    """Return the plotters of the images that all sources have in common.
 
     Raises:
-        DataError: The tables differ, or a source has only predictions.
+        DataError: The sources have different images, or a source has only predictions.
     """
+    from fmcli.data import load_splits
+
     try:
-        first, *others = [find_data_spec(source) for source in sources]
+        specs = {source: find_data_spec(source) for source in sources}
     except UsageError as error:
         raise DataError(error.message, hint=error.hint) from error
-    for source, other in zip(sources[1:], others, strict=True):
-        if other != first:
+    first = specs[sources[0]]
+    for source, spec in specs.items():
+        if spec != first:
             raise DataError(
                 f"{printable(source)} and {printable(sources[0])} have different images or splits",
                 hint="give one of them",
             )
-    return first
+    return plotters.data_plotters(first, load_splits(first, data_root), split=split)

@@ -15,53 +15,54 @@ from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.errors import DataError, UsageError
 
 MAX_PATH_BYTES = 1 << 16  # operating systems allow a few thousand
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run, member, checkpoint, ensemble file or pack.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="INPUT", help="Image files, folders, .npy or IDX files. - reads paths from standard input."),
+]
+Null = Annotated[
+    bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as find -print0 writes them.")
+]
+Top = Annotated[int, typer.Option(min=1, metavar="N", help="Number of most probable classes per image.")]
+InvertOption = Annotated[
+    Invert,
+    typer.Option(
+        help="Invert dark and light. auto inverts an image if nearly all training images have the opposite background."
+    ),
+]
+RejectBelow = Annotated[
+    float,
+    typer.Option(min=0, max=1, metavar="P", help="Report an image as undecided if its probability is below this."),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Images per batch. With 1, each image is classified as soon as its path arrives."
+    ),
+]
 
 
 def predict(
-    model: Annotated[
-        Path,
-        typer.Argument(metavar="MODEL", help="A run, member, checkpoint, ensemble file or pack."),
-    ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT", help="Image files, folders, .npy or IDX files. - reads paths from standard input."
-        ),
-    ] = None,
-    null: Annotated[
-        bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as find -print0 writes them.")
-    ] = False,
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of most probable classes per image.")] = 1,
-    invert: Annotated[
-        Invert,
-        typer.Option(
-            help="Invert dark and light. auto inverts an image if nearly all training images have the opposite "
-            "background."
-        ),
-    ] = "auto",
+    model: Model,
+    inputs: Inputs = None,
+    null: Null = False,
+    top: Top = 1,
+    invert: InvertOption = "auto",
     vote: options.Vote = None,
     tie: options.Tie = None,
-    reject_below: Annotated[
-        float,
-        typer.Option(min=0, max=1, metavar="P", help="Report an image as undecided if its probability is below this."),
-    ] = 0.0,
+    reject_below: RejectBelow = 0.0,
     tta: options.TestTimeViews = "none",
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1, metavar="N", help="Images per batch. With 1, each image is classified as soon as its path arrives."
-        ),
-    ] = 64,
+    batch_size: BatchSize = 64,
     device: options.Device = "auto",
     format_: options.FormatOption = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Classify images by one member or by the vote of a run. The output is in the order of the inputs.
+    """Classify images with one member or with the vote of a run. Results are in the order of the inputs.
 
     Example: fmcli predict checkpoints/quick photos/ --format jsonl | jq -r .label
     """
-    names = _input_names(inputs or (["-"] if null else []), null)
+    names = _input_names(inputs or (["-"] if null else []), b"\0" if null else b"\n")
 
     from fmcli.members.inference import image_reader, label_images
     from fmcli.members.validation import fit_rule
@@ -82,36 +83,36 @@ def predict(
         )
 
 
-def _input_names(inputs: list[str], null: bool) -> Iterable[str]:
+def _input_names(inputs: list[str], separator: bytes) -> Iterable[str]:
+    """Return the given paths, or the paths on standard input if the only input is `-`."""
     if not inputs:
         raise UsageError(
-            "no images to classify",
-            hint="name image files, folders or arrays, or - to read paths from standard input",
+            "no images to classify", hint="give image files, folders or arrays, or - to read paths from standard input"
         )
-    for name in inputs:
-        if name == "-" and len(inputs) > 1:
-            raise UsageError(
-                "- cannot be combined with other inputs", hint="name paths on the command line or on standard input"
-            )
-    return _names_from_stdin("\0" if null else "\n") if inputs == ["-"] else inputs
+    if "-" not in inputs:
+        return inputs
+    if len(inputs) > 1:
+        raise UsageError(
+            "- cannot be combined with other inputs", hint="give paths on the command line or on standard input"
+        )
+    return _names_from_stdin(separator)
 
 
-def _names_from_stdin(separator: str, chunk: int = 1 << 16) -> Iterator[str]:
+def _names_from_stdin(separator: bytes, chunk: int = 1 << 16) -> Iterator[str]:
     """Yield paths from standard input as they arrive. They need not be valid UTF-8."""
     if sys.stdin is None:
-        raise UsageError("standard input is closed", hint="name image files, folders or arrays on the command line")
+        raise UsageError("standard input is closed", hint="give image files, folders or arrays on the command line")
     stream = cast(io.BufferedReader, sys.stdin.buffer)
     rest = b""
-    end = separator.encode()
     while block := stream.read1(chunk):
-        *names, rest = (rest + block).split(end)
-        if os.name == "nt" and separator == "\n":
+        *names, rest = (rest + block).split(separator)
+        if os.name == "nt" and separator == b"\n":
             names = [name.removesuffix(b"\r") for name in names]
         yield from (name.decode(errors="surrogateescape") for name in names if name)
         if len(rest) > MAX_PATH_BYTES:
             raise UsageError(
                 f"a path on standard input is longer than {MAX_PATH_BYTES} bytes",
-                hint="write one path per line, or with -0 end each path in NUL",
+                hint="write one path per line, or end each path in NUL and add -0",
             )
     if rest:
         yield rest.decode(errors="surrogateescape")

@@ -32,7 +32,7 @@ def list_recipes(format_: options.FormatOption = "table") -> None:
 def show_recipe(
     recipe: options.RecipeArgument,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Print every key of every member, with its default.")
+        bool, typer.Option("--resolved", help="Print every key of every member, including defaults.")
     ] = False,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print the layers, shapes and parameter counts of each network.")
@@ -41,7 +41,7 @@ def show_recipe(
     data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
 ) -> None:
-    """Print a recipe as TOML, or a summary of its networks in the chosen --format.
+    """Print a recipe as TOML, or a summary of its networks in the format of --format.
 
     Example: fmcli recipe show quick --summary
     """
@@ -73,7 +73,7 @@ def show_recipe(
 @app.command("copy")
 def copy_recipe(
     recipe: options.RecipeArgument,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder or new file to copy to.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="File or folder to copy it to.")],
     overwrite: options.Overwrite = False,
 ) -> None:
     """Copy a recipe in order to edit it.
@@ -120,7 +120,7 @@ def list_keys(
     ] = None,
     format_: options.FormatOption = "table",
 ) -> None:
-    """List all keys of a recipe with their type, default and meaning.
+    """List the keys of a recipe with their type, default and meaning.
 
     Example: fmcli recipe keys optimizer
     """
@@ -142,7 +142,9 @@ def list_keys(
 def print_schema() -> None:
     """Print a JSON Schema of recipes. Editors use it for completion and validation.
 
-    Example: fmcli recipe schema > recipe.schema.json, then start recipes with #:schema ./recipe.schema.json
+    Put #:schema ./recipe.schema.json in the first line of a recipe, so that the editor finds the file.
+
+    Example: fmcli recipe schema > recipe.schema.json
     """
     from fmcli.recipe import recipe_schema
     from fmcli.report.console import Terminal

@@ -8,28 +8,30 @@ import typer
 from fmcli.cli import options
 from fmcli.cli.training_session import training_session
 
+Systems = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Recipes with a [reference] table. Default: all shipped ones.",
+        autocompletion=options.complete_recipe,
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per system, with seeds 0, 1, …")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the runs NAME/seed-N.")]
+SkipDone = Annotated[
+    bool,
+    typer.Option(
+        "--skip-done", help="Keep finished runs and continue partial ones. Several processes can then share the work."
+    ),
+]
+
 
 def reproduce(
-    systems: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="Recipes with a [reference] table. Default: all shipped ones.",
-            autocompletion=options.complete_recipe,
-        ),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per system, with seeds 0, 1, …")] = 1,
+    systems: Systems = None,
+    seeds: Seeds = 1,
     set_: options.Overrides = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the runs NAME/seed-N.")
-    ] = Path("checkpoints/reproduce"),
-    skip_done: Annotated[
-        bool,
-        typer.Option(
-            "--skip-done",
-            help="Keep finished runs and continue partial ones. Several processes can then share the work.",
-        ),
-    ] = False,
+    output: Output = Path("checkpoints/reproduce"),
+    skip_done: SkipDone = False,
     overwrite: options.Retrain = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -38,7 +40,7 @@ def reproduce(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Train published systems from their recipes and compare the accuracy with the published one.
+    """Train published systems from their recipes, and compare their accuracy with the published accuracy.
 
     Example: fmcli reproduce roy-1 becker-cnn --seeds 3
     """

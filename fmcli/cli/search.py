@@ -11,23 +11,28 @@ from fmcli.cli.training_session import training_session
 from fmcli.errors import UsageError, printable
 from fmcli.storage.atomic import check_writable
 
+Trials = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Total number of trials. Default: from the recipe.")
+]
+SearchFolder = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. Default: checkpoints/search/RECIPE."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an existing search, or join a search of another process.")
+]
+WriteRecipe = Annotated[
+    Path | None, typer.Option(help="Write the recipe with the best values to this file.", metavar="FILE")
+]
+
 
 def search(
     recipe: options.RecipeName,
     set_: options.Overrides = None,
-    trials: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Total number of trials. Default: from the recipe.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. Default: checkpoints/search/RECIPE."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an existing search, or join one that another process runs.")
-    ] = False,
-    write_recipe: Annotated[
-        Path | None, typer.Option(help="Write the recipe with the best values to this file.", metavar="FILE")
-    ] = None,
+    trials: Trials = None,
+    output: SearchFolder = None,
+    resume: Resume = False,
+    write_recipe: WriteRecipe = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     data_root: options.DataRoot = None,
@@ -35,9 +40,9 @@ def search(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Search for better hyperparameters on the validation images.
+    """Search for hyperparameters with a better score on the validation images.
 
-    The [search] table of the recipe says which keys to vary.
+    The [search] table of the recipe lists the keys to vary.
 
     Example: fmcli search --recipe ams-search --write-recipe tuned.toml
     """
@@ -63,7 +68,7 @@ def search(
 
 
 def _check_winner_path(recipe: str, path: Path) -> None:
-    """Check, before training, that the winner's recipe is writable and does not replace the searched recipe."""
+    """Check, before training, that the file can be written and is not the searched recipe."""
     from fmcli.recipe import find_recipe
 
     check_writable(path)

@@ -21,13 +21,12 @@ def set_threads(threads: int | None, device: torch.device, *, advise: bool) -> s
     """
     import torch
 
-    if threads is None:
-        limit_threads()
-    elif threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
-    if threads is None and advise and device.type == "cpu":
-        return thread_advice(torch.get_num_threads())
-    return None
+    if threads is not None:
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        return None
+    limit_threads()
+    return thread_advice(torch.get_num_threads()) if advise and device.type == "cpu" else None
 
 
 def limit_threads() -> None:

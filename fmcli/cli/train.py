@@ -14,8 +14,7 @@ MemberNames = Annotated[
     list[str] | None, typer.Option("--member", metavar="NAME", help="Train only this member. Can be repeated.")
 ]
 RunFolder = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Folder of the run. Default: checkpoints/RECIPE."),
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run. Default: checkpoints/RECIPE.")
 ]
 SaveEvery = Annotated[
     float,

@@ -507,8 +507,8 @@ def test_unpack_prints_the_ensemble_file_with_the_rule(cli, pool, tmp_path):
     assert cli("ensemble", "pack", *two, "--weights", "2,1", "--output", packed).status == 0
     made = cli("ensemble", "unpack", packed, "--output", output)
     assert (made.status, made.out) == (0, f"{output / 'ensemble.toml'}\n")
-    assert f"The rule is in {output / 'ensemble.toml'}." in made.err
-    assert f"Next: fmcli ensemble evaluate {output / 'ensemble.toml'}" in made.err
+    assert f"the rule is in {output / 'ensemble.toml'};" in made.err
+    assert f"next: fmcli ensemble evaluate {output / 'ensemble.toml'}" in made.err
     assert cli("ensemble", "evaluate", output / "ensemble.toml", "--format", "json").json["weights"] == [2, 1]
     assert "not trained yet" not in cli("evaluate", output).err
 

@@ -1,13 +1,7 @@
 """`fmcli ensemble evaluate`."""
 
 from fmcli.cli import options
-from fmcli.cli.member_pool import (
-    choose_rule,
-    open_members,
-    published_references,
-    warn_biased_vote,
-    warn_scaling,
-)
+from fmcli.cli.member_pool import choose_rule, open_members, published_references, warn_biased_vote, warn_scaling
 from fmcli.cli.plotters import evaluation_plotters, write_plots
 from fmcli.errors import Remedy, UsageError
 

@@ -10,21 +10,23 @@ from fmcli.cli import options
 from fmcli.cli.member_pool import open_members
 from fmcli.errors import printable
 
+Output = Annotated[
+    Path, typer.Option("--output", "-o", file_okay=False, metavar="DIR", help="Folder of the new member.")
+]
+Method = Annotated[
+    SoupMethod,
+    typer.Option(
+        help="greedy: try members from best to worst; keep each that does not lower validation accuracy. "
+        "uniform: average all."
+    ),
+]
+
 
 def soup(
     members: options.Networks,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", file_okay=False, metavar="DIR", help="Folder of the new member."),
-    ],
-    method: Annotated[
-        SoupMethod,
-        typer.Option(
-            help="greedy: try members from best to worst; keep each that does not lower validation accuracy. "
-            "uniform: average all."
-        ),
-    ] = "greedy",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing soup.")] = False,
+    output: Output,
+    method: Method = "greedy",
+    overwrite: options.Overwrite = False,
     device: options.Device = "auto",
     data_root: options.DataRoot = None,
     quiet: options.Quiet = False,

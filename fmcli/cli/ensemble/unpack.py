@@ -30,5 +30,5 @@ def unpack(
     for folder in extract(packed, output):
         terminal.detail(f"wrote {printable(folder)}")
     ensemble = output / ENSEMBLE_FILE
-    terminal.note(f"The rule is in {printable(ensemble)}. Next: fmcli ensemble evaluate {printable(ensemble)}")
+    terminal.note(f"the rule is in {printable(ensemble)}; next: fmcli ensemble evaluate {printable(ensemble)}")
     terminal.write(f"{ensemble}\n")
