@@ -68,7 +68,7 @@ def show_data(
 ) -> None:
     """Show the number of images per class and split, their size, their digests and samples.
 
-    Example: fmcli data info folder:pets --set 'data.size=[32,32]' --grid samples.png
+    Example: fmcli data info folder:pets --set 'data.size=[32,32]' --grid a.png
     """
     spec = find_data_spec(source)
 

@@ -60,7 +60,7 @@ def predict(
 ) -> None:
     """Classify images with one member or with the vote of a run. Results are in the order of the inputs.
 
-    Example: fmcli predict checkpoints/quick photos/ --format jsonl | jq -r .label
+    Example: fmcli predict checkpoints/quick photos/ -f jsonl | jq -r .label
     """
     names = _input_names(inputs or (["-"] if null else []), b"\0" if null else b"\n")
 

@@ -18,6 +18,7 @@ TEXTS: dict[Action, str] = {
     "resume": "use --resume to continue",
     "resume-run": "continue the run with: fmcli train --recipe {value}/recipe.toml --output {value} --resume",
     "seeds": "set the number of seeds with --seeds",
+    "set": "for example, use --set {value}",
     "size": "set the number of members with --size",
     "skip-done": "use --skip-done to keep finished runs",
     "soup-method": "use --method uniform, which needs no validation images",

@@ -56,7 +56,7 @@ def train(
 
     Press Ctrl-C to stop; --resume continues from the last saved step.
 
-    Example: fmcli train --recipe quick --set trainer.epochs=4 --output checkpoints/short
+    Example: fmcli train --recipe quick --set trainer.epochs=4 --output short
     """
     from fmcli.recipe import load_recipe
 

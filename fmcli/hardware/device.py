@@ -24,7 +24,7 @@ def check_device_name(name: str) -> str:
     kind, _, index = name.partition(":")
     if kind not in _KINDS or (index and not (kind == "cuda" and index.isdecimal())):
         raise DeviceError(
-            f"unknown device {name!r}; {did_you_mean(kind, _KINDS)}", remedies=[Remedy("device", "cuda:0")]
+            f"unknown device {name!r}; {did_you_mean(kind, _KINDS)}", hint="give auto, cpu, cuda, cuda:N or mps"
         )
     return name
 

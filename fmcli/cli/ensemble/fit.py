@@ -23,7 +23,7 @@ def fit(
 
     You can give this file instead of a run to evaluate, predict, plot and the ensemble commands.
 
-    Example: fmcli ensemble fit checkpoints/quick --vote weighted-soft --output checkpoints/fitted.toml
+    Example: fmcli ensemble fit checkpoints/quick --vote stacking -o quick.toml
     """
     options.refuse_to_replace(output, overwrite)
 

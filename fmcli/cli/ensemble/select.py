@@ -56,7 +56,7 @@ def select(
 
     exhaustive: try all subsets. Only for small pools.
 
-    Example: fmcli ensemble select checkpoints/quick checkpoints/snapshots --size 3 --output checkpoints/chosen.toml
+    Example: fmcli ensemble select checkpoints/quick --size 3 -o best.toml
     """
     options.refuse_to_replace(output, overwrite)
     chosen = {name: value for name, value in (("bags", bags), ("seed", seed)) if value is not None}

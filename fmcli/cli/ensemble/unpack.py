@@ -20,7 +20,7 @@ def unpack(
 ) -> None:
     """Extract the members of a pack into a new run folder, with an ensemble file for the voting rule.
 
-    Example: fmcli ensemble unpack quick.safetensors --output checkpoints/quick-again
+    Example: fmcli ensemble unpack quick.safetensors --output checkpoints/copy
     """
     from fmcli.checkpoints.pack import ENSEMBLE_FILE
     from fmcli.checkpoints.pack import unpack as extract
