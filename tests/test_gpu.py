@@ -129,7 +129,7 @@ def test_parallel_members_learn_the_same_as_one_at_a_time(tmp_path, drawn_images
         },
         name="several",
     )
-    alone, in_parallel = (train_run(several, tmp_path / str(jobs), device=GPU, jobs=jobs).histories for jobs in (1, 2))
+    alone, in_parallel = (train_run(several, tmp_path / str(jobs), device=GPU, jobs=jobs) for jobs in (1, 2))
     for name, history in alone.items():
         losses = [[epoch.train_loss for epoch in epochs] for epochs in (history, in_parallel[name])]
         np.testing.assert_allclose(*losses, rtol=0.02)

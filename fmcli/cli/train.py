@@ -72,7 +72,7 @@ def train(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     advise = not resume and (jobs or 1) == 1
     with training_session(terminal, device, threads, resume_flag="--resume", advise=advise) as (on_device, reporter):
-        result = train_run(
+        histories = train_run(
             values,
             folder,
             device=on_device,
@@ -85,9 +85,9 @@ def train(
             threads=threads,
             reporter=reporter,
         )
-    emit(history_document(str(result.folder), result.histories), format_, terminal)
+    emit(history_document(str(folder), histories), format_, terminal)
     if plots is not None:
         trainers = {spec.name: spec.trainer for spec in values.members}
-        curves = curve_plotters(result.histories, trainers, of=folder.resolve().name)
+        curves = curve_plotters(histories, trainers, of=folder.resolve().name)
         images = data_plotters(values.data, load_splits(values.data, data_root))
         write_plots(plots, {**images, **curves}, terminal)

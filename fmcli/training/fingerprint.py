@@ -15,12 +15,13 @@ from fmcli.checkpoints.checkpoint import Header, load_checkpoint, versions
 from fmcli.checkpoints.layout import MODEL_FILE, missing_snapshots, snapshot_name
 from fmcli.data import Splits
 from fmcli.errors import Action, CheckpointError, Remedy, printable
+from fmcli.hardware.device import use_bf16
 from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe
 from fmcli.recipe.differences import show_differences
 
 _NUMERIC_PACKAGES = ("fmcli", "torch")
 _NOT_INSTALLED = "none"
-_MAX_LISTED_DIFFERENCES = 10
+MAX_LISTED_DIFFERENCES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,7 @@ class Fingerprint:
 
     @classmethod
     def of(
-        cls,
-        spec: MemberSpec,
-        recipe: Recipe,
-        splits: Splits,
-        device: torch.device,
-        *,
-        bf16: bool,
-        threads: int | None = None,
+        cls, spec: MemberSpec, recipe: Recipe, splits: Splits, device: torch.device, threads: int | None = None
     ) -> "Fingerprint":
         """Return the fingerprint of a member that is trained now.
 
@@ -75,9 +69,9 @@ class Fingerprint:
             recipe: The whole recipe.
             splits: The images.
             device: The training device.
-            bf16: Whether to multiply in bfloat16.
             threads: CPU threads, default: the number of this process.
         """
+        bf16 = use_bf16(spec.trainer.precision, device)
         packages = computing_versions(versions(), kernels=bf16 and device.type == "cpu")
         if spec.augment.albumentations:
             packages |= {name: metadata.version(name) for name in ("albumentations", "numpy")}
@@ -95,13 +89,11 @@ class Fingerprint:
         """Return the fingerprint that a finished member's checkpoint records.
 
         Raises:
-            CheckpointError: The header lacks the device, the threads or the precision.
+            CheckpointError: The header has no device, threads or precision.
         """
         try:
             device, threads, precision = (header.trained_on[key] for key in ("device", "threads", "precision"))
             n_threads = int(threads)
-            if n_threads < 1:
-                raise ValueError(threads)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint of {printable(header.name)} does not record the device, threads and precision that "
@@ -109,7 +101,7 @@ class Fingerprint:
                 hint="delete its folder and resume, which trains that member again",
             ) from error
         return cls(
-            recipe=recipe_of_header(header),
+            recipe=_member_recipe(header.member, header.data, header.ensemble),
             data=header.data_digests,
             device=device if device in ("cpu", "mps") else "cuda",  # the header has the model name of a GPU
             threads=n_threads,
@@ -117,12 +109,24 @@ class Fingerprint:
             versions=computing_versions(header.versions, kernels=device == "cpu" and precision == "bf16"),
         )
 
-    def environment_differences(self, earlier: "Fingerprint") -> Iterator[tuple[str, str, str | Remedy]]:
-        """Yield each difference in device, precision, package versions and threads.
+    def differences(
+        self, earlier: "Fingerprint", *, environment: bool = True
+    ) -> Iterator[tuple[str, str, str | Remedy]]:
+        """Yield each difference other than the recipe.
+
+        Args:
+            earlier: The fingerprint to compare with.
+            environment: Compare device, precision, package versions and threads, not only images.
 
         Yields:
-            In words: the earlier value, such as `on cuda`; the current one; and how to restore the earlier one.
+            A phrase for the earlier value, such as `on cuda`; one for the current value; and how to restore the
+            earlier value.
         """
+        for split, digest in self.data.items():
+            if earlier.data.get(split) != digest:
+                yield f"on other {split} images", "on the current ones", "restore the images"
+        if not environment:
+            return
         if earlier.device != self.device:
             yield f"on {earlier.device}", f"on {self.device}", Remedy("device", earlier.device)
         if earlier.precision != self.precision:
@@ -140,11 +144,6 @@ class Fingerprint:
 def _member_recipe(member: MemberSpec, data: DataSpec, ensemble: EnsembleSpec) -> str:
     tables = {f"members.{member.name}": member, "data": data, "ensemble": ensemble}
     return json.dumps({key: spec.model_dump(mode="json") for key, spec in tables.items()}, sort_keys=True)
-
-
-def recipe_of_header(header: Header) -> str:
-    """Return the recipe that a finished member was trained with, as in `Fingerprint`."""
-    return _member_recipe(header.member, header.data, header.ensemble)
 
 
 def digests_of_training(splits: Splits) -> dict[str, str]:
@@ -167,7 +166,15 @@ def _with_package(package: str, version: str) -> str:
     return f"without {package}" if version == _NOT_INSTALLED else f"with {package} {version}"
 
 
-def check_fingerprint(now: Fingerprint, earlier: Fingerprint, wording: Wording, *, member: str, folder: Path) -> None:
+def check_fingerprint(
+    now: Fingerprint,
+    earlier: Fingerprint,
+    wording: Wording,
+    *,
+    member: str,
+    folder: Path,
+    environment: bool = True,
+) -> None:
     """Refuse to train if the results would differ from the results of an earlier process.
 
     Args:
@@ -177,44 +184,25 @@ def check_fingerprint(now: Fingerprint, earlier: Fingerprint, wording: Wording, 
             by this or a parent process.
         member: Name of the earlier member.
         folder: Folder of its files, for the message.
+        environment: Compare device, precision, package versions and threads, not only recipe and images.
 
     Raises:
         CheckpointError: A fingerprint value differs.
     """
-    _check_recipe_and_data(now, earlier.recipe, earlier.data, wording, member=member, folder=folder)
-    for before, current, remedy in now.environment_differences(earlier):
-        raise _error(wording, member, folder, before, current, remedy)
-
-
-def _check_recipe_and_data(
-    now: Fingerprint, recipe: str, data: Mapping[str, str], wording: Wording, *, member: str, folder: Path
-) -> None:
-    """Refuse to train if the recipe or the images differ from an earlier process.
-
-    Raises:
-        CheckpointError: A value differs.
-    """
-    for split, digest in now.data.items():
-        if data.get(split) != digest:
-            raise _error(
-                wording, member, folder, f"on other {split} images", "on the current ones", "restore the images"
-            )
-    lines = show_differences(json.loads(recipe), json.loads(now.recipe))
+    start = f"member {member} in {printable(folder)} {wording.was}"
+    lines = show_differences(json.loads(earlier.recipe), json.loads(now.recipe))
     if lines:
         raise CheckpointError(
-            f"member {member} in {printable(folder)} {wording.was} with another recipe:\n  "
-            + "\n  ".join(lines[:_MAX_LISTED_DIFFERENCES]),
+            f"{start} with another recipe:\n  " + "\n  ".join(lines[:MAX_LISTED_DIFFERENCES]),
             hint="restore these values in the recipe",
             remedies=wording.remedies,
         )
-
-
-def _error(wording: Wording, member: str, folder: Path, before: str, now: str, remedy: str | Remedy) -> CheckpointError:
-    return CheckpointError(
-        f"member {member} in {printable(folder)} {wording.was} {before}; {wording.consequence.format(now=now)}",
-        hint=remedy if isinstance(remedy, str) else None,
-        remedies=[*([remedy] if isinstance(remedy, Remedy) else []), *wording.remedies],
-    )
+    for before, current, remedy in now.differences(earlier, environment=environment):
+        raise CheckpointError(
+            f"{start} {before}; {wording.consequence.format(now=current)}",
+            hint=remedy if isinstance(remedy, str) else None,
+            remedies=[*([remedy] if isinstance(remedy, Remedy) else []), *wording.remedies],
+        )
 
 
 def check_trained(spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> None:
@@ -261,5 +249,5 @@ def check_snapshot(number: int, spec: MemberSpec, folder: Path, fingerprint: Fin
 
 
 def _check_checkpoint(path: Path, spec: MemberSpec, folder: Path, now: Fingerprint) -> None:
-    header = load_checkpoint(path, device=torch.device("cpu")).header
-    _check_recipe_and_data(now, recipe_of_header(header), header.data_digests, STARTED, member=spec.name, folder=folder)
+    earlier = Fingerprint.of_header(load_checkpoint(path, device=torch.device("cpu")).header)
+    check_fingerprint(now, earlier, STARTED, member=spec.name, folder=folder, environment=False)

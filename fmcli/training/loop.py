@@ -25,7 +25,7 @@ from fmcli.events import (
     StopRequest,
     ignore,
 )
-from fmcli.hardware.device import device_name, is_out_of_memory, use_bf16
+from fmcli.hardware.device import device_name, is_out_of_memory
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks.inference import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
@@ -120,14 +120,14 @@ class _Training:
         self.save_after, self.reporter = save_after, reporter
         self.index = [member.name for member in recipe.members].index(name)
         self.spec: MemberSpec = recipe.members[self.index]
-        self.bf16 = use_bf16(self.spec.trainer.precision, device)
         self.guard = DivergenceGuard(self.spec, recipe)
         self.progress: EpochProgress | None = None  # of a partly trained epoch
         self.can_be_saved = True
         self.next_save = 0.0  # earliest time of the next save after an epoch, by `time.perf_counter`
         self.history: list[EpochFinished] = []
         self.first_history: list[EpochFinished] = []  # of the first training, during a second one from scratch
-        self.fingerprint = Fingerprint.of(self.spec, recipe, splits, device, bf16=self.bf16)
+        self.fingerprint = Fingerprint.of(self.spec, recipe, splits, device)
+        self.bf16 = self.fingerprint.precision == "bf16"
 
     def prepare(self) -> None:
         """Build loaders, schedule, checkpoint writer and learner."""

@@ -1,6 +1,6 @@
 """Plan a run: which members are left to train, with which fingerprint, and how many at the same time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,7 @@ from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import Splits
 from fmcli.errors import CheckpointError, UsageError, did_you_mean, printable
-from fmcli.events import UnmeasuredFeature
-from fmcli.hardware.device import use_bf16
+from fmcli.events import MembersInParallel, UnmeasuredFeature
 from fmcli.recipe import Recipe
 from fmcli.training.concurrency import Concurrency, choose_concurrency
 from fmcli.training.fingerprint import FINISHED, STARTED, Fingerprint, check_fingerprint
@@ -49,23 +48,23 @@ class RunPlan:
 
         Processes would take turns of milliseconds on the GPU, and only one would compute at a time.
         """
-        return has_streams(self.device)
+        return self.device.type == "cuda"
 
-    def unmeasured_features(self) -> list[UnmeasuredFeature]:
-        """Return the features in use that have not been measured on a GPU."""
-        features = []
-        if self.uses_streams and self.concurrency is not None and self.concurrency.jobs > 1:
-            features.append(UnmeasuredFeature("parallel-members"))
-        if self.device.type == "cuda" and any(
-            member.trainer.cuda_graph for member in self.recipe.members if member.name in self.remaining
-        ):
-            features.append(UnmeasuredFeature("cuda-graph"))
-        return features
+    def events(self, *, report_jobs: bool) -> Iterator[UnmeasuredFeature | MembersInParallel]:
+        """Yield the features in use that have not been measured on a GPU, and how members train in parallel.
 
-
-def has_streams(device: torch.device) -> bool:
-    """Return whether several members can compute at the same time in one process."""
-    return device.type == "cuda"
+        Args:
+            report_jobs: Yield the number of parallel members, because the caller did not choose it.
+        """
+        chosen = self.concurrency
+        is_parallel = chosen is not None and chosen.jobs > 1
+        if self.uses_streams and is_parallel:
+            yield UnmeasuredFeature("parallel-members")
+        graphs = {member.name for member in self.recipe.members if member.trainer.cuda_graph}
+        if self.device.type == "cuda" and graphs.intersection(self.remaining):
+            yield UnmeasuredFeature("cuda-graph")
+        if chosen is not None and is_parallel and report_jobs:
+            yield MembersInParallel(chosen.jobs, chosen.threads, chosen.speedup)
 
 
 def choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
@@ -139,12 +138,7 @@ def compute_fingerprints(
         device: The training device.
         threads: CPU threads, default: the number of this process.
     """
-    return {
-        member.name: Fingerprint.of(
-            member, recipe, splits, device, bf16=use_bf16(member.trainer.precision, device), threads=threads
-        )
-        for member in recipe.members
-    }
+    return {member.name: Fingerprint.of(member, recipe, splits, device, threads) for member in recipe.members}
 
 
 def _read_earlier(

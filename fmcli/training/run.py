@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from fmcli.data import Splits, load_splits
 from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.errors import DivergedError
-from fmcli.events import EpochFinished, MemberDiverged, MembersInParallel, Reporter, ignore
+from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.hardware.device import use_own_stream
 from fmcli.recipe import Recipe
 from fmcli.training.executors import Job, JobResult, run_in_processes, run_interleaved
@@ -30,19 +29,6 @@ from fmcli.training.run_folder import (
 History = list[EpochFinished]
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """The result of a run.
-
-    Args:
-        folder: The run's folder.
-        histories: The epochs of each requested member.
-    """
-
-    folder: Path
-    histories: dict[str, History]
-
-
 def train_run(
     recipe: Recipe,
     folder: Path,
@@ -56,7 +42,7 @@ def train_run(
     jobs: int | None = 1,
     threads: int | None = None,
     reporter: Reporter = ignore,
-) -> RunResult:
+) -> dict[str, History]:
     """Train the members of a recipe, one at a time or in parallel.
 
     The recipe, the images and the folder are checked before the first step.
@@ -70,25 +56,21 @@ def train_run(
         overwrite: Remove the run in the folder first.
         data_root: Folder that is searched first for built-in datasets.
         save_after: Seconds between saves within one epoch.
-        jobs: Members to train in parallel. Above 1, each trains in its own process (see `run_in_processes`), or on an
-            NVIDIA GPU all in this process (see `run_interleaved`). None chooses the number by an estimate (see
-            `choose_concurrency`); with `threads`, None trains one member at a time.
-        threads: CPU threads of each such process. By default, a resumed run keeps its number of threads, and a new
-            run divides the threads of this process. One member at a time trains in this process, on its current
-            threads; but if the run was started with fewer threads, it trains in a new process with that number.
+        jobs: Members to train in parallel: on a CPU in processes, on an NVIDIA GPU on streams. None chooses the number
+            (see `choose_concurrency`).
+        threads: CPU threads per member. By default, parallel members share the threads of this process, and a resumed
+            run keeps its number.
         reporter: Receives events.
 
     Returns:
-        The folder and the histories.
+        The epochs of each requested member, by name.
 
     Raises:
-        UsageError: The folder holds a run and neither `resume` nor `overwrite` is set, or it holds something else; or
-            a member is not in the recipe.
+        UsageError: The folder or a member's name does not fit.
         RunInUseError: Another process is training the run.
         DivergedError: The loss of a member is no longer finite. The remaining members are trained.
-        CheckpointError: The results would differ from the earlier process, or the images have changed since the run
-            started.
-        RecipeError, DataError, CheckpointError, DeviceError, FmcliError: See `loop.train_member`.
+        CheckpointError: The results would differ from an uninterrupted run.
+        RecipeError, DataError, DeviceError, FmcliError: See `loop.train_member`.
     """
     names = choose_members(recipe, members)
     check_folder(folder, recipe, resume=resume, overwrite=overwrite)
@@ -101,15 +83,11 @@ def train_run(
             remove_run(folder, recipe)
         clean_run(folder, recipe)
         write_recipe(folder, recipe)
-        for event in plan.unmeasured_features():
+        for event in plan.events(report_jobs=jobs is None):
             reporter(event)
-        concurrency = plan.concurrency
-        if concurrency is not None and concurrency.jobs > 1 and jobs is None:
-            reporter(MembersInParallel(concurrency.jobs, concurrency.threads, concurrency.speedup))
         results = _train_members(plan, splits, reporter, data_root=data_root, save_after=save_after)
         del splits  # processes load their own copy
-        histories = _collect_histories(results, names, reporter)
-        return RunResult(folder, {name: histories[name] for name in names})
+        return _collect_histories(results, names, reporter)
 
 
 def _train_members(
@@ -118,16 +96,15 @@ def _train_members(
     """Start with the finished members, so that damaged files are found before hours of training."""
     jobs = {name: partial(_train_member, plan, name, save_after, splits) for name in plan.members}
     yield from _run_one_at_a_time({name: jobs[name] for name in plan.members if name not in plan.remaining}, reporter)
-    remaining = {name: jobs[name] for name in plan.remaining}
     if plan.concurrency is None:
-        yield from _run_one_at_a_time(remaining, reporter)
+        yield from _run_one_at_a_time({name: jobs[name] for name in plan.remaining}, reporter)
     elif plan.uses_streams:
-        context = partial(use_own_stream, plan.device)
-        yield from run_interleaved(remaining, plan.concurrency.jobs, reporter, context=context)
+        streams = {name: partial(_train_on_stream, plan, name, save_after, splits) for name in plan.remaining}
+        yield from run_interleaved(streams, plan.concurrency.jobs, reporter)
     else:
-        del splits, jobs, remaining  # processes load their own copy of the images
-        separate = {name: partial(_train_in_process, plan, name, save_after, data_root) for name in plan.remaining}
-        yield from run_in_processes(separate, plan.concurrency.jobs, reporter)
+        del splits, jobs  # processes load their own copy of the images
+        processes = {name: partial(_train_in_process, plan, name, save_after, data_root) for name in plan.remaining}
+        yield from run_in_processes(processes, plan.concurrency.jobs, reporter)
 
 
 def _train_member(plan: RunPlan, name: str, save_after: float, splits: Splits, reporter: Reporter) -> History:
@@ -141,6 +118,11 @@ def _train_member(plan: RunPlan, name: str, save_after: float, splits: Splits, r
         save_after=save_after,
         reporter=reporter,
     )
+
+
+def _train_on_stream(plan: RunPlan, name: str, save_after: float, splits: Splits, reporter: Reporter) -> History:
+    with use_own_stream(plan.device):
+        return _train_member(plan, name, save_after, splits, reporter)
 
 
 def _train_in_process(
@@ -160,8 +142,7 @@ def _run_one_at_a_time(jobs: Mapping[str, Job], reporter: Reporter) -> Generator
         try:
             result = JobResult(name, job(reporter))
         except DivergedError as error:
-            # The traceback would keep the member's images and network in memory.
-            result = JobResult(name, error=error.with_traceback(None))
+            result = JobResult(name, error=error)
         yield result
 
 
@@ -169,7 +150,7 @@ def _collect_histories(results: Generator[JobResult], names: Sequence[str], repo
     """Wait for all members and return their histories.
 
     Raises:
-        DivergedError: One or more members diverged. The remaining members are trained.
+        DivergedError: At least one member diverged. The remaining members are trained.
         Exception: Any other error of a member. It stops all members.
     """
     histories: dict[str, History] = {}
@@ -177,7 +158,8 @@ def _collect_histories(results: Generator[JobResult], names: Sequence[str], repo
     with closing(results):
         for count, result in enumerate(results, start=1):
             if isinstance(result.error, DivergedError):
-                diverged.append(result.error)
+                # The traceback would keep the member's images and network in memory.
+                diverged.append(result.error.with_traceback(None))
                 reporter(MemberDiverged(result.name, result.error.message, n_remaining=len(names) - count))
             elif result.error is not None:
                 raise result.error
@@ -192,4 +174,4 @@ def _collect_histories(results: Generator[JobResult], names: Sequence[str], repo
             hint=diverged[0].hint,
             remedies=diverged[0].remedies,
         )
-    return histories
+    return {name: histories[name] for name in names}

@@ -20,10 +20,10 @@ from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.recipe.differences import recipe_differences
 from fmcli.storage.atomic import remove_files, remove_partial_files, write_atomic
 from fmcli.storage.locks import try_lock
+from fmcli.training.fingerprint import MAX_LISTED_DIFFERENCES
 from fmcli.training.state import STATE_FILE
 
 MEMBER_FILES = (MODEL_FILE, STATE_FILE, HISTORY_FILE, *map(predictions_file, SPLITS))
-_MAX_LISTED_DIFFERENCES = 10
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
     if differences:
         raise UsageError(
             f"{printable(folder)} was started with another recipe:\n  "
-            + "\n  ".join(differences[:_MAX_LISTED_DIFFERENCES]),
+            + "\n  ".join(differences[:MAX_LISTED_DIFFERENCES]),
             hint="restore these values to resume",
             remedies=["overwrite", "output"],
         )

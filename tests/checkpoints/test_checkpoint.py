@@ -37,7 +37,9 @@ def recipe(drawn_images, tmp_path_factory) -> Recipe:
 @pytest.fixture(scope="module")
 def run_folder(recipe, tmp_path_factory) -> Path:
     """A run of the members `second` and `first`; read-only."""
-    return train_run(recipe, tmp_path_factory.mktemp("runs") / "tiny", device=CPU).folder
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    train_run(recipe, folder, device=CPU)
+    return folder
 
 
 @pytest.fixture

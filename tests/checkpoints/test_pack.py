@@ -201,7 +201,8 @@ def test_any_member_name_gets_its_own_folder(runs, tmp_path):
 def test_a_run_with_snapshots_is_unpacked_unchanged(drawn_images, tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
     cyclic = ["trainer.epochs=2", "trainer.keep=snapshots", "schedule={ name = 'cyclic', cycles = 2 }"]
-    run = train_run(load_recipe(str(tmp_path / "tiny.toml"), cyclic), tmp_path / "run", device=CPU).folder
+    run = tmp_path / "run"
+    train_run(load_recipe(str(tmp_path / "tiny.toml"), cyclic), run, device=CPU)
     files = find_checkpoints(run)
     pool = open_pool([run], device="cpu")
     sources = [MemberPath(name, file) for name, file in zip(pool.names, files, strict=True)]

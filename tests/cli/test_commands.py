@@ -32,7 +32,6 @@ from fmcli.recipe.data import KNOWN_SOURCES
 from fmcli.report.console import Terminal, show_error
 from fmcli.storage.locks import LOCK_FILE
 from fmcli.training import STATE_FILE
-from fmcli.training.run import RunResult
 from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 from tests.processes import StartedProcess, start_fmcli
 
@@ -77,7 +76,7 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-DONE_AT_ONCE = RunResult(Path("run"), {})
+NO_HISTORIES: dict[str, list[object]] = {}
 # Messages that contain their hint.
 ADVICE = ("did you mean", "not UTF-8 text")
 
@@ -156,7 +155,7 @@ def test_train_writes_one_record_per_epoch(cli, recipe_file, tmp_path, format_):
 def test_save_every_sets_the_time_between_saves(cli, recipe_file, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "fmcli.training.run.train_run", lambda *_, save_after, **rest: given.append(save_after) or DONE_AT_ONCE
+        "fmcli.training.run.train_run", lambda *_, save_after, **rest: given.append(save_after) or NO_HISTORIES
     )
     for words in ([], ["--save-every", "0.5"], ["--save-every", "0"]):
         assert cli("train", "--recipe", recipe_file, "--output", tmp_path, *words).status == ExitStatus.DONE
@@ -166,7 +165,7 @@ def test_save_every_sets_the_time_between_saves(cli, recipe_file, tmp_path, monk
 def test_cores_are_divided_among_jobs_unless_threads_is_given(cli, recipe_file, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "fmcli.training.run.train_run", lambda *_, jobs, threads, **rest: given.append((jobs, threads)) or DONE_AT_ONCE
+        "fmcli.training.run.train_run", lambda *_, jobs, threads, **rest: given.append((jobs, threads)) or NO_HISTORIES
     )
     for words in ([], ["--jobs", "2"], ["-j", "3", "--threads", "1"]):
         assert cli("train", "--recipe", recipe_file, "--output", tmp_path, *words).status == ExitStatus.DONE

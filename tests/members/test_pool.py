@@ -31,7 +31,8 @@ CLASSES = ("top left", "top right", "bottom left", "bottom right")
 def train(folder, images, *overrides):
     (folder.parent / "tiny.toml").write_text(TINY_RECIPE.format(folder=images), "utf-8")
     recipe = load_recipe(str(folder.parent / "tiny.toml"), ["trainer.epochs=1", *overrides])
-    return train_run(recipe, folder, device=CPU).folder
+    train_run(recipe, folder, device=CPU)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -572,7 +573,8 @@ def test_stored_members_have_validation_predictions_only_with_a_file(stored, run
 def test_networks_without_validation_images_have_no_validation_predictions(drawn_images, tmp_path):
     path = tmp_path / "none.toml"
     path.write_text(TINY_RECIPE.format(folder=drawn_images).replace("validation = { first = 40 }\n", ""), "utf-8")
-    pool = opened(train_run(load_recipe(str(path), ["trainer.epochs=1"]), tmp_path / "run", device=CPU).folder)
+    train_run(load_recipe(str(path), ["trainer.epochs=1"]), tmp_path / "run", device=CPU)
+    pool = opened(tmp_path / "run")
     assert predict_validation(pool) is None
     soft = pool.choose_rule(vote="soft")
     assert fit_rule(pool, soft) is soft

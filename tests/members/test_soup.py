@@ -48,7 +48,8 @@ def run(drawn_images, tmp_path_factory) -> Path:
     """A run of one member with three snapshots; read-only."""
     folder = tmp_path_factory.mktemp("soups")
     (folder / "recipe.toml").write_text(RECIPE.format(folder=drawn_images), "utf-8")
-    return train_run(load_recipe(str(folder / "recipe.toml")), folder / "run", device=CPU).folder
+    train_run(load_recipe(str(folder / "recipe.toml")), folder / "run", device=CPU)
+    return folder / "run"
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.training import STATE_FILE, VALIDATION_FILE
 from fmcli.training.concurrency import Concurrency
 from fmcli.training.plan import RunPlan
-from fmcli.training.run import RunResult, train_run
+from fmcli.training.run import train_run
 from fmcli.training.run_folder import holds_anything
 from fmcli.training.state import load_state
 from tests.helpers import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
@@ -68,7 +68,7 @@ def tiny(tiny_recipe: Path, *overrides: str) -> Recipe:
     return load_recipe(str(tiny_recipe), ["trainer.epochs=1", *overrides])
 
 
-def train(recipe: Recipe, folder: Path, **options: object) -> RunResult:
+def train(recipe: Recipe, folder: Path, **options: object) -> dict[str, list[EpochFinished]]:
     return train_run(recipe, folder, device=CPU, **options)
 
 
@@ -81,7 +81,9 @@ def finished(drawn_images, tmp_path_factory) -> Path:
     """A finished run; not to be written to."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
-    return train(tiny(path), tmp_path_factory.mktemp("runs") / "run").folder
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(tiny(path), folder)
+    return folder
 
 
 @pytest.fixture
@@ -100,9 +102,8 @@ def test_run_leaves_its_recipe_and_every_member(finished, tiny_recipe):
 
 
 def test_result_holds_the_history_of_each_member_that_was_asked_for(tiny_recipe, tmp_path):
-    result = train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
-    assert result.folder == tmp_path / "run"
-    assert [(name, [epoch.epoch for epoch in history]) for name, history in result.histories.items()] == [("k5", [1])]
+    histories = train(tiny(tiny_recipe), tmp_path / "run", members=["k5"])
+    assert [(name, [epoch.epoch for epoch in history]) for name, history in histories.items()] == [("k5", [1])]
 
 
 def test_recipe_in_the_run_trains_the_same_run_again(finished, tmp_path):
@@ -177,7 +178,7 @@ def test_images_that_stay_on_the_disk_train_the_same_run(finished, tiny_recipe, 
 def at_once(request, monkeypatch):
     """How several members train at once: on a CPU in processes; in turns within this one, as on an NVIDIA GPU."""
     if request.param == "turns":
-        monkeypatch.setattr("fmcli.training.plan.has_streams", lambda device: True)
+        monkeypatch.setattr(RunPlan, "uses_streams", True)
         monkeypatch.setattr("fmcli.training.run.use_own_stream", lambda device: nullcontext())
         monkeypatch.setattr(
             "fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started")
@@ -187,8 +188,8 @@ def at_once(request, monkeypatch):
 @pytest.mark.usefixtures("at_once")
 def test_members_trained_side_by_side_are_the_same(finished, tiny_recipe, tmp_path):
     events = []
-    result = train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
-    assert list(result.histories) == ["k3", "k5"]
+    histories = train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
+    assert list(histories) == ["k3", "k5"]
     assert {event.member for event in events if isinstance(event, MemberFinished)} == {"k3", "k5"}
     for name in ("k3", "k5"):
         for file in (MODEL_FILE, VALIDATION_FILE):
@@ -211,7 +212,7 @@ def test_features_that_have_not_been_measured_on_a_gpu_are_found(tiny_recipe, de
     plan = RunPlan(
         tiny(tiny_recipe, *overrides), Path(), torch.device(device), False, names, names, concurrency, fingerprints={}
     )
-    assert [event.feature for event in plan.unmeasured_features()] == expected
+    assert [event.feature for event in plan.events(report_jobs=False)] == expected
 
 
 @pytest.mark.parametrize("at_once", ["turns"], indirect=True)
@@ -269,18 +270,18 @@ def test_member_trained_alone_is_the_same_as_in_the_whole_run(finished, tiny_rec
 
 
 def test_members_come_in_the_order_of_the_recipe_however_they_are_asked_for(tiny_recipe, tmp_path):
-    result = train(tiny(tiny_recipe), tmp_path / "run", members=["k5", "k3", "k5"])
-    assert list(result.histories) == ["k3", "k5"]
+    histories = train(tiny(tiny_recipe), tmp_path / "run", members=["k5", "k3", "k5"])
+    assert list(histories) == ["k3", "k5"]
 
 
 def test_each_copy_of_a_member_has_a_place_and_random_numbers_of_its_own(tiny_recipe, tmp_path):
     recipe = tiny(tiny_recipe, "members.k3.copies=2")
-    assert list(train(recipe, tmp_path / "run").histories) == ["k3-1", "k3-2", "k5"]
+    assert list(train(recipe, tmp_path / "run")) == ["k3-1", "k3-2", "k5"]
     first, second = (load_file(tmp_path / "run" / name / MODEL_FILE) for name in ("k3-1", "k3-2"))
     assert not any(torch.equal(first[key], second[key]) for key in first if key.endswith("0.weight"))
     assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)) == recipe
     alone = train(recipe, tmp_path / "alone", members=["k3-2"])
-    assert list(alone.histories) == ["k3-2"]
+    assert list(alone) == ["k3-2"]
     again = load_file(tmp_path / "alone" / "k3-2" / MODEL_FILE)
     assert all(torch.equal(second[key], again[key]) for key in second)
     train(recipe, tmp_path / "run", resume=True)
@@ -342,8 +343,8 @@ def test_empty_folder_is_as_good_as_none(tiny_recipe, tmp_path, options):
 
 def test_overwriting_trains_afresh(run_folder, tiny_recipe):
     recipe = tiny(tiny_recipe, "trainer.seed=7")
-    result = train(recipe, run_folder, overwrite=True, members=["k3"])
-    assert list(result.histories) == ["k3"]
+    histories = train(recipe, run_folder, overwrite=True, members=["k3"])
+    assert list(histories) == ["k3"]
     assert load_recipe(str(run_folder / RECIPE_FILE)) == recipe
     assert set(files_in(run_folder)) == {name for name in OF_A_RUN if not name.startswith("k5/")}
     assert not (run_folder / "k5").exists()
@@ -386,7 +387,9 @@ def finished_snapshots(drawn_images, tmp_path_factory) -> Path:
     """A finished run of two members with two snapshots each; not to be written to."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY_RECIPE.format(folder=drawn_images), "utf-8")
-    return train(tiny(path, *CYCLIC), tmp_path_factory.mktemp("runs") / "snapshots").folder
+    folder = tmp_path_factory.mktemp("runs") / "snapshots"
+    train(tiny(path, *CYCLIC), folder)
+    return folder
 
 
 def test_run_with_snapshots_leaves_those_of_every_member(finished_snapshots):
@@ -600,9 +603,9 @@ def test_run_is_not_removed_for_one_that_cannot_start(run_folder, tiny_recipe, f
 
 def test_resuming_a_finished_run_trains_nothing(run_folder, tiny_recipe):
     before, events = files_in(run_folder), []
-    result = train(tiny(tiny_recipe), run_folder, resume=True, reporter=events.append)
+    histories = train(tiny(tiny_recipe), run_folder, resume=True, reporter=events.append)
     assert [(type(event), event.already_trained) for event in events] == [(MemberFinished, True)] * 2
-    assert [len(history) for history in result.histories.values()] == [1, 1]
+    assert [len(history) for history in histories.values()] == [1, 1]
     assert files_in(run_folder) == before
 
 
@@ -675,9 +678,9 @@ def test_a_member_that_is_half_trained_is_compared_before_another_is_trained(tin
 def test_what_is_finished_needs_no_process(run_folder, tiny_recipe, monkeypatch):
     monkeypatch.setattr("fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started"))
     events = []
-    result = train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, reporter=events.append)
+    histories = train(tiny(tiny_recipe), run_folder, resume=True, jobs=2, reporter=events.append)
     assert [(type(event), event.already_trained) for event in events] == 2 * [(MemberFinished, True)]
-    assert list(result.histories) == ["k3", "k5"]
+    assert list(histories) == ["k3", "k5"]
 
 
 def test_a_member_that_begins_later_trains_on_no_other_images(tiny_recipe, tmp_path):
@@ -883,7 +886,7 @@ def test_a_run_that_another_process_trains_is_refused(tiny_recipe, tmp_path):
         train(tiny(tiny_recipe), tmp_path / "run")
     assert not (tmp_path / "run" / RECIPE_FILE).exists()
     lock.release()
-    assert train(tiny(tiny_recipe), tmp_path / "run").histories
+    assert train(tiny(tiny_recipe), tmp_path / "run")
 
 
 def test_a_folder_that_another_process_makes_meanwhile_holds_nothing_yet(tiny_recipe, tmp_path, monkeypatch):

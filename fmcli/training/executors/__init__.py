@@ -1,4 +1,4 @@
-"""Executors: run the jobs of several members in processes, or interleaved on CUDA streams."""
+"""Run the jobs of several members in parallel: in processes, or interleaved on CUDA streams."""
 
 from fmcli.training.executors.cuda_streams import run_interleaved
 from fmcli.training.executors.job import Job, JobResult

@@ -2,45 +2,37 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator, Mapping
 
-from fmcli.errors import DivergedError
 from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
-from fmcli.training.executors.job import Job, JobResult, Message, first_failure, run_jobs
-
-Context = Callable[[], AbstractContextManager[None]]
+from fmcli.training.executors.job import Job, JobResult, Message, run_job, run_jobs
 
 
-def run_interleaved(
-    jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter, *, context: Context = nullcontext
-) -> Generator[JobResult]:
+def run_interleaved(jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
     """Run jobs in turns: each takes one step, then waits until every other job has taken one.
 
     This is for jobs that queue their steps on a GPU without waiting, so that together they keep it busy. Only one job
     runs at a time. Therefore the order of their steps is always the same, and jobs need no locks.
 
     An exception of the reporter, Ctrl-C, or closing the generator stops all jobs at their next event. The exception is
-    raised again after they have ended.
+    raised again after the jobs have ended.
 
     Args:
         jobs_by_name: The jobs by name.
         max_parallel: Maximum number of jobs that take turns.
         reporter: Receives the events of all jobs.
-        context: Returns a context manager that is entered around each job, in its thread.
 
     Yields:
         The result of each job, in the order in which they end.
 
     Raises:
-        Exception: An error of a stopped job, instead of the exception that stopped it, because its state is lost.
+        Exception: A stopped job could not save its state. This error replaces the exception that stopped the job.
     """
-    yield from run_jobs(jobs_by_name, max_parallel, _ThreadExecutor(context), reporter)
+    yield from run_jobs(jobs_by_name, max_parallel, _ThreadExecutor(), reporter)
 
 
 class _ThreadExecutor:
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self) -> None:
         self._running: deque[_JobThread] = deque()
 
     @property
@@ -48,7 +40,7 @@ class _ThreadExecutor:
         return len(self._running)
 
     def start(self, name: str, job: Job) -> None:
-        self._running.append(_JobThread(name, job, self._context))
+        self._running.append(_JobThread(name, job))
 
     def receive(self) -> Iterator[Message]:
         message = self._running[0].resume()
@@ -58,18 +50,15 @@ class _ThreadExecutor:
         if isinstance(message, StepFinished | BatchPredicted):
             self._running.rotate(-1)
 
-    def stop(self) -> Exception | None:
-        return first_failure([job.stop() for job in self._running])
-
-    def close(self) -> None:
-        """Do nothing: `stop` has waited for all threads."""
+    def stop(self) -> list[JobResult]:
+        return [job.stop() for job in self._running]
 
 
 class _JobThread:
     """A job in its own thread, in lockstep with the caller."""
 
-    def __init__(self, name: str, job: Job, context: Context) -> None:
-        self._name, self._job, self._context = name, job, context
+    def __init__(self, name: str, job: Job) -> None:
+        self._name, self._job = name, job
         self._may_run, self._has_message = threading.Semaphore(0), threading.Semaphore(0)
         self._message: Message | None = None
         self._is_stopping = False
@@ -77,7 +66,7 @@ class _JobThread:
         self._thread.start()
 
     def resume(self) -> Message:
-        """Let the job run until its next message, and return that."""
+        """Let the job run until its next message, and return the message."""
         self._may_run.release()
         self._has_message.acquire()
         assert self._message is not None
@@ -94,21 +83,8 @@ class _JobThread:
 
     def _run(self) -> None:
         self._may_run.acquire()
-        try:
-            if self._is_stopping:  # before the job has started
-                raise StopRequest
-            with self._context():
-                result = JobResult(self._name, result=self._job(self._report))
-        except StopRequest:
-            result = JobResult(self._name, stopped=True)
-        except DivergedError as error:
-            # The traceback would keep the member's images and network in memory.
-            result = JobResult(self._name, error=error.with_traceback(None))
-        except Exception as error:  # the caller raises it
-            result = JobResult(self._name, error=error)
-        except BaseException as error:  # such as SystemExit, which would end this thread silently
-            result = JobResult(self._name, error=RuntimeError(f"{type(error).__name__}: {error}"))
-        self._send(result)
+        is_stopped = self._is_stopping  # before the job has started
+        self._send(JobResult(self._name) if is_stopped else run_job(self._name, self._job, self._report))
 
     def _report(self, event: Event) -> None:
         self._send(event)

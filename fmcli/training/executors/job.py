@@ -1,15 +1,15 @@
 """Jobs, their results, and the loop that every executor shares."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fmcli.errors import DivergedError
-from fmcli.events import Event, Reporter
+from fmcli.events import Event, Reporter, StopRequest
 
 Job = Callable[[Reporter], Any]
-"""A function that sends events to a reporter and returns a result, such as the training of one member."""
+"""A function that sends events to a reporter and returns a result. For example, it trains a member."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,11 @@ class JobResult:
         name: Name of the job.
         result: The job's return value; None if it failed or was stopped.
         error: The exception that it raised. From another process, the traceback is a note.
-        stopped: Whether it was stopped after it saved its state.
     """
 
     name: str
     result: Any = None
     error: Exception | None = None
-    stopped: bool = False
 
 
 Message = Event | JobResult
@@ -43,13 +41,10 @@ class Executor(Protocol):
         """Start a job."""
 
     def receive(self) -> Iterator[Message]:
-        """Wait for running jobs, and yield the next message of one or more. A job ends with its `JobResult`."""
+        """Wait for running jobs, and yield the next message of at least one. A job ends with its `JobResult`."""
 
-    def stop(self) -> Exception | None:
-        """Stop all jobs, wait until they have saved, and return the first error that prevented one from saving."""
-
-    def close(self) -> None:
-        """End all jobs that are still running, without waiting for them to save."""
+    def stop(self) -> list[JobResult]:
+        """Stop all jobs, wait until they have saved their state, and return their results."""
 
 
 def run_jobs(
@@ -67,7 +62,7 @@ def run_jobs(
         The result of each job, in the order in which they end.
 
     Raises:
-        Exception: An error of a stopped job, instead of the exception that stopped it, because its state is lost.
+        Exception: A stopped job could not save its state. This error replaces the exception that stopped the job.
     """
     waiting = deque(jobs_by_name.items())
     try:
@@ -80,15 +75,18 @@ def run_jobs(
                 else:
                     reporter(message)
     except BaseException as reason:
-        error = executor.stop()
-        if error is not None:
-            raise error from reason
+        for result in executor.stop():
+            # A diverged member had nothing to save.
+            if result.error is not None and not isinstance(result.error, DivergedError):
+                raise result.error from reason
         raise
-    finally:
-        executor.close()
 
 
-def first_failure(results: Iterable[JobResult]) -> Exception | None:
-    """Return the first error of stopped jobs. A diverged member is not a failure, because it had nothing to save."""
-    errors = [result.error for result in results]
-    return next((error for error in errors if error is not None and not isinstance(error, DivergedError)), None)
+def run_job(name: str, job: Job, reporter: Reporter) -> JobResult:
+    """Run a job and return its result. It has saved its state if the reporter has stopped it."""
+    try:
+        return JobResult(name, job(reporter))
+    except StopRequest:
+        return JobResult(name)
+    except Exception as error:  # the caller raises it
+        return JobResult(name, error=error)

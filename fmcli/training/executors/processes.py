@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 
 from fmcli.errors import FmcliError, Remedy, printable
 from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
-from fmcli.training.executors.job import Job, JobResult, Message, first_failure, run_jobs
+from fmcli.training.executors.job import Job, JobResult, Message, run_job, run_jobs
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked process could not use the parent's thread pools
 _STEP_REPORT_INTERVAL_S = 0.05
@@ -26,9 +26,8 @@ _HAS_SIGNAL_MASK = hasattr(signal, "pthread_sigmask")  # not on Windows
 def run_in_processes(jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
     """Run jobs in parallel, each in its own process.
 
-    An exception of the reporter, Ctrl-C, a process that dies, or closing the generator stops all jobs at their next
-    event. The exception is raised again after they have ended. A second Ctrl-C kills the processes. A process whose
-    parent has died exits.
+    An exception of the reporter, Ctrl-C, or closing the generator stops all jobs at their next event. The exception is
+    raised again after the jobs have ended. A second Ctrl-C kills the processes. A process exits if its parent dies.
 
     Args:
         jobs_by_name: The jobs by name. They must be picklable, such as a `functools.partial` of a module's function. A
@@ -37,11 +36,10 @@ def run_in_processes(jobs_by_name: Mapping[str, Job], max_parallel: int, reporte
         reporter: Receives the events of all jobs, but not every step.
 
     Yields:
-        The result of each job, in the order in which they end.
+        The result of each job, in the order in which they end. If a process dies, its result has an `FmcliError`.
 
     Raises:
-        FmcliError: A process died.
-        Exception: An error of a stopped job, instead of the exception that stopped it, because its state is lost.
+        Exception: A stopped job could not save its state. This error replaces the exception that stopped the job.
     """
     if _HAS_SIGNAL_MASK:
         resource_tracker.ensure_running()  # if the first process started it, it would unblock the signals
@@ -75,19 +73,31 @@ class _JobProcess:
         self.process.join()
         self.connection.close()
 
-    def receive(self) -> Message | None:
-        """Return the next message, or None if the process is dead and has no more."""
-        try:
+    def receive(self) -> Message:
+        """Return the next message. The last one is the job's result, or an error if the process is dead."""
+        self.has_sent = True
+        message: Message | None = None
+        with suppress(EOFError, OSError):
             # Worker processes of a dead process may hold the other end open, so `recv` could wait for ever.
-            message: Message | None = self.connection.recv() if self.connection.poll() else None
-        except (EOFError, OSError):
-            return None
-        return message
+            message = self.connection.recv() if self.connection.poll() else None
+        if message is None or isinstance(message, JobResult):
+            self.process.join(_EXIT_TIMEOUT_S)
+            self.kill()
+        return message or JobResult(self.name, error=_explain_exit(self.name, self.process.exitcode or 0))
+
+
+def _explain_exit(name: str, status: int) -> FmcliError:
+    how = f"died with exit status {status}" if status >= 0 else f"was killed: {signal.strsignal(-status) or -status}"
+    return FmcliError(
+        f"the process of {printable(name)} {how}",
+        hint="saved files are kept; if memory ran out, train fewer members in parallel",
+        remedies=[Remedy("jobs", 1)],
+    )
 
 
 def _start(name: str, job: Job) -> _JobProcess:
     ours, theirs = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(target=_run_job, args=(name, job, theirs))
+    process = _CONTEXT.Process(target=_run_in_process, args=(name, job, theirs))
     process.start()
     theirs.close()
     return _JobProcess(name, process, ours)
@@ -110,60 +120,36 @@ class _ProcessExecutor:
         for one in [one for one in self._running if ready & {one.connection, one.process.sentinel}]:
             with _signals_blocked():
                 message = one.receive()
-                one.has_sent = True
-                if message is None or isinstance(message, JobResult):
+                if isinstance(message, JobResult):
                     self._running.remove(one)
-                    one.process.join(_EXIT_TIMEOUT_S)
-                    one.kill()
-            if message is None:
-                raise FmcliError(
-                    f"the process of {printable(one.name)} {_describe_exit(one.process)}",
-                    hint="saved files are kept; if memory ran out, train fewer members in parallel",
-                    remedies=[Remedy("jobs", 1)],
-                )
             yield message
 
-    def stop(self) -> Exception | None:
-        for one in list(self._running):
-            if one.has_sent:
-                with suppress(OSError):  # the process is dead, which `receive` reports
-                    one.connection.send("stop")
-            else:
-                self._running.remove(one)
+    def stop(self) -> list[JobResult]:
+        results = []
+        try:
+            for one in list(self._running):
+                if one.has_sent:
+                    with suppress(OSError):  # the process is dead, which `receive` reports
+                        one.connection.send("stop")
+                else:
+                    self._running.remove(one)
+                    one.kill()
+            while self._running:
+                results += [message for message in self.receive() if isinstance(message, JobResult)]
+        finally:
+            for one in self._running:
                 one.kill()
-        failure: Exception | None = None
-        while self._running:
-            try:
-                for message in self.receive():
-                    if isinstance(message, JobResult):
-                        failure = failure or first_failure([message])
-            except FmcliError as error:
-                failure = failure or error
-        return failure
-
-    def close(self) -> None:
-        for one in self._running:
-            one.kill()
+        return results
 
 
-def _describe_exit(process: SpawnProcess) -> str:
-    code = process.exitcode or 0
-    return f"died with exit status {code}" if code >= 0 else f"was killed: {signal.strsignal(-code) or -code}"
-
-
-def _run_job(name: str, job: Job, connection: Connection) -> None:
+def _run_in_process(name: str, job: Job, connection: Connection) -> None:
     """Run a job in this process and send its events and its result to the parent."""
     parent = _ParentConnection(connection)
     if not _HAS_SIGNAL_MASK:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    try:
-        result = JobResult(name, result=job(parent.report))
-    except StopRequest:
-        result = JobResult(name, stopped=True)
-    except Exception as error:  # the parent raises it
-        result = JobResult(name, error=_picklable(error))
-    parent.send(result)
+    result = run_job(name, job, parent.report)
+    parent.send(result if result.error is None else JobResult(name, error=_picklable(result.error)))
 
 
 class _ParentConnection:
@@ -204,7 +190,7 @@ def _exit_with_parent() -> None:
 
 def _picklable(error: Exception) -> Exception:
     """Return an error that can be sent to another process: the error itself, or a RuntimeError that quotes it."""
-    note = traceback.format_exc()
+    note = "".join(traceback.format_exception(error))
     if not isinstance(error, FmcliError | OSError | MemoryError):  # other types may not unpickle
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(note)

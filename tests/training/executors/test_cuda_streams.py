@@ -1,7 +1,7 @@
-"""Pieces of work that take turns within one process."""
+"""Jobs that take turns in one process."""
 
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -19,18 +19,18 @@ def take_steps(name, steps, reporter):
     return f"{name} is done"
 
 
-def answer(name, batches, reporter):
+def predict_batches(name, batches, reporter):
     for _ in range(batches):
         reporter(BatchPredicted(name))
 
 
 def run_until_stopped(saved, name, reporter):
-    """Take steps until stopped, and save then."""
+    """Take steps until stopped, then save."""
     try:
         while True:
             reporter(StepFinished(name, 1))
     except StopRequest:
-        reporter(CheckpointSaved(Path(name)))  # still messages by nobody, and no second stop
+        reporter(CheckpointSaved(Path(name)))  # does not raise a second StopRequest
         saved.append(name)
         raise
 
@@ -40,7 +40,7 @@ def fail(error, reporter):
     raise error
 
 
-def raise_when_stopped(error, reporter):
+def fail_when_stopped(error, reporter):
     try:
         while True:
             reporter(StepFinished("failing", 1))
@@ -52,77 +52,73 @@ def ignore(event):
     pass
 
 
-def test_each_takes_a_step_in_its_turn():
+def stop(event):
+    raise StopRequest
+
+
+def test_jobs_take_steps_in_turns():
     events = []
-    works = {"a": partial(take_steps, "a", 2), "b": partial(take_steps, "b", 4), "c": partial(answer, "c", 3)}
-    ended = list(run_interleaved(works, 2, events.append))
-    assert ended == [JobResult("a", "a is done"), JobResult("b", "b is done"), JobResult("c")]
+    jobs = {
+        "a": partial(take_steps, "a", 2),
+        "b": partial(take_steps, "b", 4),
+        "c": partial(predict_batches, "c", 3),
+    }
+    results = list(run_interleaved(jobs, 2, events.append))
+    assert results == [JobResult("a", "a is done"), JobResult("b", "b is done"), JobResult("c")]
     assert "".join(event.member for event in events) == "abab" + "a" + "bcbc" + "b" + "c"
     assert [event.step for event in events if isinstance(event, StepFinished) and event.member == "b"] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 9])
-def test_all_is_done_however_many_are_begun_at_a_time(at_once):
-    begun = most = 0
+@pytest.mark.parametrize("max_parallel", [1, 2, 9])
+def test_all_jobs_run_and_never_more_in_parallel_than_allowed(max_parallel):
+    running = max_running = 0
 
-    def work(reporter):
-        nonlocal begun, most
-        begun += 1
-        most = max(most, begun)
+    def job(reporter):
+        nonlocal running, max_running
+        running += 1
+        max_running = max(max_running, running)
         reporter(StepFinished("m", 1))
-        begun -= 1
+        running -= 1
 
-    assert len(list(run_interleaved(dict.fromkeys("abcd", work), at_once, ignore))) == 4
-    assert most == min(at_once, 4)
+    assert len(list(run_interleaved(dict.fromkeys("abcd", job), max_parallel, ignore))) == 4
+    assert max_running == min(max_parallel, 4)
 
 
-def test_the_reporter_is_called_where_the_work_was_asked_for_and_never_twice_at_once():
+def test_reporter_is_called_in_the_callers_thread():
     threads = set()
     list(run_interleaved({"a": partial(take_steps, "a", 3)}, 1, lambda _: threads.add(threading.current_thread())))
     assert threads == {threading.current_thread()}
 
 
 @pytest.mark.parametrize("error", [DivergedError("nan", hint="less"), DataError("gone"), ZeroDivisionError()])
-def test_an_error_is_brought_here_and_the_others_go_on(error):
-    ended = list(run_interleaved({"a": partial(fail, error), "b": partial(take_steps, "b", 3)}, 2, ignore))
-    assert ended == [JobResult("a", error=error), JobResult("b", "b is done")]
+def test_error_of_a_job_is_in_its_result_and_other_jobs_continue(error):
+    results = list(run_interleaved({"a": partial(fail, error), "b": partial(take_steps, "b", 3)}, 2, ignore))
+    assert results == [JobResult("a", error=error), JobResult("b", "b is done")]
 
 
 @pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt, BrokenPipeError])
-@pytest.mark.parametrize("left", [2, 3])  # where b has begun, and where it is a's turn again
-def test_what_the_reporter_raises_stops_all_and_lets_them_save(error, left):
+@pytest.mark.parametrize("n_events", [2, 3])  # during the first event of b, or the second event of a
+def test_exception_of_the_reporter_stops_all_jobs_after_they_have_saved(error, n_events):
     saved = []
 
     def reporter(event):
-        nonlocal left
-        left -= 1
-        if left == 0:
+        nonlocal n_events
+        n_events -= 1
+        if n_events == 0:
             raise error
 
-    works = {name: partial(run_until_stopped, saved, name) for name in "ab"}
+    jobs = {name: partial(run_until_stopped, saved, name) for name in "ab"}
     with pytest.raises(error):
-        list(run_interleaved(works, 2, reporter))
+        list(run_interleaved(jobs, 2, reporter))
     assert sorted(saved) == ["a", "b"]
 
 
-def test_what_has_not_begun_does_not_begin_to_be_stopped():
-    saved, begun = [], []
-
-    def reporter(event):
-        raise StopRequest
-
-    works = {"a": partial(run_until_stopped, saved, "a"), "b": lambda _: begun.append("b")}
+def test_stop_does_not_start_a_waiting_job():
+    saved, started = [], []
+    jobs = {"a": partial(run_until_stopped, saved, "a"), "b": lambda _: started.append("b")}
     with pytest.raises(StopRequest):
-        list(run_interleaved(works, 2, reporter))
-    assert (saved, begun) == (["a"], [])
-
-
-def test_what_ends_the_thread_is_an_error_of_the_work():
-    def leave(reporter):
-        raise SystemExit(3)
-
-    ended = list(run_interleaved({"a": leave, "b": partial(take_steps, "b", 2)}, 2, ignore))
-    assert (str(ended[0].error), ended[1].result) == ("SystemExit: 3", "b is done")
+        list(run_interleaved(jobs, 2, stop))
+    assert (saved, started) == (["a"], [])
 
 
 def test_no_thread_is_left():
@@ -131,68 +127,34 @@ def test_no_thread_is_left():
     assert threading.active_count() == before
 
 
-def test_a_stop_waits_for_the_event_that_a_saved_file_belongs_to():
-    messages = []
+def test_job_does_not_stop_directly_after_it_saved_a_checkpoint():
+    reached = []
 
-    def work(reporter):
+    def job(reporter):
         reporter(CheckpointSaved(Path("file")))
-        messages.append("goes on")
+        reached.append("next step")
         reporter(StepFinished("m", 1))
-        messages.append("is not reached")
-
-    def reporter(event):
-        raise StopRequest
+        reached.append("end")
 
     with pytest.raises(StopRequest):
-        list(run_interleaved({"m": work}, 1, reporter))
-    assert messages == ["goes on"]
+        list(run_interleaved({"m": job}, 1, stop))
+    assert reached == ["next step"]
 
 
-def test_whoever_stops_listening_stops_all():
+def test_closing_the_generator_stops_all_jobs():
     saved = []
-    works = {"a": partial(take_steps, "a", 1), "b": partial(run_until_stopped, saved, "b")}
-    with closing(run_interleaved(works, 2, ignore)) as ends:
-        assert next(ends).name == "a"
+    jobs = {"a": partial(take_steps, "a", 1), "b": partial(run_until_stopped, saved, "b")}
+    with closing(run_interleaved(jobs, 2, ignore)) as results:
+        assert next(results).name == "a"
     assert saved == ["b"]
 
 
-def test_what_cannot_be_saved_is_told_instead_of_the_stop():
-    works = {"a": partial(raise_when_stopped, FmcliError("no room")), "b": partial(run_until_stopped, [], "b")}
-
-    def reporter(event):
-        raise StopRequest
-
-    with pytest.raises(FmcliError, match="no room"):
-        list(run_interleaved(works, 2, reporter))
+def test_error_while_saving_replaces_the_stop_request():
+    jobs = {"a": partial(fail_when_stopped, FmcliError("disk full")), "b": partial(run_until_stopped, [], "b")}
+    with pytest.raises(FmcliError, match="disk full"):
+        list(run_interleaved(jobs, 2, stop))
 
 
-def test_what_diverged_has_nothing_to_save():
-    def reporter(event):
-        raise StopRequest
-
+def test_diverged_job_does_not_replace_the_stop_request():
     with pytest.raises(StopRequest):
-        list(run_interleaved({"a": partial(raise_when_stopped, DivergedError("nan"))}, 1, reporter))
-
-
-def test_each_is_done_within_something_of_its_own_in_its_own_thread():
-    said = []
-
-    @contextmanager
-    def within():
-        thread = threading.current_thread()
-        said.append(("enters", thread.name))
-        yield
-        said.append(("leaves", thread.name))
-
-    list(run_interleaved({name: partial(take_steps, name, 2) for name in "ab"}, 2, ignore, context=within))
-    assert said == [("enters", "a"), ("enters", "b"), ("leaves", "a"), ("leaves", "b")]
-
-
-def test_what_cannot_be_entered_is_an_error_of_the_work():
-    @contextmanager
-    def within():
-        raise RuntimeError("no stream")
-        yield
-
-    (ended,) = run_interleaved({"a": partial(take_steps, "a", 1)}, 1, ignore, context=within)
-    assert str(ended.error) == "no stream"
+        list(run_interleaved({"a": partial(fail_when_stopped, DivergedError("nan"))}, 1, stop))

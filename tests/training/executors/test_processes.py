@@ -1,3 +1,5 @@
+"""Jobs in their own processes."""
+
 import multiprocessing
 import os
 import signal
@@ -16,13 +18,13 @@ from fmcli.events import BatchPredicted, CheckpointSaved, MemberFinished, StepFi
 from fmcli.training.executors import JobResult, run_in_processes
 from tests.processes import StartedProcess
 
-# What is done in other processes: functions of a module.
+# Jobs. A process can import only functions of a module.
 
 
-def count(upto, reporter):
-    for step in range(upto):
-        reporter(MemberFinished(f"of {upto}", Path(str(step))))
-    return upto * 10
+def count(end, reporter):
+    for number in range(end):
+        reporter(MemberFinished(f"to {end}", Path(str(number))))
+    return end * 10
 
 
 def count_steps(reporter):
@@ -32,30 +34,30 @@ def count_steps(reporter):
     reporter(MemberFinished("m", Path()))
 
 
-def run_until_stopped(place, reporter):
-    """Report until stopped, and leave a file then."""
+def run_until_stopped(path, reporter):
+    """Report until stopped, then write a file."""
     try:
         while True:
             time.sleep(0.01)
-            reporter(MemberFinished("m", place))
+            reporter(MemberFinished("m", path))
     except StopRequest:
-        place.write_text("saved")
+        path.write_text("saved")
         raise
 
 
-def save_for_ever(place, reporter):
-    """Report nothing but what is followed by something else, so that there is nowhere to stop."""
+def save_for_ever(path, reporter):
+    """Report only events at which a job does not stop."""
     while True:
-        reporter(CheckpointSaved(place))
-        place.touch()
+        reporter(CheckpointSaved(path))
+        path.touch()
         time.sleep(0.01)
 
 
-def touch_for_ever(place, reporter):
+def touch_for_ever(path, reporter):
     """Report once, and never again."""
-    reporter(CheckpointSaved(place))
+    reporter(CheckpointSaved(path))
     while True:
-        place.touch()
+        path.touch()
         time.sleep(0.01)
 
 
@@ -67,23 +69,23 @@ def die(reporter):
     os._exit(7)
 
 
-def be_killed(others, reporter):
-    """Be killed once the others have begun."""
-    while not others.exists():
+def be_killed(started, reporter):
+    """Be killed after a file shows that the other job has started."""
+    while not started.exists():
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def overlap_with_another(folder, name, reporter):
     """Record start and end; end only after a second job has started, or after a minute."""
-    (folder / f"{name} begins {time.monotonic()}").touch()
+    (folder / f"{name} starts {time.monotonic()}").touch()
     deadline = time.monotonic() + 60
-    while len(list(folder.glob("* begins *"))) < 2 and time.monotonic() < deadline:
+    while len(list(folder.glob("* starts *"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     (folder / f"{name} ends {time.monotonic()}").touch()
 
 
-def say_which_signals_wait(reporter):
+def list_blocked_signals(reporter):
     return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
 
@@ -91,13 +93,13 @@ def ignore(event):
     pass
 
 
-def test_each_piece_of_work_is_done_and_told():
+def test_all_jobs_run_and_their_events_arrive_in_order():
     events = []
-    ended = list(run_in_processes({"a": partial(count, 2), "b": partial(count, 3)}, 2, events.append))
-    assert {one.name: one.result for one in ended} == {"a": 20, "b": 30}
-    for upto in (2, 3):
-        steps = [int(str(event.path)) for event in events if event.member == f"of {upto}"]
-        assert steps == list(range(upto))
+    results = list(run_in_processes({"a": partial(count, 2), "b": partial(count, 3)}, 2, events.append))
+    assert {one.name: one.result for one in results} == {"a": 20, "b": 30}
+    for end in (2, 3):
+        numbers = [int(str(event.path)) for event in events if event.member == f"to {end}"]
+        assert numbers == list(range(end))
 
 
 def test_exactly_the_requested_number_of_jobs_run_in_parallel(tmp_path):
@@ -106,12 +108,12 @@ def test_exactly_the_requested_number_of_jobs_run_in_parallel(tmp_path):
     events = sorted((path.name.split()[1:] for path in tmp_path.iterdir()), key=lambda words: float(words[1]))
     running = max_running = 0
     for kind, _ in events:
-        running += 1 if kind == "begins" else -1
+        running += 1 if kind == "starts" else -1
         max_running = max(max_running, running)
     assert max_running == 2
 
 
-def test_not_every_step_is_told():
+def test_only_some_steps_are_reported():
     events = []
     list(run_in_processes({"m": count_steps}, 1, events.append))
     assert 1 <= len(events) < 500
@@ -123,14 +125,15 @@ def test_not_every_step_is_told():
     [
         DivergedError("nan", hint="less"),
         DataError("gone"),
-        RecipeError("wrong", problems=["a: b"], hint="mend it"),
+        RecipeError("wrong", problems=["a: b"], hint="fix it"),
         OSError(28, "No space left on device"),
     ],
 )
-def test_an_error_is_brought_here_and_the_others_go_on(error):
-    ended = {one.name: one for one in run_in_processes({"a": partial(fail, error), "b": partial(count, 1)}, 2, ignore)}
-    assert ended["b"] == JobResult("b", result=10)
-    found = ended["a"].error
+def test_error_of_a_job_is_in_its_result_and_other_jobs_continue(error):
+    jobs = {"a": partial(fail, error), "b": partial(count, 1)}
+    results = {one.name: one for one in run_in_processes(jobs, 2, ignore)}
+    assert results["b"] == JobResult("b", result=10)
+    found = results["a"].error
     assert (type(found), str(found), getattr(found, "hint", None)) == (
         type(error),
         str(error),
@@ -140,17 +143,17 @@ def test_an_error_is_brought_here_and_the_others_go_on(error):
 
 
 def fail_oddly(reporter):
-    class Odd(Exception):  # no other process knows it
+    class Odd(Exception):  # cannot be unpickled in another process
         def __init__(self, *, reason):
             super().__init__(f"it is {reason}")
 
     raise Odd(reason="odd")
 
 
-def test_an_error_that_cannot_travel_is_quoted():
-    (ended,) = run_in_processes({"a": fail_oddly}, 1, ignore)
-    assert (type(ended.error), str(ended.error)) == (RuntimeError, "Odd: it is odd")
-    assert "in fail_oddly" in ended.error.__notes__[0]
+def test_error_that_cannot_be_pickled_is_quoted():
+    (result,) = run_in_processes({"a": fail_oddly}, 1, ignore)
+    assert (type(result.error), str(result.error)) == (RuntimeError, "Odd: it is odd")
+    assert "in fail_oddly" in result.error.__notes__[0]
 
 
 def fail_to_save(reporter):
@@ -159,7 +162,7 @@ def fail_to_save(reporter):
             reporter(MemberFinished("m", Path()))
             time.sleep(0.01)
     except StopRequest:
-        raise FmcliError("no room to save") from None
+        raise FmcliError("disk full") from None
 
 
 def diverge_when_stopped(reporter):
@@ -171,75 +174,77 @@ def diverge_when_stopped(reporter):
         raise DivergedError("the loss is nan") from None
 
 
-def test_what_diverged_has_nothing_to_save_and_is_no_reason_to_tell_of_in_place_of_the_stop(tmp_path):
-    works = {"a": diverge_when_stopped, "b": partial(run_until_stopped, tmp_path / "b")}
-    heard = set()
+def test_diverged_job_does_not_replace_the_stop_request(tmp_path):
+    jobs = {"a": diverge_when_stopped, "b": partial(run_until_stopped, tmp_path / "b")}
+    reported = set()
 
     def reporter(event):
-        heard.add(event.path)
-        if len(heard) == 2:
+        reported.add(event.path)
+        if len(reported) == 2:
             raise StopRequest
 
     with pytest.raises(StopRequest):
-        list(run_in_processes(works, 2, reporter))
+        list(run_in_processes(jobs, 2, reporter))
     assert (tmp_path / "b").read_text() == "saved"
 
 
 @pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])
-def test_what_cannot_be_saved_is_told_instead_of_the_stop(error):
+def test_error_while_saving_replaces_the_stop_request(error):
     def reporter(event):
         raise error
 
-    with pytest.raises(FmcliError, match="no room to save"):
+    with pytest.raises(FmcliError, match="disk full"):
         list(run_in_processes({"a": fail_to_save}, 1, reporter))
 
 
-def test_a_process_that_dies_is_told():
-    with pytest.raises(FmcliError, match="the process of a died with exit status 7"):
-        list(run_in_processes({"a": die}, 1, ignore))
+def test_dead_process_is_an_error_of_its_job():
+    results = list(run_in_processes({"a": die, "b": partial(count, 1)}, 1, ignore))
+    assert str(results[0].error) == "the process of a died with exit status 7"
+    assert results[1] == JobResult("b", result=10)
 
 
-def test_a_process_that_is_killed_lets_the_others_save(tmp_path):
-    works = {
-        "a": partial(be_killed, tmp_path / "begun"),
+def test_other_jobs_can_save_after_a_process_was_killed(tmp_path):
+    jobs = {
+        "a": partial(be_killed, tmp_path / "started"),
         "b": partial(run_until_stopped, tmp_path / "b"),
     }
-    with pytest.raises(FmcliError, match="the process of a was killed: Killed") as caught:
-        list(run_in_processes(works, 2, lambda event: (tmp_path / "begun").touch()))
-    assert "memory" in caught.value.hint
+    with closing(run_in_processes(jobs, 2, lambda event: (tmp_path / "started").touch())) as results:
+        error = next(results).error
+    assert str(error) == "the process of a was killed: Killed"
+    assert "memory" in error.hint
     assert (tmp_path / "b").read_text() == "saved"
 
 
 @pytest.mark.parametrize("error", [StopRequest, KeyboardInterrupt])
-def test_a_request_to_stop_stops_all_and_lets_them_save(error, tmp_path):
-    works = {name: partial(run_until_stopped, tmp_path / name) for name in "ab"}
-    heard = set()
+def test_exception_of_the_reporter_stops_all_jobs_after_they_have_saved(error, tmp_path):
+    jobs = {name: partial(run_until_stopped, tmp_path / name) for name in "ab"}
+    reported = set()
 
     def reporter(event):
-        heard.add(event.path.name)
-        if heard == {"a", "b"}:
+        reported.add(event.path.name)
+        if reported == {"a", "b"}:
             raise error
 
     with pytest.raises(error):
-        list(run_in_processes(works, 2, reporter))
+        list(run_in_processes(jobs, 2, reporter))
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["saved", "saved"]
 
 
-def test_whoever_stops_listening_stops_all(tmp_path):
-    works = {"a": partial(count, 1), "b": partial(run_until_stopped, tmp_path / "b"), "c": partial(count, 1)}
-    heard = []
-    with closing(run_in_processes(works, 2, heard.append)) as ends:
-        assert next(ends).name == "a"
-        assert next(ends).name == "c"
-    if tmp_path / "b" in [event.path for event in heard]:  # else it had not begun
+def test_closing_the_generator_stops_all_jobs(tmp_path):
+    jobs = {"a": partial(count, 1), "b": partial(run_until_stopped, tmp_path / "b"), "c": partial(count, 1)}
+    events = []
+    with closing(run_in_processes(jobs, 2, events.append)) as results:
+        assert next(results).name == "a"
+        assert next(results).name == "c"
+    if tmp_path / "b" in [event.path for event in events]:  # otherwise b had not started
         assert (tmp_path / "b").read_text() == "saved"
 
 
-def run_and_signal(work, numbers, path):
+def run_and_signal(job, signals, path):
     """Run a job and send signals to this process after the first event."""
 
     def send_signals():
-        for number in numbers:
+        for number in signals:
             os.kill(os.getpid(), number)
             time.sleep(0.5)
 
@@ -251,7 +256,7 @@ def run_and_signal(work, numbers, path):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores SIGINT
     seen = []
     try:
-        list(run_in_processes({"a": partial(work, path)}, 1, reporter))
+        list(run_in_processes({"a": partial(job, path)}, 1, reporter))
     except KeyboardInterrupt:
         sys.exit("interrupted")
 
@@ -262,25 +267,25 @@ def wait_until_untouched(path: Path) -> None:
         time.sleep(0.5)
 
 
-def test_second_ctrl_c_ends_what_does_not_stop(tmp_path):
+def test_second_ctrl_c_kills_a_job_that_does_not_stop(tmp_path):
     # More than two signals: Python raises only one error for signals that arrive together.
     ended = StartedProcess(run_and_signal, save_for_ever, 100 * [signal.SIGINT], tmp_path / "a").finish()
     assert "interrupted" in ended.err
     wait_until_untouched(tmp_path / "a")
 
 
-@pytest.mark.parametrize("work", [save_for_ever, touch_for_ever])
-def test_a_process_whose_parent_is_killed_ends(work, tmp_path):
-    assert StartedProcess(run_and_signal, work, [signal.SIGKILL], tmp_path / "a").finish().status == -signal.SIGKILL
+@pytest.mark.parametrize("job", [save_for_ever, touch_for_ever])
+def test_process_exits_if_its_parent_is_killed(job, tmp_path):
+    assert StartedProcess(run_and_signal, job, [signal.SIGKILL], tmp_path / "a").finish().status == -signal.SIGKILL
     wait_until_untouched(tmp_path / "a")
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back")
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be blocked on this platform")
 @pytest.mark.parametrize("is_first", [True, False])
-def test_signals_to_the_whole_group_are_for_the_parent_alone(is_first, monkeypatch):
+def test_job_processes_block_signals_to_the_process_group(is_first, monkeypatch):
     monkeypatch.setattr("fmcli.training.executors.processes._CONTEXT", multiprocessing.get_context("spawn"))
     if is_first:
-        resource_tracker._resource_tracker._stop()  # the first process of all starts it, and lets signals through
-    (ended,) = run_in_processes({"a": say_which_signals_wait}, 1, ignore)
-    assert ended.result == [signal.SIGINT, signal.SIGTERM]
+        resource_tracker._resource_tracker._stop()  # the first process would start it again and unblock the signals
+    (result,) = run_in_processes({"a": list_blocked_signals}, 1, ignore)
+    assert result.result == [signal.SIGINT, signal.SIGTERM]
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
