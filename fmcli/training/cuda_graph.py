@@ -4,7 +4,6 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -102,14 +101,12 @@ def _side_stream(stream: torch.cuda.Stream) -> torch.cuda.Stream:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Collect garbage first and not inside the block: freeing another graph during a capture invalidates it."""
-    was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
 
 
 class GraphedStep:
@@ -128,7 +125,7 @@ class GraphedStep:
     def __init__(self, recorder: GraphRecorder) -> None:
         self._recorder = recorder
         self._calls: dict[torch.Size, int] = {}  # by shape: the last batch of an epoch may be smaller
-        self._recordings: dict[torch.Size, _Recording] = {}
+        self._replays: dict[torch.Size, Callable[[Tensor, Tensor], StepOutput]] = {}
         self._has_failed = False
 
     def __call__(self, compute: Callable[[Tensor, Tensor], StepOutput], images: Tensor, labels: Tensor) -> StepOutput:
@@ -147,33 +144,24 @@ class GraphedStep:
         self._calls[shape] = self._calls.get(shape, 0) + 1
         if self._calls[shape] <= N_WARM_UP_STEPS and not self._has_failed:
             return self._recorder.warm_up(lambda: compute(images, labels))
-        if shape not in self._recordings and not self._has_failed:
-            self._record(compute, images, labels)
-        return compute(images, labels) if self._has_failed else self._recordings[shape].replay(images, labels)
+        if shape not in self._replays and not self._has_failed:
+            self._record(compute, images.clone(), labels.clone())
+        return compute(images, labels) if self._has_failed else self._replays[shape](images, labels)
 
     def _record(self, compute: Callable[[Tensor, Tensor], StepOutput], images: Tensor, labels: Tensor) -> None:
-        images, labels = images.clone(), labels.clone()
+        """Record a step that reads these tensors. Replays copy their images and labels to them."""
         try:
             launch, output = self._recorder.record(lambda: compute(images, labels))
         except RuntimeError as error:
             warnings.warn(f"no CUDA graph could be recorded, so steps launch single kernels: {error}", stacklevel=2)
             self._has_failed = True
-            self._recordings.clear()  # their generator states are gone
+            self._replays.clear()  # their generator states are gone
             return
-        self._recordings[images.shape] = _Recording(launch, images, labels, output)
 
+        def replay(new_images: Tensor, new_labels: Tensor) -> StepOutput:
+            images.copy_(new_images)
+            labels.copy_(new_labels)
+            launch()
+            return output
 
-@dataclass(frozen=True, slots=True)
-class _Recording:
-    """A recorded step, and the memory that it reads and writes."""
-
-    launch: Callable[[], None]
-    images: Tensor
-    labels: Tensor
-    output: StepOutput
-
-    def replay(self, images: Tensor, labels: Tensor) -> StepOutput:
-        self.images.copy_(images)
-        self.labels.copy_(labels)
-        self.launch()
-        return self.output
+        self._replays[images.shape] = replay

@@ -2,8 +2,6 @@
 
 import math
 
-from torch import Tensor
-
 from fmcli.errors import DivergedError, Remedy
 from fmcli.recipe import MemberSpec, Recipe
 
@@ -38,16 +36,6 @@ class DivergenceGuard:
                 hint=f"a lower {self._lr_key} may help",
                 remedies=[Remedy("train-member", self._name)],
             )
-
-
-def first_not_finite(losses: Tensor) -> int | None:
-    """Return the index of the first loss that is not finite, or None.
-
-    Args:
-        losses: float (n_steps,).
-    """
-    wrong = (~losses.isfinite()).nonzero()
-    return int(wrong[0]) if len(wrong) else None
 
 
 def _learning_rate_key(spec: MemberSpec, recipe: Recipe) -> str:

@@ -48,7 +48,6 @@ class Learner:
         recorder: GraphRecorder | None = None,
     ) -> None:
         self.spec, self.normalization, self.generators = spec, normalization, generators
-        self.device = device
         model = build_model(
             expand_layers(spec.model, n_classes, input_shape),
             input_shape,
@@ -63,10 +62,8 @@ class Learner:
         recorder = recorder or choose_recorder(trainer, device, generators)
         self._graphed_step = None if recorder is None else GraphedStep(recorder)
         self._optimizer = build_optimizer(spec.optimizer, self.model, capturable=recorder is not None)
-        self._step_average = (
-            None if trainer.weight_average is None else WeightAverage(self.model, trainer.weight_average)
-        )
-        self._epoch_average = None if trainer.swa is None else WeightAverage(self.model, None)
+        has_average = trainer.weight_average is not None or trainer.swa is not None
+        self._average = WeightAverage(self.model, trainer.weight_average) if has_average else None
 
     @property
     def parameters(self) -> int:
@@ -94,8 +91,8 @@ class Learner:
             loss, logits = self._update_weights(images, labels)
         else:
             loss, logits = self._graphed_step(self._update_weights, images, labels)
-        if self._step_average is not None:
-            self._step_average.update()
+        if self._average is not None and self.spec.trainer.swa is None:
+            self._average.update()
         return loss, logits
 
     def _update_weights(self, images: Tensor, labels: Tensor) -> StepOutput:
@@ -130,16 +127,18 @@ class Learner:
             epoch: Index of the epoch that ends, from 0.
             batches: The training images, uint8 (N, C, H, W), for the batch norm statistics of the averaged weights.
         """
-        if self._epoch_average is None or not self.averages(epoch):
+        if self._average is None or not self.averages(epoch):
             return
-        self._epoch_average.update()
+        self._average.update()
         if epoch == self.spec.trainer.epochs - 1:
-            self._epoch_average.swap()
+            self._average.swap()
             estimate_batch_norm(self.model, batches, self.normalization, dropout=True)
 
     def evaluated(self) -> AbstractContextManager[None]:
         """Return a context manager in which the network has the weights to evaluate and save."""
-        return nullcontext() if self._step_average is None else self._step_average.applied()
+        if self._average is None or self.spec.trainer.swa is not None:
+            return nullcontext()
+        return self._average.applied()
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """Return a copy of the weights to evaluate and save, by name."""
@@ -148,50 +147,29 @@ class Learner:
 
     # --- resuming -----------------------------------------------------------------------------------------
 
-    @property
-    def _average(self) -> WeightAverage | None:
-        return self._step_average or self._epoch_average
-
-    @property
-    def updates(self) -> int:
-        """Number of updates of the weight average."""
-        return 0 if self._average is None else self._average.updates
-
     def state(self) -> dict[str, Tensor]:
-        """Return everything that changes during training, except `updates`, for `load`."""
+        """Return everything that changes during training, for `load`."""
         tensors = with_prefix("model", self.model.state_dict()) | self.generators.state()
         tensors |= flatten_state(self._optimizer.state_dict()["state"], "optimizer")
         return tensors if self._average is None else tensors | with_prefix("average", self._average.state_dict())
 
-    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the tensors that `state` returned in an earlier process.
 
         Call before the first step: a recorded CUDA graph would keep using the old tensors.
-
-        Args:
-            tensors: The tensors by name.
-            updates: Number of updates of the weight average.
         """
         self.model.load_state_dict(without_prefix("model", tensors))
-        state = self._optimizer.state_dict()
-        moments = self._match_memory_layout(unflatten_state(tensors, "optimizer"))
-        self._optimizer.load_state_dict({**state, "state": moments})
+        moments = unflatten_state(tensors, "optimizer")
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        for index, table in moments.items():
+            for name, tensor in table.items():
+                if tensor.shape == parameters[index].shape:
+                    # Fused optimizers iterate over weights and moments in memory order, so give both the same layout.
+                    table[name] = torch.empty_like(parameters[index]).copy_(tensor)
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         self.generators.load(tensors)
         if self._average is not None:
-            self._average.load_state_dict(without_prefix("average", tensors), updates)
-
-    def _match_memory_layout(self, state: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Give moments the memory layout of their weights, because fused optimizers iterate over both in order."""
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        return {
-            index: {
-                name: torch.empty_like(parameters[index]).copy_(tensor)
-                if tensor.shape == parameters[index].shape
-                else tensor
-                for name, tensor in table.items()
-            }
-            for index, table in state.items()
-        }
+            self._average.load_state_dict(without_prefix("average", tensors))
 
 
 def choose_recorder(trainer: TrainerSpec, device: torch.device, generators: Generators) -> GraphRecorder | None:

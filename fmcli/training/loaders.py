@@ -6,7 +6,6 @@ import torch
 
 from fmcli.data import (
     DeviceLoader,
-    ImageSet,
     Normalization,
     Splits,
     draw_sample,
@@ -47,7 +46,9 @@ def build_loaders(
         device: The training device.
         sample: Draws the bootstrap sample of `trainer.bagging`.
     """
-    train, pipeline = _training_images(spec, splits, sample), spec.augment.albumentations
+    train, pipeline = splits.train, spec.augment.albumentations
+    if spec.trainer.bagging is not None:
+        train = draw_sample(train, spec.trainer.sample_size(len(train)), sample)
     return Loaders(
         train=DeviceLoader(
             train,
@@ -60,9 +61,3 @@ def build_loaders(
         validation=None if splits.validation is None else evaluation_loader(splits.validation, device),
         normalization=resolve_normalization(recipe.data.normalize, splits.train),
     )
-
-
-def _training_images(spec: MemberSpec, splits: Splits, sample: torch.Generator) -> ImageSet:
-    if spec.trainer.bagging is None:
-        return splits.train
-    return draw_sample(splits.train, spec.trainer.sample_size(len(splits.train)), sample)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ from fmcli.hardware.device import device_name, is_out_of_memory
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks.inference import InferenceNetwork, disable_tf32, predict_logits
 from fmcli.recipe import MemberSpec, Recipe
-from fmcli.training.divergence import DivergenceGuard, first_not_finite
+from fmcli.training.divergence import DivergenceGuard
 from fmcli.training.fingerprint import STARTED, Fingerprint, check_fingerprint, check_snapshot, check_trained
 from fmcli.training.learner import Learner
 from fmcli.training.loaders import build_loaders
@@ -82,16 +81,7 @@ def train_member(
         reporter(MemberFinished(name, folder / MODEL_FILE, already_trained=True))
         return read_history(folder)
     try:
-        training.prepare()
-        if resume and (folder / STATE_FILE).is_file():
-            training.restore()
-        else:
-            remove_snapshots(folder)  # from an earlier training
-            remove_last_good(folder)
-        training.run()
-    except DivergedError as error:
-        error.hint = "; ".join(filter(None, (error.hint, training.save_last_good())))
-        raise
+        return training.run(resume=resume)
     except (MemoryError, RuntimeError) as error:
         if is_worker_error(error):
             raise explain_worker_error(error) from error
@@ -100,7 +90,6 @@ def train_member(
         raise DeviceError(
             f"{device_name(device)} has too little memory for member {name}", remedies=["batch-size", Remedy("jobs", 1)]
         ) from error
-    return [*training.first_history, *training.history]
 
 
 class _Training:
@@ -129,7 +118,7 @@ class _Training:
         self.fingerprint = Fingerprint.of(self.spec, recipe, splits, device)
         self.bf16 = self.fingerprint.precision == "bf16"
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Build loaders, schedule, checkpoint writer and learner."""
         keep_freed_memory()
         disable_tf32()
@@ -166,15 +155,26 @@ class _Training:
         trainer = self.spec.trainer
         return best_epoch(self.first_history, trainer.monitor) + 1 if self.first_history else trainer.epochs
 
-    def run(self) -> None:
-        """Train the remaining epochs, then write the checkpoint and the validation predictions."""
-        self._train()
-        if self.spec.trainer.keep == "retrained" and not self.first_history:
-            self.first_history, self.history = self.history, []
-            self._initialize(retrained=True)
-            self._save_state()
+    def run(self, *, resume: bool) -> list[EpochFinished]:
+        """Train the remaining epochs, write the checkpoint and the validation predictions, and return all epochs."""
+        try:
+            self._prepare()
+            if resume and (self.folder / STATE_FILE).is_file():
+                self._restore()
+            else:
+                remove_snapshots(self.folder)  # of an earlier training
+                remove_last_good(self.folder)
             self._train()
-        self._finish()
+            if self.spec.trainer.keep == "retrained" and not self.first_history:
+                self.first_history, self.history = self.history, []
+                self._initialize(retrained=True)
+                self._save_state()
+                self._train()
+            self._finish()
+        except DivergedError as error:
+            error.hint = "; ".join(filter(None, (error.hint, self._save_last_good())))
+            raise
+        return [*self.first_history, *self.history]
 
     def _train(self) -> None:
         self.reporter(
@@ -198,13 +198,6 @@ class _Training:
                 self._save_state()
             raise
 
-    @contextmanager
-    def _discarded_if_stopped(self) -> Iterator[None]:
-        """If training is stopped inside this block, discard its partial work."""
-        self.can_be_saved = False
-        yield
-        self.can_be_saved = True
-
     def _is_done(self) -> bool:
         trainer = self.spec.trainer
         if len(self.history) >= self.n_epochs:
@@ -223,9 +216,10 @@ class _Training:
         lr = self.schedule((epoch + 1) * len(self.loader) - 1)
         started = time.perf_counter()
         if self.unaugmented is not None and not progress.ended and self.learner.averages(epoch):
-            self._save_state()  # averaging cannot be saved half-way
-            with self._discarded_if_stopped():
-                self.learner.end_epoch(epoch, self._reported(self.unaugmented.batches()))
+            self._save_state()  # a stop while averaging discards the partial average
+            self.can_be_saved = False
+            self.learner.end_epoch(epoch, self._reported(self.unaugmented.batches()))
+            self.can_be_saved = True
         progress.ended = True
         validation_loss, validation_accuracy = self._validate()
         if validation_loss is not None:
@@ -280,8 +274,7 @@ class _Training:
 
     def _check_losses(self, epoch: int, progress: EpochProgress) -> None:
         """Refuse to continue after a loss that is not finite, and name the step."""
-        step = first_not_finite(progress.losses[: progress.steps])
-        if step is not None:
+        for step in (~progress.losses[: progress.steps].isfinite()).nonzero().flatten().tolist():
             lr = self.schedule(epoch * len(self.loader) + step)
             self.guard.check(f"loss of step {step + 1}", float(progress.losses[step]), epoch=epoch, lr=lr)
 
@@ -312,12 +305,12 @@ class _Training:
         (self.folder / STATE_FILE).unlink(missing_ok=True)  # a finished member does not need it
         self.reporter(MemberFinished(self.spec.name, path))
 
-    def save_last_good(self) -> str | None:
+    def _save_last_good(self) -> str | None:
         """Write a checkpoint of the last saved weights after a divergence, and return a hint about it."""
         if not (self.folder / STATE_FILE).is_file():
             return None
         try:
-            self.restore()
+            self._restore()
             path = self._save_result(self.folder / LAST_GOOD)
         except DivergedError:
             return "the last saved weights predict NaN, too, so they are not kept"
@@ -352,7 +345,7 @@ class _Training:
     # --- resuming -----------------------------------------------------------------------------------------
 
     def _save_state(self) -> None:
-        """Write the state that `restore` reads, and the history so far."""
+        """Write the state that `_restore` reads, and the history so far."""
         started = time.perf_counter()
         epoch = len(self.history)
         steps = 0 if self.progress is None else self.progress.steps
@@ -364,7 +357,6 @@ class _Training:
             fingerprint=self.fingerprint,
             retrained=bool(self.first_history),
             history=[*self.first_history, *self.history],
-            updates=self.learner.updates,
             tensors=self.learner.state() | with_prefix("best", self.best),
             progress=self.progress,
         )
@@ -376,7 +368,7 @@ class _Training:
         self.next_save = now + (now - started) / MAX_SAVING_SHARE
         self.reporter(CheckpointSaved(path))
 
-    def restore(self) -> None:
+    def _restore(self) -> None:
         """Continue from the state that an earlier process saved."""
         state = load_state(self.folder / STATE_FILE)
         check_fingerprint(self.fingerprint, state.fingerprint, STARTED, member=self.spec.name, folder=self.folder)
@@ -384,7 +376,7 @@ class _Training:
             self._initialize(retrained=True)
             self.first_history = [epoch for epoch in state.history if not epoch.retrained]
         self.history = [epoch for epoch in state.history if epoch.retrained == state.retrained]
-        self.learner.load(state.tensors, state.updates)
+        self.learner.load(state.tensors)
         self.progress = None if state.progress is None else state.progress.on_device(self.device)
         self.best = {name: tensor.to(self.device) for name, tensor in without_prefix("best", state.tensors).items()}
         for number in range(1, min(len(self.history), self.n_epochs - 1) // epochs_per_snapshot(self.spec) + 1):

@@ -95,7 +95,7 @@ def holds_anything(folder: Path) -> bool:
     try:
         if folder.is_dir():
             return any(not path.name.startswith(".") for path in folder.iterdir())  # hidden: locks, partial files
-        return folder.exists() and not folder.is_dir()  # another process may create the folder in between
+        return folder.is_file()
     except OSError as error:
         raise UsageError(f"cannot use {printable(folder)}: {error.strerror}", remedies=["output"]) from error
 

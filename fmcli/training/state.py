@@ -15,7 +15,7 @@ from fmcli.storage.reading import FileFormat
 from fmcli.training.fingerprint import Fingerprint
 
 STATE_FILE = "state.safetensors"
-FORMAT = FileFormat("fmcli-state-5", "a training state", remedies=["overwrite"])
+FORMAT = FileFormat("fmcli-state-6", "a training state", remedies=["overwrite"])
 _PROGRESS_TENSORS = ("order", "losses", "correct")
 
 
@@ -58,7 +58,6 @@ class TrainingState:
         fingerprint: Fingerprint of the training.
         retrained: Whether this is the second training, from scratch for the best number of epochs.
         history: The finished epochs of both trainings.
-        updates: Number of updates of the weight average.
         tensors: Weights, optimizer, generators and averages, by name.
         progress: The partly trained epoch; None between epochs.
     """
@@ -66,7 +65,6 @@ class TrainingState:
     fingerprint: Fingerprint
     retrained: bool
     history: Sequence[EpochFinished]
-    updates: int
     tensors: dict[str, Tensor]
     progress: EpochProgress | None = None
 
@@ -83,7 +81,6 @@ def save_state(path: Path, state: TrainingState) -> None:
         "fingerprint": json.dumps(asdict(state.fingerprint)),
         "retrained": "true" if state.retrained else "false",
         "history": json.dumps([asdict(epoch) for epoch in state.history]),
-        "updates": str(state.updates),
     }
     if state.progress is not None:
         progress = {field.name: getattr(state.progress, field.name) for field in fields(EpochProgress)}
@@ -107,7 +104,6 @@ def load_state(path: Path) -> TrainingState:
         fingerprint=Fingerprint(**json.loads(metadata["fingerprint"])),
         retrained=metadata["retrained"] == "true",
         history=[EpochFinished(**entry) for entry in json.loads(metadata["history"])],
-        updates=int(metadata["updates"]),
         tensors=tensors,
         progress=progress,
     )

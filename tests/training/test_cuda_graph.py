@@ -111,7 +111,7 @@ def train(learner, sizes):
     learner.model.train()
     return [
         tuple(answer.clone() for answer in learner.step(images, labels, 0.1 / (place + 1)))
-        for place, (images, labels) in enumerate(batches(sizes, learner.device))
+        for place, (images, labels) in enumerate(batches(sizes, next(learner.model.parameters()).device))
     ]
 
 

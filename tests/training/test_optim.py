@@ -266,7 +266,7 @@ def test_an_average_goes_on_from_its_saved_state(decay):
         train_a_little(model, generator)
         whole.update()
     resumed = WeightAverage(model, decay)
-    resumed.load_state_dict({name: tensor.clone() for name, tensor in whole.state_dict().items()}, updates=3)
+    resumed.load_state_dict({name: tensor.clone() for name, tensor in whole.state_dict().items()})
     for _ in range(3):
         train_a_little(model, generator)
         whole.update()

@@ -52,7 +52,6 @@ from fmcli.training import STATE_FILE, VALIDATION_FILE
 from fmcli.training.concurrency import Concurrency
 from fmcli.training.plan import RunPlan
 from fmcli.training.run import train_run
-from fmcli.training.run_folder import holds_anything
 from fmcli.training.state import load_state
 from tests.helpers import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder
 
@@ -887,17 +886,6 @@ def test_a_run_that_another_process_trains_is_refused(tiny_recipe, tmp_path):
     assert not (tmp_path / "run" / RECIPE_FILE).exists()
     lock.release()
     assert train(tiny(tiny_recipe), tmp_path / "run")
-
-
-def test_a_folder_that_another_process_makes_meanwhile_holds_nothing_yet(tiny_recipe, tmp_path, monkeypatch):
-    exists = Path.exists
-
-    def make_first(path, **options):
-        (tmp_path / "run").mkdir(exist_ok=True)
-        return exists(path, **options)
-
-    monkeypatch.setattr(Path, "exists", make_first)
-    assert not holds_anything(tmp_path / "run")
 
 
 def test_it_is_refused_before_its_images_are_read(tiny_recipe, tmp_path, monkeypatch):

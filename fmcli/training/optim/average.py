@@ -57,12 +57,13 @@ class WeightAverage:
                 average.copy_(held)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the averages by index, for `load_state_dict`."""
-        return {str(index): average for index, average in enumerate(self._averages)}
+        """Return the averages by index, and the number of updates, for `load_state_dict`."""
+        averages = {str(index): average for index, average in enumerate(self._averages)}
+        return averages | {"updates": torch.tensor(self.updates)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], updates: int) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the averages that `state_dict` returned."""
-        self.updates = updates
+        self.updates = int(state["updates"])
         with torch.no_grad():
             for index, average in enumerate(self._averages):
                 average.copy_(state[str(index)])

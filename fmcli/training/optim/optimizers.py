@@ -26,13 +26,8 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module, *, capturable: bool =
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     lr = torch.tensor(spec.lr, device=kernels[0].device) if capturable else spec.lr
     match spec:
-        case AdamSpec():
-            parameters = [*kernels, *vectors]
-            return _lean(torch.optim.Adam)(
-                parameters, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=capturable
-            )
-        case AdamWSpec():
-            groups = _decayed(kernels, vectors, spec.weight_decay)
+        case AdamSpec() | AdamWSpec():  # without weight decay, AdamW is Adam
+            groups = _decayed(kernels, vectors, spec.weight_decay if isinstance(spec, AdamWSpec) else 0.0)
             return _lean(torch.optim.AdamW)(
                 groups, lr=lr, betas=spec.betas, eps=spec.eps, fused=True, capturable=capturable
             )
