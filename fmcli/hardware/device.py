@@ -103,7 +103,7 @@ def use_own_stream(device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error is a lack of memory; only CUDA has an exception type for it."""
+    """Return whether an error means that memory ran out. Only CUDA has an exception type for this."""
     import torch
 
     kinds = (torch.OutOfMemoryError, MemoryError)

@@ -1,7 +1,7 @@
 """Train the members of a recipe: plan a run (`plan`), execute it (`run`), and train one member (`loop`).
 
-One step of a member is in `learner`, and its files in `saving` and `state`. `fingerprint` checks that a resumed run
-ends like an uninterrupted one.
+`learner` takes the steps of a member; `saving` and `state` write its files. `fingerprint` checks that a resumed run
+will give the same weights as an uninterrupted run.
 """
 
 from fmcli.training.fingerprint import Fingerprint

@@ -19,9 +19,9 @@ from fmcli.recipe.tracing import LayerTrace, trace_recipe
 
 # Measured on two cores with AVX-512 BF16, for small networks.
 STEP_OVERHEAD_S = 3e-3  # part of a step that more threads do not shorten
-MULTIPLY_ADDS_PER_S = 6e10  # of one thread
-PROCESS_START_S = 5.0  # until a new process trains
-MIN_SPEEDUP = 1.2  # otherwise members train one at a time
+MULTIPLY_ADDS_PER_S = 6e10  # per thread
+PROCESS_START_S = 5.0  # before a new process takes its first step
+MIN_SPEEDUP = 1.2  # below it, members train one at a time
 PROCESS_BYTES = 1 << 30  # memory of a process without the images
 CGROUP_LIMITS = (  # memory limit of a Linux container in bytes: control groups version 2 and 1
     Path("/sys/fs/cgroup/memory.max"),
@@ -36,7 +36,7 @@ class Concurrency:
     Args:
         jobs: Number of members that train in parallel.
         threads: CPU threads per process.
-        speedup: Estimate compared with one at a time; None if the number was not chosen by the estimate.
+        speedup: Estimated speedup over one member at a time; None if no estimate was made.
     """
 
     jobs: int
@@ -100,7 +100,7 @@ def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits) -> Con
 
 
 def _max_jobs(recipe: Recipe, names: Sequence[str], splits: Splits, limit: int) -> int:
-    """Return how many members can train in parallel: limited by their number, by memory, and by the given limit."""
+    """Return how many members can train in parallel, given their number, the memory, and a limit."""
     members = [member for member in recipe.members if member.name in names]
     if any(member.augment.albumentations for member in members):  # they start worker processes
         return 1

@@ -100,7 +100,7 @@ def _side_stream(stream: torch.cuda.Stream) -> torch.cuda.Stream:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Collect garbage first and not inside the block: freeing another graph during a capture invalidates it."""
+    """Collect garbage before the block, but not inside it: freeing an old graph during a capture invalidates it."""
     gc.collect()
     gc.disable()
     try:
@@ -113,7 +113,7 @@ class GraphedStep:
     """A training step that is recorded after a few calls, and replayed from then on.
 
     A step of a small network consists of hundreds of kernels of a few microseconds each. Launching each of them
-    takes longer than computing it. If recording fails, a warning is issued and kernels are launched individually.
+    takes longer than computing it. If recording fails, kernels are launched one by one, after a warning.
 
     Args:
         recorder: Records graphs on the device.

@@ -33,7 +33,7 @@ class DivergenceGuard:
         if not math.isfinite(value):
             raise DivergedError(
                 f"member {self._name}: the {quantity} is {value} in epoch {epoch + 1} at learning rate {lr:.3g}",
-                hint=f"a lower {self._lr_key} may help",
+                hint=f"try a lower {self._lr_key}",
                 remedies=[Remedy("train-member", self._name)],
             )
 

@@ -1,6 +1,7 @@
 """The fingerprint of a member's training, and the checks that a resumed training has the same one.
 
-A fingerprint is everything that the results depend on. Files of an earlier process are only used if it is equal.
+A fingerprint is everything that the results depend on. Files of an earlier process are used only if their fingerprint
+is the same.
 """
 
 import json
@@ -47,7 +48,7 @@ class Fingerprint:
         data: SHA-256 of the training and validation images, by split.
         device: Kind of device: `cpu`, `cuda` or `mps`. Random numbers differ between them.
         threads: CPU threads. The count changes floating-point sums.
-        precision: `bf16` or `fp32`. A recipe may leave the choice to the device.
+        precision: `bf16` or `fp32`. With `precision = "auto"`, it depends on the device.
         versions: Versions of the packages that compute, by name.
     """
 
@@ -98,7 +99,7 @@ class Fingerprint:
             raise CheckpointError(
                 f"the checkpoint of {printable(header.name)} does not record the device, threads and precision that "
                 "it was trained with",
-                hint="delete its folder and resume, which trains that member again",
+                hint="delete the member's folder and resume; this trains the member again",
             ) from error
         return cls(
             recipe=_member_recipe(header.member, header.data, header.ensemble),
@@ -112,7 +113,7 @@ class Fingerprint:
     def differences(
         self, earlier: "Fingerprint", *, environment: bool = True
     ) -> Iterator[tuple[str, str, str | Remedy]]:
-        """Yield each difference other than the recipe.
+        """Yield the differences between two fingerprints, except in the recipe.
 
         Args:
             earlier: The fingerprint to compare with.
@@ -124,7 +125,7 @@ class Fingerprint:
         """
         for split, digest in self.data.items():
             if earlier.data.get(split) != digest:
-                yield f"on other {split} images", "on the current ones", "restore the images"
+                yield f"with different {split} images", "with the current ones", "restore the images"
         if not environment:
             return
         if earlier.device != self.device:
@@ -193,7 +194,7 @@ def check_fingerprint(
     lines = show_differences(json.loads(earlier.recipe), json.loads(now.recipe))
     if lines:
         raise CheckpointError(
-            f"{start} with another recipe:\n  " + "\n  ".join(lines[:MAX_LISTED_DIFFERENCES]),
+            f"{start} with a different recipe:\n  " + "\n  ".join(lines[:MAX_LISTED_DIFFERENCES]),
             hint="restore these values in the recipe",
             remedies=wording.remedies,
         )
@@ -214,20 +215,20 @@ def check_trained(spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> N
         fingerprint: Fingerprint of the current training.
 
     Raises:
-        CheckpointError: The checkpoint does not match, is damaged, or lacks snapshots.
+        CheckpointError: The checkpoint does not match, is damaged, or has too few snapshots.
     """
     _check_checkpoint(folder / MODEL_FILE, spec, folder, fingerprint)
     missing = missing_snapshots(spec, folder)
     if missing:
         raise CheckpointError(
-            f"member {spec.name} in {printable(folder)} is trained, but {', '.join(missing)} is missing",
-            hint="restore the file",
+            f"member {spec.name} in {printable(folder)} is trained, but has no {' and no '.join(missing)}",
+            hint="restore the missing files",
             remedies=["overwrite"],
         )
 
 
 def check_snapshot(number: int, spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> None:
-    """Refuse to resume a member if the snapshot of a finished cycle is missing, damaged or of another training.
+    """Refuse to resume a member if the snapshot of a finished cycle is missing, damaged or from a different training.
 
     Args:
         number: Number of the snapshot, from 1.

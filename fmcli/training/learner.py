@@ -32,7 +32,7 @@ class Learner:
         generators: New generators on the device.
         device: The training device.
         bf16: Whether to multiply in bfloat16.
-        recorder: Records steps as graphs; by default the one that `choose_recorder` returns.
+        recorder: Records steps as graphs. Default: the result of `choose_recorder`.
     """
 
     def __init__(

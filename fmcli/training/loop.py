@@ -37,8 +37,8 @@ from fmcli.training.rng import Generators
 from fmcli.training.saving import CheckpointWriter, epochs_per_snapshot
 from fmcli.training.state import STATE_FILE, EpochProgress, TrainingState, load_state, save_state
 
-SAVE_INTERVAL_S = 300.0  # between saves within one epoch
-MAX_SAVING_SHARE = 0.05  # of the time may be spent on saving after short epochs
+SAVE_INTERVAL_S = 300.0  # seconds between saves within one epoch
+MAX_SAVING_SHARE = 0.05  # maximum share of the time that is spent on saving after short epochs
 
 
 def train_member(
@@ -60,24 +60,24 @@ def train_member(
         splits: The images.
         folder: The member's folder.
         device: The training device.
-        resume: Continue from the state that an earlier process saved. A finished member is not trained again.
+        resume: Continue from the saved state of an earlier process. A finished member is not trained again.
         save_after: Seconds between saves within one epoch.
         reporter: Receives events.
 
     Returns:
-        The epochs; with `keep = "retrained"`, the epochs of both trainings.
+        The epochs. With `keep = "retrained"`, the member is trained twice, and both times are included.
 
     Raises:
         RecipeError: The network or the augmentation cannot be built for these images.
         CheckpointError: The saved state belongs to another recipe or other images, or is damaged.
         DeviceError: The device has too little memory.
-        DivergedError: The loss is no longer finite. The last saved weights, if any, are in the folder `last-good`.
+        DivergedError: The loss is no longer finite. The folder `last-good` has the last saved weights, if any.
         FmcliError: A file cannot be written.
     """
     training = _Training(recipe, name, splits, folder, device, save_after, reporter)
     if resume and (folder / MODEL_FILE).is_file():
         check_trained(training.spec, folder, training.fingerprint)
-        (folder / STATE_FILE).unlink(missing_ok=True)  # remains if a process is killed before it removes the file
+        (folder / STATE_FILE).unlink(missing_ok=True)  # left over if a process was killed before it removed the file
         reporter(MemberFinished(name, folder / MODEL_FILE, already_trained=True))
         return read_history(folder)
     try:
@@ -110,11 +110,11 @@ class _Training:
         self.index = [member.name for member in recipe.members].index(name)
         self.spec: MemberSpec = recipe.members[self.index]
         self.guard = DivergenceGuard(self.spec, recipe)
-        self.progress: EpochProgress | None = None  # of a partly trained epoch
+        self.progress: EpochProgress | None = None  # None between epochs
         self.can_be_saved = True
         self.next_save = 0.0  # earliest time of the next save after an epoch, by `time.perf_counter`
         self.history: list[EpochFinished] = []
-        self.first_history: list[EpochFinished] = []  # of the first training, during a second one from scratch
+        self.first_history: list[EpochFinished] = []  # `keep = "retrained"`: epochs of the first training
         self.fingerprint = Fingerprint.of(self.spec, recipe, splits, device)
         self.bf16 = self.fingerprint.precision == "bf16"
 
@@ -151,7 +151,7 @@ class _Training:
 
     @property
     def n_epochs(self) -> int:
-        """Maximum number of epochs; in a second training, the number of the best epoch."""
+        """Maximum number of epochs; in a second training, the best number of epochs."""
         trainer = self.spec.trainer
         return best_epoch(self.first_history, trainer.monitor) + 1 if self.first_history else trainer.epochs
 
@@ -162,7 +162,7 @@ class _Training:
             if resume and (self.folder / STATE_FILE).is_file():
                 self._restore()
             else:
-                remove_snapshots(self.folder)  # of an earlier training
+                remove_snapshots(self.folder)  # left by an earlier process
                 remove_last_good(self.folder)
             self._train()
             if self.spec.trainer.keep == "retrained" and not self.first_history:
@@ -206,7 +206,7 @@ class _Training:
         return bool(may_stop_early and is_stalled(self.history, trainer.monitor, trainer.patience or 0))
 
     def _train_epoch(self, epoch: int) -> None:
-        """Train the remaining steps of an epoch, then validate. Synchronises with the device once, at the end."""
+        """Train the remaining steps of an epoch, then validate. Wait for the device only once, after the last step."""
         progress = self.progress
         if progress is None:
             order = self.learner.generators.order.get_state()
@@ -273,13 +273,13 @@ class _Training:
         self.reporter(finished)
 
     def _check_losses(self, epoch: int, progress: EpochProgress) -> None:
-        """Refuse to continue after a loss that is not finite, and name the step."""
+        """Raise an error that names the step if a loss is not finite."""
         for step in (~progress.losses[: progress.steps].isfinite()).nonzero().flatten().tolist():
             lr = self.schedule(epoch * len(self.loader) + step)
             self.guard.check(f"loss of step {step + 1}", float(progress.losses[step]), epoch=epoch, lr=lr)
 
     def _validate(self) -> tuple[float | None, float | None]:
-        """Return the loss and the accuracy on the validation images, of the averaged weights if there are any."""
+        """Return the loss and the accuracy on the validation images. Averaged weights are used if there are any."""
         images = self.splits.validation
         if images is None or self.validation is None:
             return None, None
@@ -299,7 +299,7 @@ class _Training:
     # --- checkpoints --------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        self._save_state()  # predicting many validation images takes a while
+        self._save_state()  # predicting many validation images takes time, and a stop must not lose the last epoch
         path = self._save_result(self.folder)
         remove_last_good(self.folder)
         (self.folder / STATE_FILE).unlink(missing_ok=True)  # a finished member does not need it
@@ -314,8 +314,8 @@ class _Training:
             path = self._save_result(self.folder / LAST_GOOD)
         except DivergedError:
             return "the last saved weights predict NaN, too, so they are not kept"
-        except (FmcliError, OSError, MemoryError, RuntimeError) as error:  # the divergence is the error to report
-            return f"the last saved weights cannot be kept: {printable(error)}"
+        except (FmcliError, OSError, MemoryError, RuntimeError) as error:  # report the divergence instead
+            return f"the last saved weights could not be kept: {printable(error)}"
         return f"the last saved weights are in {printable(path.parent)}"
 
     def _save_result(self, folder: Path) -> Path:
@@ -369,7 +369,7 @@ class _Training:
         self.reporter(CheckpointSaved(path))
 
     def _restore(self) -> None:
-        """Continue from the state that an earlier process saved."""
+        """Load the saved state of an earlier process."""
         state = load_state(self.folder / STATE_FILE)
         check_fingerprint(self.fingerprint, state.fingerprint, STARTED, member=self.spec.name, folder=self.folder)
         if state.retrained:

@@ -111,7 +111,7 @@ def plan_run(
         threads: CPU threads per member; None chooses the number.
 
     Raises:
-        CheckpointError: The remaining training would differ from the finished part of the run.
+        CheckpointError: The remaining members would be trained differently from the finished part of the run.
     """
     finished = [one.name for one in recipe.members if resume and (folder / one.name / MODEL_FILE).is_file()]
     remaining = [name for name in members if name not in finished]

@@ -40,7 +40,9 @@ def locked(folder: Path) -> Iterator[None]:
         raise FmcliError(f"cannot write to {printable(folder)}: {error.strerror}", remedies=["output"]) from error
     if lock is None:
         raise RunInUseError(
-            f"another process is training the run in {printable(folder)}", hint="wait for it", remedies=["output"]
+            f"another process is training the run in {printable(folder)}",
+            hint="wait until it has finished",
+            remedies=["output"],
         )
     try:
         yield
@@ -64,14 +66,14 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
     """Refuse a folder in which a run can neither start nor resume.
 
     Args:
-        folder: The run's folder, which need not exist.
+        folder: The run's folder, which may be missing.
         recipe: The recipe to train.
-        resume: Continue the run that the folder holds.
-        overwrite: Remove the run that the folder holds.
+        resume: Continue the run in the folder.
+        overwrite: Remove the run in the folder.
 
     Raises:
-        UsageError: The folder holds something else, a run of another recipe, or a run although neither `resume` nor
-            `overwrite` is set.
+        UsageError: The folder contains something else, a run of a different recipe, or a run although neither
+            `resume` nor `overwrite` is set.
         CheckpointError: The recipe in the folder is damaged.
     """
     if resume and overwrite:
@@ -79,9 +81,9 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
     if not holds_anything(folder):
         return
     if not (folder / RECIPE_FILE).is_file():
-        raise UsageError(f"{printable(folder)} exists and is not a run of fmcli", remedies=["output"])
+        raise UsageError(f"{printable(folder)} exists, but is not a run of fmcli", remedies=["output"])
     if not resume and not overwrite:
-        raise UsageError(f"{printable(folder)} already holds a run", remedies=["resume", "overwrite", "output"])
+        raise UsageError(f"{printable(folder)} already contains a run", remedies=["resume", "overwrite", "output"])
     if resume:
         _check_same_recipe(_read_recipe(folder), recipe, folder)
 
@@ -108,11 +110,11 @@ def _read_recipe(folder: Path) -> Recipe:
 
 
 def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse to resume with another recipe, and list the differences. The name and the reference may differ."""
+    """Refuse to resume with a different recipe, and list the differences. Name and reference may differ."""
     differences = recipe_differences(old, new)
     if differences:
         raise UsageError(
-            f"{printable(folder)} was started with another recipe:\n  "
+            f"the run in {printable(folder)} was started with a different recipe:\n  "
             + "\n  ".join(differences[:MAX_LISTED_DIFFERENCES]),
             hint="restore these values to resume",
             remedies=["overwrite", "output"],
@@ -120,7 +122,7 @@ def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write the recipe of a run, unless the file has the same values: comments that a user has added are kept."""
+    """Write the recipe of a run. A file with the same values is left unchanged, with the comments of its user."""
     if (folder / RECIPE_FILE).is_file():
         stored = _read_recipe(folder)
         if stored.model_copy(update={"description": recipe.description}) == recipe:
@@ -142,7 +144,7 @@ def remove_run(folder: Path, recipe: Recipe) -> None:
 
     Args:
         folder: The run's folder.
-        recipe: The recipe that will be trained there. Its members are removed, too, as the folder may lack a recipe.
+        recipe: The recipe that will be trained there. Its members are removed, too: the folder may have no recipe.
     """
     for name in {*members_of_run(folder), *(member.name for member in recipe.members)}:
         path = folder / name
@@ -155,15 +157,15 @@ def remove_run(folder: Path, recipe: Recipe) -> None:
 
 
 def remove_runs(runs: Mapping[Path, Recipe]) -> None:
-    """Remove the trained files of all runs, or of none if one cannot be removed.
+    """Remove the trained files of all runs, or of none if a run cannot be removed.
 
-    `train_run` trains them again with `resume`.
+    `train_run` with `resume` then trains them again.
 
     Args:
         runs: The recipes that will be trained, by folder.
 
     Raises:
-        UsageError: A folder holds something else.
+        UsageError: A folder contains something else.
         RunInUseError: Another process is training a run.
     """
     existing = {folder: recipe for folder, recipe in runs.items() if holds_anything(folder)}
@@ -173,4 +175,4 @@ def remove_runs(runs: Mapping[Path, Recipe]) -> None:
             locks.enter_context(locked(folder))
         for folder, recipe in existing.items():
             remove_run(folder, recipe)
-            write_recipe(folder, recipe)  # marks a folder that also holds other files as a run
+            write_recipe(folder, recipe)  # so that a folder with other files is still recognized as a run

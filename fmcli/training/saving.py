@@ -18,7 +18,7 @@ from fmcli.recipe.families import kernel_group
 from fmcli.recipe.schedule import CyclicSchedule
 
 VALIDATION_FILE = predictions_file("validation")
-_MAX_BACKGROUND_IMAGES = 10_000  # training images from which the background is classified
+_MAX_BACKGROUND_IMAGES = 10_000  # number of training images that `classify_background` looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class CheckpointWriter:
         splits: The images.
         normalization: From pixels to network input.
         device: The training device.
-        bf16: Whether training multiplies in bfloat16.
+        bf16: Whether to multiply in bfloat16.
     """
 
     spec: MemberSpec

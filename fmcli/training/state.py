@@ -1,4 +1,4 @@
-"""The state of a member's training between two steps, and its file. It is complete: a resumed run ends the same."""
+"""The state of a member's training between two steps, and its file. A resumed run continues from it exactly."""
 
 import json
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class EpochProgress:
         return cls(order, torch.zeros(n_steps, device=device), correct)
 
     def on_device(self, device: torch.device) -> "EpochProgress":
-        """Return a copy whose sums are on a device. The generator's state stays on the CPU."""
+        """Return a copy with losses and counts on a device. The generator's state stays on the CPU."""
         return replace(self, losses=self.losses.to(device), correct=self.correct.to(device))
 
 

@@ -174,7 +174,7 @@ def test_cores_are_divided_among_jobs_unless_threads_is_given(cli, recipe_file, 
 
 def test_train_resumes_only_with_resume(cli, trained, recipe_file, tmp_path):
     folder = Path(shutil.copytree(trained[0], tmp_path / "run"))
-    assert_error(cli("train", "-r", recipe_file, "-o", folder), 2, "already holds a run", "--resume")
+    assert_error(cli("train", "-r", recipe_file, "-o", folder), 2, "already contains a run", "--resume")
     result = cli("train", "-r", recipe_file, "-o", folder, "--resume")
     assert result.status == 0
     assert "k3 is already trained" in result.err

@@ -88,14 +88,14 @@ def test_the_networks_of_an_et_al_have_their_published_size(name):
     [flatten] = [trace for trace in traces if isinstance(trace.layer, Flatten)]
     assert flatten.input_shape == (channels, side, side)
     sides = [trace.output_shape[1] for trace in traces if isinstance(trace.layer, Conv)]
-    assert sides == [28 - (kernel_size - 1) * place for place in range(1, len(sides) + 1)]
+    assert sides == [28 - (kernel_size - 1) * index for index in range(1, len(sides) + 1)]
 
     model = build_model(layers, (1, 28, 28), 10)
     assert parameters_of(model) == parameters
     assert {module.kernel_size for module in model if isinstance(module, nn.Conv2d)} == {(kernel_size, kernel_size)}
     shapes = shapes_of(model, (1, 28, 28))
-    [place] = [place for place, module in enumerate(model) if isinstance(module, nn.Flatten)]
-    assert shapes[place - 1] == (channels, side, side)
+    [flatten_index] = [index for index, module in enumerate(model) if isinstance(module, nn.Flatten)]
+    assert shapes[flatten_index - 1] == (channels, side, side)
     assert shapes[-1] == (10,)
 
 
@@ -206,18 +206,18 @@ def test_traced_shapes_and_parameters_equal_the_networks(layers, input_shape):
         traces = trace_layers([*layers, *ending], input_shape, 2)
     except RecipeError as error:
         # The named layer must be the first that torch cannot apply either.
-        place = int(error.problems[0].removeprefix("layers[").partition("]")[0])
-        layer = layers[place]
+        index = int(error.problems[0].removeprefix("layers[").partition("]")[0])
+        layer = layers[index]
         assert isinstance(layer, Conv | MaxPool | AvgPool)
-        before = shape_after([*layers[:place], *ending], input_shape, drop=2)
+        before = shape_after([*layers[:index], *ending], input_shape, drop=2)
         window = layer.kernel_size if isinstance(layer, Conv) else layer.size
         window = (window, window) if isinstance(window, int) else window
         assert window[0] > before[1] or window[1] > before[2]
         return
-    for place, trace in enumerate(traces[:-2]):
-        prefix = [*layers[: place + 1], *ending]
+    for index, trace in enumerate(traces[:-2]):
+        prefix = [*layers[: index + 1], *ending]
         assert shape_after(prefix, input_shape, drop=2) == trace.output_shape
-        assert traces[place + 1].input_shape == trace.output_shape
+        assert traces[index + 1].input_shape == trace.output_shape
     model = build_model([*layers, *ending], input_shape, 2)
     assert parameters_of(model) == count_parameters(traces)
 
@@ -363,7 +363,7 @@ def test_pooling_before_relu_gives_the_same_values_and_gradients_bit_for_bit(dty
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "fragments"),
     [
         ([Conv(filters=1, kernel_size=9), Flatten(), Dense(units=2)], ["layers[0]", "9×9 kernel", "8×8"]),
         ([Conv(filters=1, kernel_size=(1, 9)), Flatten(), Dense(units=2)], ["layers[0]", "1×9 kernel", "8×8"]),
@@ -381,12 +381,12 @@ def test_pooling_before_relu_gives_the_same_values_and_gradients_bit_for_bit(dty
         (expand(KernelCnnSpec(kernel_size=3, widths=(4,) * 4), 2), ["layers[6]", "3×3 kernel", "2×2"]),
     ],
 )
-def test_an_impossible_network_is_refused_and_the_error_names_the_layer(layers, said):
+def test_an_impossible_network_is_refused_and_the_error_names_the_layer(layers, fragments):
     for refuse in (trace_layers, build_model):
         with pytest.raises(RecipeError) as caught:
             refuse(layers, (1, 8, 8), 2)
-        for words in said:
-            assert words in str(caught.value)
+        for fragment in fragments:
+            assert fragment in str(caught.value)
 
 
 # --- initial weights -------------------------------------------------------------------------------------
@@ -640,7 +640,7 @@ def _learn_with_exact_sums(model, images, labels):
     maxima = F.relu(F.max_pool2d(exact[0](rounded(images)), 2))
     logits = rounded(exact[-1](rounded(maxima).permute(0, 2, 3, 1).flatten(1)))
     F.cross_entropy(logits, labels).backward()
-    exact.load_state_dict(model.state_dict())  # the L2 penalty is that of the weights before rounding
+    exact.load_state_dict(model.state_dict())  # the L2 penalty uses the weights before rounding
     add_l2_gradients(exact)
     return [logits.detach(), *(weight.grad for weight in exact.parameters())]
 

@@ -1,4 +1,4 @@
-"""How many members train at once by default: the estimate by hand, where one by one is faster, and who is told."""
+"""The default number of parallel members: the estimate computed by hand, its limits, and its messages."""
 
 import pytest
 import torch
@@ -26,12 +26,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def jobs(tiny_recipe, monkeypatch):
-    """Return how many members of the tiny recipe, trained for long, should train at once."""
+    """Return a function that chooses the concurrency for the tiny recipe with many epochs."""
     monkeypatch.setattr(concurrency, "_processes_in_memory", lambda splits: 99)
 
-    def choose(*overrides, here=4, device=CPU, epochs=10_000, members=None, **asked):
+    def choose(*overrides, available=4, device=CPU, epochs=10_000, members=None, **asked):
         recipe = load_recipe(str(tiny_recipe), [f"trainer.epochs={epochs}", *overrides])
-        monkeypatch.setattr(torch, "get_num_threads", lambda: here)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: available)
         names = [member.name for member in recipe.members]
         share = choose_concurrency(recipe, names[:members], load_checked_splits(recipe), device, **asked)
         return (share.jobs, share.threads) if share else None
@@ -40,34 +40,34 @@ def jobs(tiny_recipe, monkeypatch):
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, None), (2, (2, 1)), (3, (2, 1)), (16, (2, 8))])
-def test_small_networks_train_in_parallel_as_far_as_threads_and_members_go(jobs, threads, expected):
-    assert jobs(here=threads) == expected
+def test_small_networks_train_in_parallel_up_to_the_number_of_threads_and_members(jobs, threads, expected):
+    assert jobs(available=threads) == expected
 
 
 @pytest.mark.parametrize(
     ("why", "overrides", "options"),
     [
-        ("a training shorter than the start of a process", [], {"epochs": 20}),
+        ("training takes less time than starting a process", [], {"epochs": 20}),
         ("much work in each step", ["model.widths=[256, 512]", "trainer.batch_size=200"], {}),
-        ("processes that augment", ['augment.albumentations=[{name="HorizontalFlip"}]'], {}),
+        ("augmentation uses worker processes", ['augment.albumentations=[{name="HorizontalFlip"}]'], {}),
         ("a GPU", [], {"device": torch.device("cuda")}),
     ],
 )
-def test_one_after_another_where_that_is_as_fast(jobs, why, overrides, options):
+def test_members_train_one_at_a_time_if_that_is_as_fast(jobs, why, overrides, options):
     assert jobs(*overrides, **options) is None, why
 
 
-def test_three_members_share_two_threads_in_two_turns_only_where_that_is_faster(jobs, tiny_recipe):
+def test_three_members_share_two_threads_only_if_that_is_faster(jobs, tiny_recipe):
     alone = tiny_recipe.read_text("utf-8").split('\n[[members]]\nname = "k5"')[0]
     tiny_recipe.write_text(alone + "copies = 3\n", "utf-8")
-    assert [jobs(here=threads) for threads in (2, 3)] == [(2, 1), (3, 1)]
+    assert [jobs(available=threads) for threads in (2, 3)] == [(2, 1), (3, 1)]
     wider = "model.widths=[64, 128]"
-    assert [jobs(wider, here=threads) for threads in (2, 3)] == [None, (3, 1)]
+    assert [jobs(wider, available=threads) for threads in (2, 3)] == [None, (3, 1)]
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Set the memory of the machine, in pages of 4 KiB, and the limit of its container."""
+    """Return a function that sets the machine's memory, in pages of 4 KiB, and its container's limit."""
 
     def have(pages, *, container=None):
         values = {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 1 << 12}
@@ -84,12 +84,12 @@ def machine(monkeypatch, tmp_path):
     [(5 << 18, None, 2), (0, None, 1), (1, None, 1), (100 << 18, 7 << 30, 3), (5 << 18, 1 << 60, 2)],
     ids=["5 GiB", "unknown", "4 KiB", "a container of 7 GiB", "a container without a limit"],
 )
-def test_memory_bounds_the_processes(tiny_recipe, machine, pages, container, expected):
+def test_memory_limits_the_number_of_processes(tiny_recipe, machine, pages, container, expected):
     machine(pages, container=container)
     assert concurrency._processes_in_memory(load_checked_splits(load_recipe(str(tiny_recipe)))) == expected
 
 
-def test_images_in_memory_are_in_every_process(tiny_recipe, machine, monkeypatch):
+def test_images_in_memory_count_for_every_process(tiny_recipe, machine, monkeypatch):
     splits = load_checked_splits(load_recipe(str(tiny_recipe)))
     machine(5 << 18)
     monkeypatch.setattr(concurrency, "PROCESS_BYTES", 5 << 28)
@@ -98,15 +98,15 @@ def test_images_in_memory_are_in_every_process(tiny_recipe, machine, monkeypatch
     assert concurrency._processes_in_memory(splits) == 2
 
 
-def test_the_estimate_by_hand(monkeypatch):
+def test_estimate_by_hand(monkeypatch):
     monkeypatch.setattr(concurrency, "STEP_OVERHEAD_S", 1.0)
     monkeypatch.setattr(concurrency, "MULTIPLY_ADDS_PER_S", 10.0)
     monkeypatch.setattr(concurrency, "PROCESS_START_S", 100.0)
-    works = [(2, 40.0), (3, 80.0), (1, 20.0)]  # on one thread 2 · 5, 3 · 9 and 1 · 3 seconds
-    assert concurrency._estimate_seconds(works, 1, 1) == 10 + 27 + 3
-    assert concurrency._estimate_seconds(works, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
-    assert concurrency._estimate_seconds(works, 2, 1) == max(110 + 103, 127)  # the third starts when the first ends
-    assert concurrency._estimate_seconds(works, 3, 1) == 127
+    workloads = [(2, 40.0), (3, 80.0), (1, 20.0)]  # on one thread: 2 · 5, 3 · 9 and 1 · 3 seconds
+    assert concurrency._estimate_seconds(workloads, 1, 1) == 10 + 27 + 3
+    assert concurrency._estimate_seconds(workloads, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
+    assert concurrency._estimate_seconds(workloads, 2, 1) == max(110 + 103, 127)  # the third starts when the first ends
+    assert concurrency._estimate_seconds(workloads, 3, 1) == 127
 
 
 def test_multiply_adds_by_hand():
@@ -128,7 +128,7 @@ def test_finished_members_do_not_count(jobs):
         (1, {"members": 1}, (1, 1)),
         (1, {"epochs": 1}, (2, 1)),  # even a short run
         (1, {"jobs": 3}, (3, 1)),
-        (2, {"jobs": 8}, (8, 2)),  # two of them are left
+        (2, {"jobs": 8}, (8, 2)),  # two members are left to train
         (4, {"jobs": 2, "members": 1}, (2, 4)),
         (1, {"jobs": 1}, (1, 1)),
         (4, {"jobs": 1}, None),  # in this process
@@ -145,18 +145,18 @@ def test_finished_members_do_not_count(jobs):
     ],
 )
 def test_a_resumed_run_keeps_its_threads(jobs, run_threads, options, expected):
-    assert jobs(here=4, run_threads=run_threads, **options) == expected
+    assert jobs(available=4, run_threads=run_threads, **options) == expected
 
 
 def test_members_with_augmentation_processes_resume_one_at_a_time(jobs):
-    assert jobs('augment.albumentations=[{name="HorizontalFlip"}]', here=4, run_threads=1) == (1, 1)
+    assert jobs('augment.albumentations=[{name="HorizontalFlip"}]', available=4, run_threads=1) == (1, 1)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(1, None), (2, (2, 2)), (3, (3, 2)), (9, (9, 2))])
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
 def test_explicitly_parallel_members_share_the_threads(jobs, device, asked, expected):
-    assert jobs(here=4, jobs=asked, device=device) == expected
-    assert jobs(here=4, jobs=asked, device=device, threads=3) == (expected and (asked, 3))
+    assert jobs(available=4, jobs=asked, device=device) == expected
+    assert jobs(available=4, jobs=asked, device=device, threads=3) == (expected and (asked, 3))
 
 
 @pytest.fixture
@@ -202,12 +202,12 @@ def test_a_run_chooses_parallel_members_and_resumes_with_the_same_threads(tiny_r
     events.clear()
     train_run(recipe, tmp_path / "run", device=CPU, jobs=None, resume=True, reporter=events.append)
     assert [event.member for event in events if isinstance(event, MemberStarted)] == ["k5"]
-    assert not any(isinstance(event, MembersInParallel) for event in events)  # alone, on its one thread
+    assert not any(isinstance(event, MembersInParallel) for event in events)  # k5 trains alone, on one thread
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert two == [["k3", "k5"]]
 
 
-def test_the_threads_of_a_run_are_read_from_members_that_are_not_trained_now(tiny_recipe, two, tmp_path):
+def test_threads_of_a_run_are_also_read_from_members_that_are_not_trained_now(tiny_recipe, two, tmp_path):
     recipe = load_recipe(str(tiny_recipe), ["trainer.epochs=20"])
     stop = StopAt(EpochFinished, 1, StopRequest)
     with pytest.raises(StopRequest):

@@ -1,4 +1,4 @@
-"""Steps that are recorded and replayed: by a stand-in for CUDA graphs, on the CPU."""
+"""Recorded and replayed steps: on the CPU with a simulation of CUDA graphs, and on a GPU."""
 
 import gc
 import weakref
@@ -57,44 +57,45 @@ def new_learner(device=CPU, *, recorder=None, optimizer="muon", bf16=False, **tr
     return learner
 
 
-class StandIn:
-    """Does what a CUDA graph does: recording computes nothing, and a replay knows what was recorded only.
+class FakeRecorder:
+    """Simulates CUDA graphs on the CPU.
 
-    Neither what the host said since then, as the learning rate, nor gradients that lie elsewhere.
+    Recording computes nothing. A replay repeats the recorded step with the values that the host had at that time, for
+    example the learning rate, and does not see gradients in other memory.
     """
 
     def __init__(self):
-        self.learner = None  # whose steps are recorded
-        self.said = []
+        self.learner = None  # the learner whose steps are recorded
+        self.calls = []
 
     def warm_up(self, compute):
-        self.said.append("warm-up")
+        self.calls.append("warm-up")
         return compute()
 
     def record(self, compute):
-        self.said.append("record")
+        self.calls.append("record")
         before = {name: tensor.clone() for name, tensor in self.learner.state().items()}
-        answers = tuple(answer.clone() for answer in compute())
+        output = tuple(tensor.clone() for tensor in compute())
         for name, tensor in self.learner.state().items():
-            tensor.copy_(before[name])  # in place, where earlier recordings know it, too
+            tensor.copy_(before[name])  # in place, because earlier recordings use this memory, too
         self.learner.generators.load(before)
         groups = self.learner._optimizer.param_groups
-        said = [dict(group) for group in groups]
+        recorded = [dict(group) for group in groups]
 
         def replay():
-            self.said.append("replay")
+            self.calls.append("replay")
             for parameter in self.learner.model.parameters():
                 parameter.grad = None
-            for group, values in zip(groups, said, strict=True):
+            for group, values in zip(groups, recorded, strict=True):
                 group.update(values)
-            for kept, new in zip(answers, compute(), strict=True):
+            for kept, new in zip(output, compute(), strict=True):
                 kept.copy_(new)
 
-        return replay, answers
+        return replay, output
 
 
-class Refusing(StandIn):
-    """Cannot record."""
+class FailingRecorder(FakeRecorder):
+    """Fails to record."""
 
     def record(self, compute):
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -110,8 +111,8 @@ def batches(sizes, device):
 def train(learner, sizes):
     learner.model.train()
     return [
-        tuple(answer.clone() for answer in learner.step(images, labels, 0.1 / (place + 1)))
-        for place, (images, labels) in enumerate(batches(sizes, next(learner.model.parameters()).device))
+        tuple(tensor.clone() for tensor in learner.step(images, labels, 0.1 / (index + 1)))
+        for index, (images, labels) in enumerate(batches(sizes, next(learner.model.parameters()).device))
     ]
 
 
@@ -129,62 +130,62 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize(
     "options", [*({"optimizer": name} for name in OPTIMIZERS), {"clip_norm": 0.1}, {"bf16": True}], ids=str
 )
-def test_replayed_steps_are_those_that_are_computed(options):
+def test_replayed_steps_equal_eager_steps(options):
     sizes = [16, 16, 16, 16, 5] * 6  # the last batch of an epoch is smaller
-    recorder = StandIn()
-    computed, replayed = new_learner(recorder=Refusing(), **options), new_learner(recorder=recorder, **options)
+    recorder = FakeRecorder()
+    computed, replayed = new_learner(recorder=FailingRecorder(), **options), new_learner(recorder=recorder, **options)
     with pytest.warns(UserWarning, match="launch single kernels"):
         expected = train(computed, sizes)
     assert_same((expected, train(replayed, sizes)), (computed, replayed))
-    assert recorder.said == [
+    assert recorder.calls == [
         *["warm-up"] * 3, *["record", "replay"], "warm-up", *["replay"] * 4, "warm-up", *["replay"] * 4, "warm-up",
         *["replay"] * 4, *["record", "replay"], *["replay"] * 10,
     ]  # fmt: skip
 
 
-class RefusingSmall(StandIn):
-    """Cannot record a smaller batch."""
+class FailingForSmallBatches(FakeRecorder):
+    """Fails to record a smaller batch."""
 
     def record(self, compute):
-        launch, answers = super().record(compute)
-        if len(answers[1]) < 16:
-            self.said.append("refused")
+        launch, output = super().record(compute)
+        if len(output[1]) < 16:
+            self.calls.append("failed")
             raise RuntimeError("operation not permitted when stream is capturing")
-        return launch, answers
+        return launch, output
 
 
-def test_nothing_recorded_is_used_any_more_once_a_recording_is_refused():
+def test_recordings_are_not_used_after_one_has_failed():
     sizes = [*[16] * 5, *[5] * 4, *[16] * 2, *[7] * 5]
-    recorder = RefusingSmall()
-    learners = [new_learner(recorder=Refusing()), new_learner(recorder=recorder)]
+    recorder = FailingForSmallBatches()
+    learners = [new_learner(recorder=FailingRecorder()), new_learner(recorder=recorder)]
     with pytest.warns(UserWarning, match="launch single kernels"):
-        answers = [train(learner, sizes) for learner in learners]
-    assert_same(answers, learners)
-    assert recorder.said[recorder.said.index("refused") :] == ["refused"]
+        outputs = [train(learner, sizes) for learner in learners]
+    assert_same(outputs, learners)
+    assert recorder.calls[recorder.calls.index("failed") :] == ["failed"]
 
 
-def test_a_learner_that_records_is_gone_when_nobody_needs_it():
-    recorder = StandIn()
+def test_learner_with_recorder_is_in_no_reference_cycle():
+    recorder = FakeRecorder()
     learner = new_learner(recorder=recorder)
     recorder.learner = None
     train(learner, [16] * 3)
-    here = weakref.ref(learner)
+    reference = weakref.ref(learner)
     gc.disable()
     try:
         del learner
-        assert here() is None
+        assert reference() is None
     finally:
         gc.enable()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_training_goes_on_where_recording_is_refused(optimizer):
-    """It learns what one learns that never records, but for how the learning rate is rounded."""
+def test_training_continues_if_recording_fails(optimizer):
+    """The results equal eager steps, except for the rounding of the learning rate."""
     sizes = [16] * 6
-    computed, refused = new_learner(optimizer=optimizer), new_learner(optimizer=optimizer, recorder=Refusing())
+    eager, failed = new_learner(optimizer=optimizer), new_learner(optimizer=optimizer, recorder=FailingRecorder())
     with pytest.warns(UserWarning, match="launch single kernels.*not permitted"):
-        found = train(refused, sizes)
-    for one, other in zip(found, train(computed, sizes), strict=True):
+        found = train(failed, sizes)
+    for one, other in zip(found, train(eager, sizes), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
@@ -198,20 +199,20 @@ def test_steps_are_recorded_only_if_the_recipe_asks_for_it_on_a_gpu(cuda_graph, 
 
 
 def test_a_learner_uses_the_recorder_that_the_recipe_asks_for(monkeypatch):
-    recorder = StandIn()
+    recorder = FakeRecorder()
     monkeypatch.setattr(
         "fmcli.training.learner.choose_recorder", lambda trainer, *_: recorder if trainer.cuda_graph else None
     )
     recorded, eager = new_learner(cuda_graph=True), new_learner()
     recorder.learner = recorded
     train(eager, [16] * 6)
-    assert recorder.said == []
+    assert recorder.calls == []
     train(recorded, [16] * 6)
-    assert recorder.said[3:] == ["record", "replay", "replay", "replay"]
+    assert recorder.calls[3:] == ["record", "replay", "replay", "replay"]
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_kernels_are_measured_while_warming_up_alone(before, monkeypatch):
+def test_cudnn_benchmark_restores_the_setting(before, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
     with suppress(MemoryError), cudnn_benchmark():
         assert torch.backends.cudnn.benchmark
@@ -223,11 +224,11 @@ def test_kernels_are_measured_while_warming_up_alone(before, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_cuda_graphs_compute_what_single_kernels_do(optimizer, bf16):
+def test_cuda_graphs_equal_single_kernels(optimizer, bf16):
     sizes = [16, 16, 16, 16, 5] * 6
     replayed, computed = (
         new_learner(torch.device("cuda"), recorder=recorder, optimizer=optimizer, bf16=bf16, cuda_graph=True)
-        for recorder in (None, Refusing())
+        for recorder in (None, FailingRecorder())
     )
     with pytest.warns(UserWarning, match="launch single kernels"):
         expected = train(computed, sizes)
@@ -237,22 +238,22 @@ def test_cuda_graphs_compute_what_single_kernels_do(optimizer, bf16):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_a_training_goes_on_where_a_capture_fails(monkeypatch):
-    """The generators draw on as if nothing had been tried, and the stream is the one of before."""
+def test_training_continues_if_a_capture_fails(monkeypatch):
+    """The generators continue as if no capture had been tried, and the stream is the same as before."""
     sizes = [16] * 8
     learners = [
-        new_learner(torch.device("cuda"), recorder=recorder, cuda_graph=True) for recorder in (Refusing(), None)
+        new_learner(torch.device("cuda"), recorder=recorder, cuda_graph=True) for recorder in (FailingRecorder(), None)
     ]
     failing = learners[1]
-    learn = failing._update_weights
+    update_weights = failing._update_weights
 
-    def wait_within_a_capture(images, labels):
-        answers = learn(images, labels)
+    def wait_during_capture(images, labels):
+        output = update_weights(images, labels)
         if torch.cuda.is_current_stream_capturing():
-            answers[0].item()
-        return answers
+            output[0].item()
+        return output
 
-    monkeypatch.setattr(failing, "_update_weights", wait_within_a_capture)
+    monkeypatch.setattr(failing, "_update_weights", wait_during_capture)
     stream = torch.cuda.current_stream()
     with pytest.warns(UserWarning, match="launch single kernels"):
         expected, found = (train(learner, sizes) for learner in learners)

@@ -1,3 +1,5 @@
+"""Train one member: results, files, snapshots, averages, resuming and errors."""
+
 import json
 import math
 import os
@@ -53,7 +55,7 @@ SEQUENTIAL = {
 
 
 def draw_thirds(n_images: int, seed: int, *, side: int = 9) -> ImageSet:
-    """Which third of the rows is bright; RandomState draws the same for good."""
+    """Draw images whose class is the bright third of the rows. The numbers of RandomState never change."""
     draw = np.random.RandomState(seed)
     labels = draw.randint(0, len(CLASSES), n_images).astype(np.int64)
     images = draw.randint(0, 90, (n_images, 1, side, side)).astype(np.uint8)
@@ -68,14 +70,15 @@ def splits() -> Splits:
     return Splits(draw_thirds(N_TRAIN, 0), draw_thirds(N_VALIDATION, 1), draw_thirds(N_VALIDATION, 2))
 
 
-VALIDATED = {"source": "idx:drawn", "validation": {"first": 1}}  # what is asked for; `splits` are drawn all the same
+# The tests pass `splits` directly, so this table only tells the recipe that there are validation images.
+VALIDATED = {"source": "idx:drawn", "validation": {"first": 1}}
 
 
 def small_recipe(n_members: int = 1, **tables: dict[str, object]) -> Recipe:
     table = {
         "data": {"source": "idx:drawn"},
         "model": {"family": "kernel-cnn", "form": "pooled", "kernel_size": 3, "widths": [4, 8], "depth": 1},
-        "members": [{"name": f"m{place}"} for place in range(1, n_members + 1)],
+        "members": [{"name": f"m{number}"} for number in range(1, n_members + 1)],
         **tables,
     }
     table["trainer"] = {"epochs": 3, "batch_size": 32, "precision": "fp32", **tables.get("trainer", {})}
@@ -98,7 +101,7 @@ def timeless(history: list[EpochFinished]) -> list[EpochFinished]:
     return [replace(epoch, seconds=0, images_per_second=0) for epoch in history]
 
 
-# --- what is learnt ---------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------
 
 
 def test_loss_trajectory_is_pinned(splits, tmp_path):
@@ -109,13 +112,13 @@ def test_loss_trajectory_is_pinned(splits, tmp_path):
         trainer={"label_smoothing": 0.1, "weight_average": 0.9},
     )
     history = train(recipe, splits, tmp_path)
-    # Measured with torch 2.15 on an x86 CPU; other CPUs and versions add in another order.
+    # Measured with torch 2.15 on an x86 CPU. Other CPUs and versions of torch sum in a different order.
     assert [epoch.train_loss for epoch in history] == pytest.approx([2.226075, 1.542658, 1.205730], rel=1e-3)
     assert [epoch.validation_loss for epoch in history] == pytest.approx([1.135952, 1.121259, 1.109767], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_drawn_images_are_learnt(splits, tmp_path, precision):
+def test_training_reaches_high_accuracy(splits, tmp_path, precision):
     recipe = small_recipe(optimizer={"lr": 0.02}, trainer={"epochs": 6, "batch_size": 16, "precision": precision})
     history = train(recipe, splits, tmp_path)
     assert history[-1].validation_accuracy > 0.95
@@ -131,20 +134,20 @@ def test_same_seed_gives_the_same_weights_bit_for_bit(splits, tmp_path):
     assert same_tensors(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
 
-def test_another_seed_gives_other_weights(splits, tmp_path):
+def test_different_seeds_give_different_weights(splits, tmp_path):
     for seed in (0, 1):
         train(small_recipe(trainer={"seed": seed, "epochs": 1}), splits, tmp_path / str(seed))
     assert not same_tensors(weights(tmp_path / "0"), weights(tmp_path / "1"))
 
 
-def test_members_of_one_recipe_differ_by_their_place(splits, tmp_path):
+def test_members_of_one_recipe_differ_by_their_index(splits, tmp_path):
     recipe = small_recipe(n_members=2, trainer={"epochs": 1})
     for name in ("m1", "m2"):
         train(recipe, splits, tmp_path / name, name=name)
     assert not same_tensors(weights(tmp_path / "m1"), weights(tmp_path / "m2"))
 
 
-def test_global_random_state_is_neither_used_nor_moved(splits, tmp_path):
+def test_global_random_state_is_neither_used_nor_changed(splits, tmp_path):
     recipe = small_recipe(model=SEQUENTIAL, augment={"shift": 1}, trainer={"epochs": 1})
     torch.manual_seed(1)
     train(recipe, splits, tmp_path / "one")
@@ -154,7 +157,7 @@ def test_global_random_state_is_neither_used_nor_moved(splits, tmp_path):
     assert same_tensors(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
 
-def test_full_batch_takes_one_step_an_epoch_whatever_the_order(splits, tmp_path):
+def test_full_batch_takes_one_step_per_epoch(splits, tmp_path):
     recipe = small_recipe(model=SEQUENTIAL_WITHOUT_NOISE, trainer={"full_batch": True, "batch_size": 7, "epochs": 2})
     steps = []
     history = train(recipe, splits, tmp_path, reporter=steps.append)
@@ -175,14 +178,14 @@ SEQUENTIAL_WITHOUT_NOISE = {
 
 
 @pytest.mark.parametrize(("drop_last", "steps"), [(False, 3), (True, 2)])
-def test_drop_last_leaves_out_the_smaller_batch(splits, tmp_path, drop_last, steps):
+def test_drop_last_skips_the_smaller_batch(splits, tmp_path, drop_last, steps):
     recipe = small_recipe(trainer={"epochs": 1, "batch_size": 40, "drop_last": drop_last})
     events = []
     train(recipe, splits, tmp_path, reporter=events.append)
     assert sum(isinstance(event, StepFinished) for event in events) == steps
 
 
-def test_loss_without_learning_is_the_cross_entropy_of_the_first_weights(splits, tmp_path):
+def test_loss_at_learning_rate_zero_is_the_cross_entropy_of_the_initial_weights(splits, tmp_path):
     recipe = small_recipe(model=SEQUENTIAL_WITHOUT_NOISE, optimizer={"name": "sgd", "lr": 1e-30})
     history = train(recipe, splits, tmp_path)
     logits = logits_of(tmp_path, splits.train)
@@ -190,7 +193,7 @@ def test_loss_without_learning_is_the_cross_entropy_of_the_first_weights(splits,
     assert [epoch.train_loss for epoch in history] == pytest.approx([-picked.mean().item()] * 3, rel=1e-5)
 
 
-def test_label_smoothing_mixes_in_the_uniform_distribution(splits, tmp_path):
+def test_label_smoothing_adds_the_uniform_distribution(splits, tmp_path):
     recipe = small_recipe(
         model=SEQUENTIAL_WITHOUT_NOISE,
         optimizer={"name": "sgd", "lr": 1e-30},
@@ -209,7 +212,7 @@ def test_learning_rate_follows_the_schedule(splits, tmp_path):
     assert [epoch.lr for epoch in train(recipe, splits, tmp_path)] == pytest.approx([0.1, 0.05, 0.025])
 
 
-def test_clipping_bounds_every_step(splits, tmp_path):
+def test_clipping_limits_the_size_of_a_step(splits, tmp_path):
     tables = {"optimizer": {"name": "sgd", "lr": 1.0}}
     recipe = small_recipe(trainer={"epochs": 1, "full_batch": True, "clip_norm": 1e-3, "precision": "fp32"}, **tables)
     still = small_recipe(
@@ -218,13 +221,13 @@ def test_clipping_bounds_every_step(splits, tmp_path):
     train(recipe, splits, tmp_path / "clipped")
     train(still, splits, tmp_path / "still")
     moved, before = weights(tmp_path / "clipped"), weights(tmp_path / "still")
-    learnt = [name for name in moved if "running" not in name and "batches" not in name]
-    distance = sum((moved[name] - before[name]).square().sum() for name in learnt).sqrt()
+    trained = [name for name in moved if "running" not in name and "batches" not in name]
+    distance = sum((moved[name] - before[name]).square().sum() for name in trained).sqrt()
     assert float(distance) == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_the_best_epoch_is_what_is_kept(splits, tmp_path):
-    recipe = small_recipe(trainer={"epochs": 6, "batch_size": 32, "keep": "best"}, **SPOILT)
+def test_weights_of_the_best_epoch_are_kept(splits, tmp_path):
+    recipe = small_recipe(trainer={"epochs": 6, "batch_size": 32, "keep": "best"}, **UNSTABLE)
     history = train(recipe, splits, tmp_path)
     best = best_epoch(history, "accuracy")
     header = read_header(tmp_path)
@@ -244,7 +247,7 @@ SOME_EPOCHS = [
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("accuracy", 2), ("loss", 4)])
-def test_the_best_epoch_is_the_earliest_of_equals(monitor, best):
+def test_best_epoch_is_the_first_of_equal_epochs(monitor, best):
     assert best_epoch(SOME_EPOCHS, monitor) == best
 
 
@@ -252,20 +255,20 @@ def test_the_best_epoch_is_the_earliest_of_equals(monitor, best):
     ("monitor", "patience", "stops_after"),
     [("accuracy", 0, 4), ("accuracy", 1, 4), ("accuracy", 2, 5), ("accuracy", 3, 6), ("loss", 0, 4), ("loss", 2, None)],
 )
-def test_training_is_stalled_after_so_many_epochs_without_a_better_one(monitor, patience, stops_after):
+def test_training_is_stalled_after_n_epochs_without_improvement(monitor, patience, stops_after):
     stalled = [n for n in range(1, len(SOME_EPOCHS) + 1) if is_stalled(SOME_EPOCHS[:n], monitor, patience)]
     assert (stalled[0] if stalled else None) == stops_after
 
 
-# A rate that grows past what holds: the last epochs are worse than the best.
-SPOILT = {"optimizer": {"name": "sgd", "lr": 5.0}, "schedule": {"name": "constant", "warmup": 0.9}, "data": VALIDATED}
+# The learning rate grows until training diverges: the last epochs are worse than the best one.
+UNSTABLE = {"optimizer": {"name": "sgd", "lr": 5.0}, "schedule": {"name": "constant", "warmup": 0.9}, "data": VALIDATED}
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_training_stops_early(splits, tmp_path, keep):
-    whole = train(small_recipe(trainer={"epochs": 9, "keep": keep}, **SPOILT), splits, tmp_path / "whole")
+    whole = train(small_recipe(trainer={"epochs": 9, "keep": keep}, **UNSTABLE), splits, tmp_path / "whole")
     early = train(
-        small_recipe(trainer={"epochs": 9, "keep": keep, "patience": 2}, **SPOILT), splits, tmp_path / "early"
+        small_recipe(trainer={"epochs": 9, "keep": keep, "patience": 2}, **UNSTABLE), splits, tmp_path / "early"
     )
     best = best_epoch(early, "accuracy")
     assert len(early) == best + 3 < len(whole)
@@ -275,10 +278,10 @@ def test_training_stops_early(splits, tmp_path, keep):
     assert not (tmp_path / "early" / STATE_FILE).exists()
 
 
-RETRAINED = {"trainer": {"epochs": 5, "keep": "retrained"}, **SPOILT}
+RETRAINED = {"trainer": {"epochs": 5, "keep": "retrained"}, **UNSTABLE}
 
 
-def test_a_network_is_trained_afresh_for_as_many_epochs_as_were_best(splits, tmp_path):
+def test_retrained_member_trains_from_scratch_for_the_best_number_of_epochs(splits, tmp_path):
     events = []
     history = train(small_recipe(**RETRAINED), splits, tmp_path, reporter=events.append)
     first = [epoch for epoch in history if not epoch.retrained]
@@ -287,7 +290,7 @@ def test_a_network_is_trained_afresh_for_as_many_epochs_as_were_best(splits, tmp
     assert [epoch.epoch for epoch in again] == list(range(1, best_epoch(first, "accuracy") + 2))
     assert len(again) < 5
     assert [epoch.lr for epoch in again] == [epoch.lr for epoch in first[: len(again)]]
-    assert again[0].train_loss != first[0].train_loss  # other weights, another order
+    assert again[0].train_loss != first[0].train_loss  # different initial weights and order of images
     assert [(event.epochs, event.retrained) for event in events if isinstance(event, MemberStarted)] == [
         (5, False),
         (len(again), True),
@@ -298,32 +301,32 @@ def test_a_network_is_trained_afresh_for_as_many_epochs_as_were_best(splits, tmp
 
 
 @pytest.mark.parametrize("epochs", [1, 4, 5, 6])
-def test_training_afresh_resumes_exactly(splits, tmp_path, epochs):
+def test_retrained_member_resumes_exactly(splits, tmp_path, epochs):
     recipe = small_recipe(augment={"shift": 1}, **RETRAINED)
     n_epochs = len(train(recipe, splits, tmp_path / "probe"))
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, min(epochs, n_epochs - 1)))
 
 
 @pytest.mark.parametrize(
-    ("change", "said", "hint"),
+    ("change", "message", "hint"),
     [
         ({"device": "cuda"}, "started on cuda; resuming on cpu would change", "--device cuda"),
         ({"threads": 77}, "started with 77 CPU threads; resuming with 1 would change", "--threads 77"),
         ({"versions": {"fmcli": "0.0.1"}}, "started with fmcli 0.0.1", "install fmcli 0.0.1"),
     ],
 )
-def test_other_circumstances_do_not_resume(splits, tmp_path, change, said, hint):
+def test_state_from_a_different_environment_is_refused(splits, tmp_path, change, message, hint):
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     metadata, tensors = load_tensors(tmp_path / STATE_FILE)
     changed = json.dumps(json.loads(metadata["fingerprint"]) | change)
     save_tensors(tmp_path / STATE_FILE, tensors, metadata | {"fingerprint": changed})
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         train(small_recipe(), splits, tmp_path, resume=True)
     assert hint in hint_of(caught.value)
 
 
-def test_a_member_is_not_trained_with_another_fingerprint_than_planned(splits, tmp_path):
+def test_fingerprint_that_differs_from_the_plan_is_refused(splits, tmp_path):
     recipe = small_recipe()
     now = Fingerprint.of(recipe.members[0], recipe, splits, CPU)
     check_fingerprint(now, now, PLANNED, member="m", folder=tmp_path)
@@ -338,31 +341,31 @@ def test_a_member_is_not_trained_with_another_fingerprint_than_planned(splits, t
 @pytest.mark.parametrize(
     ("bf16", "device", "expected"), [(True, "cpu", True), (False, "cpu", False), (True, "cuda", False)]
 )
-def test_kernels_are_compiled_by_the_same_numba_where_they_are_used(splits, bf16, device, expected):
+def test_fingerprint_has_numbas_version_if_the_kernels_are_used(splits, bf16, device, expected):
     recipe = small_recipe(trainer={"precision": "bf16" if bf16 else "fp32"})
     found = Fingerprint.of(recipe.members[0], recipe, splits, torch.device(device))
     assert found.versions.get("numba") == (versions().get("numba", "none") if expected else None)
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "said", "hint"),
+    ("before", "now", "message", "hint"),
     [
         ("0.1", "0.2", "with numba 0.1; resuming with numba 0.2", "install numba 0.1 again"),
         ("none", "0.2", "without numba; resuming with numba 0.2", "uninstall numba"),
         ("0.1", "none", "with numba 0.1; resuming without numba", "install numba 0.1 again"),
     ],
 )
-def test_other_kernels_do_not_go_on(splits, tmp_path, before, now, said, hint):
+def test_state_from_a_different_numba_is_refused(splits, tmp_path, before, now, message, hint):
     recipe = small_recipe(trainer={"precision": "bf16"})
     found = Fingerprint.of(recipe.members[0], recipe, splits, CPU)
-    begun, today = (replace(found, versions={**found.versions, "numba": version}) for version in (before, now))
-    with pytest.raises(CheckpointError, match=said) as caught:
-        check_fingerprint(today, begun, STARTED, member="m", folder=tmp_path)
+    earlier, current = (replace(found, versions={**found.versions, "numba": version}) for version in (before, now))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        check_fingerprint(current, earlier, STARTED, member="m", folder=tmp_path)
     assert hint_of(caught.value).startswith(hint)
 
 
 @pytest.mark.parametrize("threads", ["one", None])
-def test_a_checkpoint_tells_with_how_many_threads_it_was_trained(splits, tmp_path, threads):
+def test_checkpoint_without_thread_count_is_refused(splits, tmp_path, threads):
     train(small_recipe(), splits, tmp_path)
     header = read_header(tmp_path)
     trained_on = {key: value for key, value in header.trained_on.items() if key != "threads"}
@@ -371,7 +374,7 @@ def test_a_checkpoint_tells_with_how_many_threads_it_was_trained(splits, tmp_pat
         Fingerprint.of_header(header.model_copy(update={"trained_on": trained_on}))
 
 
-def test_l2_pulls_the_kernels_towards_zero(splits, tmp_path):
+def test_l2_penalty_makes_kernels_smaller(splits, tmp_path):
     norms = []
     for l2 in (0.0, 1.0):
         layers = [{"type": "flatten"}, {"type": "dense", "units": 3, "l2": l2}]
@@ -412,7 +415,7 @@ def same_snapshots(first, second) -> bool:
 @pytest.mark.parametrize("weight_average", [None, 0.9])
 def test_snapshots_are_the_weights_at_the_end_of_each_cycle(splits, tmp_path, weight_average):
     train(snapshot_recipe(weight_average=weight_average), splits, tmp_path / "m1")
-    for cycles in (1, 2, 3):  # a training of fewer such cycles is the beginning of this one
+    for cycles in (1, 2, 3):  # training with fewer cycles takes the same first steps
         shorter = snapshot_recipe(cycles, keep="last", weight_average=weight_average)
         train(shorter, splits, tmp_path / str(cycles))
         ours = tmp_path / "m1" if cycles == 3 else tmp_path / "m1" / f"snapshot-{cycles}"
@@ -422,21 +425,21 @@ def test_snapshots_are_the_weights_at_the_end_of_each_cycle(splits, tmp_path, we
 
 def test_files_of_snapshots(splits, tmp_path):
     history = train(snapshot_recipe(), splits, tmp_path / "m1")
-    places = [path.parent for path in find_checkpoints(tmp_path)]
-    assert [str(place.relative_to(tmp_path)) for place in places] == ["m1/snapshot-1", "m1/snapshot-2", "m1"]
-    headers = [read_header(place) for place in places]
+    folders = [path.parent for path in find_checkpoints(tmp_path)]
+    assert [str(folder.relative_to(tmp_path)) for folder in folders] == ["m1/snapshot-1", "m1/snapshot-2", "m1"]
+    headers = [read_header(folder) for folder in folders]
     assert [header.epochs for header in headers] == [2, 4, 6]
     assert [header.snapshot for header in headers] == [1, 2, None]
     assert [header.name for header in headers] == ["m1/snapshot-1", "m1/snapshot-2", "m1"]
-    for place, header in zip(places, headers, strict=True):
-        predictions = load_predictions(place / VALIDATION_FILE)
+    for folder, header in zip(folders, headers, strict=True):
+        predictions = load_predictions(folder / VALIDATION_FILE)
         assert predictions.member == header.name
-        assert np.array_equal(predictions.logits, logits_of(place, splits.validation).numpy())
+        assert np.array_equal(predictions.logits, logits_of(folder, splits.validation).numpy())
         accuracy = (predictions.choices == predictions.labels).mean()
         assert accuracy == pytest.approx(history[header.epochs - 1].validation_accuracy)
         assert header.model_copy(update={"epochs": 6, "snapshot": None}) == headers[-1]
-    for place in places[:-1]:
-        assert sorted(path.name for path in place.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
+    for folder in folders[:-1]:
+        assert sorted(path.name for path in folder.iterdir()) == sorted([MODEL_FILE, VALIDATION_FILE])
 
 
 def test_snapshots_need_no_validation_images(splits, tmp_path):
@@ -444,12 +447,12 @@ def test_snapshots_need_no_validation_images(splits, tmp_path):
     assert [path.name for path in (tmp_path / "snapshot-1").iterdir()] == [MODEL_FILE]
 
 
-def test_one_cycle_has_no_snapshot_but_the_member_itself(splits, tmp_path):
+def test_one_cycle_gives_no_snapshot(splits, tmp_path):
     train(snapshot_recipe(1), splits, tmp_path)
     assert find_checkpoints(tmp_path) == [tmp_path / MODEL_FILE]
 
 
-def test_each_snapshot_is_announced_when_its_cycle_ends(splits, tmp_path):
+def test_each_snapshot_is_reported_when_its_cycle_ends(splits, tmp_path):
     events = []
     train(snapshot_recipe(2, 1), splits, tmp_path, reporter=events.append)
     saved = [event.path for event in events if isinstance(event, CheckpointSaved)]
@@ -472,7 +475,7 @@ SNAPSHOT_STOPS = {
 
 @pytest.mark.parametrize("stop", SNAPSHOT_STOPS.values(), ids=SNAPSHOT_STOPS)
 @pytest.mark.parametrize("weight_average", [None, 0.9])
-def test_snapshots_of_a_resumed_run_are_those_of_an_uninterrupted_one(splits, tmp_path, stop, weight_average):
+def test_resumed_run_has_the_snapshots_of_an_uninterrupted_run(splits, tmp_path, stop, weight_average):
     recipe = snapshot_recipe(weight_average=weight_average)
     whole = train(recipe, splits, tmp_path / "whole" / "m1")
     broken = tmp_path / "broken" / "m1"
@@ -485,7 +488,7 @@ def test_snapshots_of_a_resumed_run_are_those_of_an_uninterrupted_one(splits, tm
     assert not (broken / STATE_FILE).exists()
 
 
-def test_run_killed_while_it_writes_a_snapshot_goes_on(splits, tmp_path, monkeypatch):
+def test_run_killed_while_writing_a_snapshot_resumes(splits, tmp_path, monkeypatch):
     recipe = snapshot_recipe(2, 1)
     train(recipe, splits, tmp_path / "whole" / "m1")
 
@@ -501,17 +504,17 @@ def test_run_killed_while_it_writes_a_snapshot_goes_on(splits, tmp_path, monkeyp
     assert same_snapshots(tmp_path / "whole", tmp_path / "broken")
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "another recipe", "other images"])
-def test_run_does_not_go_on_without_its_snapshots(splits, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["missing", "truncated", "different recipe", "different images"])
+def test_run_does_not_resume_without_its_snapshots(splits, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
         train(snapshot_recipe(), splits, tmp_path / "m1", reporter=StopAt(EpochFinished, 3))
     path = tmp_path / "m1" / "snapshot-1" / MODEL_FILE
-    if damage == "gone":
+    if damage == "missing":
         path.unlink()
-    elif damage == "cut":
+    elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:-9])
     else:
-        others = splits if damage == "another recipe" else replace(splits, train=draw_thirds(N_TRAIN, 9))
+        others = splits if damage == "different recipe" else replace(splits, train=draw_thirds(N_TRAIN, 9))
         train(snapshot_recipe(seed=1 if others is splits else 0), others, tmp_path / "other")
         path.write_bytes((tmp_path / "other" / "snapshot-1" / MODEL_FILE).read_bytes())
     with pytest.raises(CheckpointError, match="member m1 cannot resume without its snapshot 1") as caught:
@@ -520,7 +523,7 @@ def test_run_does_not_go_on_without_its_snapshots(splits, tmp_path, damage):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_training_from_the_start_leaves_no_snapshot_of_an_earlier_one(splits, tmp_path, resume):
+def test_training_from_scratch_removes_earlier_snapshots(splits, tmp_path, resume):
     with pytest.raises(KeyboardInterrupt):
         train(snapshot_recipe(), splits, tmp_path / "m1", reporter=StopAt(EpochFinished, 5))
     assert len(all_weights(tmp_path)) == 2
@@ -541,10 +544,10 @@ def test_finished_snapshots_are_not_trained_again(splits, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
 
 
-def test_a_trained_member_that_lost_a_snapshot_is_not_called_finished(splits, tmp_path):
+def test_trained_member_with_a_missing_snapshot_is_refused(splits, tmp_path):
     train(snapshot_recipe(), splits, tmp_path)
     (tmp_path / "snapshot-2" / MODEL_FILE).unlink()
-    with pytest.raises(CheckpointError, match=r"m1 in .* is trained, but snapshot-2 is missing") as caught:
+    with pytest.raises(CheckpointError, match=r"m1 in .* is trained, but has no snapshot-2") as caught:
         train(snapshot_recipe(), splits, tmp_path, resume=True)
     assert "--overwrite" in hint_of(caught.value)
 
@@ -553,12 +556,12 @@ def test_a_trained_member_that_lost_a_snapshot_is_not_called_finished(splits, tm
 
 
 @pytest.mark.parametrize("bagging", [1.0, 0.5])
-def test_member_trains_on_a_bootstrap_sample_of_its_own(splits, tmp_path, bagging):
-    """As if the images that its generator draws had been all there are."""
+def test_each_member_trains_on_its_own_bootstrap_sample(splits, tmp_path, bagging):
+    """The weights are equal if only the images that the generator draws exist, without bagging."""
     data = {"source": "idx:drawn", "normalize": "unit"}
     samples = []
-    for place, name in enumerate(("m1", "m2")):
-        generator = Generators.seeded(0, place, CPU).sample
+    for index, name in enumerate(("m1", "m2")):
+        generator = Generators.seeded(0, index, CPU).sample
         indices = torch.randint(N_TRAIN, (round(bagging * N_TRAIN),), generator=generator).numpy()
         samples.append(set(indices))
         assert len(samples[-1]) < len(indices)  # drawn with replacement
@@ -569,7 +572,7 @@ def test_member_trains_on_a_bootstrap_sample_of_its_own(splits, tmp_path, baggin
     assert samples[0] != samples[1]
 
 
-def test_normalization_and_digests_of_a_bagged_member_are_of_all_images(splits, tmp_path):
+def test_normalization_and_digests_of_a_bagged_member_use_all_images(splits, tmp_path):
     for name, trainer in (("bagged", {"bagging": 0.1}), ("plain", {})):
         train(small_recipe(trainer={"epochs": 1, **trainer}), splits, tmp_path / name)
     bagged, plain = read_header(tmp_path / "bagged"), read_header(tmp_path / "plain")
@@ -580,14 +583,14 @@ def test_normalization_and_digests_of_a_bagged_member_are_of_all_images(splits, 
 @pytest.mark.parametrize(
     ("trainer", "steps"), [({}, 2), ({"full_batch": True}, 1), ({"batch_size": 40, "drop_last": True}, 1)]
 )
-def test_steps_of_an_epoch_follow_from_the_number_drawn(splits, tmp_path, trainer, steps):
+def test_steps_per_epoch_depend_on_the_size_of_the_sample(splits, tmp_path, trainer, steps):
     events = []
     recipe = small_recipe(trainer={"epochs": 1, "bagging": 0.5, **trainer})
     train(recipe, splits, tmp_path, reporter=events.append)
     assert events[0].steps_per_epoch == sum(isinstance(event, StepFinished) for event in events) == steps
 
 
-def test_network_that_is_trained_afresh_has_the_same_sample(splits, tmp_path):
+def test_retrained_member_has_the_same_sample(splits, tmp_path):
     recipe = small_recipe(**{**RETRAINED, "trainer": {**RETRAINED["trainer"], "bagging": 0.5}})
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, 5))
     sample = Generators.seeded(0, 0, CPU).sample
@@ -603,8 +606,8 @@ def test_network_that_is_trained_afresh_has_the_same_sample(splits, tmp_path):
 # --- stochastic weight averaging --------------------------------------------------------------------------
 
 
-def learnt(tensors: dict[str, torch.Tensor]) -> set[str]:
-    """The names of weights, without those of the statistics of batch normalisation."""
+def trained_names(tensors: dict[str, torch.Tensor]) -> set[str]:
+    """Return the names of weights without batch norm statistics."""
     return {name for name in tensors if "running" not in name and "batches" not in name}
 
 
@@ -620,33 +623,33 @@ def test_weights_after_each_of_the_last_epochs_are_averaged_equally(splits, tmp_
         plain = train(swa_recipe(None, epochs), splits, tmp_path / str(epochs))
         ends.append(weights(tmp_path / str(epochs)))
     averaged = weights(tmp_path / "swa")
-    for name in learnt(averaged):
+    for name in trained_names(averaged):
         mean = torch.stack([end[name].double() for end in ends]).mean(dim=0)
         torch.testing.assert_close(averaged[name].double(), mean, rtol=1e-5, atol=1e-6)
         assert not torch.equal(averaged[name], ends[-1][name])
-    # The weights go their way as ever; only what is made of them in the end is another thing.
+    # Averaging does not change the steps, only the final weights.
     assert timeless(history[:-1]) == timeless(plain[:-1])
     assert history[-1].train_loss == plain[-1].train_loss
     assert history[-1].validation_loss != plain[-1].validation_loss
 
 
 def assert_statistics_are_of(folder, images: list[torch.Tensor]) -> None:
-    """The mean and variance of the first batch normalisation are the means of those of these batches."""
+    """Check that the statistics of the first batch norm layer are the means over these batches."""
     member = load_checkpoint(folder, device=CPU)
     norms = [module for module in member.model if isinstance(module, torch.nn.BatchNorm2d)]
     before = member.model[: list(member.model).index(norms[0])]
     with torch.no_grad():
-        seen = [before(member.header.normalization(part)) for part in images]
-    means = torch.stack([part.mean(dim=(0, 2, 3)) for part in seen]).mean(dim=0)
-    variances = torch.stack([part.var(dim=(0, 2, 3)) for part in seen]).mean(dim=0)
+        inputs = [before(member.header.normalization(batch)) for batch in images]
+    means = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in inputs]).mean(dim=0)
+    variances = torch.stack([batch.var(dim=(0, 2, 3)) for batch in inputs]).mean(dim=0)
     torch.testing.assert_close(norms[0].running_mean, means, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norms[0].running_var, variances, rtol=1e-4, atol=1e-5)
     assert [int(norm.num_batches_tracked) for norm in norms] == [len(images)] * len(norms)
 
 
 @pytest.mark.parametrize(("batch", "batches"), [(500, [96]), (40, [40, 40, 16]), (95, [95]), (19, [19] * 5)])
-def test_statistics_are_taken_afresh_over_the_training_images(splits, tmp_path, monkeypatch, batch, batches):
-    """A last image by itself is left out, as of 95 + 1 and of 5 · 19 + 1."""
+def test_statistics_are_estimated_again_on_the_training_images(splits, tmp_path, monkeypatch, batch, batches):
+    """A final batch of one image is skipped: 96 images are 95 + 1 or 5 · 19 + 1."""
     monkeypatch.setattr("fmcli.data.loader._MAX_EVALUATION_BATCH", batch)
     train(swa_recipe(0.5, augment={"rotate": 90, "erase": 1.0}), splits, tmp_path)
     images = torch.from_numpy(splits.train.images)[: sum(batches)].split(batches)
@@ -654,19 +657,19 @@ def test_statistics_are_taken_afresh_over_the_training_images(splits, tmp_path, 
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
-def test_statistics_are_taken_without_the_augmentation_of_worker_processes(splits, tmp_path):
+def test_statistics_are_estimated_without_the_augmentation_of_worker_processes(splits, tmp_path):
     pipeline = [{"name": "GaussNoise", "args": {"p": 1.0}}]
     train(swa_recipe(0.5, 1, augment={"albumentations": pipeline}), splits, tmp_path)
     assert_statistics_are_of(tmp_path, [torch.from_numpy(splits.train.images)])
 
 
-def test_statistics_of_a_bagged_member_are_of_its_own_images(splits, tmp_path):
+def test_statistics_of_a_bagged_member_use_its_own_sample(splits, tmp_path):
     train(swa_recipe(0.5, trainer={"bagging": 0.5}), splits, tmp_path)
     indices = torch.randint(N_TRAIN, (N_TRAIN // 2,), generator=Generators.seeded(0, 0, CPU).sample)
     assert_statistics_are_of(tmp_path, [torch.from_numpy(splits.train.images)[indices]])
 
 
-def test_average_is_what_is_evaluated_in_the_end(splits, tmp_path):
+def test_averaged_weights_are_validated_at_the_end(splits, tmp_path):
     history = train(swa_recipe(0.5), splits, tmp_path)
     predictions = load_predictions(tmp_path / VALIDATION_FILE)
     assert np.array_equal(predictions.logits, logits_of(tmp_path, splits.validation).numpy())
@@ -678,8 +681,8 @@ def test_average_is_what_is_evaluated_in_the_end(splits, tmp_path):
 
 
 @pytest.mark.parametrize("model", [SEQUENTIAL, SEQUENTIAL_WITHOUT_NOISE])
-def test_averaging_does_without_batch_normalisation(splits, tmp_path, model):
-    train(swa_recipe(0.25, model=model), splits, tmp_path / "swa")  # of one epoch: its own weights
+def test_averaging_works_without_batch_norm(splits, tmp_path, model):
+    train(swa_recipe(0.25, model=model), splits, tmp_path / "swa")  # the average over one epoch is its weights
     train(swa_recipe(None, model=model), splits, tmp_path / "plain")
     assert same_tensors(weights(tmp_path / "swa"), weights(tmp_path / "plain"))
 
@@ -699,16 +702,16 @@ WITH_DROPOUT = {
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4])
 @pytest.mark.parametrize("tables", [{}, {"model": WITH_DROPOUT, "trainer": {"bagging": 0.7}}], ids=["plain", "dropout"])
 def test_averaging_resumes_exactly(splits, tmp_path, epochs, tables):
-    recipe = swa_recipe(0.6, 5, **tables)  # of epochs 3, 4 and 5
+    recipe = swa_recipe(0.6, 5, **tables)  # averages epochs 3, 4 and 5
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, epochs))
 
 
-def test_averaging_may_be_stopped_again_and_again(splits, tmp_path):
+def test_averaging_can_be_stopped_several_times(splits, tmp_path):
     stops = [StopAt(EpochFinished, 2), StopAt(EpochFinished, 1), StopAt(StepFinished, 4)]
     assert_resumes_exactly(swa_recipe(0.6, 5, augment={"flip": 0.5}), splits, tmp_path, *stops)
 
 
-# --- what is left behind ----------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------
 
 
 def test_files_of_a_finished_member(splits, tmp_path):
@@ -720,7 +723,7 @@ def test_files_of_a_finished_member(splits, tmp_path):
     assert lines == [asdict(epoch) for epoch in history]
 
 
-def test_saved_predictions_are_those_of_the_saved_weights(splits, tmp_path):
+def test_saved_predictions_equal_the_saved_weights_predictions(splits, tmp_path):
     history = train(small_recipe(trainer={"weight_average": 0.9}), splits, tmp_path)
     predictions = load_predictions(tmp_path / VALIDATION_FILE)
     assert np.array_equal(predictions.logits, logits_of(tmp_path, splits.validation).numpy())
@@ -731,8 +734,8 @@ def test_saved_predictions_are_those_of_the_saved_weights(splits, tmp_path):
     assert accuracy == pytest.approx(history[-1].validation_accuracy)
 
 
-def test_averaged_weights_are_what_is_saved(splits, tmp_path):
-    """With one step an epoch, runs of 1, 2 and 3 epochs end with the weights that the average takes in."""
+def test_averaged_weights_are_saved(splits, tmp_path):
+    """With one step per epoch, runs of 1, 2 and 3 epochs end with the weights that are averaged."""
     steps = []
     for epochs in (1, 2, 3):
         train(small_recipe(trainer={"full_batch": True, "epochs": epochs}), splits, tmp_path / str(epochs))
@@ -747,14 +750,14 @@ def test_averaged_weights_are_what_is_saved(splits, tmp_path):
         assert (averaged[name] - steps[-1][name]).abs().max() > 1e-4
 
 
-def test_member_without_validation_images_leaves_no_validation_figures(splits, tmp_path):
+def test_member_without_validation_images_has_no_validation_results(splits, tmp_path):
     history = train(small_recipe(), replace(splits, validation=None), tmp_path)
     assert {(epoch.validation_loss, epoch.validation_accuracy) for epoch in history} == {(None, None)}
     assert not (tmp_path / VALIDATION_FILE).exists()
     assert set(load_checkpoint(tmp_path, device=CPU).header.data_digests) == {"train", "test"}
 
 
-def test_events_tell_the_whole_story_in_order(splits, tmp_path):
+def test_events_are_sent_in_order(splits, tmp_path):
     events = []
     train(small_recipe(trainer={"epochs": 2}), splits, tmp_path, reporter=events.append)
     start, *rest = events
@@ -808,39 +811,39 @@ def assert_resumes_exactly(recipe, splits, tmp_path, *stops: StopAt, name: str =
 
 
 @pytest.mark.parametrize("kind", RESUMABLE)
-def test_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(splits, tmp_path, kind):
+def test_resumed_run_equals_an_uninterrupted_run_bit_for_bit(splits, tmp_path, kind):
     assert_resumes_exactly(small_recipe(**RESUMABLE[kind]), splits, tmp_path, StopAt(EpochFinished, 1))
 
 
 @pytest.mark.parametrize("steps", [4, 6, 9])
-def test_run_stopped_within_an_epoch_resumes_from_the_last_whole_one(splits, tmp_path, steps):
+def test_killed_run_resumes_from_the_last_complete_epoch(splits, tmp_path, steps):
     recipe = small_recipe(optimizer={"name": "sgd", "lr": 0.05, "momentum": 0.9}, trainer={"weight_average": 0.9})
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(StepFinished, steps))
 
 
 @pytest.mark.parametrize("kind", RESUMABLE)
-def test_run_that_is_stopped_within_an_epoch_goes_on_with_the_next_step(splits, tmp_path, kind):
+def test_run_stopped_within_an_epoch_continues_with_the_next_step(splits, tmp_path, kind):
     steps = 3 if kind == "full-batch" else 4 if kind == "drop-last" else 5
     stops = [StopAt(StepFinished, 2, StopRequest), StopAt(StepFinished, steps - 2, StopRequest)]
     assert_resumes_exactly(small_recipe(**RESUMABLE[kind]), splits, tmp_path, *stops)
 
 
 @pytest.mark.parametrize("kind", ["keep-best", "weight-average", "swa", "cyclic", "dropout-l2"])
-def test_run_may_be_stopped_wherever_it_reports(splits, tmp_path, kind):
-    """At each event of the uninterrupted run in turn, but for the last, when the member is finished."""
+def test_run_can_be_stopped_at_every_event(splits, tmp_path, kind):
+    """Stop at each event of the uninterrupted run, except the last, when the member is finished."""
     recipe, events = small_recipe(**RESUMABLE[kind]), []
     train(recipe, splits, tmp_path / "whole", reporter=events.append)
-    for place in range(2, len(events) - 1):
-        assert_resumes_exactly(recipe, splits, tmp_path, StopAt(object, place, StopRequest), name=str(place))
+    for number in range(2, len(events) - 1):
+        assert_resumes_exactly(recipe, splits, tmp_path, StopAt(object, number, StopRequest), name=str(number))
 
 
-def test_last_epoch_may_be_stopped_in_its_validation(splits, tmp_path):
+def test_run_can_be_stopped_while_validating_the_last_epoch(splits, tmp_path):
     recipe = small_recipe(trainer={"swa": 0.7, "epochs": 2})
     stops = [StopAt(BatchPredicted, 2, StopRequest), StopAt(BatchPredicted, 1, StopRequest)]
     assert_resumes_exactly(recipe, splits, tmp_path, *stops)
 
 
-def test_long_epoch_is_saved_within_itself(splits, tmp_path):
+def test_state_is_saved_within_a_long_epoch(splits, tmp_path):
     events = []
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), splits, tmp_path / "broken", save_after=0, reporter=StopAt(StepFinished, 2))
@@ -851,13 +854,13 @@ def test_long_epoch_is_saved_within_itself(splits, tmp_path):
     assert same_tensors(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
 
 
-def test_training_afresh_may_be_stopped_within_its_first_epoch(splits, tmp_path):
+def test_retraining_can_be_stopped_within_its_first_epoch(splits, tmp_path):
     recipe = small_recipe(trainer={"keep": "retrained"}, data=VALIDATED)
-    stops = [StopAt(StepFinished, 11, StopRequest)]  # of three epochs of three steps
+    stops = [StopAt(StepFinished, 11, StopRequest)]  # after three epochs of three steps
     assert_resumes_exactly(recipe, splits, tmp_path, *stops)
 
 
-def test_run_may_be_stopped_again_and_again(splits, tmp_path):
+def test_run_can_be_stopped_several_times(splits, tmp_path):
     recipe = small_recipe(augment={"shift": 1}, trainer={"weight_average": 0.9})
     stops = [StopAt(EpochFinished, 1), StopAt(StepFinished, 2), StopAt(EpochFinished, 1), StopAt(EpochFinished, 1)]
     assert_resumes_exactly(recipe, splits, tmp_path, *stops)
@@ -870,8 +873,8 @@ def test_resumption_with_worker_processes(splits, tmp_path):
     assert_resumes_exactly(recipe, splits, tmp_path, StopAt(EpochFinished, 1), StopAt(StepFinished, 2, StopRequest))
 
 
-def test_of_short_epochs_so_many_are_saved_that_saving_takes_little_of_the_time(splits, tmp_path, monkeypatch):
-    """By a clock that hardly moves but for saving, which takes a second, and for epochs, a second each."""
+def test_short_epochs_are_saved_rarely_enough_to_limit_the_time(splits, tmp_path, monkeypatch):
+    """On a fake clock, saving takes a second, each epoch takes a second, and everything else takes no time."""
     now = 0.0
 
     def perf_counter():
@@ -888,7 +891,7 @@ def test_of_short_epochs_so_many_are_saved_that_saving_takes_little_of_the_time(
         return slowly
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=perf_counter))
-    monkeypatch.setattr(loop, "MAX_SAVING_SHARE", 0.25)  # again after four seconds, which are four epochs
+    monkeypatch.setattr(loop, "MAX_SAVING_SHARE", 0.25)  # the next save is four seconds later, after four epochs
     monkeypatch.setattr(loop, "save_state", advance(loop.save_state))
     monkeypatch.setattr(loop._Training, "_validate", advance(loop._Training._validate))
     recipe = small_recipe(trainer={"epochs": 11})
@@ -903,7 +906,7 @@ def test_of_short_epochs_so_many_are_saved_that_saving_takes_little_of_the_time(
             assert len(read_history(tmp_path / "run")) == min(epochs + 1, 11)
 
     train(recipe, splits, tmp_path / "run", reporter=listen)
-    assert saved_at == [0, 4, 8, 11]  # behind the first, fifth and ninth; and at the end
+    assert saved_at == [0, 4, 8, 11]  # during the first, fifth and ninth epoch, and at the end
     assert len(read_history(tmp_path / "run")) == 11
 
     with pytest.raises(KeyboardInterrupt):
@@ -915,29 +918,29 @@ def test_of_short_epochs_so_many_are_saved_that_saving_takes_little_of_the_time(
     assert timeless(read_history(tmp_path / "killed")) == timeless(read_history(tmp_path / "run"))
 
 
-class Deadly:
-    """Augments nothing; the process that is to make the batch with a certain seed ends, or all do."""
+class DyingAugmentation:
+    """Augments nothing, and ends the worker process for some seeds."""
 
     def __init__(self, specs, input_shape):
         pass
 
     def __call__(self, images, seed):
-        time.sleep(0.05)  # so that the others of both processes are on their way
+        time.sleep(0.05)  # so that both processes have started other batches
         if seed % 3 == 0:
             os._exit(3)
         return images
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 and later
-def test_a_worker_process_that_dies_is_an_error_that_says_what_it_may_lack(splits, tmp_path, monkeypatch):
-    monkeypatch.setattr(loaders, "AlbumentationsAugment", Deadly)
+def test_dead_worker_process_is_an_error_with_a_hint_about_shared_memory(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "AlbumentationsAugment", DyingAugmentation)
     recipe = small_recipe(augment={"albumentations": [{"name": "HorizontalFlip"}]}, trainer={"batch_size": 8})
     with pytest.raises(FmcliError, match=r"a worker process .* failed: DataLoader worker") as caught:
         train(recipe, splits, tmp_path)
     assert "--shm-size" in hint_of(caught.value)
 
 
-def test_what_only_sounds_like_a_dead_worker_is_a_bug(splits, tmp_path, monkeypatch):
+def test_other_runtime_errors_of_a_step_are_not_explained(splits, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -946,7 +949,7 @@ def test_what_only_sounds_like_a_dead_worker_is_a_bug(splits, tmp_path, monkeypa
         train(small_recipe(), splits, tmp_path)
 
 
-def test_resuming_where_nothing_is_there_starts(splits, tmp_path):
+def test_resuming_without_a_state_starts_from_scratch(splits, tmp_path):
     train(small_recipe(), splits, tmp_path / "fresh")
     train(small_recipe(), splits, tmp_path / "resumed", resume=True)
     assert same_tensors(weights(tmp_path / "fresh"), weights(tmp_path / "resumed"))
@@ -962,43 +965,43 @@ def test_finished_member_is_not_trained_again(splits, tmp_path):
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_another_recipe_does_not_resume(splits, tmp_path, finished):
+def test_different_recipe_is_refused(splits, tmp_path, finished):
     if finished:
         train(small_recipe(), splits, tmp_path)
     else:
         with pytest.raises(KeyboardInterrupt):
             train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
-    with pytest.raises(CheckpointError, match="another recipe") as caught:
+    with pytest.raises(CheckpointError, match="a different recipe") as caught:
         train(small_recipe(optimizer={"lr": 0.5}), splits, tmp_path, resume=True)
     assert "--overwrite" in hint_of(caught.value)
 
 
-def test_other_images_do_not_resume(splits, tmp_path):
+def test_different_images_are_refused(splits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
-    with pytest.raises(CheckpointError, match="other train images"):
+    with pytest.raises(CheckpointError, match="different train images"):
         train(small_recipe(), replace(splits, train=draw_thirds(N_TRAIN, 9)), tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
-def test_damaged_state_does_not_resume(splits, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "a checkpoint"])
+def test_damaged_state_is_refused(splits, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), splits, tmp_path, reporter=StopAt(EpochFinished, 1))
     path = tmp_path / STATE_FILE
     content = path.read_bytes()
-    if damage == "another":
+    if damage == "a checkpoint":
         train(small_recipe(), splits, tmp_path / "other")
         content = (tmp_path / "other" / MODEL_FILE).read_bytes()
     elif damage == "flipped":
         content = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
     else:
-        content = content[: len(content) // 2] if damage == "cut" else b""
+        content = content[: len(content) // 2] if damage == "truncated" else b""
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
         train(small_recipe(), splits, tmp_path, resume=True)
 
 
-# --- what can go wrong ------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------
 
 
 def test_loss_that_is_not_finite_is_an_error_with_a_hint(splits, tmp_path):
@@ -1009,7 +1012,7 @@ def test_loss_that_is_not_finite_is_an_error_with_a_hint(splits, tmp_path):
     assert not (tmp_path / MODEL_FILE).exists()
 
 
-def test_state_of_the_last_good_epoch_is_kept_when_the_loss_is_no_longer_finite(splits, tmp_path, monkeypatch):
+def test_state_of_the_last_good_epoch_is_kept_after_divergence(splits, tmp_path, monkeypatch):
     def later(self, images, labels, lr, step=Learner.step):
         loss, logits = step(self, images, labels, lr)
         return (loss * math.nan if lr < 5e-3 else loss), logits
@@ -1025,7 +1028,7 @@ def test_state_of_the_last_good_epoch_is_kept_when_the_loss_is_no_longer_finite(
 @pytest.mark.parametrize("validated", [True, False])
 @pytest.mark.parametrize("cycles", [1, 2])
 def test_weights_that_are_not_finite_are_never_saved(splits, tmp_path, validated, cycles):
-    """The loss of the one step is finite; what the step makes of the weights is not."""
+    """The loss of the only step is finite, but the weights after it are not."""
     recipe = small_recipe(
         model=SEQUENTIAL_WITHOUT_NOISE,
         optimizer={"name": "sgd", "lr": 1e39},
@@ -1057,7 +1060,7 @@ def test_too_little_memory_is_a_device_error(splits, tmp_path, monkeypatch, erro
     assert "trainer.batch_size" in hint_of(caught.value)
 
 
-def test_other_runtime_errors_are_bugs_and_stay_what_they_are(splits, tmp_path, monkeypatch):
+def test_other_runtime_errors_are_raised_unchanged(splits, tmp_path, monkeypatch):
     def backward(*_: object) -> None:
         raise RuntimeError("a bug")
 
@@ -1066,8 +1069,8 @@ def test_other_runtime_errors_are_bugs_and_stay_what_they_are(splits, tmp_path, 
         train(small_recipe(), splits, tmp_path)
 
 
-def test_folder_that_cannot_be_written_is_an_error(splits, tmp_path):
-    (tmp_path / "file").write_text("in the way")
+def test_folder_that_cannot_be_written_to_is_an_error(splits, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
     with pytest.raises(FmcliError, match="cannot write"):
         train(small_recipe(), splits, tmp_path / "file" / "m1")
 
@@ -1080,7 +1083,7 @@ def test_damaged_history_is_a_checkpoint_error(tmp_path, content):
         read_history(tmp_path)
 
 
-def test_figures_of_an_epoch_are_plausible(splits, tmp_path):
+def test_metrics_of_an_epoch_are_plausible(splits, tmp_path):
     for epoch in train(small_recipe(), splits, tmp_path):
         assert 0 <= epoch.train_accuracy <= 1
         assert 0 <= epoch.validation_accuracy <= 1

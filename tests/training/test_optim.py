@@ -1,4 +1,4 @@
-"""Schedules by hand, the weight average against a slow loop, and what optimizers do to which parameters."""
+"""Schedules computed by hand, weight averages compared with a slow loop, and the updates of every optimizer."""
 
 import math
 from copy import deepcopy
@@ -34,7 +34,7 @@ def small_network(seed=0, bias=True):
 
 
 def rates(spec, lr=2.0, epochs=2, steps_per_epoch=5):
-    """The rate at every step of ten, and where an eleventh would be."""
+    """Return the learning rate at each of ten steps, and after the last one."""
     schedule = build_schedule(spec, lr=lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
     return [schedule(step) for step in range(epochs * steps_per_epoch + 1)]
 
@@ -48,13 +48,13 @@ def test_exponential_schedule_falls_after_each_epoch():
 
 
 def test_linear_schedule_by_hand():
-    # Two steps of warm-up, then eight down from 2 to 0.5 at the end.
+    # Two steps of warm-up, then eight steps from 2 down to 0.5.
     expected = [2 / 3, 4 / 3, *(2 - 1.5 * done / 8 for done in range(9))]
     assert rates(LinearSchedule(warmup=0.2, final=0.25)) == pytest.approx(expected)
 
 
 def test_cosine_schedule_by_hand():
-    # Half-way down between step 2 and step 10 is step 6; a quarter is step 4.
+    # The rate falls from step 2 to step 10: a quarter is done at step 4, half at step 6.
     by_hand = rates(CosineSchedule(warmup=0.2, final=0.25))
     assert by_hand[:3] == pytest.approx([2 / 3, 4 / 3, 2])
     assert by_hand[4] == pytest.approx(0.5 + 1.5 * (1 + math.sqrt(0.5)) / 2)
@@ -64,15 +64,15 @@ def test_cosine_schedule_by_hand():
 
 
 def test_cyclic_schedule_by_hand():
-    # Two cycles of five steps; the warm-up takes two of the first, which leaves it three on the way down.
+    # Two cycles of five steps. In the first, the rate rises for two steps and falls for three.
     by_hand = rates(CyclicSchedule(cycles=2, warmup=0.2, final=0.25))[:10]
     down = [0.25 + 0.75 * (1 + math.cos(math.pi * done / 3)) / 2 for done in range(3)]
     again = [0.25 + 0.75 * (1 + math.cos(math.pi * done / 5)) / 2 for done in range(5)]
     assert by_hand == pytest.approx([2 / 3, 4 / 3, *(2 * rate for rate in (*down, *again))])
 
 
-def test_cyclic_schedule_is_that_of_snapshot_ensembles():
-    """Equation 2 of Huang et al. 2017, with steps counted from 1 there."""
+def test_cyclic_schedule_equals_the_formula_of_snapshot_ensembles():
+    """Compare with equation 2 of Huang et al. 2017, which counts steps from 1."""
     n_cycles, total, lr = 3, 12, 0.1
     schedule = build_schedule(CyclicSchedule(cycles=n_cycles), lr=lr, epochs=6, steps_per_epoch=2)
     for t in range(1, total + 1):
@@ -87,7 +87,7 @@ def test_cyclic_schedule_is_that_of_snapshot_ensembles():
     final=st.floats(0, 1),
     warmup=st.floats(0, 0.99),
 )
-def test_every_cycle_begins_at_the_top_and_falls(cycles, epochs_per_cycle, steps_per_epoch, final, warmup):
+def test_every_cycle_starts_at_the_peak_and_falls(cycles, epochs_per_cycle, steps_per_epoch, final, warmup):
     lr, length = 0.1, epochs_per_cycle * steps_per_epoch
     spec = CyclicSchedule(cycles=cycles, final=final, warmup=warmup / cycles)
     by_step = rates(spec, lr, cycles * epochs_per_cycle, steps_per_epoch)
@@ -109,7 +109,7 @@ def test_one_cycle_of_a_cyclic_schedule_is_a_cosine():
 
 
 @pytest.mark.parametrize("kind", [LinearSchedule, CosineSchedule])
-def test_without_warmup_the_first_step_has_the_highest_rate(kind):
+def test_without_warmup_the_first_step_has_the_peak_rate(kind):
     assert rates(kind())[0] == 2
     assert rates(kind())[-1] == pytest.approx(0, abs=1e-12)
 
@@ -121,7 +121,7 @@ def test_without_warmup_the_first_step_has_the_highest_rate(kind):
     epochs=st.integers(1, 6),
     steps_per_epoch=st.integers(1, 7),
 )
-def test_the_rate_rises_while_warming_up_and_then_falls_to_its_end(kind, warmup, final, epochs, steps_per_epoch):
+def test_rate_rises_during_warmup_then_falls_to_its_final_value(kind, warmup, final, epochs, steps_per_epoch):
     lr = 0.1
     by_step = rates(kind(warmup=warmup, final=final), lr, epochs, steps_per_epoch)
     total = epochs * steps_per_epoch
@@ -135,7 +135,7 @@ def test_the_rate_rises_while_warming_up_and_then_falls_to_its_end(kind, warmup,
         assert by_step[total] == pytest.approx(final * lr, abs=slack)
 
 
-def test_step_schedule_falls_every_so_many_epochs():
+def test_step_schedule_falls_every_n_epochs():
     by_step = rates(StepSchedule(every=2, gamma=0.5), lr=2.0, epochs=5, steps_per_epoch=1)
     assert by_step[:5] == [2, 2, 1, 1, 0.5]
 
@@ -149,7 +149,7 @@ def test_one_cycle_by_hand():
     assert by_step[10] == pytest.approx(0.5)
 
 
-def test_every_schedule_can_warm_up():
+def test_other_schedules_can_warm_up():
     for kind in (
         ConstantSchedule(warmup=0.5),
         ExponentialSchedule(gamma=1, warmup=0.5),
@@ -158,11 +158,11 @@ def test_every_schedule_can_warm_up():
         assert rates(kind, lr=3.0, epochs=2, steps_per_epoch=2)[:4] == [1.0, 2.0, 3.0, 3.0]
 
 
-# --- the weight average ----------------------------------------------------------------------------------
+# --- weight averages ----------------------------------------------------------------------------------
 
 
 def train_a_little(model, generator):
-    """Change weights and statistics as training would."""
+    """Change weights and batch norm statistics, as training does."""
     model.train()(torch.rand(4, 1, 4, 4, generator=generator)).sum().backward()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -174,7 +174,7 @@ def floats_of(model):
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.999])
-def test_weight_average_equals_its_slow_twin(decay):
+def test_moving_average_equals_a_slow_loop(decay):
     model, generator = small_network(), torch.Generator().manual_seed(0)
     average = WeightAverage(model, decay)
     expected = {name: tensor.double() for name, tensor in floats_of(model).items()}
@@ -195,7 +195,7 @@ def test_weight_average_equals_its_slow_twin(decay):
         assert torch.equal(tensor, trained[name])
 
 
-def test_equal_average_is_the_mean_of_what_it_took_in():
+def test_plain_mean_equals_a_slow_loop():
     model, generator = small_network(), torch.Generator().manual_seed(0)
     average, seen = WeightAverage(model, None), []
     for _ in range(7):
@@ -210,7 +210,7 @@ def test_equal_average_is_the_mean_of_what_it_took_in():
         assert not torch.equal(tensor, trained[name])
 
 
-def test_equal_average_of_one_update_is_what_it_took_in():
+def test_plain_mean_of_one_update_equals_the_weights():
     model, generator = small_network(), torch.Generator().manual_seed(0)
     average = WeightAverage(model, None)
     train_a_little(model, generator)
@@ -220,7 +220,7 @@ def test_equal_average_of_one_update_is_what_it_took_in():
     assert all(torch.equal(tensor, trained[name]) for name, tensor in floats_of(model).items())
 
 
-def test_equal_average_is_that_of_torch():
+def test_plain_mean_equals_torchs_averaged_model():
     model, generator = small_network(), torch.Generator().manual_seed(0)
     ours, theirs = WeightAverage(model, None), torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
     for _ in range(4):
@@ -233,7 +233,7 @@ def test_equal_average_is_that_of_torch():
         torch.testing.assert_close(tensor, expected[name])
 
 
-def test_swapping_back_and_forth_does_not_disturb_the_average():
+def test_two_swaps_leave_the_average_unchanged():
     model, twin = small_network(), small_network()
     averages = [WeightAverage(network, 0.9) for network in (model, twin)]
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
@@ -241,13 +241,13 @@ def test_swapping_back_and_forth_does_not_disturb_the_average():
         for network, average, generator in zip((model, twin), averages, generators, strict=True):
             train_a_little(network, generator)
             average.update()
-        averages[0].swap()  # as an evaluation does
+        averages[0].swap()  # as validation does
         averages[0].swap()
     for ours, theirs in zip(averages[0].state_dict().values(), averages[1].state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_the_average_starts_at_the_weights_and_stays_while_they_do():
+def test_average_of_constant_weights_equals_the_weights():
     model = small_network()
     before = floats_of(model)
     average = WeightAverage(model, 0.9)
@@ -259,7 +259,7 @@ def test_the_average_starts_at_the_weights_and_stays_while_they_do():
 
 
 @pytest.mark.parametrize("decay", [0.9, None])
-def test_an_average_goes_on_from_its_saved_state(decay):
+def test_average_continues_from_its_saved_state(decay):
     model, generator = small_network(), torch.Generator().manual_seed(0)
     whole = WeightAverage(model, decay)
     for _ in range(3):
@@ -296,7 +296,7 @@ def step_with(optimizer, model, gradient):
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_optimizers_do_what_they_do_with_the_decorators_of_torch(name, monkeypatch):
+def test_optimizers_without_torchs_decorators_compute_the_same(name, monkeypatch):
     models, generator = (small_network(), small_network()), torch.Generator().manual_seed(0)
     optimizers = [build_optimizer(OPTIMIZERS[name], models[0])]
     monkeypatch.setattr("fmcli.training.optim.optimizers._lean", lambda kind: kind)
@@ -317,7 +317,7 @@ def test_optimizers_do_what_they_do_with_the_decorators_of_torch(name, monkeypat
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("bias", [True, False])
-def test_weight_decay_reaches_kernels_only(name, bias):
+def test_weight_decay_applies_only_to_kernels(name, bias):
     model = small_network(bias=bias)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -341,7 +341,7 @@ def test_every_parameter_is_trained(name):
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_network_of_kernels_alone_is_trained(name):
+def test_network_without_biases_is_trained(name):
     model = nn.Linear(3, 2, bias=False)
     before = model.weight.detach().clone()
     step_with(build_optimizer(OPTIMIZERS[name], model), model, gradient=1.0)
@@ -378,7 +378,7 @@ def test_sgd_by_hand(nesterov):
         assert model.weight.detach().item() == pytest.approx(weight, rel=1e-5)
 
 
-def test_the_learning_rate_is_set_for_every_group():
+def test_learning_rate_is_set_for_every_group():
     model = small_network()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -393,7 +393,7 @@ def test_the_learning_rate_is_set_for_every_group():
 
 
 def orthogonalized_slowly(matrix):
-    """The iteration on singular values one by one, which is what it does to a matrix."""
+    """Apply the iteration to each singular value: a slow reference implementation."""
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     values = values / matrix.norm()
     for _ in range(5):
@@ -402,7 +402,7 @@ def orthogonalized_slowly(matrix):
 
 
 @given(rows=st.integers(1, 9), columns=st.integers(1, 9), seed=st.integers(0, 99))
-def test_orthogonalized_is_the_iteration_on_singular_values(rows, columns, seed):
+def test_orthogonalized_applies_the_iteration_to_singular_values(rows, columns, seed):
     matrix = torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(orthogonalized(matrix), orthogonalized_slowly(matrix), rtol=1e-4, atol=1e-4)
 
@@ -420,10 +420,10 @@ def test_orthogonalized_zeros_are_zeros():
     assert (orthogonalized(torch.zeros(3, 5)) == 0).all()
 
 
-@pytest.mark.parametrize("filters", [4, 64])  # a wide matrix, a tall one
+@pytest.mark.parametrize("filters", [4, 64])  # a wide and a tall matrix
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_muon_by_hand(filters, layout):
-    """Three steps of a convolution's kernel: Nesterov's momentum, made orthogonal, as large as AdamW's steps."""
+    """Three updates of a convolution: orthogonalized Nesterov momentum, scaled to the size of AdamW's updates."""
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, filters, 3, bias=False), nn.Flatten(), nn.Linear(filters, 2, bias=False))
     model = model.to(memory_format=layout)
@@ -440,7 +440,7 @@ def test_muon_by_hand(filters, layout):
         torch.testing.assert_close(model[0].weight.detach(), weight.contiguous(), rtol=1e-4, atol=1e-4)
 
 
-def test_muon_trains_the_last_layer_and_biases_as_adamw_does():
+def test_muon_updates_the_last_layer_and_biases_like_adamw():
     models = [small_network(), small_network()]
     specs = MuonSpec(lr=0.1, weight_decay=0.5), AdamWSpec(lr=0.1, weight_decay=0.5)
     optimizers = [build_optimizer(spec, model) for spec, model in zip(specs, models, strict=True)]
@@ -452,7 +452,7 @@ def test_muon_trains_the_last_layer_and_biases_as_adamw_does():
         assert same == (name != "0.weight")
 
 
-def test_muon_leaves_alone_what_has_no_gradient():
+def test_muon_does_not_change_parameters_without_gradient():
     model = small_network()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = build_optimizer(MuonSpec(), model)
@@ -463,7 +463,7 @@ def test_muon_leaves_alone_what_has_no_gradient():
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_an_optimizer_goes_on_from_its_saved_state(name):
+def test_optimizer_continues_from_its_saved_state(name):
     generator = torch.Generator().manual_seed(0)
     gradients = [
         {key: torch.randn(value.shape, generator=generator) for key, value in small_network().named_parameters()}
@@ -492,8 +492,8 @@ def test_an_optimizer_goes_on_from_its_saved_state(name):
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_saved_state_goes_to_the_device_of_the_weights(name):
-    """Fused optimizers on a GPU want all of it there, also what is no moment."""
+def test_loaded_state_is_on_the_device_of_the_weights(name):
+    """Fused optimizers need the whole state on the GPU, including the step counts."""
     model = small_network()
     saved = build_optimizer(OPTIMIZERS[name], model)
     step_with(saved, model, gradient=1.0)

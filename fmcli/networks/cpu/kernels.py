@@ -1,6 +1,6 @@
 """CPU kernels, compiled by numba, for operators that are slow in PyTorch.
 
-Images have shape (N, H, W, C) and are float32, or int16 that holds the bits of bfloat16. `pooling` and `strided` call
+Images have shape (N, H, W, C) and are float32, or int16 with the bits of bfloat16. `pooling` and `strided` call
 the kernels and fall back to PyTorch: importing this module, compiling it and the first calls can fail in many ways.
 
 Max-pooling covers tiles of 2 × 2 pixels. It processes vectors of channels and stores each index in one byte.

@@ -40,7 +40,7 @@ class ConvPoolReLU(nn.Sequential):
 
     Values and gradients are computed in float32 and then rounded. If two pixels of a tile are equal only after
     rounding, the larger one receives the gradient, not the first. Prediction runs the three separate layers.
-    Of the shipped recipes, Roy's and `becker-cnn` start with these layers.
+    Among the shipped recipes, `roy-*` and `becker-cnn` start with these layers.
     """
 
     @staticmethod

@@ -83,7 +83,7 @@ def run_jobs(
 
 
 def run_job(name: str, job: Job, reporter: Reporter) -> JobResult:
-    """Run a job and return its result. It has saved its state if the reporter has stopped it."""
+    """Run a job and return its result. If the reporter stops the job, the job saves its state first."""
     try:
         return JobResult(name, job(reporter))
     except StopRequest:

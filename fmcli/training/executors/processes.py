@@ -19,7 +19,7 @@ from fmcli.training.executors.job import Job, JobResult, Message, run_job, run_j
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked process could not use the parent's thread pools
 _STEP_REPORT_INTERVAL_S = 0.05
-_EXIT_TIMEOUT_S = 1.0  # for a process that has sent its result
+_EXIT_TIMEOUT_S = 1.0  # maximum time between a process's result and its end
 _HAS_SIGNAL_MASK = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 
@@ -74,7 +74,7 @@ class _JobProcess:
         self.connection.close()
 
     def receive(self) -> Message:
-        """Return the next message. The last one is the job's result, or an error if the process is dead."""
+        """Return the next message. If the process is dead, return a result with an error."""
         self.has_sent = True
         message: Message | None = None
         with suppress(EOFError, OSError):

@@ -1,4 +1,4 @@
-"""How weights are updated: optimizers (`optimizers`, `muon`), learning rates (`schedules`), averages (`average`)."""
+"""Update weights: optimizers (`optimizers`, `muon`), learning rates (`schedules`) and weight averages (`average`)."""
 
 from fmcli.training.optim.average import WeightAverage
 from fmcli.training.optim.optimizers import build_optimizer, set_learning_rate

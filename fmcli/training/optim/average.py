@@ -1,4 +1,4 @@
-"""The average of a network's weights over the steps of a training."""
+"""Averages of a network's weights over the steps or epochs of training."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +20,8 @@ class WeightAverage:
         decay: Decay of a moving average, in (0, 1); None for a plain mean.
 
     References:
-        Polyak and Juditsky 1992. The warm-up is the one of TensorFlow's ExponentialMovingAverage. A plain mean over
-        the last epochs: Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, UAI 2018.
+        Polyak and Juditsky 1992. The warm-up is from TensorFlow's ExponentialMovingAverage. A plain mean over the
+        last epochs: Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, UAI 2018.
     """
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:

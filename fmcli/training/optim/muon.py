@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
     fits both. (`torch.optim.Muon`, since torch 2.9, accepts matrices only, not convolution kernels.)
 
     Args:
-        kernels: Parameters with two or more dimensions, in the order of the layers.
+        kernels: Parameters with at least two dimensions, in the order of the layers.
         vectors: Parameters with at most one dimension.
         spec: The recipe's `[optimizer]` table.
         lr: Learning rate; a float32 tensor () if a CUDA graph will record steps.
@@ -60,9 +60,8 @@ class Muon(torch.optim.Optimizer):
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             ahead = gradient.lerp(state["momentum"], group["momentum"])  # Nesterov's
             update = orthogonalized(ahead.flatten(1))
-            size = (
-                _ADAMW_UPDATE_RMS * max(update.shape) ** 0.5
-            )  # an orthogonal matrix has the root mean square 1 / sqrt(max)
+            # The root mean square of an orthogonal matrix is 1 / sqrt(max(shape)).
+            size = _ADAMW_UPDATE_RMS * max(update.shape) ** 0.5
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(update.view_as(parameter) * (group["lr"] * size))
 

@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can name."""
+"""The optimizers that a recipe can choose."""
 
 import inspect
 from typing import Any, TypeVar
