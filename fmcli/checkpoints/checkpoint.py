@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from torch import Tensor, nn
 
 import fmcli
@@ -70,6 +70,7 @@ class Header(BaseModel, frozen=True, extra="forbid"):
     Args:
         member: The member's complete recipe, including its network. For a soup, the recipe of its first ingredient with
             a different `name` and `trainer.keep`.
+        index: Index of the member in its recipe, from 0, on which its random numbers depend. None for a soup.
         data: The recipe's `[data]` table.
         ensemble: The recipe's voting rule.
         reference: The recipe's published results, if any.
@@ -90,6 +91,7 @@ class Header(BaseModel, frozen=True, extra="forbid"):
     """
 
     member: MemberSpec
+    index: NonNegativeInt | None = None
     data: DataSpec
     ensemble: EnsembleSpec
     reference: ReferenceSpec | None = None

@@ -205,6 +205,7 @@ def _with_soup_header(
     )
     changes = {
         "member": member,
+        "index": None,
         "epochs": max(ingredient.header.epochs for ingredient in ingredients),
         "snapshot": None,
         "recipe_digest": recipe_digest(member, header.data),

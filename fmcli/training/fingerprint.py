@@ -45,6 +45,7 @@ class Fingerprint:
 
     Args:
         recipe: The member's part of the recipe as JSON with sorted keys.
+        index: Index of the member in the recipe, from 0. Its random numbers depend on it.
         data: SHA-256 of the training and validation images, by split.
         device: Kind of device: `cpu`, `cuda` or `mps`. Random numbers differ between them.
         threads: CPU threads. The count changes floating-point sums.
@@ -53,6 +54,7 @@ class Fingerprint:
     """
 
     recipe: str
+    index: int | None
     data: Mapping[str, str]
     device: str
     threads: int
@@ -78,6 +80,7 @@ class Fingerprint:
             packages |= {name: metadata.version(name) for name in ("albumentations", "numpy")}
         return cls(
             recipe=_member_recipe(spec, recipe.data, recipe.ensemble),
+            index=recipe.members.index(spec),
             data=digests_of_training(splits),
             device=device.type,
             threads=threads or torch.get_num_threads(),
@@ -103,6 +106,7 @@ class Fingerprint:
             ) from error
         return cls(
             recipe=_member_recipe(header.member, header.data, header.ensemble),
+            index=header.index,
             data=header.data_digests,
             device=device if device in ("cpu", "mps") else "cuda",  # the header has the model name of a GPU
             threads=n_threads,
@@ -123,6 +127,8 @@ class Fingerprint:
             A phrase for the earlier value, such as `on cuda`; one for the current value; and how to restore the
             earlier value.
         """
+        if earlier.index != self.index and None not in (earlier.index, self.index):
+            yield f"at index {earlier.index} of the recipe's members", f"at index {self.index}", "restore their order"
         for split, digest in self.data.items():
             if earlier.data.get(split) != digest:
                 yield f"with different {split} images", "with the current ones", "restore the images"

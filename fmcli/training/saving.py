@@ -85,6 +85,7 @@ class CheckpointWriter:
         train = self.splits.train
         return Header(
             member=self.spec,
+            index=self.recipe.members.index(self.spec),
             data=self.recipe.data,
             ensemble=self.recipe.ensemble,
             reference=self.recipe.reference,

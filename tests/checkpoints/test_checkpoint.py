@@ -90,7 +90,7 @@ def test_a_loaded_checkpoint_is_saved_unchanged(run_folder, tmp_path):
 def test_header_is_complete(run_folder, recipe):
     header = read_header(run_folder / "first")
     splits = load_splits(recipe.data)
-    assert header.member == recipe.members[1]
+    assert (header.member, header.index) == (recipe.members[1], 1)
     assert (header.data, header.ensemble, header.reference) == (recipe.data, recipe.ensemble, recipe.reference)
     assert header.input_shape == (1, 12, 12)
     assert header.class_names == ("top left", "top right", "bottom left", "bottom right")
@@ -490,7 +490,7 @@ def test_snapshots_of_several_runs_get_unique_names(with_snapshots, tmp_path):
 def test_all_header_fields_are_tested():
     """Add a line to `test_header_is_complete` for each new field of the header."""
     assert set(Header.model_fields) == {
-        "member", "data", "ensemble", "reference", "input_shape", "class_names", "mean", "std", "background",
+        "member", "index", "data", "ensemble", "reference", "input_shape", "class_names", "mean", "std", "background",
         "parameters", "epochs", "snapshot", "data_digests", "recipe_digest", "versions", "trained_on",
         "soup",
     }  # fmt: skip

@@ -46,7 +46,7 @@ from fmcli.events import (
     StopRequest,
     UnmeasuredFeature,
 )
-from fmcli.recipe import Recipe, load_recipe
+from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
 from fmcli.storage.locks import LOCK_FILE, try_lock
@@ -800,6 +800,28 @@ def test_different_order_of_members_is_refused_because_seeds_depend_on_the_index
     reordered = recipe.model_copy(update={"members": recipe.members[::-1]})
     with pytest.raises(UsageError, match="order of members"):
         train(reordered, run_folder, resume=True)
+
+
+def test_members_that_were_reordered_in_the_runs_recipe_are_refused(run_folder, tiny_recipe):
+    recipe = tiny(tiny_recipe)
+    reordered = recipe.model_copy(update={"members": recipe.members[::-1]})
+    (run_folder / RECIPE_FILE).write_text(dump_recipe(reordered), "utf-8")
+    with pytest.raises(CheckpointError, match=r"k5 in .* at index 1 of the recipe's members; .* at index 0"):
+        train(reordered, run_folder, resume=True)
+    shutil.rmtree(run_folder / "k5")
+    with pytest.raises(CheckpointError, match=r"k3 in .* at index 0 of the recipe's members; .* at index 1") as caught:
+        train(reordered, run_folder, resume=True)
+    assert "restore their order" in hint_of(caught.value)
+
+
+def test_reordered_member_does_not_resume_from_its_state(tiny_recipe, tmp_path):
+    recipe = tiny(tiny_recipe, "trainer.epochs=2")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", members=["k5"], reporter=StopAt(EpochFinished, 1))
+    reordered = recipe.model_copy(update={"members": recipe.members[::-1]})
+    (tmp_path / "run" / RECIPE_FILE).write_text(dump_recipe(reordered), "utf-8")
+    with pytest.raises(CheckpointError, match=r"k5 in .* was started at index 1 of the recipe's members; resuming"):
+        train(reordered, tmp_path / "run", resume=True)
 
 
 def test_run_whose_recipe_is_damaged_does_not_resume(run_folder, tiny_recipe):
