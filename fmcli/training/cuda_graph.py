@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,20 +12,6 @@ from torch import Tensor
 N_WARM_UP_STEPS = 3  # before recording: libraries choose kernels and allocate their workspaces
 StepOutput = tuple[Tensor, Tensor]
 """Mean loss () and logits (N, n_classes) of a step."""
-
-
-class GraphRecorder(Protocol):
-    """Records graphs on a device."""
-
-    def warm_up(self, compute: Callable[[], StepOutput]) -> StepOutput:
-        """Compute a step in the way that must precede a recording."""
-
-    def record(self, compute: Callable[[], StepOutput]) -> tuple[Callable[[], None], StepOutput]:
-        """Record a step without computing it.
-
-        Returns:
-            A function that computes the step again on the same memory, and the tensors that it writes.
-        """
 
 
 class CudaGraphRecorder:
@@ -52,7 +37,11 @@ class CudaGraphRecorder:
         return output
 
     def record(self, compute: Callable[[], StepOutput]) -> tuple[Callable[[], None], StepOutput]:
-        """Record a graph. If that fails, the stream and the generators are as before."""
+        """Record a step without computing it. If that fails, the stream and the generators are as before.
+
+        Returns:
+            A function that computes the step again on the same memory, and the tensors that it writes.
+        """
         with torch.cuda.device(self._device), _no_garbage_collection():
             graph = torch.cuda.CUDAGraph()
             if hasattr(graph, "register_generator_state"):  # later versions of torch find generators automatically
@@ -122,7 +111,7 @@ class GraphedStep:
         "CUDA semantics" in PyTorch's documentation: whole-network capture.
     """
 
-    def __init__(self, recorder: GraphRecorder) -> None:
+    def __init__(self, recorder: CudaGraphRecorder) -> None:
         self._recorder = recorder
         self._calls: dict[torch.Size, int] = {}  # by shape: the last batch of an epoch may be smaller
         self._replays: dict[torch.Size, Callable[[Tensor, Tensor], StepOutput]] = {}

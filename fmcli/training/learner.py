@@ -16,7 +16,7 @@ from fmcli.networks.build import add_l2_gradients, build_model, set_dropout_gene
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.trainer import TrainerSpec
-from fmcli.training.cuda_graph import CudaGraphRecorder, GraphedStep, GraphRecorder, StepOutput
+from fmcli.training.cuda_graph import CudaGraphRecorder, GraphedStep, StepOutput
 from fmcli.training.optim import WeightAverage, build_optimizer, set_learning_rate
 from fmcli.training.rng import Generators
 
@@ -45,7 +45,7 @@ class Learner:
         generators: Generators,
         device: torch.device,
         bf16: bool,
-        recorder: GraphRecorder | None = None,
+        recorder: CudaGraphRecorder | None = None,
     ) -> None:
         self.spec, self.normalization, self.generators = spec, normalization, generators
         model = build_model(
@@ -118,7 +118,7 @@ class Learner:
             epoch: Index of the epoch, from 0.
         """
         trainer = self.spec.trainer
-        return trainer.swa is not None and epoch >= trainer.epochs - trainer.averaged_epochs
+        return epoch >= trainer.epochs - trainer.averaged_epochs
 
     def end_epoch(self, epoch: int, batches: Iterable[Tensor]) -> None:
         """Add the weights to the average of the last epochs, if the recipe has one; after the last epoch, use it.
@@ -172,7 +172,7 @@ class Learner:
             self._average.load_state_dict(without_prefix("average", tensors))
 
 
-def choose_recorder(trainer: TrainerSpec, device: torch.device, generators: Generators) -> GraphRecorder | None:
+def choose_recorder(trainer: TrainerSpec, device: torch.device, generators: Generators) -> CudaGraphRecorder | None:
     """Return the recorder of CUDA graphs if the recipe asks for them on an NVIDIA GPU, or None for eager steps.
 
     Args:

@@ -207,10 +207,11 @@ class _Training:
 
     def _train_epoch(self, epoch: int) -> None:
         """Train the remaining steps of an epoch, then validate. Wait for the device only once, after the last step."""
-        progress = self.progress
-        if progress is None:
+        if self.progress is None:
             order = self.learner.generators.order.get_state()
-            progress = self.progress = EpochProgress.start(order, len(self.loader), self.device)
+            losses = torch.zeros(len(self.loader), device=self.device)
+            self.progress = EpochProgress(order, losses, torch.zeros((), dtype=torch.int64, device=self.device))
+        progress = self.progress
         self._take_steps(epoch, progress)
         self._check_losses(epoch, progress)
         lr = self.schedule((epoch + 1) * len(self.loader) - 1)

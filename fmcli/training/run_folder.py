@@ -84,8 +84,14 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
         raise UsageError(f"{printable(folder)} exists, but is not a run of fmcli", remedies=["output"])
     if not resume and not overwrite:
         raise UsageError(f"{printable(folder)} already contains a run", remedies=["resume", "overwrite", "output"])
-    if resume:
-        _check_same_recipe(_read_recipe(folder), recipe, folder)
+    differences = recipe_differences(_read_recipe(folder), recipe) if resume else []
+    if differences:
+        raise UsageError(
+            f"the run in {printable(folder)} was started with a different recipe:\n  "
+            + "\n  ".join(differences[:MAX_LISTED_DIFFERENCES]),
+            hint="restore these values to resume",
+            remedies=["overwrite", "output"],
+        )
 
 
 def holds_anything(folder: Path) -> bool:
@@ -107,18 +113,6 @@ def _read_recipe(folder: Path) -> Recipe:
         return load_recipe(str(folder / RECIPE_FILE))
     except RecipeError as error:
         raise CheckpointError(error.message, hint="restore the file", remedies=["overwrite", "output"]) from error
-
-
-def _check_same_recipe(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse to resume with a different recipe, and list the differences. Name and reference may differ."""
-    differences = recipe_differences(old, new)
-    if differences:
-        raise UsageError(
-            f"the run in {printable(folder)} was started with a different recipe:\n  "
-            + "\n  ".join(differences[:MAX_LISTED_DIFFERENCES]),
-            hint="restore these values to resume",
-            remedies=["overwrite", "output"],
-        )
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

@@ -39,12 +39,6 @@ class EpochProgress:
     seconds: float = 0.0
     ended: bool = False
 
-    @classmethod
-    def start(cls, order: Tensor, n_steps: int, device: torch.device) -> "EpochProgress":
-        """Return the progress of an epoch before its first step."""
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        return cls(order, torch.zeros(n_steps, device=device), correct)
-
     def on_device(self, device: torch.device) -> "EpochProgress":
         """Return a copy with losses and counts on a device. The generator's state stays on the CPU."""
         return replace(self, losses=self.losses.to(device), correct=self.correct.to(device))
