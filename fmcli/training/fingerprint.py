@@ -128,7 +128,8 @@ class Fingerprint:
             earlier value.
         """
         if earlier.index != self.index and None not in (earlier.index, self.index):
-            yield f"at index {earlier.index} of the recipe's members", f"at index {self.index}", "restore their order"
+            remedy = "restore the order of the members in the recipe"
+            yield f"at index {earlier.index} of the recipe's members", f"at index {self.index}", remedy
         for split, digest in self.data.items():
             if earlier.data.get(split) != digest:
                 yield f"with different {split} images", "with the current ones", "restore the images"
@@ -137,7 +138,7 @@ class Fingerprint:
         if earlier.device != self.device:
             yield f"on {earlier.device}", f"on {self.device}", Remedy("device", earlier.device)
         if earlier.precision != self.precision:
-            yield f"in {earlier.precision}", f"in {self.precision}", "use the machine that started it"
+            yield f"in {earlier.precision}", f"in {self.precision}", "use the machine that the run was started on"
         for package, version in earlier.versions.items():
             now = self.versions.get(package, _NOT_INSTALLED)
             if now != version:

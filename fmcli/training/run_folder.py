@@ -78,7 +78,7 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
     """
     if resume and overwrite:
         raise UsageError("a run can be resumed or overwritten, not both", remedies=["resume", "overwrite"])
-    if not holds_anything(folder):
+    if not has_content(folder):
         return
     if not (folder / RECIPE_FILE).is_file():
         raise UsageError(f"{printable(folder)} exists, but is not a run of fmcli", remedies=["output"])
@@ -94,7 +94,7 @@ def check_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
         )
 
 
-def holds_anything(folder: Path) -> bool:
+def has_content(folder: Path) -> bool:
     """Return whether the path is a file or a folder with content; hidden files do not count.
 
     Raises:
@@ -162,7 +162,7 @@ def remove_runs(runs: Mapping[Path, Recipe]) -> None:
         UsageError: A folder contains something else.
         RunInUseError: Another process is training a run.
     """
-    existing = {folder: recipe for folder, recipe in runs.items() if holds_anything(folder)}
+    existing = {folder: recipe for folder, recipe in runs.items() if has_content(folder)}
     with ExitStack() as locks:
         for folder, recipe in existing.items():
             check_folder(folder, recipe, resume=False, overwrite=True)

@@ -811,7 +811,7 @@ def test_members_that_were_reordered_in_the_runs_recipe_are_refused(run_folder, 
     shutil.rmtree(run_folder / "k5")
     with pytest.raises(CheckpointError, match=r"k3 in .* at index 0 of the recipe's members; .* at index 1") as caught:
         train(reordered, run_folder, resume=True)
-    assert "restore their order" in hint_of(caught.value)
+    assert "restore the order of the members" in hint_of(caught.value)
 
 
 def test_reordered_member_does_not_resume_from_its_state(tiny_recipe, tmp_path):
