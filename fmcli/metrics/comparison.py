@@ -84,14 +84,14 @@ def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> tuple[
         (0.9235, 0.9531)
     """
     z = float(ndtri((1 + confidence) / 2))
-    shrunk, share = n + z**2, correct / n
-    middle = (correct + z**2 / 2) / shrunk
-    half = z * math.sqrt(n * share * (1 - share) + z**2 / 4) / shrunk
+    total, share = n + z**2, correct / n
+    middle = (correct + z**2 / 2) / total
+    half = z * math.sqrt(n * share * (1 - share) + z**2 / 4) / total
     return (0.0 if correct == 0 else middle - half), (1.0 if correct == n else middle + half)
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the confidence interval of a mean, from Student's t distribution.
+    """Return the confidence interval of a mean, from Student's t-distribution.
 
     Args:
         values: At least two independent measurements, such as the accuracies of runs with different seeds.
@@ -119,8 +119,8 @@ def crossed_test(
     Members and images are two random samples, and each member predicts each image (crossed samples). The estimate
     therefore has two variances. The variance over members comes from the jackknife: the estimate is repeated without
     each member. The variance over images is the variance of a mean. The test is a t-test with the sum of both, and with
-    Satterthwaite's degrees of freedom. The interaction of members and images is part of both variances, so the interval
-    is slightly too wide.
+    Satterthwaite's degrees of freedom. Some members are better on some images (interaction). This is part of both
+    variances, so the interval is slightly too wide.
 
     Args:
         deleted: The estimates without one member: `deleted[k][i]` leaves out member i of sample k, for example of one
@@ -147,7 +147,7 @@ def crossed_test(
     n_images = len(by_image)
     if n_images < 2:
         raise UsageError(f"the test needs at least two images; got {n_images}")
-    # The jackknife variance of a sample is (n - 1) / n times the sum of squares, which is n times np.var.
+    # The jackknife variance of a sample is (n - 1) / n times the sum of squared deviations, which is n times np.var.
     member_variance = sum((len(sample) - 1) * float(np.var(sample)) for sample in deleted)
     degrees = min(map(len, deleted)) - 1
     estimate, image_variance = float(np.mean(by_image)), float(np.var(by_image, ddof=1)) / n_images
@@ -170,9 +170,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of the difference between two accuracies on the same images.
 
-    The bootstrap repeatedly draws n images with replacement and computes the difference. It depends only on two counts:
-    the images that only the first classifier predicts correctly, and the images that only the second predicts
-    correctly. Both counts of a draw have a multinomial distribution, so they are drawn from it without drawing images.
+    The bootstrap repeatedly draws n images with replacement and computes the difference for them. The difference only
+    depends on two counts: the images that only the first classifier predicts correctly, and the images that only the
+    second predicts correctly. The counts have a multinomial distribution, so they are drawn instead of the images.
 
     Args:
         only_first: Number of images that only the first classifier predicts correctly.

@@ -17,8 +17,8 @@ _BLOCK_SIZE = 2**14  # images per block, to save memory; float32 has all integer
 class PairwiseDiversity:
     """Diversity of each pair of members.
 
-    Each measure is a symmetric matrix, float64 (n_members, n_members). Its diagonal compares each member with itself. A
-    mean is over the pairs of different members for which the measure is defined; if there are none, it is NaN.
+    Each measure is a symmetric matrix, float64 (n_members, n_members). The diagonal compares each member with itself.
+    The mean of a measure is over the pairs of different members for which it is defined.
 
     Args:
         disagreement: Share of the images on which the two labels differ, in [0, 1].
@@ -41,7 +41,7 @@ class PairwiseDiversity:
 
     @property
     def mean_q_statistic(self) -> float:
-        """Mean over pairs; NaN if Q is undefined for all of them."""
+        """Mean over pairs; NaN if no pair has a Q."""
         return _mean_over_pairs(self.q_statistic)
 
     @property
@@ -51,7 +51,7 @@ class PairwiseDiversity:
 
     @property
     def mean_kappa(self) -> float:
-        """Mean over pairs; NaN if kappa is undefined for all of them."""
+        """Mean over pairs; NaN if no pair has a kappa."""
         return _mean_over_pairs(self.kappa)
 
 
