@@ -201,7 +201,7 @@ def _member_entry(member: MemberPath, folder: Path | None, weight: float | None,
         return MemberEntry(name=member.name, path=path, weight=weight, group=group, digest=member.digest)
     except ValidationError as error:
         raise UsageError(
-            f"the member {printable(member.name)} cannot be in an ensemble file: {first_problem(error)}",
+            f"an ensemble file cannot have the member {printable(member.name)}: {first_problem(error)}",
             remedies=["weights"],
         ) from error
 
