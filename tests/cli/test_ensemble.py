@@ -370,7 +370,7 @@ def test_greedy_selection_accepts_bags_and_seed(cli, own_pool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["k3-1"], "two members or more"),
+        (["k3-1"], "at least two members"),
         ([".", "--vote", "stacking"], "majority"),
         ([".", "--method", "exhaustive", "--size", "0"], "size"),
         ([".", "--method", "exhaustive", "--bags", "0"], "--bags needs --method greedy"),
@@ -443,12 +443,12 @@ def test_mixed_kernel_sizes_are_compared_with_a_single_one(cli, pool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["{pool}"], 2, "needs two ensembles or more"),
+        (["{pool}"], 2, "needs at least two ensembles"),
         (["{pool}", "{pool}/nowhere"], 4, "nowhere"),
         (["{pool}", "a="], 2, "is not an ensemble"),
-        (["{pool}", "{pool}"], 2, "two ensembles are called"),
-        (["a={pool}", "a={pool}/k3-1"], 2, "two ensembles are called a"),
-        (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "groups"),
+        (["{pool}", "{pool}"], 2, "two ensembles have the name"),
+        (["a={pool}", "a={pool}/k3-1"], 2, "two ensembles have the name a"),
+        (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "all members are in one group, 3"),
         (["{pool}", "--size", "2"], 2, "--draws"),
         (["{pool}", "--draws", "20", "--vote", "stacking"], 2, "stacking"),
         (["{pool}", f"all={','.join(f'm{number:05}.npy' for number in range(1000))}"], 4, "m00000.npy does not exist"),
