@@ -85,11 +85,11 @@ def _ensemble_row(record: Record) -> Row:
 
 def study_document(study: HeterogeneityStudy, rule: Combiner) -> Document:
     """Return the accuracy of heterogeneous ensembles compared with homogeneous ensembles."""
-    pool = ", ".join(f"{count} of {group}" for group, count in study.n_members.items())
+    pool = ", ".join(f"{n_members} of group {group}" for group, n_members in study.n_members.items())
     records = [_drawn_record(study, None), *(_drawn_record(study, result) for result in study.homogeneous)]
     alone = {result.group: result.member_accuracy for result in study.homogeneous}
     sheet = Sheet(
-        title=f"{describe_rule(rule)} of {study.size} on {study.split}, drawn from {pool}",
+        title=f"{describe_rule(rule)} of {study.size} members on {study.split}, drawn from {pool}",
         rows=[_drawn_row(*pair) for pair in zip(records, [None, *alone.values()], strict=True)],
         notes=[
             *(_describe_study_gain(study.heterogeneous.name, result) for result in study.homogeneous),

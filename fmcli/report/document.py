@@ -88,7 +88,7 @@ def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
         if min_width <= terminal.out.width:
             terminal.print(table, max_width=sheet.max_width)
         elif sheet.matrix:
-            terminal.print(f"(Not shown: it needs a terminal of {min_width} columns. JSON output contains it.)")
+            terminal.print(f"(Not shown: this table needs {min_width} columns. The JSON output contains it.)")
         else:
             terminal.print(_format_list(sheet.rows))
     for note in sheet.notes:
@@ -99,9 +99,10 @@ def _build_table(sheet: Sheet) -> tuple[Table, int]:
     """Return the rich table of a sheet, and its width in characters if text is folded as far as possible."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
     headers, widths = list(sheet.rows[0]), []
-    for header in headers:
+    rows = [[_format_cell(row.get(header)) for header in headers] for row in sheet.rows]
+    for header, cells in zip(headers, zip(*rows, strict=True), strict=True):
         name, is_number = printable(header.removeprefix(">")), header.startswith(">")
-        width = max(cell_len(name), *(cell_len(_format_cell(row.get(header))) for row in sheet.rows))
+        width = max(map(cell_len, (name, *cells)))
         widths.append(width if is_number else min(width, _MIN_TEXT_WIDTH))
         table.add_column(
             name,
@@ -110,12 +111,11 @@ def _build_table(sheet: Sheet) -> tuple[Table, int]:
             overflow="fold",
             min_width=widths[-1],
         )
-    first_total = len(sheet.rows) - sheet.n_totals
-    for index, row in enumerate(sheet.rows):
+    first_total = len(rows) - sheet.n_totals
+    for index, row in enumerate(rows):
         if index == first_total:
             table.add_section()
-        cells = [_format_cell(row.get(header)) for header in headers]
-        table.add_row(*cells, style="bold" if index >= first_total else None)
+        table.add_row(*row, style="bold" if index >= first_total else None)
     return table, sum(widths) + _GAP_WIDTH * (len(widths) - 1)
 
 
@@ -162,6 +162,16 @@ def _format_csv(value: Any) -> Any:
 # --- numbers ----------------------------------------------------------------------------------------------
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> count(1, "epoch"), count(3000, "epoch")
+        ('1 epoch', '3,000 epochs')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(value: float | None) -> str:
     """Return a fraction as a percentage with two decimals, or nothing for None.
 
@@ -193,7 +203,7 @@ def interval(low: float | None, high: float | None, show: Callable[[float | None
 
 
 def show_value(value: object, digits: int = 4) -> str:
-    """Return a value with floats rounded to a number of significant digits, or nothing for None.
+    """Return a value as text, with floats rounded to a number of significant digits, or nothing for None.
 
     Example:
         >>> show_value(0.0023117), show_value(0.0477, 2), show_value(None), show_value([16, 32])

@@ -10,7 +10,7 @@ from fmcli.ensemble import Combiner, EnsembleEvaluation, Evaluation
 from fmcli.metrics.calibration import Calibration
 from fmcli.metrics.comparison import CochranTest, PairedTest
 from fmcli.recipe import ReferenceSpec
-from fmcli.report.document import Document, Row, Sheet, interval, percent, points
+from fmcli.report.document import Document, Row, Sheet, count, interval, percent, points
 from fmcli.report.evaluation import (
     brief_payload,
     evaluation_payload,
@@ -57,7 +57,7 @@ def _member_sheet(evaluation: EnsembleEvaluation) -> Sheet:
         if _has_contributions(evaluation):
             row[">Contribution"] = points(contributions[index])
     return Sheet(
-        title=f"{describe_rule(rule)} of {len(members)} on {evaluation.split}",
+        title=f"{describe_rule(rule)} of {count(len(members), 'member')} on {evaluation.split}",
         rows=rows,
         n_totals=1,
         notes=_member_notes(evaluation) if len(members) > 1 else ["There is only one member, so there is no vote."],
@@ -79,10 +79,10 @@ def _member_notes(evaluation: EnsembleEvaluation) -> list[str]:
         f"Ties: {evaluation.n_ties:,} (decided by {rule.tie}).",
     ]
     if _has_contributions(evaluation):
-        kept = " and the others keep their weights" if rule.weights else ""
+        kept = " and the other members keep their weights" if rule.weights else ""
         notes.append(f"Contribution: points the vote loses if this member is removed{kept} (negative: it gets better).")
     if evaluation.cross_fitted:
-        notes.append("The rule was fitted to these images, in five folds.")
+        notes.append("The rule was fitted to these images by cross-validation.")
     return notes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fmcli.choices import Measure
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.selection import Selection
-from fmcli.report.document import Document, Sheet, percent
+from fmcli.report.document import Document, Sheet, count, percent
 from fmcli.report.ensemble_evaluation import describe_rule
 
 
@@ -26,20 +26,20 @@ def selection_document(
         output: The ensemble file.
     """
     records = [
-        {"member": names[index], "count": count, "weight": count / sum(selection.counts)}
-        for index, count in zip(selection.members, selection.counts, strict=True)
+        {"member": names[index], "count": times, "weight": times / sum(selection.counts)}
+        for index, times in zip(selection.members, selection.counts, strict=True)
     ]
     sheet = Sheet(
         title=f"Selected from {len(names)} members on {n_images:,} validation images, for a {rule.vote} vote",
         rows=[
-            {"Member": names[index], ">Times selected": count, ">Weight": f"{count / sum(selection.counts):.3f}"}
-            for index, count in zip(selection.members, selection.counts, strict=True)
+            {"Member": names[index], ">Times selected": times, ">Weight": f"{times / sum(selection.counts):.3f}"}
+            for index, times in zip(selection.members, selection.counts, strict=True)
         ],
         notes=[
             f"Validation {by} of the vote: {_format_score(selection.score, by)}. Best single member, "
             f"{names[selection.best_member]}: {_format_score(selection.best_member_score, by)}. Vote of all "
             f"{len(names)} members: {_format_score(selection.pool_score, by)}.",
-            "The selection is fitted to these images, so its score on them is too good; evaluate it on test images.",
+            "The members were selected on these images, so these scores are too optimistic. Evaluate on test images.",
             *_next_steps(output),
         ],
     )
@@ -81,7 +81,7 @@ def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None,
         else f"Validation accuracy {percent(accuracy)} %; temperature {rule.temperature:.3f}."
     )
     sheet = Sheet(
-        title=f"{describe_rule(rule)} of {len(names)}",
+        title=f"{describe_rule(rule)} of {count(len(names), 'member')}",
         rows=[
             {"Member": record["member"], **({} if rule.stacking else {">Weight": f"{record['weight']:.3f}"})}
             for record in records

@@ -45,7 +45,7 @@ def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSp
     published = published_accuracy(reference, split)
     if reference is not None and published is not None:
         difference = points(report.accuracy - published)
-        notes.append(f"Published: {percent(published)} % ({difference} here); {reference.source}")
+        notes.append(f"Published: {percent(published)} % (this result: {difference} points); {reference.source}")
     scores = Sheet(
         title=f"{evaluation.name} on {split}: accuracy {percent(report.accuracy)} % (95 % interval "
         f"{interval(*report.interval)}) of {report.macro.support:,} images",
@@ -117,7 +117,7 @@ def _confusion_sheets(report: ClassificationReport) -> list[Sheet]:
         matrix=True,
     )
     listed = [
-        f"  {pair.count:>5,}  {pair.actual} taken for {pair.predicted}" for pair in most_frequent_confusions(report)
+        f"  {pair.count:>5,}  {pair.actual} predicted as {pair.predicted}" for pair in most_frequent_confusions(report)
     ]
     worst = Sheet(notes=["Most frequent confusions:", *listed] if listed else ["No confusions."])
     return [matrix, worst] if len(names) <= _MAX_MATRIX_CLASSES else [worst]

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from fmcli import events
 from fmcli.errors import Remedy, printable
 from fmcli.report.console import Terminal
-from fmcli.report.document import percent, show_value
+from fmcli.report.document import count, percent, show_value
 
 _MIN_WIDE_COLUMNS = 70  # terminals narrower than this show no loss, accuracy and speed next to the bar
 
@@ -63,14 +63,16 @@ class TrainingProgress:
                 self._advice = None
                 self.terminal.note(self._describe_parallel(event))
             case events.UnmeasuredFeature():
-                self._note_once(f"{_FEATURES[event.feature]} have not been measured on a GPU; check results and speed")
+                self._note_once(
+                    f"{_FEATURES[event.feature]} have not been measured on a GPU; check the results and the speed"
+                )
             case events.RunStarted():
-                self.terminal.note(f"{event.name}: training {event.seed + 1} of {event.seeds}, seed {event.seed}")
+                self.terminal.note(f"{event.name}: training run {event.seed + 1} of {event.seeds}, seed {event.seed}")
             case events.WaitingForRun():
                 self._note_once(f"waiting for another process to train {printable(event.folder)}")
             case events.TrialStarted():
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
-                self.terminal.note(f"trial {event.number} (of 0 to {event.trials - 1}): {values}")
+                self.terminal.note(f"trial {event.number} (the last is trial {event.trials - 1}): {values}")
             case events.TrialFinished():
                 for member in list(self._running):
                     self._remove_bar(member)
@@ -90,7 +92,7 @@ class TrainingProgress:
             self.terminal.note(self._advice)
             self._advice = None
         what = "retraining from scratch" if event.retrained else f"{event.parameters:,} parameters"
-        length = f"{_count(event.epochs, 'epoch')} of {_count(event.steps_per_epoch, 'step')}"
+        length = f"{count(event.epochs, 'epoch')} of {count(event.steps_per_epoch, 'step')}"
         is_resumed = event.steps_done or 1 < event.first_epoch <= event.epochs
         resumed = f", resuming at epoch {event.first_epoch}" if is_resumed else ""
         resumed += f" after step {event.steps_done}" if event.steps_done else ""
@@ -145,14 +147,4 @@ class TrainingProgress:
         else:
             reason, remedy = f"about {event.speedup:.1f} times as fast", Remedy("jobs", 1)
         option = f" (one at a time: {self._describe_remedy(remedy)})" if self._describe_remedy else ""
-        return f"training {event.jobs} members in parallel, {_count(event.threads, 'thread')} each: {reason}{option}"
-
-
-def _count(number: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    Example:
-        >>> _count(1, "epoch"), _count(3, "epoch")
-        ('1 epoch', '3 epochs')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+        return f"training {event.jobs} members in parallel, {count(event.threads, 'thread')} each: {reason}{option}"

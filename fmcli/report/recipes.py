@@ -24,7 +24,7 @@ def keys_document(tables: Sequence[KeyTable]) -> Document:
     """Return the type, default and meaning of each recipe key, one table of keys per TOML table."""
     sheets = [
         Sheet(
-            title=": ".join(filter(None, (_table_name(table), table.about))),
+            title=_table_title(table),
             rows=[
                 {"Key": key.name, "Type": key.takes, "Default": _format_default(key), "Meaning": key.meaning}
                 for key in table.keys
@@ -55,8 +55,9 @@ def _format_default(key: Key) -> str:
     return json.dumps(key.default, ensure_ascii=False)
 
 
-def _table_name(table: KeyTable) -> str:
-    return " ".join(filter(None, (f"[{table.path}]" if table.path else "", table.choice)))
+def _table_title(table: KeyTable) -> str:
+    name = f"[{table.path}] {table.choice}".rstrip()
+    return f"{name}: {table.about}" if table.path else table.about
 
 
 def summary_document(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]]) -> Document:

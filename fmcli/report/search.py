@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from fmcli.experiments.results import SearchResult, State
-from fmcli.report.document import Document, Row, Sheet, percent, show_value
+from fmcli.report.document import Document, Row, Sheet, count, percent, show_value
 
 _N_BEST = 5  # trials to show next to the untuned values
 
@@ -21,7 +21,10 @@ def search_document(result: SearchResult) -> Document:
     ]
     rows.append({"Value": "Validation accuracy", **{column: percent(trial.score) for column, trial in best.items()}})
     main = Sheet(
-        title=f"{result.recipe}: the best of {len(result.trials)} trials", rows=rows, n_totals=1, notes=_notes(result)
+        title=f"{result.recipe}: the best of {count(len(result.trials), 'trial')}",
+        rows=rows,
+        n_totals=1,
+        notes=_notes(result),
     )
     order = sorted(result.importance.items(), key=lambda item: -item[1])
     importance = Sheet(
@@ -42,8 +45,8 @@ def _notes(result: SearchResult) -> list[str]:
         "running": "still running in other processes",
     }
     counts = [f"{result.count(state)} {words}" for state, words in states.items() if result.count(state)]
-    notes = [f"{len(result.trials)} trials: {', '.join(counts)}."] if counts else []
+    notes = [f"{count(len(result.trials), 'trial')}: {', '.join(counts)}."] if counts else []
     notes += [f"  trial {trial.number}: {trial.reason}" for trial in result.trials if trial.reason]
     if (left := result.asked - len(result.trials)) > 0:
-        notes.append(f"{left} of {result.asked} trials have not started yet.")
+        notes.append(f"Not started yet: {left} of {count(result.asked, 'trial')}.")
     return notes

@@ -284,7 +284,7 @@ def test_command_prints_the_table_and_json(system, tmp_path, capfd):
     assert "pets" in out
     assert "25.00" in out
     assert "pets: recall of each class on test" in out
-    assert "pets: training 1 of 1, seed 0" in err
+    assert "pets: training run 1 of 1, seed 0" in err
     assert run([*words, "--skip-done", "--format", "json", "--quiet"]) == ExitStatus.DONE
     out, err = capfd.readouterr()
     [shown] = json.loads(out)["systems"]

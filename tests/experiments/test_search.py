@@ -630,7 +630,7 @@ def test_the_best_trials_are_shown_next_to_the_untuned_values():
     ]
     assert main.notes == [
         "5 trials: 1 without a score, 1 still running in other processes.",
-        "2 of 7 trials have not started yet.",
+        "Not started yet: 2 of 7 trials.",
     ]
     assert importance.rows == [{"Value": "optimizer.lr", ">Importance": "100.00"}]
 
