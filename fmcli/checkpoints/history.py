@@ -49,7 +49,6 @@ def read_history(folder: Path) -> list[EpochFinished]:
         raise CheckpointError(
             f"cannot read {printable(path)}: {problem}",
             hint=f"restore the file, or delete {printable(folder)} and train that member again",
-            remedies=["resume"],
         ) from error
 
 

@@ -40,10 +40,10 @@ from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import CheckpointError, Remedy, UsageError, printable
 from fmcli.recipe.load import read_text
 from fmcli.storage.atomic import folder_names, new_folder, write_atomic
-from fmcli.storage.reading import FileFormat, read_bytes, read_metadata
+from fmcli.storage.reading import FileFormat, has_format, read_bytes
 
 FORMAT = FileFormat(
-    "fmcli-pack-1", "a pack", hint="fmcli ensemble pack creates a pack from a run", remedies=[Remedy("pack", "RUN")]
+    "fmcli-pack-1", "a pack", hint="create one from a run with fmcli ensemble pack", remedies=[Remedy("pack", "RUN")]
 )
 ENSEMBLE_FILE = "ensemble.toml"
 _OTHER_FILES = (HISTORY_FILE, predictions_file("validation"))
@@ -130,7 +130,7 @@ def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
     if path.suffix == SUFFIX:
         raise CheckpointError(
             f"{printable(path)} is an ensemble file, not a pack: its members are separate files already",
-            hint=f"to evaluate it, type fmcli ensemble evaluate {printable(path)}",
+            hint=f"evaluate it with: fmcli ensemble evaluate {printable(path)}",
         )
     metadata, tensors = load_tensors(path, FORMAT)
     try:
@@ -155,7 +155,7 @@ def is_pack(path: Path) -> bool:
     Raises:
         CheckpointError: The file is missing, or is not a safetensors file.
     """
-    return read_metadata(path).get("format") == FORMAT.name
+    return has_format(path, FORMAT)
 
 
 def read_pack(path: Path, *, device: torch.device) -> tuple[EnsembleFile, list[Checkpoint]]:

@@ -10,7 +10,7 @@ from fmcli.choices import SPLITS
 from fmcli.ensemble.external import is_external, is_labels_file
 from fmcli.ensemble.predictions import FORMAT, load_predictions
 from fmcli.errors import CheckpointError, printable
-from fmcli.storage.reading import read_metadata
+from fmcli.storage.reading import has_format
 
 _TRAINING_FILES = (MODEL_FILE, HISTORY_FILE, RECIPE_FILE)
 ANY_SPLIT = ""
@@ -59,7 +59,7 @@ def find_stored_members(path: Path) -> list[StoredMember]:
     """
     if path.is_dir():
         return _members_in_folder(path)
-    return [_member_of_file(path)] if path.is_file() and (is_external(path) or _is_predictions_file(path)) else []
+    return [_member_of_file(path)] if path.is_file() and (is_external(path) or has_format(path, FORMAT)) else []
 
 
 def _members_in_folder(folder: Path) -> list[StoredMember]:
@@ -76,7 +76,7 @@ def _members_in_folder(folder: Path) -> list[StoredMember]:
         _refuse_any([*(path for path, files in folders.items() if files), *single_files], f"{folder} is one member")
         return [StoredMember(folder.resolve().name, folder, own)]
     found = {path: StoredMember(path.name, path, files) for path, files in folders.items() if files}
-    found |= {path: _member_of_file(path) for path in single_files if is_external(path) or _is_predictions_file(path)}
+    found |= {path: _member_of_file(path) for path in single_files if is_external(path) or has_format(path, FORMAT)}
     if found:
         _refuse_any([path for path in (*folders, *single_files) if path not in found], "it has no predictions")
     return [found[path] for path in sorted(found)]
@@ -101,10 +101,6 @@ def _prediction_files(folder: Path) -> list[Path]:
         and not path.name.startswith(".")
         and not is_labels_file(path)
     )
-
-
-def _is_predictions_file(path: Path) -> bool:
-    return read_metadata(path).get("format") == FORMAT.name
 
 
 def _files_by_split(folder: Path, chosen: Path | None = None) -> dict[str, Path]:

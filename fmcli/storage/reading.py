@@ -193,6 +193,20 @@ class FileFormat:
     hint: str | None = None
     remedies: Sequence[Remedy | Action] = ()
 
+    @property
+    def name_without_version(self) -> str:
+        """The name up to the version number: `fmcli-checkpoint-`."""
+        return self.name.rstrip("0123456789")
+
+
+def has_format(path: Path, expected: FileFormat) -> bool:
+    """Return whether a safetensors file has a format, in any version.
+
+    Raises:
+        CheckpointError: The file is missing, or is not a safetensors file.
+    """
+    return read_metadata(path).get("format", "").startswith(expected.name_without_version)
+
 
 def check_format(path: Path, header: Mapping[str, object], expected: FileFormat) -> None:
     """Refuse a file of a different kind, and a file that another version of fmcli wrote.
@@ -208,7 +222,7 @@ def check_format(path: Path, header: Mapping[str, object], expected: FileFormat)
     found = str(header.get("format", ""))
     if found == expected.name:
         return
-    if not found.startswith(expected.name.rstrip("0123456789")):
+    if not found.startswith(expected.name_without_version):
         raise CheckpointError(f"{printable(path)} is not {expected.kind} written by fmcli", hint=expected.hint)
     raise CheckpointError(
         f"{printable(path)} has the format {printable(found)!r}, but this version of fmcli reads {expected.name!r}",

@@ -254,6 +254,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         opened(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "pack", "predictions"])
+def test_a_file_of_another_version_is_refused(tmp_path, kind):
+    save_file({"weight": np.zeros(1)}, tmp_path / "old.safetensors", {"format": f"fmcli-{kind}-0"})
+    with pytest.raises(CheckpointError, match=f"has the format 'fmcli-{kind}-0', but this version of fmcli reads"):
+        opened(tmp_path / "old.safetensors")
+
+
 # --- mixtures -------------------------------------------------------------------------------------------
 
 

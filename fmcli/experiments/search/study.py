@@ -36,11 +36,7 @@ def open_study(search: Search, *, resume: bool, fingerprint: Mapping[str, str]) 
     """
     path = search.folder / JOURNAL
     if path.exists() and not resume:
-        raise UsageError(
-            f"{printable(search.folder)} already has a search",
-            hint="several processes can work on the same search",
-            remedies=["resume", "output"],
-        )
+        raise UsageError(f"{printable(search.folder)} already has a search", remedies=["resume", "output"])
     if path.exists() and not path.is_file():
         raise UsageError(f"{printable(path)} is not a file", remedies=["output"])
     with _readable_errors(path):
