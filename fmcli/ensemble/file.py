@@ -113,7 +113,7 @@ class EnsembleFile(_Table):
     def _check_rule(self) -> Self:
         weights = [member.weight for member in self.members]
         if 0 < weights.count(None) < len(weights):
-            raise ValueError("some members have a weight and others have none; give all members a weight, or none")
+            raise ValueError("some members have no weight; give all members a weight, or none")
         if all(weight == 0 for weight in weights):
             raise ValueError("at least one weight must be above 0")
         if self.vote == "two-level" and not all(member.group for member in self.members):

@@ -62,7 +62,7 @@ class DrawnEnsembles:
         return self.mean_without(None)
 
     def mean_without(self, member: int | None) -> float:
-        """Return the mean accuracy of the ensembles that do not contain a member; None stands for no member."""
+        """Return the mean accuracy of the ensembles without a member; with None, of all ensembles."""
         return fmean(
             fmean(accuracy for members, accuracy in ensembles.items() if member not in members)
             for ensembles in self.by_combination
@@ -263,7 +263,7 @@ def _draw_homogeneous(group: list[int], size: int, draws: int, generator: np.ran
 def _draw_different(draw: Callable[[], Members], draws: int) -> list[Members]:
     """Draw until there are enough different ensembles and no member is in all of them.
 
-    The jackknife leaves out each member in turn; some ensembles must then remain.
+    The jackknife leaves out one member at a time, and needs ensembles without this member.
     """
     found: dict[Members, None] = {}
     while len(found) < draws or set.intersection(*map(set, found)):

@@ -180,7 +180,7 @@ def fit_temperature(probabilities: Floats, y_true: Labels) -> float:
     """Return the temperature that minimizes the mean negative log-likelihood of the true classes.
 
     A temperature above 1 lowers the confidence; a temperature below 1 raises it. Fit it to some images and evaluate it
-    on others. The loss is convex in the inverse of the temperature, so it has a single minimum.
+    on different images. The loss is convex in the inverse of the temperature, so it has a single minimum.
 
     Args:
         probabilities: Class probabilities of a member or an ensemble, (n_samples, n_classes). The smallest normal

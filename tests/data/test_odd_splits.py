@@ -71,7 +71,7 @@ def test_one_validation_image_is_too_few_to_learn_a_rule_on(cli, recipe_on, tmp_
     assert cli("train", "--recipe", recipe, "--output", tmp_path / "run", "--quiet").status == 0
     refused = cli("ensemble", "fit", tmp_path / "run", "--vote", "stacking", "--output", tmp_path / "fitted.toml")
     assert refused.status == 2
-    assert "fitting needs 2 validation images or more; got 1" in refused.err
+    assert "fitting needs at least 2 validation images; got 1" in refused.err
 
 
 @pytest.mark.parametrize("name", ["k3", "k5", "k7"])

@@ -49,7 +49,7 @@ def additive_vote(
 
 
 def one_hot_choices(logits: Logits) -> Floats:
-    """Return 1 for the member's most probable class and 0 for all others, float64 (n_samples, n_classes)."""
+    """Return 1 for the member's most probable class and 0 for all other classes, float64 (n_samples, n_classes)."""
     return np.asarray(np.eye(logits.shape[1])[logits.argmax(axis=1)])
 
 
