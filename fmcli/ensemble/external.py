@@ -110,8 +110,8 @@ def read_external(path: Path) -> ExternalPredictions:
     if not valid.all():
         row = int(valid.argmin())
         raise DataError(
-            f"{file}: row {row} (counted from 0) must have probabilities, at least 0, that sum to 1; "
-            f"got the minimum {values[row].min():.4g} and the sum {sums[row]:.4g}",
+            f"{file}: the values in row {row} (counted from 0) are not probabilities: their minimum is "
+            f"{values[row].min():.4g} and their sum is {sums[row]:.4g}; expected at least 0 and 1",
             hint=_PROBABILITIES_HINT,
         )
     return ExternalPredictions(path, values / sums[:, None], found.class_names, found.labels)

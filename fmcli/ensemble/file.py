@@ -234,7 +234,7 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, final_path: Path |
     if len(text) > MAX_FILE_BYTES:
         raise UsageError(
             f"{printable(path)} would have {len(text):,} bytes; the limit is {MAX_FILE_BYTES:,}",
-            hint="use fewer members or another rule; stacking stores n_members · n_classes² coefficients",
+            hint="use fewer members or a different rule; stacking stores n_members · n_classes² coefficients",
         )
     write_atomic(path, text)
 

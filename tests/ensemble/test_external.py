@@ -124,13 +124,13 @@ def test_probabilities_written_with_few_digits_are_scaled_to_sum_to_1(write):
 
 
 INVALID_ROWS = {
-    "NaN": ([np.nan, 1, 0], "the sum nan"),
-    "infinite": ([np.inf, 1, 0], "the sum inf"),
-    "two infinities": ([np.inf, -np.inf, 0], "the sum nan"),
-    "too large": ([1e308, 1e308, 0], "the sum inf"),
-    "negative": ([-0.5, 1.5, 0], "the minimum -0.5"),
-    "logits": ([3, 1, 0.5], "the sum 4.5"),
-    "too little": ([0.3, 0.3, 0.3], "the sum 0.9"),
+    "NaN": ([np.nan, 1, 0], "their sum is nan"),
+    "infinite": ([np.inf, 1, 0], "their sum is inf"),
+    "two infinities": ([np.inf, -np.inf, 0], "their sum is nan"),
+    "too large": ([1e308, 1e308, 0], "their sum is inf"),
+    "negative": ([-0.5, 1.5, 0], "their minimum is -0.5"),
+    "logits": ([3, 1, 0.5], "their sum is 4.5"),
+    "too little": ([0.3, 0.3, 0.3], "their sum is 0.9"),
 }
 
 
