@@ -1,7 +1,6 @@
 """Errors that a user can fix, each with its exit status.
 
-Library code raises them. `fmcli.cli.main` is the only place that catches them; it prints the message and the hint on
-standard error.
+Library code raises them. Only `fmcli.cli.run` catches them; it prints the message and the hint to standard error.
 """
 
 import difflib
@@ -69,7 +68,7 @@ class DivergedError(FmcliError):
 
 
 class UsageError(FmcliError):
-    """The arguments of a call contradict each other."""
+    """An argument is wrong, or arguments contradict each other."""
 
     exit_status = ExitStatus.USAGE
 
@@ -136,7 +135,7 @@ class InterruptedRun(FmcliError):
 
 
 class OutputClosed(FmcliError):
-    """The reader of standard output has closed it, as `| head` does. Not a fault, so nothing is printed."""
+    """The reader of standard output has closed it, as `| head` does. This is not a fault, so nothing is printed."""
 
     exit_status = ExitStatus.PIPE_CLOSED
 

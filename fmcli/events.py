@@ -16,7 +16,7 @@ class StopRequest(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """One of several runs of a recipe is about to be trained, or loaded if it is finished."""
+    """A run of a recipe is about to be trained, or loaded if it is finished."""
 
     name: str
     seed: int
@@ -25,7 +25,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class WaitingForRun:
-    """Other processes are training all remaining runs. This run is the first of them."""
+    """Other processes are training all remaining runs; `folder` is the first of these runs."""
 
     folder: Path
 
@@ -41,7 +41,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True)
 class TrialFinished:
-    """A trial of a search has a score, or None and the reason why it has none."""
+    """A trial of a search has ended. If it has no score, `reason` says why."""
 
     number: int
     score: float | None
@@ -50,7 +50,7 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True)
 class MembersInParallel:
-    """Several members are about to train in parallel, although the caller did not ask for it."""
+    """Several members are about to train in parallel, which the caller did not request."""
 
     jobs: int
     threads: int  # CPU threads per member
@@ -59,7 +59,7 @@ class MembersInParallel:
 
 @dataclass(frozen=True, slots=True)
 class UnmeasuredFeature:
-    """A run on a GPU uses a feature whose correctness and speed have not been measured there."""
+    """A run uses a feature whose correctness and speed have not been measured on a GPU."""
 
     feature: Literal["cuda-graph", "parallel-members"]
 
@@ -81,7 +81,7 @@ class MemberStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A training step was issued (on a GPU: queued, not necessarily computed)."""
+    """A training step was started. On a GPU, it may still be in the queue."""
 
     member: str
     step: int  # in this epoch, from 1
@@ -91,7 +91,7 @@ class StepFinished:
 class BatchPredicted:
     """The network has processed a batch outside a training step.
 
-    The batch holds validation images, or training images for the batch norm statistics of averaged weights.
+    The batch contains validation images, or training images for the batch norm statistics of averaged weights.
     """
 
     member: str
@@ -99,7 +99,9 @@ class BatchPredicted:
 
 @dataclass(frozen=True, slots=True)
 class EpochFinished:
-    """The results of one epoch. Accuracies are in [0, 1], losses in nats; both are None without validation images.
+    """The results of one epoch. Accuracies are in [0, 1], losses in nats.
+
+    Without validation images, the validation loss and accuracy are None.
 
     The training loss and accuracy are means over the steps of the epoch: on augmented images, with changing weights.
     """
@@ -113,7 +115,7 @@ class EpochFinished:
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
-    retrained: bool = False  # belongs to the second training, from scratch for the best number of epochs
+    retrained: bool = False  # in the second training, from scratch for the best number of epochs
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ def find_data_spec(word: str) -> DataSpec:
                 hint="give fashion-mnist, folder:DIR, idx:DIR, npz:FILE, the name or path of a recipe, or a run folder",
             ) from error
     from fmcli.checkpoints.layout import RECIPE_FILE
+    from fmcli.data import find_image_files
     from fmcli.members.pool import open_pool
 
     recipe = path / RECIPE_FILE
@@ -48,18 +49,11 @@ def find_data_spec(word: str) -> DataSpec:
     try:
         return open_pool([path], device="cpu").require_networks()[0].header.data
     except CheckpointError as error:
-        if path.is_dir() and _has_class_folders(path):
+        if path.is_dir() and any(file.parent != path for file in find_image_files(path)):
             raise RecipeError(
                 f"{printable(word)} has images and is not a run", hint=f"give it as folder:{printable(word)}"
             ) from error
         raise
-
-
-def _has_class_folders(folder: Path) -> bool:
-    """Return whether a folder has subfolders with image files."""
-    from fmcli.data import find_image_files
-
-    return any(path.parent != folder for path in find_image_files(folder))
 
 
 def _is_ensemble(path: Path) -> bool:

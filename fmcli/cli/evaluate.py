@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
-from fmcli.cli.member_pool import open_members, published_references, warn_scaling
+from fmcli.cli.member_pool import open_members, published_references, warn_normalization
 from fmcli.cli.plotters import write_member_plots
 from fmcli.errors import printable
 
@@ -44,7 +44,7 @@ def evaluate(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, labels=labels, together=False)
-    warn_scaling(pool.checkpoints, split, terminal)
+    warn_normalization(pool.checkpoints, split, terminal)
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
         written = write_predictions(save_predictions, predictions, views=tta)

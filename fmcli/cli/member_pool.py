@@ -103,7 +103,7 @@ def _parse_groups(text: str | None) -> list[str] | None:
     return groups
 
 
-def warn_scaling(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
+def warn_normalization(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
     """Warn about members whose recipe normalizes the pixels of this split differently from training."""
     for member in members:
         header = member.header

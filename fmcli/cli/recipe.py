@@ -115,8 +115,7 @@ def validate_recipe(recipe: options.RecipeArgument, set_: options.Overrides = No
 @app.command("keys", short_help="List all keys with their defaults.")
 def list_keys(
     table: Annotated[
-        str | None,
-        typer.Argument(metavar="TABLE", help="Show only this table and its subtables, for example trainer."),
+        str | None, typer.Argument(metavar="TABLE", help="Show only this table and its subtables, for example trainer.")
     ] = None,
     format_: options.FormatOption = "table",
 ) -> None:

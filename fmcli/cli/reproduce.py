@@ -12,12 +12,12 @@ Systems = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RECIPE",
-        help="Recipes with a [reference] table. Default: all shipped ones.",
+        help="Recipes with a [reference] table. Default: all shipped recipes that have one.",
         autocompletion=options.complete_recipe,
     ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per system, with seeds 0, 1, …")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the runs NAME/seed-N.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the runs NAME/seed-N.")]
 SkipDone = Annotated[
     bool,
     typer.Option(

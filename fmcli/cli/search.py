@@ -18,9 +18,7 @@ SearchFolder = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. Default: checkpoints/search/RECIPE."),
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue an existing search, or join a search of another process.")
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an existing search, or join one of another process.")]
 WriteRecipe = Annotated[
     Path | None, typer.Option(help="Write the recipe with the best values to this file.", metavar="FILE")
 ]

@@ -23,8 +23,7 @@ Draws = Annotated[
     typer.Option(
         min=10,
         metavar="N",
-        help="Draw about N random ensembles with mixed kernel sizes, and about N of each single kernel size, and "
-        "compare them.",
+        help="Compare about N random ensembles of mixed kernel sizes with about N of each single kernel size.",
     ),
 ]
 Size = Annotated[
@@ -35,7 +34,7 @@ Groups = Annotated[
     str | None,
     typer.Option(
         metavar="G,G,…",
-        help="With --draws: group of each member in order, for example 3,3,5, in place of its kernel size.",
+        help="With --draws: group of each member in order, for example 3,3,5. Default: its kernel size.",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.")]

@@ -1,7 +1,7 @@
 """`fmcli ensemble evaluate`."""
 
 from fmcli.cli import options
-from fmcli.cli.member_pool import choose_rule, open_members, published_references, warn_biased_vote, warn_scaling
+from fmcli.cli.member_pool import choose_rule, open_members, published_references, warn_biased_vote, warn_normalization
 from fmcli.cli.plotters import evaluation_plotters, write_plots
 from fmcli.errors import Remedy, UsageError
 
@@ -42,7 +42,7 @@ def evaluate(
         raise UsageError(
             f"--groups needs a two-level vote; got a {rule.vote} vote", remedies=[Remedy("vote", "two-level")]
         )
-    warn_scaling(pool.checkpoints, split, terminal)
+    warn_normalization(pool.checkpoints, split, terminal)
     result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, views=tta)
     warn_biased_vote(pool, result.predictions, terminal)
     references = published_references(pool)
