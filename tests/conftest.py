@@ -5,9 +5,10 @@ import math
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and PyTorch start threads: parallel tests share the cores
+
 import hypothesis
 import pytest
-import torch
 
 from tests.helpers import TINY_RECIPE, Result, draw_quadrants, write_idx_folder
 from tests.processes import ForkedContext
@@ -19,19 +20,16 @@ hypothesis.settings.load_profile("fmcli")
 _CACHES = itertools.count()  # number of the cache folder; each test gets a new one
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Use one thread: several are slower than one on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
     """Save after every epoch, even a short one, so that tests know where a resumed run starts."""
     monkeypatch.setattr("fmcli.training.loop.MAX_SAVING_SHARE", math.inf)
+
+
+@pytest.fixture(autouse=True)
+def files_need_not_reach_the_disk(monkeypatch):
+    """Do not wait for the disk, which is slow on some machines."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from PIL import Image
 from fmcli.cli import run
 from fmcli.cli.app import app
 from fmcli.errors import ExitStatus
+from tests.processes import start_fmcli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -127,7 +128,8 @@ def working_folder(tmp_path_factory):
         members = [{{ name = "k3", model.kernel_size = 3 }}, {{ name = "k5", model.kernel_size = 5 }}]
         """
     )
-    run_shell(folder, "fmcli train --recipe tiny.toml --output checkpoints/quick")
+    done = start_fmcli("train", "--recipe", folder / "tiny.toml", "--output", folder / "checkpoints/quick").finish()
+    assert done.status == 0, done.err
     return folder
 
 

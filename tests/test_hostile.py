@@ -21,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,14 @@ class Outcome:
     memory: int = 0
 
 
+@cache
+def reference_seconds() -> float:
+    return fuzz.cpu_seconds(fuzz.reference_work)
+
+
 def measure(read: Callable[[], object]) -> Outcome:
     """Read in another process, and kill it if it waits."""
+    reference = reference_seconds()
     result_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -110,12 +117,12 @@ def measure(read: Callable[[], object]) -> Outcome:
                 kind, bases = type(error).__name__, [base.__name__ for base in type(error).__mro__]
                 message = str(error) if isinstance(error, FmcliError) else traceback.format_exc()
 
-        # Measured twice, because the speed of the machine may change while the file is read.
-        before = fuzz.cpu_seconds(fuzz.reference_work)
         memory = fuzz.peak_memory()
         seconds = fuzz.cpu_seconds(read_and_catch)
         memory = fuzz.peak_memory() - memory
-        work = seconds / max(before, fuzz.cpu_seconds(fuzz.reference_work))
+        if seconds > MAX_WORK * reference:  # the machine may have become slower
+            reference = max(reference, fuzz.cpu_seconds(fuzz.reference_work))
+        work = seconds / reference
         os.write(write_end, json.dumps([kind, bases, message[:20_000], work, memory]).encode())
         os._exit(0)
     os.close(write_end)

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.peers import Answer, Clock, Job, main, majority, read_images, time_passes
 from benchmarks.works import VOTE, Work, load_work
@@ -111,6 +110,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Images with a transform, like the datasets of torchvision."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], augment: AugmentSpec) -> None:
+        from torchvision.transforms import InterpolationMode, v2  # takes two seconds
+
         self.images, self.labels = images, labels
         steps: list[v2.Transform] = [v2.ToImage()]
         if augment.rotate or augment.translate:

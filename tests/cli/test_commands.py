@@ -1031,9 +1031,9 @@ ONE_MEMBER = TINY_RECIPE.split('\n[[members]]\nname = "k5"')[0]
 
 def stop_in_third_epoch(recipe: Path, folder: Path, kind: signal.Signals) -> Result:
     """Start a training of many epochs in a new process group, as a shell does. Send a signal after the second epoch."""
-    words = ["train", "-r", recipe, "-o", folder, "--threads", 1, "--set", "trainer.epochs=150"]
+    words = ["train", "-r", recipe, "-o", folder, "--threads", 1, "--set", "trainer.epochs=60"]
     process = start_fmcli(*words, new_session=True)
-    while " 2/150" not in process.read_output()[1]:
+    while " 2/60" not in process.read_output()[1]:
         assert process.is_alive(), process.finish()
         time.sleep(0.01)
     os.killpg(process.pid, kind)

@@ -461,10 +461,9 @@ def test_impossible_comparisons_are_refused(cli, pool, arguments, status, messag
 
 
 def test_compare_cross_fits_on_validation_images_like_evaluate(cli, pool):
-    options = ("--vote", "stacking", "--split", "validation", "--format", "json")
-    first, second, third = (pool / name for name in ("k3-1", "k3-2", "k5-1"))
-    evaluated = cli("ensemble", "evaluate", first, third, *options)
-    compared = cli("ensemble", "compare", f"one={first},{third}", f"two={first},{second}", *options)
+    options = ("--vote", "weighted-soft", "--split", "validation", "--format", "json")
+    evaluated = cli("ensemble", "evaluate", pool, *options)
+    compared = cli("ensemble", "compare", pool, f"two={pool / 'k3-1'},{pool / 'k3-2'}", *options)
     assert compared.status == 0, compared.err
     assert compared.json["ensembles"][0]["accuracy"] == accuracy_of(evaluated)
     assert compared.json["ensembles"][0]["loss"] == evaluated.json["ensemble"]["loss"]
