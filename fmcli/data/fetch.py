@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fmcli.data.cache import cache_folder
-from fmcli.data.sources import DATASETS, FASHION_MNIST_FILES, find_fashion_mnist, verify_fashion_mnist
+from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist, verify_fashion_mnist
 from fmcli.errors import DataError, did_you_mean, printable
+from fmcli.recipe.data import KNOWN_SOURCES
 
 MAX_DOWNLOAD_BYTES = 1 << 27  # five times the size of the largest file
 TIMEOUT_S = 20
@@ -31,8 +32,8 @@ def fetch(name: str, *, data_root: Path | None = None, log: Callable[[str], None
     Raises:
         DataError: The dataset is unknown, cannot be downloaded, or differs from the published dataset.
     """
-    if name not in DATASETS:
-        raise DataError(f"no built-in dataset {printable(name)!r}; {did_you_mean(name, list(DATASETS))}")
+    if name not in KNOWN_SOURCES:
+        raise DataError(f"no built-in dataset {printable(name)!r}; {did_you_mean(name, list(KNOWN_SOURCES))}")
     found = find_fashion_mnist(data_root)
     if found is not None:
         verify_fashion_mnist(found)

@@ -115,10 +115,8 @@ def _find_split_folders(folder: Path) -> dict[str, Path]:
             f"{printable(folder)} has a folder {name!r} but no folder 'train'",
             hint=f"add a folder 'train' with the training images; if {name!r} is a class, rename the folder",
         )
-    if not _subfolders(found["train"]):
-        if len(found) == 1:
-            return {}
-        raise DataError(f"{printable(found['train'])} has no class folders", hint=_ADD_CLASS_FOLDERS)
+    if len(found) == 1 and not _subfolders(found["train"]):
+        return {}
     if "test" not in found:
         raise DataError(
             f"{printable(folder)} has a folder {printable(found['train'].name)!r} but no folder 'test'",
@@ -160,11 +158,7 @@ def _class_names(folder: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...
             if len(_subfolders(inner)) > 1
             else _ADD_CLASS_FOLDERS,
         )
-    if wanted is None:
-        return found
-    if len(set(wanted)) != len(wanted):
-        raise DataError("two classes have the same name", hint="give each class folder once in data.classes")
-    return wanted
+    return found if wanted is None else wanted
 
 
 def _refuse_other_classes(folder: Path, names: tuple[str, ...]) -> None:

@@ -165,13 +165,15 @@ def check_image_set(
         where: Name of the set in errors.
 
     Raises:
-        DataError: There are no images, images are too large, there are too many classes, the numbers of images and
-            labels differ, or a label has no class.
+        DataError: There are no images, images are too large, there are too many classes, class names are not unique,
+            the numbers of images and labels differ, or a label has no class.
     """
     if len(images) == 0:
         raise DataError(f"{printable(where)} has no images")
     if len(class_names) > MAX_CLASSES:
         raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MAX_CLASSES}")
+    if len(set(class_names)) != len(class_names):
+        raise DataError("two classes have the same name", hint="check data.classes in the recipe, or classes.txt")
     if images[0].size > MAX_IMAGE_VALUES:
         raise DataError(f"{printable(where)} has images of {images[0].size} values; the limit is {MAX_IMAGE_VALUES}")
     if len(images) != len(labels):

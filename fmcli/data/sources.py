@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Splits:
     Raises:
         DataError: The source does not exist or is damaged.
     """
-    if spec.source in DATASETS:
-        return DATASETS[spec.source](spec, data_root)
+    if spec.source in KNOWN_SOURCES:
+        return _load_fashion_mnist(spec, data_root)
     kind, _, name = spec.source.partition(":")
     try:
         path = Path(name).expanduser()
@@ -58,7 +58,9 @@ def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Splits:
         raise DataError(f"{printable(name)}: {error}", hint="write the whole path") from error
     if data_root is not None and not path.exists():
         path = data_root / path
-    return _READERS[kind](spec, path)
+    if kind == "folder":
+        return read_image_folder(path, classes=spec.classes, size=spec.size, channels=spec.channels)
+    return _load_idx_folder(spec, path) if kind == "idx" else _check_splits(spec, path, read_npz(path), ())
 
 
 def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
@@ -125,10 +127,6 @@ def _load_idx_folder(spec: DataSpec, folder: Path) -> Splits:
     return _check_splits(spec, folder, pairs, _read_class_names(folder))
 
 
-def _load_npz(spec: DataSpec, path: Path) -> Splits:
-    return _check_splits(spec, path, read_npz(path), ())
-
-
 def _check_splits(
     spec: DataSpec,
     path: Path,
@@ -143,8 +141,6 @@ def _check_splits(
     if n_classes > MAX_CLASSES:
         raise DataError(f"{printable(path)} has the label {n_classes - 1}; the limit is {MAX_CLASSES} classes")
     names = spec.classes or class_names or tuple(str(label) for label in range(n_classes))
-    if len(set(names)) != len(names):
-        raise DataError("two classes have the same name", hint="check data.classes in the recipe, or classes.txt")
     sets = {
         split: check_image_set(images, labels, names, where=f"{path} ({split})")
         for split, (images, labels) in pairs.items()
@@ -156,10 +152,6 @@ def _check_splits(
                 f"train images {sets['train'].input_shape}; all images must have the same shape"
             )
     return Splits(sets["train"], sets.get("validation"), sets["test"], path)
-
-
-def _load_image_folder(spec: DataSpec, folder: Path) -> Splits:
-    return read_image_folder(folder, classes=spec.classes, size=spec.size, channels=spec.channels)
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:
@@ -188,11 +180,3 @@ def _read_pair(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[Any
 def _existing(path: Path) -> Path | None:
     """Return the path of a file or of the gzipped file, whichever exists, or None."""
     return next((candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()), None)
-
-
-_READERS: Mapping[str, Callable[[DataSpec, Path], Splits]] = {
-    "folder": _load_image_folder,
-    "idx": _load_idx_folder,
-    "npz": _load_npz,
-}
-DATASETS: Mapping[str, Callable[[DataSpec, Path | None], Splits]] = {"fashion-mnist": _load_fashion_mnist}

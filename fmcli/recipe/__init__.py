@@ -1,7 +1,8 @@
-"""Recipes: read TOML into frozen, checked values, and write it.
+"""Recipes: read TOML into frozen, checked values, and write these values as TOML.
 
-One module per table: `data`, `augment`, `families` (the table `[model]`), `optimizer`, `schedule`, `trainer`, `search`,
-and `recipe` for the rest. `load` reads a file, `overrides` changes values, and `resolve` checks the result.
+There is one module per table: `data`, `augment`, `families` (the table `[model]`), `optimizer`, `schedule`, `trainer`
+and `search`; `recipe` has the other tables. `load` reads a file, `overrides` changes values, and `resolve` checks the
+result.
 """
 
 from fmcli.recipe.data import DataSpec, SourceFacts, known_facts

@@ -1,4 +1,4 @@
-"""The values in which two recipes differ."""
+"""Compare the values of two recipes."""
 
 from fmcli.errors import printable
 from fmcli.recipe.recipe import Recipe
@@ -17,7 +17,7 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def _compared_values(recipe: Recipe) -> dict[str, object]:
-    """Return all values that affect a run. The order of members does, since each member's seed depends on its index."""
+    """Return all values that affect a run. The seed of a member depends on its index, so the order is one of them."""
     return {
         "data": recipe.data.model_dump(),
         "ensemble": recipe.ensemble.model_dump(),

@@ -32,7 +32,7 @@ def find_recipe(name: str) -> Path:
     """Return the file of a recipe.
 
     Args:
-        name: A path to a file, a run folder with a `recipe.toml`, or the name of a shipped recipe.
+        name: Path of a file, path of a run folder with a `recipe.toml`, or name of a shipped recipe.
 
     Raises:
         RecipeError: There is no such file and no such shipped recipe.
@@ -41,14 +41,14 @@ def find_recipe(name: str) -> Path:
         path = Path(name)
         if path.is_dir():
             path = path / "recipe.toml"
-        if not path.exists():  # instead of is_file(), since it may be a pipe: <(sed … quick.toml)
-            raise RecipeError(f"no recipe at {printable(name)}", hint="fmcli recipe list prints the shipped recipes")
+        if not path.exists():  # instead of is_file(), because the path may be a pipe: <(sed … quick.toml)
+            raise RecipeError(f"no recipe at {printable(name)}", hint="to list the shipped recipes: fmcli recipe list")
         return path
     shipped = shipped_recipes()
     if name not in shipped:
         raise RecipeError(
             f"no recipe named {printable(name)!r}; {did_you_mean(name, list(shipped))}",
-            hint="fmcli recipe list prints the shipped recipes; the path of another recipe must end in .toml",
+            hint="to list the shipped recipes: fmcli recipe list; the path of your own recipe must end in .toml",
         )
     return shipped[name]
 
@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
 
 
 def recipe_description(text: str) -> str:
-    r"""Return a recipe's description: its first comment line, except `#:schema` lines, which editors read.
+    r"""Return the description of a recipe: the first comment line that is not a `#:schema` line for editors.
 
     Example:
         >>> recipe_description("# Three kernel sizes, one vote.\n[data]")
@@ -93,7 +93,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> RecipeText:
     """Read a recipe and apply overrides.
 
     Args:
-        name: A path or the name of a shipped recipe; see `find_recipe`.
+        name: Path or name of a recipe; see `find_recipe`.
         overrides: `key=value` strings; see `apply_overrides`.
 
     Raises:
@@ -115,27 +115,27 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply overrides, fill in defaults and check all values.
 
     Args:
-        name: A path or the name of a shipped recipe; see `find_recipe`.
+        name: Path or name of a recipe; see `find_recipe`.
         overrides: `key=value` strings; see `apply_overrides`.
 
     Raises:
-        RecipeError: The recipe has problems; the error lists them all.
+        RecipeError: The recipe has problems. The error lists all of them.
     """
     read = read_recipe(name, overrides)
     return resolve_recipe(read.table, name=read.name, description=read.description)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Return a resolved recipe as TOML; `load_recipe` reads the same values from it."""
+    """Return a resolved recipe as TOML, from which `load_recipe` reads the same values."""
     return dump_table(recipe.model_dump(exclude_none=True, exclude={"description"}), recipe.description)
 
 
 def dump_table(table: Table, description: str) -> str:
-    """Return a recipe's table as TOML after a comment with the description."""
+    """Return the table of a recipe as TOML, after a comment with the description."""
     return f"# {description}\n" + tomli_w.dumps(table)
 
 
 def recipe_digest(*specs: BaseModel) -> str:
-    """Return the SHA-256 of specs; it depends on their values, not on the formatting or key order of the TOML file."""
+    """Return the SHA-256 of the values of specs, which does not depend on the format of the TOML file."""
     content = json.dumps([spec.model_dump(mode="json") for spec in specs], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Change values of a recipe's table by their paths, for overrides on the command line and for searches."""
+"""Change values of a recipe by path, for overrides on the command line and for searches."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ DEFAULT_MEMBER = "m1"
 def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
     """Return a recipe's table after applying `key=value` strings.
 
-    A value is parsed as TOML; if that fails, it is text. A shared key (`optimizer.lr`) also replaces the values of
-    members that have their own; `members.NAME.optimizer.lr` changes one member.
+    A value is parsed as TOML. If that fails, it is text. A shared key (`optimizer.lr`) also replaces the values in the
+    tables of members; `members.NAME.optimizer.lr` changes one member.
 
     Args:
         table: The table as parsed from TOML.
@@ -31,7 +31,7 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
         A new table.
 
     Raises:
-        RecipeError: An override has no `=`, is not UTF-8, or its path does not exist.
+        RecipeError: An override has no `=`, is not UTF-8, or changes a path that does not exist.
 
     Example:
         >>> apply_overrides({"trainer": {"epochs": 3}}, ["trainer.epochs=5", "optimizer.name=sgd"])
@@ -43,7 +43,9 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
         if not equals or not all(key.strip().split(".")):
             raise RecipeError(f"override {printable(override)!r}: expected key=value", remedies=[_EXAMPLE])
         if not is_utf8(override):
-            raise RecipeError(f"override {printable(override)!r} is not UTF-8", hint="enter the value in UTF-8")
+            raise RecipeError(
+                f"override {printable(override)!r} is not UTF-8", hint="use a terminal with UTF-8 encoding"
+            )
         values[key.strip()] = _parse_value(text.strip())
     try:
         return set_values(table, values)
@@ -62,7 +64,7 @@ def set_values(table: Table, values: Mapping[str, Any]) -> Table:
         A new table.
 
     Raises:
-        KeyError: A path does not exist; the first argument is a message for the user.
+        KeyError: A path does not exist. The first argument is a message for the user.
     """
     result: Table = deepcopy(table)
     for key, value in values.items():
@@ -85,13 +87,13 @@ def set_values(table: Table, values: Mapping[str, Any]) -> Table:
 def value_at(recipe: Recipe, key: str) -> Any:
     """Return the value at a path in a resolved recipe, including defaults; None if the path does not exist.
 
-    For a shared table this is the value of the first member.
+    For a path in a shared table, return the value of the first member.
     """
     table = recipe.model_dump(mode="json")
     path = _parse_path(key)
     value: Any = table["members"][0] if path[0] in SHARED_TABLES else table
     if path[0] == "members":
-        # The name of a table with several copies means the first copy.
+        # The name of a [[members]] table with several copies means the first copy.
         first_copies = [{**member, "name": member["name"].removesuffix("-1")} for member in table["members"]]
         value, path = _find_member({"members": [*first_copies, *table["members"]]}, path, key)
     return _get(value, path) if has_key(value, path) else None
@@ -129,7 +131,7 @@ def _member_tables(table: Table) -> list[Table]:
 
 
 def _find_member(table: Table, path: Sequence[str | int], key: str) -> tuple[Table, list[str | int]]:
-    """Return the member in `members.NAME.key`, whose name may contain dots, and the rest of the path."""
+    """Return the member of a path `members.NAME.key` and the rest of the path. The name may contain dots."""
     table.setdefault("members", [{"name": DEFAULT_MEMBER}])
     members = {str(member.get("name")): member for member in _member_tables(table)}
     for end in range(len(path) - 1, 1, -1):
@@ -140,14 +142,14 @@ def _find_member(table: Table, path: Sequence[str | int], key: str) -> tuple[Tab
 
 
 def _copy_shared_list(member: Table, shared: Table, path: Sequence[str | int]) -> None:
-    """If a path leads into a shared list, copy the list to the member."""
+    """Copy a shared list to the member if the path leads into it."""
     list_path = path[: next((index for index, step in enumerate(path) if isinstance(step, int)), 0)]
     if list_path and not has_key(member, list_path) and has_key(shared, list_path):
         _set_key(member, list_path, deepcopy(_get(shared, list_path)), "")
 
 
 def _drop_other_validation_keys(table: Table, path: Sequence[str | int]) -> None:
-    """Remove `first` if `data.validation.fraction` is set, and so on, since the table has only one of these keys."""
+    """Remove other keys, such as `first`, if `data.validation.fraction` is set: the table may have only one kind."""
     if has_key(table, path[:-1]) and path[:-1] == ["data", "validation"] and path[-1] in VALIDATION_KINDS:
         validation = table["data"]["validation"]
         dropped = VALIDATION_KINDS if path[-1] == "fraction" else (*VALIDATION_KINDS, *RandomFraction.model_fields)
@@ -159,7 +161,7 @@ def _drop_other_validation_keys(table: Table, path: Sequence[str | int]) -> None
 def _set_key(table: Any, path: Sequence[str | int], value: Any, key: str) -> None:
     for index, step in enumerate(path):
         if isinstance(step, int) and not _contains(table, step):
-            found = f"has {len(table)} entries, from 0" if isinstance(table, list) else "is not a list"
+            found = f"has {len(table)} entries, counted from 0" if isinstance(table, list) else "is not a list"
             raise KeyError(f"{printable(key)}: no index {step}, since {printable(path[index - 1])} {found}")
         if isinstance(step, str) and not isinstance(table, dict):
             raise KeyError(f"{printable(key)}: {printable(path[index - 1])} is a value, not a table")

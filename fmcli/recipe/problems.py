@@ -1,4 +1,4 @@
-"""Turn validation errors of pydantic into lines with the path, the value and the expected value."""
+"""Turn validation errors of pydantic into lines with path, value and expected value."""
 
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from fmcli.errors import did_you_mean, printable
 from fmcli.recipe.overrides import has_key
 
-MAX_PROBLEMS = 100  # in one report; the time to write it grows with the square of this number
+MAX_PROBLEMS = 100  # in one report; the time to write it is proportional to the square of this number
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -36,7 +36,7 @@ _EXPECTED = {
 def describe_problems(error: ValidationError, spec: type[BaseModel], table: object) -> dict[tuple[str, ...], str]:
     """Return the text of each problem of a failed validation, by its path.
 
-    pydantic reports one problem for each kind of value that is allowed at a path; they are merged.
+    pydantic reports a problem for each type of value that is allowed at a path. They are merged.
 
     Args:
         error: The error that pydantic raised.
@@ -51,7 +51,7 @@ def describe_problems(error: ValidationError, spec: type[BaseModel], table: obje
     problems: dict[tuple[str, ...], str] = {}
     for (path, details), shown in zip(errors, shown_paths, strict=True):
         if any(other.startswith((f"{shown}.", f"{shown}[")) for other in shown_paths):
-            continue  # the problem inside this table or list is reported instead
+            continue  # a problem inside this table or list is reported instead
         text = _describe(details, spec)
         if path in problems:
             problems[path] += f" or {text.split('; ', 1)[-1].removeprefix('expected ')}"
@@ -126,7 +126,7 @@ def _specs_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def show_path(path: tuple[str, ...]) -> str:
-    """Return a path as a user types it.
+    """Return a path as the user types it.
 
     Example:
         >>> show_path(("model", "layers[2]", "filters"))

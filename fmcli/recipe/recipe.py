@@ -19,6 +19,11 @@ MAX_MEMBERS = 1000
 MAX_NAME_LENGTH = 64
 SHARED_TABLES = ("model", "augment", "optimizer", "schedule", "trainer")
 """Tables with values for every member. The tables of a member override them."""
+_RESERVED_NAMES = {
+    "vote": "the vote of the members",
+    "(?i:last-good)": "the weights before a divergence",
+    r"(?i:snapshot(-\d+)?)": "the snapshots of a member",
+}
 
 
 class EnsembleSpec(Spec):
@@ -64,14 +69,9 @@ class MemberSpec(Spec):
     @field_validator("name")
     @classmethod
     def _name_is_free(cls, name: str) -> str:
-        if name == "vote":
-            raise ValueError("got 'vote', which is reserved for the vote of the members; choose another name")
-        if name.lower() == "last-good":
-            raise ValueError(
-                f"got {name!r}, which is reserved for the weights before a divergence; choose another name"
-            )
-        if re.fullmatch(r"snapshot(-\d+)?", name, re.IGNORECASE):
-            raise ValueError(f"got {name!r}, which is reserved for the snapshots of a member; choose another name")
+        for pattern, purpose in _RESERVED_NAMES.items():
+            if re.fullmatch(pattern, name):
+                raise ValueError(f"got {name!r}, which is reserved for {purpose}; choose another name")
         return name
 
 

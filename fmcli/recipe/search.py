@@ -7,7 +7,7 @@ from pydantic import Field, Tag, model_validator
 
 from fmcli.recipe.base import PositiveFloat, PositiveInt, Seed, Spec, choose_by_key
 
-_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | Annotated[float, Field(ge=-1e300, le=1e300)]
 _ROUNDING_ERROR = 1e-6  # 0.5 / 0.05 is not exactly 10 in floating point
 
 
@@ -47,10 +47,7 @@ class RangeSpace(Spec):
                 f"step must be a whole number, as low and high are; got {self.step:g}; to draw fractions, write "
                 f"low = {self.low}.0"
             )
-        steps = (self.high - self.low) / (self.step or 1)
-        if not math.isfinite(steps):
-            raise ValueError(f"the range from {self.low:g} to {self.high:g} is too wide")
-        if self.step is not None and abs(steps - round(steps)) > _ROUNDING_ERROR:
+        if self.step and abs(math.remainder(self.high - self.low, self.step)) > _ROUNDING_ERROR * self.step:
             raise ValueError(
                 f"high - low must be a multiple of step; got {self.high:g} - {self.low:g} and {self.step:g}"
             )

@@ -1,7 +1,7 @@
-"""Shape tracing: the output shape and parameter count of each layer, by arithmetic without torch.
+"""Compute the output shape and parameter count of each layer, without torch.
 
 `families` turns a `[model]` table into a list of layers. The summary of a recipe and the check for impossible networks
-trace this list; `networks` builds modules from it.
+trace this list. `networks` builds modules from it.
 """
 
 import math
@@ -14,7 +14,7 @@ from fmcli.recipe.data import SourceFacts
 from fmcli.recipe.families import expand_layers
 from fmcli.recipe.recipe import MemberSpec, Recipe
 
-Shape = tuple[int, ...]  # (C, H, W), or (features,) once flat
+Shape = tuple[int, ...]  # (C, H, W), or (features,) after flattening
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class LayerTrace:
 
     Args:
         layer: The layer.
-        input_shape: Shape of its input without the batch axis.
-        output_shape: Shape of its output without the batch axis.
+        input_shape: Shape of the input without the batch axis.
+        output_shape: Shape of the output without the batch axis.
         parameters: Number of trained parameters.
     """
 
@@ -87,7 +87,7 @@ def trace_members(
         source: Image size and classes of its data.
 
     Returns:
-        The traces of each member with a possible network, by name, and one problem per member without one.
+        The traces of each possible network by member name, and one problem per impossible network.
     """
     n_classes = len(source.class_names)
     traces, problems = {}, []
@@ -104,7 +104,7 @@ def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTr
     """Trace the network of every member of a recipe.
 
     Raises:
-        RecipeError: Networks are impossible. The error lists the problem of each member.
+        RecipeError: At least one network is impossible. The error lists the problem of each such member.
     """
     traces, problems = trace_members(recipe.members, source)
     if problems:
@@ -179,7 +179,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the padding (before, after) for ceil(side / stride) windows; an odd pixel is added after.
+    """Return the padding (before, after) for ceil(side / stride) windows. If it is odd, `after` is larger by 1.
 
     References:
         TensorFlow's "SAME" padding, with which the published systems were trained.

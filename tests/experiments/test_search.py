@@ -502,8 +502,8 @@ trials = 3
             r"whole numbers would be drawn; to draw fractions, write low = 1\.0",
         ),
         ("high = 64, step = 16", "high = 65, step = 16", "high - low must be a multiple of step; got 65 - 16 and 16"),
-        ("low = 16, high = 64, step = 16", "low = 0.0, high = 1e308, step = 0.05", "is too wide"),
-        ("low = 1e-4, high = 1e-1, log = true", "low = -1e308, high = 1e308", "is too wide"),
+        ("low = 16, high = 64, step = 16", "low = 0.0, high = 1e308, step = 0.05", "a number of at most"),
+        ("low = 1e-4, high = 1e-1, log = true", "low = -1e308, high = 1e308", "a number of at least"),
         ("trials = 4", 'trials = 4\nsampler = "tpx"', "search.sampler: got 'tpx'"),
         (
             "[trainer]",
