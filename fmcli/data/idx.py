@@ -94,7 +94,7 @@ def open_idx(path: Path) -> NDArray[Any]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
-    """Open an IDX file and yield it, positioned after its header, with the checked header."""
+    """Open an IDX file. Yield the file, of which the header has been read, and the checked header."""
     with explain_read_errors(path, _READ_ERRORS), open_nonblocking(path) as packed:
         file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
         header = _parse_header(file, path)

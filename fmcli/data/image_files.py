@@ -40,7 +40,7 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedImage:
-    """An image converted to network input, or the reason why it could not be read.
+    """An image converted to network input, or the reason why the image could not be read.
 
     Args:
         name: Path as the user gave it.
@@ -133,7 +133,7 @@ class ImageReader:
             return pixels
 
     def _choose_background(self, image: Image.Image) -> str:
-        """Return the colour of transparent pixels: like the training images, unless it would hide the object."""
+        """Return the colour for transparent pixels: the training images' background, unless it hides the object."""
         is_light = not self.background.endswith("dark")
         brightness = _median_of_visible(image)
         hides_object = brightness >= LIGHT if is_light else brightness <= DARK

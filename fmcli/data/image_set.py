@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images with their labels and class names.
+    """Images with labels and class names.
 
     Args:
         pixels: uint8 (M, C, H, W), in memory or mapped from a file.
@@ -128,7 +128,7 @@ class Splits:
     Args:
         train: Images to fit weights on.
         validation: Images to make choices on, or None.
-        test: Images for the final score; no choice depends on them.
+        test: Images for the final score. No choice depends on them.
         path: Folder or file of the images, or None.
     """
 
@@ -149,7 +149,9 @@ class Splits:
         """
         images = self.present().get(name)
         if images is None:
-            raise DataError(f"the recipe has no {name} images", hint="add validation = { first = 5000 } to its [data]")
+            raise DataError(
+                f"the recipe has no {name} images", hint="add validation = { first = 5000 } to the recipe's [data]"
+            )
         return images
 
 

@@ -99,7 +99,7 @@ class _BoundedFile:
 
 
 def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, may_map: bool) -> NDArray[Any]:
-    """Read an array of the archive, or map it from the cache if that is allowed and it is large."""
+    """Read an array of the archive. Map a large array from the cache instead, if `may_map`."""
     _check_ratio(path, info)
     with archive.open(info) as file:
         header_bytes, shape, dtype = _parse_header(path, info, file)
@@ -151,7 +151,7 @@ def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> tuple[i
         raise ValueError(f"{info.filename} contains Python objects, which are never read")
     size = file.tell()
     if info.file_size != size + dtype.itemsize * math.prod(shape):
-        raise ValueError(f"the length of {info.filename} does not match its shape {shape}")
+        raise ValueError(f"the length of {info.filename} does not match the shape {shape}")
     if is_fortran and len(shape) > 1:
         raise DataError(
             f"{printable(path)}: {printable(info.filename)} is in Fortran order (columns first)",

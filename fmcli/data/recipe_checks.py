@@ -1,4 +1,4 @@
-"""Check before training that a recipe fits its images."""
+"""Check before training that a recipe fits the images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits
 
     Raises:
         DataError: The images are missing or damaged.
-        RecipeError: A network or an augmentation does not fit them.
+        RecipeError: A network or an augmentation does not fit the images.
     """
     splits = load_splits(recipe.data, data_root)
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
@@ -31,7 +31,7 @@ def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits
 
 
 def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_train: int) -> None:
-    """Refuse a last batch of one image before a batch norm of single values, which have no variance."""
+    """Refuse a last batch of one image if a batch norm would get single values, which have no variance."""
     problems = []
     for member in recipe.members:
         trainer = member.trainer

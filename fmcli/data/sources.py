@@ -39,7 +39,7 @@ _FETCH_HINT = "to download it: fmcli data fetch fashion-mnist"
 
 
 def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Splits:
-    """Read and check the images of a recipe's source, as the source splits them.
+    """Load the images of a source, in the splits of the source.
 
     Args:
         spec: The recipe's `[data]` table.
@@ -87,7 +87,7 @@ def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
         Array of each file.
 
     Raises:
-        DataError: A file is missing or differs from the published one.
+        DataError: A file is missing or differs from the published file.
     """
     arrays = {}
     for name, digest in FASHION_MNIST_FILES.items():

@@ -31,7 +31,7 @@ def split_images(source: Splits, spec: DataSpec) -> Splits:
     """Split the images of a source as a recipe asks. The same source and spec always give the same splits.
 
     Args:
-        source: Images as the source splits them.
+        source: Images in the splits of the source.
         spec: The recipe's `[data]` table.
 
     Raises:

@@ -12,7 +12,7 @@ class AlbumentationsSpec(Spec):
 
     name: str = Field(description="Name of the transform's class, such as `ElasticTransform` or `OneOf`.")
     args: dict[str, Any] = Field(
-        default_factory=dict, description="Arguments of the transform, such as its probability `p`."
+        default_factory=dict, description="Arguments of the transform, such as the probability `p`."
     )
     transforms: Annotated[tuple["AlbumentationsSpec", ...], Field(strict=False)] = Field(
         (), description="Transforms inside `OneOf`, `SomeOf`, `Sequential` and similar classes."

@@ -26,10 +26,10 @@ class Spec(BaseModel):
 
 
 def choose_by_key(*specs: type[Spec]) -> Discriminator:
-    """Return a discriminator for a union of tables: the first key of each identifies it.
+    """Return a discriminator that recognizes each table of a union by its first key.
 
     Args:
-        specs: The tables. Each is tagged with the name of its class, which, unlike its key, is never in a recipe.
+        specs: The tables. The tag of each is its class name, which is never a key of a recipe.
     """
     tags = {next(iter(spec.model_fields)): spec.__name__ for spec in specs}
 

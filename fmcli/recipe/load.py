@@ -76,10 +76,10 @@ def recipe_description(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecipeText:
-    """A recipe file after parsing, before its values are checked.
+    """A recipe file after parsing, before the values are checked.
 
     Args:
-        name: Name of the file without its ending.
+        name: Name of the file without the ending.
         description: The first comment line.
         table: The parsed table, with overrides applied.
     """

@@ -54,7 +54,7 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
 
 
 def set_values(table: Table, values: Mapping[str, Any]) -> Table:
-    """Return a recipe's table with other values.
+    """Return the table of a recipe with changed values.
 
     Args:
         table: The table as parsed from TOML.

@@ -25,8 +25,8 @@ _EXPECTED = {
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
     "finite_number": "a finite number",
-    "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} of them",
+    "too_short": "at least {min_length} value",
+    "too_long": "at most {max_length} values",
     "string_too_short": "text that is not empty",
     "string_pattern_mismatch": "letters, digits, '_', '.' and '-' only, at most 64",
     "literal_error": "{expected}",
@@ -34,7 +34,7 @@ _EXPECTED = {
 
 
 def describe_problems(error: ValidationError, spec: type[BaseModel], table: object) -> dict[tuple[str, ...], str]:
-    """Return the text of each problem of a failed validation, by its path.
+    """Return the text of each problem of a failed validation by path.
 
     pydantic reports a problem for each type of value that is allowed at a path. They are merged.
 

@@ -39,14 +39,14 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
         description: Description of the recipe in one line.
 
     Raises:
-        RecipeError: The table has problems; the error lists them all as `path: problem`.
+        RecipeError: The table has problems. The error lists all of them as `path: problem`.
     """
     unknown = [key for key in table if key not in _TOP_LEVEL][:MAX_PROBLEMS]
     problems = [f"{printable(key)}: unknown key; {did_you_mean(key, _TOP_LEVEL)}" for key in unknown]
     title = table.get("name", name)
     if not isinstance(title, str) or title in ("", ".", "..") or set(title) & set("/\\\0"):
         problems.append(f"name: got {printable(repr(title))}; expected text that is valid as the name of a folder")
-    data = _validate(DataSpec, table, "data", problems, required=True)
+    data = _validate(DataSpec, {"data": {}} | table, "data", problems)
     ensemble = _validate(EnsembleSpec, table, "ensemble", problems) or EnsembleSpec()
     reference = _validate(ReferenceSpec, table, "reference", problems)
     search = _validate(SearchSpec, table, "search", problems)
@@ -63,7 +63,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
         raise RecipeError(
             f"recipe {printable(name)} has {count}:",
             problems=unique,
-            hint="fmcli recipe keys lists all keys; fmcli recipe show quick prints an example",
+            hint="to list all keys: fmcli recipe keys; to print an example: fmcli recipe show quick",
         )
     return Recipe(
         name=str(title),
@@ -202,13 +202,9 @@ def trial_table(table: Table, values: Mapping[str, Any]) -> Table:
     return set_values({key: value for key, value in table.items() if key != "search"}, values)
 
 
-def _validate(
-    spec: type[SomeSpec], table: Table, key: str, problems: list[str], *, required: bool = False
-) -> SomeSpec | None:
-    """Return one validated table; append its problems to the list and return None if it has any."""
+def _validate(spec: type[SomeSpec], table: Table, key: str, problems: list[str]) -> SomeSpec | None:
+    """Return a validated table. If it is missing or has problems, which are appended to the list, return None."""
     if key not in table:
-        if required:
-            problems.append(f"{key}: missing table")
         return None
     try:
         return spec.model_validate(table[key])

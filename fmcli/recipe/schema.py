@@ -12,11 +12,11 @@ from fmcli.recipe.recipe import SHARED_TABLES, EnsembleSpec, MemberSpec, MemberT
 from fmcli.recipe.search import SearchSpec
 
 Schema = Mapping[str, Any]
-_NAME = "Name of the run and of its folder. Default: the name of the recipe file without its ending."
+_NAME = "Name of the run and of the run folder. Default: the name of the recipe file without `.toml`."
 _MEMBERS = (
-    "One member, or several copies. It may have its own tables "
-    f"{', '.join(SHARED_TABLES[:-1])} and {SHARED_TABLES[-1]}; their values override the shared tables. Without "
-    "[[members]], the recipe has one member, `m1`."
+    f"One member, or several copies. It may contain the tables {', '.join(SHARED_TABLES[:-1])} and "
+    f"{SHARED_TABLES[-1]}, but no others. Their values override the values of the shared tables. Without [[members]], "
+    "the recipe has one member, `m1`."
 )
 _MIN_OMITTED_LIMIT = 2**31  # larger limits are not shown, since no recipe reaches them
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}

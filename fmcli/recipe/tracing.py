@@ -19,7 +19,7 @@ Shape = tuple[int, ...]  # (C, H, W), or (features,) after flattening
 
 @dataclass(frozen=True, slots=True)
 class LayerTrace:
-    """A layer with its shapes and parameter count.
+    """A layer with input shape, output shape and parameter count.
 
     Args:
         layer: The layer.
@@ -179,7 +179,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the padding (before, after) for ceil(side / stride) windows. If it is odd, `after` is larger by 1.
+    """Return the padding (before, after) for ceil(side / stride) windows. If the total is odd, `after` is larger by 1.
 
     References:
         TensorFlow's "SAME" padding, with which the published systems were trained.

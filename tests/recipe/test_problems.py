@@ -72,7 +72,7 @@ def test_all_problems_are_reported_together():
         "augment.flip: got 1.5; expected a number of at most 1.0",
         "augment.erase_area[1]: missing",
         "model.form: got 'pool'; did you mean 'pooled'?",
-        "model.widths: got []; expected at least 1 of them",
+        "model.widths: got []; expected at least 1 value",
         "optimizer: got 'adan' for 'name'; did you mean 'adam'?",
         "schedule.gamma: missing",
         "trainer.epochs: got 0; expected a number above 0",
@@ -107,11 +107,11 @@ def test_message_counts_and_lists_the_problems():
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        ("", {"data: missing table", "model: missing"}),
+        ("", {"data.source: missing", "model: missing"}),
         (MINIMAL + "[trainer]\nseed = 4294967296\n",
          {"trainer.seed: got 4294967296; expected a number below 4294967296"}),
         ("trainer.seed = -1\n",
-         {"data: missing table", "model: missing", "trainer.seed: got -1; expected a number of at least 0"}),
+         {"data.source: missing", "model: missing", "trainer.seed: got -1; expected a number of at least 0"}),
         ("data = 3\n" + MODEL, {"data: got 3; expected a table"}),
         (MINIMAL + "[optimizer]\nlr = 1\n[[optimizer.lr2]]\n", {"optimizer.lr2: unknown key; did you mean 'lr'?"}),
         (MINIMAL + "[optimizer]\nlr = inf\n", {"optimizer.lr: got inf; expected a finite number"}),

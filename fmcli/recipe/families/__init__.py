@@ -1,4 +1,4 @@
-"""Network families: one file per kind of `[model]` table, and the layers that each expands to."""
+"""Network families: one file per kind of `[model]` table. Each family expands to a list of layers."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="famil
 
 
 def expand_layers(model: ModelSpec, n_classes: int, input_shape: tuple[int, ...]) -> tuple[LayerSpec, ...]:
-    """Return the layers of a model; the last one returns one logit per class.
+    """Return the layers of a model. The last layer returns one logit per class.
 
     Args:
         model: A `[model]` table of any family.
@@ -23,7 +23,7 @@ def expand_layers(model: ModelSpec, n_classes: int, input_shape: tuple[int, ...]
 
 
 def kernel_group(model: ModelSpec) -> str:
-    """Return the kernel sizes of a network's convolutions as text; a two-level vote groups members by it.
+    """Return the kernel sizes of a network's convolutions as text. A two-level vote groups members by this text.
 
     Example:
         >>> kernel_group(KernelCnnSpec(kernel_size=5, widths=(8, 16)))

@@ -56,7 +56,7 @@ def expand(model: KernelCnnSpec, input_shape: tuple[int, ...], n_classes: int) -
 
 
 def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
-    """Yield the layers of An et al. 2020 (arXiv 2008.10400); their M3, M5 and M7 differ in kernel size and widths."""
+    """Yield the layers of An et al. 2020 (arXiv 2008.10400), whose M3, M5 and M7 differ in kernel size and widths."""
     for width, kernel_size in zip(model.widths, model.kernel_sizes, strict=True):
         yield layers.Conv(filters=width, kernel_size=kernel_size, bias=False)
         yield layers.BatchNorm(activation="relu")
@@ -66,9 +66,9 @@ def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
 
 
 def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: tuple[int, ...]) -> Iterator[LayerSpec]:
-    """Yield stages of convolutions; each but the last halves the image if its side is at least 2 pixels.
+    """Yield stages of convolutions. Every stage except the last halves the image if it has at least 2 pixels per side.
 
-    Pooling comes before normalisation, which then has less work.
+    Pooling is before batch norm, which then has less work.
     """
     side = min(input_shape[1:])
     for stage, (width, kernel_size) in enumerate(zip(model.widths, model.kernel_sizes, strict=True)):
