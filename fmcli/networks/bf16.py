@@ -14,7 +14,7 @@ class Bf16Twin:
     Results equal `torch.autocast` bit for bit, with less work per step: one call converts all weights and
     another all gradients, while autocast converts each one separately and again in the backward pass. There are two
     exceptions: `ConvPoolReLU`, which replaces the first layers if it fits, chooses maxima before rounding, and
-    `StridedConv2d` sums the gradients of its weights in another order.
+    `StridedConv2d` sums the gradients of its weights in a different order.
 
     Args:
         model: The network to train, in float32. The twin shares its layers without weights and its batch norm layers.

@@ -102,7 +102,7 @@ class GraphedStep:
     """A training step that is recorded after a few calls, and replayed from then on.
 
     A step of a small network consists of hundreds of kernels of a few microseconds each. Launching each of them
-    takes longer than computing it. If recording fails, kernels are launched one by one, after a warning.
+    takes longer than computing it. If recording fails, kernels are launched one at a time, after a warning.
 
     Args:
         recorder: Records graphs on the device.

@@ -65,11 +65,11 @@ def train_member(
         reporter: Receives events.
 
     Returns:
-        The epochs. With `keep = "retrained"`, the member is trained twice, and both times are included.
+        The epochs. With `keep = "retrained"`, the member is trained twice, and the epochs of both are returned.
 
     Raises:
         RecipeError: The network or the augmentation cannot be built for these images.
-        CheckpointError: The saved state belongs to another recipe or other images, or is damaged.
+        CheckpointError: The saved state is damaged, or belongs to a different recipe or different images.
         DeviceError: The device has too little memory.
         DivergedError: The loss is no longer finite. The folder `last-good` has the last saved weights, if any.
         FmcliError: A file cannot be written.

@@ -56,10 +56,8 @@ def train_run(
         overwrite: Remove the run in the folder first.
         data_root: Folder that is searched first for built-in datasets.
         save_after: Seconds between saves within one epoch.
-        jobs: Members to train in parallel: on a CPU in processes, on an NVIDIA GPU on streams. None chooses the number
-            (see `choose_concurrency`).
-        threads: CPU threads per member. By default, parallel members share the threads of this process, and a resumed
-            run keeps its number.
+        jobs: Members to train in parallel. None chooses the number (see `choose_concurrency`).
+        threads: CPU threads per member. Default: a resumed run keeps its number; new members get equal shares.
         reporter: Receives events.
 
     Returns:

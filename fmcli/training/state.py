@@ -87,7 +87,7 @@ def load_state(path: Path) -> TrainingState:
     """Read a state.
 
     Raises:
-        CheckpointError: The file is damaged or has another format.
+        CheckpointError: The file is damaged or has a different format.
     """
     metadata, tensors = load_tensors(path, FORMAT)
     progress = None

@@ -18,8 +18,8 @@ class StridedConv2d(nn.Conv2d):
     """PyTorch's convolution, except that one matrix product with image patches (im2col) gives the weight gradient.
 
     PyTorch's own gradient, from oneDNN, is hardly faster on two threads than on one, and sometimes half as fast. The
-    compiled kernel is used for training in bfloat16 on a CPU with channels-last images of two or more channels. PyTorch
-    handles all other cases. Without a stride, the patches would take too much memory.
+    compiled kernel is used for training in bfloat16 on a CPU if the images are channels-last and have at least two
+    channels. PyTorch handles all other cases. Without a stride, the patches would take too much memory.
 
     References:
         Chellapilla, Puri and Simard, "High performance convolutional neural networks for document processing", 2006.
