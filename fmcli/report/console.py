@@ -16,7 +16,7 @@ UNBOUNDED_COLUMNS = 100_000  # width of output to files and pipes, so that table
 
 
 class BestEffortStream:
-    """A text stream that drops text it cannot write, so that a full disk for the log does not stop a training.
+    """A text stream that drops text it cannot write, so that training continues if the log's disk is full.
 
     A closed pipe still raises `BrokenPipeError`.
 
@@ -99,15 +99,15 @@ class Terminal:
         utf8 = (self.out.encoding or "").replace("-", "").startswith("utf8")
         return json.dumps(value, indent=indent, ensure_ascii=not utf8)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, style: str = "") -> None:
         """Print a message to standard error, unless `quiet` is set."""
         if not self.quiet:
-            self.err.print(Text(_escape_lines(text)), soft_wrap=True)
+            self.err.print(Text(_escape_lines(text), style), soft_wrap=True)
 
     def detail(self, text: str) -> None:
-        """Print a message to standard error if `verbose` is set."""
-        if self.verbose and not self.quiet:
-            self.err.print(Text(_escape_lines(text), style="dim"), soft_wrap=True)
+        """Print a message to standard error if `verbose` is set and `quiet` is not."""
+        if self.verbose:
+            self.note(text, style="dim")
 
 
 @contextmanager

@@ -101,16 +101,11 @@ def _build_table(sheet: Sheet) -> tuple[Table, int]:
     headers, widths = list(sheet.rows[0]), []
     rows = [[_format_cell(row.get(header)) for header in headers] for row in sheet.rows]
     for header, cells in zip(headers, zip(*rows, strict=True), strict=True):
-        name, is_number = printable(header.removeprefix(">")), header.startswith(">")
+        name, number = printable(header.removeprefix(">")), header.startswith(">")
         width = max(map(cell_len, (name, *cells)))
-        widths.append(width if is_number else min(width, _MIN_TEXT_WIDTH))
-        table.add_column(
-            name,
-            justify="right" if is_number else "left",
-            no_wrap=is_number,
-            overflow="fold",
-            min_width=widths[-1],
-        )
+        width = width if number else min(width, _MIN_TEXT_WIDTH)
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold", min_width=width)
+        widths.append(width)
     first_total = len(rows) - sheet.n_totals
     for index, row in enumerate(rows):
         if index == first_total:

@@ -42,7 +42,7 @@ def terminal_grid(
 
 
 def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
-    """Return an image as half blocks of two pixels each, or without colour as characters of similar brightness."""
+    """Return an image as half blocks with two pixels each. Without colours, use characters of similar brightness."""
     rgb = Image.fromarray(to_rgb(image))
     height = max(2, round(_THUMBNAIL_WIDTH * rgb.height / rgb.width / 2) * 2)
     pixels = np.asarray(rgb.resize((_THUMBNAIL_WIDTH, height), Image.Resampling.BOX))
@@ -50,7 +50,8 @@ def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
     for upper, lower in zip(pixels[0::2], pixels[1::2], strict=True):
         for above, below in zip(upper, lower, strict=True):
             if coloured:
-                text.append(_UPPER_HALF, Style(color=_color(above), bgcolor=_color(below)))
+                colours = [Color.from_rgb(*pixel.tolist()) for pixel in (above, below)]
+                text.append(_UPPER_HALF, Style(color=colours[0], bgcolor=colours[1]))
             else:
                 brightness = (above.mean() + below.mean()) / 2
                 text.append(_GREY_RAMP[int(brightness * len(_GREY_RAMP) / 256)])
@@ -58,11 +59,7 @@ def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
     return text
 
 
-def _color(pixel: NDArray[np.uint8]) -> Color:
-    return Color.from_rgb(*(int(value) for value in pixel))
-
-
 def to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert an image (C, H, W) to RGB, (H, W, 3). Unless it has three channels, its first is shown in grey."""
+    """Convert an image (C, H, W) to RGB, (H, W, 3). Without three channels, the first is shown in grey."""
     channels = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)
     return np.ascontiguousarray(channels.transpose(1, 2, 0))

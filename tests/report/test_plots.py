@@ -1,4 +1,4 @@
-"""Figures: their contents, their files, and the commands that draw them."""
+"""The contents and files of figures, and the commands that draw them."""
 
 import shutil
 import string
@@ -45,12 +45,12 @@ ODD_NAMES = ("$5 to $10", r"\frac{1}{2}$x$", "a_{b}^c", "W" * 60, "tab\tand\nlin
 SEEDS = pytest.mark.parametrize("seed", range(3))
 
 
-def draw_classified(n_classes=4, n=80, *, seed=0, names=NAMES, right=3.0) -> tuple[np.ndarray, ClassifiedSplit]:
-    """Return images (N, 1, 6, 6) and mostly correct predictions for them."""
+def draw_classified(n_classes=4, n=80, *, seed=0, names=NAMES, bonus=3.0) -> tuple[np.ndarray, ClassifiedSplit]:
+    """Return images (N, 1, 6, 6) and mostly correct predictions. `bonus` is added to the logit of the true class."""
     generator = np.random.default_rng(seed)
     labels = np.arange(n) % n_classes
     logits = generator.normal(size=(n, n_classes))
-    logits[np.arange(n), labels] += right
+    logits[np.arange(n), labels] += bonus
     odds = np.exp(logits)
     probabilities = odds / odds.sum(axis=1, keepdims=True)
     images = generator.integers(0, 256, (n, 1, 6, 6)).astype(np.uint8)
@@ -76,7 +76,7 @@ def draw_history(member="k3", n=4, *, retrained=False, validation=True, rise=0.0
 
 
 def all_figures(names, n=24) -> dict[str, Figure]:
-    images, classified = draw_classified(len(names), n, names=names, right=1.5)
+    images, classified = draw_classified(len(names), n, names=names, bonus=1.5)
     return {
         "samples": sample_figure(images, classified.labels, names, source="drawn"),
         "class-counts": class_count_figure({"train": np.bincount(classified.labels)}, names, source="drawn"),
@@ -90,8 +90,8 @@ def all_figures(names, n=24) -> dict[str, Figure]:
     }
 
 
-def texts(holder) -> list[str]:
-    return [text.get_text() for text in holder.findobj(Text) if text.get_text()]
+def texts(artist) -> list[str]:
+    return [text.get_text() for text in artist.findobj(Text) if text.get_text()]
 
 
 def lines(axes) -> list:
@@ -102,8 +102,8 @@ def lines(axes) -> list:
 
 
 @SEEDS
-def test_precision_recall_curves_are_scikit_learns(seed):
-    _, classified = draw_classified(seed=seed, right=1.0)
+def test_precision_recall_curves_agree_with_scikit_learn(seed):
+    _, classified = draw_classified(seed=seed, bonus=1.0)
     for label, curve in enumerate(precision_recall_curves(classified.probabilities, classified.labels)):
         one, likely = classified.labels == label, classified.probabilities[:, label]
         assert curve.average_precision == pytest.approx(sklearn.metrics.average_precision_score(one, likely))
@@ -113,7 +113,7 @@ def test_precision_recall_curves_are_scikit_learns(seed):
         assert (np.diff(curve.recall) <= 0).all()
 
 
-def test_precision_recall_of_perfect_answers_has_the_whole_area():
+def test_perfect_predictions_have_an_area_of_one_under_the_precision_recall_curve():
     labels = np.arange(12) % 3
     assert [curve.average_precision for curve in precision_recall_curves(np.eye(3)[labels], labels)] == [1, 1, 1]
 
@@ -121,23 +121,23 @@ def test_precision_recall_of_perfect_answers_has_the_whole_area():
 @SEEDS
 @pytest.mark.parametrize("bins", [1, 7, 15])
 def test_reliability_bins_equal_a_slow_loop(seed, bins):
-    _, classified = draw_classified(seed=seed, right=1.0)
+    _, classified = draw_classified(seed=seed, bonus=1.0)
     result = reliability_bins(classified.probabilities, classified.labels, bins=bins)
     error = 0.0
-    for place in range(bins):
-        low, high = place / bins, (place + 1) / bins
+    for index in range(bins):
+        low, high = index / bins, (index + 1) / bins
         inside = [
             (row.max(), row.argmax() == label)
             for row, label in zip(classified.probabilities, classified.labels, strict=True)
             if low < row.max() <= high
         ]
-        assert result.counts[place] == len(inside)
+        assert result.counts[index] == len(inside)
         if not inside:
-            assert np.isnan(result.confidence[place])
-            assert np.isnan(result.accuracy[place])
+            assert np.isnan(result.confidence[index])
+            assert np.isnan(result.accuracy[index])
             continue
-        confidence, accuracy = np.mean([p for p, _ in inside]), np.mean([right for _, right in inside])
-        assert (result.confidence[place], result.accuracy[place]) == pytest.approx((confidence, accuracy))
+        confidence, accuracy = np.mean([p for p, _ in inside]), np.mean([correct for _, correct in inside])
+        assert (result.confidence[index], result.accuracy[index]) == pytest.approx((confidence, accuracy))
         error += len(inside) / len(classified.labels) * abs(confidence - accuracy)
     assert result.ece == pytest.approx(error)
 
@@ -187,7 +187,7 @@ def test_curves_show_every_member_and_both_kinds_of_images():
     assert "best epoch" not in texts(figure)
 
 
-def test_the_best_epoch_is_ringed():
+def test_the_best_epoch_is_marked_with_a_ring():
     figure = curve_figure({"k3": draw_history()}, of="quick", best={"k3": 3})
     for axes in figure.axes:
         (ring,) = [line for line in axes.get_lines() if line.get_linestyle() == "None"]
@@ -207,14 +207,14 @@ def test_retraining_has_its_own_panels():
     assert [len(line.get_xdata()) for line in lines(second)] == [2, 2]
 
 
-def test_curves_without_validation_images_are_those_of_training():
+def test_without_validation_images_only_training_curves_are_drawn():
     figure = curve_figure({"k3": draw_history(validation=False)}, of="quick", best={"k3": 1})
     assert [len(axes.get_lines()) for axes in figure.axes] == [1, 1]
     assert "validation" not in texts(figure)
 
 
-def test_no_two_of_many_members_look_alike():
-    figure = curve_figure({f"member {place}": draw_history() for place in range(50)}, of="many")
+def test_fifty_members_have_different_colours_or_markers():
+    figure = curve_figure({f"member {number}": draw_history() for number in range(50)}, of="many")
     looks = [(line.get_color(), line.get_marker()) for line in lines(figure.axes[0])]
     assert len(set(looks)) == 50
     assert len(PALETTE) * len(MARKERS) == 56
@@ -228,8 +228,8 @@ def test_curves_without_epochs_are_refused():
 # --- confusion, precision and recall, reliability ---------------------------------------------------------
 
 
-def test_confusion_shows_every_count_and_leaves_the_diagonal_out_of_its_colours():
-    _, classified = draw_classified(right=1.0)
+def test_confusion_matrix_shows_every_count_and_colours_only_mistakes():
+    _, classified = draw_classified(bonus=1.0)
     counts = sklearn.metrics.confusion_matrix(classified.labels, classified.predicted)
     figure = confusion_figure(classified)
     axes = figure.axes[0]
@@ -253,7 +253,7 @@ def luminance(colour) -> float:
     return float(np.dot(channels, (0.2126, 0.7152, 0.0722)))
 
 
-def test_counts_are_legible_on_every_colour():
+def test_counts_have_enough_contrast_on_every_colour():
     labels = np.repeat(np.arange(20), 200)
     choices = np.concatenate([[*range(row % 20)] * 9 + [row] * 200 for row in range(20)])[: len(labels)]
     classified = ClassifiedSplit("k3", "test", tuple("abcdefghijklmnopqrst"), labels, choices, np.eye(20)[choices])
@@ -267,14 +267,14 @@ def test_counts_are_legible_on_every_colour():
             assert (light + 0.05) / (dark + 0.05) > 3.5
 
 
-def test_confusion_of_perfect_answers_is_drawn():
+def test_a_confusion_matrix_without_mistakes_is_drawn():
     labels = np.arange(8) % 4
     classified = ClassifiedSplit("k3", "test", NAMES, labels, labels, np.eye(4)[labels])
     assert "100.00 % of 8 images correct" in " ".join(texts(confusion_figure(classified)))
 
 
 def test_precision_recall_has_a_panel_for_each_class_with_its_area():
-    _, classified = draw_classified(right=1.0)
+    _, classified = draw_classified(bonus=1.0)
     figure = precision_recall_figure(classified)
     curves = precision_recall_curves(classified.probabilities, classified.labels)
     panels = [axes for axes in figure.axes if axes.get_visible()]
@@ -292,7 +292,7 @@ def test_a_class_without_images_has_no_precision_recall_curve():
 
 
 def test_reliability_shows_accuracy_count_and_error():
-    _, classified = draw_classified(n=300, right=1.0)
+    _, classified = draw_classified(n=300, bonus=1.0)
     bins = reliability_bins(classified.probabilities, classified.labels)
     figure = reliability_figure(classified)
     above, below = figure.axes
@@ -305,8 +305,8 @@ def test_reliability_shows_accuracy_count_and_error():
     assert f"expected calibration error {100 * bins.ece:.2f} %" in " ".join(texts(figure))
 
 
-def test_coverage_falls_from_all_images_to_the_most_certain():
-    _, classified = draw_classified(n=300, right=1.0)
+def test_coverage_figure_shows_the_curve_and_three_accuracies():
+    _, classified = draw_classified(n=300, bonus=1.0)
     curve = coverage_curve(classified.confidence, classified.correct)
     figure = coverage_figure(classified)
     above, below = figure.axes
@@ -320,8 +320,8 @@ def test_coverage_falls_from_all_images_to_the_most_certain():
 # --- predictions, mistakes --------------------------------------------------------------------------------
 
 
-def test_predictions_tell_right_from_wrong_without_colour():
-    images, classified = draw_classified(right=1.0)
+def test_correct_and_wrong_predictions_differ_without_colour():
+    images, classified = draw_classified(bonus=1.0)
     figure = prediction_figure(images, classified, max_images=24)
     (axes,) = figure.axes
     frames = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
@@ -329,16 +329,16 @@ def test_predictions_tell_right_from_wrong_without_colour():
     shown = np.unique(np.linspace(0, 79, 24).round().astype(int))
     assert len(axes.images) == len(frames) == len(marks) == len(shown)
     for index, frame, mark in zip(shown, frames, marks, strict=True):
-        right = bool(classified.correct[index])
-        assert mark == f"{'✓' if right else '✗'} {NAMES[classified.predicted[index]]}"
-        assert (frame.get_linestyle() in ("-", "solid")) == right
+        correct = bool(classified.correct[index])
+        assert mark == f"{'✓' if correct else '✗'} {NAMES[classified.predicted[index]]}"
+        assert (frame.get_linestyle() in ("-", "solid")) == correct
         sure = f"{100 * classified.probabilities[index].max():.1f} % sure · #{index}"
         assert sure in texts(axes)
     assert texts(axes).count("actual: bag") == int((classified.labels[shown] == 1).sum())
 
 
 def test_mistakes_with_the_highest_confidence_come_first():
-    images, classified = draw_classified(n=200, right=1.0)
+    images, classified = draw_classified(n=200, bonus=1.0)
     (axes,) = mistake_figure(images, classified, max_images=12).axes
     assert len(axes.images) == 12
     assert not any("✓" in text for text in texts(axes))
@@ -350,7 +350,7 @@ def test_mistakes_with_the_highest_confidence_come_first():
 
 def test_without_mistakes_there_is_no_mistake_figure():
     images, classified = draw_classified()
-    with pytest.raises(DataError, match="all 80 images are classified correctly"):
+    with pytest.raises(DataError, match="classifies all 80 test images correctly"):
         mistake_figure(images, replace(classified, predicted=classified.labels))
 
 
@@ -369,7 +369,7 @@ def test_images_of_any_shape_keep_their_proportions(shape):
 
 @pytest.mark.parametrize("names", [("a",) * 2, ODD_NAMES], ids=["two", "odd"])
 def test_no_text_in_a_figure_is_cut_off_or_parsed_as_mathematics(names, tmp_path):
-    names = tuple(f"{name}{place}" for place, name in enumerate(names))
+    names = tuple(f"{name}{number}" for number, name in enumerate(names))
     for kind, figure in all_figures(names).items():
         save_figure(figure, tmp_path / f"{kind}.png")
         page = figure.bbox
@@ -382,7 +382,7 @@ def test_no_text_in_a_figure_is_cut_off_or_parsed_as_mathematics(names, tmp_path
 
 
 def test_forty_classes_are_drawn():
-    names = tuple(f"a rather long name of class {place}" for place in range(40))
+    names = tuple(f"a rather long name of class {number}" for number in range(40))
     images, classified = draw_classified(40, 40, names=names)
     counts = {"train": np.bincount(classified.labels)}
     for figure in (
@@ -396,7 +396,7 @@ def test_forty_classes_are_drawn():
         assert len(shown) == 40  # shortened names are still different
 
 
-def test_the_users_settings_are_neither_used_nor_changed(tmp_path):
+def test_the_matplotlibrc_of_the_user_is_neither_used_nor_changed(tmp_path):
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"text.usetex": True, "figure.facecolor": "black", "font.family": "monospace"}):
         figures = all_figures(NAMES)
@@ -407,13 +407,13 @@ def test_the_users_settings_are_neither_used_nor_changed(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_pyplot_and_its_state_are_never_used():
+def test_pyplot_is_never_used():
     for path in Path(plots.__file__).parent.glob("*.py"):
         assert "pyplot" not in path.read_text("utf-8")
 
 
 @pytest.mark.parametrize("text", ["short", "x" * 100, "W" * 100, "$", "a long name 1", "日本語" * 20])
-def test_text_fits_its_room(text):
+def test_shortened_text_fits_its_width(text):
     shown = shorten(text, 0.8, 9)
     assert text_width(shown, 9) <= 0.8
     assert shown == text or ("…" in shown and shown[0] == text[0] and shown[-1] == text[-1])
@@ -422,14 +422,14 @@ def test_text_fits_its_room(text):
 # --- files ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("b.SVG", b"<?xml"), ("c.pdf", b"%PDF")])
-def test_figures_are_written_by_their_files_ending_and_twice_the_same(tmp_path, name, begins):
+@pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("b.SVG", b"<?xml"), ("c.pdf", b"%PDF")])
+def test_the_ending_selects_the_format_and_files_are_reproducible(tmp_path, name, magic):
     path = tmp_path / "new" / "folder" / name
     contents = []
     for _ in range(2):
         assert save_figure(class_count_figure({"train": np.arange(4)}, NAMES, source="drawn"), path) == ""
         contents.append(path.read_bytes())
-    assert contents[0].startswith(begins)
+    assert contents[0].startswith(magic)
     assert contents[0] == contents[1]
     assert b"Date>" not in contents[0]
     assert [file.name for file in path.parent.iterdir()] == [name]
@@ -444,7 +444,7 @@ def test_other_endings_are_refused(tmp_path, name):
     assert check_ending(Path("x.PDF")) == "pdf"
 
 
-def test_a_file_that_cannot_be_written_is_an_error_and_the_old_one_stays(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FmcliError, match="cannot write"):
         save_figure(Figure(), tmp_path / "file" / "figure.png")
@@ -486,28 +486,28 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(data, tmp_path_factory) -> Path:
+def work(data, tmp_path_factory) -> Path:
     """Return a read-only folder with a recipe, its run, and the figures and messages of `train --plots`."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("work")
     (folder / "tiny.toml").write_text(TINY_RECIPE.format(folder=data))
     settings = ["--set", "trainer.keep=best"]
     err = train_quietly("-r", folder / "tiny.toml", "-o", folder / "run", "--plots", folder / "plots", *settings)
-    (folder / "said").write_text(err)
+    (folder / "stderr.txt").write_text(err)
     return folder
 
 
-def assert_refused(result: Result, status: int, *said: str) -> None:
+def assert_refused(result: Result, status: int, *messages: str) -> None:
     assert (result.status, result.out) == (status, ""), result.err
     assert result.err.startswith("error: ")
     assert result.err.count("hint: ") == 1
     assert "Traceback" not in result.err
-    for text in said:
+    for text in messages:
         assert text in result.err
 
 
 @pytest.mark.parametrize("kind", FIGURES)
-def test_plot_writes_one_figure_and_prints_where(cli, place, tmp_path, kind):
-    result = cli("plot", kind, place / "run", "--output", tmp_path / "figure.svg")
+def test_plot_writes_one_figure_and_prints_its_path(cli, work, tmp_path, kind):
+    result = cli("plot", kind, work / "run", "--output", tmp_path / "figure.svg")
     assert result == Result(0, f"{tmp_path / 'figure.svg'}\n", "")
     words = (tmp_path / "figure.svg").read_text()
     assert words.startswith("<?xml")
@@ -520,20 +520,20 @@ def figures_drawn(monkeypatch) -> list[Figure]:
     return figures
 
 
-def test_plot_all_draws_every_figure_for_a_folder(cli, place, tmp_path, monkeypatch):
+def test_plot_all_draws_every_figure_for_a_folder(cli, work, tmp_path, monkeypatch):
     figures = figures_drawn(monkeypatch)
-    result = cli("plot", "all", place / "run", "-o", tmp_path, "--file-format", "pdf", "--split", "validation")
+    result = cli("plot", "all", work / "run", "-o", tmp_path, "--file-format", "pdf", "--split", "validation")
     assert result == Result(0, "".join(f"{tmp_path / kind}.pdf\n" for kind in FIGURES), "")
     assert len(figures) == len(FIGURES)
     assert all("validation" in " ".join(texts(figure)) for figure in figures)
 
 
-def test_train_and_evaluate_draw_what_they_found(cli, place, tmp_path):
+def test_train_and_evaluate_draw_their_figures(cli, work, tmp_path):
     of_training = {"curves.png", "samples.png", "class-counts.png"}
-    assert {path.name for path in (place / "plots").iterdir()} == of_training
-    said = (place / "said").read_text().splitlines()
-    assert {f"wrote {place / 'plots' / name}" for name in of_training} <= set(said)
-    result = cli("evaluate", place / "run", "--plots", tmp_path, "-f", "json")
+    assert {path.name for path in (work / "plots").iterdir()} == of_training
+    printed = (work / "stderr.txt").read_text().splitlines()
+    assert {f"wrote {work / 'plots' / name}" for name in of_training} <= set(printed)
+    result = cli("evaluate", work / "run", "--plots", tmp_path, "-f", "json")
     assert result.status == 0
     assert {path.name for path in tmp_path.iterdir()} == {"k3", "k5"}
     for folder in tmp_path.iterdir():
@@ -542,20 +542,20 @@ def test_train_and_evaluate_draw_what_they_found(cli, place, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["ensemble evaluate", "evaluate"])
-def test_one_evaluation_has_the_folder_for_itself(cli, place, tmp_path, monkeypatch, command):
+def test_the_figures_of_one_evaluation_are_directly_in_the_folder(cli, work, tmp_path, monkeypatch, command):
     figures = figures_drawn(monkeypatch)
-    result = cli(*command.split(), place / "run" / "k3", "--plots", tmp_path, "--quiet")
+    result = cli(*command.split(), work / "run" / "k3", "--plots", tmp_path, "--quiet")
     assert result.err == ""
     assert len(figures) == 6
-    result = cli(*command.split(), place / "run" / "k3", "--plots", tmp_path)
+    result = cli(*command.split(), work / "run" / "k3", "--plots", tmp_path)
     assert f"wrote {tmp_path / 'mistakes.png'}" in result.err.splitlines()
     assert any(text.startswith("k3 on test: ") for text in texts(figures[0]))
 
 
-def test_several_members_are_drawn_as_their_vote_and_one_as_itself(cli, place, tmp_path, monkeypatch):
+def test_several_members_are_drawn_as_their_vote(cli, work, tmp_path, monkeypatch):
     figures = figures_drawn(monkeypatch)
-    for places in (["run"], ["run/k5"], ["run/k5", "run/k3"]):
-        arguments = ["plot", "confusion", *(place / one for one in places), "-o", tmp_path / "x.png"]
+    for paths in (["run"], ["run/k5"], ["run/k5", "run/k3"]):
+        arguments = ["plot", "confusion", *(work / path for path in paths), "-o", tmp_path / "x.png"]
         assert cli(*arguments, "--vote", "soft", "--split", "validation").status == 0
     for figure, name in zip(figures, ["soft vote of k3, k5", "k5", "soft vote of k5, k3"], strict=True):
         assert any(text.startswith(f"{name} on validation: ") for text in texts(figure))
@@ -563,43 +563,43 @@ def test_several_members_are_drawn_as_their_vote_and_one_as_itself(cli, place, t
 
 
 @pytest.mark.parametrize("keep", ["last", "best", "retrained", "snapshots"])
-def test_curves_mark_the_best_epoch_where_the_recipe_goes_by_it(keep):
+def test_curves_mark_the_best_epoch_if_the_recipe_keeps_it(keep):
     history, spec = draw_history(), TrainerSpec(keep=keep)
     [figure] = [draw() for draw in curve_plotters({"k3": history}, {"k3": spec}, of="quick").values()]
     assert ("best epoch" in texts(figure)) == (keep in ("best", "retrained"))
 
 
-def test_curves_show_members_by_name_each_once_with_the_epoch_that_was_kept(cli, place, tmp_path, monkeypatch):
+def test_curves_show_each_member_once_even_if_its_path_is_given_twice(cli, work, tmp_path, monkeypatch):
     figures = figures_drawn(monkeypatch)
-    other = Path(shutil.copytree(place / "run", tmp_path / "other"))
-    for places in (["run"], ["run/k3", "run", f"run/k5/{MODEL_FILE}"], ["run/k3", other / "k3"]):
-        assert cli("plot", "curves", *(place / one for one in places), "-o", tmp_path / "x.png").status == 0
+    other = Path(shutil.copytree(work / "run", tmp_path / "other"))
+    for paths in (["run"], ["run/k3", "run", f"run/k5/{MODEL_FILE}"], ["run/k3", other / "k3"]):
+        assert cli("plot", "curves", *(work / path for path in paths), "-o", tmp_path / "x.png").status == 0
     assert {"k3", "k5", "best epoch"} <= set(texts(figures[0]))
     assert [len(lines(figure.axes[0])) for figure in figures] == [4, 4, 4]
     assert {"run/k3", "other/k3", "run, other"} <= set(texts(figures[2]))
 
 
-def test_curves_of_a_run_that_still_trains_are_drawn(cli, place, tmp_path):
-    begun = Path(shutil.copytree(place / "run", tmp_path / "begun"))
-    shutil.rmtree(begun / "k5")
-    (begun / "k3" / MODEL_FILE).unlink()
-    assert cli("plot", "curves", begun, "-o", tmp_path / "curves.png").status == 0
-    assert_refused(cli("plot", "confusion", begun, "-o", tmp_path / "x.png"), 4, "no trained member")
-    (begun / "k3" / HISTORY_FILE).write_text("")
-    assert_refused(cli("plot", "curves", begun, "-o", tmp_path / "x.png"), 4, "is empty")
+def test_curves_of_an_unfinished_run_are_drawn(cli, work, tmp_path):
+    unfinished = Path(shutil.copytree(work / "run", tmp_path / "unfinished"))
+    shutil.rmtree(unfinished / "k5")
+    (unfinished / "k3" / MODEL_FILE).unlink()
+    assert cli("plot", "curves", unfinished, "-o", tmp_path / "curves.png").status == 0
+    assert_refused(cli("plot", "confusion", unfinished, "-o", tmp_path / "x.png"), 4, "no trained member")
+    (unfinished / "k3" / HISTORY_FILE).write_text("")
+    assert_refused(cli("plot", "curves", unfinished, "-o", tmp_path / "x.png"), 4, "is empty")
 
 
-@pytest.mark.parametrize("what", ["{place}/tiny.toml", "idx:{data}", "{place}/run", "{place}/run/k3"])
+@pytest.mark.parametrize("what", ["{work}/tiny.toml", "idx:{data}", "{work}/run", "{work}/run/k3"])
 @pytest.mark.parametrize("kind", ["samples", "class-counts"])
-def test_images_are_drawn_of_sources_recipes_and_runs(cli, place, data, tmp_path, kind, what, monkeypatch):
+def test_images_of_sources_recipes_and_runs_are_drawn(cli, work, data, tmp_path, kind, what, monkeypatch):
     figures = figures_drawn(monkeypatch)
-    source = what.format(place=place, data=data)
+    source = what.format(work=work, data=data)
     assert cli("plot", kind, source, "-o", tmp_path / "x.png").status == 0
     assert "top left" in texts(figures[0])
 
 
-def test_a_figure_without_data_is_refused_alone_and_left_out_of_all(cli, place, tmp_path, monkeypatch):
-    bare = Path(shutil.copy(place / "run" / "k3" / MODEL_FILE, tmp_path / "bare.safetensors"))
+def test_a_figure_without_data_is_an_error_but_plot_all_skips_it(cli, work, tmp_path, monkeypatch):
+    bare = Path(shutil.copy(work / "run" / "k3" / MODEL_FILE, tmp_path / "bare.safetensors"))
     assert_refused(cli("plot", "curves", bare, "-o", tmp_path / "x" / "c.png"), 4, "no training history", HISTORY_FILE)
     assert not (tmp_path / "x").exists()
     figures = figures_drawn(monkeypatch)
@@ -610,9 +610,9 @@ def test_a_figure_without_data_is_refused_alone_and_left_out_of_all(cli, place, 
     assert len(figures) == len(FIGURES) - 1
 
 
-def test_predictions_without_images_have_four_figures(cli, place, tmp_path, monkeypatch):
+def test_predictions_files_have_the_four_figures_without_images(cli, work, tmp_path, monkeypatch):
     saved = tmp_path / "predictions"
-    assert cli("evaluate", place / "run", "--save-predictions", saved).status == 0
+    assert cli("evaluate", work / "run", "--save-predictions", saved).status == 0
     figures_drawn(monkeypatch)
     result = cli("plot", "all", saved, "-o", tmp_path / "figures")
     assert result.status == 0, result.err
@@ -621,7 +621,7 @@ def test_predictions_without_images_have_four_figures(cli, place, tmp_path, monk
     assert "skipped samples: k3 has stored predictions" in result.err
 
 
-def test_a_figure_of_many_classes_is_made_smaller(tmp_path):
+def test_a_very_long_figure_is_written_with_fewer_pixels(tmp_path):
     save_figure(Figure(figsize=(0.5, 1000)), tmp_path / "long.png")
     with Image.open(tmp_path / "long.png") as image:
         assert 60_000 < image.height < 1 << 16
@@ -643,49 +643,49 @@ def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_p
 
 
 MISUSE = {
-    "an ending": (["plot", "confusion", "{place}/run", "-o", "{new}.gif"], 1, "cannot write a figure"),
-    "no ending": (["plot", "samples", "{place}/run", "-o", "{new}"], 1, "cannot write a figure"),
-    "all into a file": (["plot", "all", "{place}/run", "-o", "{new}.png"], 2, "need a folder"),
-    "all into an existing file": (["plot", "all", "{place}/run", "-o", "{place}/tiny.toml"], 2, "need a folder"),
+    "an ending": (["plot", "confusion", "{work}/run", "-o", "{new}.gif"], 1, "cannot write a figure"),
+    "no ending": (["plot", "samples", "{work}/run", "-o", "{new}"], 1, "cannot write a figure"),
+    "all into a file": (["plot", "all", "{work}/run", "-o", "{new}.png"], 2, "need a folder"),
+    "all into an existing file": (["plot", "all", "{work}/run", "-o", "{work}/tiny.toml"], 2, "need a folder"),
     "a format for one": (
-        ["plot", "curves", "{place}/run", "-o", "{new}.png", "--file-format", "png"], 2, "is only for all",
+        ["plot", "curves", "{work}/run", "-o", "{new}.png", "--file-format", "png"], 2, "is only for all",
     ),
     "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "does not exist"),
     "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "does not exist"),
     "no such images": (["plot", "samples", "{new}", "-o", "{new}.png"], 2, "no such source, recipe or run"),
-    "no images in it": (["plot", "samples", "{place}/plots", "-o", "{new}.png"], 4, "no trained member in"),
+    "no images in it": (["plot", "samples", "{work}/plots", "-o", "{new}.png"], 4, "no trained member in"),
     "a recipe for a run": (["plot", "mistakes", "quick", "-o", "{new}.png"], 4, "does not exist"),
-    "other images": (["plot", "samples", "{place}/run", "idx:{data}", "-o", "{new}.png"], 3, "have different images"),
+    "other images": (["plot", "samples", "{work}/run", "idx:{data}", "-o", "{new}.png"], 3, "have different images"),
     "no such split": (
         ["plot", "samples", "idx:{data}", "--split", "validation", "-o", "{new}.png"], 3, "no validation images",
     ),
-    "no device": (["plot", "mistakes", "{place}/run", "-o", "{new}.png", "--device", "cuda:99"], 5, "cuda:99"),
-    "given twice": (["plot", "confusion", "{place}/run", "{place}/run/k3", "-o", "{new}.png"], 4, "given twice"),
-    "cannot write": (["plot", "class-counts", "{place}/run", "-o", "{place}/tiny.toml/x.png"], 1, "cannot write"),
+    "no device": (["plot", "mistakes", "{work}/run", "-o", "{new}.png", "--device", "cuda:99"], 5, "cuda:99"),
+    "given twice": (["plot", "confusion", "{work}/run", "{work}/run/k3", "-o", "{new}.png"], 4, "given twice"),
+    "cannot write": (["plot", "class-counts", "{work}/run", "-o", "{work}/tiny.toml/x.png"], 1, "cannot write"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", MISUSE)
-def test_misuse_is_one_clear_line_with_a_hint(cli, place, data, tmp_path, case):
-    arguments, status, said = MISUSE[case]
+def test_misuse_is_an_error_with_one_hint(cli, work, data, tmp_path, case):
+    arguments, status, message = MISUSE[case]
     new = tmp_path / "new"
-    result = cli(*(word.format(place=place, data=data, new=new) for word in arguments))
-    assert_refused(result, status, said)
+    result = cli(*(word.format(work=work, data=data, new=new) for word in arguments))
+    assert_refused(result, status, message)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["plot", "pie", "{place}/run", "-o", "x.png"], "pie"),
-        (["plot", "curves", "{place}/run"], "--output"),
+        (["plot", "pie", "{work}/run", "-o", "x.png"], "pie"),
+        (["plot", "curves", "{work}/run"], "--output"),
         (["plot", "curves", "-o", "x.png"], "SOURCE"),
-        (["evaluate", "{place}/run", "--plots", "{place}/tiny.toml"], "is a file"),
-        (["train", "-r", "{place}/tiny.toml", "-o", "{place}/new", "--plots", "{place}/tiny.toml"], "is a file"),
+        (["evaluate", "{work}/run", "--plots", "{work}/tiny.toml"], "is a file"),
+        (["train", "-r", "{work}/tiny.toml", "-o", "{work}/new", "--plots", "{work}/tiny.toml"], "is a file"),
     ],
 )
-def test_wrong_use_is_status_2(cli, place, arguments, said):
-    result = cli(*(word.format(place=place) for word in arguments))
+def test_wrong_use_is_status_2(cli, work, arguments, message):
+    result = cli(*(word.format(work=work) for word in arguments))
     assert (result.status, result.out) == (2, "")
-    assert said in result.err
-    assert not (place / "new").exists()
+    assert message in result.err
+    assert not (work / "new").exists()

@@ -56,7 +56,7 @@ def save_figure(figure: Figure, path: Path) -> str:
 
 
 def _choose_fonts(figure: Figure) -> str:
-    """Add installed fonts to a figure's text for characters that `TYPEFACE` lacks.
+    """Add installed fonts to a figure's text for characters that `TYPEFACE` does not have.
 
     Returns:
         The characters that no installed font has. They are drawn as boxes.

@@ -49,12 +49,9 @@ def sample_figure(
     width, height = _size(images, _SAMPLE_SIDE)
     names = [style.shorten(name, 2.4, style.BODY_SIZE) for name in class_names]
     left = style.MARGIN + max(style.text_width(name, style.BODY_SIZE) for name in names) + 0.15
-    figure, axes = style.new_page(
-        left + each * (width + _SAMPLE_GAP) + style.MARGIN,
-        len(names) * (height + _SAMPLE_GAP) + style.MARGIN,
-        "Samples of each class",
-        source,
-    )
+    page_width = left + each * (width + _SAMPLE_GAP) + style.MARGIN
+    page_height = len(names) * (height + _SAMPLE_GAP) + style.MARGIN
+    figure, axes = style.new_page(page_width, page_height, "Samples of each class", source)
     for row, (name, chosen) in enumerate(zip(names, choose_samples(labels, len(names), each), strict=True)):
         top = style.HEADING_HEIGHT + row * (height + _SAMPLE_GAP)
         axes.text(left - 0.15, top + height / 2, name, ha="right", va="center_baseline", fontsize=style.BODY_SIZE)
@@ -93,17 +90,18 @@ def mistake_figure(images: NDArray[np.uint8], classified: ClassifiedSplit, *, ma
         max_images: Maximum number of images.
 
     Raises:
-        DataError: There are no mistakes.
+        DataError: All images are classified correctly.
     """
     wrong = np.flatnonzero(~classified.correct)
     if not len(wrong):
         raise DataError(
-            f"{classified.title} has no mistakes to show: all {len(images):,} images are classified correctly",
+            f"there are no mistakes to show: {classified.name} classifies all {len(images):,} {classified.split} "
+            "images correctly",
             hint="choose another split",
         )
     chosen = wrong[np.argsort(-classified.confidence[wrong], kind="stable")][:max_images]
-    shown = f"{len(chosen)} of {len(wrong):,}" if len(chosen) < len(wrong) else f"all {len(wrong)}"
-    return _draw_page(images, classified, chosen, "Mistakes with the highest confidence", shown)
+    finding = f"{len(chosen)} of {len(wrong):,} shown"
+    return _draw_page(images, classified, chosen, "Mistakes with the highest confidence", finding)
 
 
 def _draw_page(
@@ -115,7 +113,7 @@ def _draw_page(
     *,
     framed: bool = False,
 ) -> Figure:
-    """Draw images with captions. If framed, a thin frame is a correct prediction and thick dashes are a wrong one."""
+    """Draw images with captions. Thin frames mark correct predictions, thick dashed frames wrong ones."""
     width, height = _size(images, _PREDICTION_SIDE)
     row_height = height + 3 * _LINE_HEIGHT + 0.22
     page_width = 2 * style.MARGIN + _N_COLUMNS * _COLUMN_WIDTH
@@ -134,21 +132,21 @@ def _draw_page(
 
 def _write_caption(axes: Any, classified: ClassifiedSplit, index: int, left: float, top: float) -> None:
     names, correct = classified.class_names, bool(classified.correct[index])
-    mark, colour = ("✓", style.BLUE) if correct else ("✗", style.VERMILLION)
+    mark, mark_colour = ("✓", style.BLUE) if correct else ("✗", style.VERMILLION)
     confidence = _format_confidence(float(classified.confidence[index]))
     lines = [
-        (f"{mark} {names[classified.predicted[index]]}", colour, "bold"),
+        (f"{mark} {names[classified.predicted[index]]}", mark_colour, "bold"),
         (f"{confidence} sure · #{index}", style.MUTED, "normal"),
         (f"actual: {names[classified.labels[index]]}", style.INK, "normal"),
     ]
-    for row, (text, color, weight) in enumerate(lines):
+    for row, (text, colour, weight) in enumerate(lines):
         shown = style.shorten(text, _CAPTION_WIDTH, style.SMALL_SIZE, weight=weight)
         font = {"fontsize": style.SMALL_SIZE, "fontweight": weight}
-        axes.text(left, top + row * _LINE_HEIGHT, shown, va="top", color=color, **font)
+        axes.text(left, top + row * _LINE_HEIGHT, shown, va="top", color=colour, **font)
 
 
 def _format_confidence(probability: float) -> str:
-    """Return a probability as a percentage; only 1 is shown as 100 %.
+    """Return a probability as a percentage. Only a probability of 1 is shown as 100 %.
 
     Example:
         >>> _format_confidence(0.9731), _format_confidence(0.99996), _format_confidence(1.0)

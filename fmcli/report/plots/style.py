@@ -67,7 +67,7 @@ _STYLE = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Use the style of fmcli and ignore the user's matplotlibrc. Also a decorator of functions that draw figures."""
+    """Use the style of fmcli instead of the user's matplotlibrc, as a context manager or a decorator."""
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
     log.setLevel(logging.ERROR)  # do not warn that a fallback font has no bold face
