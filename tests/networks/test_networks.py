@@ -375,9 +375,9 @@ def test_pooling_before_relu_gives_the_same_values_and_gradients_bit_for_bit(dty
         ([Flatten(), AvgPool(), Dense(units=2)], ["layers[1]", "avg-pool", "64"]),
         ([Flatten(), GlobalMaxPool(), Dense(units=2)], ["layers[1]", "global-max-pool"]),
         ([GlobalAvgPool(), GlobalAvgPool(), Dense(units=2)], ["layers[1]", "global-avg-pool"]),
-        ([Flatten(), Dense(units=3)], ["layers", "3", "2 classes"]),
-        ([Flatten()], ["layers", "64", "2 classes"]),
-        ([Conv(filters=2, kernel_size=8)], ["layers", "2×1×1", "2 classes"]),
+        ([Flatten(), Dense(units=3)], ["layers", "3", "expected 2"]),
+        ([Flatten()], ["layers", "64", "expected 2"]),
+        ([Conv(filters=2, kernel_size=8)], ["layers", "2×1×1", "expected 2"]),
         (expand(KernelCnnSpec(kernel_size=3, widths=(4,) * 4), 2), ["layers[6]", "3×3 kernel", "2×2"]),
     ],
 )
