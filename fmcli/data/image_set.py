@@ -149,9 +149,7 @@ class Splits:
         """
         images = self.present().get(name)
         if images is None:
-            raise DataError(
-                f"the recipe has no {name} images", hint="add validation = { first = 5000 } to the recipe's [data]"
-            )
+            raise DataError(f"there are no {name} images", hint="add validation = { first = 5000 } to [data]")
         return images
 
 

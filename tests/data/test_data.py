@@ -738,7 +738,7 @@ def test_source_without_validation_images_is_refused():
 def test_splits_by_name():
     splits = split(validation=FirstImages(first=1))
     assert [len(splits.named(name)) for name in SPLITS] == [999, 1, 200]
-    with pytest.raises(DataError, match="the recipe has no validation images"):
+    with pytest.raises(DataError, match="there are no validation images"):
         Splits(numbered(3), None, numbered(3)).named("validation")
 
 
