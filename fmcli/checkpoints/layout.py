@@ -106,7 +106,7 @@ def missing_snapshots(member: MemberSpec, folder: Path) -> list[str]:
 
 
 def members_of_run(run: Path) -> list[str]:
-    """Return the names of the members in a run's recipe. A missing or damaged recipe has none."""
+    """Return the names of the members in a run's recipe; empty if the recipe is missing or damaged."""
     return [member.name for member in _member_specs(run)]
 
 
@@ -118,12 +118,12 @@ def _member_specs(run: Path) -> Sequence[MemberSpec]:
 
 
 def unfinished_members(run: Path) -> list[str]:
-    """Return the names of a run's members that have no checkpoint yet. Other paths have none."""
+    """Return the names of a run's members that have no checkpoint yet; empty if the path is not a run."""
     return [name for name in members_of_run(run) if not (run / name / MODEL_FILE).is_file()]
 
 
 def lost_snapshots(run: Path) -> list[str]:
-    """Return the names of missing snapshots of a run's trained members. Other paths have none."""
+    """Return the names of missing snapshots of a run's trained members; empty if the path is not a run."""
     return [
         f"{member.name}/{name}"
         for member in _member_specs(run)

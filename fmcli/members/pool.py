@@ -222,7 +222,7 @@ def _check_distinct(files: Sequence[Path]) -> None:
     seen: set[Path] = set()
     for file in files:
         if file.resolve() in seen:
-            raise CheckpointError(f"{printable(file)} is given twice", hint="each member has one vote: give it once")
+            raise CheckpointError(f"{printable(file)} is given twice", hint="give each member only once")
         seen.add(file.resolve())
 
 

@@ -39,7 +39,7 @@ def predict_pool(
     labels: Path | None = None,
     views: Views = "none",
 ) -> list[Predictions]:
-    """Return each member's predictions on a split: compute them by its network, or load them from its file.
+    """Return each member's predictions on a split: compute them with its network, or load them from its file.
 
     Args:
         pool: The members.

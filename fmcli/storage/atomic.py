@@ -55,7 +55,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def _partial_path(folder: Path, name: str) -> Path:
-    """Return a new path for the incomplete content of a file or folder of this name."""
+    """Return a unique path for a file or folder of this name while it is incomplete."""
     return folder / f".{name[:_MAX_NAME_BYTES]}.{secrets.token_hex(4)}.part"
 
 
@@ -185,7 +185,7 @@ def remove_partial_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written, before hours of work whose result it will contain.
+    """Check that a file can be written, before the hours of work that produce its content.
 
     Raises:
         FmcliError: The path is a folder, a parent is not a folder, or the folder is not writable.

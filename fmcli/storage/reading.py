@@ -61,7 +61,7 @@ def read_text(path: Path, limit: int, error: type[FmcliError]) -> str:
     try:
         return read_bytes(path, limit, error).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise error(f"{printable(path)} is not UTF-8 text: byte {problem.start}") from problem
+        raise error(f"{printable(path)} is not UTF-8 text: byte {problem.start} cannot be decoded") from problem
 
 
 def open_nonblocking(path: Path) -> BinaryIO:
@@ -242,7 +242,7 @@ def open_array(path: Path) -> "NDArray[Any]":
     check_regular_file(path)
     with path.open("rb") as file:
         check_npy_header(file)
-    with np.errstate(over="ignore"):  # the product of a hostile shape overflows
+    with np.errstate(over="ignore"):  # the number of elements overflows if the shape is hostile
         return np.lib.format.open_memmap(path, mode="r")
 
 

@@ -54,7 +54,7 @@ class _CheckedJournal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append lines after the last complete line."""
-        plain = [json.loads(json.dumps(log)) for log in logs]  # the digest must be over the types that JSON has
+        plain = [json.loads(json.dumps(log)) for log in logs]  # tuples become lists, as in the written line
         with self._file_lock:
             _cut_incomplete_line(self._path)  # another process may have been killed in the meantime
             super().append_logs([{**log, _DIGEST: _digest(log)} for log in plain])
