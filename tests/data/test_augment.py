@@ -1,4 +1,4 @@
-"""Augmentation held to OpenCV, to albumentations and to slow loops; random draws; worker processes."""
+"""Augmentation compared with OpenCV, albumentations and slow loops; random draws; worker processes."""
 
 import math
 
@@ -37,7 +37,7 @@ def random_images(shape, n_images=4, seed=0):
 
 
 def smooth_images(shape, n_images=4, seed=0):
-    """Random images without sharp edges, 0 to 255, so that a sliver of a pixel changes little."""
+    """Return random images without sharp edges, 0 to 255, so that small fractions of a pixel change little."""
     channels, height, width = shape
     rng = np.random.default_rng(seed)
     images = []
@@ -53,7 +53,7 @@ def to_tensor(images):
 
 
 def move(images, degrees, right, down):
-    """Our affine, on (N, H, W, C) images."""
+    """Apply `affine` to (N, H, W, C) images."""
     n_images = len(images)
     arguments = (torch.full((n_images,), float(value)) for value in (degrees, right, down))
     return affine(to_tensor(images), *arguments).permute(0, 2, 3, 1).numpy()
@@ -68,7 +68,7 @@ moves = pytest.mark.parametrize(("degrees", "right", "down"), MOVES)
 @shapes
 @moves
 def test_affine_equals_a_slow_loop(shape, degrees, right, down):
-    """The reference: for each pixel, undo the move, turn back, and mix the four neighbours; zero outside."""
+    """Reference: for each pixel, undo shift and rotation, and interpolate the four neighbours; zero outside."""
     images = smooth_images(shape, n_images=1)
     _, height, width, _ = images.shape
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -76,7 +76,7 @@ def test_affine_equals_a_slow_loop(shape, degrees, right, down):
     expected = np.zeros(images[0].shape)
     for y in range(height):
         for x in range(width):
-            # Rows grow downwards, so counter-clockwise as seen takes (x, y) to (x cos + y sin, -x sin + y cos).
+            # Row numbers grow downwards: counter-clockwise rotation maps (x, y) to (x cos + y sin, -x sin + y cos).
             from_x, from_y = x - right - (width - 1) / 2, y - down - (height - 1) / 2
             source_x = cos * from_x - sin * from_y + (width - 1) / 2 + 1  # 1 for the border of zeros
             source_y = sin * from_x + cos * from_y + (height - 1) / 2 + 1
@@ -86,7 +86,7 @@ def test_affine_equals_a_slow_loop(shape, degrees, right, down):
                 above = (1 - a) * padded[top, left] + a * padded[top, left + 1]
                 below = (1 - a) * padded[top + 1, left] + a * padded[top + 1, left + 1]
                 expected[y, x] = (1 - b) * above + b * below
-    # float32 knows a position to 1e-6 of a side, and neighbours differ by 255 at most (at the border).
+    # float32 positions are exact to 1e-6 of a side, and neighbours differ by at most 255 (at the border).
     np.testing.assert_allclose(move(images, degrees, right, down)[0], expected, atol=0.02)
 
 
@@ -95,7 +95,7 @@ def test_affine_equals_a_slow_loop(shape, degrees, right, down):
 def test_affine_equals_opencv(shape, degrees, right, down):
     images = smooth_images(shape)
     _, height, width, channels = images.shape
-    # OpenCV, too, counts angles counter-clockwise as seen; the centre of the image is between the middle pixels.
+    # OpenCV also counts angles counter-clockwise on screen. The centre of the image is between the middle pixels.
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     matrix[:, 2] += (right, down)
     expected = [
@@ -103,7 +103,7 @@ def test_affine_equals_opencv(shape, degrees, right, down):
         for image in images
     ]
     difference = np.abs(move(images, degrees, right, down) - expected)
-    # OpenCV may round positions to 1/32 of a pixel, which is 1/64 off at most along each of the two axes. Neighbours
+    # OpenCV may round positions to 1/32 of a pixel, an error of at most 1/64 along each axis. Neighbours
     # differ by up to 70 inside these images, but by up to 255 at the border, where the zeros begin.
     inside = interior(images, matrix)
     assert inside.mean() > 0.5
@@ -115,7 +115,7 @@ def test_affine_equals_opencv(shape, degrees, right, down):
 @pytest.mark.parametrize(
     ("degrees", "right", "down"), [move for move in MOVES if move[1:] == tuple(map(int, move[1:]))]
 )
-def test_affine_equals_albumentations(shape, degrees, right, down):  # which moves by whole pixels
+def test_affine_equals_albumentations(shape, degrees, right, down):  # albumentations shifts by whole pixels
     images = smooth_images(shape).round().astype(np.uint8)
     pipeline = albumentations.Affine(
         rotate=(degrees, degrees),
@@ -130,13 +130,13 @@ def test_affine_equals_albumentations(shape, degrees, right, down):  # which mov
     _, height, width, _ = images.shape
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     matrix[:, 2] += (right, down)
-    # As for OpenCV, which does the work, and half a grey level for rounding to uint8.
+    # The tolerance for OpenCV, which albumentations uses, and half a grey level for rounding to uint8.
     assert difference[:, interior(images, matrix)].max() < 2 * 70 / 64 + 0.5
     assert difference.max() < 2 * 255 / 64 + 0.5
 
 
 def interior(images, matrix):
-    """Tell which pixels of the result come from wholly inside the image, a pixel of margin left."""
+    """Return which pixels of the result come from inside the image, at least one pixel from the border."""
     _, height, width, _ = images.shape
     core = np.zeros((height, width), dtype=np.uint8)
     core[2:-2, 2:-2] = 1
@@ -144,13 +144,13 @@ def interior(images, matrix):
 
 
 @shapes
-def test_no_move_is_the_identity(shape):
+def test_affine_without_shift_and_rotation_is_the_identity(shape):
     images = smooth_images(shape)
-    # Places are computed in float32, to 1e-6 of a side.
+    # Positions are computed in float32, exact to 1e-6 of a side.
     np.testing.assert_allclose(move(images, 0, 0, 0), images, atol=2e-3)
 
 
-def test_affine_moves_each_image_by_its_own_numbers():
+def test_affine_shifts_each_image_by_different_numbers():
     images = smooth_images((1, 28, 28), n_images=3)
     degrees, right, down = torch.tensor([[0.0, 15, -30], [3, 0, 1.5], [0, -2, 2]])
     together = affine(to_tensor(images), degrees, right, down)
@@ -165,7 +165,7 @@ def test_a_quarter_turn_is_counter_clockwise():
     torch.testing.assert_close(turned, torch.rot90(images, 1, (2, 3)), atol=0.01, rtol=0)
 
 
-def test_whole_pixels_right_and_down_equal_shift():
+def test_affine_by_whole_pixels_equals_shift():
     images = random_images((2, 9, 12)).float()
     right, down = torch.tensor([0, 3, -2, 20]), torch.tensor([1, 0, -8, 1])
     moved = affine(images, torch.zeros(4), right.float(), down.float())
@@ -173,8 +173,8 @@ def test_whole_pixels_right_and_down_equal_shift():
 
 
 @shapes
-def test_random_affine_draws_within_its_bounds(shape):
-    # Each pixel holds its own coordinates.
+def test_random_affine_draws_within_bounds(shape):
+    # The value of each pixel is its coordinates.
     _, height, width = shape
     y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
     n_images = 300
@@ -205,7 +205,7 @@ def test_random_affine_draws_within_its_bounds(shape):
 
 @shapes
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_shift_equals_its_slow_twin(shape, dtype):
+def test_shift_equals_a_slow_loop(shape, dtype):
     images = random_images(shape, n_images=6).to(dtype)
     right, down = torch.tensor([0, 1, -3, 5, 100, -100]), torch.tensor([0, -2, 4, 0, 0, 3])
     expected = np.zeros_like(images.numpy())
@@ -229,7 +229,7 @@ def test_shift_accepts_channels_last_images(shape):
     torch.testing.assert_close(shift(scattered, right, down), shift(images, right, down))
 
 
-def test_random_shift_draws_every_step_both_ways():
+def test_random_shift_draws_every_step_in_both_directions():
     image = torch.zeros(1, 1, 7, 7, dtype=torch.uint8)
     image[0, 0, 3, 3] = 1
     moved = random_shift(image.expand(500, -1, -1, -1), pixels=2, generator=seeded())
@@ -249,7 +249,7 @@ def test_random_flip_mirrors_whole_images_left_to_right(shape, probability):
     assert abs(mirrored.double().mean() - probability) <= 0.1 * (probability == 0.5)  # four standard errors
 
 
-def test_erase_equals_its_slow_twin():
+def test_erase_equals_a_slow_loop():
     images, noise = random_images((2, 9, 12), n_images=5), random_images((2, 9, 12), n_images=5, seed=1)
     top, left, tall, wide = torch.tensor([[0.0, 2, 8, 0, 3], [0, 3, 11, 0, 0], [0, 4, 1, 9, 1], [5, 2, 1, 12, 12]])
     expected = images.numpy().copy()
@@ -261,21 +261,21 @@ def test_erase_equals_its_slow_twin():
 
 
 @shapes
-def test_random_erase_fills_one_rectangle_within_its_bounds(shape):
+def test_random_erase_fills_one_rectangle_within_bounds(shape):
     _, height, width = shape
     # No pixel of the noise is 256, so erased pixels can be found.
     images = torch.full((300, *shape), 256.0)
     area = (0.05, 0.25)
     erased = random_erase(images, probability=1.0, area=area, generator=seeded()) != 256
-    assert (erased == erased[:, :1]).all()  # all channels alike
+    assert (erased == erased[:, :1]).all()  # all channels are the same
     talls, wides = set(), set()
     for mask in erased[:, 0]:
         rows, columns = mask.any(dim=1), mask.any(dim=0)
         tall, wide = int(rows.sum()), int(columns.sum())
         assert (mask == rows[:, None] & columns[None, :]).all()
-        assert int(rows.nonzero().max() - rows.nonzero().min()) == tall - 1  # in one piece
+        assert int(rows.nonzero().max() - rows.nonzero().min()) == tall - 1  # the rows are adjacent
         assert int(columns.nonzero().max() - columns.nonzero().min()) == wide - 1
-        # Each side is rounded to whole pixels, and cut off at the image's, which only makes it smaller.
+        # Each side is rounded to whole pixels and cut at the border, which only makes it smaller.
         assert tall * wide <= area[1] * height * width + (tall + wide) / 2
         assert tall * wide >= area[0] * height * width - (tall + wide) / 2 - 1 or tall == height or wide == width
         talls.add(tall)
@@ -286,7 +286,7 @@ def test_random_erase_fills_one_rectangle_within_its_bounds(shape):
     assert erased[:, 0].any(dim=0).all()  # every position is reached, the corners too
 
 
-def test_random_erase_keeps_the_other_images():
+def test_random_erase_does_not_change_other_images():
     images = torch.full((400, 1, 12, 12), 256.0)
     erased = random_erase(images, probability=0.25, area=(0.1, 0.3), generator=seeded()) != 256
     assert abs(erased.flatten(1).any(dim=1).double().mean() - 0.25) < 0.09  # four standard errors
@@ -325,14 +325,14 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_does_not(name, sha
     first = RANDOM[name](images, seeded(1))
     torch.testing.assert_close(RANDOM[name](images, seeded(1)), first, rtol=0, atol=0)
     assert not torch.equal(RANDOM[name](images, seeded(2)), first)
-    torch.testing.assert_close(images, before)  # the input is left alone
+    torch.testing.assert_close(images, before)  # the input is not changed
     assert first.shape == images.shape
     assert first.min() >= 0
     assert first.max() <= 255
 
 
 @every_function
-def test_each_image_gets_a_new_draw_each_time(name):
+def test_every_image_is_changed_differently_in_every_call(name):
     images = random_images((1, 20, 20), n_images=1).expand(20, -1, -1, -1)
     generator = seeded()
     first, second = RANDOM[name](images, generator), RANDOM[name](images, generator)
@@ -351,7 +351,7 @@ def test_each_image_gets_a_new_draw_each_time(name):
         ({"erase": 0.5, "erase_area": (0.4, 0.5)}, random_erase, {"probability": 0.5, "area": (0.4, 0.5)}),
     ],
 )
-def test_each_key_of_a_recipe_asks_for_its_function(spec, function, arguments):
+def test_each_key_of_augment_calls_one_function(spec, function, arguments):
     images = random_images((2, 12, 10), n_images=8)
     floats = images.float() if function is random_affine else images
     augmented = augment(images, AugmentSpec.model_validate(spec), seeded())
@@ -409,7 +409,7 @@ def test_a_pipeline_gives_the_same_images_for_the_same_seed(shape, specs):
     np.testing.assert_array_equal(images, before)
 
 
-def test_each_image_of_a_batch_gets_another_draw():
+def test_images_of_a_batch_are_changed_differently():
     images = np.repeat(random_host_images((1, 12, 12), n_images=1), 10, axis=0)
     changed = pipeline(ELASTIC)(images, 0)
     assert len({image.tobytes() for image in changed}) == 10
@@ -426,7 +426,7 @@ def test_transforms_of_one_pipeline_draw_independently():
     assert min(variants.values()) > 25  # 50 each on average, standard deviation 6
 
 
-def test_a_pipeline_equals_albumentations_own():
+def test_a_pipeline_equals_the_same_pipeline_in_albumentations():
     rotate = {"name": "Affine", "args": {"rotate": [20, 20], "p": 1.0}}
     images = random_host_images((3, 12, 12))
     expected = albumentations.Affine(rotate=(20, 20), p=1.0)
@@ -472,7 +472,7 @@ def test_a_pipeline_that_cannot_be_built_is_refused_with_its_path(specs, said):
         assert words in str(caught.value)
 
 
-def test_a_fault_inside_is_named_once():
+def test_each_problem_inside_a_transform_is_reported_once():
     with pytest.raises(RecipeError) as caught:
         pipeline({"name": "OneOf", "args": {}, "transforms": [{"name": "Blurr"}, {"name": "Blur", "args": {"x": 1}}]})
     assert len(caught.value.problems) == 2
@@ -482,13 +482,13 @@ def test_a_fault_inside_is_named_once():
     "spec",
     [
         {"name": "Resize", "args": {"height": 6, "width": 6}},
-        {"name": "Resize", "args": {"height": 6, "width": 6, "p": 0.5}},  # now and then
-        {"name": "Transpose", "args": {"p": 1.0}},  # of an image that is not square
+        {"name": "Resize", "args": {"height": 6, "width": 6, "p": 0.5}},  # sometimes
+        {"name": "Transpose", "args": {"p": 1.0}},  # the image is not square
         {"name": "ToFloat", "args": {"p": 1.0}},
         {"name": "RandomCrop", "args": {"height": 40, "width": 40}},  # larger than the image
     ],
 )
-def test_a_pipeline_that_does_not_keep_images_as_they_are_is_refused(spec):
+def test_a_pipeline_that_changes_shape_or_dtype_is_refused(spec):
     with pytest.raises(RecipeError, match=r"augment\.albumentations"):
         pipeline(spec, shape=(1, 12, 10))
 
@@ -497,7 +497,7 @@ def test_a_pipeline_that_does_not_keep_images_as_they_are_is_refused(spec):
 
 
 def image_set(n_images=23):
-    """Images of one colour each, their own number, so that an image can be told by any pixel."""
+    """Return images filled with their number, so that any pixel identifies the image."""
     numbers = np.arange(n_images)
     images = np.broadcast_to(numbers.astype(np.uint8)[:, None, None, None], (n_images, 1, 6, 6)).copy()
     images[:, :, 0, 0] += 100  # and a mark in the corner
@@ -512,7 +512,7 @@ def loader_of(images, **arguments):
     return DeviceLoader(images, device=torch.device("cpu"), **arguments)
 
 
-def test_batches_come_in_the_images_own_order():
+def test_batches_are_in_the_original_order():
     images = image_set()
     batches = list(loader_of(images, batch_size=10).batches())
     assert [len(batch) for batch in batches] == [10, 10, 3]
@@ -520,7 +520,7 @@ def test_batches_come_in_the_images_own_order():
 
 
 @pytest.mark.parametrize("batch_size", [1, 10, 23, 1000])
-def test_an_epoch_shows_every_image_once_with_its_label_in_a_new_order(batch_size):
+def test_an_epoch_has_every_image_with_its_label_once_in_a_new_order(batch_size):
     images = image_set()
     loader, generator = loader_of(images, batch_size=batch_size), seeded()
     epochs = [list(loader.epoch(generator)) for _ in range(2)]
@@ -534,7 +534,7 @@ def test_an_epoch_shows_every_image_once_with_its_label_in_a_new_order(batch_siz
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(10, [10, 10]), (23, [23]), (1000, [23])])
-def test_the_last_smaller_batch_can_be_left_out(batch_size, sizes):
+def test_a_smaller_last_batch_can_be_skipped(batch_size, sizes):
     loader = loader_of(image_set(), batch_size=batch_size, drop_last=True)
     batches = list(loader.epoch(seeded()))
     assert [len(images) for images, _ in batches] == sizes
@@ -542,7 +542,7 @@ def test_the_last_smaller_batch_can_be_left_out(batch_size, sizes):
     assert len(set(order_of(batches))) == sum(sizes)
 
 
-def test_each_epoch_leaves_out_other_images():
+def test_each_epoch_skips_different_images():
     loader, generator = loader_of(image_set(), batch_size=10, drop_last=True), seeded()
     left_out = [set(range(23)) - set(order_of(loader.epoch(generator))) for _ in range(3)]
     assert len({frozenset(numbers) for numbers in left_out}) > 1
@@ -569,6 +569,6 @@ def test_worker_processes_give_the_same_images_as_the_pipeline():
         epochs.append(order_of(batches))
         assert sorted(epochs[-1]) == list(range(23))
     assert len({tuple(order) for order in epochs}) == 3
-    # An epoch that is broken off leaves nothing behind for the next.
+    # An epoch that is stopped early does not change the next epoch.
     assert next(iter(loader.epoch(seeded(9))))[0].shape == (4, 1, 6, 6)
     assert order_of(loader.epoch(seeded(0))) == epochs[0]

@@ -115,7 +115,7 @@ def test_corrupt_gzip_is_refused(damage, tmp_path):
         read_idx(tmp_path / "a-ubyte.gz")
 
 
-def test_more_than_memory_should_hold_is_refused(monkeypatch, tmp_path):
+def test_an_array_above_the_limit_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(idx_files, "MAX_ARRAY_BYTES", 23)
     path = write_idx(tmp_path / "a-ubyte", np.arange(24, dtype="u1"))
     with pytest.raises(DataError, match="claims 24 bytes; the limit is 23"):
@@ -197,7 +197,7 @@ def test_damaged_gzipped_file_leaves_nothing_unpacked(end, little_memory, tmp_pa
     assert not unpacked()
 
 
-def test_gzipped_file_that_holds_more_than_it_says_is_not_unpacked(little_memory, tmp_path):
+def test_gzipped_file_with_more_bytes_than_the_header_claims_is_not_unpacked(little_memory, tmp_path):
     path = tmp_path / "a-ubyte.gz"
     path.write_bytes(gzip.compress(idx_bytes(IMAGES) + b"x"))
     with pytest.raises(DataError, match="has more than 5400 bytes"):
@@ -205,7 +205,7 @@ def test_gzipped_file_that_holds_more_than_it_says_is_not_unpacked(little_memory
     assert not unpacked()
 
 
-def test_no_room_to_unpack_is_an_error_with_a_hint(little_memory, tmp_path):
+def test_no_space_to_unpack_is_an_error_with_a_hint(little_memory, tmp_path):
     path = write_idx(tmp_path / "a-ubyte", IMAGES, gz=True)
     cache_folder().parent.mkdir(parents=True, exist_ok=True)
     cache_folder().write_text("a file where the folder should be")
@@ -216,7 +216,7 @@ def test_no_room_to_unpack_is_an_error_with_a_hint(little_memory, tmp_path):
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("validation", [FirstImages(first=7), RandomFraction(fraction=0.3, seed=1)])
-def test_images_are_the_same_in_memory_and_on_the_disk(validation, gz, monkeypatch, tmp_path):
+def test_batches_are_the_same_from_memory_and_from_a_file(validation, gz, monkeypatch, tmp_path):
     folder = write_idx_folder(tmp_path, *draw_quadrants(40, seed=1), gz=gz)
     spec = idx(folder, validation=validation)
     in_memory = load_splits(spec)
@@ -240,7 +240,7 @@ def test_images_are_the_same_in_memory_and_on_the_disk(validation, gz, monkeypat
             np.testing.assert_array_equal(torch.cat(list(loader.batches())), one.images)
 
 
-def test_streaming_ends_with_whoever_stops_listening(little_memory, tmp_path):
+def test_the_streaming_thread_ends_if_the_epoch_is_closed(little_memory, tmp_path):
     spec = idx(write_idx_folder(tmp_path, *draw_quadrants(40, seed=1)))
     loader = DeviceLoader(load_source(spec).train, batch_size=3, device=torch.device("cpu"))
     before = threading.active_count()
@@ -259,7 +259,7 @@ def test_missing_idx_file_is_a_data_error(tmp_path):
 
 
 @pytest.mark.parametrize("content", [TERABYTES, GIGABYTES], ids=["terabytes", "gigabytes"])
-def test_header_that_lies_costs_no_memory(content, tmp_path):
+def test_false_header_needs_no_memory(content, tmp_path):
     (tmp_path / "liar").write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError):
@@ -299,7 +299,7 @@ def test_channels_last_pixels_keep_their_colours():
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
-def test_array_that_holds_no_images_is_refused(array):
+def test_array_without_images_is_refused(array):
     with pytest.raises(DataError, match="the file"):
         to_images(array, where="the file")
 
@@ -464,7 +464,7 @@ def no_system_folder(monkeypatch, tmp_path):
 
 @pytest.fixture
 def published(monkeypatch):
-    """Replace the published digests by those of four small files; return a function that writes these files."""
+    """Replace the published digests by digests of four small files; return a function that writes these files."""
     train, test = draw_quadrants(20, seed=6), draw_quadrants(8, seed=7)
     arrays = dict(zip(FASHION_MNIST_FILES, [*train, *test], strict=True))
     for name, array in arrays.items():
@@ -488,7 +488,7 @@ def test_real_images_are_all_there(real):
     assert real.validation is None
 
 
-def test_real_images_are_those_of_the_reports(real):
+def test_real_images_are_the_images_of_the_reports(real):
     assert real.test.labels[:10].tolist() == [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]
     assert real.train.images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)
     assert real.train.images.std() / 255 == pytest.approx(0.3530, abs=1e-4)
@@ -546,7 +546,7 @@ def test_folders_are_searched_in_order(published, no_system_folder, tmp_path, mo
     assert find_fashion_mnist(root) == root
 
 
-def test_folder_that_lacks_a_file_is_passed_over(published, no_system_folder, tmp_path):
+def test_folder_with_a_missing_file_is_skipped(published, no_system_folder, tmp_path):
     system = published(no_system_folder / "fashion-mnist")
     (published(tmp_path / "root") / "t10k-labels-idx1-ubyte.gz").unlink()
     assert find_fashion_mnist(tmp_path / "root") == system
@@ -572,7 +572,7 @@ def test_own_class_names_must_cover_the_labels(published, tmp_path):
 
 
 def numbered(n, first=0):
-    """Return n images that each hold their own number; of every 10 labels, 6, 3 and 1 have the same class."""
+    """Return n images that contain their number; of every 10 labels, 6, 3 and 1 have the same class."""
     numbers = np.arange(first, first + n)
     images = numbers.astype("<u4").view(np.uint8).reshape(n, 1, 2, 2)
     labels = np.array([0, 0, 1, 0, 0, 1, 0, 0, 1, 2])[numbers % 10].astype(np.int64)
@@ -605,7 +605,7 @@ def test_first_images_are_set_aside():
 
 
 @pytest.mark.parametrize("first", [1000, 1001, 10**9])
-def test_some_images_must_be_left_to_train_on(first):
+def test_training_images_must_remain(first):
     with pytest.raises(DataError, match=f"first = {first} leaves no training images; the source has 1000"):
         split(validation=FirstImages(first=first))
 
@@ -624,7 +624,7 @@ def test_fraction_is_drawn_from_its_seed(stratify):
     assert set(drawn(2)[1]) != set(validation)
 
 
-def test_labels_go_with_their_images():
+def test_labels_stay_with_their_images():
     for images in split(validation=RandomFraction(fraction=0.3, seed=5)).present().values():
         np.testing.assert_array_equal(images.labels, numbered(1200).labels[numbers_of(images)])
     for images in split(resplit=Resplit(train=0.5, validation=0.2)).present().values():
@@ -671,7 +671,7 @@ def test_a_class_is_not_set_aside_as_a_whole():
 @pytest.mark.parametrize(
     "fields", [{"validation": FirstImages(first=12)}, {"resplit": Resplit(train=0.03, validation=0.9, seed=1)}]
 )
-def test_a_class_is_not_lost_where_images_are_sorted_or_few(fields):
+def test_a_split_without_training_images_of_a_class_is_refused(fields):
     images = ImageSet(np.zeros((30, 1, 2, 2), np.uint8), np.repeat([0, 1, 2], 10), ("a", "b", "c"))
     with pytest.raises(DataError, match="leaves no training images of the class a"):
         split(Splits(images, None, images), **fields)
@@ -690,7 +690,7 @@ def test_bootstrap_sample_is_drawn_with_replacement():
     assert len(sample) == 250
     assert sample.class_names == images.class_names
     assert np.array_equal(sample.labels, sample.images.ravel() % 7)
-    # A part of 1 - 1/e of all images is expected, 158, with a standard deviation of 5.
+    # The expected number is 1 - 1/e of all images, 158, with a standard deviation of 5.
     assert 138 < len(np.unique(sample.images)) < 178
     again, other = (draw_sample(images, 250, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert sample.digest == again.digest != other.digest
@@ -742,7 +742,7 @@ def test_splits_by_name():
         Splits(numbered(3), None, numbered(3)).named("validation")
 
 
-def test_digest_sees_pixels_labels_and_order():
+def test_digest_depends_on_pixels_labels_and_order():
     images = numbered(10)
     labels = images.labels.copy()
     labels[0] += 1
@@ -772,7 +772,7 @@ PIXELS = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     [
         ("unit", [0, 0.2, 0.4, 1]),
         ("symmetric", [-1, -0.6, -0.2, 1]),
-        # Of 0, 51, 102, 255: mean 102, variance (102² + 51² + 0 + 153²) / 4 = 9103.5.
+        # For 0, 51, 102, 255: mean 102, variance (102² + 51² + 0 + 153²) / 4 = 9103.5.
         ("standard", [-102 / 9103.5**0.5, -51 / 9103.5**0.5, 0, 153 / 9103.5**0.5]),
         (PixelScale(), [0, 0.2, 0.4, 1]),
         (PixelScale(mean=0.2, std=0.5), [-0.4, 0, 0.4, 1.6]),
@@ -788,7 +788,7 @@ def test_normalization_by_hand(spec, expected):
     torch.testing.assert_close(normalize(PIXELS.float()), result)
 
 
-def test_standard_normalises_each_channel_separately():
+def test_standard_normalizes_each_channel_separately():
     train = coloured([0, 0, 10, 10], [100, 100, 200, 200], [7, 7, 7, 7])
     result = resolve_normalization("standard", train)(torch.from_numpy(train.images))
     expected = torch.tensor([[-1.0, -1, 1, 1], [-1, -1, 1, 1], [0, 0, 0, 0]]).view(3, 2, 2)
@@ -813,6 +813,6 @@ def test_standard_uses_only_the_training_images(quadrants, tmp_path):
     ("n_images", "shape", "batch"),
     [(600, (1, 28, 28), 500), (600, (3, 64, 64), 500), (200, (3, 128, 128), 125), (2, (1, 2048, 2048), 1)],
 )
-def test_fewer_large_images_are_answered_at_once(n_images, shape, batch):
+def test_evaluation_batches_of_large_images_are_smaller(n_images, shape, batch):
     images = ImageSet(np.zeros((n_images, *shape), np.uint8), np.zeros(n_images, np.int64), ("a",))
     assert evaluation_loader(images, torch.device("cpu")).batch_size == batch

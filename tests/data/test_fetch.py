@@ -148,7 +148,7 @@ def assert_nothing_written(folder):
 # --- existing files ------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_done_when_the_files_are_there(published, tmp_path):
+def test_existing_files_are_not_downloaded_again(published, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in published.iterdir()}
     said = []
     assert fetch("fashion-mnist", data_root=published, log=said.append) == published
@@ -157,7 +157,7 @@ def test_nothing_is_done_when_the_files_are_there(published, tmp_path):
     assert_nothing_written(cache_folder())
 
 
-def test_real_files_are_recognised(fashion_mnist):
+def test_real_files_are_recognized(fashion_mnist):
     assert fetch("fashion-mnist") == fashion_mnist
 
 
@@ -228,12 +228,12 @@ def test_incomplete_folder_is_completed_and_keeps_its_other_files(published, mir
 
 
 @pytest.mark.parametrize("handler", [Garbage, Cut, Nonsense])
-def test_bad_mirror_falls_through_to_the_next(handler, published, serve, mirror, monkeypatch, tmp_path):
+def test_bad_mirror_is_skipped(handler, published, serve, mirror, monkeypatch, tmp_path):
     set_mirrors(monkeypatch, serve(handler), mirror(published))
     assert_whole(fetch("fashion-mnist", data_root=tmp_path / "root"))
 
 
-def test_mirror_of_other_files_falls_through_to_the_next(published, mirror, monkeypatch, tmp_path):
+def test_mirror_with_other_files_is_skipped(published, mirror, monkeypatch, tmp_path):
     other = shutil.copytree(published, tmp_path / "other")
     write_idx(other / "t10k-images-idx3-ubyte", draw_quadrants(8, seed=8)[0], gz=True)
     set_mirrors(monkeypatch, mirror(other), mirror(published))
@@ -248,7 +248,7 @@ def test_endless_file_is_cut_off(published, mirror, monkeypatch, tmp_path):
     assert_nothing_written(tmp_path / "root")
 
 
-# --- Debian's package ---------------------------------------------------------------------------------------
+# --- the Debian package ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_endless_file_is_cut_off(published, mirror, monkeypatch, tmp_path):
     ],
     ids=["no mirror", "page", "no HTTP", "404", "refused", "no address"],
 )
-def test_debians_package_helps_where_no_mirror_does(bad_mirror, published, serve, apt, monkeypatch, tmp_path):
+def test_the_debian_package_is_used_if_no_mirror_works(bad_mirror, published, serve, apt, monkeypatch, tmp_path):
     set_mirrors(monkeypatch, *([bad_mirror(serve)] if bad_mirror else []))
     apt(published)
     said = []
@@ -273,7 +273,7 @@ def test_debians_package_helps_where_no_mirror_does(bad_mirror, published, serve
     assert any("dataset-fashion-mnist" in line for line in said)
 
 
-def test_package_lists_of_our_own_where_the_system_has_none(published, apt, tmp_path):
+def test_package_lists_are_downloaded_if_the_system_has_none(published, apt, tmp_path):
     apt(published, needs_update=True)
     assert_whole(fetch("fashion-mnist", data_root=tmp_path / "root"))
     first, update, again, _ = apt.calls()
@@ -281,7 +281,7 @@ def test_package_lists_of_our_own_where_the_system_has_none(published, apt, tmp_
     assert update.endswith(" update")
     assert again.endswith(" download dataset-fashion-mnist")
     for call in (update, again):
-        assert f"Dir::State::Lists={tmp_path}" in call  # never the system's own, which need root
+        assert f"Dir::State::Lists={tmp_path}" in call  # never the lists of the system, which need root rights
         assert f"Dir::Cache={tmp_path}" in call
 
 
@@ -330,7 +330,7 @@ def test_unwritable_target_is_named(published, mirror, monkeypatch, tmp_path):
 
 def test_read_only_target_is_named(published, mirror, monkeypatch, tmp_path):
     root = tmp_path / "root"
-    if os.geteuid() == 0:  # root may write everywhere but here
+    if os.geteuid() == 0:  # root can write everywhere except here
         root = Path("/proc")
     else:
         root.mkdir(mode=0o500)

@@ -22,7 +22,7 @@ GREY, COLOUR = (1, 28, 28), (3, 32, 24)
 
 @pytest.fixture(scope="module")
 def readers():
-    """Readers by input shape, background and inversion; making the resizer costs some time."""
+    """Return readers by input shape, background and inversion. They are reused, because creating one takes time."""
     made = {}
 
     def reader(shape=GREY, background="dark", invert="auto"):
@@ -33,7 +33,7 @@ def readers():
 
 @pytest.fixture
 def read(readers, tmp_path, monkeypatch):
-    """Read inputs by a reader, from inside the test's folder."""
+    """Return a function that reads inputs in the folder of the test."""
     monkeypatch.chdir(tmp_path)
 
     def read_all(*names, **options):
@@ -97,11 +97,11 @@ def box(pixels, above=127):
         ("a.PNG", {}),
     ],
 )
-def test_image_of_the_networks_size_passes_unchanged(name, options, read_one):
+def test_image_of_the_input_size_is_not_changed(name, options, read_one):
     np.testing.assert_array_equal(read_one(save(name, garment(), **options))[0], garment())
 
 
-def test_jpeg_is_read_nearly_unchanged(read_one):
+def test_jpeg_is_nearly_unchanged(read_one):
     smooth = np.zeros((28, 28), np.uint8)
     smooth[4:24, 4:24] = 200
     for name in ("a.jpg", "a.jpeg"):
@@ -109,13 +109,13 @@ def test_jpeg_is_read_nearly_unchanged(read_one):
         assert np.abs(pixels.astype(int) - smooth).max() < 12
 
 
-def test_ending_does_not_matter_where_an_image_is_named(read_one):
+def test_file_name_of_a_given_image_needs_no_suffix(read_one):
     save("a.png", garment())
     os.rename("a.png", "no-ending")
     np.testing.assert_array_equal(read_one("no-ending")[0], garment())
 
 
-def test_colour_image_passes_unchanged_to_a_colour_network(read_one):
+def test_colour_image_for_a_colour_network_is_not_changed(read_one):
     colours = np.random.default_rng(0).integers(0, 255, (32, 24, 3)).astype(np.uint8)
     pixels = read_one(save("a.png", colours), shape=COLOUR, background="any")
     np.testing.assert_array_equal(pixels, colours.transpose(2, 0, 1))
@@ -172,7 +172,7 @@ def test_transparent_pixels_become_the_background(background, colour, read_one):
 @pytest.mark.parametrize(
     ("background", "invert", "level", "shown"),
     [
-        ("dark", "auto", 20, (0, 235)),  # on white, and so inverted
+        ("dark", "auto", 20, (0, 235)),  # on white, and therefore inverted
         ("light", "auto", 240, (255, 15)),
         ("mostly dark", "auto", 20, (255, 20)),
         ("any", "auto", 240, (0, 240)),
@@ -187,7 +187,7 @@ def test_transparent_pixels_do_not_hide_the_object(background, invert, level, sh
     assert (pixels[0, 0], pixels[14, 14]) == shown
 
 
-def test_an_image_of_nothing_is_read(read_one):
+def test_a_fully_transparent_image_is_read(read_one):
     assert np.ptp(read_one(save("a.png", np.zeros((28, 28, 4), np.uint8)))) == 0
 
 
@@ -261,7 +261,7 @@ def test_orientation_of_a_camera_is_followed(orientation, read_one):
         3: lambda image: np.rot90(image, 2),
         4: np.flipud,
         5: np.transpose,
-        6: lambda image: np.rot90(image, 1),  # is turned clockwise to be shown
+        6: lambda image: np.rot90(image, 1),  # viewers turn it clockwise
         7: lambda image: np.rot90(image, 2).T,
         8: lambda image: np.rot90(image, -1),
     }
@@ -298,7 +298,7 @@ def test_proportions_are_kept_and_the_rest_is_background(height, width, shape, e
     name = save("a.png", np.full((height, width), 200, np.uint8))
     pixels = read_one(name, shape=shape, invert="never")
     top, bottom, left, right = box(pixels)
-    assert np.abs(np.subtract((top, bottom, left, right), expected)).max() <= 1  # an odd pixel may go either way
+    assert np.abs(np.subtract((top, bottom, left, right), expected)).max() <= 1  # an odd pixel can be on either side
     assert bottom - top == expected[1] - expected[0]
     assert right - left == expected[3] - expected[2]
     outside = pixels.copy()
@@ -335,12 +335,12 @@ def bordered(border, inside, n=1, channels=1):
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_background_is_that_of_most_borders(borders, background, channels):
+def test_background_is_the_colour_of_most_borders(borders, background, channels):
     images = np.concatenate([bordered(border, 255 - border, channels=channels) for border in borders])
     assert classify_background([images]) == classify_background(np.array_split(images, 3)) == background
 
 
-def test_real_clothes_lie_on_a_dark_background(fashion_mnist):
+def test_real_clothes_have_a_dark_background(fashion_mnist):
     images = load_source(DataSpec(source="fashion-mnist"), data_root=fashion_mnist).test.images
     assert classify_background([images]) == "dark"
 
@@ -366,7 +366,7 @@ def test_inversion(background, invert, on_dark_inverted, on_light_inverted, read
         np.testing.assert_array_equal(pixels, 255 - drawn if inverted else drawn)
 
 
-def test_photograph_on_white_looks_like_training_after_resizing(read_one):
+def test_photograph_on_white_looks_like_a_training_image_after_resizing(read_one):
     pixels = read_one(save("a.png", 255 - garment(56, 40)))
     assert pixels[0, 0, 0] == pixels[0, 14, 0] == pixels[0, -1, -1] == 0
     assert pixels[0, 14, 14] > 90
@@ -381,7 +381,7 @@ def test_arrays_are_inverted_like_image_files(read):
 # --- folders, arrays, order ---------------------------------------------------------------------------------
 
 
-def test_folder_is_read_to_its_depth_in_the_order_of_names(read):
+def test_folder_and_subfolders_are_read_in_the_order_of_names(read):
     os.makedirs("photos/b/deep")
     os.makedirs("photos/a")
     names = [
@@ -405,7 +405,7 @@ def test_folder_is_read_to_its_depth_in_the_order_of_names(read):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="all folders can be read here")
-def test_a_folder_that_is_locked_ends_nothing(read):
+def test_a_folder_without_permission_is_reported_and_the_rest_is_read(read):
     for name in ("photos/a", "photos/b"):
         os.makedirs(name)
         save(f"{name}/1.png", garment())
@@ -673,7 +673,7 @@ def test_bad_idx_file_is_an_error(read, tmp_path):
     assert "has shape (3,)" in error_of(read(write_idx(tmp_path / "labels-ubyte", np.zeros(3, np.uint8))))
 
 
-def test_odd_metadata_is_passed_over_in_silence(read_one):
+def test_odd_metadata_gives_no_warning(read_one):
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03\0\0\0\x01"  # claims more entries than there are
     np.testing.assert_array_equal(read_one(save("a.png", garment(), exif=exif))[0], garment())
 
@@ -684,7 +684,7 @@ def test_odd_metadata_is_passed_over_in_silence(read_one):
     kind=st.sampled_from(["png", "jpg", "webp", "gif", "bmp", "npy", "-ubyte"]),
 )
 @settings(max_examples=150)
-def test_no_damage_raises(damage, cut, kind, readers, tmp_path_factory):
+def test_damaged_files_never_raise(damage, cut, kind, readers, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     whole, damaged = (folder / f"{name}{'' if kind == '-ubyte' else '.'}{kind}" for name in ("whole", "damaged"))
     if not whole.exists():

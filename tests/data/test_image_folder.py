@@ -19,7 +19,7 @@ from fmcli.recipe.data import DataSpec
 
 
 def draw(path: Path, level: int = 0, *, size: tuple[int, int] = (6, 4), mode: str = "L", **options: object) -> None:
-    """Write an image of one level, of a width and height."""
+    """Write an image of one grey level with a width and height."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", size, level).convert(mode).save(path, **options)
 
@@ -30,7 +30,7 @@ def load(folder: Path, **fields: object):
 
 @pytest.fixture
 def pets(tmp_path) -> Path:
-    """Folder of three cats and two dogs for training, one of each for testing; each image has its own level."""
+    """Folder of three cats and two dogs for training, one of each for testing, in different grey levels."""
     for number in range(3):
         draw(tmp_path / f"pets/train/cat/{number}.png", 10 + number)
     for number in range(2):
@@ -77,7 +77,7 @@ def test_without_split_folders_every_fifth_image_is_for_testing(tmp_path):
     assert sorted(every) == [*((0, number) for number in range(20)), *((1, 100 + number) for number in range(7))]
 
 
-def test_the_order_mixes_classes_and_depends_only_on_names(tmp_path):
+def test_the_order_mixes_classes_and_depends_only_on_file_names(tmp_path):
     for number in range(40):
         draw(tmp_path / "one" / "train" / "ab"[number % 2] / f"{number}.png", number)
     for number in reversed(range(40)):
@@ -150,7 +150,7 @@ def test_folders_that_do_not_fit_are_refused(pets, change, said):
     assert said in caught.value.message
 
 
-def test_images_in_train_itself_are_no_class(tmp_path):
+def test_images_in_train_itself_are_refused(tmp_path):
     draw(tmp_path / "train" / "cat.1.png")
     draw(tmp_path / "test" / "1.png")
     with pytest.raises(DataError, match="train has no class folders"):
@@ -200,7 +200,7 @@ def test_classes_that_are_not_the_folders_are_refused(pets, classes, said):
 # --- pixels ----------------------------------------------------------------------------------------
 
 
-def test_images_of_several_sizes_need_one(pets):
+def test_images_of_several_sizes_need_a_size(pets):
     draw(pets / "train" / "cat" / "wide.png", size=(12, 3))
     with pytest.raises(DataError) as caught:
         load(pets)
@@ -209,7 +209,7 @@ def test_images_of_several_sizes_need_one(pets):
     assert "--set 'data.size=[32,32]'" in hint_of(caught.value)
 
 
-def test_images_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path):
+def test_images_are_resized_in_proportion_and_padded_with_the_background(tmp_path):
     for behind in (0, 255):
         folder = tmp_path / str(behind)
         for number in range(8):
@@ -228,7 +228,7 @@ def test_images_are_fitted_in_proportion_with_a_border_as_behind_them(tmp_path):
     ("mode", "channels", "expected"),
     [("L", None, 1), ("1", None, 1), ("P", None, 1), ("LA", None, 1), ("RGB", None, 3), ("RGB", 1, 1), ("L", 3, 3)],
 )
-def test_images_are_grey_where_all_image_files_are(pets, mode, channels, expected):
+def test_images_are_grey_if_all_image_files_are_grey(pets, mode, channels, expected):
     draw(pets / "train" / "cat" / "one.png", 255, mode=mode)
     assert load(pets, channels=channels).train.input_shape == (expected, 4, 6)
 
@@ -244,7 +244,7 @@ def test_an_image_with_a_coloured_palette_is_coloured(pets, ending):
     assert load(pets).train.input_shape == (3, 4, 6)
 
 
-def test_images_are_labelled_as_they_were_trained_on(tmp_path):
+def test_predicted_images_are_resized_like_training_images(tmp_path):
     """Padding does not count as background."""
     for number in range(8):
         draw(tmp_path / "ab"[number % 2] / f"{number}.png", 20 if number % 2 else 240, size=(20, 10))
@@ -259,7 +259,7 @@ def test_images_are_labelled_as_they_were_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
-def test_an_image_that_a_camera_turned_counts_as_it_is_seen(pets, ending):
+def test_the_exif_orientation_determines_the_size(pets, ending):
     turned = Image.Exif()
     turned[0x0112] = 6
     draw(pets / "train" / "cat" / f"turned.{ending}", size=(4, 6), exif=turned)
@@ -342,7 +342,7 @@ def made_files():
         lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],  # a bit of a pixel
     ],
 )
-def test_a_damaged_cache_is_made_again(pets, damage):
+def test_a_damaged_cache_is_written_again(pets, damage):
     digest = load(pets).train.digest
     [made] = made_files()
     whole = made.read_bytes()
@@ -351,15 +351,15 @@ def test_a_damaged_cache_is_made_again(pets, damage):
     assert made.read_bytes() == whole
 
 
-def test_a_file_of_the_cache_without_a_digest_is_made_again(pets):
+def test_a_cached_file_without_a_digest_is_written_again(pets):
     digest = load(pets).train.digest
     [made] = made_files()
-    made.with_name(f"{made.name}.sha256").unlink()  # as a process leaves it that is killed between the two
+    made.with_name(f"{made.name}.sha256").unlink()  # as after a process is killed between the two writes
     made.write_bytes(b"")
     assert load(pets).train.digest == digest
 
 
-def test_the_digest_is_one_that_sha256sum_checks(pets):
+def test_sha256sum_can_check_the_digest(pets):
     load(pets)
     [made] = made_files()
     line = f"{hashlib.sha256(made.read_bytes()).hexdigest()}  {made.name}\n"
@@ -389,7 +389,7 @@ def test_an_image_changed_in_place_is_read_again(pets):
 
 
 @pytest.mark.parametrize("line", ["size=[32, 32]", "channels=3"])
-def test_other_sources_have_a_size_already(line):
+def test_size_and_channels_are_only_for_folders(line):
     with pytest.raises(RecipeError) as caught:
         load_recipe("quick", [f"data.{line}"])
     assert "only valid for source = 'folder:DIR'" in str(caught.value.problems)

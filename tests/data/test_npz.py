@@ -47,7 +47,7 @@ def npy(shape: tuple[int, ...], content: bytes, descr: object = "|u1", *, column
 
 
 def archive(path: Path, changes: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """Write MedMNIST's arrays, some of them as other bytes."""
+    """Write the arrays of MedMNIST, some of them replaced by other bytes."""
     with zipfile.ZipFile(path, "w", method) as file:
         for name, array in MEDMNIST.items():
             own = io.BytesIO()
@@ -161,7 +161,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         b"no array",
     ],
 )
-def test_headers_that_lie_are_refused(tmp_path, lie):
+def test_false_headers_are_refused(tmp_path, lie):
     assert "a.npz" in refusal(archive(tmp_path / "a.npz", {"train_images": lie}))
 
 
@@ -171,7 +171,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     assert "200 times" in refusal(archive(tmp_path / "a.npz", {"train_images": bomb}))
 
 
-def test_ways_of_packing_that_numpy_does_not_write_are_refused(tmp_path):
+def test_compressions_that_numpy_does_not_write_are_refused(tmp_path):
     assert "a compression that NumPy does not write" in refusal(archive(tmp_path / "a.npz", {}, zipfile.ZIP_LZMA))
 
 

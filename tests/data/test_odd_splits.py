@@ -46,14 +46,14 @@ def test_a_class_without_any_image_has_scores_of_0_and_no_support(cli, recipe_on
     assert vote["accuracy"] > 0.5
 
 
-def test_a_class_that_was_never_trained_on_is_wrong_where_it_comes(cli, recipe_on, tmp_path):
+def test_images_of_a_class_without_training_images_are_misclassified(cli, recipe_on, tmp_path):
     vote = train_and_evaluate(cli, recipe_on({0, 1, 2}, {0, 1, 2, 3}), tmp_path / "run")
     unseen = next(one for one in vote["classes"] if one["class"] == "bottom right")
     assert unseen["support"] > 0
     assert unseen["recall"] == 0
 
 
-def test_a_class_without_test_images_counts_only_as_a_wrong_answer(cli, recipe_on, tmp_path):
+def test_a_class_without_test_images_has_only_false_positives(cli, recipe_on, tmp_path):
     vote = train_and_evaluate(cli, recipe_on({0, 1, 2, 3}, {0, 1}), tmp_path / "run")
     assert [one["support"] > 0 for one in vote["classes"]] == [True, True, False, False, False]
 
@@ -66,7 +66,7 @@ def test_one_validation_image_is_enough_to_train(cli, recipe_on, tmp_path, keep)
     assert vote["accuracy"] in (0, 1)
 
 
-def test_one_validation_image_is_too_few_to_learn_a_rule_on(cli, recipe_on, tmp_path):
+def test_one_validation_image_is_too_few_to_fit_a_rule(cli, recipe_on, tmp_path):
     recipe = recipe_on({0, 1, 2, 3}, {0, 1, 2, 3}, validation=1)
     assert cli("train", "--recipe", recipe, "--output", tmp_path / "run", "--quiet").status == 0
     refused = cli("ensemble", "fit", tmp_path / "run", "--vote", "stacking", "--output", tmp_path / "fitted.toml")
@@ -76,7 +76,7 @@ def test_one_validation_image_is_too_few_to_learn_a_rule_on(cli, recipe_on, tmp_
 
 @pytest.mark.parametrize("name", ["k3", "k5", "k7"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_an_answer_depends_neither_on_the_batch_nor_on_the_order(name, bf16):
+def test_predictions_depend_neither_on_the_batch_nor_on_the_order(name, bf16):
     """Stated in the README: in fp32 the same labels and probabilities within 1e-5, in bfloat16 within 0.05."""
     member = next(one for one in load_recipe("quick").members if one.name == name)
     shape = (1, 28, 28)

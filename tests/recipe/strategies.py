@@ -104,7 +104,7 @@ MODELS = build(
 
 
 def in_whole_cycles(member):
-    """Return a member whose epochs its cycles divide; with cycles, it keeps snapshots, and else it averages."""
+    """Return a member with whole cycles: with a cyclic schedule it keeps snapshots, otherwise it averages weights."""
     cycles, trainer = getattr(member.schedule, "cycles", None), member.trainer
     changes = {"epochs": trainer.epochs * cycles, "keep": "snapshots"} if cycles else {"swa": 0.25}
     if not cycles and trainer.weight_average is not None:

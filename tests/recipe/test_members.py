@@ -127,7 +127,7 @@ def test_copies_are_written_out_as_plain_members_and_read_back(write):
     assert recipe_digest(again) == recipe_digest(recipe)
 
 
-def test_digest_of_a_copy_equals_that_of_a_plain_member():
+def test_digest_of_a_copy_equals_the_digest_of_a_plain_member():
     plain = load_text(COPIES.replace("copies = 3", "").replace('"k3"', '"k3-2"')).members[0]
     assert recipe_digest(load_text(COPIES).members[1]) == recipe_digest(plain)
 

@@ -197,7 +197,7 @@ SHARED = "trainer.epochs: got 'x'; expected a whole number"
         # Wrong in the member's own table.
         ("trainer = { epochs = 'y' }\nmodel.widths = [1]",
          {"members.a.trainer.epochs: got 'y'; expected a whole number", SHARED}),
-        # A member of another family uses nothing of the shared table.
+        # A member of another family uses no values of the shared table.
         ("model = { family = 'sequential' }",
          {"members.a.model.layers: missing", "model.widths: missing", SHARED}),
         # A value instead of a table.
@@ -205,7 +205,7 @@ SHARED = "trainer.epochs: got 'x'; expected a whole number"
          {"members.a.trainer: got 0; expected a table", SHARED}),
     ],
 )  # fmt: skip
-def test_path_of_a_problem_is_where_to_correct_it(member, problems):
+def test_path_of_a_problem_is_the_table_to_correct(member, problems):
     text = """
         [data]
         source = "fashion-mnist"

@@ -86,7 +86,7 @@ def test_every_shipped_recipe_loads_and_has_a_description(name):
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_parameter_counts_match_those_calculated_by_hand(name):
+def test_parameter_counts_match_counts_calculated_by_hand(name):
     assert parameters_of(name) == {"m1": COUNTS[name]}
 
 
@@ -120,7 +120,7 @@ def test_settings_match_the_reports(name):
 def test_framework_defaults_of_the_reports(name):
     recipe = load_recipe(name)
     [member] = recipe.members
-    keras = not name.startswith("dalvi")  # reproducing its figures needs PyTorch's initial weights
+    keras = not name.startswith("dalvi")  # the published figures need PyTorch's initial weights
     assert member.model.init == ("glorot-uniform" if keras else "torch")
     assert getattr(member.optimizer, "eps", 1e-7) == (1e-8 if name in ("dalvi-mlp", "dalvi-cnn") else 1e-7)
     assert {getattr(layer, "l2", 0.0) for layer in member.model.layers if layer.type == "dense"} == {L2.get(name, 0.0)}
@@ -159,7 +159,7 @@ def test_variants_differ_only_in_the_stated_tables():
         ("ams-baseline", "ams-search", (0, 1, 2)),
     ):
         first, second = table(name), table(other)
-        assert tuple(place for place in range(4) if first[place] == second[place]) == same
+        assert tuple(index for index in range(4) if first[index] == second[index]) == same
 
 
 # Dropout rates in order.
@@ -217,12 +217,12 @@ def test_search_space_matches_the_report():
     rest = {key: space for key, space in search.space.items() if key not in choices}
     ranges = {key: (space.low, space.high, space.step, space.log) for key, space in rest.items()}
     assert choices == {
-        **{f"model.layers[{place}].filters": (16, 32, 64) for place in (0, 1)},
-        **{f"model.layers[{place}].filters": (32, 64, 128) for place in (4, 5)},
-        **{f"model.layers[{place}].activation": ("relu", "sigmoid") for place in (1, 4, 5)},
+        **{f"model.layers[{index}].filters": (16, 32, 64) for index in (0, 1)},
+        **{f"model.layers[{index}].filters": (32, 64, 128) for index in (4, 5)},
+        **{f"model.layers[{index}].activation": ("relu", "sigmoid") for index in (1, 4, 5)},
     }
     assert ranges == {
-        **{f"model.layers[{place}].rate": (0.0, 0.5, 0.05, False) for place in (3, 7, 10)},
+        **{f"model.layers[{index}].rate": (0.0, 0.5, 0.05, False) for index in (3, 7, 10)},
         "model.layers[9].units": (16, 128, 16, False),
         "optimizer.lr": (1e-4, 1e-2, None, True),
     }
@@ -230,5 +230,5 @@ def test_search_space_matches_the_report():
     kinds = {"filters": "conv", "activation": "conv", "rate": "dropout", "units": "dense"}
     for key in search.space:
         if key.startswith("model."):
-            place, name = key.removeprefix("model.layers[").split("].")
-            assert layers[int(place)].type == kinds[name]
+            index, name = key.removeprefix("model.layers[").split("].")
+            assert layers[int(index)].type == kinds[name]

@@ -121,7 +121,7 @@ def test_listed_defaults_are_the_actual_defaults():
     assert keys_by_name("optimizer", 'name = "sgd"')["lr"].default == 0.1
 
 
-def test_keys_without_a_default_are_needed_unless_none_has_a_meaning():
+def test_keys_without_a_default_are_needed_unless_a_missing_key_has_a_meaning():
     network = keys_by_name("model", 'family = "kernel-cnn"')
     assert {name for name, key in network.items() if key.needed} == {"kernel_size", "widths"}
     assert {name for name, key in keys_by_name("data").items() if key.needed} == {"source"}
