@@ -124,13 +124,12 @@ class InterruptedRun(FmcliError):
     """Ctrl-C or SIGTERM stopped a run that can be resumed.
 
     Args:
-        message: What was stopped.
         exit_status: `ExitStatus.INTERRUPTED` or `ExitStatus.TERMINATED`.
         hint: The command that resumes it.
     """
 
-    def __init__(self, message: str, *, exit_status: ExitStatus, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, exit_status: ExitStatus, *, hint: str) -> None:
+        super().__init__(exit_status.name.lower(), hint=hint)
         self.exit_status = exit_status
 
 

@@ -14,10 +14,7 @@ from fmcli import events
 from fmcli.errors import ExitStatus, InterruptedRun, printable
 from fmcli.events import Reporter
 
-_SIGNALS: dict[int, tuple[str, ExitStatus]] = {
-    signal.SIGINT: ("interrupted", ExitStatus.INTERRUPTED),
-    signal.SIGTERM: ("terminated", ExitStatus.TERMINATED),
-}
+_SIGNAL_STATUS = 128  # the exit status after a signal is this plus the signal's number
 
 
 @contextmanager
@@ -67,8 +64,7 @@ def interruptible(reporter: Reporter, resume_flag: str) -> Iterator[Reporter]:
     try:
         yield report
     except events.StopRequest:
-        word, status = _SIGNALS[received[0]]
-        raise InterruptedRun(word, exit_status=status, hint=hint) from None
+        raise InterruptedRun(ExitStatus(_SIGNAL_STATUS + received[0]), hint=hint) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -96,8 +92,11 @@ def _exit_now(number: int, hint: str) -> NoReturn:
     An exception would be raised at an arbitrary point: it could be lost in a destructor, be swallowed by a library, or
     abort the process in C++ code.
     """
-    word, status = _SIGNALS[number]
+    status = ExitStatus(_SIGNAL_STATUS + number)
     show_cursor = "\x1b[?25h\n" if os.isatty(2) else ""  # the progress bar hides the cursor
     with suppress(OSError):
-        os.write(2, f"{show_cursor}error: {word}\nhint:  {printable(hint)}\n".encode(errors="backslashreplace"))
+        os.write(
+            2,
+            f"{show_cursor}error: {status.name.lower()}\nhint:  {printable(hint)}\n".encode(errors="backslashreplace"),
+        )
     os._exit(status)
