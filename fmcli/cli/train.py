@@ -9,7 +9,6 @@ from fmcli.cli import options
 from fmcli.cli.plotters import curve_plotters, data_plotters, write_plots
 from fmcli.cli.training_session import training_session
 
-CHECKPOINTS = Path("checkpoints")
 MemberNames = Annotated[
     list[str] | None, typer.Option("--member", metavar="NAME", help="Train only this member. Can be repeated.")
 ]
@@ -61,7 +60,7 @@ def train(
     from fmcli.recipe import load_recipe
 
     values = load_recipe(recipe, [*(set_ or []), *([f"trainer.seed={seed}"] if seed is not None else [])])
-    folder = output or CHECKPOINTS / values.name
+    folder = output or Path("checkpoints") / values.name
 
     from fmcli.data import load_splits
     from fmcli.report.console import Terminal
