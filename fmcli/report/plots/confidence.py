@@ -77,6 +77,7 @@ def coverage_figure(classified: ClassifiedSplit) -> Figure:
         label.set(ha="center", fontsize=style.SMALL_SIZE)
     above.set(xlim=(0, 1), ylabel="accuracy")
     above.margins(y=0.15)
+    above.set_ylim(top=min(above.get_ylim()[1], 1.02))
     below.plot(curve.coverage[visible], curve.thresholds[visible], color=style.BLUE, linewidth=1.8)
     below.set(xlabel="coverage (share of images kept, the most certain first)", ylabel="lowest confidence")
     below.set_ylim(0, 1.02)
