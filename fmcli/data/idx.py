@@ -9,7 +9,6 @@ import io
 import math
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.data.cache import unpack_to_cache
-from fmcli.errors import DataError, printable
+from fmcli.errors import DataError, FmcliError, printable
 from fmcli.storage.reading import open_nonblocking
 
 MAX_ARRAY_BYTES = 8 << 30  # size of an array that is gzipped or read into memory
 MAX_IN_MEMORY_BYTES = 256 << 20  # larger arrays of images are mapped from a file
 MAX_COMPRESSION_RATIO = 200  # two-colour drawings reach 100, decompression bombs 1000
 ANY_RATIO_BYTES = 128 << 20  # smaller arrays may have any compression ratio
-_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error)  # ValueError: the name contains NUL
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK_BYTES = 1 << 24
 _DAMAGED_HINT = "the file is damaged; get a new copy"
@@ -95,7 +93,7 @@ def open_idx(path: Path) -> NDArray[Any]:
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
     """Open an IDX file. Yield the file, of which the header has been read, and the checked header."""
-    with explain_read_errors(path, _READ_ERRORS), open_nonblocking(path) as packed:
+    with explain_read_errors(path), open_nonblocking(path) as packed:
         file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
         header = _parse_header(file, path)
         _check_ratio(path, header.claimed_bytes, packed_bytes=os.fstat(packed.fileno()).st_size)
@@ -103,13 +101,13 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
 
 
 @contextmanager
-def explain_read_errors(path: Path, types: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn errors of these types inside the block into a DataError with the path of the file."""
+def explain_read_errors(path: Path) -> Iterator[None]:
+    """Turn errors inside the block into a DataError with the path of the file."""
     try:
         yield
-    except DataError:
+    except FmcliError:
         raise
-    except types as error:
+    except Exception as error:  # damaged archives, and headers that NumPy parses as Python, raise many types
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"cannot read {printable(path)}: {printable(reason)}",
@@ -163,7 +161,7 @@ def _unpack(path: Path, file: BinaryIO | gzip.GzipFile, header: _Header, target:
     while chunk and found <= header.data_bytes:
         target.write(chunk)
         found += len(chunk)
-        with explain_read_errors(path, _READ_ERRORS):
+        with explain_read_errors(path):
             chunk = file.read(_CHUNK_BYTES)
     _check_size(path, header, found)
 

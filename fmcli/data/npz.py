@@ -72,9 +72,8 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive. Turn every error inside the block into a DataError."""
-    # Damaged zip archives and damaged headers, which NumPy parses as Python, raise errors of many types.
-    with explain_read_errors(path, (Exception,)):
+    """Open an archive. Turn errors inside the block into a DataError."""
+    with explain_read_errors(path):
         check_regular_file(path)
         with path.open("rb") as file, zipfile.ZipFile(cast(BinaryIO, _BoundedFile(file))) as archive:
             yield archive

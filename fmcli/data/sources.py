@@ -74,10 +74,8 @@ def fashion_mnist_folders(data_root: Path | None) -> Iterator[Path]:
 
 def find_fashion_mnist(data_root: Path | None) -> Path | None:
     """Return the first folder with all four files, or None."""
-    for folder in fashion_mnist_folders(data_root):
-        if all(_existing(folder / name) for name in FASHION_MNIST_FILES):
-            return folder
-    return None
+    folders = fashion_mnist_folders(data_root)
+    return next((folder for folder in folders if all(_existing(folder / name) for name in FASHION_MNIST_FILES)), None)
 
 
 def verify_fashion_mnist(folder: Path) -> dict[str, NDArray[Any]]:
