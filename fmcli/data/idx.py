@@ -111,7 +111,7 @@ def explain_read_errors(path: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"cannot read {printable(path)}: {printable(reason)}",
-            hint="the file is missing or damaged; get a new copy",
+            hint="check the path; if the file is damaged, get a new copy",
         ) from error
 
 
