@@ -1,7 +1,8 @@
 """Imports of the server that `tests/processes.py` forks processes from."""
 # ruff: noqa: F401
 
-import numba
+from contextlib import suppress
+
 import optuna
 import pytest
 
@@ -12,4 +13,7 @@ import fmcli.cli.train
 import fmcli.training.run
 import tests.soak
 
-numba.njit(lambda number: number)(0)  # prepares the compiler, which takes as long as importing numba
+with suppress(ImportError):  # it is installed only on Linux
+    import numba
+
+    numba.njit(lambda number: number)(0)  # prepares the compiler, which takes as long as importing numba

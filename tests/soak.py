@@ -29,10 +29,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
 from PIL import Image
 
+import fmcli.networks.cpu.loading
 import fmcli.training.executors.processes
 import fmcli.training.loop
 from fmcli.checkpoints.history import HISTORY_FILE, read_history
@@ -89,7 +89,7 @@ class Soak:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         fmcli.training.loop.MAX_SAVING_SHARE = math.inf  # save after every epoch, on any machine
         fmcli.training.executors.processes._CONTEXT = multiprocessing.get_context("fork")
-        numba.config.DISABLE_JIT = 1  # each process would load the compiled kernels, which takes longer than to train
+        fmcli.networks.cpu.loading._compile_kernels = lambda *_: None  # loading takes longer than training
         self.folder, self.draw = folder, random.Random(seed)
         self.problems: list[str] = []
         images = write_idx_folder(folder / "images", *draw_quadrants(240, seed=1), test=draw_quadrants(40, seed=2))
