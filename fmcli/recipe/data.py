@@ -1,9 +1,9 @@
 """The table `[data]`: where images come from and how they are split. Each default is defined only here."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, Tag, field_validator, model_serializer, model_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
 from fmcli.errors import did_you_mean
 from fmcli.recipe.base import Fraction, PositiveFloat, PositiveInt, Probability, Seed, Spec, choose_by_key
@@ -12,7 +12,6 @@ SOURCE_PREFIXES = {"folder": "DIR", "idx": "DIR", "npz": "FILE"}
 """Prefixes of `data.source`, as in `folder:DIR`, each with the placeholder of its argument."""
 VALIDATION_KINDS = ("first", "fraction", "own")
 """Keys of `data.validation`, which has exactly one of them."""
-_FOLDER_KEYS = ("size", "channels")
 _SPLIT_SEED = "Seed of the random split."
 
 
@@ -115,7 +114,7 @@ class DataSpec(Spec):
     size: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] | None = Field(
         None,
         description="[height, width] in pixels to which images are resized; only for `folder:DIR`. Default: the size "
-        "of the image files, which must all have the same.",
+        "of the image files, if it is the same for all.",
     )
     channels: Literal[1, 3] | None = Field(
         None,
@@ -139,8 +138,8 @@ class DataSpec(Spec):
     )
     normalize_test: PixelScale | None = Field(
         None,
-        description="Different scale for the test images, to reproduce a report that used one by mistake. Default: the "
-        "same scale as for the training images.",
+        description="Scale of the test images, to reproduce a report that scaled them differently by mistake. Default: "
+        "the same scale as for the training images.",
     )
 
     @field_validator("source")
@@ -154,16 +153,12 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> "DataSpec":
-        given = [name for name in _FOLDER_KEYS if getattr(self, name) is not None]
+        given = [name for name in ("size", "channels") if getattr(self, name) is not None]
         if given and not self.source.startswith("folder:"):
             raise ValueError(f"{given[0]} is only valid for source = 'folder:DIR', not {self.source!r}")
         if self.validation is not None and self.resplit is not None:
             raise ValueError("give either validation or resplit, not both")
         return self
-
-    @model_serializer(mode="wrap")
-    def _omit_unset_folder_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in dump(self).items() if value is not None or name not in _FOLDER_KEYS}
 
     @property
     def validates(self) -> bool:

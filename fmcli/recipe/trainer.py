@@ -1,8 +1,8 @@
 """The table `[trainer]`: how members are trained and saved. Each default is defined only here."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from fmcli.recipe.base import Fraction, FractionOrZero, PositiveFloat, PositiveInt, Seed, Spec
 
@@ -86,12 +86,6 @@ class TrainerSpec(Spec):
         if self.keep == "snapshots" and self.patience is not None:
             raise ValueError("keep = 'snapshots' needs all cycles, so it cannot be combined with patience")
         return self
-
-    @model_serializer(mode="wrap")
-    def _omit_cuda_graph_if_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A recipe without CUDA graphs has the same digest as before the key existed. With them the digest differs: a
-        # graph reads the learning rate from a float32 tensor, so weights can differ in the last bits.
-        return {name: value for name, value in dump(self).items() if name != "cuda_graph" or value}
 
     @property
     def averaged_epochs(self) -> int:

@@ -15,8 +15,3 @@ def test_swa_averages_whole_epochs(swa, epochs, averaged):
 @pytest.mark.parametrize(("bagging", "drawn"), [(None, 999), (1.0, 999), (0.5, 500), (0.1, 100), (1e-9, 1)])
 def test_bagging_draws_a_fraction_of_the_images(bagging, drawn):
     assert TrainerSpec(bagging=bagging).sample_size(999) == drawn
-
-
-def test_cuda_graph_changes_the_digest_only_if_it_is_on():
-    assert "cuda_graph" not in TrainerSpec(cuda_graph=False).model_dump()
-    assert TrainerSpec(cuda_graph=True).model_dump()["cuda_graph"] is True
