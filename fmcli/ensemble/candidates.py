@@ -33,7 +33,7 @@ _BLOCK_VALUES = 2**17  # values per block; a block fits in the processor's cache
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """A pool of members, and the leads that each of them adds to a vote (explained at the top of this module).
+    """A pool of members, and the leads that each member adds to a vote (explained at the top of this module).
 
     Args:
         logits: (n_members, n_samples, n_classes).
@@ -159,7 +159,7 @@ def score_additions(pool: Candidates, ensemble: PartialEnsemble, indices: Indice
 def _count_correct(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) -> NDArray[np.int64]:
     """Count the images that the vote classifies correctly with each additional member."""
     tolerance = (len(ensemble.members) + 1) * pool.tolerance
-    # Most images stay correct, or stay wrong, with each candidate. They need no further work.
+    # Most images are correct with every candidate, or wrong with every candidate. They need no further work.
     always_correct = (ensemble.leads + pool.max_leads).max(axis=0, initial=-np.inf) < -tolerance
     always_wrong = (ensemble.leads + pool.min_leads).max(axis=0, initial=-np.inf) > tolerance
     n_correct = np.full(len(indices), np.count_nonzero(always_correct))

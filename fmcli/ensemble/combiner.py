@@ -13,7 +13,7 @@ from fmcli.recipe.recipe import EnsembleSpec
 
 UNWEIGHTED_RULES = ("two-level", "stacking")
 FITTED_RULES = ("weighted-majority", "weighted-soft", "stacking")
-"""Rules that are fitted to validation images. The two weighted rules need no fitting if the user gives weights."""
+"""Rules that are fitted to validation images. The two weighted rules need no fitting if weights are given."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,7 @@ class Combiner:
         stacking: Fitted coefficients, for `stacking`.
         temperature: The logarithms of the vote's probabilities are divided by it, and the result is normalized; 1
             leaves the probabilities unchanged. See `metrics.calibration.apply_temperature`.
-        is_fitted: Whether the rule is ready to vote and nothing must be fitted again, not even the temperature.
+        is_fitted: Whether the rule needs no more fitting, not even of its temperature.
     """
 
     vote: VotingRule = "majority"
@@ -117,8 +117,8 @@ def choose_combiner(
         weights: One per member. Default: from the recipes.
 
     Raises:
-        UsageError: The recipes have different rules or weights and none is given, the rule does not use weights, or
-            it needs a group that is unknown.
+        UsageError: The recipes have different settings and the caller gives none, weights are given for a rule that
+            does not use them, or the group of a member is unknown.
     """
     vote = vote or _shared_setting(recipes, "vote")
     tie = tie or _shared_setting(recipes, "tie")
@@ -126,7 +126,7 @@ def choose_combiner(
         if weights is not None:
             raise UsageError(
                 f"a {vote} vote does not use weights",
-                hint="choose a rule that does",
+                hint="choose a rule that uses weights",
                 remedies=[Remedy("vote", "majority"), Remedy("vote", "weighted-soft")],
             )
     elif weights is None and (by_name := _weights_by_name(recipes)):
@@ -136,7 +136,7 @@ def choose_combiner(
     if vote == "two-level" and not all(groups):
         unknown = [name for name, group in zip(names, groups, strict=True) if not group]
         raise UsageError(
-            f"a two-level vote needs the group of each member; it is unknown for {', '.join(unknown[:4])}",
+            f"a two-level vote needs the group of each member; no group is known for {', '.join(unknown[:4])}",
             remedies=["groups"],
         )
     return Combiner(vote, tie, None if weights is None else tuple(weights), tuple(groups))

@@ -19,7 +19,7 @@ from fmcli.metrics.coverage import CoverageCurve, coverage_curve
 from fmcli.metrics.diversity import PairwiseDiversity, pairwise_diversity
 
 MAX_MEMBERS_TO_LEAVE_OUT = 100
-"""Members' contributions are not computed for larger ensembles."""
+"""The contributions of members are not computed for larger ensembles."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def coverage(self) -> CoverageCurve:
-        """Accuracy on the most confident predictions, for each share of the images."""
+        """For each share of the images, the accuracy on the images with the highest confidence."""
         return coverage_curve(self.confidence, self.correct)
 
 

@@ -111,7 +111,7 @@ def read_external(path: Path) -> ExternalPredictions:
         row = int(valid.argmin())
         raise DataError(
             f"{file}: the values in row {row} (counted from 0) are not probabilities: their minimum is "
-            f"{values[row].min():.4g} and their sum is {sums[row]:.4g}; expected at least 0 and 1",
+            f"{values[row].min():.4g} and their sum is {sums[row]:.4g}; the minimum must be at least 0 and the sum 1",
             hint=_PROBABILITIES_HINT,
         )
     return ExternalPredictions(path, values / sums[:, None], found.class_names, found.labels)
@@ -153,7 +153,9 @@ def _read_csv(path: Path) -> ExternalPredictions:
         columns = [column for column in range(len(header)) if column != label_column]
         for row in rows:
             if len(row) != len(header):
-                raise DataError(f"{file}, line {reader.line_num}: {len(row)} values for {len(header)} columns")
+                raise DataError(
+                    f"{file}, line {reader.line_num}: number of values: {len(row)}; the header has {len(header)}"
+                )
             values.extend(float(row[column]) for column in columns)
             labels += [row[label_column]] if label_column is not None else []
     except csv.Error as error:
@@ -170,7 +172,7 @@ def _check_header(file: str, header: Sequence[str]) -> None:
     if separator is not None:
         raise DataError(
             f"{file} separates columns by {separator!r}; expected commas",
-            hint="write commas between columns and a point in numbers: 0.25,0.75",
+            hint="separate columns by commas, and write numbers with a decimal point, such as 0.25,0.75",
         )
     if "" in header:
         raise DataError(
@@ -248,9 +250,10 @@ def to_predictions(
     if reference is not None and external.class_names is None and len(reference.class_names) != n_classes:
         if labels is None:
             raise DataError(
-                f"{file} has {n_classes} classes; {printable(reference.member)} has {len(reference.class_names)}"
+                f"{file} has {n_classes} classes, but {printable(reference.member)} has {len(reference.class_names)}; "
+                "all members need the same classes"
             )
-        reference = None  # it has other classes, so the file can only be evaluated alone
+        reference = None  # the number of classes differs, so the file can only be evaluated alone
     class_names = external.class_names or (reference.class_names if reference else tuple(map(str, range(n_classes))))
     probabilities = external.probabilities
     if reference is not None and set(class_names) == set(reference.class_names):
@@ -264,8 +267,8 @@ def to_predictions(
     else:
         raise NoLabelsError(
             f"the true classes of {file} are unknown",
-            hint=f"add {split}-labels.npy to its folder, add a column {LABEL_COLUMN} to a CSV, or combine it with a "
-            "member trained by fmcli",
+            hint=f"add {split}-labels.npy to the folder of this file, add a column {LABEL_COLUMN} to a CSV file, or "
+            "combine this file with a member trained by fmcli",
             remedies=["labels"],
         )
     if len(y_true) != len(probabilities):

@@ -1,7 +1,7 @@
 """Ensemble files: TOML files that list the members and contain the voting rule with its fitted weights.
 
-The paths of the members are relative to the file's folder and below it, so the folder can be moved or copied as a
-whole. People may edit the file.
+The members are below the file's folder, and their paths are relative to it, so the folder can be moved or copied as
+a whole. People may edit the file.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-# NUL cannot be part of a path. Names are included, because packs use them as folders.
+# NUL cannot be part of a path. This also applies to names, because packs use them as names of folders.
 _PathText = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
 
@@ -67,8 +67,8 @@ class FittedOn(_Table):
         split: Split of the images.
         images: Number of images.
         data_digest: SHA-256 of the images and labels.
-        accuracy: Accuracy of the ensemble on these images, in [0, 1]. Rules with fitted weights are cross-fitted for
-            it: each image is classified by a rule that was fitted to other images.
+        accuracy: Accuracy of the ensemble on these images, in [0, 1]. If the rule has fitted weights, the accuracy is
+            cross-fitted: each image is classified by a rule that was fitted to other images.
     """
 
     split: SplitName
@@ -113,7 +113,7 @@ class EnsembleFile(_Table):
     def _check_rule(self) -> Self:
         weights = [member.weight for member in self.members]
         if 0 < weights.count(None) < len(weights):
-            raise ValueError("some members have no weight; give all members a weight, or none")
+            raise ValueError("some members have no weight; give a weight to all members or to none")
         if all(weight == 0 for weight in weights):
             raise ValueError("at least one weight must be above 0")
         if self.vote == "two-level" and not all(member.group for member in self.members):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MIN_IMAGES_TO_FIT = 2
 """Cross-fitting needs at least one image to fit the rule to, and one to classify."""
 _N_FOLDS = 5
-_MIN_IMAGES_PER_CLASS = _N_FOLDS - 1  # cross-fitting stacking to 5 images per class leaves 4 outside each fold
+_MIN_IMAGES_PER_CLASS = _N_FOLDS - 1  # of 5 images in a class, cross-fitting uses 4 to fit each fold's rule
 _INVERSE_PENALTIES = np.logspace(-4, 0, 5)  # values of scikit-learn's C to try for stacking
 _ABSENT_CLASS_LOGIT = -100.0  # intercept of a class without validation images, so that it never wins
 _MAX_EM_STEPS = 1000
@@ -59,7 +59,7 @@ def fit_combiner(rule: Combiner, logits: Logits, y_true: Labels, *, calibrate: b
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossFitted:
-    """A combiner for images that its rule was fitted to, in folds.
+    """A combiner for images that are also used for fitting: each fold of the images has its own rule.
 
     Args:
         folds: For each fold, a combiner that was fitted to the images of the other folds, with temperature 1, and the
@@ -227,7 +227,7 @@ def fit_stacking(logits: Logits, y_true: Labels) -> Stacking:
     rarest = int(present.min(initial=len(y_true)))
     if len(present) < 2 or rarest < _MIN_IMAGES_PER_CLASS:
         raise UsageError(
-            f"stacking needs at least two classes and at least {_MIN_IMAGES_PER_CLASS} validation images of each; "
+            f"stacking needs at least two classes, each with at least {_MIN_IMAGES_PER_CLASS} validation images; "
             f"number of classes: {len(present)}, images of the rarest class: {rarest}",
             hint="choose a rule that needs no fitting",
             remedies=[Remedy("vote", "soft"), Remedy("vote", "majority")],

@@ -128,7 +128,7 @@ def compare_heterogeneous(
         rule: A voting rule without weights. A `two-level` vote uses the groups of the drawn members.
         size: Number of members of each ensemble. Default: the number of groups.
         draws: About how many heterogeneous ensembles to draw, and how many homogeneous ensembles of each group. If the
-            pool has no more, all are evaluated. More are drawn if a combination of groups would get fewer than 10
+            pool has fewer, all are evaluated. More are drawn if a combination of groups would get fewer than 10
             ensembles, or if one member would be in all ensembles.
         seed: Seed of the draws.
 
@@ -183,7 +183,7 @@ def _indices_by_group(predictions: Sequence[Predictions]) -> dict[str, list[int]
 
 def _check_groups(groups: dict[str, list[int]], size: int) -> None:
     if len(groups) < 2:
-        raise UsageError(f"all members are in one group, {next(iter(groups))}", hint="add members of another group")
+        raise UsageError(f"all members are in one group, {next(iter(groups))}", hint="add members of a second group")
     if size > len(groups):
         raise UsageError(
             f"ensembles of {size} members need {size} groups; there are {len(groups)}: {', '.join(groups)}",

@@ -70,7 +70,7 @@ class ImagePrediction:
         votes: Number of members that chose the winning class.
         top: The winning class and the next best classes, ordered by score and then by probability.
         undecided: Whether the probability is below the requested minimum.
-        error: Why the image cannot be read; the fields before it are then None, empty or False.
+        error: Why the image cannot be read; `label`, `votes` and so on are then None, empty or False.
     """
 
     name: str
@@ -187,7 +187,7 @@ def _check(predictions: Predictions, path: Path) -> None:
     if n_classes > MAX_CLASSES:
         raise CheckpointError(f"{printable(path)} has {n_classes} classes; the limit is {MAX_CLASSES}")
     if not labels.size:
-        raise CheckpointError(f"{printable(path)} has predictions for 0 images", remedies=["evaluate-again"])
+        raise CheckpointError(f"{printable(path)} has no predictions", remedies=["evaluate-again"])
     if not np.isfinite(logits).all():
         raise CheckpointError(f"{printable(path)}: logits must be finite; some are NaN or infinite")
     if not (labels.min() >= 0 and labels.max() < n_classes):
@@ -247,7 +247,7 @@ def stack_logits(predictions: Sequence[Predictions]) -> NDArray[np.float32]:
 
 
 def _list_classes(names: Sequence[str], max_names: int = 4) -> str:
-    """Return the first class names and the number of all."""
+    """Return the first class names and the number of classes."""
     listed = ", ".join(printable(name) for name in names[:max_names])
     return f"{listed}, … ({len(names)})" if len(names) > max_names else f"{listed} ({len(names)})"
 
@@ -259,7 +259,7 @@ def find_duplicates(predictions: Sequence[Predictions]) -> dict[str, str]:
         predictions: Members on the same images.
 
     Returns:
-        The name of each such member, with the name of the earlier member.
+        For the name of each such member, the name of the earlier member.
     """
     by_first_row: dict[bytes, list[Predictions]] = {}
     duplicates = {}

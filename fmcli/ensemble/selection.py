@@ -30,7 +30,7 @@ from fmcli.errors import UsageError
 
 DEFAULT_SIZES: dict[SelectionMethod, int] = {"greedy": 20, "exhaustive": 3, "diverse": 10}
 """Maximum number of members that each method selects."""
-MAX_SUBSETS = 200_000  # exhaustive search of this number takes minutes with 10,000 images
+MAX_SUBSETS = 200_000  # evaluating this number takes minutes with 10,000 images
 _BAG_SHARE = 0.5  # share of the pool in each bag
 _DIVERSE_SHARE = 0.4  # share of the remaining members to choose from; the reference calls it rho
 
@@ -276,7 +276,7 @@ def _check_subsets(n_members: int, size: int) -> None:
     n_subsets = sum(comb(n_members, k) for k in range(1, min(size, n_members) + 1))
     if n_subsets > MAX_SUBSETS:
         raise UsageError(
-            f"{n_members} members have {n_subsets:,} subsets of up to {size}; the limit is {MAX_SUBSETS:,}",
-            hint="select fewer members, give a smaller pool, or select greedily",
+            f"{n_members} members have {n_subsets:,} subsets of at most {size} members; the limit is {MAX_SUBSETS:,}",
+            hint="select fewer members, give a smaller pool, or use greedy selection",
             remedies=["size"],
         )

@@ -56,8 +56,8 @@ def combine_predictions(
     Args:
         predictions: One entry per member, all on the same images.
         rule: The fitted voting rule.
-        fitted_here: The rule before it was fitted to these images; None if it was fitted to other images. It is then
-            fitted again in folds, so that no image is classified by a rule that was fitted to it.
+        fitted_here: If the rule was fitted to these images, the rule before it was fitted; otherwise None. It is fitted
+            again in folds, so that no image is classified by a rule that was fitted to it.
         output_calibrated: See `VotingResult`.
 
     Raises:

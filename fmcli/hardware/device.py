@@ -59,8 +59,8 @@ def use_bf16(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -
     """Return whether to multiply in bfloat16.
 
     Args:
-        precision: `auto` chooses bfloat16 if the device has units for it, as NVIDIA GPUs from sm80 and CPUs with AMX or
-            AVX-512 BF16 do.
+        precision: `auto` chooses bfloat16 if the device has bfloat16 hardware, such as NVIDIA GPUs from sm80 and CPUs
+            with AMX or AVX-512 BF16.
         device: The device that computes.
     """
     import torch
@@ -103,7 +103,7 @@ def use_own_stream(device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error means that memory ran out. Only CUDA has an exception type for this."""
+    """Return whether an error means that memory ran out. PyTorch has an exception type for this only on CUDA."""
     import torch
 
     kinds = (torch.OutOfMemoryError, MemoryError)

@@ -125,7 +125,7 @@ def reliability_bins(
         bins: Number of bins. Default: 15.
         binning: `width` for bins of equal width, `mass` for bins whose numbers of images differ by at most one. Images
             with equal confidence are always in the same bin, the bin of their middle rank. If there are many of them,
-            the numbers differ by more, and the bins next to it can be empty.
+            the numbers differ by more, and the bins next to this bin can be empty.
 
     Returns:
         All bins, including empty ones. With `mass`, a bin ends at the highest confidence in it, and the last bin at 1.

@@ -204,8 +204,8 @@ def bootstrap_interval(
 def mcnemar_test(y_true: Labels, first: Labels, second: Labels) -> PairedTest:
     """Test whether two classifiers have the same accuracy on the same images: McNemar's exact test.
 
-    Only the images count that exactly one of the classifiers predicts correctly. If both are equally accurate, each of
-    these images is as likely to be correct by the first as by the second classifier (a binomial test).
+    The test uses only the images that exactly one of the classifiers predicts correctly. If both classifiers are
+    equally accurate, either of them is the correct one with probability one half (a binomial test).
 
     Args:
         y_true: True labels, int64 (n_samples,).

@@ -66,7 +66,7 @@ def coverage_curve(confidence: Floats, correct: NDArray[np.bool_]) -> CoverageCu
 
 
 def accuracy_at_coverage(curve: CoverageCurve, coverage: float) -> float:
-    """Return the accuracy on a share of the images, the ones with the highest confidence.
+    """Return the accuracy on a given share of the images, chosen by highest confidence.
 
     Args:
         curve: Curve from `coverage_curve`.
@@ -84,7 +84,7 @@ def accuracy_at_coverage(curve: CoverageCurve, coverage: float) -> float:
 
 
 def threshold_at_coverage(curve: CoverageCurve, coverage: float) -> float:
-    """Return the lowest confidence among a share of the images, the ones with the highest confidence.
+    """Return the highest confidence threshold that keeps at least a given share of the images.
 
     Args:
         curve: Curve from `coverage_curve`.

@@ -15,7 +15,7 @@ def estimate_batch_norm(model: nn.Module, batches: Iterable[Tensor], normalize: 
     Args:
         model: A network. One without batch norm is left unchanged, and no batch is read.
         batches: Training images, uint8 (N, C, H, W), on the network's device.
-        normalize: From pixels to network input.
+        normalize: Converts pixels to network input.
         dropout: Keep dropout active. The variances then match training, but not evaluation (Li, Chen, Hu and Yang,
             "Understanding the disharmony between dropout and batch normalization by variance shift", CVPR 2019).
     """

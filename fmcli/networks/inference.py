@@ -55,7 +55,7 @@ class InferenceNetwork(nn.Module):
         self.eval().to(memory_format=torch.channels_last)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits, float32 (N, n_classes), of float32 (N, C, H, W)."""
+        """Convert network input, float32 (N, C, H, W), to logits, float32 (N, n_classes)."""
         logits: Tensor = self._head(self._body(inputs.to(self._dtype)).float())
         return logits
 
@@ -93,7 +93,7 @@ def predict_logits(
     Args:
         network: A network in evaluation mode, such as an `InferenceNetwork`.
         batches: uint8 (N, C, H, W), on the network's device.
-        normalize: From pixels to network input.
+        normalize: Converts pixels to network input.
         views: Test-time augmentation: the altered views of each image to average over.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Choose whether members train one at a time on all CPU threads, or in parallel on some of them.
+"""Choose whether members train one at a time on all CPU threads, or in parallel on a part of the threads each.
 
 The threads of an operation wait for each other at its end, and a single thread does the work between operations. More
-threads therefore speed up small networks with small batches only a little. Each parallel member costs a process.
+threads therefore speed up small networks with small batches only a little. Each parallel member needs its own process.
 """
 
 import math
@@ -65,14 +65,14 @@ def choose_concurrency(
         device: The training device.
         jobs: Number of parallel members that the caller asked for.
         threads: CPU threads per member that the caller asked for.
-        run_threads: CPU threads that a resumed run was started with; None for a new run. The remaining members keep
-            them, because the count changes the weights, unless the caller asks for another number or has too few
-            threads.
+        run_threads: CPU threads per member with which a resumed run was started; None for a new run. The remaining
+            members use the same number, because it changes the weights, unless the caller asks for a different number
+            or this process has too few threads.
     """
     available = torch.get_num_threads()
     if not names or (jobs is None and threads is not None):
         return None
-    if device.type == "cpu" and threads is None and run_threads:  # a damaged state may say 0, which is refused later
+    if device.type == "cpu" and threads is None and run_threads:  # a damaged state may have 0, which is refused later
         n_jobs = _max_jobs(recipe, names, splits, available // run_threads) if jobs is None else jobs
         if run_threads * min(n_jobs, len(names)) <= available:
             return Concurrency(n_jobs, run_threads) if n_jobs > 1 or run_threads < available else None

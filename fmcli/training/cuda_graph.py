@@ -50,11 +50,11 @@ class CudaGraphRecorder:
                         graph.register_generator_state(generator)
             stream, states = torch.cuda.current_stream(), [generator.get_state() for generator in self._generators]
             try:
-                # torch's own capture stream would not do: graphs recorded on one stream share a cuBLAS workspace, and
-                # graphs of several members may be replayed in parallel. Other threads pin memory during the capture.
+                # Do not record on torch's default capture stream: graphs of one stream share a cuBLAS workspace, but
+                # graphs of several members may be replayed in parallel. "thread_local" lets other threads pin memory.
                 with torch.cuda.graph(graph, stream=_side_stream(stream), capture_error_mode="thread_local"):
                     output = compute()
-            except RuntimeError:  # torch leaves the stream and the generators as they were during the capture
+            except RuntimeError:  # torch does not restore the stream and the generators
                 torch.cuda.set_stream(stream)
                 for generator, state in zip(self._generators, states, strict=True):
                     restored = torch.Generator(self._device)
@@ -142,9 +142,9 @@ class GraphedStep:
         try:
             launch, output = self._recorder.record(lambda: compute(images, labels))
         except RuntimeError as error:
-            warnings.warn(f"no CUDA graph could be recorded, so steps launch single kernels: {error}", stacklevel=2)
+            warnings.warn(f"cannot record a CUDA graph, so each kernel is launched separately: {error}", stacklevel=2)
             self._has_failed = True
-            self._replays.clear()  # their generator states are gone
+            self._replays.clear()  # their generator states were replaced
             return
 
         def replay(new_images: Tensor, new_labels: Tensor) -> StepOutput:

@@ -1,7 +1,7 @@
-"""The fingerprint of a member's training, and the checks that a resumed training has the same one.
+"""Fingerprints of members, and checks that a fingerprint has not changed when a run is resumed.
 
-A fingerprint is everything that the results depend on. Files of an earlier process are used only if their fingerprint
-is the same.
+A fingerprint is everything that the weights of a trained member depend on. Files of an earlier process are used only if
+their fingerprint is the same.
 """
 
 import json
@@ -27,7 +27,7 @@ MAX_LISTED_DIFFERENCES = 10
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a message describes the earlier training and the consequence of a difference."""
+    """How a message describes what an earlier process did, and the consequence of a difference."""
 
     was: str
     consequence: str  # follows "; " and contains {now}
@@ -65,14 +65,14 @@ class Fingerprint:
     def of(
         cls, spec: MemberSpec, recipe: Recipe, splits: Splits, device: torch.device, threads: int | None = None
     ) -> "Fingerprint":
-        """Return the fingerprint of a member that is trained now.
+        """Return the fingerprint of a member that is trained by this process.
 
         Args:
             spec: The member's recipe.
             recipe: The whole recipe.
             splits: The images.
             device: The training device.
-            threads: CPU threads, default: the number of this process.
+            threads: Number of CPU threads. Default: the number of this process.
         """
         bf16 = use_bf16(spec.trainer.precision, device)
         packages = computing_versions(versions(), kernels=bf16 and device.type == "cpu")
@@ -121,10 +121,10 @@ class Fingerprint:
 
         Args:
             earlier: The fingerprint to compare with.
-            environment: Compare device, precision, package versions and threads, not only images.
+            environment: Whether to compare device, precision, package versions and threads, not only images.
 
         Yields:
-            A phrase for the earlier value, such as `on cuda`; one for the current value; and how to restore the
+            A phrase for the earlier value, such as `on cuda`; a phrase for the current value; and how to restore the
             earlier value.
         """
         if earlier.index != self.index and None not in (earlier.index, self.index):
@@ -132,13 +132,13 @@ class Fingerprint:
             yield f"at index {earlier.index} of the recipe's members", f"at index {self.index}", remedy
         for split, digest in self.data.items():
             if earlier.data.get(split) != digest:
-                yield f"with different {split} images", "with the current ones", "restore the images"
+                yield f"with different {split} images", f"with the current {split} images", "restore the images"
         if not environment:
             return
         if earlier.device != self.device:
             yield f"on {earlier.device}", f"on {self.device}", Remedy("device", earlier.device)
         if earlier.precision != self.precision:
-            yield f"in {earlier.precision}", f"in {self.precision}", "use the machine that the run was started on"
+            yield f"in {earlier.precision}", f"in {self.precision}", "resume on the machine that started the run"
         for package, version in earlier.versions.items():
             now = self.versions.get(package, _NOT_INSTALLED)
             if now != version:
@@ -186,13 +186,13 @@ def check_fingerprint(
     """Refuse to train if the results would differ from the results of an earlier process.
 
     Args:
-        now: The fingerprint of the training that is about to start.
-        earlier: The fingerprint of the earlier training.
+        now: Fingerprint of the member as it is about to be trained.
+        earlier: Fingerprint that the earlier process recorded.
         wording: `STARTED` for a partly trained member, `FINISHED` for a trained one, `PLANNED` if the run was planned
             by this or a parent process.
-        member: Name of the earlier member.
-        folder: Folder of its files, for the message.
-        environment: Compare device, precision, package versions and threads, not only recipe and images.
+        member: Name of the member, for the message.
+        folder: Folder of the member or the run, for the message.
+        environment: Whether to compare device, precision, package versions and threads, not only recipe and images.
 
     Raises:
         CheckpointError: A fingerprint value differs.
@@ -222,7 +222,7 @@ def check_trained(spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> N
         fingerprint: Fingerprint of the current training.
 
     Raises:
-        CheckpointError: The checkpoint does not match, is damaged, or has too few snapshots.
+        CheckpointError: The checkpoint does not match or is damaged, or snapshots are missing.
     """
     _check_checkpoint(folder / MODEL_FILE, spec, folder, fingerprint)
     missing = missing_snapshots(spec, folder)
@@ -235,7 +235,7 @@ def check_trained(spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> N
 
 
 def check_snapshot(number: int, spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> None:
-    """Refuse to resume a member if the snapshot of a finished cycle is missing, damaged or from a different training.
+    """Refuse to resume a member if the snapshot of a finished cycle is missing, damaged or does not match.
 
     Args:
         number: Number of the snapshot, from 1.

@@ -28,8 +28,8 @@ class Learner:
         spec: The member's recipe.
         input_shape: (C, H, W) of an image.
         n_classes: Number of logits.
-        normalization: From pixels to network input.
-        generators: New generators on the device.
+        normalization: Converts pixels to network input.
+        generators: The member's generators, not used before.
         device: The training device.
         bf16: Whether to multiply in bfloat16.
         recorder: Records steps as graphs. Default: the result of `choose_recorder`.
@@ -72,7 +72,7 @@ class Learner:
 
     @property
     def max_weight(self) -> float:
-        """Largest absolute value of a weight; not finite if any weight is not."""
+        """Largest absolute value of a weight; NaN or infinity if any weight is not finite."""
         return float(torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max())
 
     def step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ class Learner:
         return loss.detach(), logits.detach()
 
     def averages(self, epoch: int) -> bool:
-        """Return whether the weights after an epoch enter the average of the last epochs (`trainer.swa`).
+        """Return whether the weights after an epoch are part of the average of the last epochs (`trainer.swa`).
 
         Args:
             epoch: Index of the epoch, from 0.
@@ -121,7 +121,7 @@ class Learner:
         return epoch >= trainer.epochs - trainer.averaged_epochs
 
     def end_epoch(self, epoch: int, batches: Iterable[Tensor]) -> None:
-        """Add the weights to the average of the last epochs, if the recipe has one; after the last epoch, use it.
+        """If the recipe averages the last epochs, add the weights to the average; after the last epoch, switch to it.
 
         Args:
             epoch: Index of the epoch that ends, from 0.

@@ -1,4 +1,4 @@
-"""The image loaders of a member's training."""
+"""The image loaders of a member."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Loaders:
         unaugmented: The same images in order, without worker processes, for batch norm statistics; None unless the
             recipe averages the weights of the last epochs.
         validation: The validation images, if there are any.
-        normalization: From pixels to network input.
+        normalization: Converts pixels to network input.
     """
 
     train: DeviceLoader

@@ -65,7 +65,7 @@ def train_member(
         reporter: Receives events.
 
     Returns:
-        The epochs. With `keep = "retrained"`, the member is trained twice, and the epochs of both are returned.
+        The finished epochs. With `keep = "retrained"`, the member is trained twice, and all epochs are returned.
 
     Raises:
         RecipeError: The network or the augmentation cannot be built for these images.
@@ -93,7 +93,7 @@ def train_member(
 
 
 class _Training:
-    """The training of one member."""
+    """Everything that `train_member` keeps while it trains one member."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class _Training:
         self.can_be_saved = True
         self.next_save = 0.0  # earliest time of the next save after an epoch, by `time.perf_counter`
         self.history: list[EpochFinished] = []
-        self.first_history: list[EpochFinished] = []  # `keep = "retrained"`: epochs of the first training
+        self.first_history: list[EpochFinished] = []  # for `keep = "retrained"`: epochs of the first time
         self.fingerprint = Fingerprint.of(self.spec, recipe, splits, device)
         self.bf16 = self.fingerprint.precision == "bf16"
 
@@ -151,7 +151,7 @@ class _Training:
 
     @property
     def n_epochs(self) -> int:
-        """Maximum number of epochs; in a second training, the best number of epochs."""
+        """Maximum number of epochs; when the member is trained again, the best number of epochs."""
         trainer = self.spec.trainer
         return best_epoch(self.first_history, trainer.monitor) + 1 if self.first_history else trainer.epochs
 
@@ -206,7 +206,7 @@ class _Training:
         return bool(may_stop_early and is_stalled(self.history, trainer.monitor, trainer.patience or 0))
 
     def _train_epoch(self, epoch: int) -> None:
-        """Train the remaining steps of an epoch, then validate. Wait for the device only once, after the last step."""
+        """Train the remaining steps of an epoch, then validate."""
         if self.progress is None:
             order = self.learner.generators.order.get_state()
             losses = torch.zeros(len(self.loader), device=self.device)
@@ -241,7 +241,7 @@ class _Training:
         self._end_epoch(finished)
 
     def _take_steps(self, epoch: int, progress: EpochProgress) -> None:
-        """Take the remaining steps of an epoch and wait for the device."""
+        """Take the remaining steps of an epoch. Wait for the device only to save, and after the last step."""
         if progress.steps == len(self.loader):
             return
         self.learner.model.train()
@@ -263,7 +263,7 @@ class _Training:
         progress.seconds = seconds_before + time.perf_counter() - started
 
     def _end_epoch(self, finished: EpochFinished) -> None:
-        """Add an epoch to the history and save the state if it is time."""
+        """Add an epoch to the history. Save the state if the last save was long enough ago."""
         trainer = self.spec.trainer
         self.history.append(finished)
         self.progress = None
@@ -280,7 +280,7 @@ class _Training:
             self.guard.check(f"loss of step {step + 1}", float(progress.losses[step]), epoch=epoch, lr=lr)
 
     def _validate(self) -> tuple[float | None, float | None]:
-        """Return the loss and the accuracy on the validation images. Averaged weights are used if there are any."""
+        """Return the loss and the accuracy on the validation images, with the weights that a checkpoint would have."""
         images = self.splits.validation
         if images is None or self.validation is None:
             return None, None

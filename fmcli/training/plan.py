@@ -136,7 +136,7 @@ def compute_fingerprints(
         recipe: The recipe.
         splits: The images.
         device: The training device.
-        threads: CPU threads, default: the number of this process.
+        threads: Number of CPU threads. Default: the number of this process.
     """
     return {member.name: Fingerprint.of(member, recipe, splits, device, threads) for member in recipe.members}
 

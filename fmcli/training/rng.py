@@ -1,4 +1,4 @@
-"""The random number generators of a member's training."""
+"""The random number generators with which a member is trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Generators:
             seed: The recipe's seed.
             index: Index of the member in the recipe. Members with different indices get different numbers.
             device: The training device.
-            retrained: Return other numbers, for the second training of the same member.
+            retrained: Seed them differently, because the same member is trained a second time.
         """
         seeds = np.random.SeedSequence([seed, index], spawn_key=(1,) if retrained else ()).generate_state(5, np.uint64)
         cpu = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Train a run, every member of a recipe: one at a time, in processes, or interleaved on CUDA streams."""
+"""Train the members of a recipe: one at a time, in processes, or interleaved on CUDA streams."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -64,7 +64,7 @@ def train_run(
         The epochs of each requested member, by name.
 
     Raises:
-        UsageError: The folder or a member's name does not fit.
+        UsageError: The folder cannot be used, or the recipe has no such member.
         RunInUseError: Another process is training the run.
         DivergedError: The loss of a member is no longer finite. The remaining members are trained.
         CheckpointError: The results would differ from an uninterrupted run.
@@ -91,7 +91,7 @@ def train_run(
 def _train_members(
     plan: RunPlan, splits: Splits, reporter: Reporter, *, data_root: Path | None, save_after: float
 ) -> Generator[JobResult]:
-    """Start with the finished members, so that damaged files are found before hours of training."""
+    """Train the members of a plan. Check the finished members first, to find damaged files before hours of training."""
     jobs = {name: partial(_train_member, plan, name, save_after, splits) for name in plan.members}
     yield from _run_one_at_a_time({name: jobs[name] for name in plan.members if name not in plan.remaining}, reporter)
     if plan.concurrency is None:

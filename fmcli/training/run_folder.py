@@ -116,7 +116,7 @@ def _read_recipe(folder: Path) -> Recipe:
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write the recipe of a run. A file with the same values is left unchanged, with the comments of its user."""
+    """Write the recipe of a run. A file with the same values is left unchanged, which keeps the user's comments."""
     if (folder / RECIPE_FILE).is_file():
         stored = _read_recipe(folder)
         if stored.model_copy(update={"description": recipe.description}) == recipe:
@@ -134,11 +134,12 @@ def clean_run(folder: Path, recipe: Recipe) -> None:
 
 
 def remove_run(folder: Path, recipe: Recipe) -> None:
-    """Remove only the files of a run.
+    """Remove the files of a run, and no other files.
 
     Args:
         folder: The run's folder.
-        recipe: The recipe that will be trained there. Its members are removed, too: the folder may have no recipe.
+        recipe: The recipe that will be trained there. Its members are also removed, because the folder may have no
+            recipe.
     """
     for name in {*members_of_run(folder), *(member.name for member in recipe.members)}:
         path = folder / name

@@ -29,7 +29,7 @@ class CheckpointWriter:
         spec: The member's recipe.
         recipe: The whole recipe.
         splits: The images.
-        normalization: From pixels to network input.
+        normalization: Converts pixels to network input.
         device: The training device.
         bf16: Whether to multiply in bfloat16.
     """

@@ -1,4 +1,4 @@
-"""The state of a member's training between two steps, and its file. A resumed run continues from it exactly."""
+"""The state of a partly trained member between two steps, and its file. A resumed run continues from it exactly."""
 
 import json
 from collections.abc import Sequence
@@ -46,12 +46,12 @@ class EpochProgress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """The state of a member's training between two steps.
+    """The state of a partly trained member between two steps.
 
     Args:
-        fingerprint: Fingerprint of the training.
-        retrained: Whether this is the second training, from scratch for the best number of epochs.
-        history: The finished epochs of both trainings.
+        fingerprint: Fingerprint of the member.
+        retrained: Whether the member is being trained a second time, from scratch, for the best number of epochs.
+        history: The finished epochs of the first and the second time.
         tensors: Weights, optimizer, generators and averages, by name.
         progress: The partly trained epoch; None between epochs.
     """

@@ -316,7 +316,7 @@ def test_a_file_with_invalid_arrays_is_refused(tmp_path, change):
 
 def test_predictions_for_no_images_are_refused_by_name(tmp_path):
     save_predictions(tmp_path / "empty.safetensors", make_predictions(np.zeros((0, 3)), []))
-    with pytest.raises(CheckpointError, match=r"empty\.safetensors has predictions for 0 images"):
+    with pytest.raises(CheckpointError, match=r"empty\.safetensors has no predictions"):
         load_predictions(tmp_path / "empty.safetensors")
 
 

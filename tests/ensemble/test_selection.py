@@ -345,5 +345,5 @@ def test_an_exhaustive_search_of_too_many_subsets_is_refused(monkeypatch, limit,
     if is_allowed:
         assert choose("exhaustive", random_pool(seed=0)).members
     else:
-        with pytest.raises(UsageError, match="7 members have 98 subsets of up to 4; the limit is 97"):
+        with pytest.raises(UsageError, match="7 members have 98 subsets of at most 4 members; the limit is 97"):
             choose("exhaustive", random_pool(seed=0))

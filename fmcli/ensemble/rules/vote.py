@@ -56,7 +56,7 @@ def normalize_weights(weights: Sequence[float] | None, n_members: int) -> Floats
     """Scale weights so that they sum to 1, float64 (n_members,).
 
     Args:
-        weights: One per member. Each must be at least 0, and one above 0. None for equal weights.
+        weights: One per member. Each must be at least 0, and at least one above 0. None for equal weights.
         n_members: Number of members.
 
     Raises:

@@ -19,7 +19,7 @@ class JobResult:
     Args:
         name: Name of the job.
         result: The job's return value; None if it failed or was stopped.
-        error: The exception that it raised. From another process, the traceback is a note.
+        error: The exception that the job raised. If it ran in another process, a note has the traceback.
     """
 
     name: str
@@ -76,7 +76,7 @@ def run_jobs(
                     reporter(message)
     except BaseException as reason:
         for result in executor.stop():
-            # A diverged member had nothing to save.
+            # A job that finds on saving that its member has diverged has no state to save.
             if result.error is not None and not isinstance(result.error, DivergedError):
                 raise result.error from reason
         raise

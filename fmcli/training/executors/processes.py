@@ -42,7 +42,7 @@ def run_in_processes(jobs_by_name: Mapping[str, Job], max_parallel: int, reporte
         Exception: A stopped job could not save its state. This error replaces the exception that stopped the job.
     """
     if _HAS_SIGNAL_MASK:
-        resource_tracker.ensure_running()  # if the first process started it, it would unblock the signals
+        resource_tracker.ensure_running()  # starting it unblocks signals, so start it before they are blocked
     yield from run_jobs(jobs_by_name, max_parallel, _ProcessExecutor(), reporter)
 
 
@@ -78,7 +78,7 @@ class _JobProcess:
         self.has_sent = True
         message: Message | None = None
         with suppress(EOFError, OSError):
-            # Worker processes of a dead process may hold the other end open, so `recv` could wait for ever.
+            # Worker processes of a dead process may hold the other end open, so `recv` could wait forever.
             message = self.connection.recv() if self.connection.poll() else None
         if message is None or isinstance(message, JobResult):
             self.process.join(_EXIT_TIMEOUT_S)
@@ -166,7 +166,7 @@ class _ParentConnection:
             os._exit(1)  # the parent has died
 
     def report(self, event: Event) -> None:
-        """Send an event, or raise `StopRequest` if the parent has asked for it."""
+        """Send an event, or raise `StopRequest` if the parent has asked this process to stop."""
         try:
             self._is_stopping = self._is_stopping or (self._connection.poll() and self._connection.recv() == "stop")
         except (EOFError, OSError):

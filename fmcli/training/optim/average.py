@@ -13,7 +13,7 @@ class WeightAverage:
     """An average of a network's weights and normalization statistics: an exponential moving average, or a plain mean.
 
     In a moving average, the decay grows from 0.1 to its final value over the first steps, so that the average forgets
-    the initial weights. In a plain mean, every update has the same weight, and the initial weights have none.
+    the initial weights. A plain mean counts all updates equally and ignores the initial weights.
 
     Args:
         model: The network.

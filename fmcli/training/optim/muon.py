@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
-            ahead = gradient.lerp(state["momentum"], group["momentum"])  # Nesterov's
+            ahead = gradient.lerp(state["momentum"], group["momentum"])  # Nesterov momentum
             update = orthogonalized(ahead.flatten(1))
             # The root mean square of an orthogonal matrix is 1 / sqrt(max(shape)).
             size = _ADAMW_UPDATE_RMS * max(update.shape) ** 0.5
@@ -95,8 +95,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(matrix: Tensor) -> Tensor:
     """Return approximately the nearest matrix whose singular values are all 1: U V^T of U S V^T.
 
-    Five steps of a Newton-Schulz iteration bring the singular values into about [0.7, 1.2], which trains as well.
-    Singular values far below the largest (a thousandth) stay below 1.
+    Five steps of a Newton-Schulz iteration bring the singular values into about [0.7, 1.2], which is close enough for
+    training. Singular values far below the largest (a thousandth) stay below 1.
 
     Args:
         matrix: (m, n), floating point.

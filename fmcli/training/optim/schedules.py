@@ -27,7 +27,7 @@ def build_schedule(spec: ScheduleSpec, *, lr: float, epochs: int, steps_per_epoc
         steps_per_epoch: Number of steps per epoch.
 
     Returns:
-        A function from the index of a step, from 0 over the whole training, to its learning rate.
+        A function from the index of a step, counted from 0 over all epochs, to its learning rate.
 
     Example:
         >>> schedule = build_schedule(ExponentialSchedule(gamma=0.5), lr=1.0, epochs=3, steps_per_epoch=2)
