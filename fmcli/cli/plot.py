@@ -28,8 +28,8 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Runs, members, checkpoints, ensemble files, packs or predictions files. samples and class-counts also "
-        "accept recipes and data sources. trials needs the folder of a search.",
+        help="Runs, members, checkpoints, ensemble files, packs or predictions files. The figures samples and "
+        "class-counts also accept recipes and data sources; trials needs the folder of a search.",
     ),
 ]
 Output = Annotated[
@@ -54,7 +54,7 @@ def plot(
 ) -> None:
     """Draw a figure and print its path.
 
-    If you give several members, the figure shows their vote. Only curves shows each member.
+    If you give several members, the figure shows their vote. The figure curves shows each member.
 
     Example: fmcli plot confusion checkpoints/quick --output confusion.pdf
     """
