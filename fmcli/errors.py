@@ -18,9 +18,9 @@ Action = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """An action that fixes an error. The library does not know how the user performs it.
+    """An action that fixes an error.
 
-    `fmcli.cli.remedies` has the instruction for each action, with the option or command.
+    The library knows no options or commands. `fmcli.cli.remedies` has the instruction for each action.
 
     Args:
         action: Name of the action.
@@ -51,7 +51,7 @@ class FmcliError(Exception):
     Args:
         message: The problem, with the wrong and the expected value.
         hint: What to type or change next.
-        remedies: Actions that fix it. `cli/` adds an instruction for each to the hint.
+        remedies: Actions that fix the problem. `cli/` adds an instruction for each action to the hint.
     """
 
     exit_status = ExitStatus.FAILED
@@ -109,7 +109,7 @@ class DataError(FmcliError):
 
 
 class CheckpointError(FmcliError):
-    """A checkpoint, run folder or predictions file is missing, damaged or does not match."""
+    """A checkpoint, ensemble, run folder or predictions file is missing or damaged, or does not match other files."""
 
     exit_status = ExitStatus.CHECKPOINT
 
@@ -125,7 +125,7 @@ class InterruptedRun(FmcliError):
 
     Args:
         exit_status: `ExitStatus.INTERRUPTED` or `ExitStatus.TERMINATED`.
-        hint: The command that resumes it.
+        hint: The command that resumes the run.
     """
 
     def __init__(self, exit_status: ExitStatus, *, hint: str) -> None:
@@ -134,7 +134,7 @@ class InterruptedRun(FmcliError):
 
 
 class OutputClosed(FmcliError):
-    """The reader of standard output has closed it, as `| head` does. This is not a fault, so nothing is printed."""
+    """The program that reads standard output has closed it, as `head` does. No message is printed."""
 
     exit_status = ExitStatus.PIPE_CLOSED
 
@@ -153,7 +153,7 @@ def did_you_mean(name: object, choices: Sequence[str]) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Return whether text has no surrogates; Python uses them for bytes of a file name that are not UTF-8."""
+    """Return whether text can be written as UTF-8. It cannot if it is a file name with bytes that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

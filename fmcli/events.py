@@ -10,7 +10,7 @@ class StopRequest(BaseException):
     """Raised by a reporter to stop training.
 
     The trainer saves its state and raises the exception again, so that the run can be resumed. Trainers therefore send
-    events only when their state can be saved. The one exception is `CheckpointSaved`: see `can_stop_at`.
+    events only when their state can be saved, except for `CheckpointSaved`; see `can_stop_at`.
     """
 
 
@@ -50,11 +50,13 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True)
 class MembersInParallel:
-    """Several members are about to train in parallel, which the caller did not request."""
+    """Several members are about to train in parallel, although the caller did not request it."""
 
     jobs: int
     threads: int  # CPU threads per member
-    speedup: float | None  # estimate compared with one at a time; None if a resumed run keeps its threads
+    speedup: (
+        float | None
+    )  # estimate, relative to one member at a time; None if a resumed run keeps its number of threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class MemberStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A training step was started. On a GPU, it may still be in the queue."""
+    """The program has finished a training step. On a GPU, the computations may still be in the queue."""
 
     member: str
     step: int  # in this epoch, from 1
@@ -103,7 +105,8 @@ class EpochFinished:
 
     Without validation images, the validation loss and accuracy are None.
 
-    The training loss and accuracy are means over the steps of the epoch: on augmented images, with changing weights.
+    The training loss and accuracy are means over the steps of the epoch. They are measured on augmented images, and the
+    weights change from step to step.
     """
 
     member: str
@@ -115,7 +118,7 @@ class EpochFinished:
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
-    retrained: bool = False  # in the second training, from scratch for the best number of epochs
+    retrained: bool = False  # when trained again from scratch, for the best number of epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ def ignore(event: Event) -> None:
 def can_stop_at(event: Event) -> bool:
     """Return whether a reporter may raise `StopRequest` at this event.
 
-    A saved file belongs to the event that follows it, such as the end of an epoch. Stopping between the two would lose
-    that event.
+    After a file is saved, a second event reports what was finished, such as an epoch. Stopping between the two events
+    would lose the second one.
     """
     return not isinstance(event, CheckpointSaved)

@@ -70,7 +70,7 @@ class Header(BaseModel, frozen=True, extra="forbid"):
     Args:
         member: The member's complete recipe, including its network. For a soup, the recipe of its first ingredient with
             a different `name` and `trainer.keep`.
-        index: Index of the member in its recipe, from 0, on which its random numbers depend. None for a soup.
+        index: Index of the member in its recipe, from 0. The member's random numbers depend on it. None for a soup.
         data: The recipe's `[data]` table.
         ensemble: The recipe's voting rule.
         reference: The recipe's published results, if any.
@@ -86,7 +86,7 @@ class Header(BaseModel, frozen=True, extra="forbid"):
         data_digests: SHA-256 of each split, by name.
         recipe_digest: SHA-256 of `member` and `data`.
         versions: Versions of fmcli, torch, Python and, if installed, numba.
-        trained_on: Device, precision and number of threads. For a soup, of its first ingredient.
+        trained_on: Device, precision and number of threads. A soup has the values of its first ingredient.
         soup: Origin of averaged weights; None for trained weights.
     """
 
@@ -229,8 +229,8 @@ def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], 
         needed, found = expected.get(name), tensors.get(name)
         if needed is None or found is None or needed.shape != found.shape or needed.dtype != found.dtype:
             raise CheckpointError(
-                f"{printable(path)}: tensor {printable(name)} is {_describe(found)}; "
-                f"its network needs {'no such tensor' if needed is None else _describe(needed)}"
+                f"{printable(path)}: tensor {printable(name)} is {_describe(found)}, but its network "
+                + ("has no tensor of this name" if needed is None else f"needs {_describe(needed)}")
             )
     model.load_state_dict(tensors)
     model.to(device).eval()

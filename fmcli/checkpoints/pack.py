@@ -114,7 +114,7 @@ def _split_snapshot(name: str) -> tuple[str, str]:
 
 
 def _complete_run_recipe(sources: Sequence[MemberPath], folders: Sequence[str]) -> str:
-    """Return the recipe of a run if these are exactly its members; otherwise an empty string."""
+    """Return the recipe of a run if the sources are exactly the members of this run; otherwise an empty string."""
     files = [source.path.resolve() for source in sources]
     run = Path(*files[0].parts[: -1 - len(PurePosixPath(folders[0]).parts)])
     is_complete = members_of_run(run) and not unfinished_members(run) and not lost_snapshots(run)
@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[_Contents, dict[str, Tensor]]:
         raise CheckpointError(f"{printable(path)} {problem}", remedies=[Remedy("pack", run)])
     if path.suffix == SUFFIX:
         raise CheckpointError(
-            f"{printable(path)} is an ensemble file, not a pack: its members are separate files already",
+            f"{printable(path)} is an ensemble file, not a pack: its members are already separate files",
             hint=f"evaluate it with: fmcli ensemble evaluate {printable(path)}",
         )
     metadata, tensors = load_tensors(path, FORMAT)

@@ -30,10 +30,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     digest = _digest(on_host, metadata)
     content = order_metadata(save(on_host, metadata={**metadata, "digest": digest}))
-    if len(tensors) > MAX_TENSORS or int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
+    header_bytes = int.from_bytes(content[:8], "little")
+    if len(tensors) > MAX_TENSORS or header_bytes > MAX_HEADER_BYTES:
         raise FmcliError(
-            f"{printable(path)} would have more than {MAX_TENSORS} tensors or {MAX_HEADER_BYTES} bytes of metadata, "
-            "which fmcli does not read",
+            f"{printable(path)} would have {len(tensors)} tensors and {header_bytes} bytes of metadata; "
+            f"the limits are {MAX_TENSORS} and {MAX_HEADER_BYTES}",
             hint="use fewer members",
         )
     write_atomic(path, content)

@@ -247,9 +247,9 @@ def first_problem(error: ValidationError) -> str:
 
 
 def is_ensemble_file(path: Path) -> bool:
-    """Return whether a TOML file is an ensemble file, judging by its key `format`."""
+    """Return whether a TOML file is an ensemble file in any version. Only its key `format` is checked."""
     try:
-        return _read_table(path).get("format") == FORMAT.name
+        return FORMAT.matches_any_version(_read_table(path).get("format"))
     except CheckpointError:
         return False
 

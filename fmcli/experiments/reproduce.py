@@ -53,7 +53,7 @@ def reproduce(
     data_root: Path | None = None,
     reporter: Reporter = ignore,
 ) -> list[SystemResult]:
-    """Train systems with several seeds and compare them with their published figures.
+    """Train systems with several seeds and compare them with the published scores.
 
     Args:
         names: Names or paths of recipes with a `[reference]` table.
@@ -119,7 +119,7 @@ class _Run:
         return bool(members_of_run(self.folder)) and not unfinished_members(self.folder)
 
     def changes(self) -> list[str]:
-        """Return a line for each value in which the trained recipe differs from the shipped one."""
+        """Return a line for each value in which the trained recipe differs from the shipped recipe."""
         shipped = load_recipe(self.recipe_name, [f"trainer.seed={self.seed}"])
         return recipe_differences(shipped, load_recipe(str(self.folder / RECIPE_FILE)))
 
@@ -172,7 +172,7 @@ def _train_all(
 def _require_reference(recipe: Recipe) -> ReferenceSpec:
     if recipe.reference is None:
         raise UsageError(
-            f"recipe {printable(recipe.name)} has no [reference] table, so there is no figure to compare with",
+            f"recipe {printable(recipe.name)} has no [reference] table, so there is no score to compare with",
             hint="add a [reference] table with a source to the recipe, or train it with fmcli train",
         )
     return recipe.reference

@@ -42,9 +42,9 @@ class SystemResult:
 
     Args:
         name: Name of the recipe.
-        reference: Published figures.
+        reference: Published scores.
         seeds: At least one result, one per seed.
-        changes: One line per value in which the trained recipe differs from the shipped one.
+        changes: One line per value in which the trained recipe differs from the shipped recipe.
     """
 
     name: str
@@ -61,12 +61,7 @@ class SystemResult:
     @property
     def published(self) -> float | None:
         """The published accuracy on that split."""
-        return self.published_on(self.split)
-
-    def published_on(self, split: SplitName) -> float | None:
-        """Return the published accuracy on a split, or None if there is none."""
-        figure: float | None = getattr(self.reference, f"{split}_accuracy")
-        return figure
+        return self.reference.accuracy_on(self.split)
 
     def accuracies(self, split: str) -> list[float]:
         """Return our accuracies on a split, one for each seed that has this split."""

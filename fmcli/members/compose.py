@@ -26,7 +26,7 @@ def fit_ensemble(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) 
 
     Args:
         pool: The members.
-        rule: The rule. Weights that it already has are kept.
+        rule: The rule. If it already has weights, they are not fitted again.
         **options: Options of `predict_pool`.
 
     Returns:
@@ -104,7 +104,7 @@ def _listed_path(member: Member, name: str) -> Path:
 
     if is_pack(member.path):
         raise UsageError(
-            f"{printable(name)} is in the pack {printable(member.path)}; an ensemble file lists paths of members",
+            f"{printable(name)} is in the pack {printable(member.path)}; an ensemble file lists separate files",
             remedies=[Remedy("unpack", member.path)],
         )
     return member.path
@@ -126,7 +126,7 @@ def check_not_packed(pool: Pool) -> None:
         if is_pack(member.path):
             raise UsageError(
                 f"{printable(member.path)} is already a pack",
-                hint="copy the file or, to change its rule, unpack it first",
+                hint="to get a copy, copy the file; to change its voting rule, unpack it first",
                 remedies=[Remedy("unpack", member.path)],
             )
 

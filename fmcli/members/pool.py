@@ -77,7 +77,7 @@ class Pool:
         for member, name in zip(self.members, self.names, strict=True):
             if isinstance(member, StoredMember):
                 raise UsageError(
-                    f"{printable(name)} has stored predictions but no network, which is needed here",
+                    f"{printable(name)} has stored predictions but no network; this command needs networks",
                     hint="give checkpoints, a run, or an ensemble of them",
                 )
         return self.checkpoints
@@ -205,14 +205,14 @@ def _open_member(path: Path, digest: str, device: str) -> Member:
     [member] = opened.members
     if digest and not isinstance(member, StoredMember) and read_metadata(member.path).get("digest") != digest:
         raise CheckpointError(
-            f"the weights of {printable(path)} have changed: it was trained again after the ensemble was created",
+            f"the weights of {printable(path)} have changed since the ensemble was created",
             hint="create the ensemble again with fmcli ensemble fit or select",
         )
     return member
 
 
 def _distinct_files(path: Path, opened: Pool) -> list[Path]:
-    """Return a different file for each member. For a pack, return the paths that unpacking would give."""
+    """Return a path that identifies each member: its file or, in a pack, the file that unpacking would write."""
     if opened.rule is not None and path.suffix != SUFFIX:
         return [path / name / MODEL_FILE for name in opened.names]
     return [member.file if isinstance(member, StoredMember) else member.path for member in opened.members]

@@ -92,7 +92,9 @@ def _load_external(
         return contents[index].labels is None and label_files[index] is None, contents[index].class_names is None
 
     found: dict[int, Predictions] = {}
-    for index in sorted(contents, key=missing):  # complete files first: the rest takes labels and names from them
+    for index in sorted(
+        contents, key=missing
+    ):  # complete files first: the other files take labels and class names from them
         file = label_files[index]
         found[index] = to_predictions(
             contents[index],
@@ -138,7 +140,7 @@ def find_other_predictions(paths: Sequence[Path]) -> list[Path]:
 
 
 def write_predictions(path: Path, predictions: Sequence[Predictions], *, views: Views = "none") -> list[Path]:
-    """Write each member's predictions, either to one file for one member or to one subfolder per member.
+    """Write each member's predictions: to one file if there is one member, otherwise to one subfolder per member.
 
     Args:
         path: A file for one member if it ends in `.safetensors`; otherwise a folder.
@@ -159,7 +161,8 @@ def write_predictions(path: Path, predictions: Sequence[Predictions], *, views: 
         _check_replaceable(file, member)
         if views != "none" and (file.parent / MODEL_FILE).exists():
             raise UsageError(
-                f"{printable(file)} is next to a checkpoint; averages over views would replace its predictions",
+                f"averages over views cannot be written to {printable(file)}: "
+                "next to a checkpoint, fmcli expects predictions without views",
                 hint="choose another path",
             )
     for file, member in zip(files, predictions, strict=True):

@@ -32,7 +32,7 @@ from fmcli.networks.inference import predict_logits
 from fmcli.recipe import recipe_digest
 
 _FILES = frozenset({MODEL_FILE, *map(predictions_file, SPLITS)})
-"""Files that the folder of a soup can have."""
+"""Names of the files that a soup's folder can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Soup:
     Args:
         members: Names of the averaged members, in the order in which they were added.
         accuracy: Accuracy of the soup on the validation images; None without validation images.
-        best_member: Accuracy of the best single member on these images.
+        best_member: Accuracy of the best single member on the validation images; None without them.
     """
 
     members: tuple[str, ...]
@@ -112,7 +112,7 @@ def check_soup_folder(folder: Path, *, overwrite: bool = False) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not _has_only_soup(folder):
-        raise UsageError(f"{printable(folder)} is not an empty folder, and a soup needs one", remedies=["output"])
+        raise UsageError(f"cannot write a soup to {printable(folder)}: it is not an empty folder", remedies=["output"])
     if not overwrite:
         raise UsageError(f"{printable(folder)} already has a soup", remedies=["replace", "output"])
 
@@ -195,7 +195,7 @@ def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
 def _with_soup_header(
     soup: Checkpoint, ingredients: Sequence[Checkpoint], names: Sequence[str], method: SoupMethod
 ) -> Checkpoint:
-    """Return the soup with its own header in place of the header of the first ingredient."""
+    """Replace the header of the first ingredient by a header for the soup."""
     header = soup.header
     trainer = header.member.trainer.model_copy(update={"keep": "last"})  # a soup has no snapshots and no best epoch
     member = header.member.model_copy(update={"name": "soup", "trainer": trainer})

@@ -48,7 +48,7 @@ class StoredMember:
 
 
 def find_stored_members(path: Path) -> list[StoredMember]:
-    """Return the members with stored predictions in a file or folder, or none if it has something else.
+    """Return the members with stored predictions in a file or folder, or an empty list if it has something else.
 
     A folder with predictions files that are named after splits, such as `test.safetensors`, is one member. In any other
     folder, each such subfolder and each predictions file is a member. Hidden files, files of true classes and files
@@ -73,7 +73,8 @@ def _members_in_folder(folder: Path) -> list[StoredMember]:
     }
     single_files = [path for path in _prediction_files(folder) if path not in own.values()]
     if own:
-        _refuse_any([*(path for path, files in folders.items() if files), *single_files], f"{folder} is one member")
+        reason = f"{folder} is one member, because it has {next(iter(own.values())).name}"
+        _refuse_any([*(path for path, files in folders.items() if files), *single_files], reason)
         return [StoredMember(folder.resolve().name, folder, own)]
     found = {path: StoredMember(path.name, path, files) for path, files in folders.items() if files}
     found |= {path: _member_of_file(path) for path in single_files if is_external(path) or has_format(path, FORMAT)}
@@ -86,8 +87,8 @@ def _refuse_any(paths: Sequence[Path], reason: str) -> None:
     if paths:
         raise CheckpointError(
             f"{printable(paths[0])} cannot vote: {printable(reason)}",
-            hint="name the files of a member MEMBER/test.safetensors or MEMBER.safetensors (or .npy, .csv), "
-            "or move this one to another folder",
+            hint="rename the files of each member to MEMBER/test.safetensors or MEMBER.safetensors (or .npy, .csv), "
+            f"or move {printable(paths[0].name)} to another folder",
         )
 
 

@@ -48,7 +48,7 @@ def _has_validation(member: Member) -> bool:
 
 
 def _saved_by_training(member: Checkpoint) -> Predictions | None:
-    """Return the validation predictions next to a checkpoint, or None if they are missing or have other weights."""
+    """Return the validation predictions next to a checkpoint, or None if they are missing or do not match it."""
     header = member.header
     try:
         saved = load_predictions(member.path.parent / predictions_file("validation"))
@@ -72,17 +72,17 @@ def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOpt
     if rule.is_fitted and not rule.needs_fit:
         return None
     if len({_split_digests(member) for member in pool.checkpoints}) > 1:
-        # One member's validation images can be another's training images.
+        # The validation images of one member can be training images of another member.
         if not rule.needs_fit:
             return None
         check_not_trained_on(pool, options.get("data_root"))
     found = predict_validation(pool, **options)
-    # Other tools' predictions have no digest.
+    # Predictions from other tools have no digest.
     is_shared = found is not None and len({member.data_digest for member in found} - {""}) <= 1
     if rule.needs_fit and not is_shared:
         by_hand: list[Remedy | Action] = [] if rule.vote == "stacking" else ["weights"]
         raise UsageError(
-            f"{rule.vote} must be fitted on validation images, but these members have none in common",
+            f"{rule.vote} must be fitted on validation images, but these members have no validation images in common",
             hint="add a file such as MEMBER/validation.safetensors to stored predictions",
             remedies=[*by_hand, Remedy("vote", "soft")],
         )
@@ -99,7 +99,7 @@ def fit_rule(pool: Pool, rule: Combiner, *, calibrate: bool = True, **options: U
 
     Args:
         pool: The members.
-        rule: The rule. Weights that it already has are kept.
+        rule: The rule. If it already has weights, they are not fitted again.
         calibrate: Whether to fit the temperature.
         **options: Options of `predict_pool`.
 
@@ -140,7 +140,7 @@ def vote_on_split(
 
     Args:
         pool: The members.
-        rule: The rule. Weights that it already has are kept.
+        rule: The rule. If it already has weights, they are not fitted again.
         split: `train`, `validation` or `test`.
         calibrate: Whether to fit the temperature.
         **options: Options of `predict_pool`. `labels` are the true classes of the split.
@@ -176,7 +176,7 @@ def predict_shared_validation(pool: Pool, **options: Unpack[PredictOptions]) -> 
 
 
 def check_not_trained_on(pool: Pool, data_root: Path | None) -> None:
-    """Refuse networks that have different validation images from the first network or were trained on its images.
+    """Refuse networks that were trained on the first network's validation images or have different validation images.
 
     Raises:
         UsageError: There is such a network, or the first network has no validation images.

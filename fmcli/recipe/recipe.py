@@ -53,6 +53,11 @@ class ReferenceSpec(Spec):
         default_factory=dict, description="Published recall on the test images, by class name."
     )
 
+    def accuracy_on(self, split: str) -> float | None:
+        """Return the published accuracy on a split, or None if there is none."""
+        accuracy: float | None = getattr(self, f"{split}_accuracy")
+        return accuracy
+
 
 class MemberSpec(Spec):
     """Everything about one member. The tables of the member override the shared tables."""

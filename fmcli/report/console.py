@@ -75,10 +75,10 @@ class Terminal:
 
         Args:
             results: Text and tables.
-            max_width: Width in characters to which results are wrapped on a wider terminal, in a file or in a pipe.
+            max_width: Maximum width in characters, also in a file or pipe. Longer lines are wrapped.
 
         Raises:
-            OutputClosed: The reader has closed standard output.
+            OutputClosed: The program that reads standard output has closed it.
         """
         with _detect_closed_output():
             self.out.print(*results, soft_wrap=False, width=min(self.out.width, max_width))
@@ -88,7 +88,7 @@ class Terminal:
         """Write text to standard output without wrapping. Control characters are escaped only for a terminal.
 
         Raises:
-            OutputClosed: The reader has closed standard output.
+            OutputClosed: The program that reads standard output has closed it.
         """
         with _detect_closed_output():
             self.out.file.write(_escape_lines(text) if self.out.file.isatty() else text)

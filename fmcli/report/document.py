@@ -29,10 +29,10 @@ class Sheet:
     Args:
         title: Line above the table.
         rows: The rows of the table. The first row has a cell for every column; a cell that is missing or None is empty.
-        n_totals: Number of last rows that are totals or averages. They are bold and separated by a blank line.
+        n_totals: Number of rows at the end that are totals or averages. They are bold, below a blank line.
         notes: Lines below the table.
         max_width: Maximum width in characters; longer text is folded. Default: the width of the terminal.
-        matrix: Never print the rows as a list, because only the columns next to each other make sense.
+        matrix: Whether the rows are a matrix. On a narrow terminal, it is left out instead of printed as a list.
     """
 
     title: str = ""
@@ -62,7 +62,7 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
     """Write a document to standard output.
 
     Raises:
-        OutputClosed: The reader has closed standard output.
+        OutputClosed: The program that reads standard output has closed it.
     """
     match format_:
         case "table":
@@ -138,7 +138,7 @@ def write_records(records: Iterable[Record], format_: Format, terminal: Terminal
     """Write each record as soon as it arrives, as CSV with a header or as JSON Lines.
 
     Raises:
-        OutputClosed: The reader has closed standard output.
+        OutputClosed: The program that reads standard output has closed it.
     """
     writer = csv.writer(terminal, lineterminator="\n")
     for index, record in enumerate(records):

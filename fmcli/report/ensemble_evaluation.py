@@ -16,7 +16,6 @@ from fmcli.report.evaluation import (
     evaluation_payload,
     evaluation_records,
     evaluation_sheets,
-    published_accuracy,
 )
 
 _SIGNIFICANCE_LEVEL = 0.05
@@ -189,7 +188,7 @@ def _payload(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) ->
             }
             for name in ("disagreement", "q_statistic", "double_fault", "kappa")
         },
-        "published_accuracy": published_accuracy(reference, evaluation.split),
+        "published_accuracy": reference and reference.accuracy_on(evaluation.split),
         "ensemble": {
             **evaluation_payload(evaluation.vote),
             "calibrated": evaluation.calibrated and asdict(evaluation.calibrated),

@@ -27,7 +27,7 @@ def evaluation_document(
     pairs = list(zip(evaluations, references, strict=True))
     sheets = [sheet for evaluation, reference in pairs for sheet in evaluation_sheets(evaluation, split, reference)]
     members = [
-        {**evaluation_payload(evaluation), "published_accuracy": published_accuracy(reference, split)}
+        {**evaluation_payload(evaluation), "published_accuracy": reference and reference.accuracy_on(split)}
         for evaluation, reference in pairs
     ]
     records = [record for evaluation in evaluations for record in evaluation_records(evaluation)]
@@ -42,8 +42,7 @@ def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSp
         f"{percent(calibration.ece)} % in bins of equal width, {percent(calibration.ece_equal_mass)} % in bins of "
         "equal mass",
     ]
-    published = published_accuracy(reference, split)
-    if reference is not None and published is not None:
+    if reference is not None and (published := reference.accuracy_on(split)) is not None:
         difference = points(report.accuracy - published)
         notes.append(f"Published: {percent(published)} % (this result: {difference} points); {reference.source}")
     scores = Sheet(
@@ -86,11 +85,6 @@ def _coverage_records(evaluation: Evaluation) -> list[dict[str, float]]:
         }
         for coverage in _COVERAGES
     ]
-
-
-def published_accuracy(reference: ReferenceSpec | None, split: str) -> float | None:
-    """Return the published accuracy on a split, if any."""
-    return getattr(reference, f"{split}_accuracy", None)
 
 
 def evaluation_records(evaluation: Evaluation) -> list[dict[str, Any]]:

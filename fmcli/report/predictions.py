@@ -29,7 +29,7 @@ def write_predictions(
         The number of images that were classified, and the number of images that could not be read.
 
     Raises:
-        OutputClosed: The reader has closed standard output.
+        OutputClosed: The program that reads standard output has closed it.
     """
     counts: Counter[bool] = Counter()
 

@@ -143,7 +143,7 @@ class TrainingProgress:
 
     def _describe_parallel(self, event: events.MembersInParallel) -> str:
         if event.speedup is None:
-            reason, remedy = "this run was started that way", Remedy("threads", event.threads)
+            reason, remedy = "this run was started this way", Remedy("threads", event.threads)
         else:
             reason, remedy = f"about {event.speedup:.1f} times as fast", Remedy("jobs", 1)
         option = f" (one at a time: {self._describe_remedy(remedy)})" if self._describe_remedy else ""

@@ -112,7 +112,7 @@ def _payload(result: SystemResult, record: Record) -> dict[str, Any]:
         **record,
         "source": result.reference.source,
         "published_accuracy": {
-            split: accuracy for split in SPLITS if (accuracy := result.published_on(split)) is not None
+            split: accuracy for split in SPLITS if (accuracy := result.reference.accuracy_on(split)) is not None
         },
         "test_recall": recall,
         "changes": result.changes,

@@ -60,6 +60,6 @@ def _thumbnail(image: NDArray[np.uint8], coloured: bool) -> Text:
 
 
 def to_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert an image (C, H, W) to RGB, (H, W, 3). Without three channels, the first is shown in grey."""
+    """Convert an image (C, H, W) to RGB, (H, W, 3). If it does not have three channels, show the first in grey."""
     channels = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)
     return np.ascontiguousarray(channels.transpose(1, 2, 0))

@@ -126,8 +126,9 @@ def folder_names(names: Sequence[str]) -> list[str]:
         names: The members' names. They may contain any characters.
 
     Returns:
-        Names of letters, digits, `_`, `.` and `-`, at most about 100 bytes long. They differ even if upper and lower
-        case are equal, do not start with a dot, and differ from the files that fmcli writes next to members' folders.
+        Names of letters, digits, `_`, `.` and `-`, at most about 100 bytes long. They differ
+        even on file systems that ignore case, do not start with a dot, and differ from the files that fmcli writes next
+        to members' folders.
 
     Example:
         >>> folder_names(["one/k3", "one-K3", "../..", "recipe.toml"])
@@ -165,7 +166,7 @@ def order_metadata(content: bytes) -> bytes:
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files and partial copies that killed processes left, then the folder if it is empty."""
+    """Remove files and the partial copies that killed processes left. Then remove the folder if it is empty."""
     names = list(names)
     remove_partial_files(folder, names)
     for name in names:

@@ -183,7 +183,7 @@ class FileFormat:
 
     Args:
         name: Name of the format. It ends in a version number, as in `fmcli-checkpoint-2`.
-        kind: Kind of file, with its article, for error messages.
+        kind: Kind of file for error messages, such as `a pack`.
         hint: What to do if a file is of a different kind.
         remedies: What to do if another version of fmcli wrote a file.
     """
@@ -193,10 +193,9 @@ class FileFormat:
     hint: str | None = None
     remedies: Sequence[Remedy | Action] = ()
 
-    @property
-    def name_without_version(self) -> str:
-        """The name up to the version number: `fmcli-checkpoint-`."""
-        return self.name.rstrip("0123456789")
+    def matches_any_version(self, name: object) -> bool:
+        """Return whether a name is the name of this format in any version."""
+        return str(name).startswith(self.name.rstrip("0123456789"))
 
 
 def has_format(path: Path, expected: FileFormat) -> bool:
@@ -205,7 +204,7 @@ def has_format(path: Path, expected: FileFormat) -> bool:
     Raises:
         CheckpointError: The file is missing, or is not a safetensors file.
     """
-    return read_metadata(path).get("format", "").startswith(expected.name_without_version)
+    return expected.matches_any_version(read_metadata(path).get("format"))
 
 
 def check_format(path: Path, header: Mapping[str, object], expected: FileFormat) -> None:
@@ -222,7 +221,7 @@ def check_format(path: Path, header: Mapping[str, object], expected: FileFormat)
     found = str(header.get("format", ""))
     if found == expected.name:
         return
-    if not found.startswith(expected.name_without_version):
+    if not expected.matches_any_version(found):
         raise CheckpointError(f"{printable(path)} is not {expected.kind} written by fmcli", hint=expected.hint)
     raise CheckpointError(
         f"{printable(path)} has the format {printable(found)!r}, but this version of fmcli reads {expected.name!r}",

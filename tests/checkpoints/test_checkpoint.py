@@ -275,7 +275,7 @@ def test_error_names_tensors_of_another_shape(model_file):
     metadata, tensors = load_tensors(model_file)
     save_tensors(model_file, tensors | {"0.weight": torch.zeros(8, 1, 5, 5)}, metadata)
     message = assert_refused(model_file)
-    assert "0.weight is float32 (8, 1, 5, 5); its network needs float32 (8, 1, 3, 3)" in message
+    assert "0.weight is float32 (8, 1, 5, 5), but its network needs float32 (8, 1, 3, 3)" in message
 
 
 def test_error_names_tensors_of_another_dtype(model_file):

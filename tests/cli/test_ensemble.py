@@ -605,6 +605,13 @@ def test_data_info_of_packs_and_ensemble_files(cli, own_pool, tmp_path):
     assert shown[0] == shown[1] == shown[2]
 
 
+def test_data_info_refuses_an_ensemble_file_of_another_version(cli, tmp_path):
+    (tmp_path / "newer.toml").write_text('format = "fmcli-ensemble-2"\n')
+    result = cli("data", "info", tmp_path / "newer.toml")
+    assert result.status == 4
+    assert "has the format 'fmcli-ensemble-2', but this version of fmcli reads 'fmcli-ensemble-1'" in result.err
+
+
 def test_warning_about_a_member_that_votes_twice(cli, own_pool, tmp_path):
     shutil.copytree(own_pool / "k3-1", tmp_path / "again")
     message = cli("ensemble", "evaluate", own_pool, tmp_path / "again").err

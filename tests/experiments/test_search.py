@@ -556,7 +556,7 @@ def test_a_search_does_not_resume_with_another_recipe(change, searched, tmp_path
 
 def test_a_file_that_is_not_a_search_is_refused(recipe_file, tmp_path):
     (tmp_path / JOURNAL).write_bytes(b"not a search\n\x00\n")
-    with pytest.raises(UsageError, match="is damaged or not written by fmcli"):
+    with pytest.raises(UsageError, match="is damaged or was not written by fmcli"):
         search_in(recipe_file, tmp_path, resume=True)
     assert (tmp_path / JOURNAL).read_bytes() == b"not a search\n\x00\n"
 
@@ -570,7 +570,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(recipe_file, tmp_path):
 
 def test_a_file_where_the_folder_should_be_is_an_error(recipe_file, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FmcliError, match="cannot use"):
+    with pytest.raises(FmcliError, match="cannot read or write"):
         search_in(recipe_file, tmp_path / "file" / "s")
 
 

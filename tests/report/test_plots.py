@@ -287,7 +287,7 @@ def test_precision_recall_has_a_panel_for_each_class_with_its_area():
 def test_a_class_without_images_has_no_precision_recall_curve():
     _, classified = draw_classified()
     without = replace(classified, labels=np.where(classified.labels == 2, 0, classified.labels))
-    with pytest.raises(DataError, match="is of class 'shirt'"):
+    with pytest.raises(DataError, match="class 'shirt' has no test images"):
         precision_recall_figure(without)
 
 

@@ -243,9 +243,9 @@ def test_a_resumed_run_reports_why_members_train_in_parallel(capfd):
         progress(MembersInParallel(2, 1, None))
         progress(MembersInParallel(3, 4, None))
     err = " ".join(capfd.readouterr().err.split())
-    assert "2 members in parallel, 1 thread each: this run was started that way (one at a time: use --threads 1)" in err
+    assert "2 members in parallel, 1 thread each: this run was started this way (one at a time: use --threads 1)" in err
     assert (
-        "3 members in parallel, 4 threads each: this run was started that way (one at a time: use --threads 4)" in err
+        "3 members in parallel, 4 threads each: this run was started this way (one at a time: use --threads 4)" in err
     )
 
 

@@ -106,9 +106,8 @@ def _trial_result(trial: FrozenTrial, spec: SearchSpec) -> TrialResult:
     for key, value in trial.params.items():
         space = spec.space[key]
         values[key] = choices_by_label(space).get(value, value) if isinstance(space, ChoiceSpace) else value
-    score = (
-        trial.value if trial.state == TrialState.COMPLETE else None
-    )  # Optuna gives a pruned trial the accuracy of its last epoch
+    # Optuna gives a pruned trial the accuracy of its last epoch.
+    score = trial.value if trial.state == TrialState.COMPLETE else None
     return TrialResult(trial.number, _STATES[trial.state], values, score, trial.user_attrs.get(REASON, ""))
 
 

@@ -79,7 +79,7 @@ class _CheckedJournal(JournalFileBackend):
             yield from super().read_logs(log_number_from)
         except ValueError as error:
             raise UsageError(
-                f"{printable(self._path)} is damaged or not written by fmcli: {printable(error)}",
+                f"{printable(self._path)} is damaged or was not written by fmcli: {printable(error)}",
                 hint="restore the file",
                 remedies=["output"],
             ) from error

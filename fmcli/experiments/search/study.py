@@ -73,11 +73,11 @@ def _readable_errors(path: Path) -> Iterator[None]:
     except FmcliError:
         raise
     except OSError as error:
-        raise FmcliError(f"cannot use {printable(path)}: {error.strerror or error}") from error
+        raise FmcliError(f"cannot read or write {printable(path)}: {error.strerror or error}") from error
     except Exception as error:
         problem = next(iter(str(error).splitlines()), type(error).__name__)
         raise UsageError(
-            f"{printable(path)} is damaged or not written by fmcli: {printable(problem)}", remedies=["output"]
+            f"{printable(path)} is damaged or was not written by fmcli: {printable(problem)}", remedies=["output"]
         ) from error
 
 

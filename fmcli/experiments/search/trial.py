@@ -36,7 +36,7 @@ from fmcli.training import VALIDATION_FILE
 from fmcli.training.run_folder import remove_run
 
 REASON = "reason"
-"""Attribute of a failed trial."""
+"""Name of the attribute with the reason why a trial failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,9 @@ def reliability_figure(classified: ClassifiedSplit) -> Figure:
 
 @style.house_style()
 def coverage_figure(classified: ClassifiedSplit) -> Figure:
-    """Draw the accuracy of the images with the highest confidence, for each share of images that is kept.
+    """Draw accuracy against coverage: the share of images that are kept, starting with the highest confidence.
 
-    The panel below shows the lowest confidence of the kept images, which is a threshold for rejecting images.
+    The panel below shows the lowest confidence of the kept images, which can be used as a threshold.
     """
     curve = coverage_curve(classified.confidence, classified.correct)
     accuracies = {share: accuracy_at_coverage(curve, share) for share in (0.8, 0.9, 1.0)}

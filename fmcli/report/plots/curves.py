@@ -26,12 +26,13 @@ def curve_figure(
 ) -> Figure:
     """Draw training and validation loss and accuracy of all members by epoch.
 
-    The second training of members that were retrained from scratch has its own panels.
+    Members that were trained again from scratch have separate panels for the second time.
 
     Args:
         histories: The epochs of each member.
         of: Name of the run for the title.
-        best: The best epoch (from 1) of the first training, for each member in whose curves it should be marked.
+        best: Best epoch (from 1) of each member in whose curves it should be marked. It is marked only in the panels of
+            the first time.
 
     Raises:
         CheckpointError: No epoch is finished.

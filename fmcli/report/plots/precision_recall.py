@@ -56,7 +56,7 @@ def _check_classes(classified: ClassifiedSplit) -> None:
     if not counts.all():
         missing = printable(names[int(counts.argmin())])
         raise DataError(
-            f"no {classified.split} image is of class {missing!r}, so its precision-recall curve is undefined",
+            f"class {missing!r} has no {classified.split} images, so its precision-recall curve is undefined",
             hint="choose another split, or another figure, such as confusion",
         )
 

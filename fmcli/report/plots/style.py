@@ -79,7 +79,7 @@ def house_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, title: str, subject: str, finding: str = "") -> Figure:
-    """Return a figure with a title and a subtitle, whose axes are laid out below them.
+    """Return a figure with a title and a subtitle above its axes.
 
     Args:
         width: Width in inches.
