@@ -154,7 +154,8 @@ def _read_csv(path: Path) -> ExternalPredictions:
         for row in rows:
             if len(row) != len(header):
                 raise DataError(
-                    f"{file}, line {reader.line_num}: number of values: {len(row)}; the header has {len(header)}"
+                    f"{file}, line {reader.line_num}: the number of values must be {len(header)}, as in the header; "
+                    f"got {len(row)}"
                 )
             values.extend(float(row[column]) for column in columns)
             labels += [row[label_column]] if label_column is not None else []

@@ -111,18 +111,21 @@ class EnsembleFile(_Table):
 
     @model_validator(mode="after")
     def _check_rule(self) -> Self:
-        weights = [member.weight for member in self.members]
-        if 0 < weights.count(None) < len(weights):
-            raise ValueError("some members have no weight; give a weight to all members or to none")
-        if all(weight == 0 for weight in weights):
+        unweighted = [member.name for member in self.members if member.weight is None]
+        if 0 < len(unweighted) < len(self.members):
+            raise ValueError(f"give a weight to all members or to none; no weight: {', '.join(unweighted)}")
+        if all(member.weight == 0 for member in self.members):
             raise ValueError("at least one weight must be above 0")
-        if self.vote == "two-level" and not all(member.group for member in self.members):
-            raise ValueError("a two-level vote needs the group of each member")
+        ungrouped = [member.name for member in self.members if not member.group]
+        if self.vote == "two-level" and ungrouped:
+            raise ValueError(f"a two-level vote needs the group of each member; no group: {', '.join(ungrouped)}")
         if self.stacking:
             n_classes = len(self.stacking.intercepts)
-            if [len(row) for row in self.stacking.coefficients] != [n_classes * len(self.members)] * n_classes:
+            n_columns, lengths = n_classes * len(self.members), [len(row) for row in self.stacking.coefficients]
+            if lengths != [n_columns] * n_classes:
                 raise ValueError(
-                    "stacking needs one row of coefficients per class, with one coefficient per member and class"
+                    f"stacking.coefficients must have a row of {n_columns} values for each of {n_classes} intercepts; "
+                    f"got {len(lengths)} rows with {sorted({*lengths})} values"
                 )
         return self
 
@@ -195,7 +198,8 @@ def _member_entry(member: MemberPath, folder: Path | None, weight: float | None,
     path = member.path.as_posix() if folder is None else _path_below(member.path, folder)
     if not is_utf8(path):
         raise UsageError(
-            f"the path of a member must be UTF-8 in an ensemble file; got {printable(path)}", hint="rename its folder"
+            f"the path of a member must be UTF-8 in an ensemble file; got {printable(path)}",
+            hint="rename the member's folder",
         )
     try:
         return MemberEntry(name=member.name, path=path, weight=weight, group=group, digest=member.digest)

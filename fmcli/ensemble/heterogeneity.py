@@ -183,14 +183,14 @@ def _indices_by_group(predictions: Sequence[Predictions]) -> dict[str, list[int]
 
 def _check_groups(groups: dict[str, list[int]], size: int) -> None:
     if len(groups) < 2:
-        raise UsageError(f"all members are in one group, {next(iter(groups))}", hint="add members of a second group")
+        raise UsageError(f"all members are in group {next(iter(groups))}", hint="add members of a second group")
     if size > len(groups):
         raise UsageError(
-            f"ensembles of {size} members need {size} groups; there are {len(groups)}: {', '.join(groups)}",
+            f"ensembles of {size} members need {size} groups; the pool has {len(groups)} groups: {', '.join(groups)}",
             hint=f"choose at most {len(groups)} members",
             remedies=["size"],
         )
-    small = [f"{group} has {len(indices)}" for group, indices in groups.items() if len(indices) <= size]
+    small = [f"group {group} has {len(indices)}" for group, indices in groups.items() if len(indices) <= size]
     if small:
         raise UsageError(
             f"ensembles of {size} members need at least {size + 1} members of each group; {', '.join(small)}",

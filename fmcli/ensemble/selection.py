@@ -267,7 +267,10 @@ def _check(logits: Logits, y_true: Labels, rule: str) -> None:
         )
     check_logits(logits)
     if not len(y_true) or y_true.shape != logits.shape[1:2]:
-        raise UsageError(f"logits of shape {logits.shape} do not fit labels of shape {y_true.shape}")
+        raise UsageError(
+            f"selection needs at least one image, and a label for each image; got logits of shape {logits.shape} and "
+            f"labels of shape {y_true.shape}"
+        )
     if len(logits) == 1:
         raise UsageError("selection needs a pool of at least two members; got 1")
 

@@ -12,7 +12,7 @@ class Bf16Twin:
     """A copy of a network whose convolutions and dense layers multiply in bfloat16.
 
     Results equal `torch.autocast` bit for bit, with less work per step: one call converts all weights and
-    another all gradients, while autocast converts each one separately and again in the backward pass. There are two
+    one call all gradients, while autocast converts each one separately and again in the backward pass. There are two
     exceptions: `ConvPoolReLU`, which replaces the first layers if it fits, chooses maxima before rounding, and
     `StridedConv2d` sums the gradients of its weights in a different order.
 

@@ -48,7 +48,7 @@ def build_model(
         layers: From `families.expand_layers`.
         input_shape: (C, H, W).
         n_classes: Number of logits.
-        init: Initialisation of the kernels.
+        init: Initialization of the kernels.
         generator: CPU generator that draws the weights; equal seeds give equal weights. If None, weights are arbitrary,
             for a network whose weights will be loaded.
 
@@ -100,7 +100,7 @@ def _build_layer(trace: LayerTrace) -> Iterator[nn.Module]:
 
 
 def _pool_first(modules: Sequence[nn.Module]) -> list[nn.Module]:
-    """Move max-pooling before a preceding ReLU: equal values and gradients, and a quarter of the ReLU's work."""
+    """Move max-pooling before a preceding ReLU. Values and gradients stay equal, and ReLU processes fewer pixels."""
     ordered = list(modules)
     for index, (before, after) in enumerate(itertools.pairwise(modules)):
         if isinstance(before, nn.ReLU) and isinstance(after, nn.MaxPool2d):
@@ -182,7 +182,7 @@ def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
 def add_l2_gradients(model: nn.Module) -> None:
     """Add the gradient of the L2 penalties, l2 × the sum of squared kernel weights. Call after `backward`.
 
-    As in Keras, biases are not penalised and there is no factor of one half: the gradient is 2 × l2 × weight.
+    As in Keras, biases are not penalized and there is no factor of one half: the gradient is 2 × l2 × weight.
     """
     for module in model.modules():
         l2 = vars(module).get("l2")  # set by build_model

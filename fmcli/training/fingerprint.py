@@ -27,7 +27,7 @@ MAX_LISTED_DIFFERENCES = 10
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """How a message describes what an earlier process did, and the consequence of a difference."""
+    """How a message describes an earlier process, and the consequence of a difference."""
 
     was: str
     consequence: str  # follows "; " and contains {now}
@@ -186,7 +186,7 @@ def check_fingerprint(
     """Refuse to train if the results would differ from the results of an earlier process.
 
     Args:
-        now: Fingerprint of the member as it is about to be trained.
+        now: Fingerprint of the member in this process.
         earlier: Fingerprint that the earlier process recorded.
         wording: `STARTED` for a partly trained member, `FINISHED` for a trained one, `PLANNED` if the run was planned
             by this or a parent process.

@@ -105,7 +105,7 @@ def has_content(folder: Path) -> bool:
             return any(not path.name.startswith(".") for path in folder.iterdir())  # hidden: locks, partial files
         return folder.is_file()
     except OSError as error:
-        raise UsageError(f"cannot use {printable(folder)}: {error.strerror}", remedies=["output"]) from error
+        raise UsageError(f"cannot read {printable(folder)}: {error.strerror}", remedies=["output"]) from error
 
 
 def _read_recipe(folder: Path) -> Recipe:

@@ -448,7 +448,7 @@ def test_mixed_kernel_sizes_are_compared_with_a_single_one(cli, pool, tmp_path):
         (["{pool}", "a="], 2, "is not an ensemble"),
         (["{pool}", "{pool}"], 2, "two ensembles have the name"),
         (["a={pool}", "a={pool}/k3-1"], 2, "two ensembles have the name a"),
-        (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "all members are in one group, 3"),
+        (["{pool}/k3-1", "{pool}/k3-2", "--draws", "20"], 2, "all members are in group 3"),
         (["{pool}", "--size", "2"], 2, "--draws"),
         (["{pool}", "--draws", "20", "--vote", "stacking"], 2, "stacking"),
         (["{pool}", f"all={','.join(f'm{number:05}.npy' for number in range(1000))}"], 4, "m00000.npy does not exist"),

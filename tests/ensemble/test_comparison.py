@@ -216,9 +216,9 @@ def test_equal_ensembles_have_no_difference():
 @pytest.mark.parametrize(
     ("groups", "options", "message"),
     [
-        ("aaab", {}, "need at least 3 members of each group; b has 1"),
-        ("aaa", {}, "all members are in one group, a"),
-        ("aaabbb", {"size": 3}, "ensembles of 3 members need 3 groups; there are 2: a, b"),
+        ("aaab", {}, "need at least 3 members of each group; group b has 1"),
+        ("aaa", {}, "all members are in group a"),
+        ("aaabbb", {"size": 3}, "ensembles of 3 members need 3 groups; the pool has 2 groups: a, b"),
         (["", "", "a", "a"], {}, "the group of m0 is unknown"),
     ],
 )

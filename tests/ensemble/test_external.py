@@ -203,8 +203,8 @@ def test_python_objects_are_never_unpickled(write):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("a,b\n0.5,0.5\n0.5\n", ["line 3", "number of values: 1; the header has 2"]),
-        ("a,b\n0.5,0.5\n0.2,0.3,0.5\n", ["line 3", "number of values: 3; the header has 2"]),
+        ("a,b\n0.5,0.5\n0.5\n", ["line 3", "the number of values must be 2, as in the header; got 1"]),
+        ("a,b\n0.5,0.5\n0.2,0.3,0.5\n", ["line 3", "the number of values must be 2, as in the header; got 3"]),
         ("a,b\n0.5,0.5\n,\n", ["line 3", "''"]),
         (",a,b\n0,0.5,0.5\n", ["column 1 has no name"]),
         ("a,,b\n0.5,0,0.5\n", ["column 2 has no name"]),

@@ -202,9 +202,18 @@ def test_a_file_with_invalid_values_is_refused(tmp_path, kind):
     assert_refused(edit(write(tmp_path, Combiner()), BAD[kind]))
 
 
-def test_the_invalid_value_is_named(tmp_path):
-    path = edit(write(tmp_path, Combiner()), BAD["weight below zero"])
-    assert "members.1.weight" in assert_refused(path).message
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("weight below zero", "members.1.weight"),
+        ("weight for some members", "no weight: k3"),
+        ("group for some members in a two-level vote", "no group: k3, other/k5"),
+        ("ragged stacking", "a row of 6 values for each of 3 intercepts; got 3 rows with [5, 6] values"),
+    ],
+)
+def test_the_invalid_value_is_named(tmp_path, kind, message):
+    path = edit(write(tmp_path, Combiner()), BAD[kind])
+    assert message in assert_refused(path).message
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_logits_of_another_shape_are_refused_and_their_shape_is_named(method, sh
 @every_method
 def test_labels_of_another_shape_are_refused(method):
     logits, y_true = random_pool(seed=0)
-    with pytest.raises(UsageError, match="do not fit labels of shape"):
+    with pytest.raises(UsageError, match="a label for each image"):
         choose(method, (logits, y_true[1:]))
 
 

@@ -106,7 +106,7 @@ def pool_backward(gradient, indices, images):
         image, row = task // n_rows, task % n_rows
         for column in range(n_columns):
             received, index = gradient[image, row, column], indices[image, row, column]
-            for pixel in range(4):  # one pixel at a time: loops that write to two addresses are not vectorised
+            for pixel in range(4):  # one pixel at a time: loops that write to two addresses are not vectorized
                 given = images[image, 2 * row + pixel // 2, 2 * column + pixel % 2]
                 for channel in range(n_channels):
                     given[channel] = received[channel] if index[channel] == np.uint8(pixel) else zero
