@@ -1,4 +1,4 @@
-"""Choose whether members train one at a time on all CPU threads, or in parallel on a part of the threads each.
+"""Choose whether members train one at a time on all CPU threads, or in parallel, each on a part of the threads.
 
 The threads of an operation wait for each other at its end, and a single thread does the work between operations. More
 threads therefore speed up small networks with small batches only a little. Each parallel member needs its own process.
@@ -84,7 +84,7 @@ def choose_concurrency(
 
 
 def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits) -> Concurrency | None:
-    """Return the fastest concurrency, or None for one at a time.
+    """Return the fastest concurrency, or None if members should train one at a time.
 
     The choice is an estimate, not a measurement, so that the same run always gets the same number of threads.
     """

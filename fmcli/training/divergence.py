@@ -7,7 +7,7 @@ from fmcli.recipe import MemberSpec, Recipe
 
 
 class DivergenceGuard:
-    """Raise an error when a quantity of a member's training is not finite.
+    """Raises an error when a loss, weight or logit of a member is not finite.
 
     Args:
         spec: The member's recipe.

@@ -41,7 +41,7 @@ PLANNED = Wording("was planned", "it would now be trained {now}", ("resume", "ov
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Everything that the results of a member's training depend on.
+    """Everything that the weights of a trained member depend on.
 
     Args:
         recipe: The member's part of the recipe as JSON with sorted keys.
@@ -160,11 +160,11 @@ def digests_of_training(splits: Splits) -> dict[str, str]:
 
 
 def computing_versions(all_versions: Mapping[str, str], *, kernels: bool = False) -> dict[str, str]:
-    """Return the versions of the packages that results depend on.
+    """Return the versions of the packages that the weights depend on.
 
     Args:
         all_versions: Versions as a checkpoint records them, by package.
-        kernels: Include numba, which compiles the CPU kernels.
+        kernels: Whether to include numba, which compiles the CPU kernels.
     """
     computing = {name: version for name, version in all_versions.items() if name in _NUMERIC_PACKAGES}
     return computing | ({"numba": all_versions.get("numba", _NOT_INSTALLED)} if kernels else {})
@@ -219,7 +219,7 @@ def check_trained(spec: MemberSpec, folder: Path, fingerprint: Fingerprint) -> N
     Args:
         spec: The member's recipe.
         folder: The member's folder.
-        fingerprint: Fingerprint of the current training.
+        fingerprint: Fingerprint of the member in this process.
 
     Raises:
         CheckpointError: The checkpoint does not match or is damaged, or snapshots are missing.
@@ -241,7 +241,7 @@ def check_snapshot(number: int, spec: MemberSpec, folder: Path, fingerprint: Fin
         number: Number of the snapshot, from 1.
         spec: The member's recipe.
         folder: The member's folder.
-        fingerprint: Fingerprint of the current training.
+        fingerprint: Fingerprint of the member in this process.
 
     Raises:
         CheckpointError: The snapshot is missing, damaged or does not match.

@@ -44,7 +44,7 @@ def is_forked() -> bool:
 
 
 def use_threads(count: int) -> None:
-    """Set the number of threads of the calling thread's kernels, limited to the number that numba has."""
+    """Set the number of threads for kernels that the calling thread runs, at most the number that numba has."""
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
 
 

@@ -21,7 +21,7 @@ class Operator(Protocol):
 def load_kernels(operator: type[Operator], dtype: torch.dtype) -> ModuleType | None:
     """Return the module `kernels`, compiled for an operator and a dtype, or None if it is not available.
 
-    The kernels need Linux, numba with OpenMP, and a process that was not forked after loading it.
+    The kernels need Linux, numba with OpenMP, and a process that was not forked after they were loaded.
     """
     kernels = _compile_kernels(operator, dtype) if sys.platform == "linux" else None
     return None if kernels is None or kernels.is_forked() else kernels
