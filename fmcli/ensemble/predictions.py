@@ -259,7 +259,7 @@ def find_duplicates(predictions: Sequence[Predictions]) -> dict[str, str]:
         predictions: Members on the same images.
 
     Returns:
-        For the name of each such member, the name of the earlier member.
+        The name of the earlier member, by the name of the duplicate.
     """
     by_first_row: dict[bytes, list[Predictions]] = {}
     duplicates = {}

@@ -215,7 +215,10 @@ def _grow(pool: Candidates, start: Sequence[Step], candidates: Callable[[Partial
 
 
 def _search(pool: Candidates, ensemble: PartialEnsemble) -> tuple[Ranking, int, tuple[int, ...]]:
-    """Return the best superset of an ensemble as a sort key: ranking, negative size, negative indices."""
+    """Add members with higher indices, at least one, and return the best ensemble as a sort key.
+
+    The sort key has the ranking, the negative size and the negative indices.
+    """
     indices = pool.indices[max(ensemble.members, default=-1) + 1 :]
     ranking, index = best_addition(pool, ensemble, indices)
     members = (*ensemble.members, index)

@@ -21,8 +21,8 @@ class VotingResult:
         vote: The vote before temperature scaling.
         calibrated: float64 (n_samples, n_classes), the vote's probabilities after temperature scaling.
         combiner: The combiner that produced the vote: the rule, or one rule per fold of the images.
-        output_calibrated: Whether `predict` outputs `calibrated`, because a pack or an ensemble file has the
-            temperature.
+        output_calibrated: Whether `predict` outputs `calibrated`, because the temperature is from a pack or an
+            ensemble file.
     """
 
     predictions: tuple[Predictions, ...]
@@ -56,8 +56,8 @@ def combine_predictions(
     Args:
         predictions: One entry per member, all on the same images.
         rule: The fitted voting rule.
-        fitted_here: If the rule was fitted to these images, the rule before it was fitted; otherwise None. It is fitted
-            again in folds, so that no image is classified by a rule that was fitted to it.
+        fitted_here: If the rule was fitted to these images, the rule before it was fitted; otherwise None. Weights and
+            temperature are then fitted in folds, so that no image is classified by a rule that was fitted to it.
         output_calibrated: See `VotingResult`.
 
     Raises:

@@ -15,7 +15,7 @@ from fmcli.metrics.comparison import wilson_interval
 class ClassScores:
     """Precision, recall and F1 in [0, 1], and the number of images (support).
 
-    A score whose denominator is 0, because the class is never predicted or has no images, is 0.
+    A score is 0 if its denominator is 0: the class is never predicted, or has no images.
     """
 
     precision: float

@@ -130,7 +130,7 @@ def crossed_test(
         confidence: Confidence level in (0, 1). Default: 0.95.
 
     Raises:
-        UsageError: There is only one image.
+        UsageError: There are fewer than two images.
 
     References:
         - Jackknife: Arvesen, "Jackknifing U-statistics", Annals of Mathematical Statistics 1969. It leaves out members,

@@ -66,7 +66,7 @@ def coverage_curve(confidence: Floats, correct: NDArray[np.bool_]) -> CoverageCu
 
 
 def accuracy_at_coverage(curve: CoverageCurve, coverage: float) -> float:
-    """Return the accuracy on a given share of the images, chosen by highest confidence.
+    """Return the accuracy on the most confident predictions, for a given share of the images.
 
     Args:
         curve: Curve from `coverage_curve`.
