@@ -31,6 +31,7 @@ class TrainingProgress:
         self._advice = advice
         self._describe_remedy = describe_remedy
         self._running: dict[str, tuple[events.MemberStarted, TaskID]] = {}  # members in training and their bars
+        self._steps_before_epoch: dict[str, int] = {}  # position of each bar at the start of the current epoch
         self._printed: set[str] = set()
         self._interactive = terminal.err.is_terminal and not terminal.quiet
         wide = terminal.err.width >= _MIN_WIDE_COLUMNS
@@ -52,7 +53,7 @@ class TrainingProgress:
         """Display one event."""
         match event:
             case events.StepFinished():
-                self._advance_bar(event.member)
+                self._move_bar(event)
             case events.EpochFinished():
                 self._finish_epoch(event)
             case events.MemberStarted():
@@ -104,6 +105,7 @@ class TrainingProgress:
             scores="",
         )
         self._running[event.member] = (event, task)
+        self._steps_before_epoch[event.member] = 0
 
     def _finish_epoch(self, event: events.EpochFinished) -> None:
         running = self._running.get(event.member)
@@ -111,9 +113,11 @@ class TrainingProgress:
             start, task = running
             loss = event.train_loss if event.validation_loss is None else event.validation_loss
             accuracy = event.train_accuracy if event.validation_accuracy is None else event.validation_accuracy
+            steps = (event.epoch - start.first_epoch + 1) * start.steps_per_epoch
+            self._steps_before_epoch[event.member] = steps
             self._bars.update(
                 task,
-                completed=(event.epoch - start.first_epoch + 1) * start.steps_per_epoch,
+                completed=steps,
                 description=f"{event.member} {min(event.epoch + 1, start.epochs)}/{start.epochs}",
                 scores=f"loss {loss:.3f}  {percent(accuracy)} %  {event.images_per_second:,.0f}/s",
             )
@@ -133,9 +137,11 @@ class TrainingProgress:
         elif event.n_remaining:  # without remaining members, the command fails with this reason
             self.terminal.note(f"{event.reason}; continuing with the other members")
 
-    def _advance_bar(self, member: str) -> None:
-        if member in self._running:
-            self._bars.advance(self._running[member][1])
+    def _move_bar(self, event: events.StepFinished) -> None:
+        if event.member in self._running:
+            # Processes do not report every step, so the number of events is not the number of steps.
+            _, task = self._running[event.member]
+            self._bars.update(task, completed=self._steps_before_epoch[event.member] + event.step)
 
     def _remove_bar(self, member: str) -> None:
         if member in self._running:

@@ -634,7 +634,7 @@ def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_p
     (tmp_path / "tiny.toml").write_text(TINY_RECIPE.format(folder=folder))
     train_quietly("-r", tmp_path / "tiny.toml", "-o", tmp_path / "run", "--member", "k3", "--set", "trainer.epochs=1")
     refused = cli("plot", "precision-recall", tmp_path / "run" / "k3", "-o", tmp_path / "x" / "f.png")
-    assert_refused(refused, 3, "is of class '3'")
+    assert_refused(refused, 3, "class '3' has no test images")
     assert not (tmp_path / "x").exists()
     result = cli("ensemble", "evaluate", tmp_path / "run", "--plots", tmp_path / "x", "-f", "json")
     assert result.status == 0
