@@ -134,7 +134,7 @@ def test_replayed_steps_equal_eager_steps(options):
     sizes = [16, 16, 16, 16, 5] * 6  # the last batch of an epoch is smaller
     recorder = FakeRecorder()
     computed, replayed = new_learner(recorder=FailingRecorder(), **options), new_learner(recorder=recorder, **options)
-    with pytest.warns(UserWarning, match="launch single kernels"):
+    with pytest.warns(UserWarning, match="each kernel is launched separately"):
         expected = train(computed, sizes)
     assert_same((expected, train(replayed, sizes)), (computed, replayed))
     assert recorder.calls == [
@@ -158,7 +158,7 @@ def test_recordings_are_not_used_after_one_has_failed():
     sizes = [*[16] * 5, *[5] * 4, *[16] * 2, *[7] * 5]
     recorder = FailingForSmallBatches()
     learners = [new_learner(recorder=FailingRecorder()), new_learner(recorder=recorder)]
-    with pytest.warns(UserWarning, match="launch single kernels"):
+    with pytest.warns(UserWarning, match="each kernel is launched separately"):
         outputs = [train(learner, sizes) for learner in learners]
     assert_same(outputs, learners)
     assert recorder.calls[recorder.calls.index("failed") :] == ["failed"]
@@ -183,7 +183,7 @@ def test_training_continues_if_recording_fails(optimizer):
     """The results equal eager steps, except for the rounding of the learning rate."""
     sizes = [16] * 6
     eager, failed = new_learner(optimizer=optimizer), new_learner(optimizer=optimizer, recorder=FailingRecorder())
-    with pytest.warns(UserWarning, match="launch single kernels.*not permitted"):
+    with pytest.warns(UserWarning, match="each kernel is launched separately.*not permitted"):
         found = train(failed, sizes)
     for one, other in zip(found, train(eager, sizes), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -230,7 +230,7 @@ def test_cuda_graphs_equal_single_kernels(optimizer, bf16):
         new_learner(torch.device("cuda"), recorder=recorder, optimizer=optimizer, bf16=bf16, cuda_graph=True)
         for recorder in (None, FailingRecorder())
     )
-    with pytest.warns(UserWarning, match="launch single kernels"):
+    with pytest.warns(UserWarning, match="each kernel is launched separately"):
         expected = train(computed, sizes)
     for found, wanted in zip(train(replayed, sizes), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-2)
@@ -255,7 +255,7 @@ def test_training_continues_if_a_capture_fails(monkeypatch):
 
     monkeypatch.setattr(failing, "_update_weights", wait_during_capture)
     stream = torch.cuda.current_stream()
-    with pytest.warns(UserWarning, match="launch single kernels"):
+    with pytest.warns(UserWarning, match="each kernel is launched separately"):
         expected, found = (train(learner, sizes) for learner in learners)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-2)
