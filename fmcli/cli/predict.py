@@ -79,7 +79,7 @@ def predict(
     if n_errors:
         raise DataError(
             f"{n_errors} of {n_classified + n_errors} images could not be read",
-            hint="their records give the reason; all other images were classified",
+            hint="the output gives the reason for each image",
         )
 
 
