@@ -54,9 +54,7 @@ class MembersInParallel:
 
     jobs: int
     threads: int  # CPU threads per member
-    speedup: (
-        float | None
-    )  # estimate, relative to one member at a time; None if a resumed run keeps its number of threads
+    speedup: float | None  # estimate, relative to one member at a time; None if a resumed run keeps its threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ class EpochFinished:
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
-    retrained: bool = False  # when trained again from scratch, for the best number of epochs
+    retrained: bool = False  # trained again from scratch, for the best number of epochs
 
 
 @dataclass(frozen=True, slots=True)

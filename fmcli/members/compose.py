@@ -104,7 +104,8 @@ def _listed_path(member: Member, name: str) -> Path:
 
     if is_pack(member.path):
         raise UsageError(
-            f"{printable(name)} is in the pack {printable(member.path)}; an ensemble file lists separate files",
+            f"{printable(name)} is in the pack {printable(member.path)}, "
+            "but the members of an ensemble file must be separate files",
             remedies=[Remedy("unpack", member.path)],
         )
     return member.path

@@ -92,9 +92,8 @@ def _load_external(
         return contents[index].labels is None and label_files[index] is None, contents[index].class_names is None
 
     found: dict[int, Predictions] = {}
-    for index in sorted(
-        contents, key=missing
-    ):  # complete files first: the other files take labels and class names from them
+    # Complete files come first, because the other files take labels and class names from them.
+    for index in sorted(contents, key=missing):
         file = label_files[index]
         found[index] = to_predictions(
             contents[index],

@@ -195,7 +195,7 @@ def _average(members: Sequence[Checkpoint], splits: Splits) -> Checkpoint:
 def _with_soup_header(
     soup: Checkpoint, ingredients: Sequence[Checkpoint], names: Sequence[str], method: SoupMethod
 ) -> Checkpoint:
-    """Replace the header of the first ingredient by a header for the soup."""
+    """Return the soup with its own header instead of the header of its first ingredient."""
     header = soup.header
     trainer = header.member.trainer.model_copy(update={"keep": "last"})  # a soup has no snapshots and no best epoch
     member = header.member.model_copy(update={"name": "soup", "trainer": trainer})

@@ -126,9 +126,8 @@ def folder_names(names: Sequence[str]) -> list[str]:
         names: The members' names. They may contain any characters.
 
     Returns:
-        Names of letters, digits, `_`, `.` and `-`, at most about 100 bytes long. They differ
-        even on file systems that ignore case, do not start with a dot, and are not names of files that fmcli writes
-        next to members' folders.
+        Names of letters, digits, `_`, `.` and `-`, at most about 100 bytes long. They differ even on file systems that
+        ignore case, do not start with a dot, and are not names of files that fmcli writes next to members' folders.
 
     Example:
         >>> folder_names(["one/k3", "one-K3", "../..", "recipe.toml"])

@@ -55,7 +55,7 @@ def reliability_figure(classified: ClassifiedSplit) -> Figure:
 
 @style.house_style()
 def coverage_figure(classified: ClassifiedSplit) -> Figure:
-    """Draw accuracy against coverage: the share of images that are kept, starting with the highest confidence.
+    """Draw accuracy against coverage. Coverage is the share of images that are kept; they have the highest confidence.
 
     The panel below shows the lowest confidence of the kept images, which can be used as a threshold.
     """
