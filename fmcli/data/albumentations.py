@@ -16,7 +16,7 @@ _TRIAL_IMAGES = 32  # several, because many transforms change an image only with
 
 
 def import_albumentations() -> Any:
-    """Return the albumentations module. Disable the check for updates and OpenCV's threads."""
+    """Import albumentations without its check for updates and without OpenCV's threads."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations
     import cv2
@@ -33,7 +33,7 @@ class AlbumentationsAugment:
         input_shape: (C, H, W) of the images, to try the pipeline on blank images; None to skip the trial.
 
     Raises:
-        RecipeError: A transform or an argument does not exist, or the pipeline changes shape or dtype.
+        RecipeError: A transform or an argument does not exist; or the pipeline fails, or changes shape or dtype.
     """
 
     def __init__(self, specs: Sequence[AlbumentationsSpec], input_shape: tuple[int, int, int] | None) -> None:
@@ -66,8 +66,8 @@ class AlbumentationsAugment:
             ) from error
         if augmented.shape != blank.shape or augmented.dtype != np.uint8:
             raise RecipeError(
-                f"augment.albumentations turns {blank.shape[1:]} uint8 into {augmented.shape[1:]} {augmented.dtype}; "
-                "shape and dtype must not change",
+                f"augment.albumentations changes images of shape {blank.shape[1:]} and dtype uint8 to shape "
+                f"{augmented.shape[1:]} and dtype {augmented.dtype}; shape and dtype must not change",
                 hint="end the pipeline with Resize or FromFloat; use data.normalize instead of Normalize",
             )
 

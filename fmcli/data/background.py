@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Background = Literal["dark", "light", "mostly dark", "mostly light", "any"]
-"""Background of nearly all images (`dark`), of most images (`mostly dark`), or `any`, as for photographs."""
+"""`dark`: nearly all images have a dark background. `mostly dark`: most images. `any`: neither, as in photographs."""
 MIDDLE = 127.5
 """Brightness halfway between dark and light."""
-DARK, LIGHT = 64, 191  # limits of the brightness of a dark and a light border
-_MIN_MAJORITY = 0.75  # fraction of the images
-_MAX_EXCEPTIONS = 0.01  # fraction of the images
+DARK, LIGHT = 64, 191  # largest brightness of a dark border, smallest brightness of a light border
+_MIN_MAJORITY = 0.75  # fraction of the images that have this background
+_MAX_EXCEPTIONS = 0.01  # fraction of the images that have the opposite background
 
 
 def classify_background(blocks: Iterable[NDArray[np.uint8]]) -> Background:

@@ -25,15 +25,15 @@ def cache_folder() -> Path:
 
 
 def unpack_to_cache(path: Path, unpack: Callable[[BinaryIO], None], *, part: str = "") -> Path:
-    """Return the path of the unpacked form of a file, which is written on first use.
+    """Unpack a file to the cache on first use. Return the path of the unpacked file.
 
     Args:
-        path: The packed file. If the path, size or modification time changes, it is unpacked again.
-        unpack: Function that writes the unpacked form to a file.
+        path: The packed file. If its path, size or modification time changes, it is unpacked again.
+        unpack: Function that writes the unpacked content to a file.
         part: Name of the part to unpack, if the file has several.
 
     Raises:
-        DataError: The unpacked form cannot be written.
+        DataError: The unpacked file cannot be written.
         OSError: The packed file cannot be read.
     """
     status = path.stat()
@@ -54,9 +54,9 @@ def cached_file(name: str, state: str, write: Callable[[BinaryIO], None]) -> Pat
     a different state are removed.
 
     Args:
-        name: Identifies the input from which the file is made.
-        state: Identifies the version of the input.
-        write: Function that writes the content to a file. A `DataError` of this function is passed on.
+        name: Identifier of the input from which the file is made.
+        state: Identifier of the version of the input.
+        write: Function that writes the content to a file. If it raises a `DataError`, the error is not changed.
 
     Raises:
         CacheError: The file cannot be written.
@@ -98,5 +98,5 @@ def _digest_line(target: Path) -> bytes:
 def _remove_old(folder: Path, name: str) -> None:
     """Remove other states of a file, and partial files of killed processes. The caller must hold the lock."""
     for old in (*folder.glob(f"{name}-*"), *folder.glob(".*.part")):
-        with suppress(PermissionError):  # on Windows, while another process reads the file
+        with suppress(PermissionError):  # Windows refuses this while another process reads the file
             old.unlink(missing_ok=True)

@@ -95,7 +95,7 @@ def _download_from_mirrors(work: Path, log: Callable[[str], None]) -> Path:
             return folder
         except (OSError, http.client.HTTPException, ValueError, DataError) as error:
             reason = f"{mirror}: {printable(error)}"
-    raise DataError(f"no mirror has the files ({reason})")
+    raise DataError(f"no mirror works ({reason})")
 
 
 def _download_file(url: str, path: Path) -> None:

@@ -21,7 +21,7 @@ from fmcli.data.cache import unpack_to_cache
 from fmcli.errors import DataError, FmcliError, printable
 from fmcli.storage.reading import open_nonblocking
 
-MAX_ARRAY_BYTES = 8 << 30  # size of an array that is gzipped or read into memory
+MAX_ARRAY_BYTES = 8 << 30  # largest array that is compressed or read into memory
 MAX_IN_MEMORY_BYTES = 256 << 20  # larger arrays of images are mapped from a file
 MAX_COMPRESSION_RATIO = 200  # two-colour drawings reach 100, decompression bombs 1000
 ANY_RATIO_BYTES = 128 << 20  # smaller arrays may have any compression ratio
@@ -44,7 +44,7 @@ class _Header(NamedTuple):
 
     @property
     def claimed_bytes(self) -> int:
-        """Like `data_bytes`, but a 0 in the shape counts as 1, so that it does not hide other huge sides."""
+        """Like `data_bytes`, but a 0 in the shape counts as 1, so that a 0 does not hide a huge side."""
         return self.dtype.itemsize * math.prod(side or 1 for side in self.shape)
 
 
@@ -92,7 +92,7 @@ def open_idx(path: Path) -> NDArray[Any]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
-    """Open an IDX file. Yield the file, of which the header has been read, and the checked header."""
+    """Open an IDX file. Yield the file, positioned after the header, and the checked header."""
     with explain_read_errors(path), open_nonblocking(path) as packed:
         file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
         header = _parse_header(file, path)
@@ -155,7 +155,7 @@ def _check_size(path: Path, header: _Header, found: int) -> None:
 
 
 def _unpack(path: Path, file: BinaryIO | gzip.GzipFile, header: _Header, target: BinaryIO) -> None:
-    """Write the unpacked content of a file, whose header has been read, in chunks: a false header costs no memory."""
+    """Write the header and the rest of a file in chunks, so that a false header does not allocate memory."""
     chunk: bytes = header.content
     found = -len(chunk)
     while chunk and found <= header.data_bytes:
@@ -171,10 +171,10 @@ def check_labels(array: NDArray[Any], *, where: object) -> NDArray[Any]:
 
     Args:
         array: Integers from 0, (N,).
-        where: Name of the array in errors.
+        where: Name of the array in error messages.
 
     Raises:
-        DataError: The dtype or shape is different, or a number is negative.
+        DataError: The dtype or shape is wrong, or a number is negative.
     """
     if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
         raise DataError(
@@ -189,10 +189,10 @@ def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
 
     Args:
         array: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3.
-        where: Name of the array in errors.
+        where: Name of the array in error messages.
 
     Raises:
-        DataError: The dtype or shape is different, or the array is empty.
+        DataError: The dtype or shape is wrong, or the array is empty.
     """
     if array.dtype != np.uint8:
         raise DataError(f"{printable(where)} has dtype {array.dtype}; images must be uint8 (0 to 255)")

@@ -23,7 +23,7 @@ from fmcli.data.idx import open_idx, to_images
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_array
 
-MAX_IMAGE_PIXELS = 64_000_000  # a larger image is a decompression bomb
+MAX_IMAGE_PIXELS = 64_000_000  # a larger image may be a decompression bomb
 MAX_IMAGE_FILE_BYTES = 256 << 20  # size of an uncompressed image of MAX_IMAGE_PIXELS
 MAX_JPEG_SCANS = 32  # a scan of a few bytes can take as long to decode as the whole image
 IMAGE_SUFFIXES = frozenset(
@@ -97,7 +97,7 @@ class ImageReader:
             for error in unreadable:
                 yield LoadedImage(str(error.filename), None, None, printable(error.strerror))
             if not found and not unreadable:
-                raise DataError(f"the folder has no image files, which end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+                raise DataError(f"the folder has no image files (names ending in {', '.join(sorted(IMAGE_SUFFIXES))})")
         elif not stat.S_ISREG(mode):
             raise DataError("not a file or a folder")
         elif is_array_file(path):
@@ -140,7 +140,7 @@ class ImageReader:
         return "white" if is_light != hides_object else "black"
 
     def _convert(self, image: Image.Image, background: str | None) -> NDArray[np.uint8]:
-        """Return uint8 (H, W, C) with the network's number of channels; a background is for transparent pixels."""
+        """Return uint8 (H, W, C) with the network's number of channels. Draw transparent pixels on the background."""
         if background is not None:
             image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
         return np.atleast_3d(np.asarray(image.convert("L" if self.input_shape[0] == 1 else "RGB")))
@@ -333,7 +333,7 @@ def _to_8_bits(image: Image.Image, scale: float) -> Image.Image:
 
 def _check_dimensions(height: int, width: int) -> None:
     if not 0 < width * height <= MAX_IMAGE_PIXELS:
-        raise DataError(f"{width}×{height} pixels; the limit is {MAX_IMAGE_PIXELS} pixels")
+        raise DataError(f"the image has {width}×{height} pixels; the limit is {MAX_IMAGE_PIXELS} pixels")
 
 
 def _check_scans(path: Path) -> None:

@@ -37,7 +37,7 @@ def read_image_folder(
         folder: Folder with `train`, `test` and optionally `validation`, each with a folder per class; or folder with a
             folder per class. In the second case every 5th image of each class is used for testing.
         classes: Class names in label order. Default: the folder names, sorted.
-        size: (height, width) of the images. Default: the size of the files, which must all be the same.
+        size: (height, width) of the images. Default: the size of the files, which must all have the same size.
         channels: 1 or 3. Default: 1 if all images are grey, otherwise 3.
 
     Raises:
@@ -51,7 +51,7 @@ def read_image_folder(
     for split, files in splits.items():
         labels = np.array([label for _, label in files], np.int64)
         images = check_image_set(pixels[start : start + len(files)], labels, names, where=f"{folder} ({split})")
-        # The background before resizing: padding must not count as background.
+        # This background was found before resizing, because padding must not count as background.
         sets[split] = replace(images, background=background)
         start += len(files)
     return Splits(sets["train"], sets.get("validation"), sets["test"], folder)
@@ -83,7 +83,7 @@ def _list_image_files(
         }
     _check_training_images(folder, names, splits)
     labelled = {
-        split: [(path, names.index(name)) for name, paths in files.items() for path in paths]
+        split: [(path, label) for label, name in enumerate(names) for path in files.get(name, ())]
         for split, files in splits.items()
     }
     return names, {
@@ -103,7 +103,8 @@ def _find_split_folders(folder: Path) -> dict[str, Path]:
         split = split_of.get(subfolder.name.lower())
         if split in found:
             raise DataError(
-                f"{printable(found[split])} and {printable(subfolder)} both contain {split} images", hint="merge them"
+                f"{printable(found[split])} and {printable(subfolder)} both contain {split} images",
+                hint="merge these folders",
             )
         if split:
             found[split] = subfolder
@@ -193,8 +194,8 @@ def _check_training_images(
         if splits["train"].get(name):
             continue
         if any(files.get(name) for files in splits.values()):
-            hint = "add some; all images of this class are used for testing or validation"
+            hint = "add training images; all images of this class are used for testing or validation"
         else:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            hint = f"add some, or remove the folder of this class; image files end in {suffixes}"
+            hint = f"add images, or remove the folder of this class; image files end in {suffixes}"
         raise DataError(f"{printable(folder)} has no training images of the class {printable(name)}", hint=hint)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +59,7 @@ class ImageSet:
         return self.pixels if self.rows is None else self.pixels[self.rows]
 
     def take(self, indices: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Return some images by index: uint8 (n, C, H, W)."""
+        """Return the pixels of some images by index, uint8 (n, C, H, W)."""
         return self.pixels[indices if self.rows is None else self.rows[indices]]
 
     @property
@@ -81,7 +82,7 @@ class ImageSet:
         return self.subset(np.sort(np.concatenate(indices)))
 
     def subset(self, indices: NDArray[np.int64] | slice) -> "ImageSet":
-        """Return some images by index, without copying them."""
+        """Return a set of some of the images, by index, without copying pixels."""
         pixels, rows = self.pixels, self.rows
         if rows is not None:
             rows = rows[indices]
@@ -162,7 +163,7 @@ def check_image_set(
         images: Images, (N, C, H, W).
         labels: Labels, (N,).
         class_names: Class names in label order.
-        where: Name of the set in errors.
+        where: Name of the set in error messages.
 
     Raises:
         DataError: There are no images, images are too large, there are too many classes, class names are not unique,
@@ -173,9 +174,15 @@ def check_image_set(
     if len(class_names) > MAX_CLASSES:
         raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MAX_CLASSES}")
     if len(set(class_names)) != len(class_names):
-        raise DataError("two classes have the same name", hint="check data.classes in the recipe, or classes.txt")
+        [(name, count)] = Counter(class_names).most_common(1)
+        raise DataError(
+            f"{count} classes are named {printable(name)}", hint="check data.classes in the recipe, or classes.txt"
+        )
     if images[0].size > MAX_IMAGE_VALUES:
-        raise DataError(f"{printable(where)} has images of {images[0].size} values; the limit is {MAX_IMAGE_VALUES}")
+        raise DataError(
+            f"{printable(where)} has images of {images[0].size} values (pixels × channels); "
+            f"the limit is {MAX_IMAGE_VALUES}"
+        )
     if len(images) != len(labels):
         raise DataError(f"{printable(where)} has {len(images)} images but {len(labels)} labels")
     if int(labels.max()) >= len(class_names):

@@ -31,8 +31,8 @@ class DeviceLoader:
     """Keep images on the device as uint8 and yield them in shuffled batches.
 
     On a CPU, images in memory are not copied. Images that are mapped from a file or too large for a GPU are streamed: a
-    thread prepares the next batches while the trainer computes, and copies them to the GPU. With a `transform`, worker
-    processes prepare the batches. The batches are the same in all three cases.
+    thread prepares the next batches while the trainer computes, and copies them to the GPU. Streaming does
+    not change the batches. With a `transform`, worker processes augment the batches.
 
     Args:
         images: Images to load.
@@ -60,8 +60,8 @@ class DeviceLoader:
         self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
         self._plan: list[tuple[int, NDArray[np.int64]]] = []
         self._is_streamed = transform is None and _must_stream(images, device)
-        # PyTorch has 32 streams of each priority and reuses them. With a different priority from the training streams,
-        # copies never share a stream with a training step.
+        # PyTorch has 32 streams of each priority and reuses them. Copies have a different
+        # priority from training steps, so that they never share a stream.
         self._copy_stream = (
             torch.cuda.Stream(device, priority=-1) if self._is_streamed and device.type == "cuda" else None
         )
@@ -94,7 +94,7 @@ class DeviceLoader:
 
         Args:
             generator: CPU generator for the order and, with a transform, for the seed of each batch.
-            skip: Number of batches to skip at the start. The other batches do not change.
+            skip: Number of batches to skip at the start. The remaining batches are the same as without skipping.
 
         Yields:
             Images uint8 (N, C, H, W) and labels int64 (N,), on the device.
@@ -173,14 +173,14 @@ class DeviceLoader:
 def evaluation_loader(images: ImageSet, device: torch.device) -> DeviceLoader:
     """Return a loader for evaluation, with smaller batches for large images.
 
-    All predictions on a data set use the same batch size, so that they are identical bit for bit.
+    All predictions on a dataset use the same batch size, because a different batch size changes the last bits.
     """
     batch_size = max(_MAX_EVALUATION_PIXELS // math.prod(images.input_shape[1:]), 1)
     return DeviceLoader(images, batch_size=min(batch_size, _MAX_EVALUATION_BATCH), device=device)
 
 
 def _read_workers(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
-    """Yield the results of worker processes. Explain errors of the processes."""
+    """Yield the results of worker processes. Raise an error that explains why a process failed."""
     try:
         yield from workers
     except (RuntimeError, OSError) as error:  # "worker exited unexpectedly", "too many open files"

@@ -61,5 +61,5 @@ def resolve_normalization(
 
 
 def scale_pixels(spec: PixelScale, channels: int) -> Normalization:
-    """Return the normalization with the numbers of a recipe, which are the same for every channel."""
+    """Return the normalization with the numbers of a recipe: the same numbers for every channel."""
     return Normalization((spec.mean * spec.divide_by,) * channels, (spec.std * spec.divide_by,) * channels)

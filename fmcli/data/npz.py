@@ -9,7 +9,7 @@ import io
 import math
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -37,6 +37,7 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 """Names of the image and label arrays of each split: MedMNIST's first, then Keras's."""
 MAX_READ_BYTES = 1 << 20  # in one call of `read`
+_MAX_NAMED = 8  # number of arrays in an error message
 
 
 def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
@@ -50,7 +51,7 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
         Images, uint8 (N, C, H, W), mapped from the cache if they are large; and labels (N,).
 
     Raises:
-        DataError: The archive is missing or damaged, claims too much memory, or has no such arrays.
+        DataError: The archive is missing or damaged, claims too much memory, or has no training or test images.
     """
     with _open(path) as archive:
         files = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -67,7 +68,19 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
                         check_labels(labels, where=f"{path}: {labels_name}"),
                     )
                     break
+    for split in ("train", "test"):
+        if split not in pairs:
+            raise DataError(
+                f"{printable(path)} has no {split} images with labels; arrays found: {_join(list(files))}",
+                hint="name the arrays train_images, train_labels, test_images and test_labels; or x_train, y_train, "
+                "x_test and y_test",
+            )
     return pairs
+
+
+def _join(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(map(printable, names[:_MAX_NAMED])) + more if names else "none"
 
 
 @contextmanager
@@ -93,7 +106,7 @@ class _BoundedFile:
             ValueError: The size is above the limit.
         """
         if size > MAX_READ_BYTES:
-            raise ValueError(f"the list of files in it is larger than {MAX_READ_BYTES} bytes")
+            raise ValueError(f"the list of files in the archive is larger than {MAX_READ_BYTES} bytes")
         return self._file.read(size if size >= 0 else MAX_READ_BYTES)
 
 
@@ -117,15 +130,15 @@ def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, 
 
 
 def _check_ratio(path: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse a file that claims too many bytes or has a compression that NumPy never writes, before reading it."""
+    """Before reading an array, check the number of bytes that it claims and the compression method."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{info.filename} has a compression that NumPy does not write")
+        raise ValueError(f"{info.filename} has a compression method that NumPy does not write")
     largest = MAX_COMPRESSION_RATIO * min(info.compress_size, path.stat().st_size)
     if info.file_size > MAX_ARRAY_BYTES or info.file_size > max(ANY_RATIO_BYTES, largest):
         raise DataError(
-            f"{printable(path)}: {printable(info.filename)} claims {info.file_size} bytes unpacked and has "
-            f"{info.compress_size} packed; the limits are {MAX_ARRAY_BYTES} bytes and {MAX_COMPRESSION_RATIO} times "
-            "the packed size",
+            f"{printable(path)}: the header of {printable(info.filename)} claims {info.file_size} bytes, but the array "
+            f"has {info.compress_size} compressed bytes; the limits are {MAX_ARRAY_BYTES} bytes and "
+            f"{MAX_COMPRESSION_RATIO} times the compressed size",
             hint="the file is damaged; get a new copy",
         )
 
@@ -144,7 +157,7 @@ def _parse_header(path: Path, info: zipfile.ZipInfo, file: IO[bytes]) -> tuple[i
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     read = readers.get(np.lib.format.read_magic(file))
     if read is None:
-        raise ValueError(f"{info.filename} has an unknown format version; arrays of numbers have version 1 or 2")
+        raise ValueError(f"{info.filename} has an unknown .npy format version; arrays of numbers have version 1 or 2")
     shape, is_fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError(f"{info.filename} contains Python objects, which are never read")

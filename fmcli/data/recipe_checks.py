@@ -21,7 +21,7 @@ def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits
 
     Raises:
         DataError: The images are missing or damaged.
-        RecipeError: A network or an augmentation does not fit the images.
+        RecipeError: A network, a batch size or an augmentation does not fit the images.
     """
     splits = load_splits(recipe.data, data_root)
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
@@ -44,8 +44,8 @@ def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace
         )
         if last == 1 and has_single_value:
             problems.append(
-                f"members.{member.name}.trainer.batch_size: {n_images} images in batches of {size} leave one for the "
-                "last batch, but batch norm needs at least two"
+                f"members.{member.name}.trainer.batch_size: {n_images} images in batches of {size} leave one image "
+                "for the last batch, but batch norm needs at least two"
             )
     if problems:
         raise RecipeError(

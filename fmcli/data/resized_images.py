@@ -31,12 +31,12 @@ _Shape = tuple[int, int, int]
 def resize_image_files(
     folder: Path, paths: Sequence[str], *, size: tuple[int, int] | None, channels: int | None
 ) -> Resized:
-    """Return image files as images of one size, resized in proportion, as `fmcli predict` does.
+    """Read image files and resize them to one size in proportion, as `fmcli predict` does.
 
     Args:
         folder: Folder of the image files.
         paths: Path of each image file, relative to the folder.
-        size: (height, width) to resize to. Default: the size of the files, which must all be the same.
+        size: (height, width) to resize to. Default: the size of the files, which must all have the same size.
         channels: 1 or 3. Default: 1 if all images are grey, otherwise 3.
 
     Returns:

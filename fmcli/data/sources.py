@@ -28,13 +28,6 @@ FASHION_MNIST_FILES = {
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 MAX_CLASSES_FILE_BYTES = 1 << 20
 _SPLIT_PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
-_EXPECTED = {
-    "idx": "expected the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-    "t10k-labels-idx1-ubyte, gzipped or not",
-    "npz": "expected the arrays train_images, train_labels, test_images, test_labels; or x_train, y_train, x_test, "
-    "y_test",
-}
-"""What a source must contain."""
 _FETCH_HINT = "to download it: fmcli data fetch fashion-mnist"
 
 
@@ -55,7 +48,7 @@ def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Splits:
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:  # unknown ~user
-        raise DataError(f"{printable(name)}: {error}", hint="write the whole path") from error
+        raise DataError(f"{printable(name)}: {error}", hint="give the whole path") from error
     if data_root is not None and not path.exists():
         path = data_root / path
     if kind == "folder":
@@ -122,6 +115,13 @@ def _load_idx_folder(spec: DataSpec, folder: Path) -> Splits:
             f"{printable(folder)} is not a folder", hint="data.source = 'idx:DIR' needs a folder of IDX files"
         )
     pairs = {split: pair for split in _SPLIT_PREFIXES if (pair := _read_pair(folder, split)) is not None}
+    for split in ("train", "test"):
+        if split not in pairs:
+            raise DataError(
+                f"{printable(folder)} has no {split} images",
+                hint="name the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+                "t10k-labels-idx1-ubyte, gzipped or not",
+            )
     return _check_splits(spec, folder, pairs, _read_class_names(folder))
 
 
@@ -132,9 +132,6 @@ def _check_splits(
     class_names: tuple[str, ...],
 ) -> Splits:
     """Check the images and labels of each split. Classes without names are named by their labels."""
-    for split in ("train", "test"):
-        if split not in pairs:
-            raise DataError(f"{printable(path)} has no {split} images", hint=_EXPECTED[spec.source.partition(":")[0]])
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in pairs.values())
     if n_classes > MAX_CLASSES:
         raise DataError(f"{printable(path)} has the label {n_classes - 1}; the limit is {MAX_CLASSES} classes")
@@ -147,7 +144,7 @@ def _check_splits(
         if images.input_shape != sets["train"].input_shape:
             raise DataError(
                 f"{printable(path)}: {split} images have shape {images.input_shape} (C, H, W), "
-                f"train images {sets['train'].input_shape}; all images must have the same shape"
+                f"but train images have shape {sets['train'].input_shape}; all images must have the same shape"
             )
     return Splits(sets["train"], sets.get("validation"), sets["test"], path)
 

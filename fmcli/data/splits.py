@@ -28,7 +28,7 @@ def load_splits(spec: DataSpec, data_root: Path | None = None) -> Splits:
 
 
 def split_images(source: Splits, spec: DataSpec) -> Splits:
-    """Split the images of a source as a recipe asks. The same source and spec always give the same splits.
+    """Split the images of a source as a recipe describes. The same source and spec always give the same splits.
 
     Args:
         source: Images in the splits of the source.
@@ -49,7 +49,7 @@ def split_images(source: Splits, spec: DataSpec) -> Splits:
             if first >= n_images:
                 raise DataError(
                     f"data.validation.first = {first} leaves no training images; the source has {n_images}",
-                    hint="set aside fewer for validation",
+                    hint="set aside fewer images for validation",
                     remedies=[Remedy("set", f"data.validation.first={max(n_images // 6, 1)}")],
                 )
             train, validation = slice(first, None), slice(first)
@@ -103,7 +103,7 @@ def _resplit(source: Splits, spec: Resplit) -> Splits:
 def _divide(
     indices: NDArray[np.int64], fraction: float, seed: int, labels: NDArray[np.int64] | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return training and validation indices. The reproduced reports used scikit-learn, so this does, too."""
+    """Return training and validation indices. scikit-learn draws them, because the reproduced reports used it."""
     from sklearn.model_selection import train_test_split  # slow to import and rarely needed
 
     try:
@@ -119,7 +119,7 @@ def _divide(
 
 
 def _check_classes_remain(images: ImageSet, kept: NDArray[Any] | slice) -> None:
-    """Refuse a split without training images of a class. This happens if images are sorted by class."""
+    """Refuse a split that leaves a class without training images. This can happen if images are sorted by class."""
     lost = np.flatnonzero((images.counts() > 0) & (images.subset(kept).counts() == 0))
     if len(lost):
         raise DataError(

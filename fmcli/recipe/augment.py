@@ -38,7 +38,7 @@ class AugmentSpec(Spec):
     erase_area: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = Field(
         (0.02, 0.33),
         description="[smallest, largest] area of the erased rectangle as a fraction of the image. A rectangle that is "
-        "longer than a side is cut, so its area can be smaller.",
+        "longer than a side of the image is cut, so its area can be smaller.",
     )
     albumentations: Annotated[tuple[AlbumentationsSpec, ...], Field(strict=False)] = Field(
         (),
@@ -49,5 +49,5 @@ class AugmentSpec(Spec):
     @model_validator(mode="after")
     def _area_is_a_range(self) -> "AugmentSpec":
         if self.erase_area[0] > self.erase_area[1]:
-            raise ValueError(f"erase_area must be [smallest, largest], got {list(self.erase_area)}")
+            raise ValueError(f"erase_area must be [smallest, largest]; got {list(self.erase_area)}")
         return self

@@ -29,7 +29,7 @@ def choose_by_key(*specs: type[Spec]) -> Discriminator:
     """Return a discriminator that recognizes each table of a union by its first key.
 
     Args:
-        specs: The tables. The tag of each is its class name, which is never a key of a recipe.
+        specs: The tables. The tag of a table is its class name, because no key of a recipe has this name.
     """
     tags = {next(iter(spec.model_fields)): spec.__name__ for spec in specs}
 

@@ -48,7 +48,7 @@ KNOWN_SOURCES = {
         n_train=60_000,
     ),
 }
-"""Built-in sources."""
+"""Shape and classes of each built-in source."""
 
 
 class FirstImages(Spec):
@@ -83,7 +83,10 @@ Validation = Annotated[
 
 
 class Resplit(Spec):
-    """Shuffle all training and test images together and split them again. The remaining images are the test images."""
+    """Shuffle all training and test images together and split them again.
+
+    The images that are in neither `train` nor `validation` are the test images.
+    """
 
     train: Fraction = Field(description="Fraction of all images to train on.")
     validation: Probability = Field(description="Fraction of all images to validate on; 0 for none.")
@@ -92,7 +95,9 @@ class Resplit(Spec):
     @model_validator(mode="after")
     def _leave_test_images(self) -> "Resplit":
         if self.train + self.validation >= 1:
-            raise ValueError("train + validation must be below 1, so that test images remain")
+            raise ValueError(
+                f"train + validation must be below 1, so that test images remain; got {self.train + self.validation:g}"
+            )
         return self
 
 
@@ -101,7 +106,7 @@ class PixelScale(Spec):
 
     divide_by: PositiveFloat = Field(255.0, description="Divisor of the pixels, which are between 0 and 255.")
     mean: float = Field(0.0, description="Number to subtract from the divided pixels.")
-    std: PositiveFloat = Field(1.0, description="Divisor of the result.")
+    std: PositiveFloat = Field(1.0, description="Divisor after `mean` is subtracted.")
 
 
 class DataSpec(Spec):
@@ -114,7 +119,7 @@ class DataSpec(Spec):
     size: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] | None = Field(
         None,
         description="[height, width] in pixels to which images are resized; only for `folder:DIR`. Default: the size "
-        "of the image files, if it is the same for all.",
+        "of the image files, if all have the same size.",
     )
     channels: Literal[1, 3] | None = Field(
         None,
@@ -138,8 +143,8 @@ class DataSpec(Spec):
     )
     normalize_test: PixelScale | None = Field(
         None,
-        description="Scale of the test images, to reproduce a report that scaled them differently by mistake. Default: "
-        "the same scale as for the training images.",
+        description="Different scale for the test images, to reproduce a report that scaled them differently by "
+        "mistake. Default: the scale of the training images.",
     )
 
     @field_validator("source")
@@ -167,6 +172,6 @@ class DataSpec(Spec):
 
 
 def known_facts(data: DataSpec) -> SourceFacts | None:
-    """Return image size and classes of a built-in source; None for other sources, whose files must be read."""
+    """Return shape and classes of a built-in source; None for other sources, because their files must be read."""
     facts = KNOWN_SOURCES.get(data.source)
     return replace(facts, class_names=data.classes or facts.class_names) if facts else None

@@ -17,7 +17,7 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def _compared_values(recipe: Recipe) -> dict[str, object]:
-    """Return all values that affect a run. The seed of a member depends on its index, so the order is one of them."""
+    """Return all values that affect a run, with the order of the members, because a member's seed depends on it."""
     return {
         "data": recipe.data.model_dump(),
         "ensemble": recipe.ensemble.model_dump(),

@@ -32,8 +32,8 @@ class Conv(Layer):
     stride: Size = Field(1, description="Distance between kernel positions in pixels, or [vertical, horizontal].")
     padding: Literal["valid", "same"] = Field(
         "valid",
-        description="`valid`: no padding. `same`: zeros around the image, so that each side of the output is side / "
-        "stride, rounded up. If the number of zeros is odd, the bottom and right get one more.",
+        description="`valid`: no padding. `same`: zeros around the image, so that each side of the output is the side "
+        "of the image / stride, rounded up. If the number of zeros is odd, the bottom and right get one more.",
     )
     activation: Activation | None = Field(None, description=_ACTIVATION)
     bias: bool = Field(True, description=_BIAS)

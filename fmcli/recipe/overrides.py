@@ -20,8 +20,8 @@ DEFAULT_MEMBER = "m1"
 def apply_overrides(table: Table, overrides: Sequence[str]) -> Table:
     """Return a recipe's table after applying `key=value` strings.
 
-    A value is parsed as TOML. If that fails, it is text. A shared key (`optimizer.lr`) also replaces the values in the
-    tables of members; `members.NAME.optimizer.lr` changes one member.
+    A value is parsed as TOML. If it is not TOML, it is text. A shared key (`optimizer.lr`) also replaces the values in
+    the tables of members; `members.NAME.optimizer.lr` changes one member.
 
     Args:
         table: The table as parsed from TOML.
@@ -161,10 +161,10 @@ def _drop_other_validation_keys(table: Table, path: Sequence[str | int]) -> None
 def _set_key(table: Any, path: Sequence[str | int], value: Any, key: str) -> None:
     for index, step in enumerate(path):
         if isinstance(step, int) and not _contains(table, step):
-            found = f"has {len(table)} entries, counted from 0" if isinstance(table, list) else "is not a list"
-            raise KeyError(f"{printable(key)}: no index {step}, since {printable(path[index - 1])} {found}")
+            found = f"is a list of {len(table)}, counted from 0" if isinstance(table, list) else "is not a list"
+            raise KeyError(f"{printable(key)}: no index {step}, because {printable(path[index - 1])} {found}")
         if isinstance(step, str) and not isinstance(table, dict):
-            raise KeyError(f"{printable(key)}: {printable(path[index - 1])} is a value, not a table")
+            raise KeyError(f"{printable(key)}: {printable(path[index - 1])} is not a table")
         if index == len(path) - 1:
             table[step] = value
         else:

@@ -34,9 +34,9 @@ _EXPECTED = {
 
 
 def describe_problems(error: ValidationError, spec: type[BaseModel], table: object) -> dict[tuple[str, ...], str]:
-    """Return the text of each problem of a failed validation by path.
+    """Return one problem for each path at which a table is not valid.
 
-    pydantic reports a problem for each type of value that is allowed at a path. They are merged.
+    If several types are allowed at a path, pydantic reports a problem for each type. These problems are merged.
 
     Args:
         error: The error that pydantic raised.
@@ -44,7 +44,7 @@ def describe_problems(error: ValidationError, spec: type[BaseModel], table: obje
         table: The table that was validated.
 
     Returns:
-        Problems such as `unknown key; did you mean 'lr'?`.
+        Text of each problem by path, such as `unknown key; did you mean 'lr'?`.
     """
     errors = [(_find_path(details, table), details) for details in error.errors(include_url=False)[:MAX_PROBLEMS]]
     shown_paths = [show_path(path) for path, _ in errors]
@@ -105,7 +105,7 @@ def _find_path(details: ErrorDetails, table: Any) -> tuple[str, ...]:
 
 def _valid_keys(spec: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Return the keys of the table that contains the last key of a location."""
-    specs = [spec]  # more than one before the tag of a union
+    specs = [spec]  # several for a union, until its tag is reached
     for step in location[:-1]:
         if len(specs) > 1:
             specs = [spec for spec in specs if _has_tag(spec, step)] or specs

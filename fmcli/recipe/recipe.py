@@ -43,7 +43,7 @@ class EnsembleSpec(Spec):
 
 
 class ReferenceSpec(Spec):
-    """Published figures, from 0 to 1, to compare with measured ones."""
+    """Published scores, from 0 to 1, to compare with our scores."""
 
     source: str = Field(description="Author and title of the publication.")
     train_accuracy: Probability | None = Field(None, description="Published accuracy on the training images.")
@@ -60,7 +60,7 @@ class ReferenceSpec(Spec):
 
 
 class MemberSpec(Spec):
-    """Everything about one member. The tables of the member override the shared tables."""
+    """All settings of one member. The tables of the member override the shared tables."""
 
     name: Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}$")] = Field(
         description="Name of the member and of the folder in which it is saved: letters, digits, `_`, `.` and `-`."
@@ -85,7 +85,7 @@ class MemberTable(MemberSpec):
 
     copies: Annotated[int, Field(gt=0, le=MAX_MEMBERS)] = Field(
         1,
-        description="Number of members with these settings but different random numbers. 3 copies of `k3` are named "
+        description="Number of members with these settings and different random seeds. 3 copies of `k3` are named "
         "`k3-1`, `k3-2` and `k3-3`.",
     )
 
@@ -116,7 +116,7 @@ def name_copies(name: str, copies: int) -> list[str]:
 
 
 class Recipe(Spec):
-    """Everything about a run, with every default filled in and one `MemberSpec` per member."""
+    """All settings of a run, with every default filled in and one `MemberSpec` per member."""
 
     name: str
     description: str

@@ -111,7 +111,10 @@ def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
 
 
 def _check_cycles(members: Sequence[MemberSpec], search: SearchSpec | None) -> list[str]:
-    """Return the problems of epochs that are not a multiple of the cycles, and of snapshots without cycles."""
+    """Return the problems of cyclic schedules and snapshots.
+
+    The number of epochs must be a multiple of the number of cycles, and snapshots need a cyclic schedule.
+    """
     problems = []
     for member in members:
         epochs = {f"members.{member.name}.trainer.epochs": member.trainer.epochs}
@@ -133,7 +136,7 @@ def _check_cycles(members: Sequence[MemberSpec], search: SearchSpec | None) -> l
 
 
 def _check_reference(reference: ReferenceSpec | None, data: DataSpec) -> list[str]:
-    """Return the problems of published figures without validation images, or for unknown classes."""
+    """Return the problems of published scores: no validation images, or an unknown class."""
     if reference is None:
         return []
     if reference.test_accuracy is None and reference.validation_accuracy is not None and not data.validates:
@@ -156,7 +159,7 @@ def _check_search(table: Table, search: SearchSpec, members: Sequence[MemberTabl
     values = sum(len(_extreme_values(space)) for space in search.space.values())
     copies = sum(member.copies for member in members)
     if values * copies > MAX_TRIED_VALUES:
-        return [f"search.space: got {values} values × {copies} members; expected at most {MAX_TRIED_VALUES}"]
+        return [f"search.space: got {values} values × {copies} members; the limit of the product is {MAX_TRIED_VALUES}"]
     untuned = resolve_recipe(trial_table(table, {}), name="untuned")
     problems = []
     for key, space in search.space.items():
@@ -203,7 +206,7 @@ def trial_table(table: Table, values: Mapping[str, Any]) -> Table:
 
 
 def _validate(spec: type[SomeSpec], table: Table, key: str, problems: list[str]) -> SomeSpec | None:
-    """Return a validated table. If it is missing or has problems, which are appended to the list, return None."""
+    """Return a validated table. Return None if it is missing, or if it has problems; append these to the list."""
     if key not in table:
         return None
     try:

@@ -27,7 +27,7 @@ class ExponentialSchedule(Schedule):
     """A learning rate that is multiplied by `gamma` after every epoch."""
 
     name: Literal["exponential"] = "exponential"
-    gamma: Decay = Field(description="Factor of the learning rate from one epoch to the next.")
+    gamma: Decay = Field(description="Factor by which the learning rate is multiplied after every epoch.")
 
 
 class StepSchedule(Schedule):
@@ -35,7 +35,7 @@ class StepSchedule(Schedule):
 
     name: Literal["step"] = "step"
     every: PositiveInt = Field(description="Number of epochs between two multiplications.")
-    gamma: Decay = Field(0.1, description="Factor of the learning rate at each multiplication.")
+    gamma: Decay = Field(0.1, description="Factor by which the learning rate is multiplied.")
 
 
 class CosineSchedule(Schedule):

@@ -18,7 +18,7 @@ _MEMBERS = (
     f"{SHARED_TABLES[-1]}, but no others. Their values override the values of the shared tables. Without [[members]], "
     "the recipe has one member, `m1`."
 )
-_MIN_OMITTED_LIMIT = 2**31  # larger limits are not shown, since no recipe reaches them
+_MIN_OMITTED_LIMIT = 2**31  # larger limits are not shown, because no recipe reaches them
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -130,7 +130,7 @@ def _walk(path: str, schema: Schema, definitions: Schema, outer: tuple[Schema, .
             continue
         fixed = {key: value["const"] for key, value in table["properties"].items() if "const" in value}
         choice = ", ".join(f"{key} = {json.dumps(value)}" for key, value in fixed.items())
-        # In the schema, shared tables have no required keys, so they are required if they have no default.
+        # The schema of a shared table has no required keys. Here, every key without a default is required.
         needed = table.get("required", table["properties"] if path in SHARED_TABLES else ())
         yield KeyTable(path, choice, _text_of(table), _keys(table["properties"], needed, definitions))
         for key, value in table["properties"].items():
@@ -191,7 +191,7 @@ def _takes(schema: Schema, definitions: Schema) -> str:
         case "array":
             return f"list of: {_takes(schema.get('items', {}), definitions)}"
         case str(kind):
-            return f"{_TYPES[kind]} {', '.join(_limits(schema))}".rstrip()
+            return f"{_TYPES[kind]} {' and '.join(_limits(schema))}".rstrip()
     return "any value"
 
 

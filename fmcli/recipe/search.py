@@ -44,12 +44,13 @@ class RangeSpace(Spec):
             raise ValueError("give either log or step, not both")
         if self.is_whole and isinstance(self.step, float):
             raise ValueError(
-                f"step must be a whole number, as low and high are; got {self.step:g}; to draw fractions, write "
-                f"low = {self.low}.0"
+                f"step must be a whole number, because low and high are whole numbers; got {self.step:g}; to draw "
+                f"fractions, write low = {self.low}.0"
             )
         if self.step and abs(math.remainder(self.high - self.low, self.step)) > _ROUNDING_ERROR * self.step:
             raise ValueError(
-                f"high - low must be a multiple of step; got {self.high:g} - {self.low:g} and {self.step:g}"
+                f"high - low must be a multiple of step; got low = {self.low:g}, high = {self.high:g} and "
+                f"step = {self.step:g}"
             )
         return self
 
@@ -63,8 +64,8 @@ Space = Annotated[
 class SearchSpec(Spec):
     """The values that `fmcli search` varies.
 
-    Each training run is scored at the best epoch, or with the average if `trainer.swa` is set. `trainer.keep` and
-    `trainer.patience` are ignored.
+    Each training run is scored at the best epoch, or with the averaged weights if `trainer.swa` is set. `trainer.keep`
+    and `trainer.patience` are ignored.
     """
 
     trials: PositiveInt = Field(20, description="Number of trials. Each trial trains the recipe with different values.")

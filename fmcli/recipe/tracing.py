@@ -84,7 +84,7 @@ def trace_members(
 
     Args:
         members: The members of a recipe.
-        source: Image size and classes of its data.
+        source: Image shape and classes of the recipe's data.
 
     Returns:
         The traces of each possible network by member name, and one problem per impossible network.

@@ -30,7 +30,8 @@ class TrainerSpec(Spec):
     )
     clip_norm: PositiveFloat | None = Field(
         None,
-        description="Largest norm of all gradients together. Larger gradients are scaled down. Default: no limit.",
+        description="Largest norm of the gradient of all weights together. A larger gradient is scaled down to it. "
+        "Default: no limit.",
     )
     monitor: Monitor = Field(
         "accuracy",
@@ -49,8 +50,8 @@ class TrainerSpec(Spec):
     )
     weight_average: Fraction | None = Field(
         None,
-        description="Decay per step of an exponential moving average of the weights, which is evaluated and saved. "
-        "Default: no average.",
+        description="Decay per step of an exponential moving average of the weights. The average is evaluated and "
+        "saved. Default: no average.",
     )
     swa: Fraction | None = Field(
         None,
@@ -60,12 +61,13 @@ class TrainerSpec(Spec):
     )
     bagging: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
-        description="Train on a sample of this fraction of the training images, drawn once per member with replacement "
-        "(bootstrap aggregating, Breiman 1996). Default: train on all training images.",
+        description="Size of the random sample that a member is trained on, as a fraction of all training images. Each "
+        "member draws its own sample once, with replacement (bootstrap aggregating, Breiman 1996). Default: train on "
+        "all training images.",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="Number format of multiplications. `auto`: bf16 if the device has hardware for it, otherwise fp32.",
+        description="Number format of multiplications. `auto`: bf16 if the device has bf16 hardware, otherwise fp32.",
     )
     cuda_graph: bool = Field(
         False,

@@ -189,7 +189,7 @@ def test_a_folder_without_folders_is_refused(tmp_path):
     [
         (("cat",), "folders that are not classes: dog"),
         (("cat", "cow", "dog"), "no folder for the class cow"),
-        (("cat", "dog", "cat"), "the same name"),
+        (("cat", "dog", "cat"), "2 classes are named cat"),
     ],
 )
 def test_classes_that_are_not_the_folders_are_refused(pets, classes, said):
@@ -393,13 +393,6 @@ def test_size_and_channels_are_only_for_folders(line):
     with pytest.raises(RecipeError) as caught:
         load_recipe("quick", [f"data.{line}"])
     assert "only valid for source = 'folder:DIR'" in str(caught.value.problems)
-
-
-def test_unset_image_options_are_not_in_the_recipe():
-    assert not {"size", "channels"} & DataSpec(source="fashion-mnist").model_dump().keys()
-    spec = DataSpec(source="folder:here", size=(3, 4))
-    assert spec.model_dump()["size"] == (3, 4)
-    assert DataSpec.model_validate(spec.model_dump()) == spec
 
 
 def test_a_folder_of_images_is_distinguished_from_a_run(cli, pets):

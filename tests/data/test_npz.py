@@ -114,8 +114,12 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, change, said):
 
 
 def test_arrays_with_other_names_are_refused(tmp_path):
-    message = refusal(saved(tmp_path / "a.npz", {"pixels": IMAGES, "classes": LABELS}))
-    assert "has no train images" in message
+    assert refusal(saved(tmp_path / "a.npz", {"pixels": IMAGES, "classes": LABELS})).endswith(
+        "a.npz has no train images with labels; arrays found: pixels, classes"
+    )
+    assert refusal(saved(tmp_path / "b.npz", {})).endswith("b.npz has no train images with labels; arrays found: none")
+    many = {f"a{number}": LABELS for number in range(10)}
+    assert refusal(saved(tmp_path / "c.npz", many)).endswith("a6, a7 and 2 more")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no archive at all" * 100])
@@ -172,7 +176,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
 
 
 def test_compressions_that_numpy_does_not_write_are_refused(tmp_path):
-    assert "a compression that NumPy does not write" in refusal(archive(tmp_path / "a.npz", {}, zipfile.ZIP_LZMA))
+    assert "compression method that NumPy does not write" in refusal(archive(tmp_path / "a.npz", {}, zipfile.ZIP_LZMA))
 
 
 @pytest.mark.parametrize("lie", ["none", "end", "zip64"])

@@ -85,7 +85,7 @@ def test_override_of_an_unknown_member_is_refused(override):
 
 
 def test_override_below_a_value_is_refused():
-    with pytest.raises(RecipeError, match="lr is a value, not a table"):
+    with pytest.raises(RecipeError, match="lr is not a table"):
         load_text(TWO, "optimizer.lr.x=3")
 
 

@@ -132,7 +132,7 @@ def test_keys_without_a_default_are_needed_unless_a_missing_key_has_a_meaning():
 
 def test_allowed_values_are_shown_in_words():
     trainer, conv = keys_by_name("trainer"), keys_by_name("model.layers[]", 'type = "conv"')
-    assert trainer["bagging"].takes == "number > 0, ≤ 1"
+    assert trainer["bagging"].takes == "number > 0 and ≤ 1"
     assert trainer["keep"].takes == "last | best | retrained | snapshots"
     assert trainer["full_batch"].takes == "true or false"
     assert conv["stride"].takes == "whole number > 0 or [whole number > 0, whole number > 0]"

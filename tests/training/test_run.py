@@ -898,7 +898,7 @@ def test_last_batch_is_counted_in_the_images_that_bagging_draws(tiny_recipe, tmp
     if fits:
         train(tiny(tiny_recipe, *overrides), tmp_path / "run")
     else:
-        with pytest.raises(RecipeError, match="66 images in batches of 65 leave one for the last batch"):
+        with pytest.raises(RecipeError, match="66 images in batches of 65 leave one image for the last batch"):
             train(tiny(tiny_recipe, *overrides), tmp_path / "run")
 
 

@@ -35,7 +35,9 @@ class KernelCnnSpec(Spec):
     def _one_kernel_size_per_width(self) -> Self:
         given, needed = len(self.kernel_sizes), len(self.widths)
         if given != needed:
-            raise ValueError(f"kernel_size must be one number, or a list of {needed}, one per width; got {given}")
+            raise ValueError(
+                f"kernel_size must be one number, or a list of {needed}, one per width; got a list of {given}"
+            )
         return self
 
     @property
@@ -66,7 +68,7 @@ def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:
 
 
 def _pooled(model: KernelCnnSpec, n_classes: int, input_shape: tuple[int, ...]) -> Iterator[LayerSpec]:
-    """Yield stages of convolutions. Every stage except the last halves the image if it has at least 2 pixels per side.
+    """Yield stages of convolutions. Every stage except the last halves an image of at least 2 pixels per side.
 
     Pooling is before batch norm, which then has less work.
     """
