@@ -68,7 +68,8 @@ class RandomFraction(Spec):
 class OwnValidation(Spec):
     """Use the separate validation images of the source.
 
-    They are in the folder `validation`, in the file `validation-images-idx3-ubyte` or in the array `val_images`.
+    They are in the folder `validation` of `folder:DIR`, in the files `validation-images-idx3-ubyte` and
+    `validation-labels-idx1-ubyte` of `idx:DIR`, or in the arrays `val_images` and `val_labels` of `npz:FILE`.
     """
 
     own: Literal[True] = Field(description="Use the separate validation images of the source.")
@@ -138,8 +139,8 @@ class DataSpec(Spec):
     )
     normalize: Literal["standard", "unit", "symmetric"] | PixelScale = Field(
         "standard",
-        description="Scale of the network's input. `standard`: mean 0 and variance 1 over the training images. `unit`: "
-        "from 0 to 1. `symmetric`: from -1 to 1.",
+        description="Scale of the network's input. `standard`: each channel has mean 0 and variance 1 over the "
+        "training images. `unit`: from 0 to 1. `symmetric`: from -1 to 1.",
     )
     normalize_test: PixelScale | None = Field(
         None,

@@ -95,7 +95,7 @@ class Dropout(Layer):
 
 
 class Flatten(Layer):
-    """All values of an image as a flat list, ordered by row, column and channel."""
+    """All values of an image as a flat list, ordered by row, then column, then channel."""
 
     type: Literal["flatten"] = "flatten"
 

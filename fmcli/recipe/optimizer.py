@@ -9,9 +9,8 @@ from fmcli.recipe.base import FractionOrZero, NonNegativeFloat, PositiveFloat, S
 Betas = Annotated[tuple[FractionOrZero, FractionOrZero], Field(strict=False)]
 
 _LR = "Learning rate; with a schedule, the highest learning rate."
-_BETAS = "Decay per step of the running means of gradients and of squared gradients."
+_BETAS = "Decay per step of two running means: [of the gradients, of the squared gradients]."
 _EPS = "Number added to the root of the mean squared gradient to avoid division by zero."
-_MOMENTUM = "Fraction of the previous update that is added to each update."
 _DECAY = "Decoupled weight decay: each step subtracts lr × weight_decay × weight, except for biases and batch norm."
 
 
@@ -39,7 +38,7 @@ class SgdSpec(Spec):
 
     name: Literal["sgd"] = "sgd"
     lr: PositiveFloat = Field(0.1, description=_LR)
-    momentum: FractionOrZero = Field(0.0, description=_MOMENTUM)
+    momentum: FractionOrZero = Field(0.0, description="Fraction of the previous update that is added to each update.")
     nesterov: bool = Field(False, description="Use Nesterov momentum.")
     weight_decay: NonNegativeFloat = Field(
         0.0, description="L2 penalty: weight_decay × weight is added to the gradient, except for biases and batch norm."
@@ -57,7 +56,9 @@ class MuonSpec(Spec):
 
     name: Literal["muon"] = "muon"
     lr: PositiveFloat = Field(3e-3, description=f"{_LR} Muon and AdamW updates are scaled to the same size.")
-    momentum: FractionOrZero = Field(0.95, description=f"{_MOMENTUM} Only for Muon.")
+    momentum: FractionOrZero = Field(
+        0.95, description="Decay per step of the running mean of gradients that is orthogonalized. Only for Muon."
+    )
     betas: Betas = Field((0.9, 0.999), description=f"{_BETAS} Only for AdamW.")
     eps: PositiveFloat = Field(1e-8, description=f"{_EPS} Only for AdamW.")
     weight_decay: NonNegativeFloat = Field(0.01, description=_DECAY)

@@ -35,7 +35,7 @@ class EnsembleSpec(Spec):
     tie: TieRule = Field(
         "probability",
         description="How a tie between classes is decided. `probability`: the class with the highest mean probability. "
-        "`lowest`: the class with the lowest label. `first`: the class for which the first member votes.",
+        "`lowest`: the class with the lowest label. `first`: the first of the tied classes in the members' votes.",
     )
     weights: dict[str, NonNegativeFloat] = Field(
         default_factory=dict, description="Weight of each member's vote, by member name. Default: 1 for every member."

@@ -74,7 +74,7 @@ class LinearSchedule(Schedule):
 
 
 class OneCycleSchedule(Schedule):
-    """A learning rate that rises and falls once, each along half a cosine (Smith and Topin 2019)."""
+    """A learning rate that rises once and falls once, both along half a cosine (Smith and Topin 2019)."""
 
     name: Literal["one-cycle"] = "one-cycle"
     warmup: FractionOrZero = Field(0.3, description="Length of the rise as a fraction of all steps.")

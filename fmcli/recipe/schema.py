@@ -14,9 +14,8 @@ from fmcli.recipe.search import SearchSpec
 Schema = Mapping[str, Any]
 _NAME = "Name of the run and of the run folder. Default: the name of the recipe file without `.toml`."
 _MEMBERS = (
-    f"One member, or several copies. It may contain the tables {', '.join(SHARED_TABLES[:-1])} and "
-    f"{SHARED_TABLES[-1]}, but no others. Their values override the values of the shared tables. Without [[members]], "
-    "the recipe has one member, `m1`."
+    f"One member, or several copies. It may contain only these tables: {', '.join(SHARED_TABLES)}. Their values "
+    "override the values of the shared tables. Without [[members]], the recipe has one member, `m1`."
 )
 _MIN_OMITTED_LIMIT = 2**31  # larger limits are not shown, because no recipe reaches them
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}

@@ -15,7 +15,7 @@ class ChoiceSpace(Spec):
     """A choice from a list of values."""
 
     choice: Annotated[tuple[Any, ...], Field(strict=False, min_length=1)] = Field(
-        description="Values to choose from, each with the same probability."
+        description='Values to choose from. With `sampler = "random"`, each value has the same probability.'
     )
 
 
@@ -82,8 +82,9 @@ class SearchSpec(Spec):
     )
     pruner: Literal["none", "median", "halving"] = Field(
         "none",
-        description="When a trial is stopped early. `none`: never. `median`: if it is worse than the median of earlier "
-        "trials. `halving`: by successive halving (Li et al. 2018).",
+        description="When a trial is stopped early. `none`: never. `median`: if its best score so far is worse than "
+        "the median score of earlier trials at the same epoch. `halving`: by successive halving (Li et al. 2018). "
+        "`median` and `halving` need a recipe with one member.",
     )
     seed: Seed = Field(0, description="Seed of the drawn values. Each trial combines it with the number of the trial.")
     space: Annotated[dict[str, Space], Field(min_length=1)] = Field(

@@ -45,8 +45,8 @@ class TrainerSpec(Spec):
     keep: Literal["last", "best", "retrained", "snapshots"] = Field(
         "last",
         description="Weights to save. `last`: after the last epoch. `best`: after the best epoch. `retrained`: of a "
-        "second network, trained from scratch for the best number of epochs. `snapshots`: after each cycle of a cyclic "
-        "schedule; all of them vote (Huang et al. 2017).",
+        "second network that is trained from scratch and stops at the best epoch of the first. `snapshots`: after each "
+        "cycle of a cyclic schedule; all of them vote (Huang et al. 2017).",
     )
     weight_average: Fraction | None = Field(
         None,
@@ -55,9 +55,9 @@ class TrainerSpec(Spec):
     )
     swa: Fraction | None = Field(
         None,
-        description="Fraction of the epochs, counted from the end, whose weights are averaged (stochastic weight "
-        "averaging, Izmailov et al. 2018). The average is evaluated and saved after the last epoch. Its batch norm "
-        "statistics are computed again from the training images, with dropout on. Default: no average.",
+        description="Fraction of all epochs, counted from the end. The weights after each of these epochs are averaged "
+        "(stochastic weight averaging, Izmailov et al. 2018). The average is evaluated and saved after the last epoch. "
+        "Its batch norm statistics are computed again from the training images, with dropout on. Default: no average.",
     )
     bagging: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,

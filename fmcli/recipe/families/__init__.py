@@ -1,4 +1,4 @@
-"""Network families: one file per kind of `[model]` table. Each family expands to a list of layers."""
+"""Network families: one file per kind of `[model]` table. `expand_layers` turns each kind into a list of layers."""
 
 from typing import Annotated
 
