@@ -1,5 +1,6 @@
 """The table `[data]`: where images come from and how they are split. Each default is defined only here."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -156,6 +157,14 @@ class DataSpec(Spec):
             choices = [*KNOWN_SOURCES, *(f"{prefix}:{argument}" for prefix, argument in SOURCE_PREFIXES.items())]
             raise ValueError(f"got {source!r}; {did_you_mean(source, choices)}")
         return source
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes and len(set(classes)) < len(classes):
+            [(name, count)] = Counter(classes).most_common(1)
+            raise ValueError(f"{count} classes are named {name!r}; expected different names")
+        return classes
 
     @model_validator(mode="after")
     def _keys_agree(self) -> "DataSpec":

@@ -81,7 +81,7 @@ def choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         if name not in names:
             raise UsageError(
-                f"recipe {printable(recipe.name)} has no member {printable(name)!r}; {did_you_mean(name, names)}"
+                f"recipe {printable(recipe.name)} has no member {printable(name)!r}", hint=did_you_mean(name, names)
             )
     return [name for name in names if not wanted or name in wanted]
 

@@ -189,7 +189,6 @@ def test_a_folder_without_folders_is_refused(tmp_path):
     [
         (("cat",), "folders that are not classes: dog"),
         (("cat", "cow", "dog"), "no folder for the class cow"),
-        (("cat", "dog", "cat"), "2 classes are named cat"),
     ],
 )
 def test_classes_that_are_not_the_folders_are_refused(pets, classes, said):

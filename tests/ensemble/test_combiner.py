@@ -145,7 +145,7 @@ def test_stacking_can_be_fitted_to_a_class_of_zero_probability():
 )
 def test_stacking_with_too_few_images_is_refused(labels, said):
     logits = np.zeros((2, len(labels), 3))
-    with pytest.raises(UsageError, match=f"at least 4 validation images of each.*{said}"):
+    with pytest.raises(UsageError, match=f"each with at least 4 validation images; .*{said}"):
         fit_stacking(logits, np.array(labels, dtype=int))
 
 
@@ -420,7 +420,7 @@ def test_weights_for_a_rule_without_weights_are_refused(vote):
 
 
 def test_a_two_level_vote_with_unknown_groups_is_refused_by_name():
-    with pytest.raises(UsageError, match="unknown for knn") as caught:
+    with pytest.raises(UsageError, match="no group is known for knn") as caught:
         choose(names=("k3", "knn"), groups=("3", ""), vote="two-level")
     assert "--groups" in hint_of(caught.value)
     assert choose(names=("k3", "knn"), groups=("3", ""), vote="soft").vote == "soft"

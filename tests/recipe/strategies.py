@@ -51,7 +51,7 @@ NORMALIZE = st.sampled_from(["standard", "unit", "symmetric"]) | build(
 )
 DATA = build(
     DataSpec,
-    {"classes": st.lists(TEXT, min_size=1).map(tuple), "normalize": NORMALIZE},
+    {"classes": st.lists(TEXT, min_size=1, unique=True).map(tuple), "normalize": NORMALIZE},
     source=TEXT.map("idx:{}".format),
 ).flatmap(lambda data: st.sampled_from([data]) | VALIDATION.map(lambda v: data.model_copy(update={"validation": v}))
           | RESPLIT.map(lambda r: data.model_copy(update={"resplit": r})))  # fmt: skip

@@ -124,6 +124,8 @@ def test_message_counts_and_lists_the_problems():
          {"data.resplit: train + validation must be below 1, so that test images remain; got 1"}),
         (MINIMAL + "resplit = { train = 0.5, validation = 0.2 }\nvalidation = { own = true }\n",
          {"data: give either validation or resplit, not both"}),
+        (MINIMAL + "classes = ['cat', 'dog', 'cat']\n",
+         {"data.classes: 2 classes are named 'cat'; expected different names"}),
         (sequential('{ type = "conv", filters = 3, kernel_size = [3, "3"] }'),
          {"model.layers[0].kernel_size[1]: got '3'; expected a whole number"}),
         (MINIMAL.replace("kernel_size = 3", "kernel_size = [5, 3]"),

@@ -286,7 +286,7 @@ def test_each_copy_of_a_member_has_its_own_folder_and_random_numbers(tiny_recipe
     again = load_file(tmp_path / "alone" / "k3-2" / MODEL_FILE)
     assert all(torch.equal(second[key], again[key]) for key in second)
     train(recipe, tmp_path / "run", resume=True)
-    with pytest.raises(UsageError, match="no member 'k3'; did you mean"):
+    with pytest.raises(UsageError, match="no member 'k3'"):
         train(recipe, tmp_path / "run", members=["k3"], resume=True)
 
 
@@ -834,8 +834,9 @@ def test_run_whose_recipe_is_damaged_does_not_resume(run_folder, tiny_recipe):
 
 
 def test_unknown_member_is_refused_with_a_suggestion(tiny_recipe, tmp_path):
-    with pytest.raises(UsageError, match=r"no member 'k33'; did you mean 'k3'"):
+    with pytest.raises(UsageError, match="recipe tiny has no member 'k33'") as caught:
         train(tiny(tiny_recipe), tmp_path / "run", members=["k3", "k33"])
+    assert caught.value.hint == "did you mean 'k3'?"
     assert not (tmp_path / "run").exists()
 
 
