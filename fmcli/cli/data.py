@@ -66,7 +66,7 @@ def show_data(
     data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
 ) -> None:
-    """Show the number of images per class and split, their size, their digests and samples.
+    """Show the number of images per class and split, the image size, the digest of each split, and samples.
 
     Example: fmcli data info folder:pets --set 'data.size=[32,32]' --grid a.png
     """

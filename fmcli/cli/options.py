@@ -74,8 +74,8 @@ DataRoot = Annotated[
     typer.Option(
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets: searched first for built-in datasets, and for a relative path in data.source that "
-        "does not exist in the current folder. fmcli data fetch downloads to it.",
+        help="Folder of datasets. fmcli looks here first for built-in datasets, and also for a relative path in "
+        "data.source that does not exist in the current folder. fmcli data fetch downloads to this folder.",
     ),
 ]
 RecipeName = Annotated[

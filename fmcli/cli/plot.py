@@ -33,10 +33,12 @@ Sources = Annotated[
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="PATH", help="A .png, .svg or .pdf file. For all figures, a folder.")
+    Path, typer.Option("--output", "-o", metavar="PATH", help="A .png, .svg or .pdf file. If FIGURE is all, a folder.")
 ]
 Split = Annotated[SplitName | None, typer.Option(help="Images to use. Default: train for samples, otherwise test.")]
-FileFormatOption = Annotated[FileFormat | None, typer.Option(help="File format of all figures. Default: png.")]
+FileFormatOption = Annotated[
+    FileFormat | None, typer.Option(help="If FIGURE is all: file format of the figures. Default: png.")
+]
 
 
 def plot(
@@ -54,7 +56,7 @@ def plot(
 ) -> None:
     """Draw a figure and print its path.
 
-    If you give several members, the figure shows their vote. The figure curves shows each member.
+    If you give several members, a figure shows their vote. Learning curves show each member separately.
 
     Example: fmcli plot confusion checkpoints/quick --output confusion.pdf
     """
@@ -97,12 +99,12 @@ def _plan_files(kind: FigureChoice, output: Path, file_format: FileFormat | None
     if kind != "all":
         if file_format is not None:
             raise UsageError(
-                "--file-format is only for all figures", hint="omit it; the name of the output file sets the format"
+                "--file-format is only for fmcli plot all", hint="omit it; the name of the output file sets the format"
             )
         check_ending(output)
         return {kind: output}
     if output.is_file() or output.suffix.lower() in (".png", ".svg", ".pdf"):
-        raise UsageError(f"all figures need a folder; got {printable(output)}", hint="give a folder with --output")
+        raise UsageError(f"fmcli plot all needs a folder; got {printable(output)}", hint="give a folder with --output")
     return {name: output / f"{name}.{file_format or 'png'}" for name in FIGURES}
 
 

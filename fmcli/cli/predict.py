@@ -32,7 +32,12 @@ InvertOption = Annotated[
 ]
 RejectBelow = Annotated[
     float,
-    typer.Option(min=0, max=1, metavar="P", help="Report an image as undecided if its probability is below this."),
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="P",
+        help="Report an image as undecided if the probability of its predicted class is below P.",
+    ),
 ]
 BatchSize = Annotated[
     int,

@@ -41,7 +41,7 @@ def show_recipe(
     data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
 ) -> None:
-    """Print a recipe as TOML, or a summary of its networks in the format of --format.
+    """Print a recipe as TOML, or a summary of its networks. --format applies only to the summary.
 
     Example: fmcli recipe show quick --summary
     """

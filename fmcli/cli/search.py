@@ -18,7 +18,9 @@ SearchFolder = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. Default: checkpoints/search/RECIPE."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an existing search, or join one of another process.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an existing search. Other processes may run it at the same time.")
+]
 WriteRecipe = Annotated[
     Path | None, typer.Option(help="Write the recipe with the best values to this file.", metavar="FILE")
 ]
@@ -66,11 +68,11 @@ def search(
 
 
 def _check_winner_path(recipe: str, path: Path) -> None:
-    """Check, before training, that the file can be written and is not the searched recipe."""
+    """Check, before training, that the file can be written and is not the recipe of the search."""
     from fmcli.recipe import find_recipe
 
     check_writable(path)
     if path.exists() and path.samefile(find_recipe(recipe)):
         raise UsageError(
-            f"--write-recipe would replace the searched recipe {printable(path)}", hint="choose another file"
+            f"--write-recipe would replace {printable(path)}, the recipe of this search", hint="choose another file"
         )

@@ -113,12 +113,16 @@ class EnsembleFile(_Table):
     def _check_rule(self) -> Self:
         unweighted = [member.name for member in self.members if member.weight is None]
         if 0 < len(unweighted) < len(self.members):
-            raise ValueError(f"give a weight to all members or to none; no weight: {', '.join(unweighted)}")
+            raise ValueError(
+                f"give a weight to all members or to none; members without a weight: {', '.join(unweighted)}"
+            )
         if all(member.weight == 0 for member in self.members):
             raise ValueError("at least one weight must be above 0")
         ungrouped = [member.name for member in self.members if not member.group]
         if self.vote == "two-level" and ungrouped:
-            raise ValueError(f"a two-level vote needs the group of each member; no group: {', '.join(ungrouped)}")
+            raise ValueError(
+                f"a two-level vote needs the group of each member; members without a group: {', '.join(ungrouped)}"
+            )
         if self.stacking:
             n_classes = len(self.stacking.intercepts)
             n_columns, lengths = n_classes * len(self.members), [len(row) for row in self.stacking.coefficients]

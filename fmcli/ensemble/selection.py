@@ -192,7 +192,7 @@ SELECTION_METHODS: dict[SelectionMethod, Callable[..., Selection]] = {
 
 
 def _best_single_members(pool: Candidates, indices: Indices, most: int) -> list[Step]:
-    """Return the n best single members, the best first. n is the number from 1 to `most` with the best vote."""
+    """Return the best single members, the best first: from 1 to `most` members, the number with the best vote."""
     ensemble, path = empty_ensemble(pool), list[Step]()
     first, second = (score_additions(pool, ensemble, indices, measure) for measure in MEASURES[pool.by])
     for index in indices[np.lexsort((-second, -first))][:most].tolist():
@@ -215,7 +215,7 @@ def _grow(pool: Candidates, start: Sequence[Step], candidates: Callable[[Partial
 
 
 def _search(pool: Candidates, ensemble: PartialEnsemble) -> tuple[Ranking, int, tuple[int, ...]]:
-    """Add members with higher indices, at least one, and return the best ensemble as a sort key.
+    """Try all ways to add at least one member with a higher index. Return the best ensemble as a sort key.
 
     The sort key has the ranking, the negative size and the negative indices.
     """

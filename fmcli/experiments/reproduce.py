@@ -201,7 +201,7 @@ def _check_classes(recipe: Recipe, reference: ReferenceSpec, data_root: Path | N
 
 
 def _check_folders(systems: Sequence[Sequence[_Run]], *, may_exist: bool) -> None:
-    """Check before training that each system has its own folder, and that no run exists unless it may."""
+    """Check before training that each system has its own folder, and that no run exists unless `may_exist`."""
     if len({first.folder for first, *_ in systems}) < len(systems):
         raise UsageError(
             f"two of {', '.join(printable(first.recipe_name) for first, *_ in systems)} have the same name",

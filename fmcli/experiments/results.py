@@ -16,8 +16,8 @@ class SeedResult:
 
     Args:
         seed: Seed of the recipe.
-        accuracy: Accuracy of the vote by split, in [0, 1]. The entry `train` is the mean over the members and the steps
-            of their kept epoch, as other frameworks print it.
+        accuracy: Accuracy of the vote by split, in [0, 1]. The entry `train` is the training accuracy of the kept
+            epoch: the mean over its steps and the members, as other frameworks print it.
         n_images: Number of images by split.
         members: Test accuracy by member.
         recall: Test recall by class name.

@@ -29,7 +29,7 @@ def count_cores() -> int:
 
 
 def busy_cores() -> int:
-    """Return the number of threads that other programs are running, the minimum of several samples; 0 if unknown."""
+    """Return the number of running threads of other programs: the minimum of several samples, or 0 if unknown."""
     samples = []
     try:
         for sample in range(_SAMPLES):

@@ -140,7 +140,7 @@ def label_images(
         rule: The voting rule.
         top: Number of classes to report per image.
         batch_size: Number of images per batch.
-        reject_below: An image is undecided if its probability is below this.
+        reject_below: An image is undecided if the probability of its predicted class is below this number.
         views: Test-time augmentation: the views of each image to average over.
 
     Yields:

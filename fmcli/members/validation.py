@@ -83,7 +83,7 @@ def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOpt
         by_hand: list[Remedy | Action] = [] if rule.vote == "stacking" else ["weights"]
         raise UsageError(
             f"{rule.vote} must be fitted on validation images, but these members have no validation images in common",
-            hint="add a file such as MEMBER/validation.safetensors to stored predictions",
+            hint="for members without a network, add their predictions in a file such as MEMBER/validation.safetensors",
             remedies=[*by_hand, Remedy("vote", "soft")],
         )
     return found if is_shared else None
@@ -168,9 +168,9 @@ def predict_shared_validation(pool: Pool, **options: Unpack[PredictOptions]) -> 
     found = predict_validation(pool, **options)
     if found is None:
         raise UsageError(
-            "members are selected on validation images, and some members have none",
-            hint=f"{_TRAIN_HINT}, or add a file such as MEMBER/validation.safetensors to stored predictions; "
-            "predictions from other tools also need validation-labels.npy",
+            "selection needs validation images, but some members have none",
+            hint=f"{_TRAIN_HINT}; for members without a network, add their predictions in a file such as "
+            "MEMBER/validation.safetensors; predictions from other tools also need validation-labels.npy",
         )
     return found
 

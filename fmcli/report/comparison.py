@@ -109,7 +109,7 @@ def study_document(study: HeterogeneityStudy, rule: Combiner) -> Document:
 
 
 def _drawn_record(study: HeterogeneityStudy, result: HomogeneousResult | None) -> dict[str, Any]:
-    """Return the record of the ensembles of one group, or of the heterogeneous ensembles for None."""
+    """Return the record of one group's ensembles, or of the heterogeneous ensembles if `result` is None."""
     ensembles = result.ensembles if result else study.heterogeneous
     return {
         "composition": ensembles.name,
@@ -139,7 +139,7 @@ def _drawn_row(record: Record, member_accuracy: float | None) -> Row:
 
 
 def _describe_study_gain(mixed: str, result: HomogeneousResult) -> str:
-    """Return a sentence on whether mixed ensembles are more accurate than the ensembles of one group."""
+    """Return a sentence that says whether mixed ensembles are more accurate than the ensembles of one group."""
     size, uniform = f"{100 * abs(result.gain):.2f}", result.ensembles.name
     if size == "0.00":
         return f"On average, {mixed} is as accurate as {uniform}."

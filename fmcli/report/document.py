@@ -168,7 +168,7 @@ def count(number: int, noun: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction as a percentage with two decimals, or nothing for None.
+    """Return a fraction as a percentage with two decimals. None gives an empty string.
 
     Example:
         >>> percent(0.93456), percent(None)
@@ -178,7 +178,7 @@ def percent(value: float | None) -> str:
 
 
 def points(difference: float | None) -> str:
-    """Return a difference between fractions in percentage points with its sign, or nothing for None.
+    """Return a difference between fractions in percentage points with its sign. None gives an empty string.
 
     Example:
         >>> points(0.0123), points(-0.5), points(None)
@@ -188,7 +188,7 @@ def points(difference: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, show: Callable[[float | None], str] = percent) -> str:
-    """Return an interval of fractions, or of differences if `show` is `points`, or nothing for None.
+    """Return an interval of fractions, or of differences if `show` is `points`. None gives an empty string.
 
     Example:
         >>> interval(0.912, 0.934), interval(-0.001, 0.02, points), interval(None, None)
@@ -198,7 +198,7 @@ def interval(low: float | None, high: float | None, show: Callable[[float | None
 
 
 def show_value(value: object, digits: int = 4) -> str:
-    """Return a value as text, with floats rounded to a number of significant digits, or nothing for None.
+    """Return a value as text, with floats rounded to a number of significant digits. None gives an empty string.
 
     Example:
         >>> show_value(0.0023117), show_value(0.0477, 2), show_value(None), show_value([16, 32])

@@ -103,7 +103,7 @@ def _member_row(member: Evaluation) -> dict[str, str]:
 
 
 def describe_agreement(subject: str, test: CochranTest | None) -> list[str]:
-    """Return a sentence on whether several classifiers have the same accuracy, or nothing without a test."""
+    """Return one sentence that says whether several classifiers differ in accuracy, or none without a test."""
     if test is None:
         return []
     verdict = "differ in accuracy" if test.p_value < _SIGNIFICANCE_LEVEL else "show no difference in accuracy"
@@ -111,7 +111,7 @@ def describe_agreement(subject: str, test: CochranTest | None) -> list[str]:
 
 
 def describe_gain(gain: PairedTest, first: str, second: str, adjusted_p_value: float | None = None) -> str:
-    """Return a sentence on whether one classifier is more accurate than another.
+    """Return a sentence that says whether one classifier is more accurate than another.
 
     Args:
         gain: Test of the first classifier against the second.
@@ -136,7 +136,7 @@ def describe_gain(gain: PairedTest, first: str, second: str, adjusted_p_value: f
 
 
 def describe_significance(p_value: float) -> str:
-    """Return whether a test found a difference."""
+    """Return a phrase that says whether a test found a difference."""
     return "a real difference" if p_value < _SIGNIFICANCE_LEVEL else "chance alone could explain it"
 
 

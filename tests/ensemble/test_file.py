@@ -206,8 +206,8 @@ def test_a_file_with_invalid_values_is_refused(tmp_path, kind):
     ("kind", "message"),
     [
         ("weight below zero", "members.1.weight"),
-        ("weight for some members", "no weight: k3"),
-        ("group for some members in a two-level vote", "no group: k3, other/k5"),
+        ("weight for some members", "members without a weight: k3"),
+        ("group for some members in a two-level vote", "members without a group: k3, other/k5"),
         ("ragged stacking", "a row of 6 values for each of 3 intercepts; got 3 rows with [5, 6] values"),
     ],
 )

@@ -645,10 +645,10 @@ def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_p
 MISUSE = {
     "an ending": (["plot", "confusion", "{work}/run", "-o", "{new}.gif"], 1, "cannot write a figure"),
     "no ending": (["plot", "samples", "{work}/run", "-o", "{new}"], 1, "cannot write a figure"),
-    "all into a file": (["plot", "all", "{work}/run", "-o", "{new}.png"], 2, "need a folder"),
-    "all into an existing file": (["plot", "all", "{work}/run", "-o", "{work}/tiny.toml"], 2, "need a folder"),
+    "all into a file": (["plot", "all", "{work}/run", "-o", "{new}.png"], 2, "needs a folder"),
+    "all into an existing file": (["plot", "all", "{work}/run", "-o", "{work}/tiny.toml"], 2, "needs a folder"),
     "a format for one": (
-        ["plot", "curves", "{work}/run", "-o", "{new}.png", "--file-format", "png"], 2, "is only for all",
+        ["plot", "curves", "{work}/run", "-o", "{new}.png", "--file-format", "png"], 2, "is only for fmcli plot all",
     ),
     "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "does not exist"),
     "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "does not exist"),

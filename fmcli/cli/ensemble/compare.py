@@ -23,7 +23,8 @@ Draws = Annotated[
     typer.Option(
         min=10,
         metavar="N",
-        help="Compare about N random ensembles of mixed kernel sizes with about N of each single kernel size.",
+        help="Draw about N random ensembles of mixed kernel sizes and about N of each single kernel size, and compare "
+        "them.",
     ),
 ]
 Size = Annotated[

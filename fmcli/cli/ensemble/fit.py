@@ -21,7 +21,7 @@ def fit(
 ) -> None:
     """Fit the weights and temperature of a voting rule on validation images, and write an ensemble file.
 
-    You can give this file instead of a run to evaluate, predict, plot and the ensemble commands.
+    The commands evaluate, predict, plot and ensemble accept this file instead of a run.
 
     Example: fmcli ensemble fit checkpoints/quick --vote stacking -o quick.toml
     """

@@ -23,7 +23,10 @@ By = Annotated[Measure, typer.Option(help="Validation score to improve.")]
 Bags = Annotated[
     int | None,
     typer.Option(
-        min=0, metavar="N", help="For greedy: select from N random halves of the pool, and add up the counts."
+        min=0,
+        metavar="N",
+        help="For greedy: select from N random halves of the pool. A member's weight is the number of times it was "
+        "selected.",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.")]

