@@ -68,8 +68,8 @@ def test_every_voting_rule_can_be_chosen(cli, pool, vote, split):
     assert accuracy_of(result) > 0.8
     found = result.json
     assert found["vote"] == vote
-    learns = vote in ("weighted-majority", "weighted-soft", "stacking")
-    assert found["cross_fitted"] is (learns and split == "validation")
+    needs_fit = vote in ("weighted-majority", "weighted-soft", "stacking")
+    assert found["cross_fitted"] is (needs_fit and split == "validation")
     assert (found["weights"] is not None) == vote.startswith("weighted")
     assert found["groups"] == (["3", "3", "3", "5", "5", "5"] if vote == "two-level" else None)
     assert len(found["members"]) == 6
