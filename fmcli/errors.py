@@ -139,8 +139,19 @@ class OutputClosed(FmcliError):
     exit_status = ExitStatus.PIPE_CLOSED
 
 
+def join_names(names: Sequence[str], limit: int = 8) -> str:
+    """Return names for a message: at most `limit` of them, and the number of the others.
+
+    Example:
+        >>> join_names(["cat", "dog", "fox"], limit=2)
+        'cat, dog and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(printable, names[:limit])) + more
+
+
 def did_you_mean(name: object, choices: Sequence[str]) -> str:
-    """Return `did you mean …?` if a choice is close to what the user typed, otherwise the list of all choices.
+    """Return `did you mean …?` if a choice is close to the name; otherwise return the list of all choices.
 
     Example:
         >>> did_you_mean("adan", ["adam", "sgd"])

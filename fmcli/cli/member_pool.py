@@ -104,7 +104,7 @@ def _parse_groups(text: str | None) -> list[str] | None:
 
 
 def warn_normalization(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
-    """Warn about members whose recipe normalizes the pixels of this split differently from training."""
+    """Warn about members whose recipe normalizes the pixels of this split differently from the training images."""
     for member in members:
         header = member.header
         if header.normalization_of(split) != header.normalization:

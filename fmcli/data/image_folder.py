@@ -11,7 +11,7 @@ import numpy as np
 from fmcli.data.image_files import IMAGE_SUFFIXES, find_image_files
 from fmcli.data.image_set import ImageSet, Splits, check_image_set
 from fmcli.data.resized_images import resize_image_files
-from fmcli.errors import DataError, printable
+from fmcli.errors import DataError, join_names, printable
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -22,7 +22,6 @@ SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
 TEST_EVERY = 5
 """Every 5th image of each class is used for testing if the folder has no folders `train` and `test`."""
 _ADD_CLASS_FOLDERS = "put the images of each class into a folder named after the class"
-_MAX_NAMED = 8  # number of folders in an error message
 
 
 def read_image_folder(
@@ -148,7 +147,7 @@ def _class_names(folder: Path, wanted: tuple[str, ...] | None) -> tuple[str, ...
     missing = [name for name in wanted or () if name not in found]
     if missing:
         raise DataError(
-            f"{printable(folder)} has no folder for the class {printable(missing[0])}; it has {_join(found)}",
+            f"{printable(folder)} has no folder for the class {printable(missing[0])}; it has {join_names(found)}",
             hint="give each class folder once in data.classes, in label order",
         )
     if len(found) == 1:
@@ -166,14 +165,9 @@ def _refuse_other_classes(folder: Path, names: tuple[str, ...]) -> None:
     unknown = [path.name for path in _subfolders(folder) if path.name not in names]
     if unknown:
         raise DataError(
-            f"{printable(folder)} has folders that are not classes: {_join(unknown)}",
+            f"{printable(folder)} has folders that are not classes: {join_names(unknown)}",
             hint="add a folder of training images for each class; if the recipe has data.classes, add the class there",
         )
-
-
-def _join(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(map(printable, names[:_MAX_NAMED])) + more
 
 
 def _files_of_class(folder: Path, class_folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ import io
 import math
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -27,7 +27,7 @@ from fmcli.data.idx import (
     explain_read_errors,
     to_images,
 )
-from fmcli.errors import DataError, printable
+from fmcli.errors import DataError, join_names, printable
 from fmcli.storage.reading import check_npy_header, check_regular_file
 
 NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -37,7 +37,6 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 """Names of the image and label arrays of each split: MedMNIST's first, then Keras's."""
 MAX_READ_BYTES = 1 << 20  # in one call of `read`
-_MAX_NAMED = 8  # number of arrays in an error message
 
 
 def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
@@ -70,17 +69,13 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
                     break
     for split in ("train", "test"):
         if split not in pairs:
+            found = join_names(list(files)) or "none"
             raise DataError(
-                f"{printable(path)} has no {split} images with labels; arrays found: {_join(list(files))}",
+                f"{printable(path)} has no {split} images with labels; arrays found: {found}",
                 hint="name the arrays train_images, train_labels, test_images and test_labels; or x_train, y_train, "
                 "x_test and y_test",
             )
     return pairs
-
-
-def _join(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(map(printable, names[:_MAX_NAMED])) + more if names else "none"
 
 
 @contextmanager

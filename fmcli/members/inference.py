@@ -14,7 +14,7 @@ from fmcli.data import ImageReader, ImageSet, LoadedImage, evaluation_loader, lo
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.predictions import ClassProbability, ImagePrediction, Predictions
 from fmcli.ensemble.rules.vote import Vote
-from fmcli.errors import CheckpointError, DataError, printable
+from fmcli.errors import CheckpointError, DataError, join_names, printable
 from fmcli.hardware.device import use_bf16
 from fmcli.networks.inference import InferenceNetwork, predict_all_logits
 
@@ -82,9 +82,7 @@ def _differences(header: Header, split: str, images: ImageSet) -> Iterator[str]:
         ("new", [name for name in now if name not in before]),
     ):
         if names:
-            listed = printable(", ".join(names[:_MAX_LISTED_CLASSES]))
-            more = len(names) - _MAX_LISTED_CLASSES
-            yield f"{label} class{'es' * (len(names) > 1)} {listed}{f' and {more} more' if more > 0 else ''}"
+            yield f"{label} class{'es' * (len(names) > 1)} {join_names(names, _MAX_LISTED_CLASSES)}"
     if before != now and set(before) == set(now):
         yield "classes in a different order"
     if images.digest != header.data_digests.get(split, images.digest):
