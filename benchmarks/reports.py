@@ -22,9 +22,8 @@ from benchmarks.works import INPUT_SHAPE, N_CLASSES
 from fmcli.data import load_splits
 from fmcli.hardware.cpu import count_cores
 from fmcli.metrics.comparison import mean_interval
+from fmcli.networks.tracing import trace_network
 from fmcli.recipe import load_recipe
-from fmcli.recipe.families import expand_layers
-from fmcli.recipe.tracing import trace_layers
 
 RESULT = Path(__file__).parent / "results" / "reports-in-keras.json"
 
@@ -35,7 +34,7 @@ def train(name: str, seed: int) -> float:
     (member,) = recipe.members
     splits = load_splits(recipe.data)
     keras.utils.set_random_seed(seed)
-    model = build_network(trace_layers(expand_layers(member.model, N_CLASSES, INPUT_SHAPE), INPUT_SHAPE, N_CLASSES))
+    model = build_network(trace_network(member.model, INPUT_SHAPE, N_CLASSES))
     model.compile(
         optimizer=build_optimizer(member.optimizer),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from fmcli.networks.tracing import trace_network
 from fmcli.recipe import MemberSpec, Recipe, load_recipe
 from fmcli.recipe.augment import AugmentSpec
-from fmcli.recipe.families import expand_layers
-from fmcli.recipe.tracing import LayerTrace, trace_layers
+from fmcli.recipe.tracing import LayerTrace
 
 INPUT_SHAPE = (1, 28, 28)
 N_CLASSES = 10
@@ -57,8 +57,8 @@ def load_work(name: str, *, augment: bool = False) -> Work:
     recipe = load_recipe(recipe_name)
     member = next(one for one in recipe.members if member_name in (None, one.name))
     member = member.model_copy(update={"augment": AUGMENT if augment else AugmentSpec()})
-    layers = expand_layers(member.model, N_CLASSES, INPUT_SHAPE)
-    return Work(recipe.model_copy(update={"members": (member,)}), member, trace_layers(layers, INPUT_SHAPE, N_CLASSES))
+    traces = trace_network(member.model, INPUT_SHAPE, N_CLASSES)
+    return Work(recipe.model_copy(update={"members": (member,)}), member, traces)
 
 
 def training_operations(traces: Sequence[LayerTrace]) -> int:

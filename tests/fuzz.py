@@ -269,15 +269,15 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
 
     from fmcli.checkpoints.checkpoint import Header, save_checkpoint
     from fmcli.networks.build import build_model
+    from fmcli.networks.tracing import trace_network
     from fmcli.recipe import load_recipe
-    from fmcli.recipe.families import expand_layers
 
     (folder / "two.toml").write_text(TWO_FAMILIES, "utf-8")
     recipe = load_recipe(str(folder / "two.toml"))
     paths = []
     for member in recipe.members:
-        layers = expand_layers(member.model, 2, (1, 6, 6))
-        model = build_model(layers, (1, 6, 6), 2, generator=torch.Generator().manual_seed(0))
+        traces = trace_network(member.model, (1, 6, 6), 2)
+        model = build_model(traces, generator=torch.Generator().manual_seed(0))
         header = Header(
             member=member,
             data=recipe.data,
@@ -429,8 +429,8 @@ def recipe_seeds(folder: Path) -> Parts:
 
 
 def read_recipe(content: bytes, folder: Path) -> None:
+    from fmcli.networks.tracing import trace_recipe
     from fmcli.recipe import SourceFacts, dump_recipe, load_recipe
-    from fmcli.recipe.tracing import trace_recipe
 
     (folder / "a.toml").write_bytes(content)
     recipe = attempt(lambda: load_recipe(str(folder / "a.toml")))

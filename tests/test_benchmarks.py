@@ -48,7 +48,7 @@ def count(model: nn.Module) -> int:
 @pytest.mark.parametrize("name", WORKS)
 def test_networks_in_plain_pytorch_have_the_same_parameters_as_ours(name):
     traces = load_work(name).traces
-    ours = build_model([trace.layer for trace in traces], INPUT_SHAPE, N_CLASSES)
+    ours = build_model(traces)
     assert count(torch_peer.build_network(traces)) == count(ours) == expected_parameters(name)
 
 
@@ -71,11 +71,13 @@ UNEVEN = (
 
 
 @pytest.mark.parametrize(
-    "layers", [UNEVEN, [trace.layer for trace in load_work("quick-k3").traces]], ids=["uneven", "quick-k3"]
+    "traces",
+    [trace_layers(UNEVEN, INPUT_SHAPE, N_CLASSES), load_work("quick-k3").traces],
+    ids=["uneven", "quick-k3"],
 )
-def test_networks_in_plain_pytorch_compute_the_same_as_ours(layers):
-    ours = build_model(layers, INPUT_SHAPE, N_CLASSES, generator=torch.Generator().manual_seed(0)).eval()
-    theirs = torch_peer.build_network(trace_layers(layers, INPUT_SHAPE, N_CLASSES)).eval()
+def test_networks_in_plain_pytorch_compute_the_same_as_ours(traces):
+    ours = build_model(traces, generator=torch.Generator().manual_seed(0)).eval()
+    theirs = torch_peer.build_network(traces).eval()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
     images = torch.rand(5, *INPUT_SHAPE, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-5)
@@ -432,10 +434,11 @@ def test_folding_and_bfloat16_are_compared_with_the_network_as_trained(tiny_reci
 
 def test_networks_as_written_keep_the_layer_order_and_use_no_kernels():
     layers = [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2), Flatten(), Dense(units=2)]
-    names = [type(layer).__name__ for layer in build_model(layers, (1, 8, 8), 2)]
+    traces = trace_layers(layers, (1, 8, 8), 2)
+    names = [type(layer).__name__ for layer in build_model(traces)]
     assert names[1:3] == ["MaxPool2d", "ReLU"]
     with precision.as_written():
-        names = [type(layer).__name__ for layer in build_model(layers, (1, 8, 8), 2)]
+        names = [type(layer).__name__ for layer in build_model(traces)]
         assert names[1:3] == ["ReLU", "MaxPool2d"]
         assert loading.load_kernels(pooling._Pool, torch.float32) is None
 

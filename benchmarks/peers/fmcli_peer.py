@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
-from benchmarks.works import INPUT_SHAPE, N_CLASSES, VOTE, Work, load_work
+from benchmarks.works import N_CLASSES, VOTE, Work, load_work
 from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalization
 from fmcli.ensemble.rules.additive import majority_vote
 from fmcli.events import Event, StepFinished
@@ -92,10 +92,7 @@ def predict(job: Job) -> Answer:
     loader = evaluation_loader(images, device)
     normalization = resolve_normalization("standard", images)
     generator = torch.Generator().manual_seed(0)
-    models = [
-        build_model([trace.layer for trace in load_work(name).traces], INPUT_SHAPE, N_CLASSES, generator=generator)
-        for name in VOTE
-    ]
+    models = [build_model(load_work(name).traces, generator=generator) for name in VOTE]
     networks = [(InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)), normalization) for model in models]
 
     def vote() -> None:

@@ -27,10 +27,10 @@ from fmcli.data.normalization import scale_pixels
 from fmcli.ensemble.file import first_problem
 from fmcli.errors import CheckpointError, RecipeError, printable
 from fmcli.networks.build import build_model
+from fmcli.networks.tracing import trace_network
 from fmcli.recipe.data import DataSpec
-from fmcli.recipe.families import expand_layers, kernel_group
 from fmcli.recipe.recipe import EnsembleSpec, MemberSpec, ReferenceSpec
-from fmcli.recipe.tracing import count_parameters, trace_layers
+from fmcli.recipe.tracing import count_parameters
 from fmcli.storage.reading import FileFormat, check_format, read_metadata
 
 FORMAT = FileFormat(
@@ -155,7 +155,7 @@ class Checkpoint:
     @property
     def group(self) -> str:
         """Group in a two-level vote: the kernel sizes of the network."""
-        return kernel_group(self.header.member.model)
+        return self.header.member.model.kernel_group
 
     @property
     def device(self) -> torch.device:
@@ -212,18 +212,17 @@ def build_checkpoint(path: Path, header: Header, tensors: Mapping[str, Tensor], 
     Raises:
         CheckpointError: The weights do not fit the network.
     """
-    layers = expand_layers(header.member.model, len(header.class_names), header.input_shape)
     try:
-        expected_count = count_parameters(trace_layers(layers, header.input_shape, len(header.class_names)))
-        found_count = sum(tensor.numel() for tensor in tensors.values())
-        if expected_count > max(_MAX_UNCHECKED_PARAMETERS, found_count):
-            raise CheckpointError(
-                f"{printable(path)} has {found_count} parameters, but its header describes {expected_count}"
-            )
-        model = build_model(layers, header.input_shape, len(header.class_names))
+        traces = trace_network(header.member.model, header.input_shape, len(header.class_names))
     except RecipeError as error:
-        problems = "; ".join(error.problems)
-        raise _damaged_header(path, problems) from error
+        raise _damaged_header(path, "; ".join(error.problems)) from error
+    expected_count = count_parameters(traces)
+    found_count = sum(tensor.numel() for tensor in tensors.values())
+    if expected_count > max(_MAX_UNCHECKED_PARAMETERS, found_count):
+        raise CheckpointError(
+            f"{printable(path)} has {found_count} parameters, but its header describes {expected_count}"
+        )
+    model = build_model(traces)
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         needed, found = expected.get(name), tensors.get(name)

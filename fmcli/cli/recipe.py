@@ -56,8 +56,8 @@ def show_recipe(
     if not summary:
         terminal.write(dump_recipe(values))
         return
+    from fmcli.networks.tracing import trace_recipe
     from fmcli.recipe import SourceFacts
-    from fmcli.recipe.tracing import trace_recipe
     from fmcli.report.document import emit
     from fmcli.report.recipes import summary_document
 
@@ -104,7 +104,7 @@ def validate_recipe(recipe: options.RecipeArgument, set_: options.Overrides = No
 
     values = load_recipe(recipe, set_ or ())
     if any(member.augment.albumentations for member in values.members):
-        from fmcli.data.recipe_checks import check_augmentation
+        from fmcli.training.recipe_checks import check_augmentation
 
         facts = known_facts(values.data)
         check_augmentation(values, facts.input_shape if facts else None)

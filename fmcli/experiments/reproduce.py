@@ -12,7 +12,6 @@ import torch
 from fmcli.checkpoints.history import best_epoch, read_history
 from fmcli.checkpoints.layout import RECIPE_FILE, members_of_run, unfinished_members
 from fmcli.choices import SplitName
-from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.ensemble import evaluate_ensemble
 from fmcli.errors import DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunStarted, WaitingForRun, ignore
@@ -21,6 +20,7 @@ from fmcli.members.pool import open_pool
 from fmcli.members.validation import vote_on_split
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
+from fmcli.training.recipe_checks import load_checked_splits
 from fmcli.training.run import train_run
 from fmcli.training.run_folder import remove_runs
 

@@ -1,4 +1,4 @@
-"""Build a network from a list of layers."""
+"""Build a network from its traced layers."""
 
 import itertools
 import math
@@ -20,11 +20,10 @@ from fmcli.recipe.layers import (
     GlobalAvgPool,
     GlobalMaxPool,
     Initialization,
-    LayerSpec,
     MaxPool,
 )
 from fmcli.recipe.layers import Dropout as DropoutSpec
-from fmcli.recipe.tracing import LayerTrace, pair, same_padding, trace_layers
+from fmcli.recipe.tracing import LayerTrace, pair, same_padding
 
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -35,30 +34,19 @@ _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 
 
 def build_model(
-    layers: Sequence[LayerSpec],
-    input_shape: tuple[int, int, int],
-    n_classes: int,
-    *,
-    init: Initialization = "torch",
-    generator: torch.Generator | None = None,
+    traces: Sequence[LayerTrace], *, init: Initialization = "torch", generator: torch.Generator | None = None
 ) -> nn.Sequential:
     """Build a network with initial weights.
 
     Args:
-        layers: From `families.expand_layers`.
-        input_shape: (C, H, W).
-        n_classes: Number of logits.
+        traces: The layers of the network with their shapes; see `networks.tracing`.
         init: Initialization of the kernels.
         generator: CPU generator that draws the weights; equal seeds give equal weights. If None, weights are arbitrary,
             for a network whose weights will be loaded.
 
     Returns:
         A module from float (N, C, H, W) to logits (N, n_classes), with channels-last weights.
-
-    Raises:
-        RecipeError: A layer cannot be applied to the output of the layer before it.
     """
-    traces = trace_layers(layers, input_shape, n_classes)
     with torch.random.fork_rng(devices=()):  # PyTorch draws initial weights; leave the caller's random state unchanged
         modules = [module for trace in traces for module in _build_layer(trace)]
     model = nn.Sequential(*_pool_first(modules))

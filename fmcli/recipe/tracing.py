@@ -1,47 +1,38 @@
-"""Compute the output shape and parameter count of each layer, without torch.
+"""Compute the output shape, parameters and multiply-adds of each layer, without torch.
 
-`families` turns a `[model]` table into a list of layers. The summary of a recipe and the check for impossible networks
-trace this list. `networks` builds modules from it.
+A family expands a `[model]` table to a list of layers. The check for impossible networks traces this list when a recipe
+is loaded. All other code uses `networks.tracing`, and `networks.build` builds modules from the traces.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmcli.errors import RecipeError, Remedy, printable
+from fmcli.errors import RecipeError
 from fmcli.recipe import layers
 from fmcli.recipe.data import SourceFacts
-from fmcli.recipe.families import expand_layers
-from fmcli.recipe.recipe import MemberSpec, Recipe
+from fmcli.recipe.recipe import MemberSpec
 
 Shape = tuple[int, ...]  # (C, H, W), or (features,) after flattening
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTrace:
-    """A layer with input shape, output shape and parameter count.
+    """A layer with its shapes and costs.
 
     Args:
         layer: The layer.
         input_shape: Shape of the input without the batch axis.
         output_shape: Shape of the output without the batch axis.
         parameters: Number of trained parameters.
+        multiply_adds: Multiply-adds of convolutions and dense layers in the forward pass of one image.
     """
 
     layer: layers.LayerSpec
     input_shape: Shape
     output_shape: Shape
     parameters: int
-
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of convolutions and dense layers in the forward pass of one image."""
-        match self.layer:
-            case layers.Conv() as conv:
-                return self.input_shape[0] * math.prod(pair(conv.kernel_size)) * math.prod(self.output_shape)
-            case layers.Dense():
-                return self.input_shape[0] * self.output_shape[0]
-        return 0
+    multiply_adds: int
 
 
 def trace_layers(network: Sequence[layers.LayerSpec], input_shape: Shape, n_classes: int) -> tuple[LayerTrace, ...]:
@@ -66,11 +57,11 @@ def trace_layers(network: Sequence[layers.LayerSpec], input_shape: Shape, n_clas
     shape = input_shape
     for index, layer in enumerate(network):
         try:
-            output, parameters = _apply(layer, shape)
+            trace = _trace(layer, shape)
         except ValueError as error:
             raise RecipeError("impossible network", problems=[f"layers[{index}]: {error}"]) from None
-        traces.append(LayerTrace(layer, shape, output, parameters))
-        shape = output
+        traces.append(trace)
+        shape = trace.output_shape
     if shape != (n_classes,):
         problem = f"layers: the last layer returns {show_shape(shape)}; expected {n_classes}, one logit per class"
         raise RecipeError("impossible network", problems=[problem])
@@ -93,58 +84,47 @@ def trace_members(
     traces, problems = {}, []
     for member in members:
         try:
-            network = expand_layers(member.model, n_classes, source.input_shape)
+            network = member.model.expand(source.input_shape, n_classes)
             traces[member.name] = trace_layers(network, source.input_shape, n_classes)
         except RecipeError as error:
             problems += [f"members.{member.name}.model.{problem}" for problem in error.problems]
     return traces, problems
 
 
-def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTrace, ...]]:
-    """Trace the network of every member of a recipe.
-
-    Raises:
-        RecipeError: At least one network is impossible. The error lists the problem of each such member.
-    """
-    traces, problems = trace_members(recipe.members, source)
-    if problems:
-        raise RecipeError(
-            f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
-            problems=problems,
-            remedies=[Remedy("summary", "quick")],
-        )
-    return traces
-
-
-def _apply(layer: layers.LayerSpec, shape: Shape) -> tuple[Shape, int]:
-    """Return a layer's output shape and parameter count.
+def _trace(layer: layers.LayerSpec, shape: Shape) -> LayerTrace:
+    """Trace one layer.
 
     Raises:
         ValueError: The layer cannot take this shape.
     """
+    output, parameters, multiply_adds = shape, 0, 0
     match layer:
         case layers.Conv():
             channels, *_ = image = _image(shape, layer.type)
             kernel = pair(layer.kernel_size)
             sides = _count_windows(image, kernel, pair(layer.stride), layer.padding == "same", "kernel")
-            weights = channels * kernel[0] * kernel[1] * layer.filters
-            return (layer.filters, *sides), weights + layer.filters * layer.bias
+            output = (layer.filters, *sides)
+            parameters = channels * math.prod(kernel) * layer.filters + layer.filters * layer.bias
+            multiply_adds = channels * math.prod(kernel) * math.prod(output)
         case layers.MaxPool() | layers.AvgPool():
             image = _image(shape, layer.type)
             window = pair(layer.size)
-            return (image[0], *_count_windows(image, window, pair(layer.stride or layer.size), False, "window")), 0
+            output = (image[0], *_count_windows(image, window, pair(layer.stride or layer.size), False, "window"))
         case layers.GlobalMaxPool() | layers.GlobalAvgPool():
-            return (_image(shape, layer.type)[0],), 0
+            output = (_image(shape, layer.type)[0],)
         case layers.Dense():
             if len(shape) != 1:
                 raise ValueError(f"dense needs flat input, got {show_shape(shape)}; add a flatten layer before it")
-            return (layer.units,), shape[0] * layer.units + layer.units * layer.bias
+            output = (layer.units,)
+            multiply_adds = shape[0] * layer.units
+            parameters = multiply_adds + layer.units * layer.bias
         case layers.BatchNorm():
-            return shape, 2 * shape[0]
+            parameters = 2 * shape[0]
         case layers.Flatten():
-            return (math.prod(shape),), 0
+            output = (math.prod(shape),)
         case layers.Dropout() | layers.Activate():
-            return shape, 0
+            pass
+    return LayerTrace(layer, shape, output, parameters, multiply_adds)
 
 
 def _image(shape: Shape, kind: str) -> tuple[int, int, int]:

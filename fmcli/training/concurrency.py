@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from fmcli.data import Splits
+from fmcli.networks.tracing import trace_recipe
 from fmcli.recipe import MemberSpec, Recipe, SourceFacts
-from fmcli.recipe.tracing import LayerTrace, trace_recipe
+from fmcli.recipe.tracing import LayerTrace
 
 # Measured on two cores with AVX-512 BF16, for small networks.
 STEP_OVERHEAD_S = 3e-3  # part of a step that more threads do not shorten

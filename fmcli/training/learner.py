@@ -1,6 +1,6 @@
 """A network in training: its weights and their average, the optimizer and the generators."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -14,7 +14,7 @@ from fmcli.networks.batch_norm import estimate_batch_norm
 from fmcli.networks.bf16 import Bf16Twin
 from fmcli.networks.build import add_l2_gradients, build_model, set_dropout_generator
 from fmcli.recipe import MemberSpec
-from fmcli.recipe.families import expand_layers
+from fmcli.recipe.tracing import LayerTrace
 from fmcli.recipe.trainer import TrainerSpec
 from fmcli.training.cuda_graph import CudaGraphRecorder, GraphedStep, StepOutput
 from fmcli.training.optim import WeightAverage, build_optimizer, set_learning_rate
@@ -26,8 +26,7 @@ class Learner:
 
     Args:
         spec: The member's recipe.
-        input_shape: (C, H, W) of an image.
-        n_classes: Number of logits.
+        traces: The layers of the network; see `networks.tracing`.
         normalization: Converts pixels to network input.
         generators: The member's generators, not used before.
         device: The training device.
@@ -38,8 +37,7 @@ class Learner:
     def __init__(
         self,
         spec: MemberSpec,
-        input_shape: tuple[int, int, int],
-        n_classes: int,
+        traces: Sequence[LayerTrace],
         *,
         normalization: Normalization,
         generators: Generators,
@@ -48,13 +46,7 @@ class Learner:
         recorder: CudaGraphRecorder | None = None,
     ) -> None:
         self.spec, self.normalization, self.generators = spec, normalization, generators
-        model = build_model(
-            expand_layers(spec.model, n_classes, input_shape),
-            input_shape,
-            n_classes,
-            init=spec.model.init,
-            generator=generators.weights,
-        )
+        model = build_model(traces, init=spec.model.init, generator=generators.weights)
         self.model: nn.Sequential = model.to(device)
         set_dropout_generator(self.model, generators.dropout)
         self._twin = Bf16Twin(self.model) if bf16 else None

@@ -27,6 +27,7 @@ from fmcli.events import (
 from fmcli.hardware.device import device_name, is_out_of_memory
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks.inference import InferenceNetwork, disable_tf32, predict_logits
+from fmcli.networks.tracing import trace_network
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.training.divergence import DivergenceGuard
 from fmcli.training.fingerprint import STARTED, Fingerprint, check_fingerprint, check_snapshot, check_trained
@@ -140,8 +141,7 @@ class _Training:
         train = self.splits.train
         self.learner = Learner(
             self.spec,
-            train.input_shape,
-            len(train.class_names),
+            trace_network(self.spec.model, train.input_shape, len(train.class_names)),
             normalization=self.normalization,
             generators=self._seed_generators(retrained=retrained),
             device=self.device,

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from fmcli.data import Splits, load_splits
-from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.errors import DivergedError
 from fmcli.events import EpochFinished, MemberDiverged, Reporter, ignore
 from fmcli.hardware.device import use_own_stream
@@ -17,6 +16,7 @@ from fmcli.training.executors import Job, JobResult, run_in_processes, run_inter
 from fmcli.training.fingerprint import PLANNED, check_fingerprint
 from fmcli.training.loop import SAVE_INTERVAL_S, train_member
 from fmcli.training.plan import RunPlan, choose_members, compute_fingerprints, plan_run
+from fmcli.training.recipe_checks import load_checked_splits
 from fmcli.training.run_folder import (
     check_folder,
     check_not_in_use,

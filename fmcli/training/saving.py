@@ -14,7 +14,6 @@ from fmcli.data.background import classify_background
 from fmcli.ensemble.predictions import Predictions, predictions_file, save_predictions
 from fmcli.hardware.device import device_name
 from fmcli.recipe import MemberSpec, Recipe, recipe_digest
-from fmcli.recipe.families import kernel_group
 from fmcli.recipe.schedule import CyclicSchedule
 
 VALIDATION_FILE = predictions_file("validation")
@@ -77,7 +76,7 @@ class CheckpointWriter:
             split="validation",
             data_digest=images.digest,
             recipe_digest=header.recipe_digest,
-            group=kernel_group(self.spec.model),
+            group=self.spec.model.kernel_group,
         )
         save_predictions(path, predictions)
 

@@ -19,14 +19,12 @@ from fmcli.networks.build import (
     ChannelsLastFlatten,
     Dropout,
     add_l2_gradients,
-    build_model,
     draw_random_bits,
     set_dropout_generator,
 )
 from fmcli.networks.cpu import loading
 from fmcli.networks.cpu.pooling import MaxPool2d
 from fmcli.networks.inference import InferenceNetwork, predict_all_logits, predict_logits
-from fmcli.recipe.families import expand_layers, kernel_group
 from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
 from fmcli.recipe.families.sequential import SequentialSpec
 from fmcli.recipe.layers import (
@@ -45,6 +43,7 @@ from fmcli.recipe.layers import (
 )
 from fmcli.recipe.layers import Dropout as DropoutSpec
 from fmcli.recipe.tracing import count_parameters, same_padding, trace_layers
+from tests.networks.helpers import build_network
 
 
 def seeded(seed=0):
@@ -56,7 +55,7 @@ def parameters_of(model):
 
 
 def expand(model, n_classes=10, input_shape=(1, 28, 28)):
-    return expand_layers(model, n_classes, input_shape)
+    return model.expand(input_shape, n_classes)
 
 
 def shapes_of(model, input_shape):
@@ -90,7 +89,7 @@ def test_the_networks_of_an_et_al_have_their_published_size(name):
     sides = [trace.output_shape[1] for trace in traces if isinstance(trace.layer, Conv)]
     assert sides == [28 - (kernel_size - 1) * index for index in range(1, len(sides) + 1)]
 
-    model = build_model(layers, (1, 28, 28), 10)
+    model = build_network(layers, (1, 28, 28), 10)
     assert parameters_of(model) == parameters
     assert {module.kernel_size for module in model if isinstance(module, nn.Conv2d)} == {(kernel_size, kernel_size)}
     shapes = shapes_of(model, (1, 28, 28))
@@ -123,7 +122,7 @@ def test_the_ams_baseline_has_its_published_size():
     traces = trace_layers(layers, (1, 28, 28), 10)
     assert count_parameters(traces) == 83_322
     assert [trace.output_shape for trace in traces if isinstance(trace.layer, Flatten)] == [(512,)]
-    model = build_model(layers, (1, 28, 28), 10)
+    model = build_network(layers, (1, 28, 28), 10)
     assert parameters_of(model) == 83_322
     assert shapes_of(model, (1, 28, 28))[-1] == (10,)
 
@@ -146,7 +145,7 @@ def test_the_pooled_form_takes_any_image_size(input_shape, n_classes, n_stages, 
     spec = KernelCnnSpec(kernel_size=kernel_size, widths=widths, form="pooled", depth=depth)
     layers = expand(spec, n_classes, input_shape)
     assert sum(isinstance(layer, Conv) for layer in layers) == 1 + depth * (n_stages - 1)
-    model = build_model(layers, input_shape, n_classes, generator=seeded())
+    model = build_network(layers, input_shape, n_classes, generator=seeded())
     assert parameters_of(model) == count_parameters(trace_layers(layers, input_shape, n_classes))
     logits = model.eval()(torch.rand(2, *input_shape))
     assert logits.shape == (2, n_classes)
@@ -158,7 +157,7 @@ def test_each_width_may_have_a_kernel_size_of_its_own(form):
     spec = KernelCnnSpec(kernel_size=(7, 3, 1), widths=(4, 5, 6), form=form)
     sizes = {layer.filters: layer.kernel_size for layer in expand(spec, 10, (1, 28, 28)) if isinstance(layer, Conv)}
     assert sizes == {4: 7, 5: 3, 6: 1}
-    assert kernel_group(spec) == "1+3+7"
+    assert spec.kernel_group == "1+3+7"
     equal = KernelCnnSpec(kernel_size=(3, 3), widths=(4, 5), form=form)
     assert expand(equal, 10, (1, 28, 28)) == expand(equal.model_copy(update={"kernel_size": 3}), 10, (1, 28, 28))
 
@@ -218,12 +217,12 @@ def test_traced_shapes_and_parameters_equal_the_networks(layers, input_shape):
         prefix = [*layers[: index + 1], *ending]
         assert shape_after(prefix, input_shape, drop=2) == trace.output_shape
         assert traces[index + 1].input_shape == trace.output_shape
-    model = build_model([*layers, *ending], input_shape, 2)
+    model = build_network([*layers, *ending], input_shape, 2)
     assert parameters_of(model) == count_parameters(traces)
 
 
 def shape_after(layers, input_shape, drop):
-    shapes = [input_shape, *shapes_of(build_model(layers, input_shape, 2), input_shape)]
+    shapes = [input_shape, *shapes_of(build_network(layers, input_shape, 2), input_shape)]
     return shapes[-1 - drop]
 
 
@@ -234,7 +233,7 @@ def shape_after(layers, input_shape, drop):
 def test_convolution_equals_a_slow_loop(layer, input_shape):
     layer = layer.model_copy(update={"activation": None})
     channels, height, width = input_shape
-    model = build_model([layer, GlobalAvgPool(), Dense(units=2)], input_shape, 2, generator=seeded())
+    model = build_network([layer, GlobalAvgPool(), Dense(units=2)], input_shape, 2, generator=seeded())
     convolve = model[:-3]  # without the pooling, its flattening and the dense layer
     image = torch.rand(1, *input_shape, generator=seeded(1))
     [weight, *bias] = (parameter.detach().double().numpy() for parameter in convolve.parameters())
@@ -265,7 +264,7 @@ def test_convolution_equals_a_slow_loop(layer, input_shape):
 def test_same_padding_puts_the_odd_pixel_at_the_bottom_and_right(kernel_size, stride, side, before, after):
     assert same_padding(side, kernel_size, stride) == (before, after)
     layers = [Conv(filters=3, kernel_size=kernel_size, stride=stride, padding="same"), GlobalMaxPool(), Dense(units=2)]
-    model = build_model(layers, (2, side, side), 2, generator=seeded())
+    model = build_network(layers, (2, side, side), 2, generator=seeded())
     images = torch.rand(2, 2, side, side, generator=seeded(1))
     [conv] = [module for module in model if isinstance(module, nn.Conv2d)]
     padded = F.pad(images, (before, after, before, after))
@@ -284,14 +283,14 @@ def test_pools_slide_by_their_size_or_by_their_stride(kind, pool, size, stride, 
     layers = [kind(size=size, stride=stride), Flatten(), Dense(units=2)]
     assert trace_layers(layers, (2, 7, 9), 2)[0].output_shape == (2, *sides)
     images = torch.rand(1, 2, 7, 9)
-    result = build_model(layers, (2, 7, 9), 2)[0](images)
+    result = build_network(layers, (2, 7, 9), 2)[0](images)
     assert result.shape == (1, 2, *sides)
     torch.testing.assert_close(result, pool(images, size, stride))
 
 
 def test_padding_differs_by_axis_where_the_kernel_does():
     layers = [Conv(filters=1, kernel_size=(4, 1), padding="same"), GlobalMaxPool(), Dense(units=2)]
-    model = build_model(layers, (1, 5, 6), 2, generator=seeded())
+    model = build_network(layers, (1, 5, 6), 2, generator=seeded())
     images = torch.rand(1, 1, 5, 6)
     [conv] = [module for module in model if isinstance(module, nn.Conv2d)]
     expected = F.conv2d(F.pad(images, (0, 0, 1, 2)), conv.weight, conv.bias)
@@ -311,7 +310,7 @@ def test_a_network_computes_what_its_layers_say():
         BatchNorm(),
         Dense(units=3),
     ]
-    model = build_model(layers, (2, 12, 10), 3, generator=seeded()).eval()
+    model = build_network(layers, (2, 12, 10), 3, generator=seeded()).eval()
     images = torch.rand(4, 2, 12, 10, generator=seeded(1))
     conv, norm, dense, norm_again, last = (
         module for module in model if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.BatchNorm1d | nn.Linear)
@@ -329,7 +328,7 @@ def test_a_network_computes_what_its_layers_say():
 
 
 def test_weights_are_channels_last_and_any_image_layout_gives_equal_logits():
-    model = build_model([Conv(filters=4, kernel_size=3), Flatten(), Dense(units=2)], (3, 8, 8), 2, generator=seeded())
+    model = build_network([Conv(filters=4, kernel_size=3), Flatten(), Dense(units=2)], (3, 8, 8), 2, generator=seeded())
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     images = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(model(images), model(images.contiguous(memory_format=torch.channels_last)))
@@ -346,7 +345,7 @@ def test_flattening_orders_by_rows_columns_channels_without_a_copy():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pooling_before_relu_gives_the_same_values_and_gradients_bit_for_bit(dtype):
     layers = [Conv(filters=4, kernel_size=3, activation="relu"), MaxPool(size=2), Flatten(), Dense(units=2)]
-    model = build_model(layers, (1, 13, 11), 2, generator=seeded()).to(dtype)
+    model = build_network(layers, (1, 13, 11), 2, generator=seeded()).to(dtype)
     assert [type(module) for module in model[:3]] == [nn.Conv2d, MaxPool2d, nn.ReLU]
     as_written = nn.Sequential(model[0], nn.ReLU(), nn.MaxPool2d(2), *model[3:])
     images = torch.randint(-2, 3, (50, 1, 13, 11), generator=seeded(1)).to(dtype)  # few values: many ties
@@ -382,7 +381,7 @@ def test_pooling_before_relu_gives_the_same_values_and_gradients_bit_for_bit(dty
     ],
 )
 def test_an_impossible_network_is_refused_and_the_error_names_the_layer(layers, fragments):
-    for refuse in (trace_layers, build_model):
+    for refuse in (trace_layers, build_network):
         with pytest.raises(RecipeError) as caught:
             refuse(layers, (1, 8, 8), 2)
         for fragment in fragments:
@@ -403,7 +402,7 @@ every_init = pytest.mark.parametrize("init", sorted(BOUNDS))
 
 def initialized(init, seed=0):
     layers = [Conv(filters=32, kernel_size=3), BatchNorm(), Flatten(), Dense(units=50)]
-    return build_model(layers, (16, 5, 5), 50, init=init, generator=seeded(seed))
+    return build_network(layers, (16, 5, 5), 50, init=init, generator=seeded(seed))
 
 
 def test_every_initialization_is_tested():
@@ -466,7 +465,7 @@ def test_l2_adds_the_gradient_of_the_weighted_sum_of_squared_kernels():
         Dense(units=5, l2=0.25, activation="relu"),
         Dense(units=2),
     ]
-    model = build_model(layers, (1, 8, 8), 2, generator=seeded())
+    model = build_network(layers, (1, 8, 8), 2, generator=seeded())
     first, second, third, last = (module for module in model if isinstance(module, nn.Conv2d | nn.Linear))
     images = torch.rand(3, 1, 8, 8, generator=seeded(1))
 
@@ -537,7 +536,7 @@ def test_dropout_is_off_in_evaluation_and_at_rate_zero(rate):
 
 def test_all_dropout_layers_draw_from_the_given_generator():
     layers = [DropoutSpec(rate=0.5), Flatten(), DropoutSpec(rate=0.3), Dense(units=2)]
-    model = build_model(layers, (1, 4, 4), 2, generator=seeded()).train()
+    model = build_network(layers, (1, 4, 4), 2, generator=seeded()).train()
     images = torch.rand(8, 1, 4, 4)
     outputs = []
     for seed in (1, 1, 2):
@@ -569,7 +568,7 @@ def test_the_bf16_twin_trains_like_autocast_bit_for_bit(layers):
     labels = torch.randint(0, 3, (5, 8), generator=seeded(2))
 
     def learn(*, with_twin):
-        model = build_model([*layers, Dense(units=3)], (1, 12, 12), 3, generator=seeded()).train()
+        model = build_network([*layers, Dense(units=3)], (1, 12, 12), 3, generator=seeded()).train()
         set_dropout_generator(model, seeded(3))
         twin = Bf16Twin(model) if with_twin else None
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
@@ -603,7 +602,7 @@ def test_the_bf16_twin_with_fused_layers_trains_like_autocast(monkeypatch):
     Together, the two errors are up to 6 % of the largest gradient of a weight; the twin's are below 0.4 %.
     """
     layers = [Conv(filters=4, kernel_size=3, activation="relu", l2=0.1), MaxPool(), Flatten(), Dense(units=3)]
-    model = build_model(layers, (1, 12, 12), 3, generator=seeded()).train()
+    model = build_network(layers, (1, 12, 12), 3, generator=seeded()).train()
     images, labels = torch.rand(64, 1, 12, 12, generator=seeded(1)), torch.randint(0, 3, (64,), generator=seeded(2))
 
     def learn(network, twin=None):
@@ -693,7 +692,7 @@ def trained_statistics(model):
 @pytest.mark.parametrize("layers", INFERRED.values(), ids=INFERRED)
 @pytest.mark.parametrize("training", [True, False])
 def test_inference_network_gives_the_networks_logits(layers, training):
-    model = trained_statistics(build_model(layers, (1, 6, 6), 2, generator=seeded())).train(training)
+    model = trained_statistics(build_network(layers, (1, 6, 6), 2, generator=seeded())).train(training)
     set_dropout_generator(model, seeded())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randint(0, 256, (10, 1, 6, 6), generator=seeded(), dtype=torch.uint8)
@@ -713,7 +712,8 @@ def test_inference_network_gives_the_networks_logits(layers, training):
 
 def test_one_pass_over_several_networks_equals_separate_passes():
     images = torch.randint(0, 256, (10, 1, 6, 6), generator=seeded(), dtype=torch.uint8)
-    networks = [InferenceNetwork(build_model(layers, (1, 6, 6), 2, generator=seeded())) for layers in INFERRED.values()]
+    models = [build_network(layers, (1, 6, 6), 2, generator=seeded()) for layers in INFERRED.values()]
+    networks = [InferenceNetwork(model) for model in models]
     seen = []
 
     def normalize(pixels):
@@ -731,13 +731,13 @@ def test_one_pass_over_several_networks_equals_separate_passes():
 
 
 def test_batch_norm_is_folded_into_weights():
-    model = build_model(INFERRED["conv with bias, norm, pooled"], (1, 6, 6), 2, generator=seeded())
+    model = build_network(INFERRED["conv with bias, norm, pooled"], (1, 6, 6), 2, generator=seeded())
     kinds = [type(layer) for layer in InferenceNetwork(model).modules()]
     assert torch.nn.BatchNorm2d not in kinds
 
 
 def test_dense_layers_stay_in_fp32():
-    model = build_model(INFERRED["conv with bias, norm, pooled"], (1, 6, 6), 2, generator=seeded())
+    model = build_network(INFERRED["conv with bias, norm, pooled"], (1, 6, 6), 2, generator=seeded())
     dtypes = {
         type(layer): layer.weight.dtype
         for layer in InferenceNetwork(model, bf16=True).modules()
@@ -769,7 +769,7 @@ def slow_view(image, down, right, mirrored):
 
 def small_network(channels=1):
     layers = [Conv(filters=3, kernel_size=3, activation="relu"), Flatten(), Dense(units=4)]
-    return build_model(layers, (channels, 6, 5), 4, generator=seeded())
+    return build_network(layers, (channels, 6, 5), 4, generator=seeded())
 
 
 def draw_images(channels=1):

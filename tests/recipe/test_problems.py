@@ -3,8 +3,8 @@
 import pytest
 
 from fmcli.errors import RecipeError
+from fmcli.networks.tracing import trace_recipe
 from fmcli.recipe import SourceFacts
-from fmcli.recipe.tracing import trace_recipe
 from tests.recipe.helpers import MINIMAL, MODEL, SAME_CASE, load_text, problems_of, sequential
 
 BAD = """

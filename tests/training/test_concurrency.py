@@ -8,7 +8,6 @@ from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.cli.remedies import describe_remedy
 from fmcli.data import ImageSet
-from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished, MembersInParallel, MemberStarted, StopRequest
 from fmcli.recipe import load_recipe
@@ -18,6 +17,7 @@ from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
 from fmcli.training import STATE_FILE, concurrency
 from fmcli.training.concurrency import Concurrency, choose_concurrency
+from fmcli.training.recipe_checks import load_checked_splits
 from fmcli.training.run import _run_one_at_a_time, train_run
 from tests.helpers import StopAt
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fmcli.data import Normalization
+from fmcli.networks.tracing import trace_network
 from fmcli.recipe import resolve_recipe
 from fmcli.recipe.trainer import TrainerSpec
 from fmcli.training.cuda_graph import CudaGraphRecorder, cudnn_benchmark
@@ -44,8 +45,7 @@ def new_learner(device=CPU, *, recorder=None, optimizer="muon", bf16=False, **tr
     )
     learner = Learner(
         recipe.members[0],
-        SHAPE,
-        3,
+        trace_network(recipe.members[0].model, SHAPE, 3),
         normalization=Normalization((90.0,), (60.0,)),
         generators=Generators.seeded(0, 0, device),
         device=device,

@@ -25,7 +25,6 @@ from fmcli.checkpoints.layout import (
 )
 from fmcli.cli.remedies import hint_of
 from fmcli.data import Splits, idx
-from fmcli.data.recipe_checks import check_augmentation
 from fmcli.errors import (
     CheckpointError,
     DataError,
@@ -53,6 +52,7 @@ from fmcli.storage.locks import LOCK_FILE, try_lock
 from fmcli.training import STATE_FILE, VALIDATION_FILE
 from fmcli.training.concurrency import Concurrency
 from fmcli.training.plan import RunPlan
+from fmcli.training.recipe_checks import check_augmentation
 from fmcli.training.run import train_run
 from fmcli.training.state import load_state
 from tests.helpers import TINY_RECIPE, StopAt, draw_quadrants, write_idx_folder

@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fmcli.checkpoints.checkpoint import versions
 from fmcli.data import Splits
-from fmcli.data.recipe_checks import load_checked_splits
 from fmcli.errors import UsageError
 from fmcli.events import Reporter, TrialStarted, ignore
 from fmcli.experiments.results import SearchResult, State, TrialResult
@@ -22,6 +21,7 @@ from fmcli.recipe import Recipe, dump_table, trial_table, value_at
 from fmcli.recipe.search import ChoiceSpace, SearchSpec
 from fmcli.storage.atomic import write_atomic
 from fmcli.training.fingerprint import computing_versions, digests_of_training
+from fmcli.training.recipe_checks import load_checked_splits
 from fmcli.training.run import train_run
 
 __all__ = ["JOURNAL", "Search", "open_search", "read_search", "run_search", "write_winner"]

@@ -1,38 +1,24 @@
-"""Network families: one file per kind of `[model]` table. `expand_layers` turns each kind into a list of layers."""
+"""Network families: one file per kind of `[model]` table, listed in `FAMILIES`.
 
-from typing import Annotated
+To add a family, write a subclass of `Family` in a new file and add it to `FAMILIES`. The union type of `[model]`, the
+JSON Schema and `fmcli recipe keys` are derived from this dict.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from fmcli.recipe.families.kernel_cnn import KernelCnnSpec, expand
+from fmcli.recipe.families.base import Family
+from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
 from fmcli.recipe.families.sequential import SequentialSpec
-from fmcli.recipe.layers import Conv, LayerSpec, Size
 
-ModelSpec = Annotated[KernelCnnSpec | SequentialSpec, Field(discriminator="family")]
+FAMILIES: dict[str, type[Family]] = {
+    "kernel-cnn": KernelCnnSpec,
+    "sequential": SequentialSpec,
+}
+"""The class of each family, by the value of `family`."""
 
-
-def expand_layers(model: ModelSpec, n_classes: int, input_shape: tuple[int, ...]) -> tuple[LayerSpec, ...]:
-    """Return the layers of a model. The last layer returns one logit per class.
-
-    Args:
-        model: A `[model]` table of any family.
-        n_classes: Number of classes of the data.
-        input_shape: (C, H, W).
-    """
-    return model.layers if isinstance(model, SequentialSpec) else tuple(expand(model, input_shape, n_classes))
-
-
-def kernel_group(model: ModelSpec) -> str:
-    """Return the kernel sizes of a network's convolutions as text. A two-level vote groups members by this text.
-
-    Example:
-        >>> kernel_group(KernelCnnSpec(kernel_size=5, widths=(8, 16)))
-        '5'
-    """
-    sizes: set[Size]
-    if isinstance(model, KernelCnnSpec):
-        sizes = set(model.kernel_sizes)
-    else:
-        sizes = {layer.kernel_size for layer in model.layers if isinstance(layer, Conv)}
-    shown = {str(size) if isinstance(size, int) else "×".join(map(str, size)) for size in sizes}
-    return "+".join(sorted(shown)) or "none"
+if TYPE_CHECKING:
+    ModelSpec = Family
+else:
+    ModelSpec = Annotated[Union[tuple(FAMILIES.values())], Field(discriminator="family")]  # noqa: UP007

@@ -6,11 +6,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fmcli.recipe import layers
-from fmcli.recipe.base import PositiveInt, Spec
-from fmcli.recipe.layers import INIT_DESCRIPTION, Initialization, LayerSpec
+from fmcli.recipe.base import PositiveInt
+from fmcli.recipe.families.base import Family
+from fmcli.recipe.layers import LayerSpec
 
 
-class KernelCnnSpec(Spec):
+class KernelCnnSpec(Family):
     """A convolutional network defined by kernel sizes and widths."""
 
     family: Literal["kernel-cnn"] = "kernel-cnn"
@@ -29,7 +30,6 @@ class KernelCnnSpec(Spec):
     depth: Annotated[int, Field(gt=0, le=20)] = Field(
         2, description="Number of convolutions per stage, except in the first stage, which has one. Only for `pooled`."
     )
-    init: Initialization = Field("torch", description=INIT_DESCRIPTION)
 
     @model_validator(mode="after")
     def _one_kernel_size_per_width(self) -> Self:
@@ -45,16 +45,9 @@ class KernelCnnSpec(Spec):
         """Kernel sizes, one per width."""
         return (self.kernel_size,) * len(self.widths) if isinstance(self.kernel_size, int) else self.kernel_size
 
-
-def expand(model: KernelCnnSpec, input_shape: tuple[int, ...], n_classes: int) -> Iterator[LayerSpec]:
-    """Yield the layers of a network.
-
-    Args:
-        model: The `[model]` table.
-        input_shape: (C, H, W).
-        n_classes: Number of logits.
-    """
-    return _plain(model, n_classes) if model.form == "plain" else _pooled(model, n_classes, input_shape)
+    def expand(self, input_shape: tuple[int, ...], n_classes: int) -> tuple[LayerSpec, ...]:
+        """Return the layers of the form that was chosen."""
+        return tuple(_plain(self, n_classes) if self.form == "plain" else _pooled(self, n_classes, input_shape))
 
 
 def _plain(model: KernelCnnSpec, n_classes: int) -> Iterator[LayerSpec]:

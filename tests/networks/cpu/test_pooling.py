@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fmcli.networks.bf16 import Bf16Twin
-from fmcli.networks.build import build_model
 from fmcli.networks.cpu import loading, pooling
 from fmcli.networks.cpu.pooling import ConvPoolReLU, MaxPool2d
 from fmcli.recipe.layers import BatchNorm, Conv, Dense, Flatten, MaxPool
+from tests.networks.helpers import build_network
 from tests.processes import StartedProcess
 
 
@@ -274,7 +274,7 @@ def test_fused_layers_pass_on_nan_and_infinity(convolving):
 @pytest.mark.parametrize("n_channels", [1, 3])
 @pytest.mark.parametrize("before", [[], [BatchNorm()]], ids=["first", "after batch norm"])
 def test_the_bf16_twin_fuses_its_first_layers_if_they_fit(layers, fits, n_channels, before):
-    model = build_model([*before, *layers, Flatten(), Dense(units=2)], (n_channels, 12, 12), 2)
+    model = build_network([*before, *layers, Flatten(), Dense(units=2)], (n_channels, 12, 12), 2)
     fused = [layer for layer in Bf16Twin(model)._network if isinstance(layer, ConvPoolReLU)]
     assert len(fused) == (fits and n_channels == 1)
 

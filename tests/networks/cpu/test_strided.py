@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fmcli.networks.build import build_model
 from fmcli.networks.cpu import loading, strided
 from fmcli.networks.cpu.strided import StridedConv2d
 from fmcli.recipe.layers import Conv, Dense, Flatten
+from tests.networks.helpers import build_network
 
 
 @pytest.fixture
@@ -123,5 +123,5 @@ def test_pytorch_computes_without_the_kernels(forget_kernels, monkeypatch, obsta
 
 def test_only_strided_convolutions_use_the_kernel():
     layers = [Conv(filters=4, kernel_size=3), Conv(filters=4, kernel_size=3, stride=2), Flatten(), Dense(units=2)]
-    kinds = [type(layer) for layer in build_model(layers, (1, 12, 12), 2) if isinstance(layer, nn.Conv2d)]
+    kinds = [type(layer) for layer in build_network(layers, (1, 12, 12), 2) if isinstance(layer, nn.Conv2d)]
     assert kinds == [nn.Conv2d, StridedConv2d]

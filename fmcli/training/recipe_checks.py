@@ -7,9 +7,10 @@ from pathlib import Path
 from fmcli.data import Splits, load_splits
 from fmcli.data.albumentations import AlbumentationsAugment
 from fmcli.errors import RecipeError, Remedy, printable
+from fmcli.networks.tracing import trace_recipe
 from fmcli.recipe import Recipe, SourceFacts
 from fmcli.recipe.layers import BatchNorm
-from fmcli.recipe.tracing import LayerTrace, trace_recipe
+from fmcli.recipe.tracing import LayerTrace
 
 
 def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:

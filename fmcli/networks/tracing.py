@@ -1,0 +1,46 @@
+"""Trace networks: the shapes, parameters and multiply-adds of all their layers."""
+
+from fmcli.errors import RecipeError, Remedy, printable
+from fmcli.recipe import Recipe, SourceFacts
+from fmcli.recipe.families import ModelSpec
+from fmcli.recipe.tracing import LayerTrace, Shape, trace_layers, trace_members
+
+
+def trace_network(model: ModelSpec, input_shape: Shape, n_classes: int) -> tuple[LayerTrace, ...]:
+    """Trace a network.
+
+    Args:
+        model: A `[model]` table.
+        input_shape: (C, H, W).
+        n_classes: Number of logits.
+
+    Returns:
+        One trace per layer.
+
+    Raises:
+        RecipeError: The network is impossible for this input.
+    """
+    return trace_layers(model.expand(input_shape, n_classes), input_shape, n_classes)
+
+
+def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTrace, ...]]:
+    """Trace the network of every member of a recipe.
+
+    Args:
+        recipe: The recipe.
+        source: Image shape and classes of the data.
+
+    Returns:
+        The traces of each member by name.
+
+    Raises:
+        RecipeError: At least one network is impossible. The error lists the problem of each such member.
+    """
+    traces, problems = trace_members(recipe.members, source)
+    if problems:
+        raise RecipeError(
+            f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
+            problems=problems,
+            remedies=[Remedy("summary", "quick")],
+        )
+    return traces
