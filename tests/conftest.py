@@ -41,7 +41,7 @@ def members_are_forked(monkeypatch):
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
     """The folder of Fashion-MNIST. In tests that use this fixture, FMCLI_DATA is set to it."""
-    from fmcli.data.sources import find_fashion_mnist
+    from fmcli.data.sources.fashion_mnist import find_fashion_mnist
 
     folder = find_fashion_mnist(None)
     if folder is None:

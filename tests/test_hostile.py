@@ -38,10 +38,10 @@ from fmcli.checkpoints.pack import read_pack, unpack
 from fmcli.cli import run
 from fmcli.cli.predict import MAX_PATH_BYTES
 from fmcli.data import load_source
-from fmcli.data.idx import MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY_BYTES
+from fmcli.data.arrays import MAX_ARRAY_BYTES, MAX_COMPRESSION_RATIO, MAX_IN_MEMORY_BYTES
 from fmcli.data.image_files import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS, MAX_JPEG_SCANS
 from fmcli.data.image_set import MAX_IMAGE_VALUES
-from fmcli.data.sources import MAX_CLASSES_FILE_BYTES
+from fmcli.data.sources.idx import MAX_CLASSES_FILE_BYTES
 from fmcli.ensemble.external import MAX_LABELS_BYTES, MAX_TABLE_BYTES, read_external, read_labels
 from fmcli.ensemble.file import MAX_FILE_BYTES as MAX_ENSEMBLE_BYTES
 from fmcli.ensemble.file import read_ensemble_file

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fmcli.choices import BUILT_IN_SOURCES, DEFAULT_SOURCE, SOURCE_FORMS
 from fmcli.cli import options
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.plotters import data_plotters, save_figures
@@ -15,33 +16,15 @@ from fmcli.errors import printable
 app = options.command_group("Download, verify and show datasets.")
 
 
-@app.command("fetch", short_help="Download and verify a built-in dataset.")
-def fetch_data(
-    source: Annotated[str, typer.Argument(metavar="NAME", help="Name of the built-in dataset.")] = "fashion-mnist",
-    data_root: options.DataRoot = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Download a built-in dataset and verify it.
-
-    First, fmcli looks in --data-root, the user's cache and the system folder. If the dataset is in none of them, fmcli
-    downloads it from its mirrors. If no mirror can be reached, fmcli downloads the Debian package, which needs no root
-    rights.
-
-    Example: fmcli data fetch fashion-mnist
-    """
-    from fmcli.data.fetch import fetch
-    from fmcli.report.console import Terminal
-
-    terminal = Terminal(quiet=quiet, verbose=verbose)
-    terminal.write(f"{fetch(source, data_root=data_root, log=terminal.note)}\n")
-
-
+BuiltIn = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help=f"Name of the built-in dataset: {', '.join(BUILT_IN_SOURCES)}."),
+]
 Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="fashion-mnist, folder:DIR, idx:DIR, npz:FILE, or a recipe, run, checkpoint, ensemble file or pack.",
+        help=f"{', '.join(SOURCE_FORMS.values())}, or a recipe, run, checkpoint, ensemble file or pack.",
     ),
 ]
 Grid = Annotated[
@@ -57,9 +40,31 @@ DataOverrides = Annotated[
 ]
 
 
+@app.command("fetch", short_help="Download and verify a built-in dataset.")
+def fetch_data(
+    source: BuiltIn = DEFAULT_SOURCE,
+    data_root: options.DataRoot = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Download a built-in dataset and verify it.
+
+    First, fmcli looks in --data-root, the user's cache and the system folder. If the dataset is in none of them, fmcli
+    downloads it from its mirrors. If no mirror can be reached, fmcli downloads the Debian package, which needs no root
+    rights.
+
+    Example: fmcli data fetch fashion-mnist
+    """
+    from fmcli.data import fetch_source
+    from fmcli.report.console import Terminal
+
+    terminal = Terminal(quiet=quiet, verbose=verbose)
+    terminal.write(f"{fetch_source(source, data_root=data_root, log=terminal.note)}\n")
+
+
 @app.command("info", short_help="Show classes, splits, digests and samples.")
 def show_data(
-    source: Source = "fashion-mnist",
+    source: Source = DEFAULT_SOURCE,
     grid: Grid = None,
     set_: DataOverrides = None,
     samples: Annotated[bool, typer.Option(help="Show one sample per class in the terminal.")] = True,

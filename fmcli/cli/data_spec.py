@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmcli.errors import CheckpointError, RecipeError, printable
+from fmcli.choices import SOURCE_FORMS
+from fmcli.errors import FmcliError, RecipeError, printable
 
 if TYPE_CHECKING:
     from fmcli.recipe import DataSpec
@@ -35,23 +36,21 @@ def find_data_spec(word: str) -> DataSpec:
         if not path.exists():
             raise RecipeError(
                 f"no such source, recipe or run: {printable(word)}",
-                hint="give fashion-mnist, folder:DIR, idx:DIR, npz:FILE, the name or path of a recipe, or a run folder",
+                hint=f"give {', '.join(SOURCE_FORMS.values())}, the name or path of a recipe, or a run folder",
             ) from error
     from fmcli.checkpoints.layout import RECIPE_FILE
-    from fmcli.data import find_image_files
+    from fmcli.data import guess_source
     from fmcli.members.pool import open_pool
 
     recipe = path / RECIPE_FILE
     if recipe.is_file():  # a run, possibly without a trained member
         return load_recipe(str(recipe)).data
-    if word.endswith(".npz") and path.is_file():
-        raise RecipeError(f"{printable(word)} is an archive of arrays", hint=f"give it as npz:{printable(word)}")
     try:
         return open_pool([path], device="cpu").require_networks()[0].header.data
-    except CheckpointError as error:
-        if path.is_dir() and any(file.parent != path for file in find_image_files(path)):
+    except FmcliError as error:
+        if source := guess_source(path):
             raise RecipeError(
-                f"{printable(word)} has images and is not a run", hint=f"give it as folder:{printable(word)}"
+                f"{printable(word)} is a source of images, not a run", hint=f"give it as {printable(source)}"
             ) from error
         raise
 

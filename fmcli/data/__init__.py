@@ -1,10 +1,10 @@
 """Images: load them (`sources`), split them (`splits`), and copy batches to the device (`loader`)."""
 
-from fmcli.data.image_files import ImageReader, LoadedImage, find_image_files
+from fmcli.data.image_files import ImageReader, LoadedImage
 from fmcli.data.image_set import ImageSet, Splits
 from fmcli.data.loader import DeviceLoader, evaluation_loader, explain_worker_error, is_worker_error
 from fmcli.data.normalization import Normalization, resolve_normalization
-from fmcli.data.sources import load_source
+from fmcli.data.sources import fetch_source, guess_source, load_source
 from fmcli.data.splits import draw_sample, load_splits, split_images
 
 __all__ = [
@@ -17,7 +17,8 @@ __all__ = [
     "draw_sample",
     "evaluation_loader",
     "explain_worker_error",
-    "find_image_files",
+    "fetch_source",
+    "guess_source",
     "is_worker_error",
     "load_source",
     "load_splits",

@@ -17,14 +17,17 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fmcli.data.arrays import (
+    ANY_RATIO_BYTES,
+    MAX_ARRAY_BYTES,
+    MAX_COMPRESSION_RATIO,
+    MAX_IN_MEMORY_BYTES,
+    explain_read_errors,
+)
 from fmcli.data.cache import unpack_to_cache
-from fmcli.errors import DataError, FmcliError, printable
+from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_nonblocking
 
-MAX_ARRAY_BYTES = 8 << 30  # largest array that is compressed or read into memory
-MAX_IN_MEMORY_BYTES = 256 << 20  # larger arrays of images are mapped from a file
-MAX_COMPRESSION_RATIO = 200  # two-colour drawings reach 100, decompression bombs 1000
-ANY_RATIO_BYTES = 128 << 20  # smaller arrays may have any compression ratio
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK_BYTES = 1 << 24
 _DAMAGED_HINT = "the file is damaged; get a new copy"
@@ -46,6 +49,11 @@ class _Header(NamedTuple):
     def claimed_bytes(self) -> int:
         """Like `data_bytes`, but a 0 in the shape counts as 1, so that a 0 does not hide a huge side."""
         return self.dtype.itemsize * math.prod(side or 1 for side in self.shape)
+
+
+def find_idx_file(path: Path) -> Path | None:
+    """Return the path of a file or of the gzipped file, whichever exists, or None."""
+    return next((candidate for candidate in (path, path.with_name(path.name + ".gz")) if candidate.is_file()), None)
 
 
 def read_idx(path: Path) -> tuple[NDArray[Any], memoryview]:
@@ -100,21 +108,6 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO | gzip.GzipFile, _Header]]:
         yield file, header
 
 
-@contextmanager
-def explain_read_errors(path: Path) -> Iterator[None]:
-    """Turn errors inside the block into a DataError with the path of the file."""
-    try:
-        yield
-    except FmcliError:
-        raise
-    except Exception as error:  # damaged archives, and headers that NumPy parses as Python, raise many types
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(
-            f"cannot read {printable(path)}: {printable(reason)}",
-            hint="check the path; if the file is damaged, get a new copy",
-        ) from error
-
-
 def _parse_header(file: BinaryIO | gzip.GzipFile, path: Path) -> _Header:
     start = file.read(4)
     if len(start) != 4 or start[:2] != b"\0\0" or start[2] not in _DTYPES or not 1 <= start[3] <= 4:
@@ -164,48 +157,3 @@ def _unpack(path: Path, file: BinaryIO | gzip.GzipFile, header: _Header, target:
         with explain_read_errors(path):
             chunk = file.read(_CHUNK_BYTES)
     _check_size(path, header, found)
-
-
-def check_labels(array: NDArray[Any], *, where: object) -> NDArray[Any]:
-    """Return an array of labels after checking it.
-
-    Args:
-        array: Integers from 0, (N,).
-        where: Name of the array in error messages.
-
-    Raises:
-        DataError: The dtype or shape is wrong, or a number is negative.
-    """
-    if array.ndim != 1 or array.dtype.kind not in "ui" or array.min(initial=0) < 0:
-        raise DataError(
-            f"{printable(where)} does not contain labels: expected integers from 0 of shape (N,), "
-            f"found {array.dtype} of shape {array.shape}"
-        )
-    return array
-
-
-def to_images(array: NDArray[Any], *, where: object) -> NDArray[np.uint8]:
-    """Return an array of images as uint8 (N, C, H, W).
-
-    Args:
-        array: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3.
-        where: Name of the array in error messages.
-
-    Raises:
-        DataError: The dtype or shape is wrong, or the array is empty.
-    """
-    if array.dtype != np.uint8:
-        raise DataError(f"{printable(where)} has dtype {array.dtype}; images must be uint8 (0 to 255)")
-    if array.size == 0:
-        raise DataError(f"{printable(where)} has no images: the shape is {array.shape}")
-    if array.ndim == 3:
-        return array[:, None]
-    if array.ndim == 4 and array.shape[3] in (1, 3):
-        images = array.transpose(0, 3, 1, 2)
-        return images if isinstance(array, np.memmap) else np.ascontiguousarray(images)
-    if array.ndim == 4 and array.shape[1] in (1, 3):
-        return array
-    raise DataError(
-        f"{printable(where)} has shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 "
-        "channels"
-    )

@@ -18,8 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fmcli.choices import Invert
 from fmcli.data.albumentations import import_albumentations
+from fmcli.data.arrays import to_images
 from fmcli.data.background import DARK, LIGHT, MIDDLE, Background, border_medians, classify_border_medians
-from fmcli.data.idx import open_idx, to_images
+from fmcli.data.idx import open_idx
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import open_array
 

@@ -2,20 +2,17 @@
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmcli.choices import SPLITS
 from fmcli.data.background import Background
-from fmcli.errors import DataError, printable
-from fmcli.storage.reading import MAX_CLASSES
+from fmcli.errors import DataError
 
 MAX_IMAGE_VALUES = 1 << 22  # pixels times channels
 _BLOCK_BYTES = 1 << 24
@@ -152,44 +149,3 @@ class Splits:
         if images is None:
             raise DataError(f"there are no {name} images", hint="add validation = { first = 5000 } to [data]")
         return images
-
-
-def check_image_set(
-    images: NDArray[np.uint8], labels: NDArray[Any], class_names: tuple[str, ...], *, where: str
-) -> ImageSet:
-    """Return a set of images after checking that images, labels and class names match.
-
-    Args:
-        images: Images, (N, C, H, W).
-        labels: Labels, (N,).
-        class_names: Class names in label order.
-        where: Name of the set in error messages.
-
-    Raises:
-        DataError: There are no images, images are too large, there are too many classes, class names are not unique,
-            the numbers of images and labels differ, or a label has no class.
-    """
-    if len(images) == 0:
-        raise DataError(f"{printable(where)} has no images")
-    if len(class_names) > MAX_CLASSES:
-        raise DataError(f"{printable(where)} has {len(class_names)} classes; the limit is {MAX_CLASSES}")
-    if len(set(class_names)) != len(class_names):
-        [(name, count)] = Counter(class_names).most_common(1)
-        raise DataError(
-            f"{count} classes are named {printable(name)}", hint="check data.classes in the recipe, or classes.txt"
-        )
-    if images[0].size > MAX_IMAGE_VALUES:
-        raise DataError(
-            f"{printable(where)} has images of {images[0].size} values (pixels × channels); "
-            f"the limit is {MAX_IMAGE_VALUES}"
-        )
-    if len(images) != len(labels):
-        raise DataError(f"{printable(where)} has {len(images)} images but {len(labels)} labels")
-    if int(labels.max()) >= len(class_names):
-        index = int((labels >= len(class_names)).argmax())
-        raise DataError(
-            f"{printable(where)}: image {index} has label {int(labels[index])}, "
-            f"but there are {len(class_names)} classes (labels 0 to {len(class_names) - 1})",
-            hint="check the labels file, or data.classes in the recipe",
-        )
-    return ImageSet(images, labels.astype(np.int64), class_names)

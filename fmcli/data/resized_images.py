@@ -12,9 +12,9 @@ from typing import BinaryIO, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fmcli.data.arrays import MAX_IN_MEMORY_BYTES
 from fmcli.data.background import Background
 from fmcli.data.cache import CacheError, cached_file
-from fmcli.data.idx import MAX_IN_MEMORY_BYTES
 from fmcli.data.image_files import ImageReader, classify_background_of_files, read_image_header
 from fmcli.data.image_set import MAX_IMAGE_VALUES
 from fmcli.errors import DataError, Remedy, printable

@@ -5,7 +5,8 @@ and `search`; `recipe` has the other tables. `load` reads a file, `overrides` ch
 result.
 """
 
-from fmcli.recipe.data import DataSpec, SourceFacts, known_facts
+from fmcli.choices import SourceFacts
+from fmcli.recipe.data import DataSpec, known_facts
 from fmcli.recipe.load import (
     RecipeText,
     dump_recipe,

@@ -1,55 +1,24 @@
 """The table `[data]`: where images come from and how they are split. Each default is defined only here."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
 
+from fmcli.choices import BUILT_IN_SOURCES, SOURCE_FORMS, SOURCES, SourceFacts, SourceKind
 from fmcli.errors import did_you_mean
 from fmcli.recipe.base import Fraction, PositiveFloat, PositiveInt, Probability, Seed, Spec, choose_by_key
 
-SOURCE_PREFIXES = {"folder": "DIR", "idx": "DIR", "npz": "FILE"}
-"""Prefixes of `data.source`, as in `folder:DIR`, each with the placeholder of its argument."""
 VALIDATION_KINDS = ("first", "fraction", "own")
 """Keys of `data.validation`, which has exactly one of them."""
 _SPLIT_SEED = "Seed of the random split."
+_OWN_VALIDATION = "Use the separate validation images of the source."
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFacts:
-    """Shape and classes of a recipe's images.
-
-    Args:
-        input_shape: (C, H, W) of one image.
-        class_names: Class names in label order.
-        n_train: Number of training images; None if unknown.
-    """
-
-    input_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    n_train: int | None = None
-
-
-KNOWN_SOURCES = {
-    "fashion-mnist": SourceFacts(
-        input_shape=(1, 28, 28),
-        class_names=(
-            "T-shirt/top",
-            "Trouser",
-            "Pullover",
-            "Dress",
-            "Coat",
-            "Sandal",
-            "Shirt",
-            "Sneaker",
-            "Bag",
-            "Ankle boot",
-        ),
-        n_train=60_000,
-    ),
-}
-"""Shape and classes of each built-in source."""
+def _forms_with(key: str) -> str:
+    """Return the forms of the sources that have a key of `[data]`, such as `folder:DIR`."""
+    return " or ".join(SOURCE_FORMS[prefix] for prefix, kind in SOURCES.items() if key in kind.keys)
 
 
 class FirstImages(Spec):
@@ -67,13 +36,21 @@ class RandomFraction(Spec):
 
 
 class OwnValidation(Spec):
-    """Use the separate validation images of the source.
+    """Use the separate validation images of the source."""
 
-    They are in the folder `validation` of `folder:DIR`, in the files `validation-images-idx3-ubyte` and
-    `validation-labels-idx1-ubyte` of `idx:DIR`, or in the arrays `val_images` and `val_labels` of `npz:FILE`.
-    """
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": f"{_OWN_VALIDATION} These are: "
+            + "; ".join(
+                f"of `{SOURCE_FORMS[prefix]}`, {kind.own_validation}"
+                for prefix, kind in SOURCES.items()
+                if kind.own_validation
+            )
+            + "."
+        }
+    )
 
-    own: Literal[True] = Field(description="Use the separate validation images of the source.")
+    own: Literal[True] = Field(description=_OWN_VALIDATION)
 
 
 Validation = Annotated[
@@ -115,18 +92,19 @@ class DataSpec(Spec):
     """Where images come from and how they are split."""
 
     source: Annotated[str, Field(min_length=1)] = Field(
-        description="Source of the images: `fashion-mnist`; `folder:DIR`, a folder with one subfolder of image files "
-        "per class; `idx:DIR`, a folder of IDX files; or `npz:FILE`, an archive of NumPy arrays."
+        description="Source of the images: "
+        + "; ".join(f"`{SOURCE_FORMS[prefix]}`, {kind.description}" for prefix, kind in SOURCES.items())
+        + "."
     )
     size: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] | None = Field(
         None,
-        description="[height, width] in pixels to which images are resized; only for `folder:DIR`. Default: the size "
-        "of the image files, if all have the same size.",
+        description=f"[height, width] in pixels to which images are resized; only for {_forms_with('size')}. "
+        "Default: the size of the image files, if all have the same size.",
     )
     channels: Literal[1, 3] | None = Field(
         None,
-        description="Number of channels: 1 (grey) or 3 (colour); only for `folder:DIR`. Default: 1 if all image files "
-        "are grey, otherwise 3.",
+        description=f"Number of channels: 1 (grey) or 3 (colour); only for {_forms_with('channels')}. Default: 1 if "
+        "all image files are grey, otherwise 3.",
     )
     validation: Validation | None = Field(
         None, description="Images for validation, which are not trained on. Default: none."
@@ -152,10 +130,11 @@ class DataSpec(Spec):
     @field_validator("source")
     @classmethod
     def _source_is_known(cls, source: str) -> str:
-        prefix, colon, path = source.partition(":")
-        if source not in KNOWN_SOURCES and not (colon and path and prefix in SOURCE_PREFIXES):
-            choices = [*KNOWN_SOURCES, *(f"{prefix}:{argument}" for prefix, argument in SOURCE_PREFIXES.items())]
-            raise ValueError(f"got {source!r}; {did_you_mean(source, choices)}")
+        prefix, _, argument = source.partition(":")
+        takes_any = prefix in SOURCES and not SOURCES[prefix].built_in
+        if source not in BUILT_IN_SOURCES and not (takes_any and argument):
+            forms = [SOURCE_FORMS[prefix] for prefix, kind in SOURCES.items() if not kind.built_in]
+            raise ValueError(f"got {source!r}; {did_you_mean(source, [*BUILT_IN_SOURCES, *forms])}")
         return source
 
     @field_validator("classes")
@@ -168,12 +147,27 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> "DataSpec":
-        given = [name for name in ("size", "channels") if getattr(self, name) is not None]
-        if given and not self.source.startswith("folder:"):
-            raise ValueError(f"{given[0]} is only valid for source = 'folder:DIR', not {self.source!r}")
+        for key in (key for kind in SOURCES.values() for key in kind.keys):
+            if key not in self.kind.keys and getattr(self, key) is not None:
+                raise ValueError(f"{key} is only valid for {_forms_with(key)}, not {self.source!r}")
         if self.validation is not None and self.resplit is not None:
             raise ValueError("give either validation or resplit, not both")
+        if isinstance(self.validation, OwnValidation) and not self.kind.own_validation:
+            raise ValueError(
+                f"{self.source} has no separate validation images; use validation = {{ first = 5000 }} or "
+                "{ fraction = 0.1 }"
+            )
         return self
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the source, such as `folder`, which is its key in `SOURCES`."""
+        return self.source.partition(":")[0]
+
+    @property
+    def kind(self) -> SourceKind:
+        """Kind of the source."""
+        return SOURCES[self.prefix]
 
     @property
     def validates(self) -> bool:
@@ -183,5 +177,5 @@ class DataSpec(Spec):
 
 def known_facts(data: DataSpec) -> SourceFacts | None:
     """Return shape and classes of a built-in source; None for other sources, because their files must be read."""
-    facts = KNOWN_SOURCES.get(data.source)
+    facts = BUILT_IN_SOURCES.get(data.source)
     return replace(facts, class_names=data.classes or facts.class_names) if facts else None

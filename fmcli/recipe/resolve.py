@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fmcli.choices import BUILT_IN_SOURCES
 from fmcli.errors import RecipeError, Remedy, did_you_mean, printable
 from fmcli.recipe.data import DataSpec, known_facts
 from fmcli.recipe.overrides import DEFAULT_MEMBER, Table, apply_overrides, has_key, set_values, value_at
@@ -53,6 +54,7 @@ def resolve_recipe(table: Table, *, name: str, description: str = "") -> Recipe:
     members = _resolve_members(table, problems)
     problems += _check_cycles(members, search)
     if data is not None:
+        problems += _check_built_in_source(data)
         problems += _check_members(members, data)
         problems += _check_reference(reference, data)
     if search is not None and not problems:
@@ -87,6 +89,8 @@ def resolve_data(spec: DataSpec, overrides: Sequence[str]) -> DataSpec:
         f"{printable(key)}: expected a key of data, because only images are read" for key in table if key != "data"
     ]
     data = _validate(DataSpec, table, "data", problems)
+    if data is not None:
+        problems += _check_built_in_source(data)
     if data is None or problems:
         raise RecipeError(
             "an override has a problem:", problems=problems, remedies=[Remedy("set", "'data.size=[32,32]'")]
@@ -94,13 +98,24 @@ def resolve_data(spec: DataSpec, overrides: Sequence[str]) -> DataSpec:
     return data
 
 
+def _check_built_in_source(data: DataSpec) -> list[str]:
+    """Return the numbers in `[data]` that do not fit a built-in source, whose images are known without reading them."""
+    facts = BUILT_IN_SOURCES.get(data.source)
+    if facts is None:
+        return []
+    problems = []
+    n_classes, first = len(facts.class_names), getattr(data.validation, "first", 0)
+    if facts.n_train is not None and first >= facts.n_train:
+        problems.append(f"data.validation.first: got {first}; expected fewer than the {facts.n_train} training images")
+    if data.classes and len(data.classes) != n_classes:
+        problems.append(f"data.classes: got {len(data.classes)} names; expected {n_classes}, one per class")
+    return problems
+
+
 def _check_members(members: Sequence[MemberSpec], data: DataSpec) -> list[str]:
     """Return the problems of networks that are impossible and of settings that do not fit the data."""
     facts = known_facts(data)
     problems = trace_members(members, facts)[1] if facts else []
-    first = getattr(data.validation, "first", 0)
-    if facts and facts.n_train is not None and first >= facts.n_train:
-        problems.append(f"data.validation.first: got {first}; expected fewer than the {facts.n_train} training images")
     return problems + [
         f"members.{member.name}.trainer.{key}: got {value!r}, which needs validation images; "
         "add validation = { first = 5000 } to [data]"

@@ -8,9 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fmcli.choices import SourceFacts
 from fmcli.errors import RecipeError
 from fmcli.recipe import layers
-from fmcli.recipe.data import SourceFacts
 from fmcli.recipe.recipe import MemberSpec
 
 Shape = tuple[int, ...]  # (C, H, W), or (features,) after flattening

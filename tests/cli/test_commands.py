@@ -23,12 +23,12 @@ from PIL import Image
 
 import fmcli
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints
+from fmcli.choices import BUILT_IN_SOURCES
 from fmcli.cli import main, run, stop_signals
 from fmcli.cli.app import app
 from fmcli.data.idx import read_idx
 from fmcli.errors import ExitStatus, FmcliError
 from fmcli.recipe import load_recipe, shipped_recipes
-from fmcli.recipe.data import KNOWN_SOURCES
 from fmcli.report.console import Terminal, show_error
 from fmcli.storage.locks import LOCK_FILE
 from fmcli.training import STATE_FILE
@@ -636,7 +636,7 @@ def paths(run_folder, recipe_file, photos, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("case", BAD)
 def test_invalid_input_gives_one_line_with_a_hint(cli, paths, monkeypatch, tmp_path, case):
-    monkeypatch.setattr("fmcli.data.sources.SYSTEM_FOLDER", tmp_path)
+    monkeypatch.setattr("fmcli.data.sources.fashion_mnist.SYSTEM_FOLDER", tmp_path)
     arguments, status, message = BAD[case]
     result = cli(*(word.format(**paths) for word in arguments))
     assert_error(result, status, message)
@@ -1077,7 +1077,7 @@ def test_quick_recipe_on_real_images(cli, fashion_mnist, tmp_path):
         tuple(read_idx(fashion_mnist / f"{name}-{kind}-ubyte.gz")[0] for kind in ("images-idx3", "labels-idx1"))
         for name in ("train", "t10k")
     )
-    names = KNOWN_SOURCES["fashion-mnist"].class_names
+    names = BUILT_IN_SOURCES["fashion-mnist"].class_names
     part = write_idx_folder(
         tmp_path / "part", *(array[:4000] for array in train), test=tuple(array[:1000] for array in test), classes=names
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmcli.choices import SPLITS
+from fmcli.choices import BUILT_IN_SOURCES, SPLITS
 from fmcli.cli.remedies import hint_of
 from fmcli.data import (
     DeviceLoader,
@@ -19,17 +19,18 @@ from fmcli.data import (
     load_source,
     load_splits,
     resolve_normalization,
-    sources,
     split_images,
 )
 from fmcli.data import idx as idx_files
+from fmcli.data.arrays import to_images
 from fmcli.data.cache import cache_folder
-from fmcli.data.idx import open_idx, read_idx, to_images
-from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist
+from fmcli.data.idx import open_idx, read_idx
+from fmcli.data.sources import fashion_mnist as fashion_mnist_source
+from fmcli.data.sources.fashion_mnist import FASHION_MNIST_FILES, find_fashion_mnist
 from fmcli.ensemble.predictions import digest_arrays
 from fmcli.errors import DataError, ExitStatus
 from fmcli.recipe import DataSpec
-from fmcli.recipe.data import KNOWN_SOURCES, FirstImages, OwnValidation, PixelScale, RandomFraction, Resplit
+from fmcli.recipe.data import FirstImages, OwnValidation, PixelScale, RandomFraction, Resplit
 from fmcli.storage.locks import LOCK_FILE
 from tests.helpers import draw_quadrants, idx_bytes, write_idx, write_idx_folder
 
@@ -389,11 +390,11 @@ MISFITS = {
     "a label too few": (write_train("labels-idx1", np.zeros(39, "u1")), r"\(train\) has 40 images but 39 labels"),
     "labels in columns": (
         write_train("labels-idx1", np.zeros((40, 1), "u1")),
-        "does not contain labels: .* found uint8 of shape",
+        "must be integers from 0 of shape .* found uint8 of shape",
     ),
     "negative labels": (
         write_train("labels-idx1", np.full(40, -1, "i1")),
-        "does not contain labels: .* found int8 of shape",
+        "must be integers from 0 of shape .* found int8 of shape",
     ),
     "no training labels": (remove("train-labels*"), "has train images but no train labels"),
     "no training images": (remove("train-images*"), "has train labels but no train images"),
@@ -458,7 +459,7 @@ def real(fashion_mnist):
 
 @pytest.fixture
 def no_system_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "SYSTEM_FOLDER", tmp_path / "system")
+    monkeypatch.setattr(fashion_mnist_source, "SYSTEM_FOLDER", tmp_path / "system")
     return tmp_path / "system"
 
 
@@ -484,7 +485,7 @@ def test_real_images_are_all_there(real):
     assert real.train.input_shape == real.test.input_shape == (1, 28, 28)
     assert real.train.counts().tolist() == [6000] * 10
     assert real.test.counts().tolist() == [1000] * 10
-    assert real.train.class_names == KNOWN_SOURCES["fashion-mnist"].class_names
+    assert real.train.class_names == BUILT_IN_SOURCES["fashion-mnist"].class_names
     assert real.validation is None
 
 
@@ -587,7 +588,7 @@ SOURCE = Splits(numbered(1000), None, numbered(200, first=1000))
 
 
 def split(source=SOURCE, **fields):
-    return split_images(source, DataSpec(source="fashion-mnist", **fields))
+    return split_images(source, DataSpec(source="idx:drawn", **fields))
 
 
 def test_without_validation_nothing_is_set_aside():
@@ -730,7 +731,7 @@ def test_resplit_that_leaves_a_split_empty_is_refused(parts, name):
 
 
 def test_source_without_validation_images_is_refused():
-    with pytest.raises(DataError, match="fashion-mnist has no separate validation images") as caught:
+    with pytest.raises(DataError, match="idx:drawn has no separate validation images") as caught:
         split(validation=OwnValidation(own=True))
     assert "first = 5000" in caught.value.hint
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fmcli.data import fetch as fetching
-from fmcli.data import sources
+from fmcli.data import fetch_source as fetch
 from fmcli.data.cache import cache_folder
-from fmcli.data.fetch import fetch
-from fmcli.data.sources import FASHION_MNIST_FILES, find_fashion_mnist, verify_fashion_mnist
+from fmcli.data.sources import fashion_mnist as fashion_mnist_source
+from fmcli.data.sources.fashion_mnist import FASHION_MNIST_FILES, find_fashion_mnist, verify_fashion_mnist
 from fmcli.errors import DataError, Remedy
 from tests.helpers import draw_quadrants, idx_bytes, write_idx
 
@@ -23,7 +22,7 @@ FILES = sorted(f"{name}.gz" for name in FASHION_MNIST_FILES)
 @pytest.fixture(autouse=True)
 def _nothing_outside(monkeypatch, tmp_path):
     """Keep these tests away from the system's copy, the network and apt."""
-    monkeypatch.setattr(sources, "SYSTEM_FOLDER", tmp_path / "system")
+    monkeypatch.setattr(fashion_mnist_source, "SYSTEM_FOLDER", tmp_path / "system")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("no_proxy", "*")
     set_mirrors(monkeypatch)
@@ -241,7 +240,7 @@ def test_mirror_with_other_files_is_skipped(published, mirror, monkeypatch, tmp_
 
 
 def test_endless_file_is_cut_off(published, mirror, monkeypatch, tmp_path):
-    monkeypatch.setattr(fetching, "MAX_DOWNLOAD_BYTES", 100)
+    monkeypatch.setattr(fashion_mnist_source, "MAX_DOWNLOAD_BYTES", 100)
     set_mirrors(monkeypatch, mirror(published))
     with pytest.raises(DataError, match="is larger than 100 bytes"):
         fetch("fashion-mnist", data_root=tmp_path / "root")

@@ -391,7 +391,7 @@ def test_an_image_changed_in_place_is_read_again(pets):
 def test_size_and_channels_are_only_for_folders(line):
     with pytest.raises(RecipeError) as caught:
         load_recipe("quick", [f"data.{line}"])
-    assert "only valid for source = 'folder:DIR'" in str(caught.value.problems)
+    assert "only valid for folder:DIR" in str(caught.value.problems)
 
 
 def test_a_folder_of_images_is_distinguished_from_a_run(cli, pets):

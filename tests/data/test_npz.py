@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmcli.data import load_source, npz
+from fmcli.data import load_source
+from fmcli.data.sources import npz
 from fmcli.errors import DataError
 from fmcli.recipe.data import DataSpec
 
@@ -99,9 +100,9 @@ def test_a_relative_file_is_looked_for_below_the_data_root(tmp_path):
         ({"train_images": IMAGES[:, :, :, None, None]}, "expected (N, H, W), (N, H, W, C)"),
         ({"train_images": np.zeros((0, 5, 6), np.uint8)}, "a.npz"),
         ({"train_labels": LABELS[:3]}, "12 images but 3 labels"),
-        ({"train_labels": np.zeros((12, 14), int)}, "does not contain labels"),
-        ({"train_labels": LABELS - 1}, "from 0"),
-        ({"train_labels": LABELS.astype(float)}, "does not contain labels"),
+        ({"train_labels": np.zeros((12, 14), int)}, "must be integers from 0"),
+        ({"train_labels": LABELS - 1}, "must be integers from 0"),
+        ({"train_labels": LABELS.astype(float)}, "must be integers from 0"),
         ({"train_labels": np.array(["a"] * 12, object)}, "Python objects"),
         ({"train_labels": LABELS + 1_000_000}, "10000 classes"),
         ({"test_images": IMAGES[:6, :3]}, "must have the same shape"),

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from fmcli.choices import BUILT_IN_SOURCES
 from fmcli.errors import ExitStatus, RecipeError
 from fmcli.recipe import dump_recipe, find_recipe, load_recipe, recipe_description, shipped_recipes
-from fmcli.recipe.data import KNOWN_SOURCES
 from tests.recipe.helpers import MINIMAL
 
 
@@ -103,6 +103,6 @@ def test_recipes_load_without_heavy_libraries():
 
 
 def test_known_sources_have_classes_and_a_shape():
-    known = KNOWN_SOURCES["fashion-mnist"]
+    known = BUILT_IN_SOURCES["fashion-mnist"]
     assert known.input_shape == (1, 28, 28)
     assert len(set(known.class_names)) == 10

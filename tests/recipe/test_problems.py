@@ -1,5 +1,7 @@
 """Problems in recipes: every one is reported with its path."""
 
+import json
+
 import pytest
 
 from fmcli.errors import RecipeError
@@ -334,7 +336,7 @@ def test_validation_set_of_all_training_images_is_refused():
     assert any("fewer than the 60000" in problem for problem in problems_of(MINIMAL, "data.validation.first=60000"))
 
 
-def test_network_check_uses_class_names_of_the_recipe():
-    layers = '[model]\nfamily = "sequential"\nlayers = [{ type = "flatten" }, { type = "dense", units = 12 }]\n'
-    text = layers + '[data]\nsource = "fashion-mnist"\nclasses = ["a","b","c","d","e","f","g","h","i","j","k","l"]\n'
-    assert len(load_text(text).data.classes) == 12
+@pytest.mark.parametrize("names", ["abcdefghijkl", "abc"])
+def test_wrong_number_of_classes_of_a_built_in_source_is_refused(names):
+    problems = problems_of(MINIMAL, f"data.classes={json.dumps(list(names))}")
+    assert problems == {f"data.classes: got {len(names)} names; expected 10, one per class"}

@@ -2,9 +2,9 @@
 
 import pytest
 
+from fmcli.choices import BUILT_IN_SOURCES
 from fmcli.experiments.reproduce import published_systems
 from fmcli.recipe import load_recipe, shipped_recipes
-from fmcli.recipe.data import KNOWN_SOURCES
 from fmcli.recipe.tracing import trace_members
 
 # Weights + biases of each layer, in order: kernel sides, channels in, filters; or inputs, units.
@@ -68,7 +68,7 @@ L2 = {"mell-fc": 1e-5, "mell-cnn": 1e-4, "becker-fc": 1e-4, "becker-cnn": 1e-4}
 
 
 def parameters_of(name: str) -> dict[str, int]:
-    traces, problems = trace_members(load_recipe(name).members, KNOWN_SOURCES["fashion-mnist"])
+    traces, problems = trace_members(load_recipe(name).members, BUILT_IN_SOURCES["fashion-mnist"])
     assert not problems
     return {member: sum(trace.parameters for trace in layers) for member, layers in traces.items()}
 
@@ -139,7 +139,7 @@ def test_framework_defaults_of_the_reports(name):
 )
 def test_mean_of_published_recalls(name, mean_recall):
     reference = load_recipe(name).reference
-    assert tuple(reference.test_recall) == KNOWN_SOURCES["fashion-mnist"].class_names
+    assert tuple(reference.test_recall) == BUILT_IN_SOURCES["fashion-mnist"].class_names
     # Classes are balanced, so the mean recall is the accuracy. In two reports they differ: another training run.
     assert sum(reference.test_recall.values()) / 10 == pytest.approx(mean_recall)
     assert (reference.test_accuracy == pytest.approx(mean_recall)) == (name not in ("mell-fc", "becker-cnn"))

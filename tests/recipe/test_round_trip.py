@@ -57,7 +57,7 @@ def test_digest_does_not_depend_on_formatting():
         "data.validation={first=1}",
         "augment.flip=0.1",
         "ensemble.tie=first",
-        "data.classes=['a']",
+        f"data.classes={list('abcdefghij')}",
     ],
 )
 def test_digest_changes_with_any_value(override):

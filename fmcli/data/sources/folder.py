@@ -1,16 +1,15 @@
-"""Read labelled images from a folder that has a subfolder for each class."""
+"""The source `folder:DIR`: image files in a subfolder for each class."""
 
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fmcli.data.image_files import IMAGE_SUFFIXES, find_image_files
-from fmcli.data.image_set import ImageSet, Splits, check_image_set
 from fmcli.data.resized_images import resize_image_files
+from fmcli.data.sources.base import Arrays, SourceImages, SourceRequest
 from fmcli.errors import DataError, join_names, printable
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -24,47 +23,39 @@ TEST_EVERY = 5
 _ADD_CLASS_FOLDERS = "put the images of each class into a folder named after the class"
 
 
-def read_image_folder(
-    folder: Path, *, classes: tuple[str, ...] | None, size: tuple[int, int] | None, channels: int | None
-) -> Splits:
+def load(request: SourceRequest) -> SourceImages:
     """Read `FOLDER/train/CLASS/…` and `FOLDER/test/CLASS/…`, or `FOLDER/CLASS/…`.
 
-    Hidden files and folders are ignored, and so is anything else next to `train` and `test`. The images are shuffled
-    in an order that depends only on the file names, and resized as `resize_image_files` describes.
-
-    Args:
-        folder: Folder with `train`, `test` and optionally `validation`, each with a folder per class; or folder with a
-            folder per class. In the second case every 5th image of each class is used for testing.
-        classes: Class names in label order. Default: the folder names, sorted.
-        size: (height, width) of the images. Default: the size of the files, which must all have the same size.
-        channels: 1 or 3. Default: 1 if all images are grey, otherwise 3.
+    In the second case, every 5th image of each class is used for testing. Hidden files and folders are ignored, and so
+    is anything else next to `train` and `test`. The images are shuffled in an order that depends only on the file
+    names, and resized as `resize_image_files` describes. The classes are the folder names, sorted, or `data.classes`.
 
     Raises:
         DataError: The folders do not have this form, or the image files cannot be read or differ in size.
     """
-    names, splits = _list_image_files(folder, classes)
-    paths = [path for files in splits.values() for path, _ in files]
-    pixels, background = resize_image_files(folder, paths, size=size, channels=channels)
-    sets: dict[str, ImageSet] = {}
+    folder, spec = request.find_path(), request.spec
+    names, files = _list_image_files(folder, spec.classes)
+    paths = [path for labelled in files.values() for path, _ in labelled]
+    # The background is found before resizing, because padding must not count as background.
+    pixels, background = resize_image_files(folder, paths, size=spec.size, channels=spec.channels)
+    splits: dict[str, Arrays] = {}
     start = 0
-    for split, files in splits.items():
-        labels = np.array([label for _, label in files], np.int64)
-        images = check_image_set(pixels[start : start + len(files)], labels, names, where=f"{folder} ({split})")
-        # This background was found before resizing, because padding must not count as background.
-        sets[split] = replace(images, background=background)
-        start += len(files)
-    return Splits(sets["train"], sets.get("validation"), sets["test"], folder)
+    for split, labelled in files.items():
+        labels = np.array([label for _, label in labelled], np.int64)
+        splits[split] = pixels[start : start + len(labels)], labels
+        start += len(labels)
+    return SourceImages(folder, splits, names, background)
+
+
+def recognizes(path: Path) -> bool:
+    """Return whether a folder has subfolders with images."""
+    return path.is_dir() and any(file.parent != path for file in find_image_files(path))
 
 
 def _list_image_files(
     folder: Path, classes: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], dict[str, list[tuple[str, int]]]]:
     """Return the class names, and the shuffled image files of each split: path relative to the folder, and label."""
-    if not folder.is_dir():
-        raise DataError(
-            f"{printable(folder)} is not a folder",
-            hint="data.source = 'folder:DIR' needs a folder with a subfolder of images for each class",
-        )
     split_folders = _find_split_folders(folder)
     names = _class_names(split_folders.get("train", folder), classes)
     for parent in split_folders.values() or [folder]:

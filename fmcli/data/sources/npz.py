@@ -1,4 +1,4 @@
-"""Read images from `.npz` archives, as MedMNIST and Keras publish them, without pickle.
+"""The source `npz:FILE`: an archive of arrays as MedMNIST and Keras publish them, read without pickle.
 
 References:
     NumPy, "The NPY format": a zip archive of `.npy` files, each with a short header and the numbers.
@@ -17,16 +17,16 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.data.cache import unpack_to_cache
-from fmcli.data.idx import (
+from fmcli.data.arrays import (
     ANY_RATIO_BYTES,
     MAX_ARRAY_BYTES,
     MAX_COMPRESSION_RATIO,
     MAX_IN_MEMORY_BYTES,
-    check_labels,
     explain_read_errors,
     to_images,
 )
+from fmcli.data.cache import unpack_to_cache
+from fmcli.data.sources.base import SourceImages, SourceRequest
 from fmcli.errors import DataError, join_names, printable
 from fmcli.storage.reading import check_npy_header, check_regular_file
 
@@ -39,22 +39,19 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
 MAX_READ_BYTES = 1 << 20  # in one call of `read`
 
 
-def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
+def load(request: SourceRequest) -> SourceImages:
     """Read the images and labels of each split in an archive.
 
-    Args:
-        path: Archive of arrays named as in `NAMES`: images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W); labels
-            are integers (N,) or (N, 1).
-
-    Returns:
-        Images, uint8 (N, C, H, W), mapped from the cache if they are large; and labels (N,).
+    The arrays are named as in `NAMES`. Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W); labels are integers
+    (N,) or (N, 1). Large arrays of images are mapped from the cache.
 
     Raises:
         DataError: The archive is missing or damaged, claims too much memory, or has no training or test images.
     """
+    path = request.find_path()
+    splits = {}
     with _open(path) as archive:
         files = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        pairs = {}
         for split, choices in NAMES.items():
             for images_name, labels_name in choices:
                 if images_name in files and labels_name in files:
@@ -62,20 +59,22 @@ def read_npz(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[Any]]]:
                     labels = _read_array(path, archive, files[labels_name], may_map=False)
                     if labels.ndim == 2 and labels.shape[1] == 1:
                         labels = labels[:, 0]
-                    pairs[split] = (
-                        to_images(images, where=f"{path}: {images_name}"),
-                        check_labels(labels, where=f"{path}: {labels_name}"),
-                    )
+                    splits[split] = (to_images(images, where=f"{path}: {images_name}"), labels)
                     break
     for split in ("train", "test"):
-        if split not in pairs:
+        if split not in splits:
             found = join_names(list(files)) or "none"
             raise DataError(
                 f"{printable(path)} has no {split} images with labels; arrays found: {found}",
                 hint="name the arrays train_images, train_labels, test_images and test_labels; or x_train, y_train, "
                 "x_test and y_test",
             )
-    return pairs
+    return SourceImages(path, splits)
+
+
+def recognizes(path: Path) -> bool:
+    """Return whether a path is a file with the suffix of an archive."""
+    return path.suffix == ".npz" and path.is_file()
 
 
 @contextmanager
