@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from fmcli.choices import Views
-from fmcli.networks.build import Dropout
+from fmcli.networks.blocks import has_products, walk_modules
+from fmcli.networks.folding import fold_batch_norm, index_of_head
 
 Normalize = Callable[[Tensor], Tensor]
 """Convert pixels, uint8 or float (N, C, H, W) in 0 to 255, to network input: float32, channels last."""
@@ -27,15 +26,16 @@ def disable_tf32() -> None:
 class InferenceNetwork(nn.Module):
     """A faster copy of a network for prediction: without dropout, and with batch norm folded into weights.
 
-    Batch norm is folded if it directly follows a convolution or a dense layer.
+    Batch norm is folded if it directly follows a convolution or a dense layer, also inside residual layers.
 
     Results differ from the network only by rounding. Measured with `quick` on the 10,000 test images: in fp32,
     logits within 2e-5 and identical labels; in bfloat16, probabilities within 0.06 and at most 16 different labels.
 
     Args:
         model: From `build_model`. It is copied, so later changes have no effect here.
-        bf16: Convolve in bfloat16. The dense layers, or the last convolution if there are none, stay in fp32, because
-            the logits need more than the two to three significant digits of bfloat16.
+        bf16: Multiply in bfloat16 up to the head, which stays in fp32, because the logits need more than the two to
+            three significant digits of bfloat16. The head starts at the first dense layer that is not inside another
+            layer, or at a backbone, or else at the last layer with a convolution.
 
     References:
         Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference",
@@ -45,12 +45,12 @@ class InferenceNetwork(nn.Module):
     def __init__(self, model: nn.Sequential, *, bf16: bool = False) -> None:
         super().__init__()
         disable_tf32()
-        layers = _fold([layer for layer in model if not isinstance(layer, Dropout)])
-        end = _index_of_head(layers)
+        layers = list(fold_batch_norm(model).children())
+        end = index_of_head(layers)
         self._dtype = torch.bfloat16 if bf16 else torch.float32
-        self._body = nn.Sequential(
-            *(layer.to(self._dtype) if isinstance(layer, nn.Conv2d) else layer for layer in layers[:end])
-        )  # batch norm stays in fp32, as PyTorch requires
+        self._body = nn.Sequential(*layers[:end])
+        for module in filter(has_products, walk_modules(self._body)):
+            module.to(self._dtype)  # batch norm stays in fp32, as PyTorch requires
         self._head = nn.Sequential(*layers[end:])
         self.eval().to(memory_format=torch.channels_last)
 
@@ -58,27 +58,6 @@ class InferenceNetwork(nn.Module):
         """Convert network input, float32 (N, C, H, W), to logits, float32 (N, n_classes)."""
         logits: Tensor = self._head(self._body(inputs.to(self._dtype)).float())
         return logits
-
-
-def _fold(layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """Copy layers, with each batch norm folded into the convolution or dense layer directly before it."""
-    folded: list[nn.Module] = []
-    for layer in layers:
-        before = folded[-1] if folded else None
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
-            folded[-1] = fuse_conv_bn_eval(deepcopy(before).eval(), deepcopy(layer).eval())
-        elif isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear):
-            folded[-1] = fuse_linear_bn_eval(deepcopy(before).eval(), deepcopy(layer).eval())
-        else:
-            folded.append(deepcopy(layer))
-    return folded
-
-
-def _index_of_head(layers: Sequence[nn.Module]) -> int:
-    """Return the index of the first dense layer, or of the last convolution if there is no dense layer."""
-    dense = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
-    convolutions = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
-    return dense[0] if dense else convolutions[-1] if convolutions else 0
 
 
 def predict_logits(

@@ -3,6 +3,7 @@
 from fmcli.errors import RecipeError, Remedy, printable
 from fmcli.recipe import Recipe, SourceFacts
 from fmcli.recipe.families import ModelSpec
+from fmcli.recipe.layers import Backbone
 from fmcli.recipe.tracing import LayerTrace, Shape, trace_layers, trace_members
 
 
@@ -20,7 +21,7 @@ def trace_network(model: ModelSpec, input_shape: Shape, n_classes: int) -> tuple
     Raises:
         RecipeError: The network is impossible for this input.
     """
-    return trace_layers(model.expand(input_shape, n_classes), input_shape, n_classes)
+    return trace_layers(model.expand(input_shape, n_classes), input_shape, n_classes, _measure_backbone)
 
 
 def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTrace, ...]]:
@@ -36,7 +37,7 @@ def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTr
     Raises:
         RecipeError: At least one network is impossible. The error lists the problem of each such member.
     """
-    traces, problems = trace_members(recipe.members, source)
+    traces, problems = trace_members(recipe.members, source, _measure_backbone)
     if problems:
         raise RecipeError(
             f"recipe {printable(recipe.name)} does not fit {printable(recipe.data.source)}:",
@@ -44,3 +45,9 @@ def trace_recipe(recipe: Recipe, source: SourceFacts) -> dict[str, tuple[LayerTr
             remedies=[Remedy("summary", "quick")],
         )
     return traces
+
+
+def _measure_backbone(layer: Backbone, input_shape: Shape, n_classes: int) -> tuple[int, int]:
+    from fmcli.networks.backbone import measure_backbone  # loads torch
+
+    return measure_backbone(layer, input_shape, n_classes)

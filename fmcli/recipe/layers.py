@@ -35,6 +35,11 @@ class Conv(Layer):
         description="`valid`: no padding. `same`: zeros around the image, so that each side of the output is the side "
         "of the image / stride, rounded up. If the number of zeros is odd, the bottom and right get one more.",
     )
+    groups: PositiveInt = Field(
+        1,
+        description="Split channels and filters into this number of groups; each group of filters reads only its group "
+        "of channels. Must divide both numbers. With one group per channel, the convolution is depthwise.",
+    )
     activation: Activation | None = Field(None, description=_ACTIVATION)
     bias: bool = Field(True, description=_BIAS)
     l2: NonNegativeFloat = Field(0.0, description=_L2)
@@ -107,7 +112,68 @@ class Activate(Layer):
     function: Activation = Field(description="Activation function.")
 
 
-LayerSpec = Annotated[
-    Conv | Dense | MaxPool | AvgPool | GlobalMaxPool | GlobalAvgPool | BatchNorm | Dropout | Flatten | Activate,
+class SqueezeExcite(Layer):
+    """Multiply each channel by a number from 0 to 1, which two dense layers compute from the means of all channels.
+
+    References:
+        Hu, Shen and Sun, "Squeeze-and-excitation networks", CVPR 2018.
+    """
+
+    type: Literal["squeeze-excite"] = "squeeze-excite"
+    reduction: PositiveInt = Field(
+        4, description="Number of channels / number of units of the first dense layer. It has at least one unit."
+    )
+
+
+class Residual(Layer):
+    """Add the input of the inner layers (`body`) to their output.
+
+    References:
+        He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016.
+        Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV 2016.
+    """
+
+    type: Literal["residual"] = "residual"
+    body: Annotated[tuple["RecipeLayer", ...], Field(strict=False, min_length=1)] = Field(
+        description="Inner layers from first to last: any layers of `model.layers`, including `residual`."
+    )
+    shortcut: Literal["identity", "auto"] = Field(
+        "identity",
+        description="`identity`: the input is added unchanged, so the body must keep its shape. `auto`: if the body "
+        "changes the shape, a 1×1 convolution and a batch norm give the input the same shape.",
+    )
+    stochastic_depth: FractionOrZero = Field(
+        0.0, description="Probability that the body is skipped for an image during training. Other images scale it up."
+    )
+    activation: Activation | None = Field(None, description="Activation function after the sum. Default: none.")
+
+
+RecipeLayer = Annotated[
+    Conv
+    | Dense
+    | MaxPool
+    | AvgPool
+    | GlobalMaxPool
+    | GlobalAvgPool
+    | BatchNorm
+    | Dropout
+    | Flatten
+    | Activate
+    | SqueezeExcite
+    | Residual,
     Field(discriminator="type"),
 ]
+"""A layer that a recipe may contain."""
+
+
+class Backbone(Layer):
+    """A complete network of torchvision as one layer. Only the family `torchvision` contains it."""
+
+    type: Literal["backbone"] = "backbone"
+    name: str
+    weights: str | None = None
+    n_classes: PositiveInt
+
+
+LayerSpec = RecipeLayer | Backbone
+"""A layer of an expanded network."""

@@ -110,6 +110,7 @@ def _valid_keys(spec: type[BaseModel], location: Sequence[int | str]) -> list[st
         if len(specs) > 1:
             specs = [spec for spec in specs if _has_tag(spec, step)] or specs
         elif step in specs[0].model_fields:
+            specs[0].model_rebuild()  # resolves references to types that are defined after the table
             specs = _specs_in(specs[0].model_fields[str(step)].annotation)
     return sorted(specs[0].model_fields)
 

@@ -123,17 +123,16 @@ def recipe_keys() -> list[KeyTable]:
 
 
 def _walk(path: str, schema: Schema, definitions: Schema, outer: tuple[Schema, ...] = ()) -> Iterator[KeyTable]:
-    """Yield the tables of a key, each followed by the tables inside it. Visit a table that contains itself once."""
-    for table in _tables(schema, definitions):
-        if any(table is outer_table for outer_table in outer):
-            continue
+    """Yield the tables of a key, each followed by the tables inside it. Do not repeat outer tables inside a table."""
+    tables = [table for table in _tables(schema, definitions) if not any(table is one for one in outer)]
+    for table in tables:
         fixed = {key: value["const"] for key, value in table["properties"].items() if "const" in value}
         choice = ", ".join(f"{key} = {json.dumps(value)}" for key, value in fixed.items())
         # The schema of a shared table has no required keys. Here, every key without a default is required.
         needed = table.get("required", table["properties"] if path in SHARED_TABLES else ())
         yield KeyTable(path, choice, _text_of(table), _keys(table["properties"], needed, definitions))
         for key, value in table["properties"].items():
-            yield from _walk(f"{path}.{key}{_suffix(value)}", value, definitions, (*outer, table))
+            yield from _walk(f"{path}.{key}{_suffix(value)}", value, definitions, (*outer, *tables))
 
 
 def _tables(schema: Schema, definitions: Schema) -> Iterator[Schema]:

@@ -16,7 +16,7 @@ import torch
 from fmcli.data import Splits
 from fmcli.networks.tracing import trace_recipe
 from fmcli.recipe import MemberSpec, Recipe, SourceFacts
-from fmcli.recipe.tracing import LayerTrace
+from fmcli.recipe.tracing import LayerTrace, count_multiply_adds
 
 # Measured on two cores with AVX-512 BF16, for small networks.
 STEP_OVERHEAD_S = 3e-3  # part of a step that more threads do not shorten
@@ -113,7 +113,7 @@ def _workload(member: MemberSpec, traces: tuple[LayerTrace, ...], n_images: int)
     trainer = member.trainer
     n_images = trainer.sample_size(n_images)
     batch = n_images if trainer.full_batch else min(trainer.batch_size, n_images)
-    multiply_adds = 3 * sum(trace.multiply_adds for trace in traces) * batch
+    multiply_adds = 3 * count_multiply_adds(traces) * batch
     return trainer.epochs * math.ceil(n_images / batch), multiply_adds
 
 

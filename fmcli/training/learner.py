@@ -12,7 +12,8 @@ from fmcli.data import Normalization
 from fmcli.data.augment import augment
 from fmcli.networks.batch_norm import estimate_batch_norm
 from fmcli.networks.bf16 import Bf16Twin
-from fmcli.networks.build import add_l2_gradients, build_model, set_dropout_generator
+from fmcli.networks.build import add_l2_gradients, build_model
+from fmcli.networks.dropout import set_dropout_generator
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.tracing import LayerTrace
 from fmcli.recipe.trainer import TrainerSpec

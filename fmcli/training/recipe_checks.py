@@ -9,8 +9,8 @@ from fmcli.data.albumentations import AlbumentationsAugment
 from fmcli.errors import RecipeError, Remedy, printable
 from fmcli.networks.tracing import trace_recipe
 from fmcli.recipe import Recipe, SourceFacts
-from fmcli.recipe.layers import BatchNorm
-from fmcli.recipe.tracing import LayerTrace
+from fmcli.recipe.layers import Backbone, BatchNorm
+from fmcli.recipe.tracing import LayerTrace, walk_traces
 
 
 def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits:
@@ -32,7 +32,10 @@ def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits
 
 
 def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_train: int) -> None:
-    """Refuse a last batch of one image if a batch norm would get single values, which have no variance."""
+    """Refuse a last batch of one image if a batch norm would get single values, which have no variance.
+
+    A backbone counts as having such a batch norm.
+    """
     problems = []
     for member in recipe.members:
         trainer = member.trainer
@@ -40,8 +43,9 @@ def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace
         size = n_images if trainer.full_batch else min(trainer.batch_size, n_images)
         last = size if trainer.drop_last else n_images % size or size
         has_single_value = any(
-            isinstance(trace.layer, BatchNorm) and math.prod(trace.input_shape[1:]) == 1
-            for trace in traces[member.name]
+            isinstance(trace.layer, Backbone)
+            or (isinstance(trace.layer, BatchNorm) and math.prod(trace.input_shape[1:]) == 1)
+            for _, trace in walk_traces(traces[member.name])
         )
         if last == 1 and has_single_value:
             problems.append(

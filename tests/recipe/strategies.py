@@ -75,12 +75,13 @@ AUGMENT = build(
     },
 )
 L2 = st.floats(0, 1e3)
-LAYERS = st.one_of(
+FLAT_LAYERS = st.one_of(
     build(
         n.Conv,
         {
             "stride": SIZES,
             "padding": st.sampled_from(["valid", "same"]),
+            "groups": COUNTS,
             "activation": ACTIVATIONS,
             "bias": BOOL,
             "l2": L2,
@@ -94,6 +95,16 @@ LAYERS = st.one_of(
     st.sampled_from([n.GlobalMaxPool(), n.GlobalAvgPool(), n.Flatten(), n.Activate(function="tanh")]),
     build(n.BatchNorm, {"momentum": PROBABILITY, "eps": ABOVE_ZERO, "activation": ACTIVATIONS}),
     build(n.Dropout, rate=BELOW_ONE),
+    build(n.SqueezeExcite, {"reduction": COUNTS}),
+)
+LAYERS = st.recursive(
+    FLAT_LAYERS,
+    lambda layers: build(
+        n.Residual,
+        {"shortcut": st.sampled_from(["identity", "auto"]), "stochastic_depth": BELOW_ONE, "activation": ACTIVATIONS},
+        body=st.lists(layers, min_size=1, max_size=3).map(tuple),
+    ),
+    max_leaves=4,
 )
 MODELS = build(
     families.KernelCnnSpec,

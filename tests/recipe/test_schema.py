@@ -95,6 +95,7 @@ def test_every_key_of_every_table_is_listed():
         'model family = "kernel-cnn"': families.KernelCnnSpec,
         'model.layers[] type = "conv"': n.Conv,
         'model.layers[] type = "flatten"': n.Flatten,
+        'model.layers[] type = "residual"': n.Residual,
         "augment.albumentations[]": AlbumentationsSpec,
         "augment": AugmentSpec,
         "trainer": TrainerSpec,
