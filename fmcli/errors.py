@@ -151,7 +151,7 @@ def join_names(names: Sequence[str], limit: int = 8) -> str:
 
 
 def did_you_mean(name: object, choices: Sequence[str]) -> str:
-    """Return `did you mean …?` if a choice is close to the name; otherwise return the list of all choices.
+    """Return `did you mean …?` if a choice is close to the name; otherwise return the first choices.
 
     Example:
         >>> did_you_mean("adan", ["adam", "sgd"])
@@ -160,7 +160,7 @@ def did_you_mean(name: object, choices: Sequence[str]) -> str:
         'choose from: adam, sgd'
     """
     close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {join_names(choices, limit=12)}"
 
 
 def is_utf8(text: str) -> bool:

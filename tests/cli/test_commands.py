@@ -662,6 +662,13 @@ def test_usage_error_exits_with_2(cli, arguments, message):
     assert "Traceback" not in result.err
 
 
+def test_wrong_choice_lists_the_choices_in_short_lines(cli):
+    error = cli("plot", "foo", "x", "--output", "a.png").err
+    assert "Invalid value for 'FIGURE': 'foo'\nchoose from: samples, class-counts" in error
+    assert max(map(len, error.splitlines())) <= 80
+    assert cli("plot", "sample", "x", "--output", "a.png").err.endswith("'sample'\ndid you mean 'samples'?\n")
+
+
 LONG = "x" * 300
 
 
