@@ -8,7 +8,7 @@ Format = Literal["table", "json", "jsonl", "csv"]
 """Output format of a result."""
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-VotingRule = Literal[
+RuleName = Literal[
     "majority",
     "weighted-majority",
     "soft",
@@ -18,6 +18,8 @@ VotingRule = Literal[
     "two-level",
     "stacking",
 ]
+"""Name of a voting rule. Its file is in `ensemble.rules`."""
+RULE_NAMES: tuple[RuleName, ...] = get_args(RuleName)
 SelectionMethod = Literal["greedy", "exhaustive", "diverse"]
 Measure = Literal["accuracy", "loss"]
 """Score by which members are selected. The other score breaks ties."""

@@ -336,23 +336,23 @@ def use(path: Path) -> None:
     from numpy import uint8, zeros
 
     from fmcli.data import LoadedImage
-    from fmcli.ensemble import Combiner
+    from fmcli.ensemble import Combiner, make_rule
     from fmcli.members.inference import label_images
     from fmcli.members.pool import open_pool
 
     members = open_pool([path], device="cpu").require_networks()
     image = LoadedImage("blank", None, zeros(members[0].header.input_shape, uint8))
-    list(label_images(members, [image], Combiner("soft")))
+    list(label_images(members, [image], Combiner(make_rule("soft"))))
 
 
 def pack_seeds(folder: Path) -> Parts:
     from fmcli.checkpoints.pack import write_pack
-    from fmcli.ensemble import Combiner
+    from fmcli.ensemble import Combiner, make_rule
     from fmcli.ensemble.file import MemberPath
 
     members = [MemberPath(path.parent.name, path) for path in tiny_checkpoints(folder)]
     (members[0].path.parent / "history.jsonl").write_bytes(history_seeds(folder)[0])
-    write_pack(folder / "pack.safetensors", members, Combiner("weighted-soft", "probability", (0.4, 0.6)))
+    write_pack(folder / "pack.safetensors", members, Combiner(make_rule("weighted-soft", weights=(0.4, 0.6))))
     return [(folder / "pack.safetensors").read_bytes()]
 
 

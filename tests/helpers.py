@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fmcli.ensemble import Combiner
+from fmcli.ensemble.rules import rule_class
+
 _IDX_TYPES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 
 TINY_RECIPE = """\
@@ -139,3 +142,10 @@ def write_idx_folder(
     if classes:
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), "utf-8")
     return folder
+
+
+def make_combiner(
+    vote="majority", tie="probability", weights=None, groups=(), *, temperature=1.0, **parameters
+) -> Combiner:
+    """Return a voting rule with a temperature."""
+    return Combiner(rule_class(vote)(tie, weights, groups, **parameters), temperature)

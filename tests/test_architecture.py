@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fmcli
+from fmcli.choices import RULE_NAMES
 
 PACKAGE = Path(fmcli.__file__).parent
 TESTS = Path(__file__).parent
@@ -222,3 +223,54 @@ def test_arrays_are_never_read_with_pickle(calls):
         if function in {"np.load", "numpy.load"}:
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             assert given.get("allow_pickle") == "False", module
+
+
+RULES_MAY_BE_NAMED_IN = ("fmcli.choices", "fmcli.ensemble.rules")
+CONTAINERS = ast.Compare | ast.Dict | ast.Set | ast.List | ast.Tuple | ast.Subscript
+AFFIX_METHODS = {"startswith", "endswith", "removeprefix", "removesuffix"}
+
+
+def compared_rule_names(code: ast.AST) -> set[int]:
+    """Return the lines that compare text with the name of a voting rule, or list names of rules."""
+    lines = set()
+    for node in ast.walk(code):
+        texts: list[ast.AST] = []
+        if isinstance(node, ast.match_case):
+            texts = list(ast.walk(node.pattern))
+        elif isinstance(node, CONTAINERS):
+            texts = list(ast.iter_child_nodes(node))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in AFFIX_METHODS:
+            affixes = [argument for argument in node.args if isinstance(argument, ast.Constant)]
+            lines |= {one.lineno for one in affixes for name in RULE_NAMES if name.startswith(str(one.value))}
+        lines |= {text.lineno for text in texts if isinstance(text, ast.Constant) and text.value in RULE_NAMES}
+    return lines
+
+
+def test_only_rules_know_their_names():
+    found = {
+        module: compared_rule_names(tree(module))
+        for module in modules()
+        if not module.startswith(RULES_MAY_BE_NAMED_IN)
+    }
+    assert not {module: lines for module, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vote == 'soft'",
+        "'stacking' != rule.name",
+        "vote in ('x', 'borda')",
+        "PHRASES = {'soft': 1}",
+        "names.get(vote, [1, 'two-level'])",
+        "rules['soft'](logits)",
+        "vote.startswith('weighted-')",
+        "match vote:\n case 'x' | 'stacking' if a: pass",
+    ],
+)
+def test_names_of_rules_are_found(line):
+    assert compared_rule_names(ast.parse(line))
+
+
+def test_a_default_rule_may_be_named():
+    assert not compared_rule_names(ast.parse("make_rule('soft'); Remedy('vote', 'majority'); vote: str = 'soft'"))

@@ -11,7 +11,7 @@ from fmcli.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from fmcli.checkpoints.checkpoint import Checkpoint
-    from fmcli.choices import TieRule, VotingRule
+    from fmcli.choices import RuleName, TieRule
     from fmcli.ensemble import Combiner
     from fmcli.ensemble.predictions import Predictions
     from fmcli.members.pool import Pool
@@ -73,7 +73,7 @@ def choose_rule(
     pool: Pool,
     terminal: Terminal,
     *,
-    vote: VotingRule | None = None,
+    vote: RuleName | None = None,
     tie: TieRule | None = None,
     weights: str | None = None,
     groups: str | None = None,

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
-from fmcli.choices import Format, SplitName, TieRule, Views, VotingRule
+from fmcli.choices import RULE_NAMES, Format, RuleName, SplitName, TieRule, Views
 from fmcli.errors import UsageError, printable
 from fmcli.hardware.device import check_device_name
 from fmcli.storage.atomic import check_writable
@@ -112,8 +112,8 @@ Labels = Annotated[
     ),
 ]
 Vote = Annotated[
-    VotingRule | None,
-    typer.Option(metavar="RULE", help=f"Voting rule: {', '.join(get_args(VotingRule))}. Default: from the recipe."),
+    RuleName | None,
+    typer.Option(metavar="RULE", help=f"Voting rule: {', '.join(RULE_NAMES)}. Default: from the recipe."),
 ]
 Tie = Annotated[TieRule | None, typer.Option(help="How to break ties between classes. Default: from the recipe.")]
 Weights = Annotated[
@@ -126,7 +126,8 @@ Groups = Annotated[
     str | None,
     typer.Option(
         metavar="G,G,…",
-        help="For --vote two-level: group of each member in order, for example 3,3,5. Default: its kernel size.",
+        help="For rules that need groups, such as two-level: group of each member in order, for example 3,3,5. "
+        "Default: its kernel size.",
     ),
 ]
 Split = Annotated[SplitName, typer.Option(help="Images to score on.")]

@@ -208,7 +208,7 @@ def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None
     first = result.predictions[0]
     names = [member.member for member in result.predictions]
     listed = ", ".join(names) if len(names) <= _MAX_NAMES_IN_TITLE else f"{len(names)} members"
-    name = names[0] if len(names) == 1 else f"{result.rule.vote} vote of {listed}"
+    name = names[0] if len(names) == 1 else f"{result.combiner.rule.name} vote of {listed}"
     classified = ClassifiedSplit(
         name, first.split, first.class_names, first.labels, result.vote.labels, result.output_probabilities
     )
@@ -235,10 +235,10 @@ def write_member_plots(
     folder: Path, pool: Pool, predictions: Sequence[Predictions], data_root: Path | None, terminal: Terminal
 ) -> None:
     """Write the evaluation figures of each member. Several members get one subfolder each."""
-    from fmcli.ensemble import Combiner, combine_predictions
+    from fmcli.ensemble import Combiner, combine_predictions, make_rule
 
     names = [member.member for member in predictions]
     folders = [folder / word for word in folder_names(names)] if len(names) > 1 else [folder]
     for index, (member_folder, prediction) in enumerate(zip(folders, predictions, strict=True)):
-        result = combine_predictions([prediction], Combiner())
+        result = combine_predictions([prediction], Combiner(make_rule("majority")))
         write_plots(member_folder, evaluation_plotters(pool.subset([index]), result, data_root), terminal)

@@ -8,15 +8,14 @@ for single precision, the voting rule itself decides.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.choices import Measure, TieRule
-from fmcli.ensemble.rules import VOTING_RULES
-from fmcli.ensemble.rules.additive import MEMBER_SCORES
+from fmcli.choices import Measure
+from fmcli.ensemble.rules.additive import AdditiveRule
 from fmcli.ensemble.rules.vote import Floats, Labels, Logits, probabilities_of
 
 Ranking = tuple[float, float]
@@ -26,7 +25,6 @@ Indices = NDArray[np.intp]
 MEASURES: dict[str, tuple[Measure, Measure]] = {"accuracy": ("accuracy", "loss"), "loss": ("loss", "accuracy")}
 """For each measure: the measure itself, then the measure that decides between equally good ensembles."""
 MIN_PROBABILITY = np.finfo(np.float64).tiny  # replaces smaller probabilities, so that the logarithm is finite
-_COUNTING_RULES = ("majority", "borda")  # rules with many ties, which the probabilities can decide
 _MAX_LEAD = 1e30  # larger leads are clipped, so that their sums are finite in single precision
 _BLOCK_VALUES = 2**17  # values per block; a block fits in the processor's cache
 
@@ -38,8 +36,7 @@ class Candidates:
     Args:
         logits: (n_members, n_samples, n_classes).
         y_true: True labels, int64 (n_samples,).
-        rule: Voting rule.
-        tie: Tie rule.
+        rule: Voting rule, without weights.
         by: Measure to improve.
         size: Maximum number of members of an ensemble.
         indices: Indices of the members, int64 (n_members,).
@@ -52,8 +49,7 @@ class Candidates:
 
     logits: Logits
     y_true: Labels
-    rule: str
-    tie: str
+    rule: AdditiveRule
     by: Measure
     size: int
     indices: Indices
@@ -92,9 +88,7 @@ def empty_ensemble(pool: Candidates) -> PartialEnsemble:
     return PartialEnsemble((), np.zeros(pool.min_leads.shape), np.zeros(len(pool.y_true)))
 
 
-def prepare_candidates(
-    logits: Logits, y_true: Labels, *, rule: str, tie: TieRule, by: Measure, size: int
-) -> Candidates:
+def prepare_candidates(logits: Logits, y_true: Labels, *, rule: AdditiveRule, by: Measure, size: int) -> Candidates:
     """Compute the leads that each member adds to a vote. `Candidates` explains the arguments."""
     n_members, n_samples, n_classes = logits.shape
     other_classes = (y_true[:, None] + np.arange(1, n_classes)) % n_classes  # (n_samples, n_classes - 1)
@@ -104,8 +98,8 @@ def prepare_candidates(
         shape = (n_members, len(rows), n_classes)
         flat = logits[:, rows].reshape(-1, n_classes)
         probabilities = probabilities_of(flat).reshape(shape)
-        scores = MEMBER_SCORES[rule](flat).reshape(shape)
-        if rule in _COUNTING_RULES and tie == "probability":
+        scores = rule.member_scores(flat).reshape(shape)
+        if rule.scores_are_points and rule.tie == "probability":
             scores = scores + probabilities / (4 * size)  # sums to less than half a point, so it only decides ties
         true = y_true[rows][None, :, None]
         lead = np.take_along_axis(scores, other_classes[rows][None], axis=2) - np.take_along_axis(scores, true, axis=2)
@@ -118,7 +112,6 @@ def prepare_candidates(
         logits=logits,
         y_true=y_true,
         rule=rule,
-        tie=tie,
         by=by,
         size=size,
         indices=np.arange(n_members),
@@ -178,7 +171,7 @@ def _vote_exactly(pool: Candidates, ensemble: PartialEnsemble, rows: Indices, in
     counts = Counter(ensemble.members)
     selected = pool.logits[np.ix_(np.array([*counts], dtype=np.intp), rows)]
     voters = np.concatenate([selected, pool.logits[indices, rows][None]])  # (n_voters, n_pairs, n_classes)
-    vote = VOTING_RULES[pool.rule](voters, weights=[*counts.values(), 1], tie=pool.tie)
+    vote = replace(pool.rule, weights=(*counts.values(), 1)).combine(voters)
     return np.asarray(vote.labels == pool.y_true[rows])
 
 
@@ -187,7 +180,7 @@ def _mean_losses(pool: Candidates, ensemble: PartialEnsemble, indices: Indices) 
     size = len(ensemble.members) + 1
     total = np.zeros(len(indices))
     for rows in _blocks(np.arange(len(pool.y_true)), len(indices) * (len(pool.leads) + 1)):
-        if pool.rule == "geometric":
+        if pool.rule.scores_are_log_probabilities:
             leads = _add_leads(pool, ensemble, rows, indices) / np.float32(size)
             highest = leads.max(axis=0, initial=0)  # the true class has a lead of 0
             odds = np.exp(leads - highest).sum(axis=0) + np.exp(-highest)

@@ -1,63 +1,37 @@
-"""Combiners: a voting rule with its weights, groups, fitted coefficients and temperature."""
+"""Combiners: a voting rule with a temperature."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fmcli.choices import TieRule, VotingRule
-from fmcli.ensemble.rules import VOTING_RULES
-from fmcli.ensemble.rules.vote import Floats, Logits, Vote, normalize_weights
+from fmcli.choices import RuleName, TieRule
+from fmcli.ensemble.rules import make_rule
+from fmcli.ensemble.rules.base import VotingRule
+from fmcli.ensemble.rules.vote import Logits, Vote, check_logits, normalize_weights
 from fmcli.errors import Remedy, UsageError
 from fmcli.metrics.calibration import apply_temperature
 from fmcli.recipe.recipe import EnsembleSpec
 
-UNWEIGHTED_RULES = ("two-level", "stacking")
-FITTED_RULES = ("weighted-majority", "weighted-soft", "stacking")
-"""Rules that are fitted to validation images. The two weighted rules need no fitting if weights are given."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stacking:
-    """A multinomial logistic regression over all members' log-probabilities.
-
-    Args:
-        coefficients: float64 (n_classes, n_members · n_classes).
-        intercepts: float64 (n_classes,).
-    """
-
-    coefficients: Floats
-    intercepts: Floats
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Combiner:
-    """A voting rule for given members. Weights and groups are in the order of the members.
+    """A voting rule, and the temperature of its probabilities.
 
     Args:
-        vote: Voting rule.
-        tie: Tie rule, see `rules.additive.majority_vote`.
-        weights: One per member; None for equal weights.
-        groups: Group of each member, for `two-level`.
-        stacking: Fitted coefficients, for `stacking`.
+        rule: The voting rule.
         temperature: The logarithms of the vote's probabilities are divided by it, and the result is normalized; 1
             leaves the probabilities unchanged. See `metrics.calibration.apply_temperature`.
-        is_fitted: Whether the rule needs no more fitting, not even of its temperature.
+        is_fitted: Whether nothing must be fitted any more, not even the temperature.
     """
 
-    vote: VotingRule = "majority"
-    tie: TieRule = "probability"
-    weights: tuple[float, ...] | None = None
-    groups: tuple[str, ...] = ()
-    stacking: Stacking | None = None
+    rule: VotingRule
     temperature: float = 1.0
     is_fitted: bool = False
 
     @property
     def needs_fit(self) -> bool:
         """Whether the rule must be fitted to validation images before it can vote."""
-        if self.vote == "stacking":
-            return self.stacking is None
-        return self.vote in FITTED_RULES and self.weights is None
+        return self.rule.needs_fit
 
     def __call__(self, logits: Logits) -> Vote:
         """Combine the members' logits, (n_members, n_samples, n_classes), into a vote.
@@ -65,36 +39,16 @@ class Combiner:
         Raises:
             UsageError: The rule is not fitted, or was made for other members, or the logits are not finite.
         """
-        vote = VOTING_RULES[self.vote](logits, tie=self.tie, **self._parameters())
+        check_logits(logits)
+        vote = self.rule.combine(logits)
         if self.temperature == 1:
             return vote
         return replace(vote, probabilities=apply_temperature(vote.probabilities, self.temperature))
 
-    def _parameters(self) -> dict[str, Any]:
-        match self.vote:
-            case "two-level":
-                return {"groups": self.groups}
-            case "stacking":
-                if self.stacking is None:
-                    raise UsageError("stacking must be fitted before it can vote")
-                return {"coefficients": self.stacking.coefficients, "intercepts": self.stacking.intercepts}
-            case _:
-                return {"weights": self.weights}
-
-    def without(self, index: int) -> "Combiner | None":
-        """Return the combiner without one member.
-
-        Nothing is fitted again: the other members keep their weights. The result is None for stacking, whose
-        coefficients depend on all members, and if all other weights are 0.
-        """
-        if self.stacking is not None:
-            return None
-        weights, groups = self.weights, self.groups
-        if weights is not None:
-            weights = (*weights[:index], *weights[index + 1 :])
-            if not any(weights):
-                return None
-        return replace(self, weights=weights, groups=(*groups[:index], *groups[index + 1 :]))
+    def without(self, member: int) -> "Combiner | None":
+        """Return the combiner without one member; see `VotingRule.without`."""
+        rule = self.rule.without(member)
+        return None if rule is None else replace(self, rule=rule)
 
 
 def choose_combiner(
@@ -102,7 +56,7 @@ def choose_combiner(
     names: Sequence[str],
     groups: Sequence[str],
     *,
-    vote: VotingRule | None = None,
+    vote: RuleName | None = None,
     tie: TieRule | None = None,
     weights: Sequence[float] | None = None,
 ) -> Combiner:
@@ -111,7 +65,7 @@ def choose_combiner(
     Args:
         recipes: Section `[ensemble]` of the members' recipes; empty for members that have only predictions.
         names: Name of each member, by which recipes set weights.
-        groups: Group of each member in a two-level vote; empty if unknown.
+        groups: Group of each member, for rules that need groups; empty if unknown.
         vote: Voting rule. Default: from the recipes.
         tie: Tie rule. Default: from the recipes.
         weights: One per member. Default: from the recipes.
@@ -120,12 +74,12 @@ def choose_combiner(
         UsageError: The recipes have different settings and the caller gives none, weights are given for a rule that
             does not use them, or the group of a member is unknown.
     """
-    vote = vote or _shared_setting(recipes, "vote")
-    tie = tie or _shared_setting(recipes, "tie")
-    if vote in UNWEIGHTED_RULES:
+    vote, tie = vote or _shared_setting(recipes, "vote"), tie or _shared_setting(recipes, "tie")
+    rule = make_rule(vote, tie=tie, groups=groups)
+    if not rule.takes_weights:
         if weights is not None:
             raise UsageError(
-                f"a {vote} vote does not use weights",
+                f"a {rule.name} vote does not use weights",
                 hint="choose a rule that uses weights",
                 remedies=[Remedy("vote", "majority"), Remedy("vote", "weighted-soft")],
             )
@@ -133,13 +87,13 @@ def choose_combiner(
         weights = [by_name.get(name, 1.0) for name in names]
     if weights is not None:
         normalize_weights(weights, len(names))
-    if vote == "two-level" and not all(groups):
+    if rule.needs_groups and not all(groups):
         unknown = [name for name, group in zip(names, groups, strict=True) if not group]
         raise UsageError(
-            f"a two-level vote needs the group of each member; no group is known for {', '.join(unknown[:4])}",
+            f"a {rule.name} vote needs the group of each member; no group is known for {', '.join(unknown[:4])}",
             remedies=["groups"],
         )
-    return Combiner(vote, tie, None if weights is None else tuple(weights), tuple(groups))
+    return Combiner(replace(rule, weights=None if weights is None else tuple(weights)))
 
 
 def _shared_setting(recipes: Sequence[EnsembleSpec], setting: Literal["vote", "tie"]) -> Any:

@@ -6,9 +6,9 @@ from itertools import combinations
 
 import numpy as np
 
-from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.evaluate import Evaluation, evaluate_vote
 from fmcli.ensemble.predictions import check_same_images, digest_arrays
+from fmcli.ensemble.rules.base import VotingRule
 from fmcli.ensemble.voting import VotingResult
 from fmcli.errors import UsageError, printable
 from fmcli.metrics.comparison import CochranTest, PairedTest, cochran_q_test, holm_correction, mcnemar_test
@@ -30,7 +30,7 @@ class ComparedEnsemble:
 
     name: str
     members: tuple[str, ...]
-    rule: Combiner
+    rule: VotingRule
     evaluation: Evaluation
     against_first: PairedTest | None
     adjusted_p_value: float | None
@@ -79,7 +79,7 @@ def compare_ensembles(names: Sequence[str], results: Sequence[VotingResult]) -> 
         ComparedEnsemble(
             name,
             tuple(member.member for member in result.predictions),
-            result.rule,
+            result.combiner.rule,
             evaluate_vote(result.vote, first.labels, first.class_names, name=name),
             against_first,
             p_value,

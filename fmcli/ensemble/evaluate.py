@@ -55,7 +55,7 @@ class EnsembleEvaluation:
         members: One entry per member, in order.
         vote: Scores of the vote. The calibration is measured on the probabilities before temperature scaling; the
             coverage uses the probabilities that `predict` outputs.
-        rule: The fitted voting rule.
+        combiner: The fitted voting rule with its temperature.
         calibrated: Calibration of the vote after temperature scaling; None if no temperature was fitted.
         cross_fitted: Whether each image was classified by a rule that was fitted to other images of this split.
         n_ties: Number of images that the tie rule decided.
@@ -69,7 +69,7 @@ class EnsembleEvaluation:
     split: str
     members: tuple[Evaluation, ...]
     vote: Evaluation
-    rule: Combiner
+    combiner: Combiner
     calibrated: Calibration | None
     cross_fitted: bool
     n_ties: int
@@ -131,12 +131,12 @@ def evaluate_ensemble(result: VotingResult) -> EnsembleEvaluation:
         members = tuple(threads.map(evaluate_member, predictions))
     best = max(range(len(members)), key=lambda index: members[index].report.accuracy)
     choices = np.stack([member.choices for member in predictions])
-    is_calibrated = result.rule.temperature != 1
+    is_calibrated = result.combiner.temperature != 1
     return EnsembleEvaluation(
         split=first.split,
         members=members,
         vote=evaluate_vote(vote, y_true, first.class_names, output_probabilities=result.output_probabilities),
-        rule=result.rule,
+        combiner=result.combiner,
         calibrated=calibration_of_probabilities(result.calibrated, y_true) if is_calibrated else None,
         cross_fitted=result.cross_fitted,
         n_ties=int(vote.ties.sum()),
@@ -156,9 +156,9 @@ def _contributions(result: VotingResult) -> tuple[float | None, ...]:
     accuracy = float((result.vote.labels == y_true).mean())
 
     def contribution(index: int) -> float | None:
-        combiner = result.combiner.without(index)
-        if combiner is None:
+        voter = result.voter.without(index)
+        if voter is None:
             return None
-        return accuracy - float((combiner(np.delete(result.logits, index, axis=0)).labels == y_true).mean())
+        return accuracy - float((voter(np.delete(result.logits, index, axis=0)).labels == y_true).mean())
 
     return tuple(map(contribution, range(n_members)))

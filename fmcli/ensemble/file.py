@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fmcli.choices import SplitName, TieRule, VotingRule
-from fmcli.ensemble.combiner import Combiner, Stacking
-from fmcli.errors import CheckpointError, UsageError, is_utf8, printable
+from fmcli.choices import RULE_NAMES, RuleName, SplitName, TieRule
+from fmcli.ensemble.combiner import Combiner
+from fmcli.ensemble.rules import make_rule
+from fmcli.errors import CheckpointError, UsageError, did_you_mean, is_utf8, printable
 from fmcli.storage.atomic import write_atomic
 from fmcli.storage.reading import FileFormat, check_format, parse_toml, read_text
 
@@ -49,7 +49,7 @@ class MemberEntry(_Table):
         name: Name of the member.
         path: Path of the member's folder, checkpoint or predictions file, relative to the ensemble file's folder.
         weight: Weight in the vote; None for equal weights.
-        group: Group in a two-level vote; empty if unknown.
+        group: Group, for rules that need groups; empty if unknown.
         digest: SHA-256 of the network's weights; empty for a member that has only predictions.
     """
 
@@ -77,26 +77,18 @@ class FittedOn(_Table):
     accuracy: float
 
 
-_Coefficient = Annotated[float, Field(ge=-1e9, le=1e9)]  # larger values could overflow the scores
+class EnsembleFile(_Table, extra="allow"):
+    """The content of an ensemble file; see `MemberEntry` and `Combiner`.
 
-
-class StackingEntry(_Table):
-    """The coefficients of stacking, one row per class; see `Stacking`."""
-
-    coefficients: list[list[_Coefficient]]
-    intercepts: list[_Coefficient]
-
-
-class EnsembleFile(_Table):
-    """The content of an ensemble file; see `MemberEntry` and `Combiner`."""
+    The extra tables have the names of voting rules and contain their fitted values, such as `[stacking]`.
+    """
 
     format: Literal["fmcli-ensemble-1"] = "fmcli-ensemble-1"
-    vote: VotingRule
+    vote: RuleName
     tie: TieRule
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     fitted_on: FittedOn | None = None
     members: Annotated[list[MemberEntry], Field(min_length=1)]
-    stacking: StackingEntry | None = None
 
     @model_validator(mode="after")
     def _check_duplicates(self) -> Self:
@@ -119,34 +111,33 @@ class EnsembleFile(_Table):
         if all(member.weight == 0 for member in self.members):
             raise ValueError("at least one weight must be above 0")
         ungrouped = [member.name for member in self.members if not member.group]
-        if self.vote == "two-level" and ungrouped:
+        if make_rule(self.vote).needs_groups and ungrouped:
             raise ValueError(
-                f"a two-level vote needs the group of each member; members without a group: {', '.join(ungrouped)}"
+                f"a {self.vote} vote needs the group of each member; members without a group: {', '.join(ungrouped)}"
             )
-        if self.stacking:
-            n_classes = len(self.stacking.intercepts)
-            n_columns, lengths = n_classes * len(self.members), [len(row) for row in self.stacking.coefficients]
-            if lengths != [n_columns] * n_classes:
-                raise ValueError(
-                    f"stacking.coefficients must have a row of {n_columns} values for each of {n_classes} intercepts; "
-                    f"got {len(lengths)} rows with {sorted({*lengths})} values"
-                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tables_of_rules(self) -> Self:
+        for name, values in (self.model_extra or {}).items():
+            if name not in RULE_NAMES:
+                raise ValueError(f"unknown key {name!r}; {did_you_mean(name, [*type(self).model_fields, *RULE_NAMES])}")
+            try:
+                make_rule(name).with_parameters(values, len(self.members))
+            except ValidationError as error:
+                raise ValueError(f"{name}.{first_problem(error)}") from error
         return self
 
     def combiner(self) -> Combiner:
-        """Return the fitted voting rule."""
+        """Return the fitted voting rule with its temperature."""
         weights = [member.weight for member in self.members if member.weight is not None]
-        fitted = self.stacking
-        stacking = Stacking(np.array(fitted.coefficients), np.array(fitted.intercepts)) if fitted else None
-        return Combiner(
-            vote=self.vote,
-            tie=self.tie,
-            weights=tuple(weights) or None,
-            groups=tuple(member.group for member in self.members),
-            stacking=stacking,
-            temperature=self.temperature,
-            is_fitted=True,
+        rule = make_rule(
+            self.vote, tie=self.tie, weights=weights or None, groups=[member.group for member in self.members]
         )
+        values = (self.model_extra or {}).get(self.vote)
+        if values is not None:
+            rule = rule.with_parameters(values, len(self.members))
+        return Combiner(rule, self.temperature, is_fitted=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,36 +156,34 @@ class MemberPath:
 
 
 def describe_ensemble(
-    members: Sequence[MemberPath], rule: Combiner, folder: Path | None, fitted_on: FittedOn | None = None
+    members: Sequence[MemberPath], combiner: Combiner, folder: Path | None, fitted_on: FittedOn | None = None
 ) -> EnsembleFile:
     """Return the content of an ensemble file.
 
     Args:
         members: The members, in the order that the rule expects.
-        rule: The fitted voting rule.
+        combiner: The fitted voting rule with its temperature.
         folder: Folder of the ensemble file; the members' paths become relative to it. None keeps them unchanged.
         fitted_on: The images to which the rule was fitted; None if nothing was fitted.
 
     Raises:
         UsageError: A member is outside the folder, its path is not UTF-8, or a weight is too large.
     """
+    rule = combiner.rule
     weights = rule.weights or (None,) * len(members)
     groups = rule.groups or ("",) * len(members)
-    stacking = None
-    if rule.stacking:
-        stacking = StackingEntry(
-            coefficients=rule.stacking.coefficients.tolist(), intercepts=rule.stacking.intercepts.tolist()
-        )
+    parameters = rule.parameters()
+    tables: dict[str, Any] = {rule.name: parameters} if parameters else {}
     return EnsembleFile(
-        vote=rule.vote,
+        vote=rule.name,
         tie=rule.tie,
-        temperature=rule.temperature,
+        temperature=combiner.temperature,
         fitted_on=fitted_on,
         members=[
             _member_entry(member, folder, weight, group)
             for member, weight, group in zip(members, weights, groups, strict=True)
         ],
-        stacking=stacking,
+        **tables,
     )
 
 

@@ -22,9 +22,9 @@ from statistics import fmean, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-from fmcli.ensemble.combiner import Combiner
 from fmcli.ensemble.predictions import Predictions, stack_logits
-from fmcli.ensemble.rules.vote import Floats
+from fmcli.ensemble.rules.base import VotingRule
+from fmcli.ensemble.rules.vote import Floats, check_logits
 from fmcli.errors import Remedy, UsageError, printable
 from fmcli.metrics.comparison import CrossedTest, crossed_test, holm_correction
 
@@ -116,7 +116,7 @@ class HeterogeneityStudy:
 
 
 def compare_heterogeneous(
-    predictions: Sequence[Predictions], rule: Combiner, *, size: int | None = None, draws: int = 200, seed: int = 0
+    predictions: Sequence[Predictions], rule: VotingRule, *, size: int | None = None, draws: int = 200, seed: int = 0
 ) -> HeterogeneityStudy:
     """Compare heterogeneous ensembles with homogeneous ensembles of the same size.
 
@@ -125,7 +125,8 @@ def compare_heterogeneous(
 
     Args:
         predictions: A pool of members on the same images, each with its group.
-        rule: A voting rule without weights. A `two-level` vote uses the groups of the drawn members.
+        rule: A voting rule that is not fitted and has no weights. A rule that needs groups uses those of the drawn
+            members.
         size: Number of members of each ensemble. Default: the number of groups.
         draws: About how many heterogeneous ensembles to draw, and how many homogeneous ensembles of each group. If the
             pool has fewer, all are evaluated. More are drawn if a combination of groups would get fewer than 10
@@ -139,20 +140,21 @@ def compare_heterogeneous(
         CheckpointError: Members predict different images or classes.
         UsageError: There are too few groups or members, a group is unknown, or the rule has weights.
     """
-    if rule.needs_fit or rule.weights is not None:
+    if rule.needs_fit or rule.weights is not None or rule.parameters():
         raise UsageError(
-            f"a {rule.vote} vote has a weight for each member, but every drawn ensemble has different members",
+            f"a {rule.name} vote has a weight for each member, but every drawn ensemble has different members",
             remedies=[Remedy("vote", "soft"), Remedy("vote", "majority")],
         )
     groups = _indices_by_group(predictions)
     size = size or len(groups)
     _check_groups(groups, size)
     logits, y_true = stack_logits(predictions), predictions[0].labels
+    check_logits(logits)
     generator = np.random.default_rng(seed)
 
     def find_correct(members: Members) -> NDArray[np.bool_]:
-        combiner = replace(rule, groups=tuple(predictions[index].group for index in members))
-        return np.asarray(combiner(logits[list(members)]).labels == y_true)
+        drawn = replace(rule, groups=tuple(predictions[index].group for index in members))
+        return np.asarray(drawn.combine(logits[list(members)]).labels == y_true)
 
     mixed = _evaluate(
         "+".join(groups) if size == len(groups) else f"{size} of {', '.join(groups)}",

@@ -5,12 +5,12 @@ All methods repeat one question: how good is the vote with one more member? `can
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, comb
 
 import numpy as np
 
-from fmcli.choices import Measure, SelectionMethod, TieRule
+from fmcli.choices import Measure, SelectionMethod
 from fmcli.ensemble.candidates import (
     MEASURES,
     MIN_PROBABILITY,
@@ -23,8 +23,9 @@ from fmcli.ensemble.candidates import (
     prepare_candidates,
     score_additions,
 )
-from fmcli.ensemble.rules import VOTING_RULES
-from fmcli.ensemble.rules.additive import MEMBER_SCORES
+from fmcli.ensemble.rules import rules_where
+from fmcli.ensemble.rules.additive import AdditiveRule
+from fmcli.ensemble.rules.base import VotingRule
 from fmcli.ensemble.rules.vote import Labels, Logits, check_logits
 from fmcli.errors import UsageError
 
@@ -68,10 +69,9 @@ class Selection:
 def select_members(
     logits: Logits,
     y_true: Labels,
+    rule: VotingRule,
     *,
     method: SelectionMethod = "greedy",
-    rule: str = "soft",
-    tie: TieRule = "probability",
     by: Measure = "accuracy",
     size: int | None = None,
     **options: int,
@@ -84,9 +84,8 @@ def select_members(
     Args:
         logits: Logits of the pool on validation images, (n_members, n_samples, n_classes).
         y_true: True labels, int64 (n_samples,).
+        rule: Voting rule whose scores are sums over members. Its weights are not used, because the selection sets them.
         method: `greedy`, `exhaustive` or `diverse`; see `select_greedy`, `select_exhaustive` and `select_diverse`.
-        rule: Voting rule whose scores are sums over members: `majority`, `soft`, `geometric` or `borda`.
-        tie: Tie rule, see `rules.additive.majority_vote`.
         by: Measure to improve: `accuracy`, or `loss`, the negative log-likelihood of the vote's probabilities.
         size: Maximum number of members. A member that is selected twice counts as two. With bags, the maximum for each
             bag. Default: 20 for greedy, 3 for exhaustive, 10 for diverse.
@@ -97,18 +96,19 @@ def select_members(
             the rule are not sums over members, or an exhaustive search would take too long.
 
     Example:
+        >>> from fmcli.ensemble import make_rule
         >>> logits = np.log([[[0.8, 0.2], [0.6, 0.4]], [[0.4, 0.6], [0.1, 0.9]], [[0.3, 0.7], [0.9, 0.1]]])
-        >>> selection = select_members(logits, np.array([0, 1]), size=2)
+        >>> selection = select_members(logits, np.array([0, 1]), make_rule("soft"), size=2)
         >>> selection.members, selection.counts, selection.score
         ((1, 0), (1, 1), 1.0)
-        >>> select_members(logits, np.array([0, 1]), method="exhaustive").members
+        >>> select_members(logits, np.array([0, 1]), make_rule("soft"), method="exhaustive").members
         (0, 1)
     """
     size = DEFAULT_SIZES[method] if size is None else size
-    _check(logits, y_true, rule)
+    additive = _check(logits, y_true, rule)
     if method == "exhaustive":
         _check_subsets(len(logits), size)
-    pool = prepare_candidates(logits, y_true, rule=rule, tie=tie, by=by, size=size)
+    pool = prepare_candidates(logits, y_true, rule=additive, by=by, size=size)
     return SELECTION_METHODS[method](pool, **options)
 
 
@@ -172,7 +172,7 @@ def select_diverse(pool: Candidates) -> Selection:
 
     def most_different(ensemble: PartialEnsemble) -> Indices:
         remaining = np.setdiff1d(pool.indices, ensemble.members)
-        labels = VOTING_RULES[pool.rule](pool.logits[list(ensemble.members)], tie=pool.tie).labels
+        labels = pool.rule.combine(pool.logits[list(ensemble.members)]).labels
         differences = (choices[remaining] != labels).sum(axis=1)
         order = np.argsort(-differences, kind="stable")
         return np.sort(remaining[order[: ceil(_DIVERSE_SHARE * len(remaining))]])
@@ -252,7 +252,7 @@ def _selection(pool: Candidates, members: Sequence[int], path: Sequence[Step] = 
 
 
 def _score(pool: Candidates, counts: Counter[int]) -> float:
-    vote = VOTING_RULES[pool.rule](pool.logits[list(counts)], weights=list(counts.values()), tie=pool.tie)
+    vote = replace(pool.rule, weights=tuple(counts.values())).combine(pool.logits[list(counts)])
     if pool.by == "accuracy":
         return float((vote.labels == pool.y_true).mean())
     likelihoods = vote.probabilities[np.arange(len(pool.y_true)), pool.y_true]
@@ -262,11 +262,14 @@ def _score(pool: Candidates, counts: Counter[int]) -> float:
 # --- checks ----------------------------------------------------------------------------------------------
 
 
-def _check(logits: Logits, y_true: Labels, rule: str) -> None:
-    if rule not in MEMBER_SCORES:
+def _check(logits: Logits, y_true: Labels, rule: VotingRule) -> AdditiveRule:
+    """Return the rule without weights. Refuse other rules, wrong shapes and pools of one member."""
+    rule = rule.unweighted
+    if not isinstance(rule, AdditiveRule):
+        possible = rules_where(lambda one: isinstance(one, AdditiveRule) and one.unweighted is one)
         raise UsageError(
-            f"cannot select members for a {rule} vote, because its scores are not sums over members",
-            hint=f"choose one of {', '.join(MEMBER_SCORES)}",
+            f"cannot select members for a {rule.name} vote, because its scores are not sums over members",
+            hint=f"choose one of {', '.join(possible)}",
         )
     check_logits(logits)
     if not len(y_true) or y_true.shape != logits.shape[1:2]:
@@ -276,6 +279,7 @@ def _check(logits: Logits, y_true: Labels, rule: str) -> None:
         )
     if len(logits) == 1:
         raise UsageError("selection needs a pool of at least two members; got 1")
+    return replace(rule, weights=None)
 
 
 def _check_subsets(n_members: int, size: int) -> None:

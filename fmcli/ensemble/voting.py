@@ -17,20 +17,20 @@ class VotingResult:
     Args:
         predictions: One entry per member.
         logits: float32 (n_members, n_samples, n_classes), the members' logits.
-        rule: The voting rule with its fitted weights and temperature.
+        combiner: The fitted voting rule with its temperature.
         vote: The vote before temperature scaling.
         calibrated: float64 (n_samples, n_classes), the vote's probabilities after temperature scaling.
-        combiner: The combiner that produced the vote: the rule, or one rule per fold of the images.
+        voter: The combiner that produced the vote: the fitted rule, or one rule per fold of the images.
         output_calibrated: Whether `predict` outputs `calibrated`, because the temperature is from a pack or an
             ensemble file.
     """
 
     predictions: tuple[Predictions, ...]
     logits: Logits
-    rule: Combiner
+    combiner: Combiner
     vote: Vote
     calibrated: Floats
-    combiner: Combiner | CrossFitted
+    voter: Combiner | CrossFitted
     output_calibrated: bool = False
 
     @property
@@ -41,12 +41,12 @@ class VotingResult:
     @property
     def cross_fitted(self) -> bool:
         """Whether each image was classified by a rule that was fitted to other images of this split."""
-        return isinstance(self.combiner, CrossFitted)
+        return isinstance(self.voter, CrossFitted)
 
 
 def combine_predictions(
     predictions: Sequence[Predictions],
-    rule: Combiner,
+    combiner: Combiner,
     *,
     fitted_here: Combiner | None = None,
     output_calibrated: bool = False,
@@ -55,8 +55,8 @@ def combine_predictions(
 
     Args:
         predictions: One entry per member, all on the same images.
-        rule: The fitted voting rule.
-        fitted_here: If the rule was fitted to these images, the rule before it was fitted; otherwise None. Weights and
+        combiner: The fitted voting rule with its temperature.
+        fitted_here: If the rule was fitted to these images, the combiner before fitting; otherwise None. Weights and
             temperature are then fitted in folds, so that no image is classified by a rule that was fitted to it.
         output_calibrated: See `VotingResult`.
 
@@ -65,12 +65,12 @@ def combine_predictions(
         UsageError: The rule is not fitted, or was made for other members.
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    combiner: Combiner | CrossFitted = replace(rule, temperature=1.0)
+    voter: Combiner | CrossFitted = replace(combiner, temperature=1.0)
     if fitted_here is not None and fitted_here.needs_fit:
-        combiner = cross_fit(fitted_here, logits, y_true)
-    vote = combiner(logits)
+        voter = cross_fit(fitted_here, logits, y_true)
+    vote = voter(logits)
     if fitted_here is not None:
         calibrated = cross_fitted_probabilities(vote.probabilities, y_true)
     else:
-        calibrated = apply_temperature(vote.probabilities, rule.temperature)
-    return VotingResult(tuple(predictions), logits, rule, vote, calibrated, combiner, output_calibrated)
+        calibrated = apply_temperature(vote.probabilities, combiner.temperature)
+    return VotingResult(tuple(predictions), logits, combiner, vote, calibrated, voter, output_calibrated)

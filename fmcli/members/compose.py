@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from fmcli.checkpoints.layout import MODEL_FILE
-from fmcli.choices import SelectionMethod, VotingRule
+from fmcli.choices import SelectionMethod
 from fmcli.ensemble import Combiner, fit_combiner
 from fmcli.ensemble.file import FittedOn, MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
@@ -69,13 +69,13 @@ def select_ensemble(
         UsageError: There are no candidates, or the method does not support the rule.
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    # The selection sets the weights: a member's weight is the number of times that it was selected.
-    vote = cast(VotingRule, rule.vote.removeprefix("weighted-"))
-    selection = select_members(logits, y_true, method=method, rule=vote, tie=rule.tie, **options)
+    selection = select_members(logits, y_true, rule.rule, method=method, **options)
     selected = pool.subset(selection.members)
+    # The selection sets the weights: a member's weight is the number of times that it was selected.
     weights = None if len(set(selection.counts)) == 1 else tuple(float(count) for count in selection.counts)
+    chosen = replace(rule.rule.unweighted, weights=weights, groups=selected.groups)
     selected_logits = logits[list(selection.members)]
-    fitted = fit_combiner(Combiner(vote, rule.tie, weights, selected.groups), selected_logits, y_true)
+    fitted = fit_combiner(Combiner(chosen), selected_logits, y_true)
     fitted_on = _fitted_on(predictions, accuracy_of_rule(fitted, selected_logits, y_true))
     return replace(selected, rule=fitted, fitted_on=fitted_on), selection
 

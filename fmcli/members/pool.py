@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from fmcli.checkpoints.layout import MODEL_FILE, find_checkpoints, make_names_unique
-from fmcli.choices import TieRule, VotingRule
+from fmcli.choices import RuleName, TieRule
 from fmcli.ensemble import Combiner, choose_combiner
 from fmcli.ensemble.file import SUFFIX, EnsembleFile, FittedOn, read_ensemble_file
 from fmcli.errors import CheckpointError, UsageError, printable
@@ -85,7 +85,7 @@ class Pool:
     def choose_rule(
         self,
         *,
-        vote: VotingRule | None = None,
+        vote: RuleName | None = None,
         tie: TieRule | None = None,
         weights: Sequence[float] | None = None,
         groups: Sequence[str] | None = None,
@@ -100,10 +100,10 @@ class Pool:
                 f"{len(self.members)} members need {len(self.members)} groups, one per member; got {len(groups)}",
                 remedies=["groups"],
             )
-        if self.rule is not None and vote in (None, self.rule.vote) and weights is None and groups is None:
-            return self.rule if tie is None else replace(self.rule, tie=tie)
+        if self.rule is not None and vote in (None, self.rule.rule.name) and weights is None and groups is None:
+            return self.rule if tie is None else replace(self.rule, rule=replace(self.rule.rule, tie=tie))
         if self.rule is not None:
-            vote, tie = vote or self.rule.vote, tie or self.rule.tie
+            vote, tie = vote or self.rule.rule.name, tie or self.rule.rule.tie
         own = [member.name.partition("/")[0] for member in self.members]  # a snapshot has the weight of its member
         recipes = [member.header.ensemble for member in self.checkpoints]
         return choose_combiner(recipes, own, groups or self.groups, vote=vote, tie=tie, weights=weights)

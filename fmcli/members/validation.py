@@ -80,9 +80,10 @@ def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOpt
     # Predictions from other tools have no digest.
     is_shared = found is not None and len({member.data_digest for member in found} - {""}) <= 1
     if rule.needs_fit and not is_shared:
-        by_hand: list[Remedy | Action] = [] if rule.vote == "stacking" else ["weights"]
+        voting = rule.rule
+        by_hand: list[Remedy | Action] = ["weights"] if voting.takes_weights else []
         raise UsageError(
-            f"{rule.vote} must be fitted on validation images, but these members have no validation images in common",
+            f"{voting.name} must be fitted on validation images, but these members have no validation images in common",
             hint="for members without a network, add their predictions in a file such as MEMBER/validation.safetensors",
             remedies=[*by_hand, Remedy("vote", "soft")],
         )

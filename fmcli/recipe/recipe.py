@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fmcli.choices import TieRule, VotingRule
+from fmcli.choices import RuleName, TieRule
 from fmcli.recipe.augment import AugmentSpec
 from fmcli.recipe.base import NonNegativeFloat, Probability, Spec
 from fmcli.recipe.data import DataSpec
@@ -29,7 +29,7 @@ _RESERVED_NAMES = {
 class EnsembleSpec(Spec):
     """How the predictions of the members are combined."""
 
-    vote: VotingRule = Field(
+    vote: RuleName = Field(
         "majority", description="Voting rule. The commands that evaluate an ensemble can override it."
     )
     tie: TieRule = Field(

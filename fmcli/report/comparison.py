@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from fmcli.ensemble import Combiner
+from fmcli.ensemble import VotingRule
 from fmcli.ensemble.comparison import ComparedEnsemble, Comparison
 from fmcli.ensemble.heterogeneity import HeterogeneityStudy, HomogeneousResult
 from fmcli.report.document import Document, Record, Row, Sheet, interval, percent, points, show_value
@@ -52,7 +52,7 @@ def _ensemble_record(ensemble: ComparedEnsemble) -> dict[str, Any]:
         "ensemble": ensemble.name,
         "n_members": len(ensemble.members),
         "members": list(ensemble.members),
-        "vote": ensemble.rule.vote,
+        "vote": ensemble.rule.name,
         "accuracy": report.accuracy,
         "accuracy_low": report.interval[0],
         "accuracy_high": report.interval[1],
@@ -83,7 +83,7 @@ def _ensemble_row(record: Record) -> Row:
 # --- heterogeneous and homogeneous ensembles --------------------------------------------------------------
 
 
-def study_document(study: HeterogeneityStudy, rule: Combiner) -> Document:
+def study_document(study: HeterogeneityStudy, rule: VotingRule) -> Document:
     """Return the accuracy of heterogeneous ensembles compared with homogeneous ensembles."""
     pool = ", ".join(f"{n_members} of group {group}" for group, n_members in study.n_members.items())
     records = [_drawn_record(study, None), *(_drawn_record(study, result) for result in study.homogeneous)]
@@ -99,7 +99,7 @@ def study_document(study: HeterogeneityStudy, rule: Combiner) -> Document:
     )
     payload = {
         "split": study.split,
-        "vote": rule.vote,
+        "vote": rule.name,
         "size": study.size,
         "pool": study.n_members,
         "alone": alone,

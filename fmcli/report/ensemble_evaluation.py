@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fmcli.ensemble import Combiner, EnsembleEvaluation, Evaluation
+from fmcli.ensemble import EnsembleEvaluation, Evaluation, VotingRule
 from fmcli.metrics.calibration import Calibration
 from fmcli.metrics.comparison import CochranTest, PairedTest
 from fmcli.recipe import ReferenceSpec
@@ -20,13 +20,6 @@ from fmcli.report.evaluation import (
 
 _SIGNIFICANCE_LEVEL = 0.05
 _MAX_MEMBERS_IN_FULL = 100  # in larger ensembles, JSON contains neither the classes of each member nor the pairs
-_MEAN_PROBABILITY = "the mean of its members' probabilities"
-_PROBABILITIES = {
-    "soft": _MEAN_PROBABILITY,
-    "weighted-soft": "the weighted mean of its members' probabilities",
-    "geometric": "the geometric mean of its members' probabilities",
-    "stacking": "the output of the fitted stacking model",
-}
 
 
 def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) -> Document:
@@ -46,10 +39,10 @@ def ensemble_document(evaluation: EnsembleEvaluation, reference: ReferenceSpec |
 
 
 def _member_sheet(evaluation: EnsembleEvaluation) -> Sheet:
-    rule, members, contributions = evaluation.rule, evaluation.members, evaluation.contributions
+    rule, members, contributions = evaluation.combiner.rule, evaluation.members, evaluation.contributions
     rows = [_member_row(member) for member in (*members, evaluation.vote)]
     for index, row in enumerate(rows[:-1]):
-        if rule.vote == "two-level":
+        if rule.needs_groups:
             row["Group"] = rule.groups[index]
         if rule.weights:
             row[">Weight"] = f"{rule.weights[index]:.3g}"
@@ -68,14 +61,14 @@ def _has_contributions(evaluation: EnsembleEvaluation) -> bool:
 
 
 def _member_notes(evaluation: EnsembleEvaluation) -> list[str]:
-    rule, diversity = evaluation.rule, evaluation.diversity
+    rule, diversity = evaluation.combiner.rule, evaluation.diversity
     notes = [
         describe_gain(evaluation.gain, "The vote", f"its best member, {evaluation.best_member}"),
         *describe_agreement("The members", evaluation.agreement),
         f"On average, two members disagree on {percent(diversity.mean_disagreement)} % of the images and are both "
         f"wrong on {percent(diversity.mean_double_fault)} %; Q statistic {_format_number(diversity.mean_q_statistic)}, "
         f"Cohen's kappa {_format_number(diversity.mean_kappa)}.",
-        f"Ties: {evaluation.n_ties:,} (decided by {rule.tie}).",
+        f"{rule.tie_meaning}: {evaluation.n_ties:,} (decided by {rule.tie}).",
     ]
     if _has_contributions(evaluation):
         kept = " and the other members keep their weights" if rule.weights else ""
@@ -85,10 +78,9 @@ def _member_notes(evaluation: EnsembleEvaluation) -> list[str]:
     return notes
 
 
-def describe_rule(rule: Combiner) -> str:
+def describe_rule(rule: VotingRule) -> str:
     """Return the start of a title, such as `Weighted majority vote`."""
-    name = rule.vote if rule.weights is None or rule.vote.startswith("weighted-") else f"weighted {rule.vote}"
-    return f"{name.capitalize()} vote"
+    return f"{rule.label.capitalize()} vote"
 
 
 def _member_row(member: Evaluation) -> dict[str, str]:
@@ -142,15 +134,15 @@ def describe_significance(p_value: float) -> str:
 
 def _calibration_sheet(evaluation: EnsembleEvaluation) -> Sheet:
     """Return the calibration of the vote's probabilities before and after temperature scaling."""
-    rule = evaluation.rule
-    probability = _PROBABILITIES.get(rule.vote, f"{_MEAN_PROBABILITY}; it did not decide the vote")
+    combiner = evaluation.combiner
+    limits = "" if combiner.rule.probability_decides else "; it did not decide the vote"
     rows = [_calibration_row("before scaling", evaluation.vote.calibration)]
     notes = [
-        f"The vote's probability is {probability}.",
+        f"The vote's probability is {combiner.rule.probability_meaning}{limits}.",
         "Calib. err. uses bins of equal width; Equal mass uses bins with the same number of images.",
     ]
     if evaluation.calibrated is not None:
-        rows.append(_calibration_row(f"at temperature {rule.temperature:.2f}", evaluation.calibrated))
+        rows.append(_calibration_row(f"at temperature {combiner.temperature:.2f}", evaluation.calibrated))
         notes.append("The temperature was fitted to validation images. Ensemble files and packs store it.")
     return Sheet("Calibration of the vote's probabilities", rows, notes=notes)
 
@@ -166,15 +158,16 @@ def _calibration_row(name: str, calibration: Calibration) -> Row:
 
 
 def _payload(evaluation: EnsembleEvaluation, reference: ReferenceSpec | None) -> dict[str, Any]:
-    rule, diversity = evaluation.rule, evaluation.diversity
+    combiner, diversity = evaluation.combiner, evaluation.diversity
+    rule = combiner.rule
     in_full = len(evaluation.members) <= _MAX_MEMBERS_IN_FULL
     return {
         "split": evaluation.split,
-        "vote": rule.vote,
+        "vote": rule.name,
         "tie": rule.tie,
         "weights": rule.weights,
-        "groups": rule.groups if rule.vote == "two-level" else None,
-        "temperature": rule.temperature,
+        "groups": rule.groups if rule.needs_groups else None,
+        "temperature": combiner.temperature,
         "cross_fitted": evaluation.cross_fitted,
         "ties": evaluation.n_ties,
         "best_member": evaluation.best_member,

@@ -13,12 +13,12 @@ from fmcli.report.ensemble_evaluation import describe_rule
 
 
 def selection_document(
-    rule: Combiner, selection: Selection, names: Sequence[str], by: Measure, *, n_images: int, output: Path
+    combiner: Combiner, selection: Selection, names: Sequence[str], by: Measure, *, n_images: int, output: Path
 ) -> Document:
     """Return the selected members, their validation score, and the next command.
 
     Args:
-        rule: The voting rule of the selected members.
+        combiner: The fitted voting rule of the selected members.
         selection: The selection.
         names: Names of all members of the pool.
         by: Measure that was optimised.
@@ -30,7 +30,7 @@ def selection_document(
         for index, times in zip(selection.members, selection.counts, strict=True)
     ]
     sheet = Sheet(
-        title=f"Selected from {len(names)} members on {n_images:,} validation images, for a {rule.vote} vote",
+        title=f"Selected from {len(names)} members on {n_images:,} validation images, for a {combiner.rule.name} vote",
         rows=[
             {"Member": names[index], ">Times selected": times, ">Weight": f"{times / sum(selection.counts):.3f}"}
             for index, times in zip(selection.members, selection.counts, strict=True)
@@ -45,8 +45,8 @@ def selection_document(
     )
     payload = {
         "ensemble": str(output),
-        "vote": rule.vote,
-        "temperature": rule.temperature,
+        "vote": combiner.rule.name,
+        "temperature": combiner.temperature,
         "by": by,
         "score": selection.score,
         "best_member": names[selection.best_member],
@@ -62,15 +62,16 @@ def _format_score(score: float, by: Measure) -> str:
     return f"{percent(score)} %" if by == "accuracy" else f"{score:.4f}"
 
 
-def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None, output: Path) -> Document:
+def fit_document(names: tuple[str, ...], combiner: Combiner, accuracy: float | None, output: Path) -> Document:
     """Return the fitted weights and temperature, and the next command.
 
     Args:
         names: Names of the members.
-        rule: The fitted voting rule.
+        combiner: The fitted voting rule with its temperature.
         accuracy: Validation accuracy of the vote; None if the members share no validation images.
         output: The ensemble file.
     """
+    rule = combiner.rule
     weights = rule.weights or (1.0,) * len(names)
     records: list[dict[str, Any]] = [
         {"member": name, "weight": weight / sum(weights)} for name, weight in zip(names, weights, strict=True)
@@ -78,20 +79,20 @@ def fit_document(names: tuple[str, ...], rule: Combiner, accuracy: float | None,
     fitted = (
         "Nothing was fitted: the members share no validation images."
         if accuracy is None
-        else f"Validation accuracy {percent(accuracy)} %; temperature {rule.temperature:.3f}."
+        else f"Validation accuracy {percent(accuracy)} %; temperature {combiner.temperature:.3f}."
     )
     sheet = Sheet(
         title=f"{describe_rule(rule)} of {count(len(names), 'member')}",
         rows=[
-            {"Member": record["member"], **({} if rule.stacking else {">Weight": f"{record['weight']:.3f}"})}
+            {"Member": record["member"], **({">Weight": f"{record['weight']:.3f}"} if rule.takes_weights else {})}
             for record in records
         ],
         notes=[fitted, *_next_steps(output)],
     )
     payload = {
         "ensemble": str(output),
-        "vote": rule.vote,
-        "temperature": rule.temperature,
+        "vote": combiner.rule.name,
+        "temperature": combiner.temperature,
         "validation_accuracy": accuracy,
         "members": records,
     }

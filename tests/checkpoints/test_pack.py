@@ -26,7 +26,7 @@ from fmcli.members.predict import predict_pool
 from fmcli.recipe import load_recipe
 from fmcli.storage.reading import read_metadata
 from fmcli.training.run import train_run
-from tests.helpers import TINY_RECIPE
+from tests.helpers import TINY_RECIPE, make_combiner
 
 CPU = torch.device("cpu")
 CARRIED = (MODEL_FILE, HISTORY_FILE, predictions_file("validation"))
@@ -48,7 +48,7 @@ def runs(drawn_images, tmp_path_factory) -> Path:
 def rule(runs) -> Combiner:
     """Fitted stacking with a temperature for k5 and k3 of run `one`."""
     found = [load_predictions(runs / "one" / name / predictions_file("validation")) for name in NAMES]
-    return fit_combiner(Combiner("stacking", groups=("5", "3")), stack_logits(found), found[0].labels)
+    return fit_combiner(make_combiner("stacking", groups=("5", "3")), stack_logits(found), found[0].labels)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,9 @@ def test_unpacking_restores_the_rule_and_its_images(pack, rule, tmp_path):
     unpack(pack, tmp_path)
     content, paths = read_ensemble_file(tmp_path / ENSEMBLE_FILE)
     own = content.combiner()
-    assert (own.vote, own.tie, own.groups, own.temperature) == (rule.vote, rule.tie, rule.groups, rule.temperature)
-    np.testing.assert_array_equal(own.stacking.coefficients, rule.stacking.coefficients)
+    assert (own.rule.name, own.rule.tie, own.temperature) == (rule.rule.name, rule.rule.tie, rule.temperature)
+    assert own.rule.groups == rule.rule.groups
+    assert own.rule.parameters() == rule.rule.parameters()
     assert content.fitted_on.images == 40
     assert paths == [tmp_path / name for name in NAMES]
     pool = open_pool([tmp_path / ENSEMBLE_FILE], device="cpu")  # checks the members' digests
@@ -164,7 +165,7 @@ def test_optional_files_of_a_member_can_be_missing(runs, tmp_path):
     (tmp_path / "k3").mkdir()
     shutil.copy(runs / "one" / "k3" / MODEL_FILE, tmp_path / "k3")
     (tmp_path / "k3" / HISTORY_FILE).write_bytes(b"")  # an empty file is packed, too
-    write_pack(tmp_path / "one.pack", member_files(tmp_path, ["k3"]), Combiner())
+    write_pack(tmp_path / "one.pack", member_files(tmp_path, ["k3"]), make_combiner())
     [folder] = unpack(tmp_path / "one.pack", tmp_path / "out")
     assert sorted(path.name for path in folder.iterdir()) == sorted([MODEL_FILE, HISTORY_FILE])
     assert (folder / HISTORY_FILE).read_bytes() == b""
@@ -175,7 +176,7 @@ def test_members_with_equal_names_are_unpacked_to_different_folders(runs, tmp_pa
     sources = [
         replace(source, name=f"{run}/k3") for run in ("one", "two") for source in member_files(runs / run, ["k3"])
     ]
-    write_pack(tmp_path / "both.pack", sources, Combiner("soft", weights=(2, 1)))
+    write_pack(tmp_path / "both.pack", sources, make_combiner("soft", weights=(2, 1)))
     assert [folder.name for folder in unpack(tmp_path / "both.pack", tmp_path / "out")] == ["one-k3", "two-k3"]
     for run in ("one", "two"):
         assert (tmp_path / "out" / f"{run}-k3" / MODEL_FILE).read_bytes() == (
@@ -183,14 +184,14 @@ def test_members_with_equal_names_are_unpacked_to_different_folders(runs, tmp_pa
         ).read_bytes()
     assert not (tmp_path / "out" / RECIPE_FILE).exists()  # the members have two recipes
     pool = open_pool([tmp_path / "both.pack"], device="cpu")
-    assert (pool.names, pool.rule.weights) == (("one/k3", "two/k3"), (2, 1))
+    assert (pool.names, pool.rule.rule.weights) == (("one/k3", "two/k3"), (2, 1))
     assert [one.member for one in predict_pool(pool, "test")] == ["one/k3", "two/k3"]
 
 
 def test_any_member_name_gets_its_own_folder(runs, tmp_path):
     names = ("one/k3", "one-k3", "one\\k3", "ONE-K3", "0-one-k3", "..", "ensemble.toml", "recipe.toml", "k" * 300)
     sources = [replace(member_files(runs / "one", ["k3"])[0], name=name) for name in names]
-    write_pack(tmp_path / "all.pack", sources, Combiner())
+    write_pack(tmp_path / "all.pack", sources, make_combiner())
     folders = unpack(tmp_path / "all.pack", tmp_path / "out")
     assert len({folder.name.casefold() for folder in folders}) == len(names)
     assert {folder.parent for folder in folders} == {tmp_path / "out"}
@@ -206,20 +207,20 @@ def test_a_run_with_snapshots_is_unpacked_unchanged(drawn_images, tmp_path):
     files = find_checkpoints(run)
     pool = open_pool([run], device="cpu")
     sources = [MemberPath(name, file) for name, file in zip(pool.names, files, strict=True)]
-    write_pack(tmp_path / "all.pack", sources, Combiner())
+    write_pack(tmp_path / "all.pack", sources, make_combiner())
     unpack(tmp_path / "all.pack", tmp_path / "out")
     packed = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("[!.]*") if path.is_file()}
     again = {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in tmp_path.glob("out/**/*.*")}
     again = {path: content for path, content in again.items() if path != ENSEMBLE_FILE}
     assert again == packed
     assert open_pool([tmp_path / "out"], device="cpu").names == pool.names
-    write_pack(tmp_path / "few.pack", sources[1:], Combiner())  # not the complete run: a snapshot is missing
+    write_pack(tmp_path / "few.pack", sources[1:], make_combiner())  # not the complete run: a snapshot is missing
     assert unpack(tmp_path / "few.pack", tmp_path / "few")[0] == tmp_path / "few" / "k3"
     assert not (tmp_path / "few" / RECIPE_FILE).exists()
 
 
 def test_a_part_of_a_run_is_packed_without_the_recipe(runs, tmp_path):
-    write_pack(tmp_path / "part.pack", member_files(runs / "one", ["k3"]), Combiner())
+    write_pack(tmp_path / "part.pack", member_files(runs / "one", ["k3"]), make_combiner())
     unpack(tmp_path / "part.pack", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [ENSEMBLE_FILE, "k3"]
 
@@ -249,7 +250,7 @@ def test_a_damaged_member_is_refused_and_no_pack_is_written(runs, tmp_path):
     content = (tmp_path / "k3" / MODEL_FILE).read_bytes()
     (tmp_path / "k3" / MODEL_FILE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="digest"):
-        write_pack(tmp_path / "bad.pack", sources, Combiner())
+        write_pack(tmp_path / "bad.pack", sources, make_combiner())
     assert not (tmp_path / "bad.pack").exists()
 
 

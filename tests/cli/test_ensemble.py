@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from fmcli.ensemble import Combiner
 from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import DataError
@@ -20,7 +19,7 @@ from fmcli.members.pool import open_pool
 from fmcli.members.predict import predict_pool
 from fmcli.recipe import load_recipe
 from fmcli.training.run import train_run
-from tests.helpers import TINY_RECIPE
+from tests.helpers import TINY_RECIPE, make_combiner
 
 POOL_RECIPE = TINY_RECIPE.replace('name = "k3"\n', 'name = "k3"\ncopies = 3\n').replace(
     'name = "k5"\n', 'name = "k5"\ncopies = 3\n'
@@ -661,7 +660,7 @@ def test_coverage_uses_the_threshold_of_predict(cli, own_pool, drawn_images, tmp
     np.save(tmp_path / "test.npy", images)
     fitted = own_pool / "fitted.toml"
     paths = [MemberPath(name, own_pool / name) for name in ("k3-1", "k5-1")]
-    write_ensemble_file(fitted, describe_ensemble(paths, Combiner("soft", temperature=3.0), own_pool))
+    write_ensemble_file(fitted, describe_ensemble(paths, make_combiner("soft", temperature=3.0), own_pool))
     lines = []
     for members in ([own_pool / "k3-1", own_pool / "k5-1", "--vote", "soft"], [fitted]):
         shown = cli("ensemble", "evaluate", *members, "--format", "json").json["ensemble"]

@@ -12,24 +12,23 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_pre
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from fmcli.choices import RULE_NAMES
 from fmcli.cli.remedies import hint_of
-from fmcli.ensemble import Combiner, Stacking, choose_combiner, fit_combiner, fitting
-from fmcli.ensemble.combiner import FITTED_RULES, UNWEIGHTED_RULES
-from fmcli.ensemble.fitting import (
-    CrossFitted,
-    cross_fit,
-    cross_fitted_probabilities,
-    fit_majority_weights,
-    fit_soft_weights,
-    fit_stacking,
-)
-from fmcli.ensemble.rules import VOTING_RULES
+from fmcli.ensemble import choose_combiner, fit_combiner, fitting
+from fmcli.ensemble.fitting import CrossFitted, cross_fit, cross_fitted_probabilities
+from fmcli.ensemble.rules import rules_where, stacking
+from fmcli.ensemble.rules.stacking import Stacking
 from fmcli.ensemble.rules.vote import TIE_RULES, Vote
+from fmcli.ensemble.rules.weighted_majority import WeightedMajority
+from fmcli.ensemble.rules.weighted_soft import WeightedSoft
 from fmcli.errors import UsageError
 from fmcli.metrics.calibration import apply_temperature, fit_temperature
 from fmcli.recipe.recipe import EnsembleSpec
+from tests.helpers import make_combiner
 
 GROUPS = ("3", "3", "5", "7")
+FITTED_RULES = rules_where(lambda rule: rule.needs_fit)
+UNWEIGHTED_RULES = rules_where(lambda rule: not rule.takes_weights)
 
 
 def draw(seed=0, n_members=4, n_samples=240, n_classes=4, scale=1.0):
@@ -42,10 +41,10 @@ def draw(seed=0, n_members=4, n_samples=240, n_classes=4, scale=1.0):
 
 
 def fitted(vote, logits, labels, **changes):
-    return fit_combiner(Combiner(vote, groups=GROUPS, **changes), logits, labels)
+    return fit_combiner(make_combiner(vote, groups=GROUPS, **changes), logits, labels)
 
 
-every_vote = pytest.mark.parametrize("vote", sorted(VOTING_RULES))
+every_vote = pytest.mark.parametrize("vote", RULE_NAMES)
 
 
 # --- fitting ---------------------------------------------------------------------------------------------
@@ -56,19 +55,19 @@ def test_majority_weights_are_log_odds_by_hand():
     logits = 3.0 * np.eye(3)[choices]
     # 8, 6 and 0 of eight images are correct, counted as 9, 7 and 1 of ten. With three classes, chance is 1 : 2.
     expected = (math.log(9 * 2 / 1), math.log(7 * 2 / 3), 0.0)
-    assert fit_majority_weights(logits, np.zeros(8, dtype=int)) == pytest.approx(expected)
+    assert WeightedMajority().fit(logits, np.zeros(8, dtype=int)).weights == pytest.approx(expected)
 
 
 def test_members_have_equal_weights_if_none_is_better_than_chance():
     logits = np.eye(2)[[[0, 1], [0, 1]]]
-    assert fit_majority_weights(logits, np.array([1, 0])) == (1.0, 1.0)
+    assert WeightedMajority().fit(logits, np.array([1, 0])).weights == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("n_classes", [1, 2])
 def test_weights_can_be_fitted_with_one_or_two_classes(n_classes):
     logits, labels = draw(n_classes=n_classes)
-    for fit in (fit_majority_weights, fit_soft_weights):
-        weights = fit(logits, labels)
+    for rule in (WeightedMajority(), WeightedSoft()):
+        weights = rule.fit(logits, labels).weights
         assert len(weights) == 4
         assert min(weights) >= 0
         assert max(weights) > 0
@@ -88,7 +87,7 @@ def test_soft_weights_have_the_likelihood_that_a_general_optimizer_finds(seed, n
         constraints=[{"type": "eq", "fun": lambda weights: weights.sum() - 1}],
         options={"ftol": 1e-14, "maxiter": 1000},
     )
-    weights = np.array(fit_soft_weights(logits, labels))
+    weights = np.array(WeightedSoft().fit(logits, labels).weights)
     assert weights.sum() == pytest.approx(1)
     assert weights.min() >= 0
     assert np.log(weights @ chosen).mean() == pytest.approx(-found.fun, abs=1e-6)
@@ -97,7 +96,7 @@ def test_soft_weights_have_the_likelihood_that_a_general_optimizer_finds(seed, n
 def test_a_member_that_is_always_wrong_has_no_weight():
     logits, labels = draw(n_members=2)
     logits[0] = -1000 * np.eye(4)[labels]
-    weights = fit_soft_weights(logits, labels)
+    weights = WeightedSoft().fit(logits, labels).weights
     assert weights == pytest.approx((0, 1), abs=1e-6)
 
 
@@ -113,7 +112,7 @@ def test_stacking_equals_a_grid_search_of_scikit_learn(n_classes):
     ).fit(features, labels)
     new, _ = draw(1, n_members=2, n_classes=n_classes)
     features = np.concatenate([np.maximum(log_softmax(one.astype(float), axis=1), -30) for one in new], axis=1)
-    vote = Combiner("stacking", stacking=fit_stacking(logits, labels))(new)
+    vote = Stacking().fit(logits, labels).combine(new)
     np.testing.assert_allclose(vote.probabilities, search.predict_proba(features), atol=1e-9, rtol=0)
     np.testing.assert_array_equal(vote.labels, search.predict(features))
 
@@ -122,7 +121,7 @@ def test_stacking_equals_a_grid_search_of_scikit_learn(n_classes):
 def test_a_class_without_validation_images_is_never_predicted(vote):
     logits, labels = draw(n_members=3)
     labels = np.where(labels == 1, 3, labels)
-    rule = fit_combiner(Combiner(vote), logits, labels)
+    rule = fit_combiner(make_combiner(vote), logits, labels)
     result = rule(draw(1, n_members=3)[0])
     np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
     if vote == "stacking":
@@ -133,9 +132,9 @@ def test_a_class_without_validation_images_is_never_predicted(vote):
 def test_stacking_can_be_fitted_to_a_class_of_zero_probability():
     logits, labels = draw(n_members=2, n_classes=3)
     never = np.full((*logits.shape[:2], 1), -1000.0)
-    stacking = fit_stacking(np.concatenate([logits, never], axis=2), labels)
-    vote = Combiner("stacking", stacking=stacking)(np.concatenate([logits, never], axis=2))
-    without = Combiner("stacking", stacking=fit_stacking(logits, labels))(logits)
+    extended = np.concatenate([logits, never], axis=2)
+    vote = Stacking().fit(extended, labels).combine(extended)
+    without = Stacking().fit(logits, labels).combine(logits)
     np.testing.assert_allclose(vote.probabilities[:, :3], without.probabilities, atol=1e-3)
 
 
@@ -146,16 +145,16 @@ def test_stacking_can_be_fitted_to_a_class_of_zero_probability():
 def test_stacking_with_too_few_images_is_refused(labels, said):
     logits = np.zeros((2, len(labels), 3))
     with pytest.raises(UsageError, match=f"each with at least 4 validation images; .*{said}"):
-        fit_stacking(logits, np.array(labels, dtype=int))
+        Stacking().fit(logits, np.array(labels, dtype=int))
 
 
 @pytest.mark.parametrize("fewest", [5, 6])
 def test_stacking_can_be_cross_fitted_to_few_images_of_a_class(monkeypatch, fewest):
-    monkeypatch.setattr(fitting, "_INVERSE_PENALTIES", [0.1])  # one value is enough to test folds
+    monkeypatch.setattr(stacking, "_INVERSE_PENALTIES", [0.1])  # one value is enough to test folds
     labels = np.repeat([0, 1, 2], [40, 36, fewest])
     logits = np.random.default_rng(0).normal(size=(2, len(labels), 3))
-    assert fit_stacking(logits, labels).coefficients.shape == (3, 6)
-    assert len(cross_fit(Combiner("stacking"), logits, labels)(logits).labels) == len(labels)
+    assert Stacking().fit(logits, labels).coefficients.shape == (3, 6)
+    assert len(cross_fit(make_combiner("stacking"), logits, labels)(logits).labels) == len(labels)
 
 
 @every_vote
@@ -177,7 +176,7 @@ def test_fitting_again_changes_only_the_temperature(vote):
     rule = fitted(vote, logits, labels)
     other_logits, other_labels = draw(1, scale=3.0)
     again = fit_combiner(rule, other_logits, other_labels)
-    assert (again.weights, again.groups, again.stacking) == (rule.weights, rule.groups, rule.stacking)
+    assert again.rule is rule.rule
     plain = replace(rule, temperature=1.0)(other_logits)
     assert again.temperature == pytest.approx(fit_temperature(plain.probabilities, other_labels))
     assert again.temperature != pytest.approx(rule.temperature)
@@ -187,15 +186,15 @@ def test_fitting_again_changes_only_the_temperature(vote):
 @every_vote
 def test_fitting_keeps_the_given_weights(vote):
     logits, labels = draw()
-    given = Combiner(vote, groups=GROUPS)
+    given = make_combiner(vote, groups=GROUPS)
     assert given.needs_fit == (vote in FITTED_RULES)
     rule = fit_combiner(given, logits, labels, calibrate=False)
     assert not rule.needs_fit
     assert rule.temperature == 1
     if vote not in UNWEIGHTED_RULES:
-        weighted = replace(given, weights=(1.0, 2.0, 3.0, 4.0))
+        weighted = make_combiner(vote, weights=(1.0, 2.0, 3.0, 4.0))
         assert not weighted.needs_fit
-        assert fit_combiner(weighted, logits, labels).weights == (1.0, 2.0, 3.0, 4.0)
+        assert fit_combiner(weighted, logits, labels).rule.weights == (1.0, 2.0, 3.0, 4.0)
 
 
 @every_vote
@@ -204,7 +203,7 @@ def test_fitting_to_logits_that_are_not_finite_is_refused(vote, calibrate):
     logits, labels = draw()
     logits[1, 2, 3] = np.nan
     with pytest.raises(UsageError, match="finite"):
-        fit_combiner(Combiner(vote, groups=GROUPS), logits, labels, calibrate=calibrate)
+        fit_combiner(make_combiner(vote, groups=GROUPS), logits, labels, calibrate=calibrate)
 
 
 # --- combining -------------------------------------------------------------------------------------------
@@ -216,43 +215,35 @@ def test_a_combiner_votes_with_its_rule(vote, tie):
     logits, labels = draw()
     logits = logits.round()  # creates ties
     rule = replace(fitted(vote, logits, labels, tie=tie), temperature=1.0)
-    parameters = {
-        "two-level": {"groups": GROUPS},
-        "stacking": coefficients_of(rule.stacking),
-    }.get(vote, {"weights": rule.weights})
-    expected = VOTING_RULES[vote](logits, tie=tie, **parameters)
+    expected = rule.rule.combine(logits)
     for name in Vote.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(rule(logits), name), getattr(expected, name))
 
 
-def coefficients_of(stacking):
-    return stacking and {"coefficients": stacking.coefficients, "intercepts": stacking.intercepts}
-
-
 def test_stacking_that_is_not_fitted_is_refused():
     with pytest.raises(UsageError, match="must be fitted"):
-        Combiner("stacking")(np.zeros((1, 1, 3)))
+        make_combiner("stacking")(np.zeros((1, 1, 3)))
 
 
-@pytest.mark.parametrize("vote", sorted(set(VOTING_RULES) - {"stacking"}))
+@pytest.mark.parametrize("vote", sorted({*RULE_NAMES} - {"stacking"}))
 @pytest.mark.parametrize("index", range(4))
 def test_without_a_member_the_other_members_keep_their_weights(vote, index):
     logits, labels = draw()
     rule = fitted(vote, logits, labels)
     rest = rule.without(index)
     others = [other for other in range(4) if other != index]
-    assert rest.groups == tuple(GROUPS[other] for other in others)
-    assert (rest.vote, rest.tie, rest.temperature) == (rule.vote, rule.tie, rule.temperature)
-    if rule.weights is not None:
-        assert rest.weights == tuple(rule.weights[other] for other in others)
+    assert rest.rule.groups == tuple(GROUPS[other] for other in others)
+    assert (rest.rule.name, rest.rule.tie, rest.temperature) == (vote, rule.rule.tie, rule.temperature)
+    if rule.rule.weights is not None:
+        assert rest.rule.weights == tuple(rule.rule.weights[other] for other in others)
     assert len(rest(logits[others]).labels) == len(labels)
 
 
 def test_no_member_can_be_removed_from_stacking_or_if_no_weight_remains():
-    assert Combiner("stacking", stacking=Stacking(np.zeros((2, 4)), np.zeros(2))).without(0) is None
-    lopsided = Combiner("soft", weights=(0.0, 1.0))
+    assert make_combiner("stacking", coefficients=np.zeros((2, 4)), intercepts=np.zeros(2)).without(0) is None
+    lopsided = make_combiner("soft", weights=(0.0, 1.0))
     assert lopsided.without(1) is None
-    assert lopsided.without(0).weights == (1.0,)
+    assert lopsided.without(0).rule.weights == (1.0,)
 
 
 # --- cross-fitting ---------------------------------------------------------------------------------------
@@ -273,21 +264,21 @@ class Memory:
 @pytest.mark.parametrize("n_samples", [2, 4, 7, 50])
 @pytest.mark.parametrize("rarest", [0, 1])
 def test_no_image_is_classified_by_a_rule_that_was_fitted_to_it(monkeypatch, n_samples, rarest):
-    monkeypatch.setattr(fitting, "fit_combiner", lambda rule, logits, y_true, calibrate: Memory(logits))
+    monkeypatch.setattr(fitting, "fit_combiner", lambda combiner, logits, y_true, calibrate: Memory(logits))
     logits, labels = draw(n_samples=n_samples)
     labels[:rarest] = 3  # a class with one image cannot be in every fold
     assert not Memory(logits[:, :0])(logits).labels.any()
     assert Memory(logits)(logits).labels.all()  # Memory recognizes the images
-    assert not cross_fit(Combiner("stacking"), logits, labels)(logits).labels.any()
+    assert not cross_fit(make_combiner("stacking"), logits, labels)(logits).labels.any()
 
 
 @pytest.mark.parametrize("vote", ["weighted-majority", "weighted-soft"])
 def test_cross_fitted_votes_are_in_the_order_of_the_images(vote):
     logits, labels = draw(n_samples=120)
-    result = cross_fit(Combiner(vote), logits, labels)(logits)
+    result = cross_fit(make_combiner(vote), logits, labels)(logits)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     for fit_to, held_out in folds.split(np.zeros(len(labels)), labels):
-        rule = fit_combiner(Combiner(vote), logits[:, fit_to], labels[fit_to], calibrate=False)
+        rule = fit_combiner(make_combiner(vote), logits[:, fit_to], labels[fit_to], calibrate=False)
         expected = rule(logits[:, held_out])
         for name in Vote.__dataclass_fields__:
             np.testing.assert_array_equal(getattr(result, name)[held_out], getattr(expected, name))
@@ -295,7 +286,7 @@ def test_cross_fitted_votes_are_in_the_order_of_the_images(vote):
 
 def test_cross_fitted_stacking_equals_nested_cross_validation_of_scikit_learn(monkeypatch):
     penalties = [1e-2, 1.0]
-    monkeypatch.setattr(fitting, "_INVERSE_PENALTIES", penalties)
+    monkeypatch.setattr(stacking, "_INVERSE_PENALTIES", penalties)
     logits, labels = draw(n_members=2, n_samples=150, n_classes=3)
     features = np.concatenate([log_softmax(one.astype(float), axis=1) for one in logits], axis=1)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -306,19 +297,19 @@ def test_cross_fitted_stacking_equals_nested_cross_validation_of_scikit_learn(mo
         cv=folds,
     )
     expected = cross_val_predict(search, features, labels, cv=folds, method="predict_proba")
-    result = cross_fit(Combiner("stacking"), logits, labels)(logits)
+    result = cross_fit(make_combiner("stacking"), logits, labels)(logits)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-9, rtol=0)
 
 
 def test_without_a_member_the_rules_of_all_folds_omit_it():
     logits, labels = draw(n_samples=120)
-    rule = cross_fit(Combiner("weighted-majority"), logits, labels)
+    rule = cross_fit(make_combiner("weighted-majority"), logits, labels)
     rest = rule.without(1)
     result = rest(np.delete(logits, 1, axis=0))
     for whole, held_out in rule.folds:
         expected = whole.without(1)(np.delete(logits[:, held_out], 1, axis=0))
         np.testing.assert_array_equal(result.labels[held_out], expected.labels)
-    stacked = Combiner("stacking", stacking=Stacking(np.zeros((4, 16)), np.zeros(4)))
+    stacked = make_combiner("stacking", coefficients=np.zeros((4, 16)), intercepts=np.zeros(4))
     assert CrossFitted((*rule.folds, (stacked, np.arange(3)))).without(1) is None
 
 
@@ -335,7 +326,7 @@ def test_the_probabilities_of_a_fold_are_scaled_by_the_temperature_of_the_other_
 def test_fitting_to_too_few_images_is_refused(n_samples):
     logits, labels = draw(n_samples=n_samples)
     with pytest.raises(UsageError, match=f"at least 2 validation images; got {n_samples}"):
-        cross_fit(Combiner("weighted-soft"), logits, labels)(logits)
+        cross_fit(make_combiner("weighted-soft"), logits, labels)(logits)
     with pytest.raises(UsageError, match="at least 2 validation images"):
         cross_fitted_probabilities(softmax(logits[0], axis=1), labels)
 
@@ -346,17 +337,17 @@ NAMES = ("k3", "k5")
 
 
 def choose(recipes=(), names=NAMES, groups=NAMES, **asked):
-    return choose_combiner(recipes, names, groups, **asked)
+    return choose_combiner(recipes, names, groups, **asked).rule
 
 
 def test_the_rules_of_the_recipes_are_used():
     spec = EnsembleSpec(vote="soft", tie="first")
     rule = choose([spec, spec])
-    assert (rule.vote, rule.tie, rule.weights, rule.groups) == ("soft", "first", None, NAMES)
+    assert (rule.name, rule.tie, rule.weights, rule.groups) == ("soft", "first", None, NAMES)
 
 
 def test_predictions_without_recipes_use_the_defaults():
-    assert (choose().vote, choose().tie) == (EnsembleSpec().vote, EnsembleSpec().tie)
+    assert (choose().name, choose().tie) == (EnsembleSpec().vote, EnsembleSpec().tie)
 
 
 @pytest.mark.parametrize("setting", ["vote", "tie"])
@@ -368,13 +359,13 @@ def test_recipes_with_different_rules_are_refused_unless_one_is_given(setting):
     assert all(value in caught.value.message for value in values)
     assert f"--{setting}" in hint_of(caught.value)
     for value in values:
-        assert getattr(choose(recipes, **{setting: value}), setting) == value
+        assert getattr(choose(recipes, **{setting: value}), {"vote": "name"}.get(setting, setting)) == value
 
 
 def test_a_given_rule_keeps_the_other_rule():
     spec = EnsembleSpec(vote="majority", tie="first")
-    assert (choose([spec], vote="soft").vote, choose([spec], vote="soft").tie) == ("soft", "first")
-    assert (choose([spec], tie="lowest").vote, choose([spec], tie="lowest").tie) == ("majority", "lowest")
+    assert (choose([spec], vote="soft").name, choose([spec], vote="soft").tie) == ("soft", "first")
+    assert (choose([spec], tie="lowest").name, choose([spec], tie="lowest").tie) == ("majority", "lowest")
 
 
 @every_vote
@@ -423,4 +414,4 @@ def test_a_two_level_vote_with_unknown_groups_is_refused_by_name():
     with pytest.raises(UsageError, match="no group is known for knn") as caught:
         choose(names=("k3", "knn"), groups=("3", ""), vote="two-level")
     assert "--groups" in hint_of(caught.value)
-    assert choose(names=("k3", "knn"), groups=("3", ""), vote="soft").vote == "soft"
+    assert choose(names=("k3", "knn"), groups=("3", ""), vote="soft").name == "soft"

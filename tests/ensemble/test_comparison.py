@@ -6,7 +6,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from fmcli.ensemble import Combiner, combine_predictions
+from fmcli.ensemble import Combiner, combine_predictions, make_rule
 from fmcli.ensemble.comparison import compare_ensembles
 from fmcli.ensemble.heterogeneity import compare_heterogeneous
 from fmcli.ensemble.predictions import Predictions
@@ -15,7 +15,7 @@ from fmcli.metrics.comparison import PairedTest
 from fmcli.report.comparison import comparison_document, study_document
 from fmcli.report.ensemble_evaluation import describe_gain
 
-SOFT = Combiner("soft")
+SOFT = make_rule("soft")
 
 
 def make_pool(groups, n_samples=60, seed=0, strength=1.0):
@@ -38,7 +38,11 @@ def make_pool(groups, n_samples=60, seed=0, strength=1.0):
 
 
 def accuracy(rule, members):
-    return float((rule(np.stack([one.logits for one in members])).labels == members[0].labels).mean())
+    return float((rule.combine(np.stack([one.logits for one in members])).labels == members[0].labels).mean())
+
+
+def vote(ensembles):
+    return [combine_predictions(members, Combiner(SOFT)) for members in ensembles]
 
 
 # --- ensembles -------------------------------------------------------------------------------------------
@@ -46,7 +50,7 @@ def accuracy(rule, members):
 
 def test_each_ensemble_is_tested_against_the_first():
     pool = make_pool("xxab")
-    found = compare_ensembles(["all", "x", "b"], [combine_predictions(one, SOFT) for one in [pool, pool[:2], pool[3:]]])
+    found = compare_ensembles(["all", "x", "b"], vote([pool, pool[:2], pool[3:]]))
     assert found.ensembles[0].against_first is None
     for one, members in zip(found.ensembles, [pool, pool[:2], pool[3:]], strict=True):
         assert one.evaluation.report.accuracy == accuracy(SOFT, members)
@@ -57,7 +61,7 @@ def test_each_ensemble_is_tested_against_the_first():
 
 def test_two_ensembles_have_no_test_of_agreement():
     pool = make_pool("xxab")
-    found = compare_ensembles(["all", "x"], [combine_predictions(one, SOFT) for one in [pool, pool[:2]]])
+    found = compare_ensembles(["all", "x"], vote([pool, pool[:2]]))
     assert found.agreement is None
     document = comparison_document(found)
     assert "Cochran" not in " ".join(document.sheets[0].notes)
@@ -67,15 +71,13 @@ def test_two_ensembles_have_no_test_of_agreement():
 def test_two_ensembles_with_the_same_name_are_refused():
     pool = make_pool("xxab")
     with pytest.raises(UsageError, match="two ensembles have the name x"):
-        compare_ensembles(["x", "y", "x"], [combine_predictions(one, SOFT) for one in [pool, pool[:2], pool[2:]]])
+        compare_ensembles(["x", "y", "x"], vote([pool, pool[:2], pool[2:]]))
 
 
 def test_duplicates_under_another_name_are_reported():
     pool = make_pool("xxab")
     copies = [replace(one, member=f"copy of {one.member}") for one in pool[1::-1]]
-    found = compare_ensembles(
-        ["all", "x", "copy"], [combine_predictions(one, SOFT) for one in [pool, pool[:2], copies]]
-    )
+    found = compare_ensembles(["all", "x", "copy"], vote([pool, pool[:2], copies]))
     assert found.duplicates == (("x", "copy"),)
     assert "x and copy have the same members" in " ".join(comparison_document(found).sheets[0].notes)
 

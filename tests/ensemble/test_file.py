@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from fmcli.ensemble import Combiner, Stacking
+from fmcli.choices import RULE_NAMES
 from fmcli.ensemble.file import (
     FORMAT,
     FittedOn,
@@ -16,12 +16,15 @@ from fmcli.ensemble.file import (
     read_ensemble_file,
     write_ensemble_file,
 )
-from fmcli.ensemble.rules import VOTING_RULES
 from fmcli.ensemble.rules.vote import TIE_RULES
 from fmcli.errors import CheckpointError, UsageError
+from tests.helpers import make_combiner
 
 FITTED_ON = FittedOn(split="validation", images=5000, data_digest="d" * 64, accuracy=0.93)
-STACKING = Stacking(np.random.default_rng(0).normal(size=(3, 6)), np.array([0.1, -100.0, 1 / 3]))
+STACKING = {
+    "coefficients": np.random.default_rng(0).normal(size=(3, 6)),
+    "intercepts": np.array([0.1, -100.0, 1 / 3]),
+}
 
 
 def members_in(folder):
@@ -35,12 +38,11 @@ def write(folder, rule, **changes):
 
 
 def assert_same_rule(found, expected):
-    assert (found.stacking is None) == (expected.stacking is None)
-    if expected.stacking is not None:
-        for name in ("coefficients", "intercepts"):
-            np.testing.assert_array_equal(getattr(found.stacking, name), getattr(expected.stacking, name))
-    for name in ("vote", "tie", "weights", "groups", "temperature"):
-        assert getattr(found, name) == getattr(expected, name)
+    assert type(found.rule) is type(expected.rule)
+    assert found.rule.parameters() == expected.rule.parameters()
+    for name in ("tie", "weights", "groups"):
+        assert getattr(found.rule, name) == getattr(expected.rule, name)
+    assert found.temperature == expected.temperature
 
 
 def edit(path, change):
@@ -62,12 +64,12 @@ def assert_refused(path):
 # --- round trip ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vote", sorted(VOTING_RULES))
+@pytest.mark.parametrize("vote", RULE_NAMES)
 @pytest.mark.parametrize("tie", sorted(TIE_RULES))
 def test_a_fitted_rule_survives_a_round_trip(tmp_path, vote, tie):
     weights = (0.1, 2 / 3) if vote.startswith("weighted") else None
-    stacking = STACKING if vote == "stacking" else None
-    rule = Combiner(vote, tie, weights, ("3", "5"), stacking, temperature=1.2345678901234567)
+    parameters = STACKING if vote == "stacking" else {}
+    rule = make_combiner(vote, tie, weights, ("3", "5"), temperature=1.2345678901234567, **parameters)
     content, paths = read_ensemble_file(write(tmp_path, rule, fitted_on=FITTED_ON))
     assert_same_rule(content.combiner(), rule)
     assert content.fitted_on == FITTED_ON
@@ -76,40 +78,40 @@ def test_a_fitted_rule_survives_a_round_trip(tmp_path, vote, tie):
 
 
 def test_a_combiner_votes_the_same_after_a_round_trip(tmp_path):
-    rule = Combiner("stacking", groups=("", ""), stacking=STACKING, temperature=0.7)
+    rule = make_combiner("stacking", groups=("", ""), temperature=0.7, **STACKING)
     logits = np.random.default_rng(1).normal(size=(2, 20, 3))
     combiner = read_ensemble_file(write(tmp_path, rule))[0].combiner()
     np.testing.assert_array_equal(combiner(logits).probabilities, rule(logits).probabilities)
 
 
 def test_the_file_can_be_read_and_edited(tmp_path):
-    path = write(tmp_path, Combiner("weighted-soft", weights=(2.0, 1.0)))
+    path = write(tmp_path, make_combiner("weighted-soft", weights=(2.0, 1.0)))
     text = path.read_text("utf-8")
     assert text.startswith("# An ensemble of fmcli")
     assert f"fmcli ensemble evaluate {path}" in text
     path.write_text(
         "# my comment\n" + text.replace("2.0", "3").replace('tie = "probability"', 'tie = "first"'), "utf-8"
     )
-    rule = read_ensemble_file(path)[0].combiner()
+    rule = read_ensemble_file(path)[0].combiner().rule
     assert (rule.weights, rule.tie) == ((3.0, 1.0), "first")
 
 
 def test_a_folder_can_be_moved_with_its_members(tmp_path):
-    write(tmp_path / "here", Combiner())
+    write(tmp_path / "here", make_combiner())
     (tmp_path / "here").rename(tmp_path / "there")
     paths = read_ensemble_file(tmp_path / "there" / "chosen.toml")[1]
     assert paths == [member.path for member in members_in(tmp_path / "there")]
 
 
 def test_members_are_found_from_any_working_directory(tmp_path, monkeypatch):
-    write(tmp_path, Combiner())
+    write(tmp_path, make_combiner())
     monkeypatch.chdir(tmp_path)
-    assert describe_ensemble([MemberPath("k3", Path("run/k3"))], Combiner(), Path()).members[0].path == "run/k3"
+    assert describe_ensemble([MemberPath("k3", Path("run/k3"))], make_combiner(), Path()).members[0].path == "run/k3"
     assert read_ensemble_file(Path("chosen.toml"))[1][0].resolve() == tmp_path / "run" / "k3"
 
 
 def test_the_folder_itself_can_be_the_member(tmp_path):
-    content = describe_ensemble([MemberPath("k3", tmp_path)], Combiner(), tmp_path)
+    content = describe_ensemble([MemberPath("k3", tmp_path)], make_combiner(), tmp_path)
     write_ensemble_file(tmp_path / "alone.toml", content)
     assert read_ensemble_file(tmp_path / "alone.toml")[1] == [tmp_path]
 
@@ -121,7 +123,7 @@ def test_the_folder_itself_can_be_the_member(tmp_path):
 def test_a_member_outside_the_folder_is_refused_on_writing(tmp_path, member_path):
     folder = tmp_path / "a" / "b"
     with pytest.raises(UsageError, match="k3 is not below") as caught:
-        describe_ensemble([MemberPath("k3", folder / member_path)], Combiner(), folder)
+        describe_ensemble([MemberPath("k3", folder / member_path)], make_combiner(), folder)
     assert [remedy.action for remedy in caught.value.remedies] == ["output"]
 
 
@@ -130,12 +132,12 @@ def test_a_link_that_leads_outside_the_folder_is_refused_on_writing(tmp_path):
     folder.mkdir()
     (folder / "k3").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="is not below"):
-        describe_ensemble([MemberPath("k3", folder / "k3")], Combiner(), folder)
+        describe_ensemble([MemberPath("k3", folder / "k3")], make_combiner(), folder)
 
 
 @pytest.mark.parametrize("member_path", ["../k3", "run/../../k3", "..", "/etc/passwd", "//server/k3"])
 def test_a_member_outside_the_folder_is_refused_on_reading(tmp_path, member_path):
-    path = edit(write(tmp_path, Combiner()), lambda table: table["members"][0].update(path=member_path))
+    path = edit(write(tmp_path, make_combiner()), lambda table: table["members"][0].update(path=member_path))
     assert "outside its folder" in assert_refused(path).message
 
 
@@ -199,7 +201,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_file_with_invalid_values_is_refused(tmp_path, kind):
-    assert_refused(edit(write(tmp_path, Combiner()), BAD[kind]))
+    assert_refused(edit(write(tmp_path, make_combiner()), BAD[kind]))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_a_file_with_invalid_values_is_refused(tmp_path, kind):
     ],
 )
 def test_the_invalid_value_is_named(tmp_path, kind, message):
-    path = edit(write(tmp_path, Combiner()), BAD[kind])
+    path = edit(write(tmp_path, make_combiner()), BAD[kind])
     assert message in assert_refused(path).message
 
 

@@ -12,9 +12,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from fmcli.ensemble.rules import VOTING_RULES
-from fmcli.ensemble.rules.additive import borda_vote, geometric_vote, majority_vote, soft_vote
-from fmcli.ensemble.rules.stacking import stacking_features, stacking_vote
+from fmcli.ensemble.rules import rule_class
+from fmcli.ensemble.rules.borda import Borda
+from fmcli.ensemble.rules.geometric import Geometric
+from fmcli.ensemble.rules.majority import Majority
+from fmcli.ensemble.rules.soft import Soft
+from fmcli.ensemble.rules.stacking import Stacking, stacking_features
 from fmcli.ensemble.rules.vote import normalize_weights
 from tests.ensemble.test_rules import coarse_logits, every_rule, parameters_of, random_logits
 
@@ -88,7 +91,7 @@ def test_every_rule_equals_its_slow_reference(vote, tie, n_members, draw):
     parameters = parameters_of(vote, n_members, seed=n_members)
     if "weights" in parameters and n_members > 1:
         parameters["weights"][0] = 0
-    result = VOTING_RULES[vote](logits, tie=tie, **parameters)
+    result = rule_class(vote)(tie=tie, **parameters).combine(logits)
     for image in range(logits.shape[1]):
         label, tied, probabilities = slow_image(vote, logits[:, image].astype(float).tolist(), tie, **parameters)
         assert (result.labels[image], result.ties[image]) == (label, tied)
@@ -144,9 +147,9 @@ def test_majority_and_soft_vote_equal_scikit_learn(draw, weights):
     classifiers, x, y = as_classifiers(logits)
     named = [(f"m{index}", classifier) for index, classifier in enumerate(classifiers)]
     hard = VotingClassifier(named, voting="hard", weights=weights).fit(x, y)
-    np.testing.assert_array_equal(majority_vote(logits, tie="lowest", weights=weights).labels, hard.predict(x))
+    np.testing.assert_array_equal(Majority(tie="lowest", weights=weights).combine(logits).labels, hard.predict(x))
     soft = VotingClassifier(named, voting="soft", weights=weights).fit(x, y)
-    ours = soft_vote(logits, tie="lowest", weights=weights)
+    ours = Soft(tie="lowest", weights=weights).combine(logits)
     np.testing.assert_allclose(ours.probabilities, soft.predict_proba(x), atol=1e-9, rtol=0)
     np.testing.assert_array_equal(ours.labels[~ours.ties], soft.predict(x)[~ours.ties])  # ties differ by rounding
 
@@ -161,9 +164,9 @@ def test_majority_and_soft_vote_equal_mlxtend(draw, weights):
         return EnsembleVoteClassifier(classifiers, **options).fit(x, y)
 
     np.testing.assert_array_equal(
-        majority_vote(logits, tie="lowest", weights=weights).labels, theirs("hard").predict(x)
+        Majority(tie="lowest", weights=weights).combine(logits).labels, theirs("hard").predict(x)
     )
-    ours = soft_vote(logits, tie="lowest", weights=weights)
+    ours = Soft(tie="lowest", weights=weights).combine(logits)
     np.testing.assert_allclose(ours.probabilities, theirs("soft").predict_proba(x), atol=1e-9, rtol=0)
 
 
@@ -172,7 +175,7 @@ def test_majority_soft_and_geometric_vote_equal_deslib(draw, weights):
     logits = draw(seed=22)
     choices = logits.argmax(axis=2).T  # (n_samples, n_members)
     probabilities = probabilities_of(logits).transpose(1, 0, 2)  # (n_samples, n_members, n_classes)
-    ours = majority_vote(logits, tie="lowest", weights=weights)
+    ours = Majority(tie="lowest", weights=weights).combine(logits)
     np.testing.assert_array_equal(ours.votes, aggregation.sum_votes_per_class(choices, logits.shape[2]))
     shares = np.broadcast_to(normalize_weights(weights, len(logits)), choices.shape).copy()
     scores, labels = aggregation.get_weighted_votes(choices, shares)
@@ -184,8 +187,8 @@ def test_majority_soft_and_geometric_vote_equal_deslib(draw, weights):
     )
     if weights is None:
         np.testing.assert_array_equal(ours.labels, aggregation.majority_voting_rule(choices))
-        for rule, theirs in ((soft_vote, aggregation.average_rule), (geometric_vote, aggregation.product_rule)):
-            vote = rule(logits)
+        for rule, theirs in ((Soft, aggregation.average_rule), (Geometric, aggregation.product_rule)):
+            vote = rule().combine(logits)
             np.testing.assert_array_equal(vote.labels[~vote.ties], theirs(probabilities)[~vote.ties])
 
 
@@ -193,14 +196,14 @@ def test_geometric_probabilities_are_the_scaled_root_of_the_product():
     logits = random_logits(seed=23)
     product = probabilities_of(logits).prod(axis=0) ** (1 / len(logits))
     expected = product / product.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(geometric_vote(logits).probabilities, expected, atol=1e-9, rtol=0)
+    np.testing.assert_allclose(Geometric().combine(logits).probabilities, expected, atol=1e-9, rtol=0)
 
 
 @LIBRARY_CASES
 def test_borda_counts_the_ranks_of_scipy(draw, weights):
     logits = draw(seed=24)
     ranks = np.stack([rankdata(probabilities.round(9), axis=1) for probabilities in probabilities_of(logits)]) - 1
-    ours = borda_vote(logits, weights=weights)
+    ours = Borda(weights=weights).combine(logits)
     np.testing.assert_allclose(ours.scores, np.average(ranks, axis=0, weights=weights), atol=1e-9, rtol=0)
     np.testing.assert_array_equal(ours.labels[~ours.ties], ours.scores.argmax(axis=1)[~ours.ties])
 
@@ -211,6 +214,6 @@ def test_stacking_equals_the_logistic_regression_with_its_coefficients():
     regression.classes_ = np.arange(logits.shape[2])
     regression.coef_, regression.intercept_ = parameters["coefficients"], parameters["intercepts"]
     features = np.concatenate([stacking_features(member) for member in logits], axis=1)
-    ours = stacking_vote(logits, **parameters)
+    ours = Stacking(**parameters).combine(logits)
     np.testing.assert_allclose(ours.probabilities, regression.predict_proba(features), atol=1e-9, rtol=0)
     np.testing.assert_array_equal(ours.labels, regression.predict(features))

@@ -12,7 +12,6 @@ from safetensors.numpy import save_file
 from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.checkpoints.pack import write_pack
-from fmcli.ensemble import Combiner, Stacking
 from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, save_predictions, stack_logits
 from fmcli.errors import CheckpointError, DataError, Remedy, UsageError
@@ -22,7 +21,7 @@ from fmcli.members.validation import fit_rule, predict_for_fitting, predict_shar
 from fmcli.recipe import load_recipe
 from fmcli.storage.reading import read_metadata
 from fmcli.training.run import train_run
-from tests.helpers import TINY_RECIPE
+from tests.helpers import TINY_RECIPE, make_combiner
 
 CPU = torch.device("cpu")
 CLASSES = ("top left", "top right", "bottom left", "bottom right")
@@ -91,13 +90,13 @@ def member_paths(run, names=("k3", "k5")):
 
 
 def ensemble_of(run, path, rule=None, names=("k3", "k5")):
-    write_ensemble_file(path, describe_ensemble(member_paths(run, names), rule or Combiner("soft"), path.parent))
+    write_ensemble_file(path, describe_ensemble(member_paths(run, names), rule or make_combiner("soft"), path.parent))
     return path
 
 
 def pack_of(run, path, rule=None):
     files = [replace(member, path=member.path / MODEL_FILE) for member in member_paths(run)]
-    write_pack(path, files, rule or Combiner("soft", groups=("3", "5")))
+    write_pack(path, files, rule or make_combiner("soft", groups=("3", "5")))
     return path
 
 
@@ -120,17 +119,17 @@ def test_runs_members_and_checkpoints_open_as_networks(runs):
 
 
 def test_an_ensemble_file_gives_names_and_rule(copy):
-    rule = Combiner("two-level", "first", groups=("a", "b"), temperature=1.5)
+    rule = make_combiner("two-level", "first", groups=("a", "b"), temperature=1.5)
     path = copy / "chosen.toml"
     write_ensemble_file(path, describe_ensemble([*member_paths(copy)][::-1], rule, copy))
     pool = opened(path)
     assert (pool.names, pool.groups) == (("k5", "k3"), ("a", "b"))
-    assert (pool.rule.vote, pool.rule.tie, pool.rule.temperature) == ("two-level", "first", 1.5)
+    assert (pool.rule.rule.name, pool.rule.rule.tie, pool.rule.temperature) == ("two-level", "first", 1.5)
 
 
 def test_a_pack_gives_networks_and_rule(runs, tmp_path):
     pool = opened(pack_of(runs / "one", tmp_path / "one.pack"))
-    assert (pool.names, pool.groups, pool.rule.vote) == (("k3", "k5"), ("3", "5"), "soft")
+    assert (pool.names, pool.groups, pool.rule.rule.name) == (("k3", "k5"), ("3", "5"), "soft")
     assert [member.path for member in pool.require_networks()] == [tmp_path / "one.pack"] * 2
 
 
@@ -414,7 +413,7 @@ def test_an_ensemble_file_can_name_stored_predictions(copy, predicted):
     table = write_csv(copy / "knn.csv", predicted["test"][1])
     path = copy / "chosen.toml"
     write_ensemble_file(
-        path, describe_ensemble([member_paths(copy)[0], MemberPath("neighbours", table)], Combiner("soft"), copy)
+        path, describe_ensemble([member_paths(copy)[0], MemberPath("neighbours", table)], make_combiner("soft"), copy)
     )
     found = predict_pool(opened(path), "test")
     assert [one.member for one in found] == ["k3", "neighbours"]
@@ -422,7 +421,7 @@ def test_an_ensemble_file_can_name_stored_predictions(copy, predicted):
 
 def test_a_run_cannot_be_one_member_of_an_ensemble(copy):
     path = copy.parent / "chosen.toml"
-    write_ensemble_file(path, describe_ensemble([MemberPath("all", copy)], Combiner(), copy.parent))
+    write_ensemble_file(path, describe_ensemble([MemberPath("all", copy)], make_combiner(), copy.parent))
     with pytest.raises(CheckpointError, match="has 2 members"):
         opened(path)
 
@@ -435,7 +434,7 @@ def test_an_ensemble_cannot_be_a_member_of_an_ensemble(copy, name):
         "another": lambda: ensemble_of(copy, copy / "other.toml", names=["k3"]),
         "a pack": lambda: pack_of(copy, copy / "other.pack"),
     }[name]()
-    write_ensemble_file(path, describe_ensemble([MemberPath("all", member)], Combiner(), copy))
+    write_ensemble_file(path, describe_ensemble([MemberPath("all", member)], make_combiner(), copy))
     with pytest.raises(CheckpointError, match="is an ensemble and cannot be a member"):
         opened(path)
 
@@ -444,23 +443,24 @@ def test_an_ensemble_cannot_be_a_member_of_an_ensemble(copy, name):
 
 
 def test_an_ensembles_rule_is_the_default(copy):
-    rule = Combiner("weighted-soft", "first", (3.0, 1.0), temperature=2.0)
+    rule = make_combiner("weighted-soft", "first", (3.0, 1.0), temperature=2.0)
     pool = opened(ensemble_of(copy, copy / "chosen.toml", rule))
     assert pool.choose_rule() is pool.rule
-    assert pool.rule.weights == (3.0, 1.0)
+    assert pool.rule.rule.weights == (3.0, 1.0)
     other = pool.choose_rule(tie="lowest")
-    assert (other.vote, other.tie, other.weights, other.temperature) == ("weighted-soft", "lowest", (3.0, 1.0), 2.0)
-    other = pool.choose_rule(vote="majority")
-    assert (other.vote, other.tie, other.weights) == ("majority", "first", None)
-    other = pool.choose_rule(weights=[1, 2])
-    assert (other.vote, other.tie, other.weights) == ("weighted-soft", "first", (1, 2))
-    other = pool.choose_rule(vote="two-level", groups=["a", "b"])
-    assert (other.vote, other.groups) == ("two-level", ("a", "b"))
+    assert (other.rule.name, other.rule.tie, other.rule.weights) == ("weighted-soft", "lowest", (3.0, 1.0))
+    assert other.temperature == 2
+    other = pool.choose_rule(vote="majority").rule
+    assert (other.name, other.tie, other.weights) == ("majority", "first", None)
+    other = pool.choose_rule(weights=[1, 2]).rule
+    assert (other.name, other.tie, other.weights) == ("weighted-soft", "first", (1, 2))
+    other = pool.choose_rule(vote="two-level", groups=["a", "b"]).rule
+    assert (other.name, other.groups) == ("two-level", ("a", "b"))
 
 
 def test_groups_of_the_networks_are_the_default(runs):
     pool = opened(runs / "one")
-    assert pool.choose_rule(vote="two-level").groups == ("3", "5")
+    assert pool.choose_rule(vote="two-level").rule.groups == ("3", "5")
     with pytest.raises(UsageError, match="2 members need 2 groups, one per member; got 3"):
         pool.choose_rule(groups=["a", "b", "c"])
 
@@ -595,12 +595,12 @@ def test_networks_without_validation_images_have_no_validation_predictions(drawn
 def test_a_rule_is_fitted_on_validation_images_and_keeps_given_weights(runs):
     pool = opened(runs / "one")
     fitted = fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
-    assert sum(fitted.weights) == pytest.approx(1)
+    assert sum(fitted.rule.weights) == pytest.approx(1)
     assert fitted.temperature != 1
     plain = fit_rule(pool, pool.choose_rule(vote="weighted-soft"), calibrate=False)
-    assert (plain.weights, plain.temperature) == (fitted.weights, 1)
+    assert (plain.rule.weights, plain.temperature) == (fitted.rule.weights, 1)
     given = pool.choose_rule(vote="weighted-soft", weights=[1, 2])
-    assert fit_rule(pool, given).weights == (1, 2)
+    assert fit_rule(pool, given).rule.weights == (1, 2)
     assert fit_rule(pool, given, calibrate=False) is given
 
 
@@ -609,24 +609,24 @@ def test_a_rule_is_fitted_on_networks_and_other_tools_predictions(runs, predicte
     write_csv(tmp_path / "knn" / "validation.csv", predicted["validation"][1])
     pool = opened(runs / "one" / "k3", tmp_path / "knn")
     fitted = fit_rule(pool, pool.choose_rule(vote="weighted-soft"))
-    expected = fit_rule(opened(runs / "one"), Combiner("weighted-soft"))
-    assert fitted.weights == pytest.approx(expected.weights, abs=1e-4)
+    expected = fit_rule(opened(runs / "one"), make_combiner("weighted-soft"))
+    assert fitted.rule.weights == pytest.approx(expected.rule.weights, abs=1e-4)
 
 
 def test_the_rule_of_an_ensemble_is_fitted_only_if_incomplete(copy):
-    done = opened(ensemble_of(copy, copy / "done.toml", Combiner("soft", temperature=2.0)))
+    done = opened(ensemble_of(copy, copy / "done.toml", make_combiner("soft", temperature=2.0)))
     assert predict_for_fitting(done, done.choose_rule()) is None
     assert fit_rule(done, done.choose_rule()) is done.rule
     for vote in ("weighted-soft", "stacking"):
-        unfitted = opened(ensemble_of(copy, copy / "unfitted.toml", Combiner(vote)))
+        unfitted = opened(ensemble_of(copy, copy / "unfitted.toml", make_combiner(vote)))
         assert not fit_rule(unfitted, unfitted.choose_rule(), calibrate=False).needs_fit
 
 
 def test_another_tie_rule_keeps_the_fitted_stacking(copy):
-    rule = Combiner("stacking", stacking=Stacking(np.ones((4, 8)), np.zeros(4)))
+    rule = make_combiner("stacking", coefficients=np.ones((4, 8)), intercepts=np.zeros(4))
     pool = opened(ensemble_of(copy, copy / "stacked.toml", rule))
     fitted = fit_rule(pool, pool.choose_rule(tie="lowest"))
-    np.testing.assert_array_equal(fitted.stacking.coefficients, rule.stacking.coefficients)
+    assert (fitted.rule.tie, fitted.rule.parameters()) == ("lowest", rule.rule.parameters())
 
 
 def test_rules_are_not_fitted_on_different_validation_images(runs, drawn_images, tmp_path):

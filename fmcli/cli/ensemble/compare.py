@@ -79,10 +79,10 @@ def compare(
     named = [_parse(word) for word in ensembles]
     if draws is not None:
         pool = open_members([path for _, paths in named for path in paths], device, terminal, labels=labels)
-        rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups)
-        predictions = predict_pool(replace(pool, groups=rule.groups), split, data_root=data_root, labels=labels)
-        study = compare_heterogeneous(predictions, rule, size=size, draws=draws, seed=seed or 0)
-        emit(study_document(study, rule), format_, terminal)
+        drawn_rule = choose_rule(pool, terminal, vote=vote, tie=tie, groups=groups).rule
+        predictions = predict_pool(replace(pool, groups=drawn_rule.groups), split, data_root=data_root, labels=labels)
+        study = compare_heterogeneous(predictions, drawn_rule, size=size, draws=draws, seed=seed or 0)
+        emit(study_document(study, drawn_rule), format_, terminal)
         return
     pools = [open_members(paths, device, terminal) for _, paths in named]
     refuse_unused_labels(pools, labels)

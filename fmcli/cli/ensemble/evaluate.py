@@ -30,6 +30,7 @@ def evaluate(
     Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
     """
     from fmcli.ensemble import evaluate_ensemble
+    from fmcli.ensemble.rules import rules_where
     from fmcli.members.validation import vote_on_split
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
@@ -38,9 +39,11 @@ def evaluate(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, labels=labels)
     rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
-    if groups is not None and rule.vote != "two-level":
+    if groups is not None and not rule.rule.needs_groups:
+        grouped = rules_where(lambda one: one.needs_groups)
         raise UsageError(
-            f"--groups needs a two-level vote; got a {rule.vote} vote", remedies=[Remedy("vote", "two-level")]
+            f"--groups needs a {' or '.join(grouped)} vote; got a {rule.rule.name} vote",
+            remedies=[Remedy("vote", name) for name in grouped],
         )
     warn_normalization(pool.checkpoints, split, terminal)
     result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, views=tta)

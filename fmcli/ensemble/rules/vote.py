@@ -88,7 +88,7 @@ def decide(scores: Floats, probabilities: Floats, choices: Labels, tie: str) -> 
         scores: float64 (n_samples, n_classes).
         probabilities: float64 (n_samples, n_classes), for the tie rule `probability`.
         choices: int64 (n_voters, n_samples), the class that each voter chose, for the tie rule `first`.
-        tie: Tie rule, see `additive.majority_vote`.
+        tie: Tie rule, see `VotingRule`.
     """
     highest = scores.max(axis=1, keepdims=True)
     leading = scores >= highest - _SCORE_TOLERANCE * np.maximum(1, np.abs(highest))
