@@ -111,7 +111,21 @@ MODELS = build(
     {"form": st.sampled_from(["plain", "pooled"]), "depth": st.integers(1, 20), "init": INITS},
     kernel_size=COUNTS,
     widths=st.lists(COUNTS, min_size=1, max_size=4).map(tuple),
-) | build(families.SequentialSpec, {"init": INITS}, layers=st.lists(LAYERS, min_size=1, max_size=4).map(tuple))
+)
+MODELS |= st.integers(1, 4).flatmap(
+    lambda n: build(
+        families.KernelResnetSpec,
+        {
+            "depth": st.integers(1, 20) | st.lists(st.integers(1, 20), min_size=n, max_size=n).map(tuple),
+            "squeeze_excite": BOOL,
+            "stochastic_depth": BELOW_ONE,
+            "init": INITS,
+        },
+        kernel_size=COUNTS | st.lists(COUNTS, min_size=n, max_size=n).map(tuple),
+        widths=st.lists(COUNTS, min_size=n, max_size=n).map(tuple),
+    )
+)
+MODELS |= build(families.SequentialSpec, {"init": INITS}, layers=st.lists(LAYERS, min_size=1, max_size=4).map(tuple))
 
 
 def in_whole_cycles(member):

@@ -93,6 +93,7 @@ def test_every_key_of_every_table_is_listed():
         'optimizer name = "muon"': optimizer.MuonSpec,
         'schedule name = "one-cycle"': schedule.OneCycleSchedule,
         'model family = "kernel-cnn"': families.KernelCnnSpec,
+        'model family = "kernel-resnet"': families.KernelResnetSpec,
         'model.layers[] type = "conv"': n.Conv,
         'model.layers[] type = "flatten"': n.Flatten,
         'model.layers[] type = "residual"': n.Residual,

@@ -10,10 +10,12 @@ from pydantic import Field
 
 from fmcli.recipe.families.base import Family
 from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
+from fmcli.recipe.families.kernel_resnet import KernelResnetSpec
 from fmcli.recipe.families.sequential import SequentialSpec
 
 FAMILIES: dict[str, type[Family]] = {
     "kernel-cnn": KernelCnnSpec,
+    "kernel-resnet": KernelResnetSpec,
     "sequential": SequentialSpec,
 }
 """The class of each family, by the value of `family`."""

@@ -1,4 +1,6 @@
-"""The base class of all network families."""
+"""The base class of all network families, and functions for keys with one value per width."""
+
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -37,3 +39,24 @@ class Family(Spec):
         """
         shown = {str(size) if isinstance(size, int) else "×".join(map(str, size)) for size in self.kernel_sizes}
         return "+".join(sorted(shown)) or "none"
+
+
+def repeat_per_width(value: int | tuple[int, ...], widths: Sequence[int]) -> tuple[int, ...]:
+    """Return one value per width of a key that is one number or a list.
+
+    Example:
+        >>> repeat_per_width(3, (16, 32)), repeat_per_width((3, 5), (16, 32))
+        ((3, 3), (3, 5))
+    """
+    return (value,) * len(widths) if isinstance(value, int) else value
+
+
+def check_one_per_width(key: str, value: int | tuple[int, ...], widths: Sequence[int]) -> None:
+    """Check the length of a list.
+
+    Raises:
+        ValueError: The list does not have one value per width.
+    """
+    given, needed = len(repeat_per_width(value, widths)), len(widths)
+    if given != needed:
+        raise ValueError(f"{key} must be one number, or a list of {needed}, one per width; got a list of {given}")

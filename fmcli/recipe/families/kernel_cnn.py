@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from fmcli.recipe import layers
 from fmcli.recipe.base import PositiveInt
-from fmcli.recipe.families.base import Family
+from fmcli.recipe.families.base import Family, check_one_per_width, repeat_per_width
 from fmcli.recipe.layers import LayerSpec
 
 
@@ -33,17 +33,13 @@ class KernelCnnSpec(Family):
 
     @model_validator(mode="after")
     def _one_kernel_size_per_width(self) -> Self:
-        given, needed = len(self.kernel_sizes), len(self.widths)
-        if given != needed:
-            raise ValueError(
-                f"kernel_size must be one number, or a list of {needed}, one per width; got a list of {given}"
-            )
+        check_one_per_width("kernel_size", self.kernel_size, self.widths)
         return self
 
     @property
     def kernel_sizes(self) -> tuple[int, ...]:
         """Kernel sizes, one per width."""
-        return (self.kernel_size,) * len(self.widths) if isinstance(self.kernel_size, int) else self.kernel_size
+        return repeat_per_width(self.kernel_size, self.widths)
 
     def expand(self, input_shape: tuple[int, ...], n_classes: int) -> tuple[LayerSpec, ...]:
         """Return the layers of the form that was chosen."""
