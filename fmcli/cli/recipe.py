@@ -94,8 +94,8 @@ def copy_recipe(
 def validate_recipe(recipe: options.RecipeArgument, set_: options.Overrides = None) -> None:
     """Check a recipe and report all problems together.
 
-    No images are read. The input shape of the networks and the sizes of the splits are therefore only checked for
-    fashion-mnist.
+    No images are read. The input shape of the networks, the number of classes and the sizes of the splits are therefore
+    only checked for built-in datasets, such as fashion-mnist.
 
     Example: fmcli recipe validate my.toml
     """

@@ -54,7 +54,7 @@ class DeviceLoader:
         self.batch_size = min(batch_size, len(images))
         self.n_images = len(images) // self.batch_size * self.batch_size if drop_last else len(images)
         self.device = device
-        self._set = images
+        self._image_set = images
         self._labels = torch.tensor(images.labels, device=device)
         self._transform = transform
         self._workers: torch.utils.data.DataLoader[Tensor | str] | None = None
@@ -86,7 +86,7 @@ class DeviceLoader:
 
     def batches(self) -> Iterator[Tensor]:
         """Yield all images in their original order: uint8 (N, C, H, W)."""
-        indices = torch.arange(len(self._set), device=self._images.device)
+        indices = torch.arange(len(self._image_set), device=self._images.device)
         yield from self._gather_batches(indices.split(self.batch_size))
 
     def epoch(self, generator: torch.Generator, *, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -99,7 +99,7 @@ class DeviceLoader:
         Yields:
             Images uint8 (N, C, H, W) and labels int64 (N,), on the device.
         """
-        order = torch.randperm(len(self._set), generator=generator)[: self.n_images]
+        order = torch.randperm(len(self._image_set), generator=generator)[: self.n_images]
         host_indices = order.split(self.batch_size)[skip:]
         device_indices = order.to(self.device).split(self.batch_size)[skip:]
         if self._transform is not None:
@@ -150,7 +150,7 @@ class DeviceLoader:
         if self._workers is None:
             assert self._transform is not None
             self._workers = torch.utils.data.DataLoader(
-                _AugmentedBatches(self._set, self._transform),
+                _AugmentedBatches(self._image_set, self._transform),
                 batch_size=None,
                 sampler=self._plan,  # this list is filled again for each epoch
                 num_workers=min(_MAX_WORKERS, count_cores()),

@@ -37,7 +37,7 @@ def data_document(
     )
     payload = {
         "source": source,
-        "place": path,
+        "path": path,
         "input_shape": input_shape,
         "classes": records,
         "images": totals,

@@ -132,6 +132,16 @@ def test_new_source_needs_an_entry_and_a_module(blank):
         DataSpec(source="all-black:6", channels=3)
 
 
+def test_missing_package_of_a_source_is_named(blank):
+    def load(request: SourceRequest) -> SourceImages:
+        raise ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
+
+    blank.load = load
+    with pytest.raises(DataError, match="all-black:6 needs the package pyarrow") as caught:
+        load_source(DataSpec(source="all-black:6"))
+    assert caught.value.hint == "pip install pyarrow"
+
+
 def test_images_of_a_new_source_are_checked(blank):
     blank.lowest_label = 1
     with pytest.raises(DataError, match=r"labels of nowhere \(test\) must be integers from 0"):

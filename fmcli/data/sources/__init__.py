@@ -32,9 +32,15 @@ def load_source(spec: DataSpec, *, data_root: Path | None = None) -> Splits:
             the parent of a relative DIR or FILE that does not exist in the current folder.
 
     Raises:
-        DataError: The source does not exist or is damaged.
+        DataError: The source does not exist or is damaged, or needs a package that is not installed.
     """
-    return check_splits(_module(spec.prefix).load(SourceRequest(spec, data_root)), spec.classes)
+    try:
+        images = _module(spec.prefix).load(SourceRequest(spec, data_root))
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"{printable(spec.source)} needs the package {error.name}", hint=f"pip install {error.name}"
+        ) from error
+    return check_splits(images, spec.classes)
 
 
 def fetch_source(name: str, *, data_root: Path | None = None, log: Callable[[str], None] = lambda text: None) -> Path:

@@ -1,4 +1,4 @@
-"""What a source gets, and what it returns."""
+"""The request to a source, and its result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fmcli.data.background import Background
 from fmcli.errors import DataError, printable
 from fmcli.recipe.data import DataSpec
 
-Arrays = tuple[NDArray[np.uint8], NDArray[Any]]
+LabelledImages = tuple[NDArray[np.uint8], NDArray[Any]]
 """Images, uint8 (N, C, H, W), and labels, integers from 0, (N,)."""
 
 
@@ -66,6 +66,6 @@ class SourceImages:
     """
 
     path: Path
-    splits: Mapping[str, Arrays]
+    splits: Mapping[str, LabelledImages]
     class_names: tuple[str, ...] = ()
     background: Background | None = None

@@ -9,7 +9,7 @@ import numpy as np
 
 from fmcli.data.image_files import IMAGE_SUFFIXES, find_image_files
 from fmcli.data.resized_images import resize_image_files
-from fmcli.data.sources.base import Arrays, SourceImages, SourceRequest
+from fmcli.data.sources.base import LabelledImages, SourceImages, SourceRequest
 from fmcli.errors import DataError, join_names, printable
 
 SPLIT_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ def load(request: SourceRequest) -> SourceImages:
     paths = [path for labelled in files.values() for path, _ in labelled]
     # The background is found before resizing, because padding must not count as background.
     pixels, background = resize_image_files(folder, paths, size=spec.size, channels=spec.channels)
-    splits: dict[str, Arrays] = {}
+    splits: dict[str, LabelledImages] = {}
     start = 0
     for split, labelled in files.items():
         labels = np.array([label for _, label in labelled], np.int64)

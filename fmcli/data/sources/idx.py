@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fmcli.data.arrays import to_images
 from fmcli.data.idx import find_idx_file, open_idx, read_idx
-from fmcli.data.sources.base import Arrays, SourceImages, SourceRequest
+from fmcli.data.sources.base import LabelledImages, SourceImages, SourceRequest
 from fmcli.errors import DataError, printable
 from fmcli.storage.reading import read_text
 
@@ -40,7 +40,7 @@ def _find_images(folder: Path, prefix: str) -> Path | None:
     return next((path for name in names if (path := find_idx_file(folder / name))), None)
 
 
-def _read_split(folder: Path, split: str) -> Arrays | None:
+def _read_split(folder: Path, split: str) -> LabelledImages | None:
     """Return the images and labels of a split, or None if the folder has neither."""
     for prefix in _PREFIXES[split]:
         images = _find_images(folder, prefix)
