@@ -192,8 +192,9 @@ def _shortcut_layers(layer: layers.Residual, shape: Shape, output: Shape) -> tup
         raise ValueError(f"{change}, but a shortcut cannot flatten an image; flatten it after the residual layer")
     if len(shape) == 1:
         return layers.Dense(units=output[0], bias=False), layers.BatchNorm()
-    strides = [-(-before // after) for before, after in zip(shape[1:], output[1:], strict=True)]
-    conv = layers.Conv(filters=output[0], kernel_size=1, stride=(strides[0], strides[1]), padding="same", bias=False)
+    vertical, horizontal = (-(-before // after) for before, after in zip(shape[1:], output[1:], strict=True))
+    stride = vertical if vertical == horizontal else (vertical, horizontal)
+    conv = layers.Conv(filters=output[0], kernel_size=1, stride=stride, bias=False)
     if _trace_conv(conv, _image(shape, conv.type)).output_shape != output:
         raise ValueError(f"{change}, which no stride of a 1×1 convolution does; use padding = 'same' in the body")
     return conv, layers.BatchNorm()

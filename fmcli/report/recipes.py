@@ -5,10 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcli.recipe import Recipe
-from fmcli.recipe.layers import Conv, Dense, Layer
+from fmcli.recipe.layers import Conv, LayerSpec
 from fmcli.recipe.schema import Key, KeyTable
-from fmcli.recipe.tracing import LayerTrace, count_parameters, show_shape
-from fmcli.report.document import Document, Sheet
+from fmcli.recipe.tracing import (
+    LayerTrace,
+    count_multiply_adds,
+    count_parameters,
+    pair,
+    show_shape,
+    walk_traces,
+)
+from fmcli.report.document import Document, Row, Sheet, show_value
 
 _MAX_WIDTH = 120  # characters, also in files and pipes, because descriptions are long
 
@@ -61,46 +68,74 @@ def _table_title(table: KeyTable) -> str:
 
 
 def summary_document(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]]) -> Document:
-    """Return the layers of each member's network with their output shapes and parameter counts."""
-    totals = {member: count_parameters(layers) for member, layers in traces.items()}
+    """Return the layers of each member's network with their output shapes, parameters and multiply-adds."""
+    parameters = {member: count_parameters(layers) for member, layers in traces.items()}
+    multiply_adds = {member: count_multiply_adds(layers) for member, layers in traces.items()}
     sheets = [
         Sheet(
-            title=f"{member}: {totals[member]:,} parameters",
-            rows=[
-                {
-                    ">#": index,
-                    "Layer": trace.layer.type,
-                    "Settings": _describe_settings(trace.layer),
-                    ">Output": show_shape(trace.output_shape),
-                    ">Parameters": trace.parameters,
-                }
-                for index, trace in enumerate(layers)
-            ],
+            title=f"{member}: {parameters[member]:,} parameters, "
+            f"{_abbreviate(multiply_adds[member])} multiply-adds (MACs) per image",
+            rows=[_summary_row(path, trace) for path, trace in walk_traces(layers)],
         )
         for member, layers in traces.items()
     ]
     records = [
         {
             "member": member,
-            "layer": index,
+            "layer": path,
             "type": trace.layer.type,
             "detail": _describe_settings(trace.layer),
             "output_shape": trace.output_shape,
             "parameters": trace.parameters,
+            "multiply_adds": trace.multiply_adds,
         }
         for member, layers in traces.items()
-        for index, trace in enumerate(layers)
+        for path, trace in walk_traces(layers)
     ]
-    return Document(sheets, {"recipe": recipe.name, "parameters": totals, "layers": records}, records)
+    totals = {"parameters": parameters, "multiply_adds": multiply_adds}
+    return Document(sheets, {"recipe": recipe.name, **totals, "layers": records}, records)
 
 
-def _describe_settings(layer: Layer) -> str:
-    settings = layer.model_dump(exclude_defaults=True, exclude={"type"})
-    if isinstance(layer, Conv | Dense):
-        settings.pop("bias", None)
-    words = [f"{key.replace('_', ' ')} {_format_value(value)}" for key, value in settings.items()]
-    return ", ".join(words) + (", no bias" if getattr(layer, "bias", True) is False else "")
+def _summary_row(path: str, trace: LayerTrace) -> Row:
+    """Return a row of the summary. An inner layer is indented, and shows only the end of its path."""
+    *outer, name, index = ["", *path.split(".")]
+    label = f"{'  ' * len(outer)}{name}.{index}" if name else f"{index:>2}"
+    return {
+        "Layer": f"{label} {trace.layer.type} {_describe_settings(trace.layer)}".rstrip(),
+        ">Output": show_shape(trace.output_shape),
+        ">Parameters": trace.parameters,
+        ">MACs": _abbreviate(trace.multiply_adds),
+    }
+
+
+def _describe_settings(layer: LayerSpec) -> str:
+    """Return the values that differ from their defaults, such as `3×3, filters 32, same, no bias`."""
+    settings = layer.model_dump(exclude_defaults=True, exclude={"type", "body", "shortcut"})
+    words = []
+    if isinstance(layer, Conv):
+        words.append("×".join(map(str, pair(settings.pop("kernel_size")))))
+    for key, value in settings.items():
+        if key == "bias":
+            words.append("no bias")
+        elif key in ("padding", "activation", "function"):
+            words.append(value)
+        else:
+            words.append(f"{key.replace('_', ' ')} {_format_value(value)}")
+    return ", ".join(words)
 
 
 def _format_value(value: Any) -> str:
-    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return "×".join(map(str, value)) if isinstance(value, tuple) else show_value(value)
+
+
+def _abbreviate(count: int) -> str:
+    """Return a number in thousands, millions or billions.
+
+    Example:
+        >>> _abbreviate(0), _abbreviate(225_792), _abbreviate(14_450_688)
+        ('0', '225.8k', '14.5M')
+    """
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)

@@ -380,9 +380,26 @@ def test_recipe_show_summary_counts_the_parameters(cli, recipe_file, trained):
     assert "k3: 1,340 parameters" in result.out
     assert "k3: 1,340 parameters" in trained[1].err
     payload = cli("recipe", "show", recipe_file, "--summary", "-f", "json").json
-    layers = [layer for layer in payload["layers"] if layer["member"] == "k3"]
+    layers = [layer for layer in payload["layers"] if layer["member"] == "k3" and "." not in layer["layer"]]
     assert sum(layer["parameters"] for layer in layers) == payload["parameters"]["k3"] == 1340
+    assert sum(layer["multiply_adds"] for layer in layers) == payload["multiply_adds"]["k3"] > 0
     assert layers[-1]["output_shape"] == [4]
+
+
+def test_recipe_show_summary_indents_inner_layers(cli, recipe_file, tmp_path):
+    model = {"family": "kernel-resnet", "widths": [8, 16], "stochastic_depth": 0.1}
+    text = recipe_file.read_text("utf-8")
+    start, end = text.index("[model]"), text.index("[optimizer]")
+    recipe = tmp_path / "residual.toml"
+    recipe.write_text(text[:start] + text[end:], "utf-8")
+    options = [part for key, value in model.items() for part in ("--set", f"model.{key}={json.dumps(value)}")]
+    table = cli("recipe", "show", recipe, "--summary", *options)
+    assert all(len(line) <= 80 for line in table.out.splitlines())
+    assert " 5 residual stochastic depth 0.1, relu" in table.out
+    assert "    shortcut.0 conv 1×1, filters 16, no bias" in table.out
+    records = cli("recipe", "show", recipe, "--summary", *options, "-f", "jsonl").records
+    costs = {record["layer"]: record["parameters"] for record in records if record["member"] == "k3"}
+    assert costs["5"] == sum(count for layer, count in costs.items() if layer.startswith("5."))
 
 
 def test_recipe_copy_to_file_or_folder_replaces_only_with_overwrite(cli, tmp_path):

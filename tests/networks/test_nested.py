@@ -144,7 +144,7 @@ def test_nested_layers_have_paths_and_their_costs_count():
     assert by_path["2.body.3"].parameters == 8 * (9 * 8 + 1)
     assert by_path["2.body.4"].multiply_adds == 8 * 9 * 4
     assert (by_path["2.body.5"].parameters, by_path["2.body.5"].multiply_adds) == (2 * 2 * 8 + 2 + 8, 2 * 2 * 8)
-    assert by_path["2.shortcut.0"].layer.stride == (4, 4)
+    assert by_path["2.shortcut.0"].layer.stride == 4
     inner = [trace for path, trace in by_path.items() if path.startswith("2.") and path.count(".") == 2]
     assert by_path["2"].parameters == sum(trace.parameters for trace in inner)
     assert by_path["2"].multiply_adds == sum(trace.multiply_adds for trace in inner)

@@ -73,7 +73,7 @@ class KernelResnetSpec(Family):
                 yield layers.BatchNorm(activation="relu")  # after pooling, because it then has less work
             for _ in range(depth):
                 block += 1
-                yield self._block(width, kernel_size, self.stochastic_depth * block / n_blocks)
+                yield self._block(width, kernel_size, self.stochastic_depth * (block / n_blocks))
         yield layers.GlobalAvgPool()
         yield layers.Dense(units=n_classes)
 
