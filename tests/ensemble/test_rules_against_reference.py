@@ -1,6 +1,7 @@
 """Compare each voting rule with a slow reference implementation and with other libraries."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from fmcli.ensemble.rules import rule_class
 from fmcli.ensemble.rules.borda import Borda
 from fmcli.ensemble.rules.geometric import Geometric
 from fmcli.ensemble.rules.majority import Majority
 from fmcli.ensemble.rules.soft import Soft
-from fmcli.ensemble.rules.stacking import Stacking, stacking_features
+from fmcli.ensemble.rules.stacking import stacking_features
 from fmcli.ensemble.rules.vote import normalize_weights
-from tests.ensemble.test_rules import coarse_logits, every_rule, parameters_of, random_logits
+from tests.ensemble.test_rule_properties import TIES, coarse_logits, make, random_logits
+
+SLOW_RULES = (
+    "majority", "weighted-majority", "soft", "weighted-soft", "geometric", "borda", "two-level", "stacking",
+)  # fmt: skip
+"""Rules that have a reference here."""
+
 
 # --- slow reference --------------------------------------------------------------------------------------
 
@@ -83,15 +89,17 @@ def slow_image(vote, rows, tie, weights=None, groups=None, coefficients=None, in
     return *slow_decision(scores, probabilities, choices, tie), probabilities
 
 
-@every_rule
+@pytest.mark.parametrize("tie", TIES)
+@pytest.mark.parametrize("vote", SLOW_RULES)
 @pytest.mark.parametrize("n_members", [1, 2, 3, 6])
 @pytest.mark.parametrize("draw", [random_logits, coarse_logits])
 def test_every_rule_equals_its_slow_reference(vote, tie, n_members, draw):
     logits = draw(seed=n_members, n_members=n_members, n_samples=25)
-    parameters = parameters_of(vote, n_members, seed=n_members)
-    if "weights" in parameters and n_members > 1:
-        parameters["weights"][0] = 0
-    result = rule_class(vote)(tie=tie, **parameters).combine(logits)
+    rule = make(vote, tie, n_members, seed=n_members)
+    if rule.weights and n_members > 1:
+        rule = replace(rule, weights=(0, *rule.weights[1:]))
+    result = rule.combine(logits)
+    parameters = {"weights": rule.weights, "groups": rule.groups, **rule.parameters()}
     for image in range(logits.shape[1]):
         label, tied, probabilities = slow_image(vote, logits[:, image].astype(float).tolist(), tie, **parameters)
         assert (result.labels[image], result.ties[image]) == (label, tied)
@@ -209,11 +217,11 @@ def test_borda_counts_the_ranks_of_scipy(draw, weights):
 
 
 def test_stacking_equals_the_logistic_regression_with_its_coefficients():
-    logits, parameters = random_logits(seed=25), parameters_of("stacking")
+    logits, rule = random_logits(seed=25), make("stacking")
     regression = LogisticRegression()
     regression.classes_ = np.arange(logits.shape[2])
-    regression.coef_, regression.intercept_ = parameters["coefficients"], parameters["intercepts"]
+    regression.coef_, regression.intercept_ = rule.coefficients, rule.intercepts
     features = np.concatenate([stacking_features(member) for member in logits], axis=1)
-    ours = Stacking(**parameters).combine(logits)
+    ours = rule.combine(logits)
     np.testing.assert_allclose(ours.probabilities, regression.predict_proba(features), atol=1e-9, rtol=0)
     np.testing.assert_array_equal(ours.labels, regression.predict(features))
