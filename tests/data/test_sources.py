@@ -142,6 +142,19 @@ def test_missing_package_of_a_source_is_named(blank):
     assert caught.value.hint == "pip install pyarrow"
 
 
+@pytest.mark.parametrize("missing", ["train", "test"])
+def test_sources_need_training_and_test_images(missing, blank):
+    def load(request: SourceRequest) -> SourceImages:
+        arrays = np.zeros((2, 1, 4, 4), np.uint8), np.arange(2)
+        splits = {split: arrays for split in ("train", "test", "validation") if split != missing}
+        return SourceImages(Path("nowhere"), splits, names_hint="name them")
+
+    blank.load = load
+    with pytest.raises(DataError, match=f"nowhere has no {missing} images with labels") as caught:
+        load_source(DataSpec(source="all-black:2"))
+    assert caught.value.hint == "name them"
+
+
 def test_images_of_a_new_source_are_checked(blank):
     blank.lowest_label = 1
     with pytest.raises(DataError, match=r"labels of nowhere \(test\) must be integers from 0"):

@@ -63,9 +63,11 @@ class SourceImages:
         splits: Images and labels of `train`, `test` and, if the source has its own, `validation`.
         class_names: Class names in label order; empty if the source has none.
         background: Background of the images if it is known; see `classify_background`.
+        names_hint: How to name the files or arrays of each split, for the error if `train` or `test` is missing.
     """
 
     path: Path
     splits: Mapping[str, LabelledImages]
     class_names: tuple[str, ...] = ()
     background: Background | None = None
+    names_hint: str = ""

@@ -20,10 +20,14 @@ def check_splits(source: SourceImages, classes: tuple[str, ...] | None) -> Split
         classes: Class names in label order. Default: the names from the source; without any, the labels are the names.
 
     Raises:
-        DataError: A split is empty; images are too large, or their shapes differ between splits; there are too many
-            classes, or two with one name; the numbers of images and labels differ; or a label has no class.
+        DataError: Training or test images are missing; images are too large, or their shapes differ between splits;
+            there are too many classes, or two with one name; the numbers of images and labels differ; or a label has no
+            class.
     """
     path = printable(source.path)
+    for split in ("train", "test"):
+        if split not in source.splits:
+            raise DataError(f"{path} has no {split} images with labels", hint=source.names_hint)
     for split, (_, labels) in source.splits.items():
         _check_labels(labels, f"{path} ({split})")
     n_classes = 1 + max(int(labels.max(initial=0)) for _, labels in source.splits.values())

@@ -10,24 +10,21 @@ from fmcli.storage.reading import read_text
 
 MAX_CLASSES_FILE_BYTES = 1 << 20
 _PREFIXES = {"train": ("train",), "test": ("t10k", "test"), "validation": ("validation", "val")}
+_NAMES_HINT = (
+    "name the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+    "t10k-labels-idx1-ubyte, gzipped or not"
+)
 
 
 def load(request: SourceRequest) -> SourceImages:
     """Read the files of each split. Class names are the lines of `classes.txt`, if it exists.
 
     Raises:
-        DataError: The folder has no training or test images, or a file is damaged.
+        DataError: A file is damaged, or one file of a pair is missing.
     """
     folder = request.find_path()
     splits = {split: arrays for split in _PREFIXES if (arrays := _read_split(folder, split)) is not None}
-    for split in ("train", "test"):
-        if split not in splits:
-            raise DataError(
-                f"{printable(folder)} has no {split} images",
-                hint="name the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-                "t10k-labels-idx1-ubyte, gzipped or not",
-            )
-    return SourceImages(folder, splits, _read_class_names(folder))
+    return SourceImages(folder, splits, _read_class_names(folder), names_hint=_NAMES_HINT)
 
 
 def recognizes(path: Path) -> bool:

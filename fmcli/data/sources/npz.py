@@ -36,6 +36,9 @@ NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
 }
 """Names of the image and label arrays of each split: MedMNIST's first, then Keras's."""
+_NAMES_HINT = (
+    "name the arrays train_images, train_labels, test_images and test_labels; or x_train, y_train, x_test and y_test"
+)
 MAX_READ_BYTES = 1 << 20  # in one call of `read`
 
 
@@ -46,7 +49,7 @@ def load(request: SourceRequest) -> SourceImages:
     (N,) or (N, 1). Large arrays of images are mapped from the cache.
 
     Raises:
-        DataError: The archive is missing or damaged, claims too much memory, or has no training or test images.
+        DataError: The archive is missing or damaged, or claims too much memory.
     """
     path = request.find_path()
     splits = {}
@@ -61,15 +64,8 @@ def load(request: SourceRequest) -> SourceImages:
                         labels = labels[:, 0]
                     splits[split] = (to_images(images, where=f"{path}: {images_name}"), labels)
                     break
-    for split in ("train", "test"):
-        if split not in splits:
-            found = join_names(list(files)) or "none"
-            raise DataError(
-                f"{printable(path)} has no {split} images with labels; arrays found: {found}",
-                hint="name the arrays train_images, train_labels, test_images and test_labels; or x_train, y_train, "
-                "x_test and y_test",
-            )
-    return SourceImages(path, splits)
+    found = join_names(list(files)) or "none"
+    return SourceImages(path, splits, names_hint=f"{_NAMES_HINT}; arrays found: {found}")
 
 
 def recognizes(path: Path) -> bool:
