@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -90,22 +89,3 @@ def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     """Select the tensors whose names have a prefix, and remove it: the inverse of `with_prefix`."""
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def flatten_state(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
-    """Return an optimizer's nested state as tensors by dotted name. Leave out entries that are None."""
-    return {
-        f"{prefix}.{outer}.{inner}": tensor
-        for outer, table in state.items()
-        for inner, tensor in table.items()
-        if tensor is not None
-    }
-
-
-def unflatten_state(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:
-    """Return an optimizer's nested state: the inverse of `flatten_state`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in without_prefix(prefix, tensors).items():
-        outer, _, inner = name.partition(".")
-        state.setdefault(int(outer), {})[inner] = tensor
-    return state

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmcli.checkpoints.tensors import flatten_state, unflatten_state, with_prefix, without_prefix
+from fmcli.checkpoints.tensors import with_prefix, without_prefix
 from fmcli.data import Normalization
 from fmcli.data.augment import augment
 from fmcli.networks.batch_norm import estimate_batch_norm
@@ -18,7 +18,13 @@ from fmcli.recipe import MemberSpec
 from fmcli.recipe.tracing import LayerTrace
 from fmcli.recipe.trainer import TrainerSpec
 from fmcli.training.cuda_graph import CudaGraphRecorder, GraphedStep, StepOutput
-from fmcli.training.optim import WeightAverage, build_optimizer, set_learning_rate
+from fmcli.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+)
 from fmcli.training.rng import Generators
 
 
@@ -55,8 +61,10 @@ class Learner:
         recorder = recorder or choose_recorder(trainer, device, generators)
         self._graphed_step = None if recorder is None else GraphedStep(recorder)
         self._optimizer = build_optimizer(spec.optimizer, self.model, capturable=recorder is not None)
-        has_average = trainer.weight_average is not None or trainer.swa is not None
-        self._average = WeightAverage(self.model, trainer.weight_average) if has_average else None
+        # A recipe has at most one of these averages: over all steps, or over the last epochs.
+        decay = trainer.weight_average
+        self._step_average = None if decay is None else WeightAverage(self.model, decay)
+        self._epoch_average = None if trainer.swa is None else WeightAverage(self.model, decay=None)
 
     @property
     def parameters(self) -> int:
@@ -84,8 +92,8 @@ class Learner:
             loss, logits = self._update_weights(images, labels)
         else:
             loss, logits = self._graphed_step(self._update_weights, images, labels)
-        if self._average is not None and self.spec.trainer.swa is None:
-            self._average.update()
+        if self._step_average is not None:
+            self._step_average.update()
         return loss, logits
 
     def _update_weights(self, images: Tensor, labels: Tensor) -> StepOutput:
@@ -120,18 +128,16 @@ class Learner:
             epoch: Index of the epoch that ends, from 0.
             batches: The training images, uint8 (N, C, H, W), for the batch norm statistics of the averaged weights.
         """
-        if self._average is None or not self.averages(epoch):
+        if self._epoch_average is None or not self.averages(epoch):
             return
-        self._average.update()
+        self._epoch_average.update()
         if epoch == self.spec.trainer.epochs - 1:
-            self._average.swap()
+            self._epoch_average.swap()
             estimate_batch_norm(self.model, batches, self.normalization, dropout=True)
 
     def evaluated(self) -> AbstractContextManager[None]:
         """Return a context manager in which the network has the weights to evaluate and save."""
-        if self._average is None or self.spec.trainer.swa is not None:
-            return nullcontext()
-        return self._average.applied()
+        return nullcontext() if self._step_average is None else self._step_average.applied()
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """Return a copy of the weights to evaluate and save, by name."""
@@ -143,8 +149,9 @@ class Learner:
     def state(self) -> dict[str, Tensor]:
         """Return everything that changes during training, for `load`."""
         tensors = with_prefix("model", self.model.state_dict()) | self.generators.state()
-        tensors |= flatten_state(self._optimizer.state_dict()["state"], "optimizer")
-        return tensors if self._average is None else tensors | with_prefix("average", self._average.state_dict())
+        tensors |= with_prefix("optimizer", optimizer_state(self._optimizer))
+        average = self._step_average or self._epoch_average
+        return tensors if average is None else tensors | with_prefix("average", average.state_dict())
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the tensors that `state` returned in an earlier process.
@@ -152,17 +159,11 @@ class Learner:
         Call before the first step: a recorded CUDA graph would keep using the old tensors.
         """
         self.model.load_state_dict(without_prefix("model", tensors))
-        moments = unflatten_state(tensors, "optimizer")
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        for index, table in moments.items():
-            for name, tensor in table.items():
-                if tensor.shape == parameters[index].shape:
-                    # Fused optimizers iterate over weights and moments in memory order, so give both the same layout.
-                    table[name] = torch.empty_like(parameters[index]).copy_(tensor)
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+        load_optimizer_state(self._optimizer, without_prefix("optimizer", tensors))
         self.generators.load(tensors)
-        if self._average is not None:
-            self._average.load_state_dict(without_prefix("average", tensors))
+        average = self._step_average or self._epoch_average
+        if average is not None:
+            average.load_state_dict(without_prefix("average", tensors))
 
 
 def choose_recorder(trainer: TrainerSpec, device: torch.device, generators: Generators) -> CudaGraphRecorder | None:

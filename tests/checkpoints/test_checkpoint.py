@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import fmcli
 from fmcli.checkpoints.checkpoint import FORMAT, Header, load_checkpoint, read_header, save_checkpoint
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE, find_checkpoints, make_names_unique, unfinished_members
-from fmcli.checkpoints.tensors import flatten_state, load_tensors, save_tensors, unflatten_state
+from fmcli.checkpoints.tensors import load_tensors, save_tensors
 from fmcli.data import load_splits
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, FmcliError, Remedy
@@ -158,15 +158,6 @@ def test_memory_layout_does_not_change_the_file(tmp_path):
     tensor = torch.arange(2.0 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     save_tensors(tmp_path / "file", {"kernel": tensor.to(memory_format=torch.channels_last)}, {})
     assert torch.equal(load_tensors(tmp_path / "file")[1]["kernel"], tensor)
-
-
-def test_optimizer_state_is_flattened_and_restored():
-    state = {0: {"step": torch.tensor(2.0), "exp_avg": torch.ones(2)}, 11: {"momentum_buffer": None}}
-    flat = flatten_state(state, "optimizer")
-    assert set(flat) == {"optimizer.0.step", "optimizer.0.exp_avg"}
-    back = unflatten_state(flat | {"model.0.step": torch.zeros(1)}, "optimizer")
-    assert back.keys() == {0}
-    assert torch.equal(back[0]["exp_avg"], torch.ones(2))
 
 
 # --- damage -----------------------------------------------------------------------------------------------

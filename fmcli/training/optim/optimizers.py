@@ -1,6 +1,7 @@
 """The optimizers that a recipe can choose."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -59,3 +60,26 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the moments and step counts of an optimizer as `INDEX.NAME`, with the index of the parameter."""
+    return {
+        f"{index}.{name}": tensor
+        for index, table in optimizer.state_dict()["state"].items()
+        for name, tensor in table.items()
+        if tensor is not None
+    }
+
+
+def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Restore the tensors that `optimizer_state` returned."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        # Fused optimizers iterate over weights and moments in memory order, so give both the same layout.
+        restored = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+        state.setdefault(int(index), {})[name] = restored
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
