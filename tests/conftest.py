@@ -23,7 +23,7 @@ _CACHES = itertools.count()  # number of the cache folder; each test gets a new 
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
     """Save after every epoch, even a short one, so that tests know where a resumed run starts."""
-    monkeypatch.setattr("fmcli.training.loop.MAX_SAVING_SHARE", math.inf)
+    monkeypatch.setattr("fmcli.training.saving.MAX_SAVING_SHARE", math.inf)
 
 
 @pytest.fixture(autouse=True)

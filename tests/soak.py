@@ -34,7 +34,7 @@ from PIL import Image
 
 import fmcli.networks.cpu.loading
 import fmcli.training.executors.processes
-import fmcli.training.loop
+import fmcli.training.saving
 from fmcli.checkpoints.history import HISTORY_FILE, read_history
 from fmcli.checkpoints.tensors import load_tensors
 from fmcli.cli import run
@@ -87,7 +87,7 @@ class Soak:
     """
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
-        fmcli.training.loop.MAX_SAVING_SHARE = math.inf  # save after every epoch, on any machine
+        fmcli.training.saving.MAX_SAVING_SHARE = math.inf  # save after every epoch, on any machine
         fmcli.training.executors.processes._CONTEXT = multiprocessing.get_context("fork")
         fmcli.networks.cpu.loading._compile_kernels = lambda *_: None  # loading takes longer than training
         self.folder, self.draw = folder, random.Random(seed)

@@ -274,3 +274,30 @@ def test_names_of_rules_are_found(line):
 
 def test_a_default_rule_may_be_named():
     assert not compared_rule_names(ast.parse("make_rule('soft'); Remedy('vote', 'majority'); vote: str = 'soft'"))
+
+
+def attributes_set_by(statements: list[ast.stmt]) -> set[str]:
+    """Return the attributes of `self` that statements set."""
+    found = [node for one in statements for node in ast.walk(one) if isinstance(node, ast.Attribute)]
+    return {node.attr for node in found if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"}
+
+
+def created_late(source: ast.Module) -> set[str]:
+    """Return `Class.attribute` for attributes that a method other than `__init__` creates."""
+    late = set()
+    for one in (node for node in ast.walk(source) if isinstance(node, ast.ClassDef)):
+        methods = {method.name: method.body for method in one.body if isinstance(method, ast.FunctionDef)}
+        fields = {ast.unparse(field.target) for field in one.body if isinstance(field, ast.AnnAssign)}
+        fields |= attributes_set_by(methods.pop("__init__", []))
+        late |= {f"{one.name}.{name}" for body in methods.values() for name in attributes_set_by(body) - fields}
+    return late
+
+
+def test_late_attributes_are_found():
+    early = "class A:\n x: int\n def __init__(self):\n  self.y = 1\n def f(self):\n  self.x, self.y = 1, 2"
+    assert created_late(ast.parse(early)) == set()
+    assert created_late(ast.parse(early + "\n  self.z += 1\n  self.y.a = 1")) == {"A.z"}
+
+
+def test_attributes_are_created_in_init():
+    assert not {module: late for module in modules() if (late := created_late(tree(module)))}

@@ -4,38 +4,55 @@ import math
 
 from fmcli.errors import DivergedError, Remedy
 from fmcli.recipe import MemberSpec, Recipe
+from fmcli.training.member_setup import MemberSetup
+from fmcli.training.state import EpochProgress
 
 
 class DivergenceGuard:
     """Raises an error when a loss, weight or logit of a member is not finite.
 
     Args:
-        spec: The member's recipe.
-        recipe: The whole recipe.
+        setup: The member.
     """
 
-    def __init__(self, spec: MemberSpec, recipe: Recipe) -> None:
-        self._name = spec.name
-        self._lr_key = _learning_rate_key(spec, recipe)
+    def __init__(self, setup: MemberSetup) -> None:
+        self._setup = setup
+        self._steps_per_epoch = len(setup.loaders.train)
 
-    def check(self, quantity: str, value: float, *, epoch: int, lr: float) -> None:
+    def check(self, quantity: str, value: float, *, steps: int) -> None:
         """Refuse a value that is not finite.
 
         Args:
             quantity: Name of the quantity, such as `validation loss`.
             value: The value.
-            epoch: Index of the epoch, from 0.
-            lr: Learning rate of the last step.
+            steps: Number of steps after which it was measured, counted over all epochs.
 
         Raises:
             DivergedError: The value is infinite or NaN.
         """
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"member {self._name}: the {quantity} is {value} in epoch {epoch + 1} at learning rate {lr:.3g}",
-                hint=f"try a lower {self._lr_key}",
-                remedies=[Remedy("train-member", self._name)],
-            )
+        if math.isfinite(value):
+            return
+        spec, step = self._setup.spec, max(steps - 1, 0)
+        raise DivergedError(
+            f"member {spec.name}: the {quantity} is {value} in epoch {step // self._steps_per_epoch + 1} at learning "
+            f"rate {self._setup.schedule(step):.3g}",
+            hint=f"try a lower {_learning_rate_key(spec, self._setup.recipe)}",
+            remedies=[Remedy("train-member", spec.name)],
+        )
+
+    def check_losses(self, epoch: int, progress: EpochProgress) -> None:
+        """Refuse an epoch if the loss of a step is not finite.
+
+        Args:
+            epoch: Index of the epoch, from 0.
+            progress: The steps of the epoch.
+
+        Raises:
+            DivergedError: A loss is infinite or NaN. The error names the first such step.
+        """
+        for step in (~progress.losses[: progress.steps].isfinite()).nonzero().flatten().tolist():
+            steps = epoch * self._steps_per_epoch + step + 1
+            self.check(f"loss of step {step + 1}", float(progress.losses[step]), steps=steps)
 
 
 def _learning_rate_key(spec: MemberSpec, recipe: Recipe) -> str:

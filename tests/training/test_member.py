@@ -31,11 +31,12 @@ from fmcli.events import (
 )
 from fmcli.networks.inference import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, resolve_recipe
-from fmcli.training import STATE_FILE, VALIDATION_FILE, Fingerprint, loaders, loop, train_member
+from fmcli.training import STATE_FILE, VALIDATION_FILE, Fingerprint, loaders, saving, train_member
 from fmcli.training.fingerprint import PLANNED, STARTED, check_fingerprint
 from fmcli.training.learner import Learner
 from fmcli.training.rng import Generators
 from fmcli.training.state import load_state
+from fmcli.training.validation import Validator
 from tests.helpers import StopAt
 
 CPU = torch.device("cpu")
@@ -496,7 +497,7 @@ def test_run_killed_while_writing_a_snapshot_resumes(splits, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fmcli.training.saving.save_checkpoint", die)
+        patch.setattr("fmcli.training.checkpoint_writer.save_checkpoint", die)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, splits, tmp_path / "broken" / "m1")
     assert [path.name for path in tmp_path.glob("broken/m1/snapshot-1/*")] == [VALIDATION_FILE]
@@ -890,10 +891,10 @@ def test_short_epochs_are_saved_rarely_enough_to_limit_the_time(splits, tmp_path
 
         return slowly
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=perf_counter))
-    monkeypatch.setattr(loop, "MAX_SAVING_SHARE", 0.25)  # the next save is four seconds later, after four epochs
-    monkeypatch.setattr(loop, "save_state", advance(loop.save_state))
-    monkeypatch.setattr(loop._Training, "_validate", advance(loop._Training._validate))
+    monkeypatch.setattr(saving, "time", SimpleNamespace(perf_counter=perf_counter))
+    monkeypatch.setattr(saving, "MAX_SAVING_SHARE", 0.25)  # the next save is four seconds later, after four epochs
+    monkeypatch.setattr(saving, "save_state", advance(saving.save_state))
+    monkeypatch.setattr(Validator, "validate", advance(Validator.validate))
     recipe = small_recipe(trainer={"epochs": 11})
     saved_at: list[int] = []
     epochs = 0
@@ -1017,7 +1018,7 @@ def test_state_of_the_last_good_epoch_is_kept_after_divergence(splits, tmp_path,
         loss, logits = step(self, images, labels, lr)
         return (loss * math.nan if lr < 5e-3 else loss), logits
 
-    monkeypatch.setattr("fmcli.training.loop.Learner.step", later)
+    monkeypatch.setattr("fmcli.training.learner.Learner.step", later)
     recipe = small_recipe(schedule={"name": "step", "every": 2, "gamma": 0.1}, optimizer={"lr": 1e-2})
     with pytest.raises(FmcliError, match=r"loss of step 1 is nan in epoch 3 at learning rate 0\.001"):
         train(recipe, splits, tmp_path)

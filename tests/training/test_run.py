@@ -11,7 +11,6 @@ import tomli_w
 import torch
 from safetensors.torch import load_file
 
-import fmcli.training.loop
 import fmcli.training.run
 from fmcli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from fmcli.checkpoints.history import HISTORY_FILE, read_history
@@ -49,7 +48,7 @@ from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
 from fmcli.storage.locks import LOCK_FILE, try_lock
-from fmcli.training import STATE_FILE, VALIDATION_FILE
+from fmcli.training import STATE_FILE, VALIDATION_FILE, member_setup
 from fmcli.training.concurrency import Concurrency
 from fmcli.training.plan import RunPlan
 from fmcli.training.recipe_checks import check_augmentation
@@ -458,7 +457,7 @@ def diverging_in_epoch_3(monkeypatch):
     def build_schedule(spec, *, lr: float, epochs: int, steps_per_epoch: int):
         return lambda step: lr if step < 2 * steps_per_epoch else 1e38
 
-    monkeypatch.setattr(fmcli.training.loop, "build_schedule", build_schedule)
+    monkeypatch.setattr(member_setup, "build_schedule", build_schedule)
 
 
 def test_the_last_good_weights_of_a_member_that_diverges_are_kept(diverging_in_epoch_3, tiny_recipe, tmp_path, cli):
@@ -507,7 +506,7 @@ def test_weights_that_predict_nan_are_not_kept(tiny_recipe, tmp_path, monkeypatc
     """The weights that are saved within an epoch are finite, but too large to predict with."""
     recipe = tiny(tiny_recipe, "optimizer.name=sgd", "trainer.epochs=3", "trainer.keep=last")
     rates = dict.fromkeys(range(2), 1e-3) | dict.fromkeys(range(2, 4), 1e18)
-    monkeypatch.setattr(fmcli.training.loop, "build_schedule", lambda *_, **__: lambda step: rates.get(step, 1e38))
+    monkeypatch.setattr(member_setup, "build_schedule", lambda *_, **__: lambda step: rates.get(step, 1e38))
     with pytest.raises(DivergedError) as caught:
         train(recipe, tmp_path / "run", members=["k3"], save_after=0.0)
     assert (tmp_path / "run" / "k3" / STATE_FILE).is_file()
@@ -522,7 +521,7 @@ def test_last_good_weights_are_removed_when_the_member_is_trained(
     with pytest.raises(DivergedError):
         train(recipe, tmp_path / "run", members=["k3"])
     assert (tmp_path / "run" / "k3" / LAST_GOOD).is_dir()
-    monkeypatch.setattr(fmcli.training.loop, "build_schedule", lambda *_, **__: lambda step: 1e-3)
+    monkeypatch.setattr(member_setup, "build_schedule", lambda *_, **__: lambda step: 1e-3)
     train(recipe, tmp_path / "run", members=["k3"], resume=True)
     assert (tmp_path / "run" / "k3" / MODEL_FILE).is_file()
     assert not (tmp_path / "run" / "k3" / LAST_GOOD).exists()
