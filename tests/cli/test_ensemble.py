@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fmcli.choices import RULE_NAMES
+from fmcli.ensemble import make_rule
 from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import DataError
@@ -58,19 +60,16 @@ def accuracy_of(result) -> float:
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-@pytest.mark.parametrize(
-    "vote",
-    ["majority", "weighted-majority", "soft", "weighted-soft", "geometric", "borda", "two-level", "stacking"],
-)
+@pytest.mark.parametrize("vote", RULE_NAMES)
 def test_every_voting_rule_can_be_chosen(cli, pool, vote, split):
     result = cli("ensemble", "evaluate", pool, "--vote", vote, "--split", split, "--format", "json")
     assert accuracy_of(result) > 0.8
     found = result.json
     assert found["vote"] == vote
-    needs_fit = vote in ("weighted-majority", "weighted-soft", "stacking")
-    assert found["cross_fitted"] is (needs_fit and split == "validation")
-    assert (found["weights"] is not None) == vote.startswith("weighted")
-    assert found["groups"] == (["3", "3", "3", "5", "5", "5"] if vote == "two-level" else None)
+    rule = make_rule(vote)
+    assert found["cross_fitted"] is (rule.needs_fit and split == "validation")
+    assert (found["weights"] is not None) == (rule.needs_fit and rule.takes_weights)
+    assert found["groups"] == (["3", "3", "3", "5", "5", "5"] if rule.needs_groups else None)
     assert len(found["members"]) == 6
     for member in found["members"]:
         assert (member["lost_without"] is None) == (vote == "stacking")
