@@ -1,4 +1,4 @@
-"""Names of the choices in recipes and command-line options."""
+"""Names of the choices in recipes and command-line options, and the kinds of image sources."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,7 +65,9 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """A kind of image source. Its module in `fmcli.data.sources` reads it; texts for users are derived from this entry.
+    """A kind of image source, which a module in `fmcli.data.sources` reads.
+
+    Help texts, checks and error messages use these values.
 
     Args:
         description: Noun phrase that describes the source.

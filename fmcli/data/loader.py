@@ -65,7 +65,7 @@ class DeviceLoader:
         self._copy_stream = (
             torch.cuda.Stream(device, priority=-1) if self._is_streamed and device.type == "cuda" else None
         )
-        self._rows: Tensor | None = None
+        self._rows: Tensor | None = None  # indices of the images in `self._images`; None: all in order
         if self._is_streamed or device.type == "cpu":
             self._images = _as_tensor(images.pixels)
             self._rows = None if images.rows is None else torch.from_numpy(images.rows)

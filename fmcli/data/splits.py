@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fmcli.data.image_set import ImageSet, Splits
 from fmcli.data.sources import load_source
 from fmcli.errors import DataError, Remedy, printable
-from fmcli.recipe.data import DataSpec, FirstImages, RandomFraction, Resplit
+from fmcli.recipe.data import DataSpec, FirstImages, OwnValidation, RandomFraction, Resplit
 
 
 def load_splits(spec: DataSpec, data_root: Path | None = None) -> Splits:
@@ -56,7 +56,7 @@ def split_images(source: Splits, spec: DataSpec) -> Splits:
         case RandomFraction(fraction=fraction, seed=seed, stratify=stratify):
             labels = source.train.labels if stratify else None
             train, validation = _divide(np.arange(n_images), fraction, seed, labels)
-        case _:
+        case OwnValidation():
             if source.validation is None:
                 raise DataError(
                     f"{printable(spec.source)} has no separate validation images",
