@@ -27,6 +27,8 @@ SoupMethod = Literal["greedy", "uniform"]
 TieRule = Literal["probability", "lowest", "first"]
 Views = Literal["none", "flip", "shift", "flip-shift"]
 """Views of an image whose predictions are averaged: mirrored, shifted by a pixel, or both."""
+ExecutorName = Literal["sequential", "processes", "cuda_streams"]
+"""How the members of a run are trained. Each name is a module in `training/executors/`."""
 Invert = Literal["auto", "never", "always"]
 """Whether to invert dark and light of an image before it is classified."""
 FigureName = Literal[

@@ -1,6 +1,6 @@
 """Events that library code sends to a reporter while it trains. `report` displays them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,6 +46,46 @@ class TrialFinished:
     number: int
     score: float | None
     reason: str = ""
+
+
+MemberState = Literal["finished", "resumes", "starts", "claimed"]
+"""What a run will do with a member. A claimed member is being trained by another process."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMember:
+    """The plan for one member of a run. It is not an event, but `report` displays it.
+
+    Args:
+        member: Name of the member.
+        state: What the run will do with it.
+        epoch: The epoch that is trained next, from 1; None for a finished or claimed member.
+        steps_done: Number of steps of this epoch that an earlier process took.
+        threads: CPU threads; None for a finished or claimed member.
+        seconds: Estimated time to train it; None if unknown.
+    """
+
+    member: str
+    state: MemberState
+    epoch: int | None = None
+    steps_done: int = 0
+    threads: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunJoined:
+    """Other processes are training members of the run, and this process trains other members of it."""
+
+    folder: Path
+    members: Sequence[str]  # that other processes are training
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedElsewhere:
+    """No member is left for this process, but other processes are still training members of the run."""
+
+    members: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +189,8 @@ Event = (
     | WaitingForRun
     | TrialStarted
     | TrialFinished
+    | RunJoined
+    | TrainedElsewhere
     | MembersInParallel
     | UnmeasuredFeature
     | MemberStarted

@@ -16,6 +16,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import secrets
 import signal
 import sys
@@ -23,9 +24,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,14 @@ model.kernel_size = 5
 schedule = { name = "cyclic", cycles = 3 }
 trainer = { keep = "snapshots" }
 """
+RACING = """
+[[members]]
+name = "m"
+copies = {copies}
+model.kernel_size = 3
+trainer.epochs = 2
+"""
+STARTED_OR_EPOCH = re.compile(r"^(m-\d+(?::| \d/\d:))", re.MULTILINE)  # the first words of a line on standard error
 Work = Callable[[], object]
 
 
@@ -106,12 +117,14 @@ class Soak:
         """Start or resume a run."""
         train_run(self.recipe, run_folder, device=CPU, resume=True, save_after=save_after, jobs=jobs, threads=1)
 
-    def train_by_command(self, run_folder: Path, stderr: Path = Path(os.devnull)) -> None:
-        """Start or resume a run with `fmcli train`, and exit with its status."""
+    def train_by_command(
+        self, run_folder: Path, stderr: Path = Path(os.devnull), file: Path | None = None, *words: str
+    ) -> None:
+        """Run `fmcli train`, and exit with its status. Without further words, start or resume a run quietly."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        command = ["train", "--recipe", str(self.file), "--output", str(run_folder), "--resume"]
-        sys.exit(run([*command, "--device", "cpu", "--quiet"]))
+        command = ["train", "--recipe", str(file or self.file), "--output", str(run_folder), "--device", "cpu"]
+        sys.exit(run([*command, *(words or ["--resume", "--quiet"])]))
 
     def fork(self, work: Work) -> int:
         """Work in another process and return its ID. Its exit status is 99 after an unexpected error."""
@@ -411,19 +424,49 @@ def cpu_seconds(process: int) -> float:
 # --- races ------------------------------------------------------------------------------------------------
 
 
-def races(soak: Soak, rounds: int) -> dict[str, Any]:
-    """Start the same run in eight processes: one trains, seven are refused."""
+def races(soak: Soak, rounds: int, *, n_processes: int = 8, n_members: int = 8) -> dict[str, Any]:
+    """Start the same run in several processes at the same moment: together they train each member exactly once.
 
-    def race() -> None:
-        run_folder = soak.new_folder()
-        children = [soak.fork(lambda: soak.train_by_command(run_folder)) for _ in range(8)]
-        ends = sorted(finish(child) for child in children)
-        soak.check(ends == [ExitStatus.DONE] + 7 * [ExitStatus.USAGE], f"a race ended with {ends}")
-        soak.check(digests(run_folder) == soak.whole, "the run of a race differs")
+    A process that starts after all members are trained is refused, because the folder already contains a run.
+    """
+    file = soak.folder / "race.toml"
+    file.write_text(soak.file.read_text().split("\n[[members]]")[0] + RACING.format(copies=n_members))
+    recipe = load_recipe(str(file))
+    names = [member.name for member in recipe.members]
+    assert finish(soak.fork(lambda: train_run(recipe, soak.folder / "alone", device=CPU, threads=1))) == 0
+    alone = digests(soak.folder / "alone")
+    once = Counter(f"{name}:" for name in names)
+    once.update(f"{name} {epoch}/2:" for name in names for epoch in (1, 2))
+    trained_by, late = Counter[int](), 0
+    for number in range(rounds):
+        run_folder, when = soak.new_folder(), f"race {number}"
+        logs = [soak.folder / f"race-{number}-{process}" for process in range(n_processes)]
+        ends = race(soak, file, run_folder, logs)
+        texts = [log.read_text() for log in logs]
+        refused = [text for end, text in zip(ends, texts, strict=True) if end == ExitStatus.USAGE]
+        soak.check(all("already contains a run" in text for text in refused), f"{when}: printed {refused}")
+        soak.check(set(ends) <= {ExitStatus.DONE, ExitStatus.USAGE}, f"{when}: exited with {ends}: {texts}")
+        started = Counter(line for text in texts for line in STARTED_OR_EPOCH.findall(text))
+        soak.check(started == once, f"{when}: members were trained {started - once} too often, {once - started} never")
+        soak.check(digests(run_folder) == alone, f"{when}: the files differ")
+        trained_by[sum("parameters" in text for text in texts)] += 1
+        late += len(refused)
+    return {"rounds": rounds, "late": late, "rounds_by_training_processes": dict(sorted(trained_by.items()))}
 
-    for _ in range(rounds):
-        race()
-    return {"rounds": rounds}
+
+def race(soak: Soak, recipe_file: Path, run_folder: Path, logs: Sequence[Path]) -> list[int]:
+    """Start a process for each log file at the same moment, and return their exit statuses."""
+    ready, start = os.pipe()
+
+    def work(log: Path) -> None:
+        os.close(start)
+        os.read(ready, 1)  # returns when the parent closes its end
+        soak.train_by_command(run_folder, log, recipe_file, "--jobs", "1", "--threads", "1")
+
+    children = [soak.fork(partial(work, log)) for log in logs]
+    os.close(ready)
+    os.close(start)
+    return [finish(child) for child in children]
 
 
 # --- many paths -------------------------------------------------------------------------------------------

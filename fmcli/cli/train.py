@@ -1,13 +1,23 @@
 """`fmcli train`."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from fmcli.choices import ExecutorName
 from fmcli.cli import options
 from fmcli.cli.plotters import curve_plotters, data_plotters, write_plots
 from fmcli.cli.training_session import training_session
+
+if TYPE_CHECKING:
+    import torch
+
+    from fmcli.recipe import Recipe
+    from fmcli.report.document import Document
 
 MemberNames = Annotated[
     list[str] | None, typer.Option("--member", metavar="NAME", help="Train only this member. Can be repeated.")
@@ -30,6 +40,14 @@ Jobs = Annotated[
         "Default: the number that is estimated to be fastest.",
     ),
 ]
+Executor = Annotated[
+    ExecutorName | None,
+    typer.Option(help="How members are trained. Default: sequential; with several jobs, cuda_streams or processes."),
+]
+Plan = Annotated[
+    bool,
+    typer.Option("--plan", help="Print what would be trained, with estimated times. Train and write nothing."),
+]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Random seed. Short for --set trainer.seed=N.")]
 
 
@@ -42,6 +60,8 @@ def train(
     overwrite: options.Retrain = False,
     save_every: SaveEvery = 5.0,
     jobs: Jobs = None,
+    executor: Executor = None,
+    plan: Plan = False,
     seed: Seed = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -53,7 +73,8 @@ def train(
 ) -> None:
     """Train the members of a recipe and write them to a run folder.
 
-    Press Ctrl-C to stop; --resume continues from the last saved step.
+    Press Ctrl-C to stop; --resume continues from the last saved step. If you start the same command in a second shell,
+    it trains members that the first one has not started yet.
 
     Example: fmcli train --recipe quick --set trainer.epochs=4 --output short
     """
@@ -69,24 +90,53 @@ def train(
     from fmcli.training.run import train_run
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
-    advise = not resume and (jobs or 1) == 1
+    chosen: _Chosen = {
+        "members": member or (),
+        "resume": resume,
+        "overwrite": overwrite,
+        "jobs": jobs,
+        "threads": threads,
+        "executor": executor,
+    }
+    advise = not (plan or resume) and (jobs or 1) == 1
     with training_session(terminal, device, threads, resume_flag="--resume", advise=advise) as (on_device, reporter):
+        if plan:
+            emit(_plan(values, folder, on_device, data_root, chosen), format_, terminal)
+            return
         histories = train_run(
             values,
             folder,
             device=on_device,
-            members=member or (),
-            resume=resume,
-            overwrite=overwrite,
             data_root=data_root,
             save_after=60 * save_every,
-            jobs=jobs,
-            threads=threads,
             reporter=reporter,
+            **chosen,
         )
-    emit(history_document(str(folder), histories), format_, terminal)
+    names = [spec.name for spec in values.members if not member or spec.name in member]
+    elsewhere = [name for name in names if name not in histories]
+    emit(history_document(str(folder), histories, elsewhere), format_, terminal)
     if plots is not None:
         trainers = {spec.name: spec.trainer for spec in values.members}
         curves = curve_plotters(histories, trainers, of=folder.resolve().name)
         images = data_plotters(values.data, load_splits(values.data, data_root))
         write_plots(plots, {**images, **curves}, terminal)
+
+
+class _Chosen(TypedDict):
+    members: Sequence[str]
+    resume: bool
+    overwrite: bool
+    jobs: int | None
+    threads: int | None
+    executor: ExecutorName | None
+
+
+def _plan(recipe: Recipe, folder: Path, device: torch.device, data_root: Path | None, chosen: _Chosen) -> Document:
+    from fmcli.data import load_splits
+    from fmcli.report.plan import plan_document
+    from fmcli.training.plan import plan_run
+
+    plan = plan_run(recipe, folder, load_splits(recipe.data, data_root), device, **chosen)
+    return plan_document(
+        str(folder), plan.members, executor=plan.executor, jobs=plan.concurrency.jobs, seconds=plan.seconds
+    )

@@ -88,6 +88,7 @@ def reproduce(
         train_run,
         device=device,
         resume=skip_done or overwrite,
+        join=False,
         threads=threads,
         data_root=data_root,
         reporter=reporter,

@@ -8,12 +8,15 @@ from fmcli.events import EpochFinished
 from fmcli.report.document import Document, Row, Sheet, percent
 
 
-def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished]]) -> Document:
+def history_document(
+    folder: str, histories: Mapping[str, Sequence[EpochFinished]], elsewhere: Sequence[str] = ()
+) -> Document:
     """Return one table of epochs per member, and the folder of the run.
 
     Args:
         folder: The run folder.
         histories: The epochs of each member.
+        elsewhere: Names of the members that other processes are still training.
     """
     sheets = [
         Sheet(
@@ -23,9 +26,12 @@ def history_document(folder: str, histories: Mapping[str, Sequence[EpochFinished
         for member, history in histories.items()
         for retrained in dict.fromkeys(epoch.retrained for epoch in history)
     ]
-    last = Sheet(notes=[f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"])
+    notes = [f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"]
+    if elsewhere:
+        notes.insert(1, f"Still in training by other processes: {', '.join(elsewhere)}")
     records = [_epoch_record(epoch) for history in histories.values() for epoch in history]
-    return Document([*sheets, last], {"run": folder, "epochs": records}, records)
+    payload = {"run": folder, "epochs": records, "training_elsewhere": list(elsewhere)}
+    return Document([*sheets, Sheet(notes=notes)], payload, records)
 
 
 def _epoch_record(epoch: EpochFinished) -> dict[str, object]:

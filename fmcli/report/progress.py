@@ -6,7 +6,7 @@ from typing import Self
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from fmcli import events
-from fmcli.errors import Remedy, printable
+from fmcli.errors import Remedy, join_names, printable
 from fmcli.report.console import Terminal
 from fmcli.report.document import count, percent, show_value
 
@@ -69,8 +69,8 @@ class TrainingProgress:
                 )
             case events.RunStarted():
                 self.terminal.note(f"{event.name}: training run {event.seed + 1} of {event.seeds}, seed {event.seed}")
-            case events.WaitingForRun():
-                self._note_once(f"waiting for another process to train {printable(event.folder)}")
+            case events.WaitingForRun() | events.RunJoined() | events.TrainedElsewhere():
+                self._note_once(_describe_others(event))
             case events.TrialStarted():
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
                 self.terminal.note(f"trial {event.number} (the last is trial {event.trials - 1}): {values}")
@@ -154,3 +154,14 @@ class TrainingProgress:
             reason, remedy = f"about {event.speedup:.1f} times as fast", Remedy("jobs", 1)
         option = f" (one at a time: {self._describe_remedy(remedy)})" if self._describe_remedy else ""
         return f"training {event.jobs} members in parallel, {count(event.threads, 'thread')} each: {reason}{option}"
+
+
+def _describe_others(event: events.WaitingForRun | events.RunJoined | events.TrainedElsewhere) -> str:
+    """Return a line about the work of other processes."""
+    match event:
+        case events.WaitingForRun():
+            return f"waiting for another process to train {printable(event.folder)}"
+        case events.RunJoined():
+            return f"joining a run in progress; in training by other processes: {join_names(event.members)}"
+        case events.TrainedElsewhere():
+            return f"no member is left to train here; still in training by other processes: {join_names(event.members)}"

@@ -56,7 +56,8 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 def _partial_path(folder: Path, name: str) -> Path:
     """Return a unique path for a file or folder of this name while it is incomplete."""
-    return folder / f".{name[:_MAX_NAME_BYTES]}.{secrets.token_hex(4)}.part"
+    short = os.fsencode(name)[:_MAX_NAME_BYTES].decode(errors="ignore")
+    return folder / f".{short}.{secrets.token_hex(4)}.part"
 
 
 def _write_error(path: Path, error: OSError) -> FmcliError:

@@ -6,17 +6,21 @@ threads therefore speed up small networks with small batches only a little. Each
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from fmcli.choices import ExecutorName
 from fmcli.data import Splits
-from fmcli.networks.tracing import trace_recipe
-from fmcli.recipe import MemberSpec, Recipe, SourceFacts
+from fmcli.errors import Remedy, UsageError
+from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.tracing import LayerTrace, count_multiply_adds
+
+Traces = Mapping[str, Sequence[LayerTrace]]
+"""The layers of each member's network, by the member's name."""
 
 # Measured on two cores with AVX-512 BF16, for small networks.
 STEP_OVERHEAD_S = 3e-3  # part of a step that more threads do not shorten
@@ -49,6 +53,7 @@ def choose_concurrency(
     recipe: Recipe,
     names: Sequence[str],
     splits: Splits,
+    traces: Traces,
     device: torch.device,
     *,
     jobs: int | None = None,
@@ -63,6 +68,7 @@ def choose_concurrency(
         recipe: The recipe.
         names: Names of the members to train.
         splits: The images.
+        traces: The layers of each member's network.
         device: The training device.
         jobs: Number of parallel members that the caller asked for.
         threads: CPU threads per member that the caller asked for.
@@ -81,17 +87,30 @@ def choose_concurrency(
         return None
     if jobs is not None:
         return Concurrency(jobs, threads or max(available // min(jobs, len(recipe.members)), 1))
-    return _choose_fastest(recipe, names, splits) if device.type == "cpu" and run_threads is None else None
+    return _choose_fastest(recipe, names, splits, traces) if device.type == "cpu" and run_threads is None else None
 
 
-def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits) -> Concurrency | None:
+def check_jobs(executor: ExecutorName | None, jobs: int | None) -> None:
+    """Refuse several members in parallel with an executor that trains one at a time.
+
+    Raises:
+        UsageError: The executor is `sequential`, and `jobs` is at least 2.
+    """
+    if executor == "sequential" and jobs is not None and jobs > 1:
+        raise UsageError(
+            f"the executor 'sequential' trains one member at a time, not {jobs}",
+            hint="choose another executor",
+            remedies=[Remedy("jobs", 1)],
+        )
+
+
+def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits, traces: Traces) -> Concurrency | None:
     """Return the fastest concurrency, or None if members should train one at a time.
 
     The choice is an estimate, not a measurement, so that the same run always gets the same number of threads.
     """
     threads = torch.get_num_threads()
     max_jobs = _max_jobs(recipe, names, splits, threads)
-    traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
     members = [member for member in recipe.members if member.name in names]
     workloads = [_workload(member, traces[member.name], len(splits.train)) for member in members]
     seconds = {jobs: _estimate_seconds(workloads, jobs, threads // jobs) for jobs in range(1, max_jobs + 1)}
@@ -108,7 +127,7 @@ def _max_jobs(recipe: Recipe, names: Sequence[str], splits: Splits, limit: int) 
     return max(min(limit, len(members), _processes_in_memory(splits)), 1)
 
 
-def _workload(member: MemberSpec, traces: tuple[LayerTrace, ...], n_images: int) -> tuple[int, float]:
+def _workload(member: MemberSpec, traces: Sequence[LayerTrace], n_images: int) -> tuple[int, float]:
     """Return a member's number of steps, and the multiply-adds of a step: the forward pass and both gradients."""
     trainer = member.trainer
     n_images = trainer.sample_size(n_images)
@@ -117,19 +136,57 @@ def _workload(member: MemberSpec, traces: tuple[LayerTrace, ...], n_images: int)
     return trainer.epochs * math.ceil(n_images / batch), multiply_adds
 
 
+def estimate_member_seconds(
+    member: MemberSpec,
+    traces: Sequence[LayerTrace],
+    n_images: int,
+    threads: int,
+    *,
+    epochs_done: int = 0,
+    steps_done: int = 0,
+) -> float:
+    """Return the estimated time to train a member on a CPU.
+
+    Args:
+        member: The member's recipe.
+        traces: The layers of its network.
+        n_images: Number of training images.
+        threads: CPU threads.
+        epochs_done: Number of epochs that are trained already.
+        steps_done: Number of steps of the next epoch that are taken already.
+    """
+    steps, multiply_adds = _workload(member, traces, n_images)
+    remaining = steps * (1 - epochs_done / member.trainer.epochs) - steps_done
+    return max(remaining, 0) * _step_seconds(multiply_adds, threads)
+
+
+def _step_seconds(multiply_adds: float, threads: int) -> float:
+    return STEP_OVERHEAD_S + multiply_adds / (MULTIPLY_ADDS_PER_S * threads)
+
+
 def _estimate_seconds(workloads: list[tuple[int, float]], jobs: int, threads: int) -> float:
-    """Return the estimated time to train all members, if the next one starts when another ends.
+    """Return the estimated time to train all members.
 
     Args:
         workloads: Steps, and multiply-adds per step, of each member.
         jobs: Number of parallel members.
         threads: CPU threads per member.
     """
+    seconds = [steps * _step_seconds(multiply_adds, threads) for steps, multiply_adds in workloads]
+    return total_seconds(seconds, jobs, start_s=PROCESS_START_S if jobs > 1 else 0)
+
+
+def total_seconds(seconds: Iterable[float], jobs: int, *, start_s: float = 0) -> float:
+    """Return the time to train members if the next one starts when another ends.
+
+    Args:
+        seconds: Time to train each member.
+        jobs: Number of parallel members.
+        start_s: Seconds before each member takes its first step.
+    """
     ends = [0.0] * jobs
-    for steps, multiply_adds in workloads:
-        first = ends.index(min(ends))
-        step_seconds = STEP_OVERHEAD_S + multiply_adds / (MULTIPLY_ADDS_PER_S * threads)
-        ends[first] += (PROCESS_START_S if jobs > 1 else 0) + steps * step_seconds
+    for one in seconds:
+        ends[ends.index(min(ends))] += start_s + one
     return max(ends)
 
 

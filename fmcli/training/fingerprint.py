@@ -22,6 +22,7 @@ from fmcli.recipe.differences import show_differences
 
 _NUMERIC_PACKAGES = ("fmcli", "torch")
 _NOT_INSTALLED = "none"
+_NO_ENVIRONMENT = {"device": "", "threads": "0", "precision": ""}
 MAX_LISTED_DIFFERENCES = 10
 
 
@@ -36,6 +37,7 @@ class Wording:
 
 STARTED = Wording("was started", "resuming {now} would change its results", ("overwrite",))
 FINISHED = Wording("was trained", "the rest of its run would be trained {now}", ("output",))
+CLAIMED = Wording("is being trained", "the rest of its run would be trained {now}", ("output",))
 PLANNED = Wording("was planned", "it would now be trained {now}", ("resume", "overwrite"))
 
 
@@ -89,14 +91,19 @@ class Fingerprint:
         )
 
     @classmethod
-    def of_header(cls, header: Header) -> "Fingerprint":
+    def of_header(cls, header: Header, *, environment: bool = True) -> "Fingerprint":
         """Return the fingerprint that a finished member's checkpoint records.
+
+        Args:
+            header: The checkpoint's header.
+            environment: Whether the header must have device, threads and precision.
 
         Raises:
             CheckpointError: The header has no device, threads or precision.
         """
+        trained_on = header.trained_on if environment else _NO_ENVIRONMENT | header.trained_on
         try:
-            device, threads, precision = (header.trained_on[key] for key in ("device", "threads", "precision"))
+            device, threads, precision = (trained_on[key] for key in ("device", "threads", "precision"))
             n_threads = int(threads)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
@@ -188,8 +195,8 @@ def check_fingerprint(
     Args:
         now: Fingerprint of the member in this process.
         earlier: Fingerprint that the earlier process recorded.
-        wording: `STARTED` for a partly trained member, `FINISHED` for a trained one, `PLANNED` if the run was planned
-            by this or a parent process.
+        wording: `STARTED` for a partly trained member, `FINISHED` for a trained one, `CLAIMED` for one that another
+            process is training, `PLANNED` if the run was planned by this or a parent process.
         member: Name of the member, for the message.
         folder: Folder of the member or the run, for the message.
         environment: Whether to compare device, precision, package versions and threads, not only recipe and images.
@@ -257,5 +264,5 @@ def check_snapshot(number: int, spec: MemberSpec, folder: Path, fingerprint: Fin
 
 
 def _check_checkpoint(path: Path, spec: MemberSpec, folder: Path, now: Fingerprint) -> None:
-    earlier = Fingerprint.of_header(load_checkpoint(path, device=torch.device("cpu")).header)
+    earlier = Fingerprint.of_header(load_checkpoint(path, device=torch.device("cpu")).header, environment=False)
     check_fingerprint(now, earlier, STARTED, member=spec.name, folder=folder, environment=False)

@@ -1,7 +1,7 @@
 """The training loop: train one member from its recipe and images to its checkpoints."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks.inference import disable_tf32
 from fmcli.networks.tracing import trace_network
 from fmcli.recipe import Recipe
+from fmcli.recipe.tracing import LayerTrace
 from fmcli.training.divergence import DivergenceGuard
 from fmcli.training.fingerprint import Fingerprint, check_trained
 from fmcli.training.member_setup import MemberSetup
@@ -34,6 +35,7 @@ def train_member(
     folder: Path,
     *,
     device: torch.device,
+    traces: Sequence[LayerTrace] | None = None,
     resume: bool = False,
     save_after: float = SAVE_INTERVAL_S,
     reporter: Reporter = ignore,
@@ -46,6 +48,7 @@ def train_member(
         splits: The images.
         folder: The member's folder.
         device: The training device.
+        traces: The layers of the member's network. Default: trace them.
         resume: Continue from the saved state of an earlier process. A finished member is not trained again.
         save_after: Seconds between saves within one epoch.
         reporter: Receives events.
@@ -67,7 +70,8 @@ def train_member(
         (folder / STATE_FILE).unlink(missing_ok=True)  # left over if a process was killed before it removed the file
         reporter(MemberFinished(name, folder / MODEL_FILE, already_trained=True))
         return read_history(folder)
-    traces = trace_network(spec.model, splits.train.input_shape, len(splits.train.class_names))
+    if traces is None:
+        traces = trace_network(spec.model, splits.train.input_shape, len(splits.train.class_names))
     with _explained_errors(name, device):
         keep_freed_memory()
         disable_tf32()

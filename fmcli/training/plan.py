@@ -1,69 +1,93 @@
-"""Plan a run: which members are left to train, with which fingerprint, and how many at the same time."""
+"""Plan a run: what happens to each member, with which fingerprint, and how many train at the same time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
+from fmcli.choices import ExecutorName
 from fmcli.data import Splits
 from fmcli.errors import CheckpointError, UsageError, did_you_mean, printable
-from fmcli.events import MembersInParallel, UnmeasuredFeature
-from fmcli.recipe import Recipe
-from fmcli.training.concurrency import Concurrency, choose_concurrency
-from fmcli.training.fingerprint import FINISHED, STARTED, Fingerprint, check_fingerprint
+from fmcli.events import MembersInParallel, PlannedMember, RunJoined, UnmeasuredFeature
+from fmcli.recipe import MemberSpec, Recipe
+from fmcli.training.claims import read_claim
+from fmcli.training.concurrency import (
+    PROCESS_START_S,
+    Concurrency,
+    Traces,
+    check_jobs,
+    choose_concurrency,
+    estimate_member_seconds,
+    total_seconds,
+)
+from fmcli.training.executors import load_executor
+from fmcli.training.fingerprint import CLAIMED, FINISHED, STARTED, Fingerprint, Wording, check_fingerprint
+from fmcli.training.recipe_checks import check_recipe
+from fmcli.training.run_folder import check_run, locked_if_used
 from fmcli.training.state import STATE_FILE, load_state
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """Everything that is decided before a run trains its first step.
+    """Everything that is decided before a run trains its first step. It can be pickled.
 
     Args:
         recipe: The recipe.
         folder: The run's folder.
         device: The training device.
-        resume: Whether files of an earlier process are used.
-        members: Names of the members that the caller asked for, in recipe order.
-        remaining: Names of these members that are not finished.
-        concurrency: How members train in parallel; None trains them one at a time in this process.
+        members: The members that the caller asked for, in recipe order.
+        in_use: Names of the members that other processes are training.
+        executor: Name of the executor that trains the members.
+        concurrency: How many members train at the same time, with how many threads.
         fingerprints: The fingerprint of each member of the recipe.
+        traces: The layers of each member's network.
     """
 
     recipe: Recipe
     folder: Path
     device: torch.device
-    resume: bool
-    members: Sequence[str]
-    remaining: Sequence[str]
-    concurrency: Concurrency | None
-    fingerprints: dict[str, Fingerprint]
+    members: Sequence[PlannedMember]
+    in_use: Sequence[str]
+    executor: ExecutorName
+    concurrency: Concurrency
+    fingerprints: Mapping[str, Fingerprint]
+    traces: Traces
+
+    def named(self, *states: str) -> list[str]:
+        """Return the names of the members in these states."""
+        return [one.member for one in self.members if one.state in states]
 
     @property
-    def uses_streams(self) -> bool:
-        """Whether parallel members share this process, each on its own CUDA stream.
+    def seconds(self) -> float | None:
+        """Estimated time until this process has trained all members that are free now; None if unknown."""
+        seconds = [one.seconds for one in self.members if one.state in ("resumes", "starts")]
+        known = [one for one in seconds if one is not None]
+        start_s = 0 if load_executor(self.executor).SHARES_PROCESS else PROCESS_START_S
+        return total_seconds(known, self.concurrency.jobs, start_s=start_s) if len(known) == len(seconds) else None
 
-        Processes would take turns of milliseconds on the GPU, and only one would compute at a time.
-        """
-        return self.device.type == "cuda"
+    def events(self, *, report_jobs: bool) -> Iterator[RunJoined | UnmeasuredFeature | MembersInParallel]:
+        """Yield what the user should know before training.
 
-    def events(self, *, report_jobs: bool) -> Iterator[UnmeasuredFeature | MembersInParallel]:
-        """Yield the features in use that have not been measured on a GPU, and how members train in parallel.
+        These are other processes that train the run, features that have not been measured on a GPU, and how many
+        members train in parallel.
 
         Args:
             report_jobs: Yield the number of parallel members, because the caller did not choose it.
         """
-        chosen = self.concurrency
-        is_parallel = chosen is not None and chosen.jobs > 1
-        if self.uses_streams and is_parallel:
+        if self.in_use:
+            yield RunJoined(self.folder, self.in_use)
+        chosen, remaining = self.concurrency, self.named("starts", "resumes")
+        is_parallel = chosen.jobs > 1 and bool(remaining)
+        if self.device.type == "cuda" and is_parallel:
             yield UnmeasuredFeature("parallel-members")
         graphs = {member.name for member in self.recipe.members if member.trainer.cuda_graph}
-        if self.device.type == "cuda" and graphs.intersection(self.remaining):
+        if self.device.type == "cuda" and graphs.intersection(remaining):
             yield UnmeasuredFeature("cuda-graph")
-        if chosen is not None and is_parallel and report_jobs:
+        if is_parallel and report_jobs:
             yield MembersInParallel(chosen.jobs, chosen.threads, chosen.speedup)
 
 
@@ -88,72 +112,145 @@ def choose_members(recipe: Recipe, wanted: Sequence[str]) -> list[str]:
 
 def plan_run(
     recipe: Recipe,
-    members: Sequence[str],
     folder: Path,
     splits: Splits,
     device: torch.device,
     *,
-    resume: bool,
-    jobs: int | None,
-    threads: int | None,
+    members: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    join: bool = True,
+    jobs: int | None = 1,
+    threads: int | None = None,
+    executor: ExecutorName | None = None,
+    traces: Traces | None = None,
+    is_locked: bool = False,
 ) -> RunPlan:
-    """Return the plan of a run. Nothing is written.
+    """Return the plan of a run. Nothing is written, and no lock is kept.
 
     Args:
         recipe: The recipe.
-        members: Names of the members to train, in recipe order.
         folder: The run's folder.
         splits: The images.
         device: The training device.
-        resume: Use the files of an earlier process.
+        members: Names of the members to train; empty for all.
+        resume: Continue the run in the folder.
+        overwrite: Plan as if the folder were empty.
+        join: Train the run together with other processes.
         jobs: Members to train in parallel; None chooses the number.
         threads: CPU threads per member; None chooses the number.
+        executor: Name of the executor; None chooses it.
+        traces: The layers of each member's network. Default: check the recipe and trace them.
+        is_locked: Whether the caller holds the lock of the run.
 
     Raises:
+        UsageError, RunInUseError: See `check_run`.
+        RecipeError: See `check_recipe`.
         CheckpointError: The remaining members would be trained differently from the finished part of the run.
     """
-    finished = [one.name for one in recipe.members if resume and (folder / one.name / MODEL_FILE).is_file()]
-    remaining = [name for name in members if name not in finished]
-    earlier = _read_earlier(folder, recipe, finished, remaining) if resume and remaining else {}
-    run_threads = next((fingerprint.threads for fingerprint in earlier.values()), None)
+    check_jobs(executor, jobs)
+    names = choose_members(recipe, members)
+    traces = check_recipe(recipe, splits) if traces is None else traces
+    with nullcontext() if is_locked else locked_if_used(folder):
+        in_use = check_run(folder, recipe, members=members, resume=resume, overwrite=overwrite, join=join)
+    kept = () if overwrite else recipe.members
+    finished = [member.name for member in kept if (folder / member.name / MODEL_FILE).is_file()]
+    unfinished = [name for name in names if name not in finished]
+    earlier = _read_earlier(folder, kept, finished, in_use, unfinished) if unfinished else {}
     concurrency = choose_concurrency(
-        recipe, remaining, splits, device, jobs=jobs, threads=threads, run_threads=run_threads
+        recipe,
+        [name for name in unfinished if name not in in_use] or unfinished,
+        splits,
+        traces,
+        device,
+        jobs=1 if executor == "sequential" and jobs is None else jobs,
+        threads=threads,
+        run_threads=next((one.fingerprint.threads for one in earlier.values()), None),
+    ) or Concurrency(1, threads or torch.get_num_threads())
+    executor = executor or _choose_executor(concurrency.jobs, device)
+    if concurrency.jobs > 1 and load_executor(executor).SHARES_PROCESS:
+        concurrency = replace(concurrency, threads=torch.get_num_threads())
+    fingerprints = {
+        member.name: Fingerprint.of(member, recipe, splits, device, concurrency.threads) for member in recipe.members
+    }
+    for name, one in earlier.items():
+        check_fingerprint(fingerprints[name], one.fingerprint, one.wording, member=name, folder=folder)
+    plan = RunPlan(recipe, folder, device, (), in_use, executor, concurrency, fingerprints, traces)
+    planned = [
+        PlannedMember(name, "finished")
+        if name in finished
+        else PlannedMember(name, "claimed")
+        if name in in_use
+        else _plan_member(plan, name, len(splits.train), earlier.get(name))
+        for name in names
+    ]
+    return replace(plan, members=planned)
+
+
+def _plan_member(plan: RunPlan, name: str, n_images: int, earlier: "_Earlier | None") -> PlannedMember:
+    """Return the plan for a member that this process trains."""
+    member = next(member for member in plan.recipe.members if member.name == name)
+    epochs, steps = (earlier.epochs, earlier.steps) if earlier else (0, 0)
+    threads = plan.concurrency.threads
+    seconds = estimate_member_seconds(
+        member, plan.traces[name], n_images, threads, epochs_done=epochs, steps_done=steps
     )
-    fingerprints = compute_fingerprints(recipe, splits, device, None if concurrency is None else concurrency.threads)
-    for name, fingerprint in earlier.items():
-        wording = STARTED if name in remaining else FINISHED
-        check_fingerprint(fingerprints[name], fingerprint, wording, member=name, folder=folder)
-    return RunPlan(recipe, folder, device, resume, members, remaining, concurrency, fingerprints)
+    return PlannedMember(
+        name,
+        "resumes" if earlier else "starts",
+        epoch=epochs + 1,
+        steps_done=steps,
+        threads=threads,
+        seconds=seconds if plan.device.type == "cpu" else None,
+    )
 
 
-def compute_fingerprints(
-    recipe: Recipe, splits: Splits, device: torch.device, threads: int | None = None
-) -> dict[str, Fingerprint]:
-    """Return the fingerprint of each member of a recipe.
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """How another process has trained a member, or is training it.
 
     Args:
-        recipe: The recipe.
-        splits: The images.
-        device: The training device.
-        threads: Number of CPU threads. Default: the number of this process.
+        fingerprint: Its fingerprint.
+        wording: Describes the process in a message.
+        epochs: Number of epochs that are saved.
+        steps: Number of saved steps of the next epoch.
     """
-    return {member.name: Fingerprint.of(member, recipe, splits, device, threads) for member in recipe.members}
+
+    fingerprint: Fingerprint
+    wording: Wording
+    epochs: int = 0
+    steps: int = 0
 
 
 def _read_earlier(
-    folder: Path, recipe: Recipe, finished: Sequence[str], remaining: Sequence[str]
-) -> dict[str, Fingerprint]:
-    """Return the recorded fingerprint of each finished or partly trained member.
+    folder: Path,
+    members: Sequence[MemberSpec],
+    finished: Sequence[str],
+    in_use: Sequence[str],
+    unfinished: Sequence[str],
+) -> dict[str, _Earlier]:
+    """Return what is recorded about each member that a process has trained or started.
 
     Raises:
         CheckpointError: A file is damaged or has no fingerprint. Damaged state files of members that are not trained
             now are skipped.
     """
     earlier = {}
-    for name in (member.name for member in recipe.members):
+    for name in (member.name for member in members):
+        path = folder / name
         if name in finished:
-            earlier[name] = Fingerprint.of_header(read_header(folder / name))
-        elif (state := folder / name / STATE_FILE).is_file():
-            with nullcontext() if name in remaining else suppress(CheckpointError):
-                earlier[name] = load_state(state).fingerprint
+            earlier[name] = _Earlier(Fingerprint.of_header(read_header(path)), FINISHED)
+        elif name in in_use:
+            if (claim := read_claim(path)) is not None:
+                earlier[name] = _Earlier(claim, CLAIMED)
+        elif (path / STATE_FILE).is_file():
+            with nullcontext() if name in unfinished else suppress(CheckpointError):
+                state = load_state(path / STATE_FILE)
+                epochs = sum(epoch.retrained == state.retrained for epoch in state.history)
+                steps = 0 if state.progress is None else state.progress.steps
+                earlier[name] = _Earlier(state.fingerprint, STARTED, epochs, steps)
     return earlier
+
+
+def _choose_executor(jobs: int, device: torch.device) -> ExecutorName:
+    return "sequential" if jobs == 1 else "cuda_streams" if device.type == "cuda" else "processes"

@@ -25,10 +25,27 @@ def load_checked_splits(recipe: Recipe, data_root: Path | None = None) -> Splits
         RecipeError: A network, a batch size or an augmentation does not fit the images.
     """
     splits = load_splits(recipe.data, data_root)
+    check_recipe(recipe, splits)
+    return splits
+
+
+def check_recipe(recipe: Recipe, splits: Splits) -> dict[str, tuple[LayerTrace, ...]]:
+    """Check that the networks and the augmentation of a recipe fit the images.
+
+    Args:
+        recipe: The recipe.
+        splits: The images.
+
+    Returns:
+        The layers of each member's network, by the member's name.
+
+    Raises:
+        RecipeError: A network, a batch size or an augmentation does not fit the images.
+    """
     traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
     _check_last_batches(recipe, traces, len(splits.train))
     check_augmentation(recipe, splits.train.input_shape)
-    return splits
+    return traces
 
 
 def _check_last_batches(recipe: Recipe, traces: Mapping[str, Sequence[LayerTrace]], n_train: int) -> None:

@@ -219,7 +219,7 @@ def test_overwriting_removes_no_run_if_another_process_trains_one(system, tmp_pa
     reproduce([str(system)], tmp_path / "out", overrides=["trainer.epochs=1"], **options)
     runs = [tmp_path / "out" / "pets" / f"seed-{seed}" for seed in range(2)]
     weights = [(run / "k3" / MODEL_FILE).read_bytes() for run in runs]
-    lock = try_lock(runs[1])
+    lock = try_lock(runs[1] / "k5")
     with pytest.raises(RunInUseError, match="seed-1"):
         reproduce([str(system)], tmp_path / "out", overwrite=True, **options)
     assert [(run / "k3" / MODEL_FILE).read_bytes() for run in runs] == weights

@@ -22,6 +22,7 @@ from fmcli.recipe.overrides import set_values
 from fmcli.report.plots.search import search_figure
 from fmcli.report.search import search_document
 from fmcli.storage.locks import try_lock
+from fmcli.training import STATE_FILE
 from tests.helpers import StopAt, draw_quadrants, write_idx_folder
 from tests.processes import start_fmcli
 
@@ -302,7 +303,8 @@ def test_a_bf16_search_on_a_cpu_does_not_resume_with_another_numba(recipe_file, 
 def test_a_training_of_another_process_is_refused(recipe_file, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         search_in(recipe_file, tmp_path / "s", reporter=StopAt(EpochFinished, 1))
-    lock = try_lock(tmp_path / "s" / "trial-0000" / "training-0")
+    [state] = (tmp_path / "s" / "trial-0000" / "training-0").rglob(STATE_FILE)
+    lock = try_lock(state.parent)
     try:
         with pytest.raises(RunInUseError):
             search_in(recipe_file, tmp_path / "s", resume=True)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmcli.errors import FmcliError
-from fmcli.storage.atomic import folder_names, new_folder
+from fmcli.storage.atomic import folder_names, new_folder, write_atomic
 
 NAMES = ["tiny/k3", "/etc/passwd", "../../k3", "a b", "ключ"]
 HOSTILE = ["..", ".", "", "/", "a/k", "a-k", "A-K", "a-k-2", "0-a-k", "ensemble.toml", "Recipe.TOML", "é", "e\u0301"]
@@ -47,6 +47,14 @@ def write_in_part(folder):
     with new_folder(folder) as part:
         (part / "file").write_text("content")
         raise OSError("no room")
+
+
+@given(st.text("分類é𝄞a", min_size=1, max_size=80))
+def test_files_with_long_names_can_be_written(tmp_path_factory, name):
+    """File systems limit names to 255 bytes, and the name of the temporary file is longer than the name."""
+    path = tmp_path_factory.mktemp("long") / name[: 240 // len("𝄞".encode())]
+    write_atomic(path, b"content")
+    assert path.read_bytes() == b"content"
 
 
 @pytest.mark.parametrize("exists", [False, True])

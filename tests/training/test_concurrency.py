@@ -3,22 +3,23 @@
 import pytest
 import torch
 
-import fmcli.training.run
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.cli.remedies import describe_remedy
 from fmcli.data import ImageSet
 from fmcli.errors import CheckpointError
 from fmcli.events import EpochFinished, MembersInParallel, MemberStarted, StopRequest
-from fmcli.recipe import load_recipe
+from fmcli.networks.tracing import trace_recipe
+from fmcli.recipe import SourceFacts, load_recipe
 from fmcli.recipe.layers import Conv, Dense, Flatten, MaxPool
 from fmcli.recipe.tracing import trace_layers
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
 from fmcli.training import STATE_FILE, concurrency
 from fmcli.training.concurrency import Concurrency, choose_concurrency
+from fmcli.training.executors import processes, sequential
 from fmcli.training.recipe_checks import load_checked_splits
-from fmcli.training.run import _run_one_at_a_time, train_run
+from fmcli.training.run import train_run
 from tests.helpers import StopAt
 
 CPU = torch.device("cpu")
@@ -33,7 +34,9 @@ def jobs(tiny_recipe, monkeypatch):
         recipe = load_recipe(str(tiny_recipe), [f"trainer.epochs={epochs}", *overrides])
         monkeypatch.setattr(torch, "get_num_threads", lambda: available)
         names = [member.name for member in recipe.members]
-        share = choose_concurrency(recipe, names[:members], load_checked_splits(recipe), device, **asked)
+        splits = load_checked_splits(recipe)
+        traces = trace_recipe(recipe, SourceFacts(splits.train.input_shape, splits.train.class_names))
+        share = choose_concurrency(recipe, names[:members], splits, traces, device, **asked)
         return (share.jobs, share.threads) if share else None
 
     return choose
@@ -165,7 +168,7 @@ def two(monkeypatch):
     asked = []
     share = Concurrency(2, 1, 1.449)
     monkeypatch.setattr(
-        concurrency, "_choose_fastest", lambda recipe, names, splits: asked.append(list(names)) or share
+        concurrency, "_choose_fastest", lambda recipe, names, splits, traces: asked.append(list(names)) or share
     )
     monkeypatch.setattr(concurrency, "_processes_in_memory", lambda splits: 99)
     before = torch.get_num_threads()
@@ -229,9 +232,7 @@ def test_an_explicit_number_of_threads_or_members_is_used(tiny_recipe, two, monk
 
 
 def test_parallel_members_are_reported_with_the_option_to_avoid_them(cli, tiny_recipe, two, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        fmcli.training.run, "run_in_processes", lambda jobs, _, reporter: _run_one_at_a_time(jobs, reporter)
-    )
+    monkeypatch.setattr(processes, "run", sequential.run)
     words = ["train", "--device", "cpu", "-r", tiny_recipe, "--set", "trainer.epochs=1", "-o", tmp_path / "run"]
     expected = "training 2 members in parallel, 1 thread each: about 1.4 times as fast (one at a time: use --jobs 1)"
     assert expected in cli(*words).err

@@ -3,7 +3,6 @@
 import os
 import shutil
 import tomllib
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,6 @@ from fmcli.errors import (
     FmcliError,
     RecipeError,
     Remedy,
-    RunInUseError,
     UsageError,
 )
 from fmcli.events import (
@@ -40,6 +38,7 @@ from fmcli.events import (
     MemberDiverged,
     MemberFinished,
     MemberStarted,
+    PlannedMember,
     StepFinished,
     StopRequest,
     UnmeasuredFeature,
@@ -47,7 +46,7 @@ from fmcli.events import (
 from fmcli.recipe import Recipe, dump_recipe, load_recipe
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
-from fmcli.storage.locks import LOCK_FILE, try_lock
+from fmcli.storage.locks import LOCK_FILE
 from fmcli.training import STATE_FILE, VALIDATION_FILE, member_setup
 from fmcli.training.concurrency import Concurrency
 from fmcli.training.plan import RunPlan
@@ -60,7 +59,7 @@ CPU = torch.device("cpu")
 RUN_FILES = {
     LOCK_FILE,
     RECIPE_FILE,
-    *(f"{member}/{name}" for member in ("k3", "k5") for name in (MODEL_FILE, HISTORY_FILE, VALIDATION_FILE)),
+    *(f"{member}/{name}" for member in ("k3", "k5") for name in (LOCK_FILE, MODEL_FILE, HISTORY_FILE, VALIDATION_FILE)),
 }
 
 
@@ -178,8 +177,7 @@ def test_images_on_disk_give_the_same_weights(finished, tiny_recipe, monkeypatch
 def parallel(request, monkeypatch):
     """Train parallel members in processes, or in turns in this process, as on an NVIDIA GPU."""
     if request.param == "turns":
-        monkeypatch.setattr(RunPlan, "uses_streams", True)
-        monkeypatch.setattr("fmcli.training.run.use_own_stream", lambda device: nullcontext())
+        monkeypatch.setattr("fmcli.training.plan._choose_executor", lambda *_: "cuda_streams")
         monkeypatch.setattr(
             "fmcli.training.executors.processes._start", lambda *_: pytest.fail("a process was started")
         )
@@ -197,32 +195,25 @@ def test_parallel_members_have_the_same_weights(finished, tiny_recipe, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("device", "jobs", "overrides", "expected"),
+    ("device", "jobs", "overrides", "remain", "expected"),
     [
-        ("cuda", 2, [], ["parallel-members"]),
-        ("cuda", 1, ["members.k3.trainer.cuda_graph=true"], ["cuda-graph"]),
-        ("cuda", 2, ["trainer.cuda_graph=true"], ["parallel-members", "cuda-graph"]),
-        ("cuda", None, [], []),
-        ("cpu", 2, ["trainer.cuda_graph=true"], []),
+        ("cuda", 2, [], True, ["parallel-members"]),
+        ("cuda", 1, ["members.k3.trainer.cuda_graph=true"], True, ["cuda-graph"]),
+        ("cuda", 2, ["trainer.cuda_graph=true"], True, ["parallel-members", "cuda-graph"]),
+        ("cuda", 2, ["trainer.cuda_graph=true"], False, []),
+        ("cuda", 1, [], True, []),
+        ("cpu", 2, ["trainer.cuda_graph=true"], True, []),
     ],
 )
-def test_features_that_have_not_been_measured_on_a_gpu_are_found(tiny_recipe, device, jobs, overrides, expected):
-    names = ["k3", "k5"]
-    concurrency = None if jobs is None else Concurrency(jobs, 1)
-    plan = RunPlan(
-        tiny(tiny_recipe, *overrides), Path(), torch.device(device), False, names, names, concurrency, fingerprints={}
-    )
+def test_features_that_have_not_been_measured_on_a_gpu_are_found(
+    tiny_recipe, device, jobs, overrides, remain, expected
+):
+    recipe = tiny(tiny_recipe, *overrides)
+    states = ["starts", "resumes"] if remain else ["finished", "claimed"]
+    members = [PlannedMember(name, state) for name, state in zip(("k3", "k5"), states, strict=True)]
+    concurrency = Concurrency(jobs, 1)
+    plan = RunPlan(recipe, Path(), torch.device(device), members, (), "sequential", concurrency, {}, {})
     assert [event.feature for event in plan.events(report_jobs=False)] == expected
-
-
-@pytest.mark.parametrize("parallel", ["turns"], indirect=True)
-def test_parallel_members_on_a_gpu_are_reported(parallel, tiny_recipe, tmp_path):
-    events = []
-    train(tiny(tiny_recipe), tmp_path / "run", jobs=2, threads=1, reporter=events.append)
-    assert [event for event in events if isinstance(event, UnmeasuredFeature)] == [events[0]]
-    events.clear()
-    train(tiny(tiny_recipe), tmp_path / "run", resume=True, jobs=2, threads=1, reporter=events.append)
-    assert not any(isinstance(event, UnmeasuredFeature) for event in events)  # no member is left to train
 
 
 def test_an_unmeasured_feature_is_printed_once(capfd):
@@ -712,10 +703,11 @@ def test_member_that_starts_later_does_not_train_on_changed_images(tiny_recipe, 
     assert not (tmp_path / "run" / "k5" / MODEL_FILE).exists()
 
 
-def test_checkpoint_without_environment_is_refused(run_folder, tiny_recipe):
+def test_checkpoint_without_environment_is_refused_if_a_member_is_left(run_folder, tiny_recipe):
     folder = run_folder / "k3"
     finished = load_checkpoint(folder / MODEL_FILE, device=CPU)
     save_checkpoint(folder / MODEL_FILE, finished.model, finished.header.model_copy(update={"trained_on": {}}))
+    train(tiny(tiny_recipe), run_folder, resume=True)  # nothing is left to train
     (run_folder / "k5" / MODEL_FILE).unlink()
     with pytest.raises(CheckpointError, match="k3 does not record the device, threads and precision"):
         train(tiny(tiny_recipe), run_folder, resume=True)
@@ -733,14 +725,14 @@ def test_damaged_member_is_refused(run_folder, tiny_recipe):
 @pytest.mark.parametrize("options", [{}, {"resume": True}])
 def test_run_that_another_process_finished_meanwhile_is_unchanged(tiny_recipe, tmp_path, monkeypatch, options):
     """Loading the images may take minutes, and the folder is locked only afterwards."""
-    load = fmcli.training.run.load_checked_splits
+    load = fmcli.training.run.load_splits
 
     def load_slowly(*arguments: object) -> Splits:
-        monkeypatch.setattr("fmcli.training.run.load_checked_splits", load)
+        monkeypatch.setattr("fmcli.training.run.load_splits", load)
         train(tiny(tiny_recipe, "optimizer.lr=0.5"), tmp_path / "run")
         return load(*arguments)
 
-    monkeypatch.setattr("fmcli.training.run.load_checked_splits", load_slowly)
+    monkeypatch.setattr("fmcli.training.run.load_splits", load_slowly)
     with pytest.raises(UsageError, match="a different recipe" if options else "already contains a run"):
         train(tiny(tiny_recipe), tmp_path / "run", **options)
     assert load_recipe(str(tmp_path / "run" / RECIPE_FILE)).members[0].optimizer.lr == 0.5
@@ -907,24 +899,6 @@ def test_folder_that_cannot_be_created_is_an_error(tiny_recipe, tmp_path, path):
     (tmp_path / "f").write_text("not a folder")
     with pytest.raises(FmcliError):
         train(tiny(tiny_recipe), tmp_path / path)
-
-
-def test_run_that_another_process_trains_is_refused(tiny_recipe, tmp_path):
-    lock = try_lock(tmp_path / "run")
-    assert lock is not None
-    with pytest.raises(RunInUseError, match="another process is training"):
-        train(tiny(tiny_recipe), tmp_path / "run")
-    assert not (tmp_path / "run" / RECIPE_FILE).exists()
-    lock.release()
-    assert train(tiny(tiny_recipe), tmp_path / "run")
-
-
-def test_run_in_use_is_refused_before_images_are_loaded(tiny_recipe, tmp_path, monkeypatch):
-    lock = try_lock(tmp_path / "run")
-    monkeypatch.setattr(fmcli.training.run, "load_checked_splits", lambda *_: pytest.fail("the images were loaded"))
-    with pytest.raises(RunInUseError):
-        train(tiny(tiny_recipe), tmp_path / "run")
-    lock.release()
 
 
 def test_damaged_finished_member_is_found_before_another_is_trained(finished, tiny_recipe, tmp_path):

@@ -63,7 +63,7 @@ def run_search(
     """
     splits = load_checked_splits(search.recipe, data_root)  # report errors before creating any file
     study = open_study(search, resume=resume, fingerprint=_fingerprint(search.recipe, splits, device))
-    train = partial(train_run, device=device, threads=threads, data_root=data_root)
+    train = partial(train_run, device=device, join=False, threads=threads, data_root=data_root)
     while (trial := claim_trial(study, search)) is not None:
         try:
             reporter(TrialStarted(trial.number, search.spec.trials, trial.values))

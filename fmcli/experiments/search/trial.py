@@ -32,8 +32,7 @@ from fmcli.members.validation import accuracy_of_rule
 from fmcli.recipe import Recipe
 from fmcli.recipe.search import ChoiceSpace, SearchSpec, Space
 from fmcli.storage.locks import locked, try_lock
-from fmcli.training import VALIDATION_FILE
-from fmcli.training.run_folder import remove_run
+from fmcli.training import VALIDATION_FILE, run_folder
 
 REASON = "reason"
 """Name of the attribute with the reason why a trial failed."""
@@ -155,7 +154,8 @@ def _train(train: Callable[..., object], recipe: Recipe, folder: Path, reporter:
     except RunInUseError:
         raise
     except (CheckpointError, UsageError):
-        remove_run(folder, recipe)
+        with run_folder.locked(folder):
+            run_folder.remove_run(folder, recipe)
         train(recipe, folder, reporter=reporter)
 
 

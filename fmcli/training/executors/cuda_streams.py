@@ -2,23 +2,30 @@
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
 
 from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
-from fmcli.training.executors.job import Job, JobResult, Message, run_job, run_jobs
+from fmcli.hardware.device import use_own_stream
+from fmcli.training.executors.job import Job, JobResult, run_job
+from fmcli.training.executors.parallel import Message, run_parallel
+
+SHARES_PROCESS = True
 
 
-def run_interleaved(jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
-    """Run jobs in turns: each takes one step, then waits until every other job has taken one.
+def run(jobs: Iterator[Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
+    """Run jobs in turns: each takes one step, then waits until every other job has taken one. See `Executor.run`.
 
-    This is for jobs that queue their steps on a GPU without waiting, so that together they keep it busy. Only one job
-    runs at a time. Therefore the order of their steps is always the same, and jobs need no locks.
-
-    An exception of the reporter, Ctrl-C, or closing the generator stops all jobs at their next event. The exception is
-    raised again after the jobs have ended.
+    This is for jobs that queue their steps on a GPU without waiting, so that together they keep it busy. Processes
+    would take turns of milliseconds on the GPU, and only one would compute at a time. Only one job runs at a time.
+    Therefore the order of their steps is always the same, and jobs need no locks.
 
     Args:
-        jobs_by_name: The jobs by name.
+        jobs: The jobs.
         max_parallel: Maximum number of jobs that take turns.
         reporter: Receives the events of all jobs.
 
@@ -28,10 +35,10 @@ def run_interleaved(jobs_by_name: Mapping[str, Job], max_parallel: int, reporter
     Raises:
         Exception: A stopped job could not save its state. This error replaces the exception that stopped the job.
     """
-    yield from run_jobs(jobs_by_name, max_parallel, _ThreadExecutor(), reporter)
+    yield from run_parallel(jobs, max_parallel, _Threads(), reporter)
 
 
-class _ThreadExecutor:
+class _Threads:
     def __init__(self) -> None:
         self._running: deque[_JobThread] = deque()
 
@@ -39,8 +46,8 @@ class _ThreadExecutor:
     def n_running(self) -> int:
         return len(self._running)
 
-    def start(self, name: str, job: Job) -> None:
-        self._running.append(_JobThread(name, job))
+    def start(self, job: Job) -> None:
+        self._running.append(_JobThread(job))
 
     def receive(self) -> Iterator[Message]:
         message = self._running[0].resume()
@@ -57,12 +64,12 @@ class _ThreadExecutor:
 class _JobThread:
     """A job in its own thread, in lockstep with the caller."""
 
-    def __init__(self, name: str, job: Job) -> None:
-        self._name, self._job = name, job
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._may_run, self._has_message = threading.Semaphore(0), threading.Semaphore(0)
         self._message: Message | None = None
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=job.name, daemon=True)
         self._thread.start()
 
     def resume(self) -> Message:
@@ -83,8 +90,15 @@ class _JobThread:
 
     def _run(self) -> None:
         self._may_run.acquire()
-        is_stopped = self._is_stopping  # before the job has started
-        self._send(JobResult(self._name) if is_stopped else run_job(self._name, self._job, self._report))
+        if self._is_stopping:  # before the job has started
+            self._send(JobResult(self._job.name))
+            return
+        self._send(run_job(replace(self._job, work=self._run_on_stream), self._report))
+
+    def _run_on_stream(self, reporter: Reporter) -> Any:
+        device = torch.device(self._job.device)
+        with use_own_stream(device) if device.type == "cuda" else nullcontext():  # tests run on a CPU
+            return self._job.work(reporter)
 
     def _report(self, event: Event) -> None:
         self._send(event)

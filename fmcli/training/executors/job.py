@@ -1,15 +1,29 @@
-"""Jobs, their results, and the loop that every executor shares."""
+"""Jobs, their results, and the interface of an executor."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fmcli.errors import DivergedError
-from fmcli.events import Event, Reporter, StopRequest
+from fmcli.events import Reporter, StopRequest
 
-Job = Callable[[Reporter], Any]
-"""A function that sends events to a reporter and returns a result. For example, it trains a member."""
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work for an executor. For example, it trains a member.
+
+    Args:
+        name: Name of the job.
+        work: Function that sends events to a reporter and returns a result. If the executor does not share this
+            process (see `Executor`), function and result must be picklable, such as a `functools.partial` of a
+            module's function.
+        threads: CPU threads that the work needs; None for all threads of the process.
+        device: Device that the work needs, such as `cpu` or `cuda:0`.
+    """
+
+    name: str
+    work: Callable[[Reporter], Any]
+    threads: int | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +32,8 @@ class JobResult:
 
     Args:
         name: Name of the job.
-        result: The job's return value; None if it failed or was stopped.
-        error: The exception that the job raised. If it ran in another process, a note has the traceback.
+        result: The value that the work returned; None if it failed or was stopped.
+        error: The exception that the work raised. If it ran in another process, a note has the traceback.
     """
 
     name: str
@@ -27,66 +41,37 @@ class JobResult:
     error: Exception | None = None
 
 
-Message = Event | JobResult
-
-
 class Executor(Protocol):
-    """Runs several jobs at the same time."""
+    """The content of a module in this package, which is named like the executor."""
 
-    @property
-    def n_running(self) -> int:
-        """Number of jobs that have started and not ended."""
+    SHARES_PROCESS: bool
+    """Whether jobs run in the calling process, so that they can use its images."""
 
-    def start(self, name: str, job: Job) -> None:
-        """Start a job."""
+    def run(self, jobs: Iterator[Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
+        """Run jobs.
 
-    def receive(self) -> Iterator[Message]:
-        """Wait for running jobs, and yield the next message of at least one. A job ends with its `JobResult`."""
+        An exception of the reporter, Ctrl-C, or closing the generator stops all jobs at their next event, and is raised
+        again after the jobs have saved their state and ended.
 
-    def stop(self) -> list[JobResult]:
-        """Stop all jobs, wait until they have saved their state, and return their results."""
+        Args:
+            jobs: The jobs. Take the next one only when it can start, because other processes can take it until then.
+            max_parallel: Maximum number of jobs that run at the same time.
+            reporter: Receives the events of all jobs, in the calling thread. Steps may be left out.
 
-
-def run_jobs(
-    jobs_by_name: Mapping[str, Job], max_parallel: int, executor: Executor, reporter: Reporter
-) -> Generator[JobResult]:
-    """Run jobs, a limited number at a time.
-
-    Args:
-        jobs_by_name: The jobs by name.
-        max_parallel: Maximum number of running jobs.
-        executor: Runs the jobs.
-        reporter: Receives the events of all jobs.
-
-    Yields:
-        The result of each job, in the order in which they end.
-
-    Raises:
-        Exception: A stopped job could not save its state. This error replaces the exception that stopped the job.
-    """
-    waiting = deque(jobs_by_name.items())
-    try:
-        while waiting or executor.n_running:
-            while waiting and executor.n_running < max_parallel:
-                executor.start(*waiting.popleft())
-            for message in executor.receive():
-                if isinstance(message, JobResult):
-                    yield message
-                else:
-                    reporter(message)
-    except BaseException as reason:
-        for result in executor.stop():
-            # A job that finds on saving that its member has diverged has no state to save.
-            if result.error is not None and not isinstance(result.error, DivergedError):
-                raise result.error from reason
-        raise
+        Yields:
+            The result of each job when it ends, also if it fails. See `run_job`.
+        """
 
 
-def run_job(name: str, job: Job, reporter: Reporter) -> JobResult:
+def run_job(job: Job, reporter: Reporter) -> JobResult:
     """Run a job and return its result. If the reporter stops the job, the job saves its state first."""
     try:
-        return JobResult(name, job(reporter))
+        return JobResult(job.name, job.work(reporter))
     except StopRequest:
-        return JobResult(name)
+        return JobResult(job.name)
     except Exception as error:  # the caller raises it
-        return JobResult(name, error=error)
+        return JobResult(job.name, error=error)
+    except BaseException as error:  # such as SystemExit; without a result, the caller would wait forever
+        quoted = RuntimeError(f"{job.name} raised {type(error).__name__}: {error}")
+        quoted.__cause__ = error
+        return JobResult(job.name, error=quoted)

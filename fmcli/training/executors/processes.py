@@ -6,32 +6,34 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+import torch
+
 from fmcli.errors import FmcliError, Remedy, printable
 from fmcli.events import BatchPredicted, Event, Reporter, StepFinished, StopRequest, can_stop_at
-from fmcli.training.executors.job import Job, JobResult, Message, run_job, run_jobs
+from fmcli.training.executors.job import Job, JobResult, run_job
+from fmcli.training.executors.parallel import Message, run_parallel
 
+SHARES_PROCESS = False
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked process could not use the parent's thread pools
 _STEP_REPORT_INTERVAL_S = 0.05
 _EXIT_TIMEOUT_S = 1.0  # maximum time between a process's result and its end
 _HAS_SIGNAL_MASK = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 
-def run_in_processes(jobs_by_name: Mapping[str, Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
-    """Run jobs in parallel, each in its own process.
+def run(jobs: Iterator[Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
+    """Run jobs in parallel, each in its own process. See `Executor.run`.
 
-    An exception of the reporter, Ctrl-C, or closing the generator stops all jobs at their next event. The exception is
-    raised again after the jobs have ended. A second Ctrl-C kills the processes. A process exits if its parent dies.
+    A second Ctrl-C kills the processes. A process exits if its parent dies.
 
     Args:
-        jobs_by_name: The jobs by name. They must be picklable, such as a `functools.partial` of a module's function. A
-            script that calls this needs `if __name__ == "__main__":`.
+        jobs: The jobs. A script that calls this needs `if __name__ == "__main__":`.
         max_parallel: Maximum number of processes.
         reporter: Receives the events of all jobs, but not every step.
 
@@ -43,7 +45,7 @@ def run_in_processes(jobs_by_name: Mapping[str, Job], max_parallel: int, reporte
     """
     if _HAS_SIGNAL_MASK:
         resource_tracker.ensure_running()  # starting it unblocks signals, so start it before they are blocked
-    yield from run_jobs(jobs_by_name, max_parallel, _ProcessExecutor(), reporter)
+    yield from run_parallel(jobs, max_parallel, _Processes(), reporter)
 
 
 @contextmanager
@@ -95,15 +97,15 @@ def _explain_exit(name: str, status: int) -> FmcliError:
     )
 
 
-def _start(name: str, job: Job) -> _JobProcess:
+def _start(job: Job) -> _JobProcess:
     ours, theirs = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(target=_run_in_process, args=(name, job, theirs))
+    process = _CONTEXT.Process(target=_run_in_process, args=(job, theirs))
     process.start()
     theirs.close()
-    return _JobProcess(name, process, ours)
+    return _JobProcess(job.name, process, ours)
 
 
-class _ProcessExecutor:
+class _Processes:
     def __init__(self) -> None:
         self._running: list[_JobProcess] = []
 
@@ -111,9 +113,9 @@ class _ProcessExecutor:
     def n_running(self) -> int:
         return len(self._running)
 
-    def start(self, name: str, job: Job) -> None:
+    def start(self, job: Job) -> None:
         with _signals_blocked():
-            self._running.append(_start(name, job))
+            self._running.append(_start(job))
 
     def receive(self) -> Iterator[Message]:
         ready = set(wait([part for one in self._running for part in (one.connection, one.process.sentinel)]))
@@ -142,14 +144,16 @@ class _ProcessExecutor:
         return results
 
 
-def _run_in_process(name: str, job: Job, connection: Connection) -> None:
+def _run_in_process(job: Job, connection: Connection) -> None:
     """Run a job in this process and send its events and its result to the parent."""
     parent = _ParentConnection(connection)
     if not _HAS_SIGNAL_MASK:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    result = run_job(name, job, parent.report)
-    parent.send(result if result.error is None else JobResult(name, error=_picklable(result.error)))
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    result = run_job(job, parent.report)
+    parent.send(result if result.error is None else JobResult(job.name, error=_picklable(result.error)))
 
 
 class _ParentConnection:
@@ -191,7 +195,8 @@ def _exit_with_parent() -> None:
 def _picklable(error: Exception) -> Exception:
     """Return an error that can be sent to another process: the error itself, or a RuntimeError that quotes it."""
     note = "".join(traceback.format_exception(error))
-    if not isinstance(error, FmcliError | OSError | MemoryError):  # other types may not unpickle
+    if not isinstance(error, FmcliError | OSError | MemoryError) and type(error) is not RuntimeError:
+        # Other types may not unpickle.
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(note)
     return error

@@ -12,10 +12,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
+import torch
 
 from fmcli.errors import DataError, DivergedError, FmcliError, RecipeError
 from fmcli.events import BatchPredicted, CheckpointSaved, MemberFinished, StepFinished, StopRequest
-from fmcli.training.executors import JobResult, run_in_processes
+from fmcli.training.executors import Job, JobResult, processes
 from tests.processes import StartedProcess
 
 # Jobs. A process can import only functions of a module.
@@ -65,6 +66,14 @@ def fail(error, reporter):
     raise error
 
 
+def leave(reporter):
+    sys.exit(3)
+
+
+def count_threads(reporter):
+    return torch.get_num_threads()
+
+
 def die(reporter):
     os._exit(7)
 
@@ -87,6 +96,10 @@ def overlap_with_another(folder, name, reporter):
 
 def list_blocked_signals(reporter):
     return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def run_in_processes(works, max_parallel, reporter):
+    return processes.run((Job(name, work) for name, work in works.items()), max_parallel, reporter)
 
 
 def ignore(event):
@@ -201,6 +214,16 @@ def test_dead_process_is_an_error_of_its_job():
     results = list(run_in_processes({"a": die, "b": partial(count, 1)}, 1, ignore))
     assert str(results[0].error) == "the process of a died with exit status 7"
     assert results[1] == JobResult("b", result=10)
+
+
+def test_job_that_exits_has_a_result():
+    (result,) = run_in_processes({"a": leave}, 1, ignore)
+    assert (type(result.error), str(result.error)) == (RuntimeError, "a raised SystemExit: 3")
+
+
+def test_process_has_the_threads_of_its_job():
+    (result,) = processes.run(iter([Job("a", count_threads, threads=3)]), 1, ignore)
+    assert result.result == 3
 
 
 def test_other_jobs_can_save_after_a_process_was_killed(tmp_path):
