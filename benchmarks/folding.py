@@ -21,7 +21,7 @@ from scipy.special import softmax
 from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.data import evaluation_loader, load_splits
-from fmcli.ensemble.rules.additive import majority_vote
+from fmcli.ensemble.rules.majority import Majority
 from fmcli.members.pool import open_pool
 from fmcli.networks.inference import InferenceNetwork, predict_all_logits
 
@@ -59,7 +59,7 @@ def measure(members: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
         folded, in_bf16 = compare(one)
         lines.append({"voter": name, "folded": folded, "folded, bf16": in_bf16})
     if len(members) > 1:
-        votes = [majority_vote(np.stack([one[variant] for one in logits.values()])).labels for variant in range(3)]
+        votes = [Majority().combine(np.stack([one[variant] for one in logits.values()])).labels for variant in range(3)]
         folded, in_bf16 = ({"labels": int((votes[variant] != votes[0]).sum())} for variant in (1, 2))
         lines.append({"voter": "vote", "folded": folded, "folded, bf16": in_bf16})
     return lines

@@ -27,7 +27,7 @@ from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import load_checkpoint, read_header
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import Splits, evaluation_loader, load_splits
-from fmcli.ensemble.rules.additive import majority_vote
+from fmcli.ensemble.rules.majority import Majority
 from fmcli.hardware.cpu import count_cores
 from fmcli.members.inference import inference_network
 from fmcli.metrics.comparison import mean_interval
@@ -69,7 +69,7 @@ def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[s
         logits = np.stack([train_and_predict(recipe, member, splits, folder / member, way) for member in names])
     labels = dict(zip(names, logits.argmax(axis=2), strict=True))
     if len(names) > 1:
-        labels["vote"] = majority_vote(logits).labels
+        labels["vote"] = Majority().combine(logits).labels
     header = read_header(folder / names[0])
     return {
         "recipe": name,

@@ -11,7 +11,7 @@ import torch
 from benchmarks.peers import Answer, Clock, Job, main, read_images, time_passes
 from benchmarks.works import N_CLASSES, VOTE, Work, load_work
 from fmcli.data import ImageSet, Splits, evaluation_loader, resolve_normalization
-from fmcli.ensemble.rules.additive import majority_vote
+from fmcli.ensemble.rules.majority import Majority
 from fmcli.events import Event, StepFinished
 from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
@@ -96,7 +96,7 @@ def predict(job: Job) -> Answer:
     networks = [(InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)), normalization) for model in models]
 
     def vote() -> None:
-        majority_vote(torch.stack(predict_all_logits(networks, loader.batches())).cpu().numpy())
+        Majority().combine(torch.stack(predict_all_logits(networks, loader.batches())).cpu().numpy())
 
     return time_passes(vote, len(images), job.seconds)
 
