@@ -105,6 +105,15 @@ class UnmeasuredFeature:
 
 
 @dataclass(frozen=True, slots=True)
+class InitialWeightsLoaded:
+    """A member starts from the weights in a file, except those parameters whose initial weights are random."""
+
+    member: str
+    path: str
+    random: tuple[str, ...]  # names of parameters
+
+
+@dataclass(frozen=True, slots=True)
 class MemberStarted:
     """A member is about to train its first epoch in this process."""
 
@@ -193,6 +202,7 @@ Event = (
     | TrainedElsewhere
     | MembersInParallel
     | UnmeasuredFeature
+    | InitialWeightsLoaded
     | MemberStarted
     | StepFinished
     | BatchPredicted

@@ -86,7 +86,8 @@ class Header(BaseModel, frozen=True, extra="forbid"):
         data_digests: SHA-256 of each split, by name.
         recipe_digest: SHA-256 of `member` and `data`.
         versions: Versions of fmcli, torch, Python and, if installed, numba.
-        trained_on: Device, precision and number of threads. A soup has the values of its first ingredient.
+        trained_on: Device, precision, number of threads and, if the initial weights are from a file, its SHA-256. A
+            soup has the values of its first ingredient.
         soup: Origin of averaged weights; None for trained weights.
     """
 

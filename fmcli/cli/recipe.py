@@ -99,14 +99,19 @@ def validate_recipe(recipe: options.RecipeArgument, set_: options.Overrides = No
 
     Example: fmcli recipe validate my.toml
     """
+    from fmcli.networks.tracing import check_names, trace_recipe
     from fmcli.recipe import known_facts, load_recipe
     from fmcli.report.console import Terminal
 
     values = load_recipe(recipe, set_ or ())
+    facts = known_facts(values.data)
+    if facts is None:
+        check_names(values)
+    else:
+        trace_recipe(values, facts)
     if any(member.augment.albumentations for member in values.members):
         from fmcli.training.recipe_checks import check_augmentation
 
-        facts = known_facts(values.data)
         check_augmentation(values, facts.input_shape if facts else None)
     count = f"{len(values.members)} member{'s' if len(values.members) > 1 else ''}"
     Terminal().write(f"{printable(recipe)}: valid, {count}\n")

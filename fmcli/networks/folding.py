@@ -24,6 +24,7 @@ def fold_batch_norm(model: nn.Sequential) -> nn.Module:
 def _fold(module: nn.Module) -> nn.Module:
     """Fold inside a module, which is changed, and return the module that replaces it."""
     if isinstance(module, Backbone):
+        module.fold()
         return module
     for name, child in module.named_children():
         setattr(module, name, _fold(child))
@@ -45,6 +46,8 @@ def _fold_sequence(layers: Iterable[nn.Module]) -> list[nn.Module]:
 
 def index_of_head(layers: Sequence[nn.Module]) -> int:
     """Return the index of the first layer that stays in fp32: see `InferenceNetwork`."""
-    dense = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear | Backbone)]
+    if layers and isinstance(layers[-1], Backbone):
+        return len(layers)  # it keeps its own classifier in fp32
+    dense = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
     multiplying = [index for index, layer in enumerate(layers) if any(map(has_products, walk_modules(layer)))]
     return dense[0] if dense else multiplying[-1] if multiplying else 0

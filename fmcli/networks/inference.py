@@ -35,7 +35,7 @@ class InferenceNetwork(nn.Module):
         model: From `build_model`. It is copied, so later changes have no effect here.
         bf16: Multiply in bfloat16 up to the head, which stays in fp32, because the logits need more than the two to
             three significant digits of bfloat16. The head starts at the first dense layer that is not inside another
-            layer, or at a backbone, or else at the last layer with a convolution.
+            layer, or else at the last layer with a convolution. A backbone keeps its own classifier in fp32.
 
     References:
         Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference",

@@ -297,9 +297,9 @@ def _merge_tables(key: str, shared: Any, own: Any) -> Any:
     if not isinstance(shared, dict) or not isinstance(own, dict):
         return own if isinstance(shared, dict) else shared  # validation then reports which one is not a table
     default = MemberSpec.model_fields[key].get_default(call_default_factory=True)
-    for tag in ("family", "name"):
-        if hasattr(default, tag):  # without a name, [optimizer] is the default optimizer
-            shared = {tag: getattr(default, tag)} | shared
-        if tag in own and own[tag] != shared.get(tag, own[tag]):
-            return own
+    tag = "family" if key == "model" else "name"
+    if hasattr(default, tag):  # without a name, [optimizer] is the default optimizer
+        shared = {tag: getattr(default, tag)} | shared
+    if tag in own and own[tag] != shared.get(tag, own[tag]):
+        return own
     return shared | own

@@ -67,6 +67,10 @@ class TrainingProgress:
                 self._note_once(
                     f"{_FEATURES[event.feature]} have not been measured on a GPU; check the results and the speed"
                 )
+            case events.InitialWeightsLoaded():
+                self.terminal.note(
+                    f"{event.member}: initial weights from {printable(event.path)}; random: {join_names(event.random)}"
+                )
             case events.RunStarted():
                 self.terminal.note(f"{event.name}: training run {event.seed + 1} of {event.seeds}, seed {event.seed}")
             case events.WaitingForRun() | events.RunJoined() | events.TrainedElsewhere():
@@ -75,10 +79,7 @@ class TrainingProgress:
                 values = ", ".join(f"{key} = {show_value(value)}" for key, value in event.values.items())
                 self.terminal.note(f"trial {event.number} (the last is trial {event.trials - 1}): {values}")
             case events.TrialFinished():
-                for member in list(self._running):
-                    self._remove_bar(member)
-                result = event.reason if event.score is None else f"validation accuracy {percent(event.score)} %"
-                self.terminal.note(f"trial {event.number}: {result}")
+                self._end_trial(event)
             case events.CheckpointSaved():
                 self.terminal.detail(f"wrote {event.path}")
 
@@ -136,6 +137,12 @@ class TrainingProgress:
                 self.terminal.note(f"{event.member} is already trained")
         elif event.n_remaining:  # without remaining members, the command fails with this reason
             self.terminal.note(f"{event.reason}; continuing with the other members")
+
+    def _end_trial(self, event: events.TrialFinished) -> None:
+        for member in list(self._running):
+            self._remove_bar(member)
+        result = event.reason if event.score is None else f"validation accuracy {percent(event.score)} %"
+        self.terminal.note(f"trial {event.number}: {result}")
 
     def _move_bar(self, event: events.StepFinished) -> None:
         if event.member in self._running:

@@ -110,14 +110,14 @@ def _summary_row(path: str, trace: LayerTrace) -> Row:
 
 def _describe_settings(layer: LayerSpec) -> str:
     """Return the values that differ from their defaults, such as `3×3, filters 32, same, no bias`."""
-    settings = layer.model_dump(exclude_defaults=True, exclude={"type", "body", "shortcut"})
+    settings = layer.model_dump(exclude_defaults=True, exclude={"type", "body", "shortcut", "n_classes"})
     words = []
     if isinstance(layer, Conv):
         words.append("×".join(map(str, pair(settings.pop("kernel_size")))))
     for key, value in settings.items():
         if key == "bias":
             words.append("no bias")
-        elif key in ("padding", "activation", "function"):
+        elif key in ("padding", "activation", "function", "name"):
             words.append(value)
         else:
             words.append(f"{key.replace('_', ' ')} {_format_value(value)}")

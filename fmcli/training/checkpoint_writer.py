@@ -69,6 +69,7 @@ def _save_predictions(path: Path, logits: Tensor, setup: MemberSetup, header: He
 
 def _header(model: nn.Module, setup: MemberSetup, epochs: int, snapshot: int | None) -> Header:
     spec, recipe, train, normalization = setup.spec, setup.recipe, setup.splits.train, setup.loaders.normalization
+    initial_weights = setup.fingerprint.weights
     return Header(
         member=spec,
         index=recipe.members.index(spec),
@@ -90,5 +91,6 @@ def _header(model: nn.Module, setup: MemberSetup, epochs: int, snapshot: int | N
             "device": device_name(setup.device),
             "precision": "bf16" if setup.bf16 else "fp32",
             "threads": str(torch.get_num_threads()),
-        },
+        }
+        | ({} if initial_weights is None else {"initial_weights": initial_weights}),
     )

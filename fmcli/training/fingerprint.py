@@ -17,6 +17,7 @@ from fmcli.checkpoints.layout import MODEL_FILE, missing_snapshots, snapshot_nam
 from fmcli.data import Splits
 from fmcli.errors import Action, CheckpointError, Remedy, printable
 from fmcli.hardware.device import use_bf16
+from fmcli.networks.backbone_weights import weights_file_digest
 from fmcli.recipe import DataSpec, EnsembleSpec, MemberSpec, Recipe
 from fmcli.recipe.differences import show_differences
 
@@ -53,6 +54,7 @@ class Fingerprint:
         threads: CPU threads. The count changes floating-point sums.
         precision: `bf16` or `fp32`. With `precision = "auto"`, it depends on the device.
         versions: Versions of the packages that compute, by name.
+        weights: SHA-256 of the file of initial weights; None if all are random.
     """
 
     recipe: str
@@ -62,6 +64,7 @@ class Fingerprint:
     threads: int
     precision: str
     versions: Mapping[str, str]
+    weights: str | None = None
 
     @classmethod
     def of(
@@ -88,6 +91,7 @@ class Fingerprint:
             threads=threads or torch.get_num_threads(),
             precision="bf16" if bf16 else "fp32",
             versions=packages,
+            weights=None if spec.model.initial_weights is None else weights_file_digest(spec.model.initial_weights),
         )
 
     @classmethod
@@ -119,6 +123,7 @@ class Fingerprint:
             threads=n_threads,
             precision=precision,
             versions=computing_versions(header.versions, kernels=device == "cpu" and precision == "bf16"),
+            weights=header.trained_on.get("initial_weights"),
         )
 
     def differences(
@@ -140,6 +145,8 @@ class Fingerprint:
         for split, digest in self.data.items():
             if earlier.data.get(split) != digest:
                 yield f"with different {split} images", f"with the current {split} images", "restore the images"
+        if earlier.weights != self.weights:
+            yield "from different initial weights", "from the current ones", "restore the file of initial weights"
         if not environment:
             return
         if earlier.device != self.device:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fmcli.checkpoints.tensors import with_prefix, without_prefix
 from fmcli.data import Normalization
 from fmcli.data.augment import augment
+from fmcli.networks.backbone import Backbone
 from fmcli.networks.batch_norm import estimate_batch_norm
 from fmcli.networks.bf16 import Bf16Twin
 from fmcli.networks.build import add_l2_gradients, build_model
@@ -70,6 +71,11 @@ class Learner:
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def random_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters with random initial weights, if the other ones come from a file."""
+        return tuple(name for module in self.model if isinstance(module, Backbone) for name in module.initialized)
 
     @property
     def max_weight(self) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fmcli.checkpoints.history import write_history
 from fmcli.checkpoints.layout import LAST_GOOD, remove_last_good, remove_snapshots, snapshot_name
 from fmcli.errors import DivergedError, FmcliError, printable
-from fmcli.events import CheckpointSaved, StopRequest
+from fmcli.events import CheckpointSaved, InitialWeightsLoaded, StopRequest
 from fmcli.recipe import MemberSpec
 from fmcli.recipe.schedule import CyclicSchedule
 from fmcli.training.checkpoint_writer import write_checkpoint
@@ -57,7 +57,10 @@ class Saver:
             return self._restore()
         remove_snapshots(self._setup.folder)
         remove_last_good(self._setup.folder)
-        return TrainingState(self._setup.build_learner())
+        learner, path = self._setup.build_learner(), self._setup.spec.model.initial_weights
+        if path is not None:
+            self._setup.reporter(InitialWeightsLoaded(self._setup.spec.name, path, learner.random_parameters))
+        return TrainingState(learner)
 
     def _restore(self) -> TrainingState:
         setup = self._setup

@@ -12,11 +12,13 @@ from fmcli.recipe.families.base import Family
 from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
 from fmcli.recipe.families.kernel_resnet import KernelResnetSpec
 from fmcli.recipe.families.sequential import SequentialSpec
+from fmcli.recipe.families.torchvision import TorchvisionSpec
 
 FAMILIES: dict[str, type[Family]] = {
     "kernel-cnn": KernelCnnSpec,
     "kernel-resnet": KernelResnetSpec,
     "sequential": SequentialSpec,
+    "torchvision": TorchvisionSpec,
 }
 """The class of each family, by the value of `family`."""
 

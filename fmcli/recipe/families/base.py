@@ -24,6 +24,11 @@ class Family(Spec):
         raise NotImplementedError
 
     @property
+    def initial_weights(self) -> str | None:
+        """Path of a file with initial weights; None if all are random."""
+        return None
+
+    @property
     def kernel_sizes(self) -> tuple[Size, ...]:
         """Kernel sizes of the convolutions, in any order."""
         raise NotImplementedError
