@@ -60,14 +60,18 @@ def test_every_option_has_a_help_text():
             assert getattr(parameter, "help", None) or parameter.name == "help", (path, parameter.name)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md", "docs/contributing.md"]
+)
 def test_lines_fit_a_page(name):
     """Check the length of lines, except in tables and code blocks."""
     text = re.sub(r"^(```+)\w*\n.*?^\1$", "", (ROOT / name).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md", "docs/contributing.md"]
+)
 def test_each_table_row_is_on_a_separate_line(name):
     lines = (ROOT / name).read_text("utf-8").splitlines()
     assert [line for line in lines if "|---" in line and not re.fullmatch(r"\|(---\|)+", line)] == []
