@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from benchmarks.machine import describe
-from fmcli.checkpoints.checkpoint import Checkpoint
+from fmcli.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from fmcli.checkpoints.layout import find_checkpoints
 from fmcli.data import evaluation_loader, load_splits
 from fmcli.ensemble.rules.majority import Majority
-from fmcli.members.pool import open_pool
-from fmcli.networks.inference import InferenceNetwork, predict_all_logits
+from fmcli.networks.inference import InferenceNetwork, predict_logits
 
 RESULT = Path(__file__).parent / "results" / "folding.json"
 
@@ -35,7 +35,7 @@ def predict(member: Checkpoint) -> NDArray[np.float32]:
     loader = evaluation_loader(images, torch.device("cpu"))
     networks = (member.model.eval(), InferenceNetwork(member.model), InferenceNetwork(member.model, bf16=True))
     normalization = member.header.normalization_of("test")
-    found = predict_all_logits([(network, normalization) for network in networks], loader.batches())
+    found = [predict_logits(network, loader.batches(), normalization) for network in networks]
     logits: NDArray[np.float32] = torch.stack(found).numpy()
     return logits
 
@@ -81,12 +81,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    pool = open_pool([arguments.run], device="cpu")
-    lines = measure(dict(zip(pool.names, pool.require_networks(), strict=True)))
+    members = [load_checkpoint(path, device=torch.device("cpu")) for path in find_checkpoints(arguments.run)]
+    lines = measure({member.name: member for member in members})
     written = {
         "machine": describe(),
         "command": ["python", "-m", "benchmarks.folding", *sys.argv[1:]],
-        "trained_by": sorted({member.header.versions["fmcli"] for member in pool.require_networks()}),
+        "trained_by": sorted({member.header.versions["fmcli"] for member in members}),
         "results": lines,
     }
     arguments.output.write_text(json.dumps(written, indent=2) + "\n")

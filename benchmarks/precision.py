@@ -29,7 +29,7 @@ from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.data import Splits, evaluation_loader, load_splits
 from fmcli.ensemble.rules.majority import Majority
 from fmcli.hardware.cpu import count_cores
-from fmcli.members.inference import inference_network
+from fmcli.members.network import inference_network
 from fmcli.metrics.comparison import mean_interval
 from fmcli.networks.inference import predict_logits
 from fmcli.recipe import Recipe, load_recipe

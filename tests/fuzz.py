@@ -341,7 +341,7 @@ def use(path: Path) -> None:
     from fmcli.members.pool import open_pool
 
     members = open_pool([path], device="cpu").require_networks()
-    image = LoadedImage("blank", None, zeros(members[0].header.input_shape, uint8))
+    image = LoadedImage("blank", None, zeros(members[0].training.input_shape, uint8))
     list(label_images(members, [image], Combiner(make_rule("soft"))))
 
 

@@ -16,7 +16,7 @@ from fmcli.events import Event, StepFinished
 from fmcli.hardware.device import resolve_device, use_bf16
 from fmcli.hardware.memory import keep_freed_memory
 from fmcli.networks.build import build_model
-from fmcli.networks.inference import InferenceNetwork, predict_all_logits
+from fmcli.networks.inference import InferenceNetwork
 from fmcli.recipe import Recipe
 from fmcli.training import train_member
 
@@ -93,10 +93,13 @@ def predict(job: Job) -> Answer:
     normalization = resolve_normalization("standard", images)
     generator = torch.Generator().manual_seed(0)
     models = [build_model(load_work(name).traces, generator=generator) for name in VOTE]
-    networks = [(InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)), normalization) for model in models]
+    networks = [InferenceNetwork(model.to(device), bf16=use_bf16("auto", device)) for model in models]
 
     def vote() -> None:
-        Majority().combine(torch.stack(predict_all_logits(networks, loader.batches())).cpu().numpy())
+        with torch.inference_mode():
+            inputs = map(normalization, loader.batches())
+            logits = torch.cat([torch.stack([network(batch) for network in networks]) for batch in inputs], dim=1)
+        Majority().combine(logits.cpu().numpy())
 
     return time_passes(vote, len(images), job.seconds)
 

@@ -46,7 +46,7 @@ def find_data_spec(word: str) -> DataSpec:
     if recipe.is_file():  # a run, possibly without a trained member
         return load_recipe(str(recipe)).data
     try:
-        return open_pool([path], device="cpu").require_networks()[0].header.data
+        return open_pool([path], device="cpu").require_networks()[0].training.data
     except FmcliError as error:
         if source := guess_source(path):
             raise RecipeError(

@@ -37,14 +37,15 @@ def evaluate(
     Example: fmcli evaluate checkpoints/quick/k3 --split validation
     """
     from fmcli.ensemble import evaluate_member
-    from fmcli.members.predict import find_other_predictions, predict_pool, write_predictions
+    from fmcli.members.predict import predict_pool
+    from fmcli.members.saving import find_other_predictions, write_predictions
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.evaluation import evaluation_document
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, labels=labels, together=False)
-    warn_normalization(pool.checkpoints, split, terminal)
+    warn_normalization(pool, split, terminal)
     predictions = predict_pool(pool, split, data_root=data_root, labels=labels, views=tta)
     if save_predictions is not None:
         written = write_predictions(save_predictions, predictions, views=tta)

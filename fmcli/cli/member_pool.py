@@ -10,7 +10,6 @@ from fmcli.cli.thread_count import limit_threads
 from fmcli.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import Checkpoint
     from fmcli.choices import RuleName, TieRule
     from fmcli.ensemble import Combiner
     from fmcli.ensemble.predictions import Predictions
@@ -41,9 +40,9 @@ def open_members(
 
     keep_freed_memory()
     pool = open_pool(paths, device=device, must_match=together)
-    if pool.checkpoints:
+    if pool.networks:
         limit_threads()
-    for member in pool.checkpoints:
+    for member in pool.networks:
         terminal.detail(f"read {printable(member.path)}")
     for path in paths:
         if names := unfinished_members(path):
@@ -103,13 +102,12 @@ def _parse_groups(text: str | None) -> list[str] | None:
     return groups
 
 
-def warn_normalization(members: Sequence[Checkpoint], split: str, terminal: Terminal) -> None:
+def warn_normalization(pool: Pool, split: str, terminal: Terminal) -> None:
     """Warn about members whose recipe normalizes the pixels of this split differently from the training images."""
-    for member in members:
-        header = member.header
-        if header.normalization_of(split) != header.normalization:
+    for member in pool.networks:
+        if split in member.training.differently_normalized:
             terminal.note(
-                f"{printable(header.name)}: {split} pixels are normalized differently from training, "
+                f"{printable(member.name)}: {split} pixels are normalized differently from training, "
                 "because its recipe sets data.normalize_test"
             )
 
@@ -132,6 +130,4 @@ def warn_biased_vote(pool: Pool, predictions: Sequence[Predictions], terminal: T
 
 def published_references(pool: Pool) -> list[ReferenceSpec | None]:
     """Return the `[reference]` table of each member, or None if it has none."""
-    from fmcli.members.stored import StoredMember
-
-    return [None if isinstance(member, StoredMember) else member.header.reference for member in pool.members]
+    return [member.training.reference if member.training else None for member in pool.members]

@@ -69,7 +69,7 @@ def plot(
 
     @cache
     def vote_plotters() -> Plotters:
-        from fmcli.members.validation import vote_on_split
+        from fmcli.members.vote import vote_on_split
 
         pool = open_members(paths, device, terminal)
         rule = choose_rule(pool, terminal, vote=vote, tie=tie)

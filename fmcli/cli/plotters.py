@@ -195,7 +195,7 @@ def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None
     """Return plotters for the evaluation of a vote. The vote of one member is its own prediction.
 
     Args:
-        pool: The members. The header of the first network has the source of the images.
+        pool: The members. The recipe of the first network has the source of the images.
         result: The predictions and the vote.
         data_root: Folder of datasets that is searched first.
     """
@@ -217,9 +217,9 @@ def evaluation_plotters(pool: Pool, result: VotingResult, data_root: Path | None
     def images() -> Any:
         from fmcli.data import load_splits
 
-        if not pool.checkpoints:
+        if not pool.networks:
             raise DataError("the members are predictions files, which do not contain the path of their images")
-        return load_splits(pool.checkpoints[0].header.data, data_root).named(first.split).images
+        return load_splits(pool.networks[0].training.data, data_root).named(first.split).images
 
     return {
         "confusion": lambda: confusion_figure(classified),

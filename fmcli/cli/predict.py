@@ -67,10 +67,10 @@ def predict(
 
     Example: fmcli predict checkpoints/quick photos/ -f jsonl | jq -r .label
     """
-    names = _input_names(inputs or (["-"] if null else []), b"\0" if null else b"\n")
+    names = _input_names(inputs or [], null)
 
     from fmcli.members.inference import image_reader, label_images
-    from fmcli.members.validation import fit_rule
+    from fmcli.members.vote import fit_rule
     from fmcli.report.console import Terminal
     from fmcli.report.predictions import write_predictions
 
@@ -78,7 +78,7 @@ def predict(
     pool = open_members([model], device, terminal)
     members = pool.require_networks()
     rule = fit_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
-    images = image_reader(members, invert).read(names)
+    images = image_reader(members[0].training, invert).read(names)
     labelled = label_images(members, images, rule, top=top, batch_size=batch_size, reject_below=reject_below, views=tta)
     n_classified, n_errors = write_predictions(labelled, format_, terminal, top=top)
     if n_errors:
@@ -88,19 +88,24 @@ def predict(
         )
 
 
-def _input_names(inputs: list[str], separator: bytes) -> Iterable[str]:
-    """Return the given paths, or the paths on standard input if the only input is `-`."""
+def _input_names(inputs: list[str], null: bool) -> Iterable[str]:
+    """Return the given paths, or the paths on standard input if the only input is `-` or `--null` is given."""
+    if inputs == ["-"] or (null and not inputs):
+        return _names_from_stdin(b"\0" if null else b"\n")
     if not inputs:
         raise UsageError(
             "no images to classify", hint="give image files, folders or arrays, or - to read paths from standard input"
         )
-    if "-" not in inputs:
-        return inputs
-    if len(inputs) > 1:
+    if "-" in inputs:
         raise UsageError(
             "- cannot be combined with other inputs", hint="give paths on the command line or on standard input"
         )
-    return _names_from_stdin(separator)
+    if null:
+        raise UsageError(
+            "--null is only for paths on standard input, but there are paths on the command line",
+            hint="omit --null, or give - instead of paths",
+        )
+    return inputs
 
 
 def _names_from_stdin(separator: bytes, chunk: int = 1 << 16) -> Iterator[str]:

@@ -179,6 +179,12 @@ def evaluation_loader(images: ImageSet, device: torch.device) -> DeviceLoader:
     return DeviceLoader(images, batch_size=min(batch_size, _MAX_EVALUATION_BATCH), device=device)
 
 
+def evaluation_batches(images: ImageSet) -> Iterator[NDArray[np.uint8]]:
+    """Yield all images in order, in the batches of `evaluation_loader`: uint8 (N, C, H, W), on the host."""
+    for batch in evaluation_loader(images, torch.device("cpu")).batches():
+        yield batch.numpy()
+
+
 def _read_workers(workers: Iterable[Tensor | str]) -> Iterator[Tensor | str]:
     """Yield the results of worker processes. Raise an error that explains why a process failed."""
     try:

@@ -13,7 +13,8 @@ import csv
 import io
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from fmcli.choices import SPLITS
 from fmcli.ensemble.predictions import Predictions
 from fmcli.errors import DataError, printable
-from fmcli.storage.reading import MAX_CLASSES, open_array, read_text
+from fmcli.storage.reading import MAX_CLASSES, open_array, open_nonblocking, read_text
 
 SUFFIXES = (".csv", ".npy")
 """Suffixes of predictions files, in lower case."""
@@ -32,6 +33,7 @@ LABEL_COLUMN = "label"
 _LABEL_SUFFIXES = (".npy", ".txt")
 _MAX_ARRAY_BYTES = 8 << 30
 MAX_TABLE_BYTES = 64 << 20
+_MAX_HEADER_BYTES = 1 << 20
 MAX_LABELS_BYTES = 32 << 20
 _SUM_TOLERANCE = 1e-3  # probabilities written with few digits do not sum to exactly 1
 _PROBABILITIES_HINT = (
@@ -86,6 +88,29 @@ def find_labels_file(path: Path, split: str) -> Path | None:
     folders = [path.parent, path.parent.parent] if path.stem in SPLITS else [path.parent]
     files = (folder / f"{split}-labels{suffix}" for folder in folders for suffix in _LABEL_SUFFIXES)
     return next((file for file in files if file.is_file()), None)
+
+
+def count_missing(path: Path, labels: Path | None) -> int:
+    """Return how much predictions from another tool take from other members: at least the order of the classes, 1.
+
+    Args:
+        path: The predictions file. Only the first line of a CSV file is read.
+        labels: File of the true classes, if there is one.
+
+    Returns:
+        1, plus 1 without class names, plus 2 without true classes.
+    """
+    is_table = path.suffix.lower() == ".csv"
+    has_labels = labels is not None or (is_table and LABEL_COLUMN in _read_header(path))
+    return 1 + (not is_table) + 2 * (not has_labels)
+
+
+def _read_header(path: Path) -> list[str]:
+    """Return the first row of a CSV file; empty if it is damaged, which `read_external` reports."""
+    with suppress(OSError, ValueError, csv.Error), open_nonblocking(path) as file:
+        start = file.read(_MAX_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+        return next(_without_blank_lines(csv.reader(io.StringIO(start, newline=""))), [])
+    return []
 
 
 def read_external(path: Path) -> ExternalPredictions:
@@ -143,7 +168,7 @@ def _open_npy(path: Path) -> NDArray[Any]:
 def _read_csv(path: Path) -> ExternalPredictions:
     file = printable(path)
     reader = csv.reader(io.StringIO(read_text(path, MAX_TABLE_BYTES, DataError), newline=""))
-    rows = (row for row in reader if "".join(row).strip() or len(row) > 1)
+    rows = _without_blank_lines(reader)
     labels: list[str] = []
     values = array("d")  # uses a quarter of a list's memory
     try:
@@ -166,6 +191,10 @@ def _read_csv(path: Path) -> ExternalPredictions:
     names = tuple(header[column] for column in columns)
     table = np.array(values, dtype=np.float64).reshape(-1, len(names)) if names else np.empty((0, 0))
     return ExternalPredictions(path, table, names, tuple(labels) if label_column is not None else None)
+
+
+def _without_blank_lines(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    return (row for row in rows if "".join(row).strip() or len(row) > 1)
 
 
 def _check_header(file: str, header: Sequence[str]) -> None:

@@ -9,15 +9,16 @@ from statistics import fmean
 
 import torch
 
+from fmcli.checkpoints.checkpoint import read_header
 from fmcli.checkpoints.history import best_epoch, read_history
-from fmcli.checkpoints.layout import RECIPE_FILE, members_of_run, unfinished_members
+from fmcli.checkpoints.layout import RECIPE_FILE, find_checkpoints, members_of_run, unfinished_members
 from fmcli.choices import SplitName
 from fmcli.ensemble import evaluate_ensemble
 from fmcli.errors import DivergedError, RecipeError, RunInUseError, UsageError, did_you_mean, printable
 from fmcli.events import EpochFinished, Reporter, RunStarted, WaitingForRun, ignore
 from fmcli.experiments.results import SeedResult, SystemResult
 from fmcli.members.pool import open_pool
-from fmcli.members.validation import vote_on_split
+from fmcli.members.vote import vote_on_split
 from fmcli.recipe import MemberSpec, Recipe, ReferenceSpec, load_recipe, shipped_recipes
 from fmcli.recipe.differences import recipe_differences
 from fmcli.training.recipe_checks import load_checked_splits
@@ -228,15 +229,16 @@ def _summarize(
 def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResult:
     """Evaluate the vote of a finished run, and summarise how it was trained."""
     pool = open_pool([run.folder], device=str(device))
-    members = pool.checkpoints
+    headers = {file: read_header(file) for file in find_checkpoints(run.folder)}
+    first, *_ = headers.values()
     evaluations = {
         split: evaluate_ensemble(vote_on_split(pool, pool.choose_rule(), split, data_root=data_root, calibrate=False))
         for split in _SCORED_SPLITS
-        if split == "test" or split in members[0].header.data_digests
+        if split == "test" or split in first.data_digests
     }
-    trained = [member for member in members if member.header.snapshot is None]
-    histories = [read_history(member.path.parent) for member in trained]
-    kept = [_kept_epoch(history, member.header.member) for history, member in zip(histories, trained, strict=True)]
+    trained = {file.parent: header.member for file, header in headers.items() if header.snapshot is None}
+    histories = [read_history(folder) for folder in trained]
+    kept = [_kept_epoch(history, member) for history, member in zip(histories, trained.values(), strict=True)]
     test = evaluations["test"]
     accuracy: dict[str, float] = {split: one.vote.report.accuracy for split, one in evaluations.items()}
     recall = zip(test.vote.report.class_names, test.vote.report.classes, strict=True)
@@ -248,7 +250,7 @@ def _score(run: _Run, device: torch.device, data_root: Path | None) -> SeedResul
         recall={name: score.recall for name, score in recall},
         epochs=fmean(epoch.epoch for epoch in kept),
         seconds=sum(epoch.seconds for history in histories for epoch in history),
-        trained_on=members[0].header.trained_on | members[0].header.versions,
+        trained_on=first.trained_on | first.versions,
     )
 
 

@@ -7,18 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import SelectionMethod
 from fmcli.ensemble import Combiner, fit_combiner
 from fmcli.ensemble.file import FittedOn, MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import Predictions, stack_logits
 from fmcli.ensemble.selection import Selection, select_members
 from fmcli.errors import Remedy, UsageError, printable
-from fmcli.members.pool import Member, Pool
+from fmcli.members.pool import Pool
 from fmcli.members.predict import PredictOptions
-from fmcli.members.stored import StoredMember
-from fmcli.members.validation import accuracy_of_rule, predict_for_fitting
-from fmcli.storage.reading import read_metadata
+from fmcli.members.validation import predict_for_fitting
+from fmcli.members.vote import accuracy_of_rule
 
 
 def fit_ensemble(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) -> Pool:
@@ -87,32 +85,16 @@ def write_ensemble(path: Path, pool: Pool) -> None:
         UsageError: A member is in a pack, or outside the file's folder.
         FmcliError: The file cannot be written.
     """
-    members = [
-        MemberPath(name, _listed_path(member, name), _file_digest(member))
-        for member, name in zip(pool.members, pool.names, strict=True)
-    ]
+    members = []
+    for member, name in zip(pool.members, pool.names, strict=True):
+        if member.in_pack:
+            raise UsageError(
+                f"{printable(name)} is in the pack {printable(member.path)}, "
+                "but the members of an ensemble file must be separate files",
+                remedies=[Remedy("unpack", member.path)],
+            )
+        members.append(MemberPath(name, member.path, member.file_digest))
     write_ensemble_file(path, describe_ensemble(members, pool.choose_rule(), path.parent, pool.fitted_on))
-
-
-def _listed_path(member: Member, name: str) -> Path:
-    """Return the path of a member to list in an ensemble file."""
-    if isinstance(member, StoredMember):
-        return member.path
-    if member.path.name == MODEL_FILE:
-        return member.path.parent
-    from fmcli.checkpoints.pack import is_pack
-
-    if is_pack(member.path):
-        raise UsageError(
-            f"{printable(name)} is in the pack {printable(member.path)}, "
-            "but the members of an ensemble file must be separate files",
-            remedies=[Remedy("unpack", member.path)],
-        )
-    return member.path
-
-
-def _file_digest(member: Member) -> str:
-    return "" if isinstance(member, StoredMember) else read_metadata(member.path).get("digest", "")
 
 
 def check_not_packed(pool: Pool) -> None:
@@ -121,10 +103,8 @@ def check_not_packed(pool: Pool) -> None:
     Raises:
         UsageError: A member is in a pack.
     """
-    from fmcli.checkpoints.pack import is_pack
-
-    for member in pool.checkpoints:
-        if is_pack(member.path):
+    for member in pool.members:
+        if member.in_pack:
             raise UsageError(
                 f"{printable(member.path)} is already a pack",
                 hint="to get a copy, copy the file; to change its voting rule, unpack it first",
@@ -143,7 +123,7 @@ def pack_ensemble(path: Path, pool: Pool) -> None:
 
     check_not_packed(pool)
     sources = [
-        MemberPath(name, member.path, _file_digest(member))
+        MemberPath(name, member.file, member.file_digest)
         for member, name in zip(pool.require_networks(), pool.names, strict=True)
     ]
     write_pack(path, sources, pool.choose_rule(), pool.fitted_on)

@@ -1,37 +1,39 @@
-"""Predict splits and image files with networks."""
+"""Predict splits and image files with members that have networks."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from fmcli.checkpoints.checkpoint import Checkpoint, Header
-from fmcli.checkpoints.layout import make_names_unique
 from fmcli.choices import Invert, Views
-from fmcli.data import ImageReader, ImageSet, LoadedImage, evaluation_loader, load_splits
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.predictions import ClassProbability, ImagePrediction, Predictions
 from fmcli.ensemble.rules.vote import Vote
 from fmcli.errors import CheckpointError, DataError, join_names, printable
-from fmcli.hardware.device import use_bf16
-from fmcli.networks.inference import InferenceNetwork, predict_all_logits
+from fmcli.members.member import ImageBatch, Network, TrainingFacts
+
+if TYPE_CHECKING:
+    from fmcli.data import ImageReader, ImageSet, LoadedImage  # imports torch, which takes seconds
 
 _MAX_LISTED_CLASSES = 5
 
 
 def predict_splits(
-    members: Sequence[Checkpoint],
-    split: str,
-    *,
-    data_root: Path | None = None,
-    views: Views = "none",
+    members: Sequence[Network], split: str, *, data_root: Path | None = None, views: Views = "none"
 ) -> list[Predictions]:
-    """Predict a split of each member's own images. Read images that several members share only once.
+    """Predict a split of the images of each member's recipe.
+
+    Members share work in two steps. Members with the same `[data]` table form a group; its images are loaded once.
+    Each batch of images is read once and goes to all members of the group, which share what they compute from the
+    pixels: see `ImageBatch`.
 
     Args:
-        members: Loaded checkpoints.
+        members: Members with networks.
         split: `train`, `validation` or `test`.
         data_root: First folder to search for built-in sources.
         views: Test-time augmentation: the views of each image to average over.
@@ -43,40 +45,73 @@ def predict_splits(
         DataError: The images are missing or damaged.
         CheckpointError: The images have changed since a member was trained, or its logits are not finite.
     """
-    names = make_names_unique([member.header.name for member in members], [member.path for member in members])
     indices_by_data: dict[str, list[int]] = {}
     for index, member in enumerate(members):
-        indices_by_data.setdefault(member.header.data.model_dump_json(), []).append(index)
+        indices_by_data.setdefault(member.training.data.model_dump_json(), []).append(index)
     found: dict[int, Predictions] = {}
     for indices in indices_by_data.values():
-        images = load_splits(members[indices[0]].header.data, data_root).named(split)
-        group, group_names = [members[index] for index in indices], [names[index] for index in indices]
-        found |= zip(indices, _predict_images(group, group_names, split, images, views), strict=True)
+        from fmcli.data import load_splits  # not imported if there are no networks
+
+        group = [members[index] for index in indices]
+        images = load_splits(group[0].training.data, data_root).named(split)
+        found |= zip(indices, _predict_images(group, split, images, views), strict=True)
     return [found[index] for index in range(len(members))]
 
 
-def check_images(member: Checkpoint, split: str, images: ImageSet) -> str:
-    """Check that the images of a split have not changed since a member was trained, and return their digest.
+def _predict_images(members: Sequence[Network], split: str, images: ImageSet, views: Views) -> Iterator[Predictions]:
+    """Yield the predictions of each member on the same images."""
+    from fmcli.data import evaluation_batches
+
+    for member in members:
+        check_images(member, split, images)
+    logits: list[list[NDArray[np.float32]]] = [[] for _ in members]
+    for pixels in evaluation_batches(images):
+        batch = ImageBatch(pixels, split)
+        for member, batch_logits in zip(members, logits, strict=True):
+            batch_logits.append(member.predict_images(batch, views=views))
+    for member, batch_logits in zip(members, logits, strict=True):
+        yield _to_predictions(member, split, images, np.concatenate(batch_logits))
+
+
+def _to_predictions(member: Network, split: str, images: ImageSet, logits: NDArray[np.float32]) -> Predictions:
+    if not np.isfinite(logits).all():
+        raise CheckpointError(
+            f"{printable(member.path)} gives NaN or infinite logits on {split}: its weights are unusable",
+            hint="train that member again, or leave it out",
+        )
+    return Predictions(
+        logits=logits,
+        labels=images.labels,
+        class_names=member.class_names,
+        member=member.name,
+        split=split,
+        data_digest=images.digest,
+        recipe_digest=member.training.recipe_digest,
+        group=member.group,
+    )
+
+
+def check_images(member: Network, split: str, images: ImageSet) -> None:
+    """Check that the images of a split have not changed since a member was trained.
 
     Raises:
         CheckpointError: The images have a different shape, different classes or a different digest.
     """
-    header = member.header
-    differences = list(_differences(header, split, images))
+    differences = list(_differences(member, split, images))
     if differences:
         raise CheckpointError(
-            f"the {split} images of {printable(header.data.source)} have changed since {printable(member.path)} was "
-            f"trained: {'; '.join(differences)}",
+            f"the {split} images of {printable(member.training.data.source)} have changed since "
+            f"{printable(member.path)} was trained: {'; '.join(differences)}",
             hint="restore the images, or train again",
         )
-    return images.digest
 
 
-def _differences(header: Header, split: str, images: ImageSet) -> Iterator[str]:
-    """Yield the differences between the images of a split and their description in a checkpoint."""
-    if images.input_shape != header.input_shape:
-        yield f"shape (C, H, W) was {header.input_shape}, now {images.input_shape}"
-    before, now = header.class_names, images.class_names
+def _differences(member: Network, split: str, images: ImageSet) -> Iterator[str]:
+    """Yield the differences between the images of a split and the images that a member was trained with."""
+    training = member.training
+    if images.input_shape != training.input_shape:
+        yield f"shape (C, H, W) was {training.input_shape}, now {images.input_shape}"
+    before, now = member.class_names, images.class_names
     for label, names in (
         ("missing", [name for name in before if name not in now]),
         ("new", [name for name in now if name not in before]),
@@ -85,43 +120,13 @@ def _differences(header: Header, split: str, images: ImageSet) -> Iterator[str]:
             yield f"{label} class{'es' * (len(names) > 1)} {join_names(names, _MAX_LISTED_CLASSES)}"
     if before != now and set(before) == set(now):
         yield "classes in a different order"
-    if images.digest != header.data_digests.get(split, images.digest):
-        yield f"SHA-256 was {header.data_digests[split][:12]}, now {images.digest[:12]}"
-
-
-def _predict_images(
-    members: Sequence[Checkpoint], names: Sequence[str], split: str, images: ImageSet, views: Views
-) -> Iterator[Predictions]:
-    """Yield the predictions of each member for the same images. All members are on the same device."""
-    digests = [check_images(member, split, images) for member in members]
-    loader = evaluation_loader(images, members[0].device)
-    networks = [(inference_network(member), member.header.normalization_of(split)) for member in members]
-    all_logits = predict_all_logits(networks, loader.batches(), views=views)
-    for member, name, digest, logits in zip(members, names, digests, all_logits, strict=True):
-        if not bool(torch.isfinite(logits).all()):
-            raise CheckpointError(
-                f"{printable(name)} gives NaN or infinite logits on {split}: its weights are unusable",
-                hint="train that member again, or leave it out",
-            )
-        yield Predictions(
-            logits=logits.cpu().numpy(),
-            labels=images.labels,
-            class_names=member.header.class_names,
-            member=name,
-            split=split,
-            data_digest=digest,
-            recipe_digest=member.header.recipe_digest,
-            group=member.group,
-        )
-
-
-def inference_network(member: Checkpoint) -> InferenceNetwork:
-    """Return a member's network for prediction, in the precision that its recipe uses for training on its device."""
-    return InferenceNetwork(member.model, bf16=use_bf16(member.header.member.trainer.precision, member.device))
+    digest = training.data_digests.get(split, images.digest)
+    if images.digest != digest:
+        yield f"SHA-256 was {digest[:12]}, now {images.digest[:12]}"
 
 
 def label_images(
-    members: Sequence[Checkpoint],
+    members: Sequence[Network],
     images: Iterable[LoadedImage],
     rule: Combiner,
     *,
@@ -133,7 +138,7 @@ def label_images(
     """Label images by the vote of all members, in order. Read only one batch ahead.
 
     Args:
-        members: At least one checkpoint. All have the same classes and input shape.
+        members: At least one member with a network. All have the same classes and input shape.
         images: Images from an `ImageReader` for these members.
         rule: The voting rule.
         top: Number of classes to report per image.
@@ -145,19 +150,18 @@ def label_images(
         One entry per image. The entry of an unreadable image has an error.
     """
     stream = iter(images)
-    networks = [(inference_network(member), member.header.normalization) for member in members]
-    while batch := list(islice(stream, batch_size)):
-        pixels = [image.pixels for image in batch if image.pixels is not None]
+    while loaded := list(islice(stream, batch_size)):
+        pixels = [image.pixels for image in loaded if image.pixels is not None]
         vote = None
         if pixels:
-            inputs = torch.from_numpy(np.stack(pixels)).to(members[0].device)
-            vote = rule(torch.stack(predict_all_logits(networks, [inputs], views=views)).cpu().numpy())
+            batch = ImageBatch(np.stack(pixels))
+            vote = rule(np.stack([member.predict_images(batch, views=views) for member in members]))
         row = 0
-        for image in batch:
+        for image in loaded:
             if image.pixels is None or vote is None:
                 yield ImagePrediction(image.name, image.index, error=image.error)
                 continue
-            yield _label(image, vote, row, members[0].header.class_names, top, reject_below)
+            yield _label(image, vote, row, members[0].class_names, top, reject_below)
             row += 1
 
 
@@ -178,13 +182,15 @@ def _label(
     )
 
 
-def image_reader(members: Sequence[Checkpoint], invert: Invert) -> ImageReader:
-    """Return a reader that converts image files to the input of members.
+def image_reader(training: TrainingFacts, invert: Invert) -> ImageReader:
+    """Return a reader that converts image files to the input of a network.
 
     Raises:
-        DataError: The members' images have neither 1 nor 3 channels.
+        DataError: The network's images have neither 1 nor 3 channels.
     """
-    header = members[0].header
-    if header.input_shape[0] not in (1, 3):
-        raise DataError(f"these members need images with {header.input_shape[0]} channels, but image files have 1 or 3")
-    return ImageReader(header.input_shape, header.background, invert)
+    from fmcli.data import ImageReader
+
+    channels, *_ = training.input_shape
+    if channels not in (1, 3):
+        raise DataError(f"these members need images with {channels} channels, but image files have 1 or 3")
+    return ImageReader(training.input_shape, training.background, invert)

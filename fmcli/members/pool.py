@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
-from fmcli.checkpoints.layout import MODEL_FILE, find_checkpoints, make_names_unique
+from fmcli.checkpoints.layout import make_names_unique
 from fmcli.choices import RuleName, TieRule
 from fmcli.ensemble import Combiner, choose_combiner
-from fmcli.ensemble.file import SUFFIX, EnsembleFile, FittedOn, read_ensemble_file
+from fmcli.ensemble.file import FittedOn
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.members.stored import StoredMember, find_stored_members
-from fmcli.storage.reading import read_metadata
-
-if TYPE_CHECKING:
-    from fmcli.checkpoints.checkpoint import Checkpoint  # imports torch, which takes seconds
-
-Member: TypeAlias = "Checkpoint | StoredMember"
+from fmcli.members.member import Member, Network, NoNetworkError, Opened, has_network
+from fmcli.members.opening import open_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +34,9 @@ class Pool:
     fitted_on: FittedOn | None = None
 
     @property
-    def checkpoints(self) -> list[Checkpoint]:
+    def networks(self) -> list[Network]:
         """The members that have networks."""
-        return [member for member in self.members if not isinstance(member, StoredMember)]
+        return [member for member in self.members if has_network(member)]
 
     def subset(self, indices: Sequence[int]) -> Pool:
         """Return a pool of some members, without a rule."""
@@ -55,32 +49,28 @@ class Pool:
     @property
     def has_external(self) -> bool:
         """Whether another tool wrote the predictions of a member. They may come without the true classes."""
-        return any(isinstance(member, StoredMember) and member.is_external for member in self.members)
+        return any(member.is_external for member in self.members)
 
     def duplicates(self) -> dict[str, str]:
         """Return the names of members with the same weights as an earlier member, each with the earlier name."""
         first: dict[str, str] = {}
         found = {}
         for member, name in zip(self.members, self.names, strict=True):
-            if not isinstance(member, StoredMember):
-                digest = member.weights_digest
-                if first.setdefault(digest, name) != name:
-                    found[name] = first[digest]
+            digest = member.weights_digest
+            if digest and first.setdefault(digest, name) != name:
+                found[name] = first[digest]
         return found
 
-    def require_networks(self) -> list[Checkpoint]:
+    def require_networks(self) -> list[Network]:
         """Return the members, which must all have networks.
 
         Raises:
-            UsageError: A member has stored predictions but no network.
+            NoNetworkError: A member has stored predictions but no network.
         """
         for member, name in zip(self.members, self.names, strict=True):
-            if isinstance(member, StoredMember):
-                raise UsageError(
-                    f"{printable(name)} has stored predictions but no network; this command needs networks",
-                    hint="give checkpoints, a run, or an ensemble of them",
-                )
-        return self.checkpoints
+            if not has_network(member):
+                raise NoNetworkError(name)
+        return self.networks
 
     def choose_rule(
         self,
@@ -105,7 +95,7 @@ class Pool:
         if self.rule is not None:
             vote, tie = vote or self.rule.rule.name, tie or self.rule.rule.tie
         own = [member.name.partition("/")[0] for member in self.members]  # a snapshot has the weight of its member
-        recipes = [member.header.ensemble for member in self.checkpoints]
+        recipes = [member.training.ensemble for member in self.networks]
         return choose_combiner(recipes, own, groups or self.groups, vote=vote, tie=tie, weights=weights)
 
 
@@ -124,114 +114,46 @@ def open_pool(paths: Sequence[Path], *, device: str = "auto", must_match: bool =
         DeviceError: The device does not exist.
         UsageError: `must_match` is set, and an ensemble is one of several paths.
     """
-    opened = [_open_path(path, device) for path in paths]
-    for path, pool in zip(paths, opened, strict=True):
-        if pool.rule is not None and must_match and len(paths) > 1:
+    opened = [open_path(path, device) for path in paths]
+    if must_match and len(paths) > 1:
+        _refuse_ensembles(paths, opened)
+    members = [member for one in opened for member in one.members]
+    _check_distinct(members)
+    if must_match:
+        _check_match(members)
+    groups = tuple(group for one in opened for group in one.groups)
+    if len(opened) == 1 and (ensemble := opened[0].ensemble) is not None:
+        names = tuple(entry.name for entry in ensemble.members)
+        return Pool(tuple(members), names, groups, ensemble.combiner(), ensemble.fitted_on)
+    names = tuple(make_names_unique([member.name for member in members], [member.file for member in members]))
+    return Pool(tuple(members), names, groups)
+
+
+def _refuse_ensembles(paths: Sequence[Path], opened: Sequence[Opened]) -> None:
+    for path, one in zip(paths, opened, strict=True):
+        if one.ensemble is not None:
             raise UsageError(
                 f"{printable(path)} is an ensemble with its own rule and cannot be a member of another ensemble",
                 hint="to compare several ensembles, use fmcli ensemble compare",
             )
-    members = tuple(member for pool in opened for member in pool.members)
-    files = [file for path, pool in zip(paths, opened, strict=True) for file in _distinct_files(path, pool)]
-    _check_distinct(files)
-    if len(opened) == 1 and opened[0].rule is not None:
-        pool = opened[0]
-    else:
-        names = make_names_unique([member.name for member in members], files)
-        pool = Pool(members, tuple(names), tuple(group for pool in opened for group in pool.groups))
-    if must_match:
-        _check_match(pool.checkpoints)
-    return pool
 
 
-def _open_path(path: Path, device: str) -> Pool:
-    """Open one path. The names of the members are not unique yet, unless an ensemble gives them."""
-    if path.suffix == SUFFIX and path.is_file():
-        return _open_ensemble(path, device)
-    stored = find_stored_members(path)
-    return _plain_pool(stored) if stored else _open_networks(path, device)
-
-
-def _plain_pool(members: Sequence[Member]) -> Pool:
-    return Pool(tuple(members), tuple(member.name for member in members), tuple(member.group for member in members))
-
-
-def _ensemble_pool(ensemble: EnsembleFile, members: Sequence[Member]) -> Pool:
-    names = tuple(entry.name for entry in ensemble.members)
-    groups = tuple(entry.group for entry in ensemble.members)
-    return Pool(tuple(members), names, groups, ensemble.combiner(), ensemble.fitted_on)
-
-
-def _open_ensemble(path: Path, device: str) -> Pool:
-    ensemble, paths = read_ensemble_file(path)
-    for entry, member in zip(ensemble.members, paths, strict=True):
-        if not member.exists():
-            raise CheckpointError(
-                f"{printable(path)} has the member {printable(entry.name)}, but {printable(member)} does not exist",
-                hint="restore it, or create the ensemble again with fmcli ensemble fit or select",
-            )
-    return _ensemble_pool(
-        ensemble,
-        [_open_member(member, entry.digest, device) for member, entry in zip(paths, ensemble.members, strict=True)],
-    )
-
-
-def _open_networks(path: Path, device: str) -> Pool:
-    from fmcli.checkpoints.checkpoint import load_checkpoint
-    from fmcli.checkpoints.pack import is_pack, read_pack
-    from fmcli.hardware.device import resolve_device
-
-    resolved = resolve_device(device)
-    if path.is_file() and is_pack(path):
-        return _ensemble_pool(*read_pack(path, device=resolved))
-    return _plain_pool([load_checkpoint(file, device=resolved) for file in find_checkpoints(path)])
-
-
-def _open_member(path: Path, digest: str, device: str) -> Member:
-    """Open a member of an ensemble file.
-
-    Raises:
-        CheckpointError: The path is an ensemble or has several members, or the weights have changed.
-    """
-    if (path / MODEL_FILE).is_file():
-        path = path / MODEL_FILE
-    opened = _open_path(path, device) if path.suffix != SUFFIX else None  # an ensemble file could list itself
-    if opened is None or opened.rule is not None:
-        raise CheckpointError(f"{printable(path)} is an ensemble and cannot be a member of another ensemble")
-    if len(opened.members) != 1:
-        raise CheckpointError(
-            f"{printable(path)} has {len(opened.members)} members; an ensemble file must list each of them separately"
-        )
-    [member] = opened.members
-    if digest and not isinstance(member, StoredMember) and read_metadata(member.path).get("digest") != digest:
-        raise CheckpointError(
-            f"the weights of {printable(path)} have changed since the ensemble was created",
-            hint="create the ensemble again with fmcli ensemble fit or select",
-        )
-    return member
-
-
-def _distinct_files(path: Path, opened: Pool) -> list[Path]:
-    """Return a path that identifies each member: its file or, in a pack, the file that unpacking would write."""
-    if opened.rule is not None and path.suffix != SUFFIX:
-        return [path / name / MODEL_FILE for name in opened.names]
-    return [member.file if isinstance(member, StoredMember) else member.path for member in opened.members]
-
-
-def _check_distinct(files: Sequence[Path]) -> None:
+def _check_distinct(members: Sequence[Member]) -> None:
     seen: set[Path] = set()
-    for file in files:
-        if file.resolve() in seen:
-            raise CheckpointError(f"{printable(file)} is given twice", hint="give each member only once")
-        seen.add(file.resolve())
+    for member in members:
+        if member.file.resolve() in seen:
+            raise CheckpointError(f"{printable(member.file)} is given twice", hint="give each member only once")
+        seen.add(member.file.resolve())
 
 
-def _check_match(members: Sequence[Checkpoint]) -> None:
-    for other in members[1:]:
-        first = members[0]
+def _check_match(members: Sequence[Member]) -> None:
+    """Check that all networks have the same classes and input shape."""
+    networks = [member for member in members if has_network(member)]
+    for other in networks[1:]:
+        first = networks[0]
         for label, expected, found in (
-            ("classes", first.header.class_names, other.header.class_names),
-            ("input (C, H, W)", first.header.input_shape, other.header.input_shape),
+            ("classes", first.class_names, other.class_names),
+            ("input (C, H, W)", first.training.input_shape, other.training.input_shape),
         ):
             if expected != found:
                 raise CheckpointError(

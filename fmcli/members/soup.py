@@ -25,7 +25,8 @@ from fmcli.choices import SPLITS, SoupMethod
 from fmcli.data import Splits, evaluation_loader, load_splits
 from fmcli.ensemble.predictions import predictions_file, save_predictions
 from fmcli.errors import CheckpointError, UsageError, printable
-from fmcli.members.inference import check_images, inference_network, predict_splits
+from fmcli.members.inference import check_images
+from fmcli.members.network import NetworkMember, inference_network
 from fmcli.members.pool import Pool
 from fmcli.networks.batch_norm import estimate_batch_norm
 from fmcli.networks.inference import predict_logits
@@ -77,12 +78,12 @@ def make_soup(
         FmcliError: The folder cannot be written.
     """
     check_soup_folder(folder, overwrite=overwrite)
-    members = pool.require_networks()
+    first, *_ = pool.require_networks()
+    members = _require_checkpoints(pool)
     _check_same_network(members, pool.names)
-    header = members[0].header
-    splits = load_splits(header.data, data_root)
+    splits = load_splits(first.training.data, data_root)
     for split, images in splits.present().items():
-        check_images(members[0], split, images)
+        check_images(first, split, images)
     has_validation = splits.validation is not None
     if method == "greedy" and not has_validation:
         raise UsageError("a greedy soup needs validation images, but these members have none", remedies=["soup-method"])
@@ -152,6 +153,14 @@ def _add_greedily(
     return added, soup, accuracy
 
 
+def _require_checkpoints(pool: Pool) -> list[Checkpoint]:
+    """Return the checkpoints of all members: a soup needs weights, not only predictions."""
+    checkpoints = [member.checkpoint for member in pool.members if isinstance(member, NetworkMember)]
+    if len(checkpoints) < len(pool.members):
+        raise UsageError("a soup needs checkpoints, but some members are of another kind", hint="leave them out")
+    return checkpoints
+
+
 def _check_same_network(members: Sequence[Checkpoint], names: Sequence[str]) -> None:
     if len(members) < 2:
         raise UsageError("a soup needs at least two members", hint="give several checkpoints of the same network")
@@ -219,6 +228,6 @@ def _save(folder: Path, soup: Checkpoint, data_root: Path | None) -> None:
     for split in SPLITS:  # remove predictions of the soup that is replaced
         (folder / predictions_file(split)).unlink(missing_ok=True)
     if "validation" in soup.header.data_digests:
-        [predictions] = predict_splits([soup], "validation", data_root=data_root)
+        predictions = NetworkMember(soup, folder / MODEL_FILE).predict("validation", data_root=data_root)
         save_predictions(folder / predictions_file("validation"), predictions)
     save_checkpoint(folder / MODEL_FILE, soup.model, soup.header)

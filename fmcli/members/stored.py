@@ -1,15 +1,29 @@
-"""Find members that have stored predictions but no network."""
+"""Members without a network: predictions files of fmcli or of other tools."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fmcli.checkpoints.history import HISTORY_FILE
 from fmcli.checkpoints.layout import MODEL_FILE, RECIPE_FILE
-from fmcli.choices import SPLITS
-from fmcli.ensemble.external import is_external, is_labels_file
-from fmcli.ensemble.predictions import FORMAT, load_predictions
-from fmcli.errors import CheckpointError, printable
+from fmcli.choices import SPLITS, Views
+from fmcli.ensemble.external import (
+    count_missing,
+    find_labels_file,
+    is_external,
+    is_labels_file,
+    read_external,
+    read_labels,
+    to_predictions,
+)
+from fmcli.ensemble.predictions import FORMAT, Predictions, load_predictions, predictions_file
+from fmcli.errors import CheckpointError, DataError, Remedy, printable
+from fmcli.members.member import ImageBatch, NoNetworkError, Opened
 from fmcli.storage.reading import has_format
 
 _TRAINING_FILES = (MODEL_FILE, HISTORY_FILE, RECIPE_FILE)
@@ -19,7 +33,7 @@ ANY_SPLIT = ""
 
 @dataclass(frozen=True, slots=True)
 class StoredMember:
-    """A member that has stored predictions but no network.
+    """A member that has stored predictions but no network. See `Member` for the attributes.
 
     Args:
         name: Name of the member.
@@ -42,13 +56,97 @@ class StoredMember:
         return "" if is_external(self.file) else load_predictions(self.file, header_only=True).group
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order; empty for other tools, whose predictions can take the order of another member."""
+        return () if is_external(self.file) else load_predictions(self.file, header_only=True).class_names
+
+    @property
+    def in_pack(self) -> bool:
+        """False: a pack contains only networks."""
+        return False
+
+    @property
+    def file_digest(self) -> str:
+        """Empty: predictions can be replaced without changing the ensemble."""
+        return ""
+
+    @property
+    def weights_digest(self) -> str:
+        """Empty without a network."""
+        return ""
+
+    @property
+    def training(self) -> None:
+        """None without a network."""
+
+    @property
+    def splits(self) -> Collection[str]:
+        """Names of the splits with predictions."""
+        return self.files
+
+    @property
     def is_external(self) -> bool:
         """Whether another tool wrote the predictions. They may come without the true classes."""
         return any(is_external(path) for path in self.files.values())
 
+    def count_missing(self, split: str, labels: Path | None) -> int:
+        """Return how much the predictions take from other members; see `external.count_missing`."""
+        path = self._file_of_split(split)
+        return count_missing(path, labels or find_labels_file(path, split)) if is_external(path) else 0
 
-def find_stored_members(path: Path) -> list[StoredMember]:
-    """Return the members with stored predictions in a file or folder, or an empty list if it has something else.
+    def predict(
+        self,
+        split: str,
+        *,
+        data_root: Path | None = None,
+        labels: Path | None = None,
+        reference: Predictions | None = None,
+    ) -> Predictions:
+        """Load the predictions on a split; see `Member.predict`."""
+        path = self._file_of_split(split)
+        if not is_external(path):
+            return _load(path, split)
+        labels = labels or find_labels_file(path, split)
+        return to_predictions(
+            read_external(path),
+            name=self.name,
+            split=split,
+            reference=reference,
+            labels=None if labels is None else read_labels(labels),
+        )
+
+    def predict_images(self, batch: ImageBatch, *, views: Views = "none") -> NDArray[np.float32]:
+        """Raise an error.
+
+        Raises:
+            NoNetworkError: The member has no network.
+        """
+        raise NoNetworkError(self.name)
+
+    def _file_of_split(self, split: str) -> Path:
+        path = self.files.get(split) or self.files.get(ANY_SPLIT)
+        if path is None:
+            raise DataError(
+                f"{printable(self.path)} has predictions of {printable(self.name)} on {', '.join(self.files)}, "
+                f"not on {split}",
+                hint=f"add a file with predictions on {split}, or choose another split",
+                remedies=[Remedy("split", next(iter(self.files)))],
+            )
+        return path
+
+
+def _load(path: Path, split: str) -> Predictions:
+    predictions = load_predictions(path)
+    if predictions.split != split:
+        raise DataError(
+            f"{printable(path)} has predictions on {printable(predictions.split)}, but its name says {split}",
+            hint=f"rename the file to {predictions_file(printable(predictions.split))}",
+        )
+    return predictions
+
+
+def open_stored(path: Path, _: str) -> Opened | None:
+    """Return the members with stored predictions in a file or folder, or None if it has something else.
 
     A folder with predictions files that are named after splits, such as `test.safetensors`, is one member. In any other
     folder, each such subfolder and each predictions file is a member. Hidden files, files of true classes and files
@@ -58,8 +156,11 @@ def find_stored_members(path: Path) -> list[StoredMember]:
         CheckpointError: Next to predictions, there is a file or folder that looks like a member but is not one.
     """
     if path.is_dir():
-        return _members_in_folder(path)
-    return [_member_of_file(path)] if path.is_file() and (is_external(path) or has_format(path, FORMAT)) else []
+        members = _members_in_folder(path)
+        return Opened(members) if members else None
+    if path.is_file() and (is_external(path) or has_format(path, FORMAT)):
+        return Opened([_member_of_file(path)])
+    return None
 
 
 def _members_in_folder(folder: Path) -> list[StoredMember]:

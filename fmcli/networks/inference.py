@@ -1,7 +1,7 @@
 """Compute the logits of images."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -78,38 +78,32 @@ def predict_logits(
     Returns:
         float32 (n_samples, n_classes), on the same device. With several views, the logarithm of the mean probability.
     """
-    return predict_all_logits([(network, normalize)], batches, views=views)[0]
+    with torch.inference_mode():
+        return torch.cat([mean_logits(network, normalized_views(images, normalize, views)) for images in batches])
 
 
-def predict_all_logits(
-    networks: Sequence[tuple[nn.Module, Normalize]], batches: Iterable[Tensor], *, views: Views = "none"
-) -> list[Tensor]:
-    """Compute the logits of several networks in one pass: each batch is loaded, altered and normalized once.
+def mean_logits(network: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
+    """Return the logits of one batch, or the logarithm of the mean probability over several views of it.
 
     Args:
-        networks: Each network with its normalization. Networks with equal normalizations share their input.
-        batches: See `predict_logits`.
-        views: See `predict_logits`.
-
-    Returns:
-        The result of `predict_logits` for each network, bit for bit.
+        network: See `predict_logits`.
+        inputs: Network input of each view, as from `normalized_views`.
     """
-    logits: list[list[Tensor]] = [[] for _ in networks]
-    normalizations = dict.fromkeys(normalize for _, normalize in networks)
-    with torch.inference_mode():
-        for images in batches:
-            view_logits: list[list[Tensor]] = [[] for _ in networks]
-            for view in _views(images, views):
-                inputs = {normalize: normalize(view) for normalize in normalizations}
-                for outputs, (network, normalize) in zip(view_logits, networks, strict=True):
-                    outputs.append(network(inputs[normalize]))
-            for batch_logits, outputs in zip(logits, view_logits, strict=True):
-                batch_logits.append(outputs[0] if len(outputs) == 1 else _log_mean_probability(outputs))
-    return [torch.cat(batch_logits) for batch_logits in logits]
-
-
-def _log_mean_probability(logits: list[Tensor]) -> Tensor:
+    logits: list[Tensor] = [network(one) for one in inputs]
+    if len(logits) == 1:
+        return logits[0]
     return torch.stack(logits).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
+
+
+def normalized_views(images: Tensor, normalize: Normalize, views: Views) -> Iterator[Tensor]:
+    """Yield the network input of each view of a batch. It can be used for several networks.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        normalize: See `predict_logits`.
+        views: See `predict_logits`.
+    """
+    return map(normalize, _views(images, views))
 
 
 def _views(images: Tensor, views: Views) -> Iterator[Tensor]:

@@ -15,7 +15,8 @@ from fmcli.checkpoints.tensors import load_tensors, save_tensors
 from fmcli.data import load_splits
 from fmcli.ensemble.predictions import load_predictions
 from fmcli.errors import CheckpointError, FmcliError, Remedy
-from fmcli.members.inference import predict_splits
+from fmcli.members.pool import open_pool
+from fmcli.members.predict import predict_pool
 from fmcli.networks.inference import InferenceNetwork, predict_logits
 from fmcli.recipe import Recipe, load_recipe, recipe_digest
 from fmcli.training import VALIDATION_FILE
@@ -130,8 +131,7 @@ def test_member_loads_from_its_folder_and_from_its_file(run_folder):
 
 def test_a_moved_run_folder_predicts_the_same(run_folder, tmp_path):
     moved = Path(shutil.copytree(run_folder, tmp_path / "elsewhere" / "run of two"))
-    members = [load_checkpoint(path, device=CPU) for path in find_checkpoints(moved)]
-    predictions = predict_splits(members, "validation")
+    predictions = predict_pool(open_pool([moved], device="cpu"), "validation")
     for one in predictions:
         assert np.array_equal(one.logits, load_predictions(run_folder / one.member / VALIDATION_FILE).logits)
 

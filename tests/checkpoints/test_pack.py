@@ -153,7 +153,7 @@ def test_a_pack_labels_images_like_its_run(pack, runs, rule):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 1, 12, 12), dtype=np.uint8)
     loaded = [LoadedImage(str(index), None, image) for index, image in enumerate(pixels)]
     packed = open_pool([pack], device="cpu")
-    members = [load_checkpoint(runs / "one" / name, device=CPU) for name in NAMES]
+    members = open_pool([runs / "one" / name for name in NAMES], device="cpu").require_networks()
     labelled = [
         list(label_images(networks, loaded, one, top=4))
         for networks, one in ((packed.require_networks(), packed.choose_rule()), (members, rule))

@@ -509,6 +509,12 @@ def test_predict_reads_paths_from_standard_input(cli, run_folder, photos, monkey
     assert result.status == 0
 
 
+def test_option_for_standard_input_is_refused_with_paths(cli, run_folder, photos):
+    refused = cli("predict", run_folder, photos, "-0")
+    assert_error(refused, ExitStatus.USAGE, "--null is only for paths on standard input")
+    assert "omit --null" in refused.err
+
+
 def test_nul_separated_paths_may_contain_newlines(cli, run_folder, photos, tmp_path, monkeypatch):
     odd = tmp_path / "odd\nname.png"
     shutil.copy(next(photos.iterdir()), odd)
@@ -759,7 +765,7 @@ def test_out_of_memory_gives_no_traceback(cli, run_folder, test_file, monkeypatc
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("fmcli.members.inference.predict_all_logits", fail)
+    monkeypatch.setattr("fmcli.members.network.NetworkMember.predict_images", fail)
     arguments = [*command.split(), run_folder, *([test_file] if command == "predict" else [])]
     assert_error(cli(*arguments), ExitStatus.DEVICE, "too little memory")
 
@@ -769,7 +775,7 @@ def test_interrupted_evaluation_gives_no_traceback(cli, run_folder, monkeypatch,
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fmcli.members.inference.predict_all_logits", stop)
+    monkeypatch.setattr("fmcli.members.network.NetworkMember.predict_images", stop)
     result = cli(*command.split(), run_folder)
     assert (result.status, result.out) == (ExitStatus.INTERRUPTED, "")
     assert "Traceback" not in result.err
@@ -779,7 +785,7 @@ def test_bug_prints_its_traceback(cli, run_folder, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("fmcli.members.inference.predict_all_logits", fail)
+    monkeypatch.setattr("fmcli.members.network.NetworkMember.predict_images", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli("evaluate", run_folder)
 

@@ -517,7 +517,7 @@ def test_vote_without_fitted_weights_is_packed_without_images(cli, own_pool, tmp
     def lose(*_, **__):
         raise DataError("no images here")
 
-    monkeypatch.setattr("fmcli.members.inference.load_splits", lose)
+    monkeypatch.setattr("fmcli.data.load_splits", lose)
     packed = tmp_path / "pool.safetensors"
     made = cli("ensemble", "pack", own_pool, "--vote", "soft", "--output", packed)
     assert made.status == 0, made.err
@@ -579,8 +579,8 @@ copies = 2
     )
     train_run(load_recipe(str(recipe)), tmp_path / "run", device=torch.device("cpu"))
     assert cli("ensemble", "soup", tmp_path / "run", "--method", "uniform", "--output", tmp_path / "soup").status == 0
-    members = open_pool([tmp_path / "run", tmp_path / "soup"], device="cpu").checkpoints
-    first, second, soup = (member.model.state_dict() for member in members)
+    members = open_pool([tmp_path / "run", tmp_path / "soup"], device="cpu").members
+    first, second, soup = (member.checkpoint.model.state_dict() for member in members)
     for name, tensor in soup.items():
         torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
 

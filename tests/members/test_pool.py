@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from fmcli.checkpoints.checkpoint import Checkpoint
 from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.checkpoints.pack import write_pack
 from fmcli.ensemble.file import MemberPath, describe_ensemble, write_ensemble_file
 from fmcli.ensemble.predictions import load_predictions, save_predictions, stack_logits
 from fmcli.errors import CheckpointError, DataError, Remedy, UsageError
 from fmcli.members.pool import open_pool
-from fmcli.members.predict import predict_pool, write_predictions
-from fmcli.members.validation import fit_rule, predict_for_fitting, predict_shared_validation, predict_validation
+from fmcli.members.predict import predict_pool
+from fmcli.members.saving import write_predictions
+from fmcli.members.validation import predict_for_fitting, predict_shared_validation, predict_validation
+from fmcli.members.vote import fit_rule
 from fmcli.recipe import load_recipe
 from fmcli.storage.reading import read_metadata
 from fmcli.training.run import train_run
@@ -112,8 +113,8 @@ def copy(runs, tmp_path):
 def test_runs_members_and_checkpoints_open_as_networks(runs):
     run = opened(runs / "one")
     assert (run.names, run.groups, run.rule) == (("k3", "k5"), ("3", "5"), None)
-    assert all(isinstance(member, Checkpoint) for member in run.members)
-    assert run.require_networks() == run.checkpoints == list(run.members)
+    assert all(member.training.input_shape == (1, 12, 12) for member in run.members)
+    assert run.require_networks() == run.networks == list(run.members)
     for path in (runs / "one" / "k5", runs / "one" / "k5" / MODEL_FILE):
         assert (opened(path).names, opened(path).groups) == (("k5",), ("5",))
 

@@ -97,9 +97,9 @@ def test_greedy_keeps_the_best_member_if_no_average_is_as_good(cli, run, pool, t
     made = cli("ensemble", "soup", run, "--output", tmp_path / "soup")
     assert made.status == 0
     assert "no average is as good as m/snapshot-2 on validation images; using its weights unchanged" in made.err
-    soup, alone = load_checkpoint(tmp_path / "soup" / MODEL_FILE, device=CPU), pool.checkpoints[1]
+    soup, alone = load_checkpoint(tmp_path / "soup" / MODEL_FILE, device=CPU), pool.members[1]
     assert [one.name for one in soup.header.soup.ingredients] == ["m/snapshot-2"]
-    assert weights_digest(soup.model.state_dict()) == weights_digest(alone.model.state_dict())
+    assert weights_digest(soup.model.state_dict()) == alone.weights_digest
 
 
 def test_the_command_prints_the_averaged_members(cli, run, tmp_path, monkeypatch):
@@ -122,9 +122,9 @@ def test_the_header_names_the_averaged_members(pool, run, tmp_path):
     header, first = read_header(tmp_path / "soup"), read_header(run / "m")
     assert header.soup.method == "uniform"
     assert tuple(one.name for one in header.soup.ingredients) == made.members
-    by_name = dict(zip(pool.names, pool.checkpoints, strict=True))
+    by_name = dict(zip(pool.names, pool.members, strict=True))
     for one in header.soup.ingredients:
-        assert one.digest == weights_digest(by_name[one.name].model.state_dict())
+        assert one.digest == weights_digest(by_name[one.name].checkpoint.model.state_dict())
     assert (header.name, header.epochs, header.snapshot, header.member.trainer.keep) == ("soup", 4, None, "last")
     assert header.recipe_digest == recipe_digest(header.member, header.data) != first.recipe_digest
     assert load_predictions(tmp_path / "soup" / VALIDATION_FILE).recipe_digest == header.recipe_digest

@@ -20,7 +20,7 @@ from fmcli.networks.build import add_l2_gradients
 from fmcli.networks.cpu import loading
 from fmcli.networks.cpu.pooling import MaxPool2d
 from fmcli.networks.dropout import Dropout, draw_random_bits, set_dropout_generator
-from fmcli.networks.inference import InferenceNetwork, predict_all_logits, predict_logits
+from fmcli.networks.inference import InferenceNetwork, predict_logits
 from fmcli.recipe.families.kernel_cnn import KernelCnnSpec
 from fmcli.recipe.families.sequential import SequentialSpec
 from fmcli.recipe.layers import (
@@ -706,26 +706,6 @@ def test_inference_network_gives_the_networks_logits(layers, training):
     expected = model.eval()(images.float() / 255).detach()
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(halves, expected, atol=0.05, rtol=0.05)  # bfloat16 keeps 8 bits
-
-
-def test_one_pass_over_several_networks_equals_separate_passes():
-    images = torch.randint(0, 256, (10, 1, 6, 6), generator=seeded(), dtype=torch.uint8)
-    models = [build_network(layers, (1, 6, 6), 2, generator=seeded()) for layers in INFERRED.values()]
-    networks = [InferenceNetwork(model) for model in models]
-    seen = []
-
-    def normalize(pixels):
-        seen.append(pixels)
-        return pixels.float() / 255
-
-    normalizations = [normalize] * (len(networks) - 1) + [lambda pixels: pixels.float() - 100]
-    for views in ("none", "flip"):
-        seen.clear()
-        once = iter(images.split(4))
-        found = predict_all_logits(list(zip(networks, normalizations, strict=True)), once, views=views)
-        assert len(seen) == (3 if views == "none" else 6)
-        for network, own, logits in zip(networks, normalizations, found, strict=True):
-            assert torch.equal(logits, predict_logits(network, images.split(4), own, views=views))
 
 
 def test_batch_norm_is_folded_into_weights():

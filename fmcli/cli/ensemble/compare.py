@@ -70,7 +70,7 @@ def compare(
     from fmcli.ensemble.comparison import compare_ensembles
     from fmcli.ensemble.heterogeneity import compare_heterogeneous
     from fmcli.members.predict import predict_pool
-    from fmcli.members.validation import vote_on_split
+    from fmcli.members.vote import vote_on_split
     from fmcli.report.comparison import comparison_document, study_document
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit

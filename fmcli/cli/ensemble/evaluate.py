@@ -31,7 +31,7 @@ def evaluate(
     """
     from fmcli.ensemble import evaluate_ensemble
     from fmcli.ensemble.rules import rules_where
-    from fmcli.members.validation import vote_on_split
+    from fmcli.members.vote import vote_on_split
     from fmcli.report.console import Terminal
     from fmcli.report.document import emit
     from fmcli.report.ensemble_evaluation import ensemble_document
@@ -45,7 +45,7 @@ def evaluate(
             f"--groups needs a {' or '.join(grouped)} vote; got a {rule.rule.name} vote",
             remedies=[Remedy("vote", name) for name in grouped],
         )
-    warn_normalization(pool.checkpoints, split, terminal)
+    warn_normalization(pool, split, terminal)
     result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, views=tta)
     warn_biased_vote(pool, result.predictions, terminal)
     references = published_references(pool)

@@ -28,7 +28,7 @@ from fmcli.errors import (
 )
 from fmcli.events import EpochFinished, Event, Reporter, TrialFinished
 from fmcli.experiments.search.plan import Search
-from fmcli.members.validation import accuracy_of_rule
+from fmcli.members.vote import accuracy_of_rule
 from fmcli.recipe import Recipe
 from fmcli.recipe.search import ChoiceSpace, SearchSpec, Space
 from fmcli.storage.locks import locked, try_lock
