@@ -134,11 +134,13 @@ def describe_significance(p_value: float) -> str:
 
 def _calibration_sheet(evaluation: EnsembleEvaluation) -> Sheet:
     """Return the calibration of the vote's probabilities before and after temperature scaling."""
-    combiner = evaluation.combiner
-    limits = "" if combiner.rule.probability_decides else "; it did not decide the vote"
+    combiner, rule = evaluation.combiner, evaluation.combiner.rule
+    limits = "" if rule.probability_decides else "; it did not decide the vote"
+    if limits and rule.tie == "probability" and evaluation.n_ties:
+        limits = "; it decided only ties"
     rows = [_calibration_row("before scaling", evaluation.vote.calibration)]
     notes = [
-        f"The vote's probability is {combiner.rule.probability_meaning}{limits}.",
+        f"The vote's probability is {rule.probability_meaning}{limits}.",
         "Calib. err. uses bins of equal width; Equal mass uses bins with the same number of images.",
     ]
     if evaluation.calibrated is not None:

@@ -14,8 +14,8 @@ from fmcli.ensemble.rules.vote import Floats, Labels, Logits, Vote, count_votes,
 class VotingRule(ABC):
     """A voting rule for given members. Weights and groups are in the order of the members.
 
-    A subclass sets `probability_meaning` and `probability_decides`, and implements `combine`. A rule that is
-    fitted to validation images also overrides `needs_fit` and `fit`; if it has fitted values other than weights, also
+    A subclass sets `probability_meaning` and `probability_decides`, and implements `combine`. A rule that is fitted to
+    validation images also overrides `needs_fit` and `fit`; if it has fitted values other than weights, also
     `parameters`, `with_parameters` and `without`.
 
     Args:
@@ -124,7 +124,7 @@ class VotingRule(ABC):
         Raises:
             ValueError: The values are invalid.
         """
-        raise ValueError(f"a {self.name} vote has no values")
+        raise ValueError(f"a {self.name} vote has no parameters")
 
     def decide(self, logits: Logits, scores: Floats, probabilities: Floats, voters: Labels | None = None) -> Vote:
         """Return the vote in which the class with the highest score wins. The tie rule decides between equal scores.
