@@ -72,7 +72,7 @@ def _header(model: nn.Module, setup: MemberSetup, epochs: int, snapshot: int | N
     initial_weights = setup.fingerprint.weights
     return Header(
         member=spec,
-        index=recipe.members.index(spec),
+        index=setup.index,
         data=recipe.data,
         ensemble=recipe.ensemble,
         reference=recipe.reference,

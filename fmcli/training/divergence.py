@@ -17,7 +17,6 @@ class DivergenceGuard:
 
     def __init__(self, setup: MemberSetup) -> None:
         self._setup = setup
-        self._steps_per_epoch = len(setup.loaders.train)
 
     def check(self, quantity: str, value: float, *, steps: int) -> None:
         """Refuse a value that is not finite.
@@ -33,9 +32,9 @@ class DivergenceGuard:
         if math.isfinite(value):
             return
         spec, step = self._setup.spec, max(steps - 1, 0)
+        epoch, lr = step // self._setup.steps_per_epoch + 1, self._setup.schedule(step)
         raise DivergedError(
-            f"member {spec.name}: the {quantity} is {value} in epoch {step // self._steps_per_epoch + 1} at learning "
-            f"rate {self._setup.schedule(step):.3g}",
+            f"member {spec.name}: the {quantity} is {value} in epoch {epoch} at learning rate {lr:.3g}",
             hint=f"try a lower {_learning_rate_key(spec, self._setup.recipe)}",
             remedies=[Remedy("train-member", spec.name)],
         )
@@ -51,7 +50,7 @@ class DivergenceGuard:
             DivergedError: A loss is infinite or NaN. The error names the first such step.
         """
         for step in (~progress.losses[: progress.steps].isfinite()).nonzero().flatten().tolist():
-            steps = epoch * self._steps_per_epoch + step + 1
+            steps = epoch * self._setup.steps_per_epoch + step + 1
             self.check(f"loss of step {step + 1}", float(progress.losses[step]), steps=steps)
 
 

@@ -75,7 +75,9 @@ def train_member(
     with _explained_errors(name, device):
         keep_freed_memory()
         disable_tf32()
-        setup = MemberSetup.build(spec, recipe, splits, traces, folder, device, fingerprint, reporter)
+        setup = MemberSetup(
+            spec, recipe, splits, folder, traces=traces, device=device, fingerprint=fingerprint, reporter=reporter
+        )
         return _train(setup, resume=resume, save_after=save_after)
 
 
@@ -131,7 +133,7 @@ def _started(setup: MemberSetup, state: TrainingState) -> MemberStarted:
     return MemberStarted(
         member=setup.spec.name,
         epochs=state.n_epochs,
-        steps_per_epoch=len(setup.loaders.train),
+        steps_per_epoch=setup.steps_per_epoch,
         first_epoch=len(state.this_pass) + 1,
         parameters=state.learner.parameters,
         device=device_name(setup.device),

@@ -36,7 +36,6 @@ class Saver:
     def __init__(self, setup: MemberSetup, validator: Validator, guard: DivergenceGuard, *, save_after: float) -> None:
         self._setup, self._validator, self._guard, self._save_after = setup, validator, guard, save_after
         self._state_file = setup.folder / STATE_FILE
-        self._steps_per_epoch = len(setup.loaders.train)
         self._epochs_per_snapshot = _epochs_per_snapshot(setup.spec)
         self._saved_at = time.perf_counter()
         self._next_save = 0.0  # earliest time of the next save after an epoch
@@ -95,7 +94,7 @@ class Saver:
     def save_within_epoch(self, state: TrainingState) -> None:
         """Save the state if the last save was long enough ago. The last step of an epoch is saved with the epoch."""
         is_due = time.perf_counter() - self._saved_at > self._save_after
-        if is_due and state.progress is not None and state.progress.steps < self._steps_per_epoch:
+        if is_due and state.progress is not None and state.progress.steps < self._setup.steps_per_epoch:
             self.save_state(state)
 
     def save_after_epoch(self, state: TrainingState) -> None:
@@ -111,7 +110,7 @@ class Saver:
             FmcliError: A file cannot be written.
         """
         started = time.perf_counter()
-        steps = len(state.this_pass) * self._steps_per_epoch
+        steps = len(state.this_pass) * self._setup.steps_per_epoch
         if state.progress is not None:
             self._guard.check_losses(len(state.this_pass), state.progress)
             steps += state.progress.steps
@@ -174,7 +173,7 @@ class Saver:
         self, folder: Path, state: TrainingState, logits: Tensor | None, epochs: int, snapshot: int | None = None
     ) -> Path:
         """Write the network's current weights and their validation predictions."""
-        steps = epochs * self._steps_per_epoch
+        steps = epochs * self._setup.steps_per_epoch
         self._guard.check("largest weight", state.learner.max_weight, steps=steps)
         if logits is not None:
             self._guard.check("largest validation logit", float(logits.abs().max()), steps=steps)
