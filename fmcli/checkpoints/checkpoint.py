@@ -244,7 +244,7 @@ def read_header(path: Path) -> Header:
         CheckpointError: The file is missing, or not a checkpoint written by fmcli.
     """
     path = _checkpoint_file(path)
-    return parse_header(path, read_metadata(path))
+    return parse_header(path, read_metadata(path, FORMAT))
 
 
 def _checkpoint_file(path: Path) -> Path:

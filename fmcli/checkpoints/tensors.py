@@ -52,7 +52,7 @@ def load_tensors(path: Path, expected: FileFormat | None = None) -> tuple[dict[s
     Raises:
         CheckpointError: The file is missing, truncated or altered, or has a different format.
     """
-    with open_safetensors(path, "pt") as file:
+    with open_safetensors(path, "pt", expected) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         metadata = dict(file.metadata() or {})
     if expected is not None:

@@ -28,9 +28,9 @@ def predict_splits(
 ) -> list[Predictions]:
     """Predict a split of the images of each member's recipe.
 
-    Members share work in two steps. Members with the same `[data]` table form a group; its images are loaded once.
-    Each batch of images is read once and goes to all members of the group, which share what they compute from the
-    pixels: see `ImageBatch`.
+    Members share work in two steps. Members with the same `[data]` table form a group, whose images are loaded once.
+    Each batch of images is read once and predicted by all members of the group. They also share results computed from
+    the pixels, such as normalized pixels: see `ImageBatch.derive`.
 
     Args:
         members: Members with networks.

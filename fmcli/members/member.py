@@ -98,7 +98,7 @@ class Member(Protocol):
             split: `train`, `validation` or `test`.
             data_root: First folder to search for built-in sources.
             labels: File of the true classes for predictions from other tools. Default: the file next to them.
-            reference: Another member's predictions for the same images, which provide what is missing.
+            reference: Another member's predictions for the same images, for missing true classes and class names.
 
         Raises:
             DataError: Images or stored predictions are missing or damaged, or the true classes are unknown.
@@ -109,7 +109,7 @@ class Member(Protocol):
         """Return the logits of a batch of images, float32 (n_samples, n_classes).
 
         Args:
-            batch: The images. Members share what they compute from the pixels; see `ImageBatch.derive`.
+            batch: The images. Members share results computed from the pixels; see `ImageBatch.derive`.
             views: Test-time augmentation: the views of each image to average over.
 
         Raises:

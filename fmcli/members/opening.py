@@ -27,7 +27,7 @@ def open_path(path: Path, device: str) -> Opened:
         opened = open_(path, device)
         if opened is not None:
             return opened
-    return open_networks(path, device)  # if there is no network either, it explains what is wrong with the path
+    return open_networks(path, device)  # its error describes a path without members
 
 
 def _open_ensemble_file(path: Path, device: str) -> Opened | None:

@@ -116,18 +116,20 @@ def _depth(value: Any) -> int:
 
 
 @contextmanager
-def open_safetensors(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
+def open_safetensors(path: Path, framework: Literal["np", "pt"], expected: "FileFormat | None" = None) -> Iterator[Any]:
     """Open a checkpoint, pack or predictions file.
 
     Args:
         path: A safetensors file.
         framework: Type of the arrays to return: `np` for NumPy, `pt` for PyTorch.
+        expected: Expected format, for the message about a missing file. The format is not checked.
 
     Raises:
         CheckpointError: The file is missing, or is not a complete safetensors file.
     """
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {printable(path)}", remedies=["train"])
+        kind = "safetensors file" if expected is None else expected.kind.removeprefix("a ")
+        raise CheckpointError(f"no {kind} at {printable(path)}", remedies=["train"])
     try:
         with open_tensors(path, framework) as file:
             yield file
@@ -167,13 +169,17 @@ def _utf8_path(path: Path, descriptor: int) -> str:
     return f"/dev/fd/{descriptor}"
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, expected: "FileFormat | None" = None) -> dict[str, str]:
     """Return the metadata of a safetensors file. It is not verified, because the digest also covers the tensors.
+
+    Args:
+        path: The file.
+        expected: See `open_safetensors`.
 
     Raises:
         CheckpointError: The file is missing, or is not a safetensors file.
     """
-    with open_safetensors(path, "np") as file:
+    with open_safetensors(path, "np", expected) as file:
         return dict(file.metadata() or {})
 
 
@@ -204,7 +210,7 @@ def has_format(path: Path, expected: FileFormat) -> bool:
     Raises:
         CheckpointError: The file is missing, or is not a safetensors file.
     """
-    return expected.matches_any_version(read_metadata(path).get("format"))
+    return expected.matches_any_version(read_metadata(path, expected).get("format"))
 
 
 def check_format(path: Path, header: Mapping[str, object], expected: FileFormat) -> None:

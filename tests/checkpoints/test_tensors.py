@@ -9,9 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from fmcli.checkpoints import checkpoint
 from fmcli.checkpoints.tensors import load_tensors, save_tensors
 from fmcli.ensemble.predictions import Predictions, save_predictions
+from fmcli.errors import CheckpointError
 from fmcli.storage.atomic import order_metadata
+from fmcli.training import state
 
 TEXT = {f"key {number}": f"väl\n{number}" for number in range(12)}
 TENSORS = {
@@ -84,3 +87,12 @@ def test_tensors_stay_aligned_for_any_length_of_metadata(tmp_path, length):
     content = (tmp_path / "file").read_bytes()
     assert int.from_bytes(content[:8], "little") % 8 == 0
     assert order_metadata(content) == content
+
+
+@pytest.mark.parametrize(
+    ("expected", "kind"),
+    [(checkpoint.FORMAT, "checkpoint"), (state.FORMAT, "training state"), (None, "safetensors file")],
+)
+def test_the_expected_kind_of_a_missing_file_is_named(tmp_path, expected, kind):
+    with pytest.raises(CheckpointError, match=f"no {kind} at .*file"):
+        load_tensors(tmp_path / "file", expected)

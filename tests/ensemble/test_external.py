@@ -8,6 +8,7 @@ import pytest
 
 from fmcli.ensemble.external import (
     ExternalPredictions,
+    count_missing,
     find_labels_file,
     is_labels_file,
     read_external,
@@ -339,6 +340,23 @@ def test_labels_can_be_in_the_same_folder_or_the_parent_folder(tmp_path, predict
     (tmp_path / labels).touch()
     assert find_labels_file(tmp_path / predictions, "test") == (tmp_path / labels if found else None)
     assert is_labels_file(Path(labels)) == (Path(labels).stem != "labels")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "missing"),
+    [
+        ("a.csv", "label,coat\ncoat,1\n", 1),
+        ("a.CSV", '\n"coat","label"\n', 1),
+        ("a.csv", "coat,bag\nlabel,1\n", 3),
+        ("a.csv", b"\xff", 3),
+        ("a.npy", PROBABILITIES, 4),
+        ("missing.csv", None, 3),
+    ],
+)
+def test_missing_labels_weigh_more_than_missing_names(write, tmp_path, name, content, missing):
+    path = tmp_path / name if content is None else write(name, content)
+    assert count_missing(path, None) == missing
+    assert count_missing(path, tmp_path / "test-labels.npy") == (2 if name.endswith(".npy") else 1)
 
 
 @pytest.mark.parametrize("label", ["hat", "3", "-1", "", "1.0", "Coat"])
