@@ -117,7 +117,7 @@ def train(
     emit(history_document(str(folder), histories, elsewhere), format_, terminal)
     if plots is not None:
         trainers = {spec.name: spec.trainer for spec in values.members}
-        curves = curve_plotters(histories, trainers, of=folder.resolve().name)
+        curves = curve_plotters(histories, trainers, of=folder.resolve().name) if histories else {}
         images = data_plotters(values.data, load_splits(values.data, data_root))
         write_plots(plots, {**images, **curves}, terminal)
 

@@ -40,7 +40,7 @@ class RunPlan:
         folder: The run's folder.
         device: The training device.
         members: The members that the caller asked for, in recipe order.
-        in_use: Names of the members that other processes are training.
+        in_use: Names of the members that other processes have locked.
         executor: Name of the executor that trains the members.
         concurrency: How many members train at the same time, with how many threads.
         fingerprints: The fingerprint of each member of the recipe.

@@ -1,7 +1,9 @@
 """The plan of a run, and `fmcli train --plan`."""
 
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ from fmcli.cli.remedies import hint_of
 from fmcli.data import load_splits
 from fmcli.errors import ExitStatus, UsageError
 from fmcli.events import EpochFinished, MemberStarted, PlannedMember, StepFinished, StopRequest
+from fmcli.networks import tracing as networks_tracing
 from fmcli.recipe import load_recipe
 from fmcli.report.plan import plan_document
 from fmcli.training.concurrency import MULTIPLY_ADDS_PER_S, PROCESS_START_S, STEP_OVERHEAD_S
+from fmcli.training.executors import JobResult
 from fmcli.training.plan import RunPlan, plan_run
 from fmcli.training.run import train_run
 from tests.helpers import StopAt
@@ -131,6 +135,28 @@ def test_sequential_executor_trains_one_member_at_a_time(plan, train, tmp_path):
             call(executor="sequential", jobs=2)
     assert not (tmp_path / "run").exists()
     assert plan(executor="sequential", jobs=None).concurrency.jobs == 1
+
+
+def test_shapes_are_traced_once(train, monkeypatch):
+    traced = []
+    trace = networks_tracing.trace_members
+    monkeypatch.setattr(networks_tracing, "trace_members", lambda *words: traced.append(words) or trace(*words))
+    monkeypatch.setattr("fmcli.training.loop.trace_network", lambda *_: pytest.fail("traced again"))
+    train()
+    assert len(traced) == 1
+
+
+def run_backwards(jobs, max_parallel, reporter):
+    for job in reversed(list(jobs)):
+        yield JobResult(job.name, job.work(reporter))
+
+
+def test_executor_is_a_module_of_its_name(plan, train, monkeypatch):
+    module = SimpleNamespace(SHARES_PROCESS=True, run=run_backwards)
+    monkeypatch.setitem(sys.modules, "fmcli.training.executors.backwards", module)
+    events = []
+    assert list(train(executor="backwards", reporter=events.append)) == ["k3", "k5"]
+    assert [event.member for event in events if isinstance(event, MemberStarted)] == ["k5", "k3"]
 
 
 def test_chosen_executor_trains_the_members(train, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from fmcli.events import (
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.storage.locks import LOCK_FILE, is_locked, try_lock
 from fmcli.training import STATE_FILE
-from fmcli.training.claims import CLAIM_FILE, Claims
+from fmcli.training.claims import CLAIM_FILE, Claims, read_claim
 from fmcli.training.run import train_run
 from tests.helpers import TINY_RECIPE, StopAt
 from tests.processes import start_fmcli
@@ -132,6 +133,21 @@ def test_nothing_is_left_for_a_third_process(recipe, tmp_path):
 
     train_meanwhile(recipe, tmp_path / "run", join)
     assert third == [RunJoined(tmp_path / "run", ["k3", "k5"]), TrainedElsewhere(["k3", "k5"])]
+
+
+def test_command_that_has_nothing_to_train_succeeds_and_names_the_members(recipe, recipe_file, tmp_path, cli):
+    words = ["train", "-r", recipe_file, "-o", tmp_path / "run", "--device", "cpu", "--plots", tmp_path / "plots"]
+
+    def meanwhile() -> None:
+        with closing(Claims(tmp_path / "run")) as claims:
+            claims.start(["k5"], {"k5": read_claim(tmp_path / "run" / "k3")})
+            ended = cli(*words)
+        assert ended.status == ExitStatus.DONE
+        assert "still in training by other processes: k3, k5" in ended.err
+        assert "Still in training by other processes: k3, k5" in ended.out
+        assert not (tmp_path / "plots" / "curves.png").exists()
+
+    train_meanwhile(recipe, tmp_path / "run", meanwhile, members=["k3"])
 
 
 def test_different_recipe_is_refused_with_the_difference(recipe, recipe_file, tmp_path):
