@@ -65,13 +65,15 @@ class _Contents(BaseModel, frozen=True, extra="forbid"):
     recipe: str = ""
 
 
-def write_pack(path: Path, sources: Sequence[MemberPath], rule: Combiner, fitted_on: FittedOn | None = None) -> None:
+def write_pack(
+    path: Path, sources: Sequence[MemberPath], combiner: Combiner, fitted_on: FittedOn | None = None
+) -> None:
     """Write members and their rule to one file.
 
     Args:
         path: The file to write.
         sources: The members' checkpoint files in the rule's order, with unique names.
-        rule: The fitted voting rule.
+        combiner: The fitted voting rule.
         fitted_on: The images that the rule was fitted on.
 
     Raises:
@@ -92,7 +94,7 @@ def write_pack(path: Path, sources: Sequence[MemberPath], rule: Combiner, fitted
     folders = _member_folders([source.name for source in sources])
     inside = [replace(source, path=Path(folder)) for source, folder in zip(sources, folders, strict=True)]
     contents = _Contents(
-        ensemble=describe_ensemble(inside, rule, None, fitted_on),
+        ensemble=describe_ensemble(inside, combiner, None, fitted_on),
         headers=tuple(headers),
         recipe=_complete_run_recipe(sources, folders),
     )

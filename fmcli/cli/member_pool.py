@@ -78,10 +78,10 @@ def choose_rule(
     groups: str | None = None,
 ) -> Combiner:
     """Return the voting rule that the options select. Warn if the fitted rule of an ensemble is not used."""
-    rule = pool.choose_rule(vote=vote, tie=tie, weights=_parse_weights(weights), groups=_parse_groups(groups))
-    if pool.rule is not None and not rule.is_fitted:
+    combiner = pool.choose_rule(vote=vote, tie=tie, weights=_parse_weights(weights), groups=_parse_groups(groups))
+    if pool.combiner is not None and not combiner.is_fitted:
         terminal.note("these options change the voting rule, so the fitted weights and temperature are not used")
-    return rule
+    return combiner
 
 
 def _parse_weights(text: str | None) -> list[float] | None:

@@ -72,8 +72,8 @@ def plot(
         from fmcli.members.vote import vote_on_split
 
         pool = open_members(paths, device, terminal)
-        rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-        result = vote_on_split(pool, rule, split or "test", data_root=data_root, calibrate=False)
+        combiner = choose_rule(pool, terminal, vote=vote, tie=tie)
+        result = vote_on_split(pool, combiner, split or "test", data_root=data_root, calibrate=False)
         return plotters.evaluation_plotters(pool, result, data_root)
 
     image_plotters = cache(lambda: _image_plotters(sources, data_root, split or "train"))

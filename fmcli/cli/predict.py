@@ -77,9 +77,11 @@ def predict(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members([model], device, terminal)
     members = pool.require_networks()
-    rule = fit_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
+    combiner = fit_rule(pool, choose_rule(pool, terminal, vote=vote, tie=tie), calibrate=False)
     images = image_reader(members[0].training, invert).read(names)
-    labelled = label_images(members, images, rule, top=top, batch_size=batch_size, reject_below=reject_below, views=tta)
+    labelled = label_images(
+        members, images, combiner, top=top, batch_size=batch_size, reject_below=reject_below, views=tta
+    )
     n_classified, n_errors = write_predictions(labelled, format_, terminal, top=top)
     if n_errors:
         raise DataError(

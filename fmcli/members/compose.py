@@ -19,12 +19,12 @@ from fmcli.members.validation import predict_for_fitting
 from fmcli.members.vote import accuracy_of_rule
 
 
-def fit_ensemble(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) -> Pool:
+def fit_ensemble(pool: Pool, combiner: Combiner, **options: Unpack[PredictOptions]) -> Pool:
     """Fit a rule and its temperature on validation images.
 
     Args:
         pool: The members.
-        rule: The rule. If it already has weights, they are not fitted again.
+        combiner: The rule. If it already has weights, they are not fitted again.
         **options: Options of `predict_pool`.
 
     Returns:
@@ -33,12 +33,12 @@ def fit_ensemble(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) 
     Raises:
         UsageError: The rule needs fitting, and the members have no validation images in common.
     """
-    found = predict_for_fitting(pool, rule, **options)
+    found = predict_for_fitting(pool, combiner, **options)
     if found is None:
-        return replace(pool, rule=rule, fitted_on=pool.fitted_on if rule.is_fitted else None)
+        return replace(pool, combiner=combiner, fitted_on=pool.fitted_on if combiner.is_fitted else None)
     logits, y_true = stack_logits(found), found[0].labels
-    fitted_on = _fitted_on(found, accuracy_of_rule(rule, logits, y_true))
-    return replace(pool, rule=fit_combiner(rule, logits, y_true), fitted_on=fitted_on)
+    fitted_on = _fitted_on(found, accuracy_of_rule(combiner, logits, y_true))
+    return replace(pool, combiner=fit_combiner(combiner, logits, y_true), fitted_on=fitted_on)
 
 
 def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
@@ -49,14 +49,14 @@ def _fitted_on(predictions: Sequence[Predictions], accuracy: float) -> FittedOn:
 
 
 def select_ensemble(
-    pool: Pool, predictions: Sequence[Predictions], rule: Combiner, *, method: SelectionMethod, **options: Any
+    pool: Pool, predictions: Sequence[Predictions], combiner: Combiner, *, method: SelectionMethod, **options: Any
 ) -> tuple[Pool, Selection]:
     """Select members by their predictions on validation images.
 
     Args:
         pool: The candidates.
         predictions: Each candidate's predictions on validation images.
-        rule: The rule for the selected members. Its scores must be sums over members.
+        combiner: The rule for the selected members. Its scores must be sums over members.
         method: Selection method.
         **options: Options of `select_members`.
 
@@ -67,15 +67,15 @@ def select_ensemble(
         UsageError: There are no candidates, or the method does not support the rule.
     """
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    selection = select_members(logits, y_true, rule.rule, method=method, **options)
+    selection = select_members(logits, y_true, combiner.rule, method=method, **options)
     selected = pool.subset(selection.members)
     # The selection sets the weights: a member's weight is the number of times that it was selected.
     weights = None if len(set(selection.counts)) == 1 else tuple(float(count) for count in selection.counts)
-    chosen = replace(rule.rule.unweighted, weights=weights, groups=selected.groups)
+    chosen = replace(combiner.rule.unweighted, weights=weights, groups=selected.groups)
     selected_logits = logits[list(selection.members)]
     fitted = fit_combiner(Combiner(chosen), selected_logits, y_true)
     fitted_on = _fitted_on(predictions, accuracy_of_rule(fitted, selected_logits, y_true))
-    return replace(selected, rule=fitted, fitted_on=fitted_on), selection
+    return replace(selected, combiner=fitted, fitted_on=fitted_on), selection
 
 
 def write_ensemble(path: Path, pool: Pool) -> None:

@@ -128,7 +128,7 @@ def _differences(member: Network, split: str, images: ImageSet) -> Iterator[str]
 def label_images(
     members: Sequence[Network],
     images: Iterable[LoadedImage],
-    rule: Combiner,
+    combiner: Combiner,
     *,
     top: int = 1,
     batch_size: int = 64,
@@ -140,7 +140,7 @@ def label_images(
     Args:
         members: At least one member with a network. All have the same classes and input shape.
         images: Images from an `ImageReader` for these members.
-        rule: The voting rule.
+        combiner: The voting rule.
         top: Number of classes to report per image.
         batch_size: Number of images per batch.
         reject_below: An image is undecided if the probability of its predicted class is below this number.
@@ -155,7 +155,7 @@ def label_images(
         vote = None
         if pixels:
             batch = ImageBatch(np.stack(pixels))
-            vote = rule(np.stack([member.predict_images(batch, views=views) for member in members]))
+            vote = combiner(np.stack([member.predict_images(batch, views=views) for member in members]))
         row = 0
         for image in loaded:
             if image.pixels is None or vote is None:

@@ -23,14 +23,14 @@ class Pool:
         members: The members in order.
         names: A unique name for each member.
         groups: Each member's group in a two-level vote; empty if unknown.
-        rule: The rule of an ensemble; None if the members' recipes give the rule.
+        combiner: The rule of an ensemble; None if the members' recipes give the rule.
         fitted_on: The images that an ensemble was selected or fitted on, if known.
     """
 
     members: tuple[Member, ...]
     names: tuple[str, ...]
     groups: tuple[str, ...]
-    rule: Combiner | None = None
+    combiner: Combiner | None = None
     fitted_on: FittedOn | None = None
 
     @property
@@ -90,10 +90,11 @@ class Pool:
                 f"{len(self.members)} members need {len(self.members)} groups, one per member; got {len(groups)}",
                 remedies=["groups"],
             )
-        if self.rule is not None and vote in (None, self.rule.rule.name) and weights is None and groups is None:
-            return self.rule if tie is None else replace(self.rule, rule=replace(self.rule.rule, tie=tie))
-        if self.rule is not None:
-            vote, tie = vote or self.rule.rule.name, tie or self.rule.rule.tie
+        if self.combiner is not None:
+            rule = self.combiner.rule
+            if vote in (None, rule.name) and weights is None and groups is None:
+                return self.combiner if tie is None else replace(self.combiner, rule=replace(rule, tie=tie))
+            vote, tie = vote or rule.name, tie or rule.tie
         own = [member.name.partition("/")[0] for member in self.members]  # a snapshot has the weight of its member
         recipes = [member.training.ensemble for member in self.networks]
         return choose_combiner(recipes, own, groups or self.groups, vote=vote, tie=tie, weights=weights)

@@ -46,7 +46,7 @@ def _saved_by_training(member: Network) -> Predictions | None:
     return saved if (saved.member, saved.recipe_digest, saved.data_digest) == expected else None
 
 
-def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOptions]) -> list[Predictions] | None:
+def predict_for_fitting(pool: Pool, combiner: Combiner, **options: Unpack[PredictOptions]) -> list[Predictions] | None:
     """Return the validation predictions to fit a rule on.
 
     Returns:
@@ -57,21 +57,21 @@ def predict_for_fitting(pool: Pool, rule: Combiner, **options: Unpack[PredictOpt
         UsageError: The rule needs fitting, and the members have no validation images in common, or a member was trained
             on some of these images.
     """
-    if rule.is_fitted and not rule.needs_fit:
+    if combiner.is_fitted and not combiner.needs_fit:
         return None
     if len({_split_digests(member.training) for member in pool.networks}) > 1:
         # The validation images of one member can be training images of another member.
-        if not rule.needs_fit:
+        if not combiner.needs_fit:
             return None
         check_not_trained_on(pool, options.get("data_root"))
     found = predict_validation(pool, **options)
     # Predictions from other tools have no digest.
     is_shared = found is not None and len({member.data_digest for member in found} - {""}) <= 1
-    if rule.needs_fit and not is_shared:
-        voting = rule.rule
-        by_hand: list[Remedy | Action] = ["weights"] if voting.takes_weights else []
+    if combiner.needs_fit and not is_shared:
+        rule = combiner.rule
+        by_hand: list[Remedy | Action] = ["weights"] if rule.takes_weights else []
         raise UsageError(
-            f"{voting.name} must be fitted on validation images, but these members have no validation images in common",
+            f"{rule.name} must be fitted on validation images, but these members have no validation images in common",
             hint="for members without a network, add their predictions in a file such as MEMBER/validation.safetensors",
             remedies=[*by_hand, Remedy("vote", "soft")],
         )

@@ -10,41 +10,41 @@ from fmcli.members.predict import PredictOptions, predict_pool
 from fmcli.members.validation import predict_for_fitting
 
 
-def fit_rule(pool: Pool, rule: Combiner, *, calibrate: bool = True, **options: Unpack[PredictOptions]) -> Combiner:
+def fit_rule(pool: Pool, combiner: Combiner, *, calibrate: bool = True, **options: Unpack[PredictOptions]) -> Combiner:
     """Fit a rule on validation images. Return it unchanged if there is nothing to fit.
 
     Args:
         pool: The members.
-        rule: The rule. If it already has weights, they are not fitted again.
+        combiner: The rule. If it already has weights, they are not fitted again.
         calibrate: Whether to fit the temperature.
         **options: Options of `predict_pool`.
 
     Raises:
         UsageError: See `predict_for_fitting`.
     """
-    if not rule.needs_fit and not calibrate:
-        return rule
-    found = predict_for_fitting(pool, rule, **options)
-    if found is None or (len(found[0].labels) < MIN_IMAGES_TO_FIT and not rule.needs_fit):
-        return rule
-    return fit_combiner(rule, stack_logits(found), found[0].labels, calibrate=calibrate)
+    if not combiner.needs_fit and not calibrate:
+        return combiner
+    found = predict_for_fitting(pool, combiner, **options)
+    if found is None or (len(found[0].labels) < MIN_IMAGES_TO_FIT and not combiner.needs_fit):
+        return combiner
+    return fit_combiner(combiner, stack_logits(found), found[0].labels, calibrate=calibrate)
 
 
-def accuracy_of_rule(rule: Combiner, logits: Logits, y_true: Labels) -> float:
+def accuracy_of_rule(combiner: Combiner, logits: Logits, y_true: Labels) -> float:
     """Return the accuracy of a rule on validation images. If it needs fitting, it is cross-fitted to these images.
 
     Args:
-        rule: The rule.
+        combiner: The rule.
         logits: (n_members, n_samples, n_classes).
         y_true: (n_samples,).
     """
-    vote = cross_fit(rule, logits, y_true)(logits) if rule.needs_fit else rule(logits)
+    vote = cross_fit(combiner, logits, y_true)(logits) if combiner.needs_fit else combiner(logits)
     return float((vote.labels == y_true).mean())
 
 
 def vote_on_split(
     pool: Pool,
-    rule: Combiner,
+    combiner: Combiner,
     split: str,
     *,
     calibrate: bool = True,
@@ -56,7 +56,7 @@ def vote_on_split(
 
     Args:
         pool: The members.
-        rule: The rule. If it already has weights, they are not fitted again.
+        combiner: The rule. If it already has weights, they are not fitted again.
         split: `train`, `validation` or `test`.
         calibrate: Whether to fit the temperature.
         **options: Options of `predict_pool`. `labels` are the true classes of the split.
@@ -67,8 +67,8 @@ def vote_on_split(
     """
     is_validation = split == "validation"
     fit_options: PredictOptions = options if is_validation else {**options, "labels": None}
-    fitted = fit_rule(pool, rule, calibrate=calibrate, **fit_options)
+    fitted = fit_rule(pool, combiner, calibrate=calibrate, **fit_options)
     predictions = predict_pool(pool, split, **options)
-    if fitted is rule:
-        return combine_predictions(predictions, rule, output_calibrated=rule.temperature != 1)
-    return combine_predictions(predictions, fitted, fitted_here=rule if is_validation else None)
+    if fitted is combiner:
+        return combine_predictions(predictions, combiner, output_calibrated=combiner.temperature != 1)
+    return combine_predictions(predictions, fitted, fitted_here=combiner if is_validation else None)

@@ -184,7 +184,7 @@ def test_members_with_equal_names_are_unpacked_to_different_folders(runs, tmp_pa
         ).read_bytes()
     assert not (tmp_path / "out" / RECIPE_FILE).exists()  # the members have two recipes
     pool = open_pool([tmp_path / "both.pack"], device="cpu")
-    assert (pool.names, pool.rule.rule.weights) == (("one/k3", "two/k3"), (2, 1))
+    assert (pool.names, pool.combiner.rule.weights) == (("one/k3", "two/k3"), (2, 1))
     assert [one.member for one in predict_pool(pool, "test")] == ["one/k3", "two/k3"]
 
 

@@ -523,7 +523,7 @@ def test_vote_without_fitted_weights_is_packed_without_images(cli, own_pool, tmp
     assert made.status == 0, made.err
     assert "without a temperature" in made.err
     assert "no images here" in made.err
-    assert open_pool([packed], device="cpu").rule.temperature == 1
+    assert open_pool([packed], device="cpu").combiner.temperature == 1
     refused = cli("ensemble", "pack", own_pool, "--vote", "stacking", "--output", tmp_path / "other.safetensors")
     assert refused.status == 3
     assert not (tmp_path / "other.safetensors").exists()

@@ -112,7 +112,7 @@ def copy(runs, tmp_path):
 
 def test_runs_members_and_checkpoints_open_as_networks(runs):
     run = opened(runs / "one")
-    assert (run.names, run.groups, run.rule) == (("k3", "k5"), ("3", "5"), None)
+    assert (run.names, run.groups, run.combiner) == (("k3", "k5"), ("3", "5"), None)
     assert all(member.training.input_shape == (1, 12, 12) for member in run.members)
     assert run.require_networks() == run.networks == list(run.members)
     for path in (runs / "one" / "k5", runs / "one" / "k5" / MODEL_FILE):
@@ -125,12 +125,12 @@ def test_an_ensemble_file_gives_names_and_rule(copy):
     write_ensemble_file(path, describe_ensemble([*member_paths(copy)][::-1], rule, copy))
     pool = opened(path)
     assert (pool.names, pool.groups) == (("k5", "k3"), ("a", "b"))
-    assert (pool.rule.rule.name, pool.rule.rule.tie, pool.rule.temperature) == ("two-level", "first", 1.5)
+    assert (pool.combiner.rule.name, pool.combiner.rule.tie, pool.combiner.temperature) == ("two-level", "first", 1.5)
 
 
 def test_a_pack_gives_networks_and_rule(runs, tmp_path):
     pool = opened(pack_of(runs / "one", tmp_path / "one.pack"))
-    assert (pool.names, pool.groups, pool.rule.rule.name) == (("k3", "k5"), ("3", "5"), "soft")
+    assert (pool.names, pool.groups, pool.combiner.rule.name) == (("k3", "k5"), ("3", "5"), "soft")
     assert [member.path for member in pool.require_networks()] == [tmp_path / "one.pack"] * 2
 
 
@@ -149,7 +149,7 @@ FORMS = {
 def test_stored_predictions_are_members_without_a_network(stored, predicted, form):
     path, names, groups = FORMS[form]
     pool = opened(stored / path)
-    assert (list(pool.names), list(pool.groups), pool.rule) == (names, groups, None)
+    assert (list(pool.names), list(pool.groups), pool.combiner) == (names, groups, None)
     found = predict_pool(pool, "test")
     assert [one.member for one in found] == names
     for one, own in zip(found, predicted["test"], strict=False):
@@ -368,7 +368,7 @@ def test_an_ensemble_among_other_members_is_refused_if_all_must_match(runs, copy
     assert "ensemble compare" in caught.value.hint
     apart = opened(runs / "two", path, must_match=False)
     assert len(apart.members) == 4
-    assert apart.rule is None
+    assert apart.combiner is None
 
 
 def test_members_with_other_classes_are_refused_by_name_if_all_must_match(runs, drawn_images, tmp_path):
@@ -446,8 +446,8 @@ def test_an_ensemble_cannot_be_a_member_of_an_ensemble(copy, name):
 def test_an_ensembles_rule_is_the_default(copy):
     rule = make_combiner("weighted-soft", "first", (3.0, 1.0), temperature=2.0)
     pool = opened(ensemble_of(copy, copy / "chosen.toml", rule))
-    assert pool.choose_rule() is pool.rule
-    assert pool.rule.rule.weights == (3.0, 1.0)
+    assert pool.choose_rule() is pool.combiner
+    assert pool.combiner.rule.weights == (3.0, 1.0)
     other = pool.choose_rule(tie="lowest")
     assert (other.rule.name, other.rule.tie, other.rule.weights) == ("weighted-soft", "lowest", (3.0, 1.0))
     assert other.temperature == 2
@@ -617,7 +617,7 @@ def test_a_rule_is_fitted_on_networks_and_other_tools_predictions(runs, predicte
 def test_the_rule_of_an_ensemble_is_fitted_only_if_incomplete(copy):
     done = opened(ensemble_of(copy, copy / "done.toml", make_combiner("soft", temperature=2.0)))
     assert predict_for_fitting(done, done.choose_rule()) is None
-    assert fit_rule(done, done.choose_rule()) is done.rule
+    assert fit_rule(done, done.choose_rule()) is done.combiner
     for vote in ("weighted-soft", "stacking"):
         unfitted = opened(ensemble_of(copy, copy / "unfitted.toml", make_combiner(vote)))
         assert not fit_rule(unfitted, unfitted.choose_rule(), calibrate=False).needs_fit

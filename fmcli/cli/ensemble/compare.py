@@ -88,8 +88,8 @@ def compare(
     refuse_unused_labels(pools, labels)
     results = []
     for pool in pools:
-        rule = choose_rule(pool, terminal, vote=vote, tie=tie)
-        result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, calibrate=False)
+        combiner = choose_rule(pool, terminal, vote=vote, tie=tie)
+        result = vote_on_split(pool, combiner, split, data_root=data_root, labels=labels, calibrate=False)
         warn_biased_vote(pool, result.predictions, terminal)
         results.append(result)
     emit(comparison_document(compare_ensembles([name for name, _ in named], results)), format_, terminal)

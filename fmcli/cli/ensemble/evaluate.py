@@ -38,15 +38,15 @@ def evaluate(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, labels=labels)
-    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
-    if groups is not None and not rule.rule.needs_groups:
+    combiner = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
+    if groups is not None and not combiner.rule.needs_groups:
         grouped = rules_where(lambda one: one.needs_groups)
         raise UsageError(
-            f"--groups needs a {' or '.join(grouped)} vote; got a {rule.rule.name} vote",
+            f"--groups needs a {' or '.join(grouped)} vote; got a {combiner.rule.name} vote",
             remedies=[Remedy("vote", name) for name in grouped],
         )
     warn_normalization(pool, split, terminal)
-    result = vote_on_split(pool, rule, split, data_root=data_root, labels=labels, views=tta)
+    result = vote_on_split(pool, combiner, split, data_root=data_root, labels=labels, views=tta)
     warn_biased_vote(pool, result.predictions, terminal)
     references = published_references(pool)
     reference = references[0] if all(other == references[0] for other in references) else None

@@ -34,10 +34,10 @@ def fit(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, labels=labels)
-    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
-    if rule.is_fitted:
+    combiner = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights, groups=groups)
+    if combiner.is_fitted:
         terminal.note("the ensemble is already fitted; writing it unchanged")
-    fitted = fit_ensemble(pool, rule, data_root=data_root, labels=labels)
+    fitted = fit_ensemble(pool, combiner, data_root=data_root, labels=labels)
     write_ensemble(output, fitted)
     accuracy = fitted.fitted_on.accuracy if fitted.fitted_on else None
     emit(fit_document(pool.names, fitted.choose_rule(), accuracy, output), format_, terminal)

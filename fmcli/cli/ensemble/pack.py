@@ -46,13 +46,13 @@ def pack(
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal)
     check_not_packed(pool)
-    rule = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights)
+    combiner = choose_rule(pool, terminal, vote=vote, tie=tie, weights=weights)
     try:
-        fitted = fit_ensemble(pool, rule, data_root=data_root)
+        fitted = fit_ensemble(pool, combiner, data_root=data_root)
     except DataError as error:
-        if rule.needs_fit:
+        if combiner.needs_fit:
             raise
         terminal.note(f"packed without a temperature, which needs validation images: {printable(error.message)}")
-        fitted = replace(pool, rule=rule, fitted_on=None)
+        fitted = replace(pool, combiner=combiner, fitted_on=None)
     pack_ensemble(output, fitted)
     terminal.write(f"{output}\n")

@@ -77,9 +77,9 @@ def select(
 
     terminal = Terminal(quiet=quiet, verbose=verbose)
     pool = open_members(members, device, terminal, labels=labels)
-    rule = choose_rule(pool, terminal, vote=vote, tie=tie)
+    combiner = choose_rule(pool, terminal, vote=vote, tie=tie)
     predictions = predict_shared_validation(pool, data_root=data_root, labels=labels)
-    selected, selection = select_ensemble(pool, predictions, rule, method=method, by=by, **chosen)
+    selected, selection = select_ensemble(pool, predictions, combiner, method=method, by=by, **chosen)
     write_ensemble(output, selected)
     document = selection_document(
         selected.choose_rule(), selection, pool.names, by, n_images=len(predictions[0].labels), output=output

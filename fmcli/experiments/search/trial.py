@@ -164,9 +164,9 @@ def _score(folder: Path, recipe: Recipe) -> float:
     predictions = [load_predictions(path.parent / VALIDATION_FILE) for path in find_checkpoints(folder)]
     names = [one.member.partition("/")[0] for one in predictions]  # a snapshot has the weight of its member
     groups = [one.group for one in predictions]
-    rule = choose_combiner([recipe.ensemble], names, groups)
+    combiner = choose_combiner([recipe.ensemble], names, groups)
     logits, y_true = stack_logits(predictions), predictions[0].labels
-    return accuracy_of_rule(rule, logits, y_true)
+    return accuracy_of_rule(combiner, logits, y_true)
 
 
 def _make_pruner(spec: SearchSpec) -> optuna.pruners.BasePruner:
