@@ -272,8 +272,8 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
     from fmcli.networks.tracing import trace_network
     from fmcli.recipe import load_recipe
 
-    (folder / "two.toml").write_text(TWO_FAMILIES, "utf-8")
-    recipe = load_recipe(str(folder / "two.toml"))
+    (folder / "families.toml").write_text(FAMILIES, "utf-8")
+    recipe = load_recipe(str(folder / "families.toml"))
     paths = []
     for member in recipe.members:
         traces = trace_network(member.model, (1, 6, 6), 2)
@@ -299,12 +299,15 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
     return paths
 
 
-TWO_FAMILIES = """
+FAMILIES = """
 [data]
 source = "idx:nowhere"
 [[members]]
 name = "pooled"
 model = { family = "kernel-cnn", form = "pooled", widths = [2, 2], depth = 1, kernel_size = 3 }
+[[members]]
+name = "residual"
+model = { family = "kernel-resnet", widths = [2, 3], kernel_size = 3, squeeze_excite = true, stochastic_depth = 0.1 }
 [[members]]
 name = "spelled"
 [members.model]
@@ -312,6 +315,7 @@ family = "sequential"
 layers = [
   { type = "conv", filters = 2, kernel_size = [3, 2], activation = "relu" },
   { type = "max-pool" },
+  { type = "residual", body = [{ type = "conv", filters = 2, kernel_size = 1, groups = 2 }] },
   { type = "flatten" },
   { type = "dense", units = 2 },
 ]
@@ -352,7 +356,7 @@ def pack_seeds(folder: Path) -> Parts:
 
     members = [MemberPath(path.parent.name, path) for path in tiny_checkpoints(folder)]
     (members[0].path.parent / "history.jsonl").write_bytes(history_seeds(folder)[0])
-    write_pack(folder / "pack.safetensors", members, Combiner(make_rule("weighted-soft", weights=(0.4, 0.6))))
+    write_pack(folder / "pack.safetensors", members, Combiner(make_rule("weighted-soft", weights=(0.4, 0.3, 0.3))))
     return [(folder / "pack.safetensors").read_bytes()]
 
 
@@ -425,7 +429,7 @@ def digest_of(header: dict[str, Any], numbers: bytes) -> str:
 
 
 def recipe_seeds(folder: Path) -> Parts:
-    return [TWO_FAMILIES.encode(), *(path.read_bytes() for path in sorted(RECIPES.glob("*.toml")))]
+    return [FAMILIES.encode(), *(path.read_bytes() for path in sorted(RECIPES.glob("*.toml")))]
 
 
 def read_recipe(content: bytes, folder: Path) -> None:

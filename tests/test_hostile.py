@@ -520,16 +520,23 @@ RECIPE = {
     "a hundred thousand members": b"[[members]]\n" * 80_000,
     "a hundred thousand problems": b"".join(b"k%d=1\n" % n for n in range(80_000)),
     "unknown layers": b"[model]\nfamily='sequential'\nlayers=[" + 40_000 * b"{type='x'}," + b"]",
-    "too many copies": fuzz.TWO_FAMILIES.replace("name =", "copies = 1000\nname =").encode(),
-    "an endlessly deep network": fuzz.TWO_FAMILIES.replace("depth = 1", "depth = 2000000000").encode(),
-    "a search with too many values": fuzz.TWO_FAMILIES.encode()
+    "layers inside layers": b"[model]\nfamily='sequential'\nlayers=["
+    + b"{type='residual',body=[" * 25
+    + b"]}" * 25
+    + b"]",
+    "many layers inside layers": b"[model]\nfamily='sequential'\nlayers=["
+    + 300 * (b"{type='residual',body=[" + 90 * b"{type='flatten'}," + b"]},")
+    + b"]",
+    "too many copies": fuzz.FAMILIES.replace("name =", "copies = 1000\nname =").encode(),
+    "an endlessly deep network": fuzz.FAMILIES.replace("depth = 1", "depth = 2000000000").encode(),
+    "a search with too many values": fuzz.FAMILIES.encode()
     + b"[search.space]\n'optimizer.lr' = {choice = ["
     + b",".join(b"%de-6" % n for n in range(1, 50_000))
     + b"]}",
-    "a search between infinite numbers": fuzz.TWO_FAMILIES.encode()
+    "a search between infinite numbers": fuzz.FAMILIES.encode()
     + b"[search.space]\n'optimizer.lr' = {low = 1%s, high = 1%s}" % (400 * b"0", 401 * b"0"),
-    "a name that is a path": b"name = '../../x'\n" + fuzz.TWO_FAMILIES.encode(),
-    "a name that is a path on Windows": b"name = '..\\..\\x'\n" + fuzz.TWO_FAMILIES.encode(),
+    "a name that is a path": b"name = '../../x'\n" + fuzz.FAMILIES.encode(),
+    "a name that is a path on Windows": b"name = '..\\..\\x'\n" + fuzz.FAMILIES.encode(),
     "terminal escape sequences": b'"\\u001b]0;x\\u0007" = 1\n',
 }
 ENSEMBLE_TEXT = fuzz.ENSEMBLE.encode()

@@ -26,7 +26,7 @@ class Dropout(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Set the output of a residual body to zero for random images during training, and scale up the others.
+    """Set the output of a residual body to zero for random images during training, and scale up the remaining ones.
 
     References:
         Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV 2016.

@@ -26,7 +26,7 @@ class LayerTrace:
         layer: The layer.
         input_shape: Shape of the input without the batch axis.
         output_shape: Shape of the output without the batch axis.
-        parameters: Number of trained parameters, including those of inner layers.
+        parameters: Number of trained parameters, including inner layers.
         multiply_adds: Multiply-adds of convolutions and dense layers in the forward pass of one image, including inner
             layers.
         inner: Traces of the inner layers by name. A residual layer has `body` and `shortcut`; other layers have none.

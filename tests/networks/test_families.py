@@ -34,7 +34,7 @@ from tests.helpers import StopAt
 INITS = st.sampled_from(get_args(Initialization))
 KERNELS = st.integers(1, 4)
 WIDTHS = st.integers(3, 6)
-SKIPPED = st.sampled_from([0.0, 0.3])
+SKIPPED = st.sampled_from([0.3, 0.0])  # hypothesis tries the first value more often
 
 
 def table(layer, **fields):

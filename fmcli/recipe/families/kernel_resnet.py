@@ -27,10 +27,10 @@ class KernelResnetSpec(Family):
     family: Literal["kernel-resnet"] = "kernel-resnet"
     kernel_size: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(strict=False)] = Field(
         description="Side of the kernels in pixels: one number, or a list with one number per width, such as [3, 5]. "
-        "The first one is also for the first convolution."
+        "The first number is also for the first convolution."
     )
     widths: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=50)] = Field(
-        description="Number of channels of each stage, in order. The first convolution has as many as the first stage."
+        description="Number of channels of each stage, in order. The first number is also for the first convolution."
     )
     depth: Depth | Annotated[tuple[Depth, ...], Field(strict=False)] = Field(
         1,

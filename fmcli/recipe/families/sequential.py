@@ -41,7 +41,7 @@ class SequentialSpec(Family):
 
     @property
     def kernel_sizes(self) -> tuple[Size, ...]:
-        """Kernel sizes of the convolutions, also of those inside other layers."""
+        """Kernel sizes of the convolutions, including inner layers."""
         return tuple(_kernel_sizes(self.layers))
 
 
