@@ -1,5 +1,6 @@
 """Networks of torchvision as one module of a network."""
 
+from contextlib import nullcontext
 from functools import cache
 
 import torch
@@ -61,9 +62,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of (N, C, H, W)."""
-        # A CUDA graph must not use a cache of converted weights. Each weight is used once, so a cache saves no time.
         is_bf16 = images.dtype == torch.bfloat16
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=is_bf16, cache_enabled=False):
+        # A CUDA graph must not use a cache of converted weights. Each weight is used once, so a cache saves no time.
+        precision = (
+            torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False) if is_bf16 else nullcontext()
+        )
+        with precision:
             logits: Tensor = self.network(images)
         return logits
 

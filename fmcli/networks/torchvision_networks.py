@@ -6,6 +6,7 @@ The functions import torchvision, which takes a second, only when they are calle
 import inspect
 import math
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any, get_type_hints
 
 import torch
@@ -120,6 +121,8 @@ def _build(name: str, input_shape: Shape, n_classes: int) -> nn.Module:
     given = {"aux_logits": False, "init_weights": True, "input_size": (height, width)}
     arguments = {key: value for key, value in given.items() if key in accepted}
     network: nn.Module = get_model(name, weights=None, num_classes=n_classes, **arguments)
+    # MNASNet only loads a state with a version, which files do not record. Files have the names of this version.
+    vars(network)["_load_from_state_dict"] = MethodType(nn.Module._load_from_state_dict, network)
     _adapt_stem(network, channels, min(height, width))
     _use_seeded_dropout(network)
     return network

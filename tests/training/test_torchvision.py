@@ -15,7 +15,7 @@ from fmcli.events import InitialWeightsLoaded, StepFinished, StopRequest
 from fmcli.networks.tracing import trace_recipe
 from fmcli.recipe import SourceFacts, resolve_recipe
 from fmcli.training import train_member
-from tests.helpers import StopAt, draw_quadrants
+from tests.helpers import StopAt, draw_quadrants, write_idx_folder
 
 CPU = torch.device("cpu")
 CLASSES = tuple("abcd")
@@ -125,13 +125,14 @@ def test_a_checkpoint_that_claims_a_huge_network_is_refused_before_memory_is_all
         load_checkpoint(tmp_path / "m1", device=CPU)
 
 
-def test_every_command_handles_members_with_a_backbone(cli, drawn_images, tmp_path):
+def test_every_command_handles_members_with_a_backbone(cli, tmp_path):
     recipe, run = tmp_path / "mixed.toml", tmp_path / "run"
+    images = write_idx_folder(tmp_path / "images", *draw_quadrants(48, size=8))
     recipe.write_text(
         f"""# A network of torchvision and a kernel-cnn.
 [data]
-source = "idx:{drawn_images}"
-validation = {{ first = 40 }}
+source = "idx:{images}"
+validation = {{ first = 16 }}
 [model]
 family = "torchvision"
 name = "{SMALL}"
