@@ -48,7 +48,7 @@ def load_weights(network: nn.Module, path: str) -> tuple[str, ...]:
     state = network.state_dict()
     with _open_weights(path) as file, torch.no_grad():
         initialized = _names_to_initialize(network, file, path)
-        for name in state.keys() - set(initialized):
+        for name in state.keys() & set(file.keys()) - set(initialized):
             state[name].copy_(file.get_tensor(name))
     return initialized
 
@@ -88,11 +88,13 @@ def _names_to_initialize(network: nn.Module, file: Any, path: str) -> tuple[str,
     stem, classifier = (f"{name}." for name, _ in (find_stem(network), find_classifier(network)))
     stem_fits = all(found.get(name) == shape for name, shape in needed.items() if name.startswith(stem))
     new = (classifier,) if stem_fits else (classifier, stem)
-    kept = {name: shape for name, shape in needed.items() if not name.startswith(new)}
+    # The published files of the older networks do not have the counters of batch norm, which no computation uses.
+    optional = {name for name in needed if name.endswith(".num_batches_tracked") and name not in found}
+    kept = {name: shape for name, shape in needed.items() if not name.startswith(new) and name not in optional}
     problems = _list_differences(kept, {name: shape for name, shape in found.items() if not name.startswith(new)})
     if problems:
         raise _impossible(f"{printable(path)} does not fit the network: {'; '.join(problems)}")
-    return tuple(name for name in needed if name not in kept)
+    return tuple(name for name in needed if name.startswith(new))
 
 
 def _list_differences(needed: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:

@@ -188,6 +188,19 @@ def test_all_weights_but_classifier_and_different_stem_come_from_the_file(pretra
         assert torch.equal(tensor, (without if name in expected else source)[name]), name
 
 
+def test_counters_of_batch_norm_may_be_missing(pretrained, tmp_path):
+    """The files that torchvision publishes for its older networks have none."""
+    torch.manual_seed(3)
+    source = models.get_model(SMALL).state_dict()
+    path = tmp_path / "older.safetensors"
+    save_file({name: tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")}, path)
+    check_weights(BackboneSpec(name=SMALL, weights=str(path), n_classes=4), SHAPE)
+    [older], [current] = (build(weights=str(file)) for file in (path, pretrained))
+    assert older.initialized == current.initialized
+    for name, tensor in current.network.state_dict().items():
+        assert torch.equal(older.network.state_dict()[name], tensor), name
+
+
 def change_weights(tensors):
     tensors["features.1.extra"] = torch.zeros(1)
     del tensors["features.0.1.running_mean"], tensors["features.2.block.0.0.weight"]
