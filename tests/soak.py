@@ -1,5 +1,7 @@
 """Long trials of a training run: it is killed, stopped and started twice, and the disk fills up. No file may be lost.
 
+One more trial builds all networks of torchvision.
+
     python -m tests.soak kills 200
     python -m tests.soak all            # the number of rounds in LONG; takes hours
 
@@ -33,7 +35,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from PIL import Image
+from torch import nn
+from torchvision.models import list_models
 
 import fmcli.networks.cpu.loading
 import fmcli.training.executors.processes
@@ -42,8 +47,15 @@ from fmcli.checkpoints.history import HISTORY_FILE, read_history
 from fmcli.checkpoints.tensors import load_tensors
 from fmcli.cli import run
 from fmcli.ensemble.predictions import load_predictions
-from fmcli.errors import ExitStatus, FmcliError
+from fmcli.errors import ExitStatus, FmcliError, RecipeError
+from fmcli.networks.bf16 import Bf16Twin
+from fmcli.networks.build import build_model
+from fmcli.networks.dropout import set_dropout_generator
+from fmcli.networks.inference import InferenceNetwork
+from fmcli.networks.tracing import trace_network
 from fmcli.recipe import Recipe, load_recipe
+from fmcli.recipe.families.torchvision import TorchvisionSpec
+from fmcli.recipe.tracing import LayerTrace, count_parameters
 from fmcli.training import SAVE_INTERVAL_S, VALIDATION_FILE
 from fmcli.training.run import train_run
 from tests.helpers import TINY_RECIPE, draw_quadrants, write_idx_folder
@@ -57,7 +69,10 @@ LONG = {
     "signals": 100,
     "races": 50,
     "paths": 1_000_000,
+    "backbones": 1000,  # all
 }
+MAX_BACKBONE_PARAMETERS = 160_000_000  # larger networks need too much memory
+MAX_FOLDING_ERROR = 1e-4
 MAX_STOP_CPU_S = 2.0  # CPU time from a signal to the exit
 WRITES = ((secrets, "token_hex"), (os, "fsync"), (os, "replace"))  # the calls of `write_atomic`
 MEMBERS = """
@@ -523,6 +538,49 @@ def resident_bytes(child: int) -> int:
     return int(pages) * os.sysconf("SC_PAGESIZE")
 
 
+# --- networks of torchvision ------------------------------------------------------------------------------
+
+
+def backbones(soak: Soak, rounds: int) -> dict[str, Any]:
+    """Build each network of torchvision for small grey images, take a step in bfloat16, and fold it."""
+    refused, skipped = {}, []
+    names = list_models(module=torchvision.models)[:rounds]
+    for name in names:
+        try:
+            traces = trace_network(TorchvisionSpec(name=name), (1, 28, 28), 10)
+        except RecipeError as error:
+            refused[name] = error.problems[0]
+            continue
+        if count_parameters(traces) > MAX_BACKBONE_PARAMETERS:
+            skipped.append(name)
+        else:
+            check_backbone(soak, name, traces)
+    return {"networks": len(names), "refused": refused, "too_large": skipped}
+
+
+def check_backbone(soak: Soak, name: str, traces: Sequence[LayerTrace]) -> None:
+    """Check initial weights, gradients, random numbers and folding of a network."""
+    model, twice = (build_model(traces, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    differs = [key for key, tensor in model.state_dict().items() if not tensor.equal(twice.state_dict()[key])]
+    soak.check(not differs, f"{name}: different initial weights {differs[:3]}")
+    set_dropout_generator(model, torch.Generator().manual_seed(0))
+    images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    images, before = images.contiguous(memory_format=torch.channels_last), torch.get_rng_state()
+    twin = Bf16Twin(model.train())
+    twin(images).float().logsumexp(dim=1).sum().backward()
+    twin.collect_gradients()
+    soak.check(torch.get_rng_state().equal(before), f"{name}: draws global random numbers")
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            gradient = module.weight.grad
+            in_bf16 = gradient is not None and gradient.equal(gradient.bfloat16().float())
+            soak.check(in_bf16, f"{name}: a kernel {tuple(module.weight.shape)} has no gradient in bfloat16")
+    with torch.inference_mode():
+        expected = model.eval()(images)
+        error = float((InferenceNetwork(model)(images) - expected).abs().max() / expected.abs().max())
+    soak.check(error < MAX_FOLDING_ERROR, f"{name}: folded logits differ by {error:.1e} of the largest")
+
+
 TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
     "kills": kills,
     "side-by-side": kill_parallel_members,
@@ -531,6 +589,7 @@ TRIALS: dict[str, Callable[[Soak, int], dict[str, Any]]] = {
     "signals": signals,
     "races": races,
     "paths": paths,
+    "backbones": backbones,
 }
 
 

@@ -20,9 +20,10 @@ from tests.soak import print_result
         ("signals", 4),
         ("races", 1),
         ("paths", 2000),
+        ("backbones", 3),
     ],
 )
-def test_no_file_is_lost(trial, rounds):
+def test_trial_finds_no_problem(trial, rounds):
     done = StartedProcess(print_result, trial, rounds).finish()
     assert done.status == 0, done.err
     assert done.json["problems"] == []
