@@ -11,7 +11,13 @@ Initialization = Literal["torch", "glorot-uniform", "he-uniform", "he-normal"]
 # One number for both sides, or [height, width].
 Size = PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
-INIT_DESCRIPTION = "Distribution of initial weights. `torch`: PyTorch's default. Other values also set biases to zero."
+InitKey = Annotated[
+    Initialization,
+    Field(
+        description="Distribution of initial weights. `torch`: PyTorch's default. Other values also set biases to zero."
+    ),
+]
+"""The key `init` of a network family."""
 _ACTIVATION = "Activation function after the layer. Default: none."
 _BIAS = "Add a trained bias to each output."
 _L2 = "L2 penalty: `l2` × the sum of the layer's squared weights (without biases) is added to the loss."

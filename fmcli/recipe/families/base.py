@@ -1,18 +1,18 @@
 """The base class of all network families, and functions for keys with one value per width."""
 
 from collections.abc import Sequence
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from fmcli.recipe.base import Spec
-from fmcli.recipe.layers import INIT_DESCRIPTION, Initialization, LayerSpec, Size
+from fmcli.recipe.layers import Initialization, LayerSpec, Size
 
 
 class Family(Spec):
     """A kind of `[model]` table. A family adds keys, and `expand` turns their values into layers."""
 
-    family: str
-    init: Initialization = Field("torch", description=INIT_DESCRIPTION)
+    if TYPE_CHECKING:  # each family defines these keys, so that `init` is its last key
+        family: str
+        init: Initialization
 
     def expand(self, input_shape: tuple[int, ...], n_classes: int) -> tuple[LayerSpec, ...]:
         """Return the layers of the network. The last layer returns one logit per class.

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from fmcli.recipe import layers
 from fmcli.recipe.base import PositiveInt
 from fmcli.recipe.families.base import Family, check_one_per_width, repeat_per_width
-from fmcli.recipe.layers import LayerSpec
+from fmcli.recipe.layers import InitKey, LayerSpec
 
 
 class KernelCnnSpec(Family):
@@ -30,6 +30,7 @@ class KernelCnnSpec(Family):
     depth: Annotated[int, Field(gt=0, le=20)] = Field(
         2, description="Number of convolutions per stage, except in the first stage, which has one. Only for `pooled`."
     )
+    init: InitKey = "torch"
 
     @model_validator(mode="after")
     def _one_kernel_size_per_width(self) -> Self:

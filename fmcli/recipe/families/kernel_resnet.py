@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from fmcli.recipe import layers
 from fmcli.recipe.base import FractionOrZero, PositiveInt
 from fmcli.recipe.families.base import Family, check_one_per_width, repeat_per_width
-from fmcli.recipe.layers import LayerSpec
+from fmcli.recipe.layers import InitKey, LayerSpec
 
 Depth = Annotated[int, Field(gt=0, le=20)]
 
@@ -45,6 +45,7 @@ class KernelResnetSpec(Family):
         description="Probability that the last block is skipped for an image during training (Huang et al. 2016). It "
         "grows linearly over the blocks up to this value.",
     )
+    init: InitKey = "torch"
 
     @model_validator(mode="after")
     def _one_value_per_width(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from fmcli.recipe.families.base import Family
-from fmcli.recipe.layers import Conv, LayerSpec, RecipeLayer, Residual, Size
+from fmcli.recipe.layers import Conv, InitKey, LayerSpec, RecipeLayer, Residual, Size
 
 MAX_LAYERS = 1000  # including inner layers
 MAX_DEPTH = 8  # levels of layers inside each other
@@ -19,6 +19,7 @@ class SequentialSpec(Family):
     layers: Annotated[tuple[RecipeLayer, ...], Field(strict=False, min_length=1, max_length=MAX_LAYERS)] = Field(
         description="Layers from first to last. The last layer must return one logit per class."
     )
+    init: InitKey = "torch"
 
     @field_validator("layers", mode="before")
     @classmethod
