@@ -4,6 +4,7 @@ The members are below the file's folder, and their paths are relative to it, so 
 a whole. People may edit the file.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -239,8 +240,11 @@ def write_ensemble_file(path: Path, content: EnsembleFile, *, final_path: Path |
 def first_problem(error: ValidationError) -> str:
     """Return the first problem of a failed validation in one line: the key and the reason."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    return printable(": ".join(filter(None, [key, first["msg"].removeprefix("Value error, ")])))
+    key, reason = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error":
+        choices = re.findall("'([^']*)'", first["ctx"]["expected"])
+        reason = f"got {first['input']!r}; {did_you_mean(first['input'], choices)}"
+    return printable(": ".join(filter(None, [key, reason])))
 
 
 def is_ensemble_file(path: Path) -> bool:

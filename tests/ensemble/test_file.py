@@ -209,6 +209,7 @@ def test_a_file_with_invalid_values_is_refused(tmp_path, kind):
     [
         ("weight below zero", "members.1.weight"),
         ("weight for some members", "members without a weight: k3"),
+        ("unknown rule", "vote: got 'plurality'; choose from: majority, weighted-majority, "),
         ("group for some members in a two-level vote", "members without a group: k3, other/k5"),
         ("ragged stacking", "a row of 6 values for each of 3 intercepts; got 3 rows with [5, 6] values"),
     ],
