@@ -91,8 +91,8 @@ def test_a_soup_averages_the_weights_of_inner_layers(cli, run, tmp_path):
     made = cli("ensemble", "soup", *ingredients, "--method", "uniform", "--output", tmp_path / "soup")
     assert made.status == 0, made.err
     assert cli("evaluate", tmp_path / "soup").status == 0
-    members = open_pool([*ingredients, tmp_path / "soup"], device="cpu").checkpoints
-    first, second, soup = (member.model.state_dict() for member in members)
+    members = open_pool([*ingredients, tmp_path / "soup"], device="cpu").members
+    first, second, soup = (member.checkpoint.model.state_dict() for member in members)
     kernels = [name for name, tensor in first.items() if tensor.ndim > 1]
     assert any("body" in name for name in kernels)
     assert any("shortcut" in name for name in kernels)
@@ -111,5 +111,5 @@ def test_a_stopped_run_of_nested_networks_resumes_exactly(cli, recipe, run, tmp_
         )
     resumed = cli("train", "--recipe", recipe, "--output", tmp_path / "run", "--resume", "--quiet")
     assert resumed.status == 0, resumed.err
-    whole, again = (open_pool([folder], device="cpu").checkpoints for folder in (run, tmp_path / "run"))
+    whole, again = (open_pool([folder], device="cpu").members for folder in (run, tmp_path / "run"))
     assert [member.weights_digest for member in whole] == [member.weights_digest for member in again]
