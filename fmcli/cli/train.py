@@ -135,8 +135,11 @@ def _plan(recipe: Recipe, folder: Path, device: torch.device, data_root: Path | 
     from fmcli.data import load_splits
     from fmcli.report.plan import plan_document
     from fmcli.training.plan import plan_run
+    from fmcli.training.run_folder import locked_if_used
 
-    plan = plan_run(recipe, folder, load_splits(recipe.data, data_root), device, **chosen)
+    splits = load_splits(recipe.data, data_root)
+    with locked_if_used(folder):
+        plan = plan_run(recipe, folder, splits, device, **chosen)
     return plan_document(
         str(folder), plan.members, executor=plan.executor, jobs=plan.concurrency.jobs, seconds=plan.seconds
     )

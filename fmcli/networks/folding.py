@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from fmcli.networks.backbone import Backbone
-from fmcli.networks.blocks import has_products, walk_modules
+from fmcli.networks.blocks import walk_modules
 from fmcli.networks.dropout import Dropout, StochasticDepth
 
 
@@ -49,5 +49,9 @@ def index_of_head(layers: Sequence[nn.Module]) -> int:
     if layers and isinstance(layers[-1], Backbone):
         return len(layers)  # it keeps its own classifier in fp32
     dense = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
-    multiplying = [index for index, layer in enumerate(layers) if any(map(has_products, walk_modules(layer)))]
-    return dense[0] if dense else multiplying[-1] if multiplying else 0
+    convolving = [
+        index
+        for index, layer in enumerate(layers)
+        if any(isinstance(module, nn.Conv2d) for module in walk_modules(layer))
+    ]
+    return dense[0] if dense else convolving[-1] if convolving else 0

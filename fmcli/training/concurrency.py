@@ -18,6 +18,7 @@ from fmcli.data import Splits
 from fmcli.errors import Remedy, UsageError
 from fmcli.recipe import MemberSpec, Recipe
 from fmcli.recipe.tracing import LayerTrace, count_multiply_adds
+from fmcli.training.executors import load_executor
 
 Traces = Mapping[str, Sequence[LayerTrace]]
 """The layers of each member's network, by the member's name."""
@@ -90,18 +91,25 @@ def choose_concurrency(
     return _choose_fastest(recipe, names, splits, traces) if device.type == "cpu" and run_threads is None else None
 
 
-def check_jobs(executor: ExecutorName | None, jobs: int | None) -> None:
-    """Refuse several members in parallel with an executor that trains one at a time.
+def limit_jobs(executor: ExecutorName | None, jobs: int | None) -> int | None:
+    """Return the number of members to train in parallel: 1 if the executor trains one at a time.
+
+    Args:
+        executor: Name of the executor that the caller asked for.
+        jobs: Number of parallel members that the caller asked for.
 
     Raises:
-        UsageError: The executor is `sequential`, and `jobs` is at least 2.
+        UsageError: The executor trains one member at a time, and `jobs` is at least 2.
     """
-    if executor == "sequential" and jobs is not None and jobs > 1:
+    if executor is None or load_executor(executor).RUNS_IN_PARALLEL:
+        return jobs
+    if jobs is not None and jobs > 1:
         raise UsageError(
-            f"the executor 'sequential' trains one member at a time, not {jobs}",
+            f"the executor {executor!r} trains one member at a time, not {jobs}",
             hint="choose another executor",
             remedies=[Remedy("jobs", 1)],
         )
+    return 1
 
 
 def _choose_fastest(recipe: Recipe, names: Sequence[str], splits: Splits, traces: Traces) -> Concurrency | None:

@@ -19,15 +19,15 @@ from fmcli.training.concurrency import (
     PROCESS_START_S,
     Concurrency,
     Traces,
-    check_jobs,
     choose_concurrency,
     estimate_member_seconds,
+    limit_jobs,
     total_seconds,
 )
 from fmcli.training.executors import load_executor
 from fmcli.training.fingerprint import CLAIMED, FINISHED, STARTED, Fingerprint, Wording, check_fingerprint
 from fmcli.training.recipe_checks import check_recipe
-from fmcli.training.run_folder import check_run, locked_if_used
+from fmcli.training.run_folder import check_run
 from fmcli.training.state import STATE_FILE, load_state
 
 
@@ -124,9 +124,8 @@ def plan_run(
     threads: int | None = None,
     executor: ExecutorName | None = None,
     traces: Traces | None = None,
-    is_locked: bool = False,
 ) -> RunPlan:
-    """Return the plan of a run. Nothing is written, and no lock is kept.
+    """Return the plan of a run, without side effects. The caller holds the lock of the run; see `locked_if_used`.
 
     Args:
         recipe: The recipe.
@@ -141,31 +140,24 @@ def plan_run(
         threads: CPU threads per member; None chooses the number.
         executor: Name of the executor; None chooses it.
         traces: The layers of each member's network. Default: check the recipe and trace them.
-        is_locked: Whether the caller holds the lock of the run.
 
     Raises:
         UsageError, RunInUseError: See `check_run`.
         RecipeError: See `check_recipe`.
         CheckpointError: The remaining members would be trained differently from the finished part of the run.
     """
-    check_jobs(executor, jobs)
+    jobs = limit_jobs(executor, jobs)
     names = choose_members(recipe, members)
     traces = check_recipe(recipe, splits) if traces is None else traces
-    with nullcontext() if is_locked else locked_if_used(folder):
-        in_use = check_run(folder, recipe, members=members, resume=resume, overwrite=overwrite, join=join)
+    in_use = check_run(folder, recipe, members=members, resume=resume, overwrite=overwrite, join=join)
     kept = () if overwrite else recipe.members
     finished = [member.name for member in kept if (folder / member.name / MODEL_FILE).is_file()]
     unfinished = [name for name in names if name not in finished]
     earlier = _read_earlier(folder, kept, finished, in_use, unfinished) if unfinished else {}
+    free = [name for name in unfinished if name not in in_use] or unfinished
+    run_threads = next((one.fingerprint.threads for one in earlier.values()), None)
     concurrency = choose_concurrency(
-        recipe,
-        [name for name in unfinished if name not in in_use] or unfinished,
-        splits,
-        traces,
-        device,
-        jobs=1 if executor == "sequential" and jobs is None else jobs,
-        threads=threads,
-        run_threads=next((one.fingerprint.threads for one in earlier.values()), None),
+        recipe, free, splits, traces, device, jobs=jobs, threads=threads, run_threads=run_threads
     ) or Concurrency(1, threads or torch.get_num_threads())
     executor = executor or _choose_executor(concurrency.jobs, device)
     if concurrency.jobs > 1 and load_executor(executor).SHARES_PROCESS:
@@ -176,28 +168,27 @@ def plan_run(
     for name, one in earlier.items():
         check_fingerprint(fingerprints[name], one.fingerprint, one.wording, member=name, folder=folder)
     plan = RunPlan(recipe, folder, device, (), in_use, executor, concurrency, fingerprints, traces)
-    planned = [
-        PlannedMember(name, "finished")
-        if name in finished
-        else PlannedMember(name, "claimed")
-        if name in in_use
-        else _plan_member(plan, name, len(splits.train), earlier.get(name))
-        for name in names
-    ]
-    return replace(plan, members=planned)
+    return replace(plan, members=[_plan_member(plan, name, len(splits.train), finished, earlier) for name in names])
 
 
-def _plan_member(plan: RunPlan, name: str, n_images: int, earlier: "_Earlier | None") -> PlannedMember:
-    """Return the plan for a member that this process trains."""
+def _plan_member(
+    plan: RunPlan, name: str, n_images: int, finished: Sequence[str], earlier: Mapping[str, "_Earlier"]
+) -> PlannedMember:
+    """Return the plan for a member."""
+    if name in finished:
+        return PlannedMember(name, "finished")
+    if name in plan.in_use:
+        return PlannedMember(name, "claimed")
     member = next(member for member in plan.recipe.members if member.name == name)
-    epochs, steps = (earlier.epochs, earlier.steps) if earlier else (0, 0)
+    saved = earlier.get(name)
+    epochs, steps = (saved.epochs, saved.steps) if saved else (0, 0)
     threads = plan.concurrency.threads
     seconds = estimate_member_seconds(
         member, plan.traces[name], n_images, threads, epochs_done=epochs, steps_done=steps
     )
     return PlannedMember(
         name,
-        "resumes" if earlier else "starts",
+        "resumes" if saved else "starts",
         epoch=epochs + 1,
         steps_done=steps,
         threads=threads,

@@ -14,7 +14,7 @@ from fmcli.errors import DivergedError
 from fmcli.events import EpochFinished, MemberDiverged, MemberFinished, Reporter, TrainedElsewhere, ignore
 from fmcli.recipe import Recipe
 from fmcli.training.claims import Claims
-from fmcli.training.concurrency import check_jobs
+from fmcli.training.concurrency import limit_jobs
 from fmcli.training.execute import execute
 from fmcli.training.executors import JobResult
 from fmcli.training.loop import SAVE_INTERVAL_S
@@ -72,7 +72,7 @@ def train_run(
         CheckpointError: The results would differ from an uninterrupted run.
         RecipeError, DataError, DeviceError, FmcliError: See `loop.train_member`.
     """
-    check_jobs(executor, jobs)
+    limit_jobs(executor, jobs)
     names = choose_members(recipe, members)
     with locked_if_used(folder):  # check before loading the images, which may take minutes
         check_run(folder, recipe, members=members, resume=resume, overwrite=overwrite, join=join)
@@ -93,7 +93,6 @@ def train_run(
                 threads=threads,
                 executor=executor,
                 traces=traces,
-                is_locked=True,
             )
             if overwrite:
                 remove_run(folder, recipe)

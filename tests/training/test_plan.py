@@ -152,7 +152,7 @@ def run_backwards(jobs, max_parallel, reporter):
 
 
 def test_executor_is_a_module_of_its_name(plan, train, monkeypatch):
-    module = SimpleNamespace(SHARES_PROCESS=True, run=run_backwards)
+    module = SimpleNamespace(SHARES_PROCESS=True, RUNS_IN_PARALLEL=False, run=run_backwards)
     monkeypatch.setitem(sys.modules, "fmcli.training.executors.backwards", module)
     events = []
     assert list(train(executor="backwards", reporter=events.append)) == ["k3", "k5"]

@@ -15,6 +15,7 @@ from fmcli.training.executors.job import Job, JobResult, run_job
 from fmcli.training.executors.parallel import Message, run_parallel
 
 SHARES_PROCESS = True
+RUNS_IN_PARALLEL = True
 
 
 def run(jobs: Iterator[Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:

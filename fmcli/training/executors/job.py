@@ -46,6 +46,8 @@ class Executor(Protocol):
 
     SHARES_PROCESS: bool
     """Whether jobs run in the calling process, so that they can use its images."""
+    RUNS_IN_PARALLEL: bool
+    """Whether several jobs can run at the same time."""
 
     def run(self, jobs: Iterator[Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
         """Run jobs.

@@ -21,6 +21,7 @@ from fmcli.training.executors.job import Job, JobResult, run_job
 from fmcli.training.executors.parallel import Message, run_parallel
 
 SHARES_PROCESS = False
+RUNS_IN_PARALLEL = True
 _CONTEXT = multiprocessing.get_context("spawn")  # a forked process could not use the parent's thread pools
 _STEP_REPORT_INTERVAL_S = 0.05
 _EXIT_TIMEOUT_S = 1.0  # maximum time between a process's result and its end

@@ -9,6 +9,7 @@ from fmcli.events import Reporter
 from fmcli.training.executors.job import Job, JobResult
 
 SHARES_PROCESS = True
+RUNS_IN_PARALLEL = False
 
 
 def run(jobs: Iterator[Job], max_parallel: int, reporter: Reporter) -> Generator[JobResult]:
