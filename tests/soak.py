@@ -35,10 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from PIL import Image
 from torch import nn
-from torchvision.models import list_models
 
 import fmcli.networks.cpu.loading
 import fmcli.training.executors.processes
@@ -543,8 +541,10 @@ def resident_bytes(child: int) -> int:
 
 def backbones(soak: Soak, rounds: int) -> dict[str, Any]:
     """Build each network of torchvision for small grey images, take a step in bfloat16, and fold it."""
+    import torchvision  # loads PyTorch's compiler, which must not be loaded in the processes of other trials
+
     refused, skipped = {}, []
-    names = list_models(module=torchvision.models)[:rounds]
+    names = torchvision.models.list_models(module=torchvision.models)[:rounds]
     for name in names:
         try:
             traces = trace_network(TorchvisionSpec(name=name), (1, 28, 28), 10)

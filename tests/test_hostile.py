@@ -444,7 +444,7 @@ CHECKPOINT = TENSORS | {
         "safetensors", lambda parts: parts.remove(next(p for p in parts if p.startswith(b"digest")))
     ),
     "a network of terabytes": with_json(
-        "header", lambda header: assign(header, "member", "model", "layers", 0, "filters", to=2**31 - 1), seed=1
+        "header", lambda header: assign(header, "member", "model", "layers", 0, "filters", to=2**31 - 1), seed=2
     ),
     "a wide network of terabytes": with_json(
         "header", lambda header: assign(header, "member", "model", "widths", to=[2**31 - 1] * 9)
@@ -455,7 +455,7 @@ CHECKPOINT = TENSORS | {
     "a hundred thousand layers": with_json(
         "header",
         lambda header: assign(header, "member", "model", "layers", to=[{"type": "flatten"}] * 100_000),
-        seed=1,
+        seed=2,
     ),
     "images of terabytes": with_json("header", lambda header: assign(header, "input_shape", to=[1, 2**20, 2**20])),
     "a name that is a path to another folder": with_json(
