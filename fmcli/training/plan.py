@@ -14,6 +14,7 @@ from fmcli.data import Splits
 from fmcli.errors import CheckpointError, UsageError, did_you_mean, printable
 from fmcli.events import MembersInParallel, PlannedMember, RunJoined, UnmeasuredFeature
 from fmcli.recipe import MemberSpec, Recipe
+from fmcli.recipe.layers import Backbone
 from fmcli.training.claims import read_claim
 from fmcli.training.concurrency import (
     PROCESS_START_S,
@@ -183,16 +184,17 @@ def _plan_member(
     saved = earlier.get(name)
     epochs, steps = (saved.epochs, saved.steps) if saved else (0, 0)
     threads = plan.concurrency.threads
-    seconds = estimate_member_seconds(
-        member, plan.traces[name], n_images, threads, epochs_done=epochs, steps_done=steps
-    )
+    traces = plan.traces[name]
+    # The estimate counts multiply-adds, but networks of torchvision spend much of the time between them.
+    has_estimate = plan.device.type == "cpu" and not any(isinstance(trace.layer, Backbone) for trace in traces)
+    seconds = estimate_member_seconds(member, traces, n_images, threads, epochs_done=epochs, steps_done=steps)
     return PlannedMember(
         name,
         "resumes" if saved else "starts",
         epoch=epochs + 1,
         steps_done=steps,
         threads=threads,
-        seconds=seconds if plan.device.type == "cpu" else None,
+        seconds=seconds if has_estimate else None,
     )
 
 

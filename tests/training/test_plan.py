@@ -203,6 +203,14 @@ def test_command_prints_the_plan_and_writes_nothing(cli, tiny_recipe, train, tmp
     assert files_in(tmp_path / "run") == before
 
 
+def test_networks_of_torchvision_have_no_estimate(tiny_recipe, tmp_path):
+    model = "model={ family = 'torchvision', name = 'squeezenet1_1' }"
+    recipe = load_recipe(str(tiny_recipe), [f"members.{name}.{model}" for name in ("k3", "k5")])
+    plan = plan_run(recipe, tmp_path / "run", load_splits(recipe.data), CPU)
+    assert [member.seconds for member in plan.members] == [None, None]
+    assert plan.seconds is None
+
+
 def test_document_of_a_plan_without_estimates():
     members = [PlannedMember("k3", "claimed"), PlannedMember("k5", "resumes", 2, 5, threads=4)]
     document = plan_document("runs/x", members, executor="cuda_streams", jobs=2, seconds=None)
