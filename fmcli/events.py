@@ -58,7 +58,7 @@ class PlannedMember:
 
     Args:
         member: Name of the member.
-        state: What the run will do with it.
+        state: Whether the member is finished, resumes, starts, or is trained by another process.
         epoch: The epoch that is trained next, from 1; None for a finished or claimed member.
         steps_done: Number of steps of this epoch that an earlier process took.
         threads: CPU threads; None for a finished or claimed member.

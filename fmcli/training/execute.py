@@ -76,7 +76,7 @@ def execute(
         save_after: Seconds between saves within one epoch.
 
     Yields:
-        The epochs of each finished member, then those of each member that this process trains.
+        The epochs of each finished member, then the epochs of each member that this process trains.
     """
 
     def jobs(names: Iterator[str]) -> Iterator[Job]:
@@ -88,7 +88,7 @@ def execute(
     yield from load_executor("sequential").run(jobs(iter(plan.named("finished"))), 1, reporter)
     executor = load_executor(plan.executor)
     if not executor.SHARES_PROCESS:
-        splits = None
+        splits = None  # the jobs below then load their own images
     while claims.claim_next():
         for result in executor.run(jobs(iter(claims)), plan.concurrency.jobs, reporter):
             claims.end(result.name)

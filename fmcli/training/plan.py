@@ -71,7 +71,7 @@ class RunPlan:
         return total_seconds(known, self.concurrency.jobs, start_s=start_s) if len(known) == len(seconds) else None
 
     def events(self, *, report_jobs: bool) -> Iterator[RunJoined | UnmeasuredFeature | MembersInParallel]:
-        """Yield what the user should know before training.
+        """Yield the events for the user before training.
 
         These are other processes that train the run, features that have not been measured on a GPU, and how many
         members train in parallel.
@@ -222,7 +222,7 @@ def _read_earlier(
     in_use: Sequence[str],
     unfinished: Sequence[str],
 ) -> dict[str, _Earlier]:
-    """Return what is recorded about each member that a process has trained or started.
+    """Return the records of each member that a process has trained or started.
 
     Raises:
         CheckpointError: A file is damaged or has no fingerprint. Damaged state files of members that are not trained

@@ -1,7 +1,7 @@
 """Voting rules: combine the logits of several members into one predicted class per image.
 
 Each rule is one class in the file of its name: `two-level` is the class `TwoLevel` in `two_level.py`. To add a rule,
-add its file here and its name to `RuleName` in `fmcli.choices`. `base.VotingRule` explains what a rule must have.
+add its file here and its name to `RuleName` in `fmcli.choices`. `base.VotingRule` lists the attributes of a rule.
 
 In most rules, each member gives each class a score, and the class with the highest sum wins (`additive.AdditiveRule`).
 In such rules, members can have weights, be left out, and be selected one at a time.

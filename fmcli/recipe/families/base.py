@@ -1,5 +1,6 @@
 """The base class of all network families, and functions for keys with one value per width."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ class Family(Spec):
         family: str
         init: Initialization
 
+    @abstractmethod
     def expand(self, input_shape: tuple[int, ...], n_classes: int) -> tuple[LayerSpec, ...]:
         """Return the layers of the network. The last layer returns one logit per class.
 
@@ -21,7 +23,6 @@ class Family(Spec):
             input_shape: (C, H, W).
             n_classes: Number of classes of the data.
         """
-        raise NotImplementedError
 
     @property
     def initial_weights(self) -> str | None:
@@ -29,9 +30,9 @@ class Family(Spec):
         return None
 
     @property
+    @abstractmethod
     def kernel_sizes(self) -> tuple[Size, ...]:
         """Kernel sizes of the convolutions, in any order."""
-        raise NotImplementedError
 
     @property
     def kernel_group(self) -> str:

@@ -27,7 +27,7 @@ def run(jobs: Iterator[Job], max_parallel: int, reporter: Reporter) -> Generator
         try:
             with _threads(job.threads):
                 result = JobResult(job.name, job.work(reporter))
-        except Exception as error:  # the caller raises it; others, such as SystemExit, stop the caller immediately
+        except Exception as error:  # the caller raises it; any other exception stops the caller immediately
             result = JobResult(job.name, error=error)
         yield result
 
