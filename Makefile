@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := checkpoints/quick
 
-.PHONY: demo test lint soak bench bench-gpu clean
+.PHONY: demo test test-docs docs lint soak bench bench-gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fmcli data fetch fashion-mnist
@@ -15,6 +15,17 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev lint
 	$(BIN)/fmcli data fetch fashion-mnist
 	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(MAKE) docs
+
+# Runs every command of the documentation as written. A second run continues after the last command that succeeded.
+test-docs: $(VENV)/.installed-dev
+	$(BIN)/fmcli data fetch fashion-mnist
+	$(BIN)/fmcli train --recipe quick --output $(RUN) --resume
+	$(BIN)/python -m pytest tests/docs --as-written
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/refresh.py --check
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
