@@ -12,7 +12,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks import recipe_tables
 from benchmarks.machine import describe
+from benchmarks.markdown import describe_source
 from benchmarks.seeds import RESULTS, run
 from fmcli.metrics.comparison import mean_interval
 
@@ -50,23 +52,6 @@ def measure_families(seeds: int, runs: Path, threads: int) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print one row per member, and the paired difference."""
-    names = list(result["multiply_adds"])
-    seeds = result["seeds"]
-    print("| member | multiply-adds |", " | ".join(f"seed {one['seed']}" for one in seeds), "| mean | loss | seconds |")
-    print("|---" * (len(seeds) + 5) + "|")
-    for name in names:
-        accuracies = [one["accuracy"][name] for one in seeds]
-        shown = " | ".join(f"{100 * accuracy:.2f}" for accuracy in (*accuracies, statistics.mean(accuracies)))
-        loss = statistics.mean(one["loss"][name] for one in seeds)
-        seconds = statistics.median(one["seconds"][name] for one in seeds)
-        print(f"| {name} | {result['multiply_adds'][name] / 1e6:.1f} M | {shown} | {loss:.4f} | {seconds:.0f} |")
-    low, high = result["interval"]
-    print(f"difference {100 * result['difference']:+.2f}, paired 95 % interval {100 * low:+.2f} to {100 * high:+.2f}")
-    print(result["machine"])
-
-
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,7 +62,7 @@ def main() -> None:
     result = measure_families(arguments.seeds, arguments.runs, arguments.threads)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "families.json").write_text(json.dumps(result, indent=2) + "\n")
-    show(result)
+    print(*recipe_tables.families(result), *describe_source(result), sep="\n")
 
 
 if __name__ == "__main__":

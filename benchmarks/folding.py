@@ -9,7 +9,7 @@ JSON with hardware and versions to benchmarks/results/, and prints a table.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from benchmarks import recipe_tables
 from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from fmcli.checkpoints.layout import find_checkpoints
@@ -65,16 +66,6 @@ def measure(members: Mapping[str, Checkpoint]) -> list[dict[str, Any]]:
     return lines
 
 
-def show(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a table in Markdown."""
-    yield "| | folded: logits differ by | changed labels | folded, bf16: probabilities differ by | changed labels |"
-    yield "|---|---|---|---|---|"
-    for line in lines:
-        folded, in_bf16 = line["folded"], line["folded, bf16"]
-        far = [f"{folded['logits']:.1e}", f"{in_bf16['probabilities']:.3f}"] if "logits" in folded else ["", ""]
-        yield f"| {line['voter']} | {far[0]} | {folded['labels']} | {far[1]} | {in_bf16['labels']} |"
-
-
 def main() -> None:
     """Predict, compare, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,7 +81,7 @@ def main() -> None:
         "results": lines,
     }
     arguments.output.write_text(json.dumps(written, indent=2) + "\n")
-    print(*show(lines), sep="\n")
+    print(*recipe_tables.folding(written), sep="\n")
 
 
 if __name__ == "__main__":

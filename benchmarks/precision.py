@@ -6,14 +6,13 @@ Trains each recipe (`quick:2` for two epochs) over several seeds in two ways, wi
 images and augmentation. The first way is the default of fmcli. The second way is the recipe as written: in fp32, with
 the layers in the recipe's order, without our own kernels, and tested without folded batch normalisation. If it is
 interrupted, run the same command again to continue. Writes JSON with hardware and versions to benchmarks/results/, and
-prints the table of benchmarks/README.md.
+prints a table.
 """
 
 import argparse
 import json
-import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import recipe_tables
 from benchmarks.machine import describe
 from fmcli.checkpoints.checkpoint import load_checkpoint, read_header
 from fmcli.checkpoints.layout import MODEL_FILE
@@ -30,7 +30,6 @@ from fmcli.data import Splits, evaluation_loader, load_splits
 from fmcli.ensemble.rules.majority import Majority
 from fmcli.hardware.cpu import count_cores
 from fmcli.members.network import inference_network
-from fmcli.metrics.comparison import mean_interval
 from fmcli.networks.inference import predict_logits
 from fmcli.recipe import Recipe, load_recipe
 from fmcli.training import train_member
@@ -81,24 +80,6 @@ def measure(name: str, epochs: str, seed: int, way: str, folder: Path) -> dict[s
     }
 
 
-def show(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the table of benchmarks/README.md."""
-    yield "| recipe, epochs | member | as fmcli does | as written, in fp32 | difference | 95 % interval |"
-    yield "|---|---|---|---|---|---|"
-    for recipe, epochs in dict.fromkeys((one["recipe"], one["epochs"]) for one in results):
-        ways = [
-            [one["accuracy"] for one in results if (one["recipe"], one["epochs"], one["way"]) == (recipe, epochs, way)]
-            for way in WAYS
-        ]
-        for name in ways[0][0]:
-            fast, written = ([100 * accuracies[name] for accuracies in seeds] for seeds in ways)
-            differences = [one - other for one, other in zip(fast, written, strict=True)]
-            low, high = mean_interval(differences)
-            cells = [f"{statistics.mean(one):.2f} ± {statistics.stdev(one):.2f}" for one in (fast, written)]
-            cells += [f"{statistics.mean(differences):+.2f}", f"{low:+.2f} to {high:+.2f}"]
-            yield f"| `{recipe}`, {epochs} | {name} | {' | '.join(cells)} |"
-
-
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,7 +107,7 @@ def main() -> None:
         "results": results,
     }
     arguments.output.write_text(json.dumps(written, indent=2) + "\n")
-    print(*show(results), sep="\n")
+    print(*recipe_tables.precision(written), sep="\n")
 
 
 if __name__ == "__main__":

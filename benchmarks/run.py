@@ -27,8 +27,8 @@ from benchmarks.machine import describe
 from benchmarks.peers import Answer, Job
 from benchmarks.plan import PEERS, STARTUP, Measurement, available_cores, choose_peers, interleave, parse, plan
 from benchmarks.processes import FMCLI, Done, FailedError, run
+from benchmarks.run_tables import show
 from benchmarks.summary import medians, ratios, schedule_seconds, shares
-from benchmarks.table import show
 from benchmarks.works import load_work, training_bytes, training_operations
 from fmcli.recipe import load_recipe
 

@@ -3,18 +3,19 @@
     python -m benchmarks.seeds quick --seeds 3
 
 Runs the installed `fmcli` as a user does. If it is interrupted, run the same command again to continue. Writes JSON
-with hardware and versions to benchmarks/results/, and prints the README's table.
+with hardware and versions to benchmarks/results/, and prints a table.
 """
 
 import argparse
 import json
-import statistics
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import recipe_tables
 from benchmarks.machine import describe
+from benchmarks.markdown import describe_source
 from benchmarks.processes import FMCLI
 from fmcli.checkpoints.checkpoint import read_header
 from fmcli.hardware.cpu import count_cores
@@ -47,27 +48,6 @@ def measure_seed(recipe: str, seed: int, folder: Path, threads: int) -> dict[str
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the README's table."""
-    seeds = result["seeds"]
-    names = list(seeds[0]["members"])
-    gains = [one["vote"] - max(one["members"].values()) for one in seeds]
-    print("| seed |", " | ".join(names), "| vote | over the best member | training | `ensemble evaluate` |")
-    print("|---" * (len(names) + 5) + "|")
-    for one, gain in zip(seeds, gains, strict=True):
-        accuracies = " | ".join(f"{100 * one['members'][name]:.2f}" for name in names)
-        print(
-            f"| {one['seed']} | {accuracies} | {100 * one['vote']:.2f} | {100 * gain:+.2f} "
-            f"| {one['train_seconds']:.0f} s | {one['evaluate_seconds']:.1f} s |"
-        )
-    columns = [[one["members"][name] for one in seeds] for name in names] + [[one["vote"] for one in seeds]]
-    means = " | ".join(f"{100 * statistics.mean(column):.2f}" for column in columns)
-    train, evaluate = (statistics.median(one[key] for one in seeds) for key in ("train_seconds", "evaluate_seconds"))
-    gain = statistics.mean(gains)
-    print(f"| mean (median of times) | {means} | {100 * gain:+.2f} | {train:.0f} s | {evaluate:.1f} s |")
-    print(result["machine"])
-
-
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,7 +66,7 @@ def main() -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{recipe}.json").write_text(json.dumps(result, indent=2) + "\n")
-    show(result)
+    print(*recipe_tables.seeds(result), *describe_source(result), sep="\n")
 
 
 if __name__ == "__main__":

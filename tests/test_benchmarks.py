@@ -20,8 +20,6 @@ import benchmarks.run
 from benchmarks import folding, peers, precision, processes, profile, summary
 from benchmarks.peers import Clock, Job, torch_peer
 from benchmarks.plan import Measurement, interleave, parse, plan
-from benchmarks.run import collect
-from benchmarks.table import accuracy, build
 from benchmarks.works import INPUT_SHAPE, N_CLASSES, WORKS, load_work, training_bytes, training_operations
 from fmcli.networks.build import build_model
 from fmcli.networks.cpu import loading, pooling
@@ -238,97 +236,6 @@ def test_ratios_compare_medians_and_include_the_faster_keras():
 
 def test_the_memory_ratio_is_fmcli_over_the_peer():
     assert summary.ratios({"fmcli": {"peak_bytes": 50}, "torch": {"peak_bytes": 100}}) == {"torch": 0.5}
-
-
-def rates(*values: float) -> list[dict]:
-    return [{"images_per_second": value} for value in values]
-
-
-def result() -> dict:
-    """Return an invented result of a run."""
-    operations = training_operations(load_work("m3").traces)
-    fails = [{"error": "took more than 600 s"}, {"error": "took more than 600 s"}]
-    limits = {
-        "bf16_operations_per_second": 200.0 * operations,
-        "fp32_operations_per_second": 1e12,
-        "copied_bytes_per_second": 1e10,
-    }
-    curve = [[10.0, 0.91], [20.0, 0.925], [30.0, 0.935]]
-    whole = {"members": {"k3": curve}, "train_seconds": 30.0, "command_seconds": 33.0, "vote_accuracy": 0.9412}
-    answers = {
-        Measurement("limits", "machine", ("machine",)): {"machine": [limits]},
-        Measurement("train", "m3", PEERS[:4]): {
-            "fmcli": rates(100.0),
-            "keras": rates(10.0),
-            "keras-bf16": rates(20.0),
-            "torch": fails,
-        },
-        Measurement("train", "m3", PEERS[:2], augment=True): {"fmcli": rates(80.0), "keras": rates(8.0)},
-        Measurement("predict", "quick", PEERS[:2]): {"fmcli": rates(12345.6), "keras": rates(1000.0)},
-        Measurement("memory", "quick-k3", ("fmcli", "torch")): {
-            "fmcli": [{"peak_bytes": 2**29}],
-            "torch": [{"peak_bytes": 2**30}],
-        },
-        Measurement("accuracy", "quick", ("fmcli",)): {"fmcli": [whole]},
-        Measurement("startup", "fmcli --help", ("fmcli",)): {"fmcli": [{}, {"seconds": 0.11}]},
-        Measurement("startup", "quick-k3", PEERS[:2]): {"fmcli": [{}, {"seconds": 4}], "keras": [{}, {"seconds": 16}]},
-    }
-    machine = {"cpu": "A", "gpu": None, "cores": 2, "cpu_bf16": ["amx_bf16"], "python": "3", "versions": {}}
-    return {
-        "results": collect(answers),
-        "schedule_seconds": {"fmcli": 7200.0},
-        "machine": machine | {"commit": "abc"},
-        "options": {"device": "cpu", "threads": 2, "repeats": 1},
-        "load_before": 0.0,
-        "began": "today",
-        "notes": ["keras is skipped: tensorflow is not installed"],
-    }
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "| `m3`, batch 120 | 100 | 10 | 20 | – | 5.0 | 10.0 | 50 % | 5 % |",
-        "| `m3`, batch 120 | 80 | 8 | 10.0 | 10.0 | 40 % | 4 % | +25.0 % |",
-        "| `quick` | 12,346 | 1,000 | 12.3 | 12.3 |",
-        "| MiB, all processes together | 512 | 1,024 |",
-        "| fmcli takes | × 1.00 | × 0.50 |",
-        "| `quick`, k3, fmcli | 10.0 | 20.0 | 30.0 | – | 93.50 % after 30.0 s |",
-        "| `quick`, vote |  |  |  |  | 94.12 % after 30.0 s; whole command 33.0 s |",
-        "kernel-vote, all epochs of all members, estimated, fmcli: 2.0 h",
-        "`fmcli --help`: 0.11 s",
-        "| start to end | 4.00 s | 16.00 s |",
-        "| fmcli takes | × 1.00 | × 0.25 |",
-        "train m3, torch: took more than 600 s (2 times)",
-        "keras is skipped: tensorflow is not installed",
-    ],
-)
-def test_the_tables_contain(line):
-    assert line in list(build(json.loads(json.dumps(result()))))
-
-
-def test_several_training_runs_are_shown_as_mean_and_spread():
-    curves = [[[10.0, 0.91], [20.0, 0.935]], [[14.0, 0.89], [24.0, 0.925]]]
-    answers = [
-        {"members": {"m1": curve}, "train_seconds": 1 + index, "command_seconds": 5, "vote_accuracy": 0.91}
-        for index, curve in enumerate(curves)
-    ]
-    of_peer = [{"members": {"quick-k3": curve}} for curve in curves]
-    line = {"work": "roy-1", "peers": {"fmcli": {"answers": [*answers, {"error": "took too long"}]}}}
-    rows = list(accuracy([line, {"work": "quick-k3", "peers": {"keras": {"answers": of_peer}}}], (90, 92, 93)))
-    assert "| `roy-1`, m1, fmcli | 24.0 | 24.0 | – | 92.50 % after 24.0 s |" in rows
-    times = "17.0 ± 9.9 | 22.0 ± 2.8 | – | 93.00 ± 0.71 % after 22.0 ± 2.8 s |"
-    assert f"| `roy-1`, mean of 2, m1, fmcli | {times}" in rows
-    assert "| `roy-1`, mean of 2, vote |  |  |  | 91.00 ± 0.00 % after 1.5 ± 0.7 s; whole command 5.0 ± 0.0 s |" in rows
-    assert f"| `quick-k3`, mean of 2, Keras | {times}" in rows
-
-
-def test_rows_have_the_length_of_their_heading():
-    lines = [line for line in build(result()) if line.startswith("|")]
-    widths = [line.count("|") for line in lines]
-    for index, line in enumerate(lines):
-        if line.startswith("|---"):
-            assert widths[index] == widths[index - 1] == widths[index + 1]
 
 
 def run_benchmarks(arguments: list[str]) -> None:
