@@ -4,7 +4,7 @@
     python -m benchmarks.run --works roy-1 mell-cnn --peers fmcli keras --repeats 3
     python -m benchmarks.table benchmarks/results/cpu.json
 
-README.md in this folder lists all benchmarks and their results. Method:
+README.md in this folder lists all benchmarks. docs/performance.md has the results. Method:
 
 - Each repeat of each peer runs in a new process. All peers run a task once before the next repeat starts, and a
   different peer goes first in each repeat, so that a slow phase of the machine affects all peers.

@@ -20,10 +20,10 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.markdown import heading, row
 from benchmarks.peers import Job
 from benchmarks.peers.fmcli_peer import run
 from benchmarks.run import write_images
-from benchmarks.table import heading, row
 from benchmarks.works import WORKS, load_work
 from fmcli.hardware.cpu import count_cores
 
