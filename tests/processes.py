@@ -56,6 +56,11 @@ class StartedProcess:
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
+    def stop(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+        self.finish()
+
     def finish(self) -> Result:
         """Wait for the process and return its exit status and output."""
         self._process.join()
