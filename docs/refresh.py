@@ -110,14 +110,17 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if generated text is out of date")
     parser.add_argument("--run", action="store_true", help="run the commands of the page")
     parser.add_argument("--folder", type=Path, help="working folder for --run; created if missing")
+    trained = ROOT / "checkpoints" / "quick"
+    parser.add_argument("--trained", type=Path, default=trained, help="trained run of quick to copy for --run")
     options = parser.parse_args()
     if options.run:
         if len(options.pages) != 1 or options.folder is None:
             parser.error("--run needs one PAGE and --folder DIR")
         from working_folder import prepare_folder
 
-        prepare_folder(options.folder, ROOT / "checkpoints" / "quick")
-        run_page(options.pages[0], options.folder)
+        page = options.pages[0]
+        prepare_folder(options.folder, None if page.stem == "tutorial" else options.trained)
+        run_page(page, options.folder)
         return
     old = []
     for page in options.pages or documentation_pages():

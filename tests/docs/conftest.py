@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT
-from working_folder import CLASS_NAMES, prepare_folder, read_clothes
 
+from pages import ROOT
 from tests.docs import server
 from tests.helpers import write_idx_folder
+from working_folder import CLASS_NAMES, prepare_folder, read_clothes
 
 N_TRAIN, N_TEST = 600, 200  # images of the stand-in for Fashion-MNIST
 

@@ -5,6 +5,7 @@ in a fork. Trainings are short: few epochs, and a few hundred images in place of
 """
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -114,8 +115,8 @@ def shorten(words: Sequence[str]) -> list[str]:
         return values
     if name == "search":
         values += ["--trials", "2"]
-    recipe = next((b for a, b in zip(words, words[1:], strict=False) if a in ("--recipe", "-r")), "quick")
-    overrides = [b for a, b in zip(words, words[1:], strict=False) if a == "--set"]
+    recipe = next((b for a, b in itertools.pairwise(words) if a in ("--recipe", "-r")), "quick")
+    overrides = [b for a, b in itertools.pairwise(words) if a == "--set"]
     for epochs in range(1, MAX_EPOCHS + 1):
         shorter = f"trainer.epochs={epochs}"
         try:

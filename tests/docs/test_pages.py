@@ -4,10 +4,12 @@ By default, trainings are short; see `server.py`. With `--as-written`, they are 
 after the last command that succeeded.
 """
 
+import itertools
 import json
 import re
 
 import pytest
+
 from pages import CUT, ROOT, Command, ShownFile, documentation_pages, parse_page
 from refresh import run_shell, write_file
 
@@ -98,7 +100,7 @@ def missing_header(lines: list[str], shown: list[str]) -> str:
 
 
 def _headers(lines: list[str]) -> list[list[str]]:
-    return [above.split() for above, rule in zip(lines, lines[1:], strict=False) if _RULE.match(rule)]
+    return [above.split() for above, rule in itertools.pairwise(lines) if _RULE.match(rule)]
 
 
 def test_shown_output_is_compared():
