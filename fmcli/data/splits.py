@@ -13,6 +13,8 @@ from fmcli.data.sources import load_source
 from fmcli.errors import DataError, Remedy, printable
 from fmcli.recipe.data import DataSpec, FirstImages, OwnValidation, RandomFraction, Resplit
 
+_SET_FRACTION = Remedy("set", "'data.validation={ fraction = 0.2, stratify = true }'")
+
 
 def load_splits(spec: DataSpec, data_root: Path | None = None) -> Splits:
     """Load the images of a recipe and split them.
@@ -50,7 +52,7 @@ def split_images(source: Splits, spec: DataSpec) -> Splits:
                 raise DataError(
                     f"data.validation.first = {first} leaves no training images; the source has {n_images}",
                     hint="set aside fewer images for validation",
-                    remedies=[Remedy("set", f"data.validation.first={max(n_images // 6, 1)}")],
+                    remedies=[_SET_FRACTION],
                 )
             train, validation = slice(first, None), slice(first)
         case RandomFraction(fraction=fraction, seed=seed, stratify=stratify):
@@ -125,5 +127,5 @@ def _check_classes_remain(images: ImageSet, kept: NDArray[Any] | slice) -> None:
         raise DataError(
             f"the split leaves no training images of the class {printable(images.class_names[lost[0]])}",
             hint="set aside the same fraction of each class for validation",
-            remedies=[Remedy("set", "'data.validation={ fraction = 0.1, stratify = true }'")],
+            remedies=[_SET_FRACTION],
         )

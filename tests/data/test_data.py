@@ -607,8 +607,9 @@ def test_first_images_are_set_aside():
 
 @pytest.mark.parametrize("first", [1000, 1001, 10**9])
 def test_training_images_must_remain(first):
-    with pytest.raises(DataError, match=f"first = {first} leaves no training images; the source has 1000"):
+    with pytest.raises(DataError, match=f"first = {first} leaves no training images; the source has 1000") as caught:
         split(validation=FirstImages(first=first))
+    assert "stratify = true" in str(caught.value.remedies[0].value)
 
 
 @pytest.mark.parametrize("stratify", [False, True])
