@@ -12,6 +12,8 @@ from fmcli.report.document import count, percent, show_value
 
 _MIN_WIDE_COLUMNS = 70  # terminals narrower than this show no loss, accuracy and speed next to the bar
 
+_FEW_STEPS = 50  # the vote of quick on 300 images of 3 classes was 35 to 52 % accurate after 10 steps, 75 % after 60
+
 _FEATURES = {"cuda-graph": "CUDA graphs", "parallel-members": "members in parallel"}
 
 
@@ -99,6 +101,8 @@ class TrainingProgress:
         resumed = f", resuming at epoch {event.first_epoch}" if is_resumed else ""
         resumed += f" after step {event.steps_done}" if event.steps_done else ""
         self.terminal.note(f"{event.member}: {what}, {length} on {event.device} in {event.precision}{resumed}")
+        if event.epochs * event.steps_per_epoch < _FEW_STEPS:
+            self._note_once(self._describe_short_training(event.epochs * event.steps_per_epoch))
         task = self._bars.add_task(
             f"{event.member} {event.first_epoch}/{event.epochs}",
             total=(event.epochs - event.first_epoch + 1) * event.steps_per_epoch,
@@ -153,6 +157,11 @@ class TrainingProgress:
     def _remove_bar(self, member: str) -> None:
         if member in self._running:
             self._bars.remove_task(self._running.pop(member)[1])
+
+    def _describe_short_training(self, steps: int) -> str:
+        remedy = Remedy("set", "trainer.epochs=120 --set trainer.batch_size=32")
+        options = f"; {self._describe_remedy(remedy)}" if self._describe_remedy else ""
+        return f"{count(steps, 'step')} per member may be too few to learn from{options}"
 
     def _describe_parallel(self, event: events.MembersInParallel) -> str:
         if event.speedup is None:

@@ -2,6 +2,8 @@
 
 from io import StringIO
 
+import pytest
+
 from fmcli.events import EpochFinished, MemberStarted, StepFinished
 from fmcli.report.console import Terminal
 from fmcli.report.progress import TrainingProgress
@@ -27,3 +29,18 @@ def test_bar_shows_the_number_of_steps_even_if_not_every_step_is_reported(monkey
             progress(event)
             positions.append(progress._bars.tasks[0].completed)
     assert positions == [2, 4, 10, 17]
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "noted"), [(1, True), (5, False)])
+def test_a_training_of_few_steps_is_noted_once(steps_per_epoch, noted):
+    stream = StringIO()
+    with TrainingProgress(Terminal(err=stream), describe_remedy=lambda remedy: f"set {remedy.value}") as progress:
+        for member in ("k3", "k5"):
+            progress(
+                MemberStarted(
+                    member, epochs=10, steps_per_epoch=steps_per_epoch, first_epoch=1, parameters=100, device="cpu",
+                    precision="fp32",
+                )
+            )  # fmt: skip
+    note = "10 steps per member may be too few to learn from; set trainer.epochs=120 --set trainer.batch_size=32"
+    assert stream.getvalue().split("\n").count(note) == noted
