@@ -25,17 +25,17 @@ ENVIRONMENT = {
 }
 
 
-def refresh_regions(text: str) -> str:
+def refresh_regions(text: str, environment: dict[str, str] = ENVIRONMENT) -> str:
     """Return a page with up-to-date generated regions."""
     for region in reversed(regions(text)):
-        text = text[: region.start] + _generate(region) + text[region.end :]
+        text = text[: region.start] + _generate(region, environment) + text[region.end :]
     return text
 
 
-def _generate(region: Region) -> str:
+def _generate(region: Region, environment: dict[str, str]) -> str:
     """Run the command of a region. If the old text is a code block, the new text is one, too."""
     done = subprocess.run(
-        ["bash", "-c", region.command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        ["bash", "-c", region.command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise SystemExit(f"{region.command}: exit status {done.returncode}\n{done.stderr}")

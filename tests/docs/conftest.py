@@ -43,7 +43,7 @@ def published_data() -> Path | None:
 def environment(as_written, published_data, tmp_path_factory):
     """Environment of the commands, in which `fmcli` is the fast one of `server.py` unless pages run as written."""
     path = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    values = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    values = {**os.environ, "PYTHONPATH": str(ROOT)}
     if as_written:
         yield values | {"PATH": os.pathsep.join(path)}
         return

@@ -128,7 +128,10 @@ def shorten(words: Sequence[str]) -> list[str]:
 
 
 def _make_fast() -> None:
-    """Disable the parts of fmcli that cost more time than a short training."""
+    """Import the modules of all commands, and disable what costs more time than a short training."""
+
+    import fmcli.report.ensemble_evaluation
+    import fmcli.report.plots.files  # noqa: F401
     from fmcli.networks.cpu import loading
     from fmcli.training.executors import processes
 

@@ -35,9 +35,9 @@ def test_each_table_row_is_on_a_separate_line(path):
 
 
 @pytest.mark.parametrize("path", GENERATED, ids=ids(GENERATED))
-def test_generated_text_is_up_to_date(path):
+def test_generated_text_is_up_to_date(path, environment):
     text = path.read_text("utf-8")
-    assert refresh_regions(text) == text, f"run: python docs/refresh.py {path.relative_to(ROOT)}"
+    assert refresh_regions(text, environment) == text, f"run: python docs/refresh.py {path.relative_to(ROOT)}"
 
 
 def test_every_command_and_option_is_on_the_page_cli():
