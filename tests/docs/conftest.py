@@ -68,7 +68,8 @@ def prepared_folder(as_written, environment, tmp_path_factory):
         return folder
     folder = tmp_path_factory.mktemp("pages") / "prepared"
     prepare_folder(folder, None, read_clothes().first(N_TRAIN, N_TEST))
-    train = ["fmcli", "train", "--recipe", "quick", "--threads", "1", "--quiet"]
+    small_batches = "trainer.batch_size=16"  # one epoch must be enough to learn something
+    train = ["fmcli", "train", "--recipe", "quick", "--threads", "1", "--quiet", "--set", small_batches]
     subprocess.run(train, cwd=folder, env=environment, check=True, capture_output=True)
     return folder
 
