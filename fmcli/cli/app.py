@@ -6,13 +6,13 @@ import typer
 
 import fmcli
 from fmcli.cli import data, ensemble, evaluate, plot, predict, recipe, reproduce, search, train
-from fmcli.cli.command import Command
+from fmcli.cli.command import Command, Root
 
 app = typer.Typer(
+    cls=Root,
     help="Train small-image classifiers and combine them into voting ensembles.",
     epilog="\b\nStart with:\n  fmcli data fetch\n  fmcli train --recipe quick\n"
     "  fmcli ensemble evaluate checkpoints/quick",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +12,16 @@ import typer
 
 from fmcli.choices import BUILT_IN_SOURCES, DEFAULT_SOURCE, SOURCE_FORMS
 from fmcli.cli import options
+from fmcli.cli.command import INPUT, OUTPUT
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.plotters import data_plotters, save_figures
 from fmcli.errors import printable
 
 app = options.command_group("Download, verify and show datasets.")
 
+_QUICK_EPOCHS, _QUICK_BATCH = 10, 128  # of the recipe quick
+_MIN_STEPS = 700  # 300 images in three classes: 35 % accuracy after 10 steps, 78 % after 240, 87 % after 720
+_SMALL_BATCH = 32
 
 BuiltIn = Annotated[
     str,
@@ -28,7 +35,10 @@ Source = Annotated[
     ),
 ]
 Grid = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file.")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file.", rich_help_panel=OUTPUT
+    ),
 ]
 DataOverrides = Annotated[
     list[str] | None,
@@ -36,6 +46,7 @@ DataOverrides = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a key of the [data] table, for example 'data.size=[32,32]'. Can be repeated.",
+        rich_help_panel=INPUT,
     ),
 ]
 
@@ -43,9 +54,9 @@ DataOverrides = Annotated[
 @app.command("fetch", short_help="Download and verify a built-in dataset.")
 def fetch_data(
     source: BuiltIn = DEFAULT_SOURCE,
-    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    data_root: options.DataRoot = None,
 ) -> None:
     """Download a built-in dataset and verify it.
 
@@ -65,15 +76,19 @@ def fetch_data(
 @app.command("info", short_help="Show classes, splits, digests and samples.")
 def show_data(
     source: Source = DEFAULT_SOURCE,
-    grid: Grid = None,
     set_: DataOverrides = None,
-    samples: Annotated[bool, typer.Option(help="Show one sample per class in the terminal.")] = True,
-    data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
+    samples: Annotated[
+        bool, typer.Option(help="Show one sample per class in the terminal.", rich_help_panel=OUTPUT)
+    ] = True,
+    grid: Grid = None,
+    data_root: options.DataRoot = None,
 ) -> None:
     """Show the number of images per class and split, the image size, the digest of each split, and samples.
 
-    Example: fmcli data info folder:pets --set 'data.size=[32,32]' --grid a.png
+    Examples:
+        fmcli data info
+        fmcli data info folder:pets --set 'data.size=[32,32]' --grid samples.png
     """
     spec = find_data_spec(source)
 
@@ -104,3 +119,16 @@ def show_data(
     if samples and format_ == "table" and terminal.out.is_terminal:
         first = train.first_of_each_class(1)
         terminal.print(terminal_grid(first.images, first.labels, first.class_names, terminal.out))
+    if ":" in source and source == spec.source:
+        terminal.note(f"Next: {_train_command(source, len(found.train), set_ or ())}")
+
+
+def _train_command(source: str, n_images: int, overrides: Sequence[str]) -> str:
+    """Return a command that trains `quick` on a source, for at least `_MIN_STEPS` steps."""
+    changes = [f"data.source={source}", *overrides, "data.validation={ fraction = 0.2, stratify = true }"]
+    if _QUICK_EPOCHS * n_images / _QUICK_BATCH < _MIN_STEPS:
+        epochs = max(_QUICK_EPOCHS, math.ceil(_MIN_STEPS * _SMALL_BATCH / (0.8 * n_images)))
+        changes += [f"trainer.epochs={epochs}", f"trainer.batch_size={_SMALL_BATCH}"]
+    output = str(Path("checkpoints") / Path(source.partition(":")[2]).resolve().stem)
+    words = [part for change in changes for part in ("--set", change)]
+    return shlex.join(["fmcli", "train", "--recipe", "quick", *words, "--output", output])

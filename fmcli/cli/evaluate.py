@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
+from fmcli.cli.command import OUTPUT
 from fmcli.cli.member_pool import open_members, published_references, warn_normalization
 from fmcli.cli.plotters import write_member_plots
 from fmcli.errors import printable
@@ -15,6 +16,7 @@ SavePredictions = Annotated[
     typer.Option(
         metavar="PATH",
         help="Also write each member's predictions to this folder. For one member, you can give a .safetensors file.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -23,18 +25,21 @@ def evaluate(
     members: options.Members,
     split: options.Split = "test",
     tta: options.TestTimeViews = "none",
-    save_predictions: SavePredictions = None,
     labels: options.Labels = None,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
-    plots: options.Plots = None,
     format_: options.FormatOption = "table",
+    save_predictions: SavePredictions = None,
+    plots: options.Plots = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Score each member on its own: accuracy, scores per class, confusion matrix and calibration.
 
-    Example: fmcli evaluate checkpoints/quick/k3 --split validation
+    Examples:
+        fmcli evaluate checkpoints/quick
+        fmcli evaluate checkpoints/quick/k3 --split validation
+        fmcli evaluate checkpoints/quick --save-predictions predictions
     """
     from fmcli.ensemble import evaluate_member
     from fmcli.members.predict import predict_pool

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from fmcli.choices import RULE_NAMES, Format, RuleName, SplitName, TieRule, Views
+from fmcli.cli.command import INPUT, MACHINE, OUTPUT, TRAINING, VOTING, Group
 from fmcli.errors import UsageError, printable
 from fmcli.hardware.device import check_device_name
 from fmcli.storage.atomic import check_writable
@@ -14,7 +15,7 @@ from fmcli.storage.atomic import check_writable
 
 def command_group(help_: str) -> typer.Typer:
     """Return a group of commands with plain help; typer's panels would double the time to show it."""
-    return typer.Typer(help=help_, no_args_is_help=True, rich_markup_mode=None)
+    return typer.Typer(cls=Group, help=help_, no_args_is_help=True, rich_markup_mode=None)
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -57,38 +58,70 @@ def _check_plot_folder(folder: Path | None) -> Path | None:
     return folder
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also list the files that are read and written.")]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="Format of the result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Also list the files that are read and written.", rich_help_panel=OUTPUT),
+]
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help=f"Format of the result: {', '.join(get_args(Format))}.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
         metavar="DEVICE",
         callback=check_device_name,
-        help="auto, cpu, cuda, cuda:N or mps. auto uses a GPU if available.",
+        help="auto, cpu, cuda, cuda:N or mps. auto uses a GPU if there is one.",
+        rich_help_panel=MACHINE,
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of CPU threads. Default: one per core.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Number of CPU threads. Default: one per core.", rich_help_panel=MACHINE),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
         envvar="FMCLI_DATA",
         metavar="DIR",
-        help="Folder of datasets. fmcli looks here first for built-in datasets, and also for a relative path in "
-        "data.source that does not exist in the current folder. fmcli data fetch downloads to this folder.",
+        help="Folder of datasets. fmcli looks here first for built-in datasets, and fmcli data fetch downloads to it. "
+        "A relative path in data.source that does not exist in the current folder is also looked up here.",
+        rich_help_panel=MACHINE,
     ),
 ]
 RecipeName = Annotated[
     str,
-    typer.Option("--recipe", "-r", metavar="RECIPE", help="Name or path of a recipe.", autocompletion=complete_recipe),
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        help="Name of a shipped recipe (see fmcli recipe list), or path of a .toml file.",
+        autocompletion=complete_recipe,
+        rich_help_panel=INPUT,
+    ),
 ]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name or path of a recipe.", autocompletion=complete_recipe)
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name of a shipped recipe (see fmcli recipe list), or path of a .toml file.",
+        autocompletion=complete_recipe,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change a key of the recipe, for example optimizer.lr=3e-4. Can be repeated.", metavar="KEY=VALUE"
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, for example optimizer.lr=3e-4. Can be repeated.",
+        rich_help_panel=INPUT,
     ),
 ]
 Members = Annotated[
@@ -98,28 +131,42 @@ Members = Annotated[
 Networks = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MEMBER", help="Runs, members, checkpoints or ensemble files. Predictions files are refused."
+        metavar="MEMBER", help="Runs, members, checkpoints or ensemble files. Predictions files are not accepted."
     ),
 ]
 TestTimeViews = Annotated[
-    Views, typer.Option(help="Average predictions over views of each image: mirrored, shifted by a pixel, or both.")
+    Views,
+    typer.Option(
+        help="Average predictions over views of each image: mirrored, shifted by a pixel, or both.",
+        rich_help_panel=INPUT,
+    ),
 ]
 Labels = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
         help="True classes for predictions from other tools: a .npy array, or a text file with one class per line.",
+        rich_help_panel=INPUT,
     ),
 ]
 Vote = Annotated[
     RuleName | None,
-    typer.Option(metavar="RULE", help=f"Voting rule: {', '.join(RULE_NAMES)}. Default: from the recipe."),
+    typer.Option(
+        metavar="RULE",
+        help=f"Voting rule: {', '.join(RULE_NAMES)}. Default: from the recipe.",
+        rich_help_panel=VOTING,
+    ),
 ]
-Tie = Annotated[TieRule | None, typer.Option(help="How to break ties between classes. Default: from the recipe.")]
+Tie = Annotated[
+    TieRule | None,
+    typer.Option(help="How to break ties between classes. Default: from the recipe.", rich_help_panel=VOTING),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
-        metavar="W,W,…", help="Weight of each member in order, for example 2,1,1. Default: from the recipe, or fitted."
+        metavar="W,W,…",
+        help="Weight of each member in order, for example 2,1,1. Default: from the recipe, or fitted.",
+        rich_help_panel=VOTING,
     ),
 ]
 Groups = Annotated[
@@ -128,9 +175,10 @@ Groups = Annotated[
         metavar="G,G,…",
         help="For rules that need groups, such as two-level: group of each member in order, for example 3,3,5. "
         "Default: its kernel size.",
+        rich_help_panel=VOTING,
     ),
 ]
-Split = Annotated[SplitName, typer.Option(help="Images to score on.")]
+Split = Annotated[SplitName, typer.Option(help="Images to score on.", rich_help_panel=INPUT)]
 Plots = Annotated[
     Path | None,
     typer.Option(
@@ -138,6 +186,7 @@ Plots = Annotated[
         file_okay=False,
         callback=_check_plot_folder,
         help="Also write figures to this folder, as PNG files.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 EnsembleOutput = Annotated[
@@ -148,7 +197,13 @@ EnsembleOutput = Annotated[
         callback=require_suffix(".toml", "an ensemble file"),
         metavar="FILE",
         help="Ensemble file to write, ending in .toml. The members must be in its folder or below.",
+        rich_help_panel=OUTPUT,
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
-Retrain = Annotated[bool, typer.Option("--overwrite", help="Delete existing runs and train from scratch.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output if it exists.", rich_help_panel=OUTPUT)
+]
+Retrain = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Delete existing runs and train from scratch.", rich_help_panel=TRAINING),
+]

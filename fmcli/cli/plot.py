@@ -11,6 +11,7 @@ import typer
 
 from fmcli.choices import FIGURES, FigureChoice, FigureName, FileFormat, SplitName
 from fmcli.cli import options, plotters
+from fmcli.cli.command import INPUT, OUTPUT
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.cli.plotters import Plotters
@@ -33,11 +34,22 @@ Sources = Annotated[
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="PATH", help="A .png, .svg or .pdf file. If FIGURE is all, a folder.")
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="A .png, .svg or .pdf file. If FIGURE is all, a folder.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-Split = Annotated[SplitName | None, typer.Option(help="Images to use. Default: train for samples, otherwise test.")]
+Split = Annotated[
+    SplitName | None,
+    typer.Option(help="Images to use. Default: train for samples, otherwise test.", rich_help_panel=INPUT),
+]
 FileFormatOption = Annotated[
-    FileFormat | None, typer.Option(help="If FIGURE is all: file format of the figures. Default: png.")
+    FileFormat | None,
+    typer.Option(help="If FIGURE is all: file format of the figures. Default: png.", rich_help_panel=OUTPUT),
 ]
 
 
@@ -46,19 +58,22 @@ def plot(
     sources: Sources,
     output: Output,
     split: Split = None,
-    file_format: FileFormatOption = None,
     vote: options.Vote = None,
     tie: options.Tie = None,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
+    file_format: FileFormatOption = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Draw a figure and print its path.
 
     If you give several members, a figure shows their vote. Learning curves show each member separately.
 
-    Example: fmcli plot confusion checkpoints/quick --output confusion.pdf
+    Examples:
+        fmcli plot confusion checkpoints/quick --output confusion.pdf
+        fmcli plot all checkpoints/quick --output figures
+        fmcli plot samples folder:pets --output samples.png
     """
     files = _plan_files(kind, output, file_format)
 

@@ -11,6 +11,7 @@ import typer
 
 from fmcli.choices import Invert
 from fmcli.cli import options
+from fmcli.cli.command import INPUT, MACHINE, OUTPUT, VOTING
 from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.errors import DataError, UsageError
 
@@ -21,13 +22,22 @@ Inputs = Annotated[
     typer.Argument(metavar="INPUT", help="Image files, folders, .npy or IDX files. - reads paths from standard input."),
 ]
 Null = Annotated[
-    bool, typer.Option("--null", "-0", help="Paths on standard input end in NUL, as find -print0 writes them.")
+    bool,
+    typer.Option(
+        "--null", "-0", help="Paths on standard input end in NUL, as find -print0 writes them.", rich_help_panel=INPUT
+    ),
 ]
-Top = Annotated[int, typer.Option(min=1, metavar="N", help="Number of most probable classes per image.")]
+Top = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Number of most probable classes to print per image.", rich_help_panel=OUTPUT
+    ),
+]
 InvertOption = Annotated[
     Invert,
     typer.Option(
-        help="Invert dark and light. auto inverts an image if nearly all training images have the opposite background."
+        help="Invert dark and light. auto inverts an image if nearly all training images have the opposite background.",
+        rich_help_panel=INPUT,
     ),
 ]
 RejectBelow = Annotated[
@@ -37,12 +47,16 @@ RejectBelow = Annotated[
         max=1,
         metavar="P",
         help="Report an image as undecided if the probability of its predicted class is below P.",
+        rich_help_panel=VOTING,
     ),
 ]
 BatchSize = Annotated[
     int,
     typer.Option(
-        min=1, metavar="N", help="Images per batch. With 1, each image is classified as soon as its path arrives."
+        min=1,
+        metavar="N",
+        help="Images per batch. With 1, each image is classified as soon as its path arrives.",
+        rich_help_panel=MACHINE,
     ),
 ]
 
@@ -50,22 +64,25 @@ BatchSize = Annotated[
 def predict(
     model: Model,
     inputs: Inputs = None,
-    null: Null = False,
-    top: Top = 1,
     invert: InvertOption = "auto",
-    vote: options.Vote = None,
-    tie: options.Tie = None,
-    reject_below: RejectBelow = 0.0,
     tta: options.TestTimeViews = "none",
-    batch_size: BatchSize = 64,
-    device: options.Device = "auto",
+    null: Null = False,
+    vote: options.Vote = None,
+    reject_below: RejectBelow = 0.0,
+    tie: options.Tie = None,
     format_: options.FormatOption = "table",
+    top: Top = 1,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    batch_size: BatchSize = 64,
 ) -> None:
     """Classify images with one member or with the vote of a run. Results are in the order of the inputs.
 
-    Example: fmcli predict checkpoints/quick photos/ -f jsonl | jq -r .label
+    Examples:
+        fmcli predict checkpoints/quick photo.jpg --top 3
+        fmcli predict checkpoints/quick photos/ --format jsonl | jq -r .label
+        find photos -name '*.png' -print0 | fmcli predict checkpoints/quick -0
     """
     names = _input_names(inputs or [], null)
 

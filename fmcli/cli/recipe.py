@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
+from fmcli.cli.command import OUTPUT
 from fmcli.errors import UsageError, did_you_mean, printable
 from fmcli.storage.atomic import write_atomic
 
 app = options.command_group("List, show, copy and check recipes.")
 
 
-@app.command("list")
+@app.command("list", short_help="List the shipped recipes.")
 def list_recipes(format_: options.FormatOption = "table") -> None:
     """List the shipped recipes.
 
@@ -31,19 +32,25 @@ def list_recipes(format_: options.FormatOption = "table") -> None:
 @app.command("show", short_help="Print a recipe or its networks.")
 def show_recipe(
     recipe: options.RecipeArgument,
+    set_: options.Overrides = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Print every key of every member, including defaults.")
+        bool,
+        typer.Option("--resolved", help="Print every key of every member, including defaults.", rich_help_panel=OUTPUT),
     ] = False,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Print the layers, shapes and parameter counts of each network.")
+        bool,
+        typer.Option(
+            "--summary", help="Print the layers, shapes and parameter counts of each network.", rich_help_panel=OUTPUT
+        ),
     ] = False,
-    set_: options.Overrides = None,
-    data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Print a recipe as TOML, or a summary of its networks. --format applies only to the summary.
 
-    Example: fmcli recipe show quick --summary
+    Examples:
+        fmcli recipe show quick
+        fmcli recipe show quick --summary
     """
     from fmcli.recipe import dump_recipe, find_recipe, known_facts, load_recipe, read_text
     from fmcli.report.console import Terminal
@@ -70,13 +77,13 @@ def show_recipe(
     emit(summary_document(values, trace_recipe(values, facts)), format_, terminal)
 
 
-@app.command("copy")
+@app.command("copy", short_help="Copy a recipe to edit it.")
 def copy_recipe(
     recipe: options.RecipeArgument,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="File or folder to copy it to.")],
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Copy a recipe in order to edit it.
+    """Copy a recipe to edit it.
 
     Example: fmcli recipe copy quick my.toml
     """
@@ -126,7 +133,9 @@ def list_keys(
 ) -> None:
     """List the keys of a recipe with their type, default and meaning.
 
-    Example: fmcli recipe keys optimizer
+    Examples:
+        fmcli recipe keys
+        fmcli recipe keys optimizer
     """
     from fmcli.recipe import recipe_keys
     from fmcli.report.console import Terminal

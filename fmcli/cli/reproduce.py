@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
+from fmcli.cli.command import OUTPUT, TRAINING
 from fmcli.cli.training_session import training_session
 
 Systems = Annotated[
@@ -16,33 +17,43 @@ Systems = Annotated[
         autocompletion=options.complete_recipe,
     ),
 ]
-Seeds = Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per system, with seeds 0, 1, …")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the runs NAME/seed-N.")]
+Seeds = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="Number of runs per system, with seeds 0, 1, …", rich_help_panel=TRAINING),
+]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder for the runs RECIPE/seed-N.", rich_help_panel=OUTPUT),
+]
 SkipDone = Annotated[
     bool,
     typer.Option(
-        "--skip-done", help="Keep finished runs and continue partial ones. Several processes can then share the work."
+        "--skip-done",
+        help="Keep finished runs and continue partial ones. Several processes can then share the work.",
+        rich_help_panel=TRAINING,
     ),
 ]
 
 
 def reproduce(
     systems: Systems = None,
-    seeds: Seeds = 1,
     set_: options.Overrides = None,
-    output: Output = Path("checkpoints/reproduce"),
+    seeds: Seeds = 1,
     skip_done: SkipDone = False,
     overwrite: options.Retrain = False,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    data_root: options.DataRoot = None,
+    output: Output = Path("checkpoints/reproduce"),
     format_: options.FormatOption = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    data_root: options.DataRoot = None,
 ) -> None:
     """Train published systems from their recipes, and compare their accuracy with the published accuracy.
 
-    Example: fmcli reproduce roy-1 becker-cnn --seeds 3
+    Examples:
+        fmcli reproduce roy-1
+        fmcli reproduce roy-1 becker-cnn --seeds 3
     """
     from fmcli.experiments.reproduce import published_systems
     from fmcli.experiments.reproduce import reproduce as run_systems

@@ -7,22 +7,38 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
+from fmcli.cli.command import OUTPUT, TRAINING
 from fmcli.cli.training_session import training_session
 from fmcli.errors import UsageError, printable
 from fmcli.storage.atomic import check_writable
 
 Trials = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Total number of trials. Default: from the recipe.")
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Total number of trials. Default: from the recipe.", rich_help_panel=TRAINING
+    ),
 ]
 SearchFolder = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Folder of the search. Default: checkpoints/search/RECIPE."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Folder of the search. Default: checkpoints/search/RECIPE.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue an existing search. Other processes may run it at the same time.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue an existing search. Other processes may run it at the same time.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 WriteRecipe = Annotated[
-    Path | None, typer.Option(help="Write the recipe with the best values to this file.", metavar="FILE")
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the recipe with the best values to this file.", rich_help_panel=OUTPUT),
 ]
 
 
@@ -30,21 +46,23 @@ def search(
     recipe: options.RecipeName,
     set_: options.Overrides = None,
     trials: Trials = None,
-    output: SearchFolder = None,
     resume: Resume = False,
+    output: SearchFolder = None,
     write_recipe: WriteRecipe = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    data_root: options.DataRoot = None,
 ) -> None:
     """Search for hyperparameters with a better score on the validation images.
 
     The [search] table of the recipe lists the keys to vary.
 
-    Example: fmcli search --recipe ams-search --write-recipe tuned.toml
+    Examples:
+        fmcli search --recipe ams-search --write-recipe tuned.toml
+        fmcli search --recipe ams-search --resume --trials 40
     """
     from fmcli.experiments.search import open_search, run_search, write_winner
     from fmcli.report.console import Terminal

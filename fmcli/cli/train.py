@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict, get_args
 
 import typer
 
 from fmcli.choices import ExecutorName
 from fmcli.cli import options
+from fmcli.cli.command import MACHINE, OUTPUT, TRAINING
 from fmcli.cli.plotters import curve_plotters, data_plotters, write_plots
 from fmcli.cli.training_session import training_session
 
@@ -20,14 +21,23 @@ if TYPE_CHECKING:
     from fmcli.report.document import Document
 
 MemberNames = Annotated[
-    list[str] | None, typer.Option("--member", metavar="NAME", help="Train only this member. Can be repeated.")
+    list[str] | None,
+    typer.Option("--member", metavar="NAME", help="Train only this member. Can be repeated.", rich_help_panel=TRAINING),
 ]
 RunFolder = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run. Default: checkpoints/RECIPE.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Folder of the run. Default: checkpoints/RECIPE.", rich_help_panel=OUTPUT
+    ),
 ]
 SaveEvery = Annotated[
     float,
-    typer.Option(min=0, metavar="MINUTES", help="Minutes between saves within one epoch. 0 saves after every step."),
+    typer.Option(
+        min=0,
+        metavar="MINUTES",
+        help="Minutes between saves within one epoch. 0 saves after every step.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 Jobs = Annotated[
     int | None,
@@ -38,45 +48,66 @@ Jobs = Annotated[
         metavar="N",
         help="Number of members to train in parallel. The cores are divided among them unless --threads is given. "
         "Default: the number that is estimated to be fastest.",
+        rich_help_panel=MACHINE,
     ),
 ]
 Executor = Annotated[
     ExecutorName | None,
-    typer.Option(help="How members are trained. Default: sequential; with several jobs, cuda_streams or processes."),
+    typer.Option(
+        metavar="NAME",
+        help=f"How members are trained: {', '.join(get_args(ExecutorName))}. Default: sequential; with several jobs, "
+        "cuda_streams on a GPU, otherwise processes.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Plan = Annotated[
     bool,
-    typer.Option("--plan", help="Print what would be trained, with estimated times. Train and write nothing."),
+    typer.Option(
+        "--plan",
+        help="Print what would be trained, with estimated times. Train and write nothing.",
+        rich_help_panel=TRAINING,
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="Random seed. Short for --set trainer.seed=N.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Random seed. Same as --set trainer.seed=N.", rich_help_panel=TRAINING),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an existing run.", rich_help_panel=TRAINING)]
 
 
 def train(
     recipe: options.RecipeName,
     set_: options.Overrides = None,
-    member: MemberNames = None,
-    output: RunFolder = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an existing run.")] = False,
-    overwrite: options.Retrain = False,
-    save_every: SaveEvery = 5.0,
-    jobs: Jobs = None,
-    executor: Executor = None,
     plan: Plan = False,
+    resume: Resume = False,
+    overwrite: options.Retrain = False,
+    member: MemberNames = None,
     seed: Seed = None,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    data_root: options.DataRoot = None,
-    plots: options.Plots = None,
+    save_every: SaveEvery = 5.0,
+    output: RunFolder = None,
     format_: options.FormatOption = "table",
+    plots: options.Plots = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    jobs: Jobs = None,
+    executor: Executor = None,
+    data_root: options.DataRoot = None,
 ) -> None:
-    """Train the members of a recipe and write them to a run folder.
+    r"""Train the members of a recipe and write them to a run folder.
 
     Press Ctrl-C to stop; --resume continues from the last saved step. If you start the same command in a second shell,
     it trains members that the first one has not started yet.
 
-    Example: fmcli train --recipe quick --set trainer.epochs=4 --output short
+    Examples:
+        fmcli train --recipe quick
+        fmcli train --recipe quick --resume
+        fmcli train --recipe quick --set trainer.epochs=4 --output checkpoints/short
+
+        # your own images: a folder with one subfolder per class
+        fmcli train --recipe quick --set data.source=folder:pets \
+          --set 'data.validation={ fraction = 0.2, stratify = true }' --output checkpoints/pets
     """
     from fmcli.recipe import load_recipe
 

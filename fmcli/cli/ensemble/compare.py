@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
+from fmcli.cli.command import COMPARISON
 from fmcli.cli.member_pool import choose_rule, open_members, refuse_unused_labels, warn_biased_vote
 from fmcli.errors import UsageError
 
@@ -25,44 +26,56 @@ Draws = Annotated[
         metavar="N",
         help="Draw about N random ensembles of mixed kernel sizes and about N of each single kernel size, and compare "
         "them.",
+        rich_help_panel=COMPARISON,
     ),
 ]
 Size = Annotated[
     int | None,
-    typer.Option(min=2, metavar="N", help="With --draws: members per ensemble. Default: the number of kernel sizes."),
+    typer.Option(
+        min=2,
+        metavar="N",
+        help="With --draws: members per ensemble. Default: the number of kernel sizes.",
+        rich_help_panel=COMPARISON,
+    ),
 ]
 Groups = Annotated[
     str | None,
     typer.Option(
         metavar="G,G,…",
         help="With --draws: group of each member in order, for example 3,3,5. Default: its kernel size.",
+        rich_help_panel=COMPARISON,
     ),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="With --draws: random seed. Default: 0.", rich_help_panel=COMPARISON),
+]
 
 
 def compare(
     ensembles: Ensembles,
-    vote: options.Vote = None,
-    tie: options.Tie = None,
     split: options.Split = "test",
+    labels: options.Labels = None,
     draws: Draws = None,
     size: Size = None,
     groups: Groups = None,
     seed: Seed = None,
-    labels: options.Labels = None,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
+    vote: options.Vote = None,
+    tie: options.Tie = None,
     format_: options.FormatOption = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Compare ensembles on the same images: accuracy, differences, confidence intervals and significance tests.
 
     With --draws, all members form one pool, and ensembles with mixed kernel sizes are compared with ensembles of a
     single kernel size.
 
-    Example: fmcli ensemble compare checkpoints/quick k3=checkpoints/quick/k3
+    Examples:
+        fmcli ensemble compare checkpoints/quick k3=checkpoints/quick/k3
+        fmcli ensemble compare a=run/k3,run/k5 b=run/k5,run/k7 --vote soft
     """
     if draws is None and (size is not None or groups is not None or seed is not None):
         raise UsageError("--size, --groups and --seed need --draws", hint="add --draws 200")

@@ -8,26 +8,29 @@ from fmcli.errors import Remedy, UsageError
 
 def evaluate(
     members: options.Members,
-    vote: options.Vote = None,
-    tie: options.Tie = None,
-    weights: options.Weights = None,
-    groups: options.Groups = None,
     split: options.Split = "test",
     tta: options.TestTimeViews = "none",
     labels: options.Labels = None,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
-    plots: options.Plots = None,
+    vote: options.Vote = None,
+    weights: options.Weights = None,
+    tie: options.Tie = None,
+    groups: options.Groups = None,
     format_: options.FormatOption = "table",
+    plots: options.Plots = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Score a vote and each of its members.
 
     The report answers three questions. Is the gain significant? What does each member contribute? Are the
     probabilities calibrated? Weights, stacking and the temperature are fitted on validation images only.
 
-    Example: fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
+    Examples:
+        fmcli ensemble evaluate checkpoints/quick
+        fmcli ensemble evaluate checkpoints/quick --vote weighted-soft
+        fmcli ensemble evaluate predictions/*.npy --labels labels.csv
     """
     from fmcli.ensemble import evaluate_ensemble
     from fmcli.ensemble.rules import rules_where

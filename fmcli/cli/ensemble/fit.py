@@ -7,23 +7,23 @@ from fmcli.cli.member_pool import choose_rule, open_members
 def fit(
     members: options.Members,
     output: options.EnsembleOutput,
-    vote: options.Vote = None,
-    tie: options.Tie = None,
-    weights: options.Weights = None,
-    groups: options.Groups = None,
     labels: options.Labels = None,
+    vote: options.Vote = None,
+    weights: options.Weights = None,
+    tie: options.Tie = None,
+    groups: options.Groups = None,
     overwrite: options.Overwrite = False,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Fit the weights and temperature of a voting rule on validation images, and write an ensemble file.
 
     The commands evaluate, predict, plot and ensemble accept this file instead of a run.
 
-    Example: fmcli ensemble fit checkpoints/quick --vote stacking -o quick.toml
+    Example: fmcli ensemble fit checkpoints/quick --vote stacking --output quick.toml
     """
     options.refuse_to_replace(output, overwrite)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fmcli.cli import options
+from fmcli.cli.command import OUTPUT
 from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.errors import DataError, printable
 
@@ -18,6 +19,7 @@ PackOutput = Annotated[
         callback=options.require_suffix(".safetensors", "a pack"),
         metavar="FILE",
         help="File to write. Its name must end in .safetensors.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -26,15 +28,15 @@ def pack(
     members: options.Networks,
     output: PackOutput,
     vote: options.Vote = None,
-    tie: options.Tie = None,
     weights: options.Weights = None,
+    tie: options.Tie = None,
     overwrite: options.Overwrite = False,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
-    """Write an ensemble to one file, which contains everything that fmcli predict needs.
+    """Write an ensemble to one file with everything that fmcli predict needs.
 
     Example: fmcli ensemble pack checkpoints/quick --output quick.safetensors
     """

@@ -6,10 +6,11 @@ import typer
 
 from fmcli.choices import Measure, SelectionMethod
 from fmcli.cli import options
+from fmcli.cli.command import SELECTION
 from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.errors import UsageError
 
-Method = Annotated[SelectionMethod, typer.Option(help="How to select members; see above.")]
+Method = Annotated[SelectionMethod, typer.Option(help="How to select members; see above.", rich_help_panel=SELECTION)]
 Size = Annotated[
     int | None,
     typer.Option(
@@ -17,9 +18,10 @@ Size = Annotated[
         metavar="N",
         help="Maximum number of members. For greedy, the number of steps. Default: greedy 20, diverse 10, exhaustive "
         "3.",
+        rich_help_panel=SELECTION,
     ),
 ]
-By = Annotated[Measure, typer.Option(help="Validation score to improve.")]
+By = Annotated[Measure, typer.Option(help="Validation score to improve.", rich_help_panel=SELECTION)]
 Bags = Annotated[
     int | None,
     typer.Option(
@@ -27,28 +29,32 @@ Bags = Annotated[
         metavar="N",
         help="For greedy: select from N random halves of the pool. A member's weight is the number of times it was "
         "selected.",
+        rich_help_panel=SELECTION,
     ),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Random seed for --bags. Default: 0.", rich_help_panel=SELECTION),
+]
 
 
 def select(
     members: options.Members,
     output: options.EnsembleOutput,
-    method: Method = "greedy",
+    labels: options.Labels = None,
     size: Size = None,
+    method: Method = "greedy",
     by: By = "accuracy",
     bags: Bags = None,
     seed: Seed = None,
     vote: options.Vote = None,
     tie: options.Tie = None,
-    labels: options.Labels = None,
     overwrite: options.Overwrite = False,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
     format_: options.FormatOption = "table",
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Select members on validation images and write an ensemble file.
 
@@ -59,7 +65,7 @@ def select(
 
     exhaustive: try all subsets. Only for small pools.
 
-    Example: fmcli ensemble select checkpoints/quick --size 3 -o best.toml
+    Example: fmcli ensemble select checkpoints/quick --size 3 --output best.toml
     """
     options.refuse_to_replace(output, overwrite)
     chosen = {name: value for name, value in (("bags", bags), ("seed", seed)) if value is not None}

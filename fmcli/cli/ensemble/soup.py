@@ -7,17 +7,22 @@ import typer
 
 from fmcli.choices import SoupMethod
 from fmcli.cli import options
+from fmcli.cli.command import OUTPUT, SELECTION
 from fmcli.cli.member_pool import open_members
 from fmcli.errors import printable
 
 Output = Annotated[
-    Path, typer.Option("--output", "-o", file_okay=False, metavar="DIR", help="Folder of the new member.")
+    Path,
+    typer.Option(
+        "--output", "-o", file_okay=False, metavar="DIR", help="Folder of the new member.", rich_help_panel=OUTPUT
+    ),
 ]
 Method = Annotated[
     SoupMethod,
     typer.Option(
         help="greedy: try members from best to worst; keep each that does not lower validation accuracy. "
-        "uniform: average all."
+        "uniform: average all.",
+        rich_help_panel=SELECTION,
     ),
 ]
 
@@ -27,10 +32,10 @@ def soup(
     output: Output,
     method: Method = "greedy",
     overwrite: options.Overwrite = False,
-    device: options.Device = "auto",
-    data_root: options.DataRoot = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
+    device: options.Device = "auto",
+    data_root: options.DataRoot = None,
 ) -> None:
     """Average the weights of members with the same network into one new member.
 

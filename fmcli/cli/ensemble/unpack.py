@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fmcli.cli.command import OUTPUT
 from fmcli.cli.options import Quiet, Verbose
 from fmcli.errors import printable
 
@@ -13,7 +14,9 @@ def unpack(
     packed: Annotated[Path, typer.Argument(metavar="PACK", help="File that fmcli ensemble pack wrote.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", file_okay=False, metavar="DIR", help="Folder to create."),
+        typer.Option(
+            "--output", "-o", file_okay=False, metavar="DIR", help="Folder to create.", rich_help_panel=OUTPUT
+        ),
     ],
     quiet: Quiet = False,
     verbose: Verbose = False,
