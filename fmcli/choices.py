@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Format = Literal["table", "json", "jsonl", "csv"]
+SheetFormat = Literal["table", "markdown", "latex"]
+"""Output format for people."""
+Format = Literal[SheetFormat, "json", "jsonl", "csv"]
 """Output format of a result."""
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)

@@ -6,13 +6,14 @@ from typing import Any
 from fmcli.ensemble import VotingRule
 from fmcli.ensemble.comparison import ComparedEnsemble, Comparison
 from fmcli.ensemble.heterogeneity import HeterogeneityStudy, HomogeneousResult
-from fmcli.report.document import Document, Record, Row, Sheet, interval, percent, points, show_value
+from fmcli.report.document import Document, Record, interval, percent, points, show_value
 from fmcli.report.ensemble_evaluation import (
     describe_agreement,
     describe_gain,
     describe_rule,
     describe_significance,
 )
+from fmcli.report.sheet import Row, Sheet
 
 _HOLM = "Adjusted p: corrected for the number of tests by Holm's method."
 

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fmcli.errors import FmcliError, OutputClosed, printable
-
-UNBOUNDED_COLUMNS = 100_000  # width of output to files and pipes, so that tables are never cut
+from fmcli.report.sheet import UNBOUNDED_COLUMNS
 
 
 class BestEffortStream:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmcli.recipe.tracing import show_shape
-from fmcli.report.document import Document, Sheet
+from fmcli.report.document import Document
+from fmcli.report.sheet import Sheet
 
 
 def data_document(

@@ -4,43 +4,23 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from fmcli.choices import Format
+from fmcli.choices import Format, SheetFormat
 from fmcli.errors import printable
-from fmcli.report.console import UNBOUNDED_COLUMNS, Terminal
+from fmcli.report.console import Terminal
+from fmcli.report.latex import format_latex
+from fmcli.report.markdown import format_markdown
+from fmcli.report.sheet import Row, Sheet, format_cell
 
 Record = Mapping[str, Any]
-Row = Mapping[str, str | int | None]
-"""Cells by column header. A header that starts with `>` aligns its column to the right."""
 _MIN_TEXT_WIDTH = 10  # characters; longer text is folded, numbers are not
 _GAP_WIDTH = 3  # characters between two columns
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One table for people.
-
-    Args:
-        title: Line above the table.
-        rows: The rows of the table. The first row has a cell for every column; a cell that is missing or None is empty.
-        n_totals: Number of rows at the end that are totals or averages. They are bold, below a blank line.
-        notes: Lines below the table.
-        max_width: Maximum width in characters; longer text is folded. Default: the width of the terminal.
-        matrix: Whether the rows are a matrix. On a narrow terminal, it is left out instead of printed as a list.
-    """
-
-    title: str = ""
-    rows: Sequence[Row] = ()
-    n_totals: int = 0
-    notes: Sequence[str] = ()
-    max_width: int = UNBOUNDED_COLUMNS
-    matrix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +28,7 @@ class Document:
     """A result.
 
     Args:
-        sheets: Tables for the format `table`.
+        sheets: Tables for people, for `table`, `markdown` and `latex`.
         payload: Complete result for `json`.
         records: Rows for `jsonl` and `csv`, all with the same keys.
     """
@@ -65,15 +45,29 @@ def emit(document: Document, format_: Format, terminal: Terminal) -> None:
         OutputClosed: The program that reads standard output has closed it.
     """
     match format_:
-        case "table":
-            for index, sheet in enumerate(document.sheets):
-                if index:
-                    terminal.print()
-                print_sheet(sheet, terminal)
+        case "table" | "markdown" | "latex":
+            write_sheets(document.sheets, format_, terminal)
         case "json":
             terminal.write(terminal.to_json(document.payload, indent=2) + "\n")
         case "jsonl" | "csv":
             write_records(document.records, format_, terminal)
+
+
+def write_sheets(sheets: Iterable[Sheet], format_: SheetFormat, terminal: Terminal) -> None:
+    """Write each table as soon as it arrives, with an empty line between two tables.
+
+    Raises:
+        OutputClosed: The program that reads standard output has closed it.
+    """
+    written = False
+    for sheet in sheets:
+        if format_ == "table":
+            if written:
+                terminal.print()
+            print_sheet(sheet, terminal)
+        elif text := (format_markdown if format_ == "markdown" else format_latex)(sheet):
+            terminal.write(f"\n{text}" if written else text)
+        written = True
 
 
 # --- tables -----------------------------------------------------------------------------------------------
@@ -91,23 +85,22 @@ def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
             terminal.print(f"(Not shown: this table needs {min_width} columns. The JSON output contains it.)")
         else:
             terminal.print(_format_list(sheet.rows))
-    for note in sheet.notes:
+    for note in (*sheet.notes, *sheet.hints):
         terminal.print(printable(note), max_width=sheet.max_width)
 
 
 def _build_table(sheet: Sheet) -> tuple[Table, int]:
     """Return the rich table of a sheet, and its width in characters if text is folded as far as possible."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    headers, widths = list(sheet.rows[0]), []
-    rows = [[_format_cell(row.get(header)) for header in headers] for row in sheet.rows]
-    for header, cells in zip(headers, zip(*rows, strict=True), strict=True):
-        name, number = printable(header.removeprefix(">")), header.startswith(">")
-        width = max(map(cell_len, (name, *cells)))
-        width = width if number else min(width, _MIN_TEXT_WIDTH)
-        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold", min_width=width)
+    columns, widths = sheet.columns(), []
+    for column in columns:
+        width = max(map(cell_len, (column.name, *column.cells)))
+        width = width if column.number else min(width, _MIN_TEXT_WIDTH)
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        table.add_column(column.name, justify=justify, no_wrap=column.number, overflow="fold", min_width=width)
         widths.append(width)
-    first_total = len(rows) - sheet.n_totals
-    for index, row in enumerate(rows):
+    first_total = len(sheet.rows) - sheet.n_totals
+    for index, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
         if index == first_total:
             table.add_section()
         table.add_row(*row, style="bold" if index >= first_total else None)
@@ -119,16 +112,10 @@ def _format_list(rows: Sequence[Row]) -> str:
     heading = next((header for header in rows[0] if not header.startswith(">")), next(iter(rows[0])))
     lines = []
     for row in rows:
-        lines.append(f"{heading.removeprefix('>')} {_format_cell(row[heading])}")
-        cells = {header.removeprefix(">"): _format_cell(value) for header, value in row.items() if header != heading}
+        lines.append(f"{heading.removeprefix('>')} {format_cell(row[heading])}")
+        cells = {header.removeprefix(">"): format_cell(value) for header, value in row.items() if header != heading}
         lines += [f"  {name}: {text}" for name, text in cells.items() if text]
     return "\n".join(lines)
-
-
-def _format_cell(value: str | int | None) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return printable(value or "")
 
 
 # --- records ----------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ from fmcli.ensemble import EnsembleEvaluation, Evaluation, VotingRule
 from fmcli.metrics.calibration import Calibration
 from fmcli.metrics.comparison import CochranTest, PairedTest
 from fmcli.recipe import ReferenceSpec
-from fmcli.report.document import Document, Row, Sheet, count, interval, percent, points
+from fmcli.report.document import Document, count, interval, percent, points
 from fmcli.report.evaluation import (
     brief_payload,
     evaluation_payload,
     evaluation_records,
     evaluation_sheets,
 )
+from fmcli.report.sheet import Row, Sheet
 
 _SIGNIFICANCE_LEVEL = 0.05
 _MAX_MEMBERS_IN_FULL = 100  # in larger ensembles, JSON contains neither the classes of each member nor the pairs

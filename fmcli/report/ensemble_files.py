@@ -8,8 +8,9 @@ from typing import Any
 from fmcli.choices import Measure
 from fmcli.ensemble import Combiner
 from fmcli.ensemble.selection import Selection
-from fmcli.report.document import Document, Sheet, count, percent
+from fmcli.report.document import Document, count, percent
 from fmcli.report.ensemble_evaluation import describe_rule
+from fmcli.report.sheet import Sheet
 
 
 def selection_document(
@@ -40,8 +41,9 @@ def selection_document(
             f"{names[selection.best_member]}: {_format_score(selection.best_member_score, by)}. Vote of all "
             f"{len(names)} members: {_format_score(selection.pool_score, by)}.",
             "The members were selected on these images, so these scores are too optimistic. Evaluate on test images.",
-            *_next_steps(output),
+            f"Ensemble: {output}",
         ],
+        hints=[_next_command(output)],
     )
     payload = {
         "ensemble": str(output),
@@ -87,7 +89,8 @@ def fit_document(names: tuple[str, ...], combiner: Combiner, accuracy: float | N
             {"Member": record["member"], **({">Weight": f"{record['weight']:.3f}"} if rule.takes_weights else {})}
             for record in records
         ],
-        notes=[fitted, *_next_steps(output)],
+        notes=[fitted, f"Ensemble: {output}"],
+        hints=[_next_command(output)],
     )
     payload = {
         "ensemble": str(output),
@@ -99,5 +102,5 @@ def fit_document(names: tuple[str, ...], combiner: Combiner, accuracy: float | N
     return Document([sheet], payload, records)
 
 
-def _next_steps(output: Path) -> list[str]:
-    return [f"Ensemble: {output}", f"Next: fmcli ensemble evaluate {shlex.quote(str(output))}"]
+def _next_command(output: Path) -> str:
+    return f"Next: fmcli ensemble evaluate {shlex.quote(str(output))}"

@@ -8,7 +8,8 @@ from fmcli.ensemble import Evaluation
 from fmcli.metrics.classification import ClassificationReport, most_frequent_confusions
 from fmcli.metrics.coverage import accuracy_at_coverage, threshold_at_coverage
 from fmcli.recipe import ReferenceSpec
-from fmcli.report.document import Document, Sheet, interval, percent, points
+from fmcli.report.document import Document, interval, percent, points
+from fmcli.report.sheet import Sheet
 
 _MAX_MATRIX_CLASSES = 40
 _COVERAGES = (1.0, 0.95, 0.9, 0.8)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from fmcli.events import EpochFinished
-from fmcli.report.document import Document, Row, Sheet, percent
+from fmcli.report.document import Document, percent
+from fmcli.report.sheet import Row, Sheet
 
 
 def history_document(
@@ -26,12 +27,13 @@ def history_document(
         for member, history in histories.items()
         for retrained in dict.fromkeys(epoch.retrained for epoch in history)
     ]
-    notes = [f"Run: {folder}", f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"]
+    notes = [f"Run: {folder}"]
     if elsewhere:
-        notes.insert(1, f"Still in training by other processes: {', '.join(elsewhere)}")
+        notes.append(f"Still in training by other processes: {', '.join(elsewhere)}")
+    next_command = f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"
     records = [_epoch_record(epoch) for history in histories.values() for epoch in history]
     payload = {"run": folder, "epochs": records, "training_elsewhere": list(elsewhere)}
-    return Document([*sheets, Sheet(notes=notes)], payload, records)
+    return Document([*sheets, Sheet(notes=notes, hints=[next_command])], payload, records)
 
 
 def _epoch_record(epoch: EpochFinished) -> dict[str, object]:

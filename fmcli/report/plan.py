@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 from fmcli.choices import ExecutorName
 from fmcli.events import PlannedMember
-from fmcli.report.document import Document, Row, Sheet
+from fmcli.report.document import Document
+from fmcli.report.sheet import Row, Sheet
 
 
 def plan_document(

@@ -9,7 +9,8 @@ from typing import Any
 from fmcli.choices import Format
 from fmcli.ensemble.predictions import ImagePrediction
 from fmcli.report.console import Terminal
-from fmcli.report.document import Record, Row, Sheet, print_sheet, write_records
+from fmcli.report.document import Record, write_records, write_sheets
+from fmcli.report.sheet import Row, Sheet
 
 _MAX_TABLE_ROWS = 1000  # longer results are printed as several tables, which bounds memory
 
@@ -38,10 +39,10 @@ def write_predictions(
             counts[image.error is None] += 1
             yield image
 
-    if format_ == "table":
+    if format_ in ("table", "markdown", "latex"):
         rows = (_row(image, top) for image in counted())
-        while page := list(islice(rows, _MAX_TABLE_ROWS)):
-            print_sheet(Sheet(rows=page), terminal)
+        pages = iter(lambda: list(islice(rows, _MAX_TABLE_ROWS)), [])
+        write_sheets((Sheet(rows=page) for page in pages), format_, terminal)
     else:
         records = (_record(image, top, flat=format_ == "csv") for image in counted())
         if format_ == "json":

@@ -7,7 +7,8 @@ from typing import Any
 
 from fmcli.choices import SPLITS
 from fmcli.experiments.results import SystemResult
-from fmcli.report.document import Document, Record, Row, Sheet, interval, percent, points
+from fmcli.report.document import Document, Record, interval, percent, points
+from fmcli.report.sheet import Row, Sheet
 
 _NOTED_RECALL_GAP = 0.05  # a class whose recall is lower than published by more than this is listed in a note
 

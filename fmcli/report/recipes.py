@@ -15,7 +15,8 @@ from fmcli.recipe.tracing import (
     show_shape,
     walk_traces,
 )
-from fmcli.report.document import Document, Row, Sheet, show_value
+from fmcli.report.document import Document, show_value
+from fmcli.report.sheet import Code, Row, Sheet
 
 _MAX_WIDTH = 120  # characters, also in files and pipes, because descriptions are long
 
@@ -23,7 +24,7 @@ _MAX_WIDTH = 120  # characters, also in files and pipes, because descriptions ar
 def recipes_document(descriptions: Mapping[str, str]) -> Document:
     """Return the names and descriptions of the shipped recipes."""
     records = [{"name": name, "description": description} for name, description in descriptions.items()]
-    rows = [{"Recipe": name, "Description": description} for name, description in descriptions.items()]
+    rows = [{"Recipe": Code(name), "Description": description} for name, description in descriptions.items()]
     return Document([Sheet(rows=rows)], {"recipes": records}, records)
 
 
@@ -33,7 +34,7 @@ def keys_document(tables: Sequence[KeyTable]) -> Document:
         Sheet(
             title=_table_title(table),
             rows=[
-                {"Key": key.name, "Type": key.takes, "Default": _format_default(key), "Meaning": key.meaning}
+                {"Key": Code(key.name), "Type": key.takes, "Default": _format_default(key), "Meaning": key.meaning}
                 for key in table.keys
             ],
             max_width=_MAX_WIDTH,
@@ -59,7 +60,7 @@ def keys_document(tables: Sequence[KeyTable]) -> Document:
 def _format_default(key: Key) -> str:
     if key.default is None:
         return "required" if key.needed else ""
-    return json.dumps(key.default, ensure_ascii=False)
+    return Code(json.dumps(key.default, ensure_ascii=False))
 
 
 def _table_title(table: KeyTable) -> str:

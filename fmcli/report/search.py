@@ -3,7 +3,8 @@
 from dataclasses import asdict
 
 from fmcli.experiments.results import SearchResult, State
-from fmcli.report.document import Document, Row, Sheet, count, percent, show_value
+from fmcli.report.document import Document, count, percent, show_value
+from fmcli.report.sheet import Row, Sheet
 
 _N_BEST = 5  # trials to show next to the untuned values
 
