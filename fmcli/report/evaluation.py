@@ -8,7 +8,7 @@ from fmcli.ensemble import Evaluation
 from fmcli.metrics.classification import ClassificationReport, most_frequent_confusions
 from fmcli.metrics.coverage import accuracy_at_coverage, threshold_at_coverage
 from fmcli.recipe import ReferenceSpec
-from fmcli.report.document import Document, interval, percent, points
+from fmcli.report.document import Document, count, interval, percent, points
 from fmcli.report.sheet import Sheet
 
 _MAX_MATRIX_CLASSES = 40
@@ -48,7 +48,7 @@ def evaluation_sheets(evaluation: Evaluation, split: str, reference: ReferenceSp
         notes.append(f"Published: {percent(published)} % (this result: {difference} points); {reference.source}")
     scores = Sheet(
         title=f"{evaluation.name} on {split}: accuracy {percent(report.accuracy)} % (95 % interval "
-        f"{interval(*report.interval)}) of {report.macro.support:,} images",
+        f"{interval(*report.interval)}) of {count(report.macro.support, 'image')}",
         rows=[
             {
                 "Class": record["class"],
