@@ -268,7 +268,7 @@ def test_a_small_run_writes_json_and_prints_the_tables(fashion_mnist, tmp_path):
     done = StartedProcess(run_benchmarks, [*part.split(), "--seconds", "0.1", "--output", str(output)]).finish()
     assert done.status == 0, done.err
     assert "| `mell-cnn`, batch 32 |" in done.out
-    assert "| Whole process, one step of `quick-k3` | fmcli | PyTorch |" in done.out
+    assert "| One step of `quick-k3` | seconds | lowest to highest | fmcli / peer |" in done.out
     written = json.loads(output.read_text())
     line = next(line for line in written["results"] if line["section"] == "train")
     assert line["parameters"] == expected_parameters("mell-cnn")

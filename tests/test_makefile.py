@@ -12,10 +12,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
 
 def run_make(*words):
-    done = subprocess.run(
-        ["make", "-f", MAKEFILE, *words], cwd=MAKEFILE.parent, capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    command = ["make", "--no-print-directory", "-f", MAKEFILE, *words]
+    return subprocess.run(command, cwd=MAKEFILE.parent, capture_output=True, text=True, check=True).stdout
 
 
 def test_help_lists_every_target_and_is_the_default():

@@ -31,15 +31,9 @@ def history_document(
     if elsewhere:
         notes.append(f"Still in training by other processes: {', '.join(elsewhere)}")
     next_command = f"Next: fmcli ensemble evaluate {shlex.quote(folder)}"
-    records = [_epoch_record(epoch) for history in histories.values() for epoch in history]
+    records = [asdict(epoch) for history in histories.values() for epoch in history]
     payload = {"run": folder, "epochs": records, "training_elsewhere": list(elsewhere)}
     return Document([*sheets, Sheet(notes=notes, hints=[next_command])], payload, records)
-
-
-def _epoch_record(epoch: EpochFinished) -> dict[str, object]:
-    record = asdict(epoch)
-    record["afresh"] = record.pop("retrained")  # scripts read this key
-    return record
 
 
 def _epoch_row(epoch: EpochFinished) -> Row:

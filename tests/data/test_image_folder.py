@@ -419,7 +419,7 @@ def test_images_of_several_sizes_can_be_looked_at(cli, pets):
 
 
 def test_an_unused_validation_set_is_reported(cli, pets):
-    assert "validation" not in cli("data", "info", f"folder:{pets}").err
+    assert "not using" not in cli("data", "info", f"folder:{pets}").err
     draw(pets / "validation" / "dog" / "9.png", 240)
     told = cli("data", "info", f"folder:{pets}").err
     assert "not using the 1 validation images of the source" in told
