@@ -6,7 +6,7 @@ from typing import Any
 from fmcli.ensemble import VotingRule
 from fmcli.ensemble.comparison import ComparedEnsemble, Comparison
 from fmcli.ensemble.heterogeneity import HeterogeneityStudy, HomogeneousResult
-from fmcli.report.document import Document, Record, interval, percent, points, show_value
+from fmcli.report.document import Document, Record, interval, percent, points, show_p_value
 from fmcli.report.ensemble_evaluation import (
     describe_agreement,
     describe_gain,
@@ -76,8 +76,8 @@ def _ensemble_row(record: Record) -> Row:
         ">95 % interval": interval(record["accuracy_low"], record["accuracy_high"]),
         ">Difference": points(record["difference"]),
         ">Its 95 % interval": interval(record["difference_low"], record["difference_high"], points),
-        ">p": show_value(record["p_value"], 2),
-        ">Adjusted p": show_value(record["adjusted_p_value"], 2),
+        ">p": show_p_value(record["p_value"]),
+        ">Adjusted p": show_p_value(record["adjusted_p_value"]),
     }
 
 
@@ -135,7 +135,7 @@ def _drawn_row(record: Record, member_accuracy: float | None) -> Row:
         ">Single member": percent(member_accuracy),
         ">Gain of mixed": points(record["mixed_gains"]),
         ">Its 95 % interval": interval(record["gain_low"], record["gain_high"], points),
-        ">Adjusted p": show_value(record["adjusted_p_value"], 2),
+        ">Adjusted p": show_p_value(record["adjusted_p_value"]),
     }
 
 
@@ -147,6 +147,6 @@ def _describe_study_gain(mixed: str, result: HomogeneousResult) -> str:
     direction = "more" if result.gain > 0 else "less"
     return (
         f"On average, {mixed} is {size} points {direction} accurate than {uniform} (95 % interval "
-        f"{interval(*result.test.interval, points)}; adjusted p = {result.adjusted_p_value:.2g}): "
+        f"{interval(*result.test.interval, points)}; adjusted p {show_p_value(result.adjusted_p_value, '= ')}): "
         f"{describe_significance(result.adjusted_p_value)}."
     )

@@ -192,3 +192,17 @@ def show_value(value: object, digits: int = 4) -> str:
         ('0.002312', '0.048', '', '[16, 32]')
     """
     return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def show_p_value(value: float | None, equals: str = "") -> str:
+    """Return a p-value with two significant digits. None gives an empty string.
+
+    Args:
+        value: The p-value. Below 1e-300, floats cannot tell it from 0.
+        equals: Text before the number, for a sentence.
+
+    Example:
+        >>> show_p_value(0.00231), show_p_value(0.0), show_p_value(None), f"p {show_p_value(0.0477, '= ')}"
+        ('0.0023', '< 1e-300', '', 'p = 0.048')
+    """
+    return "" if value is None else "< 1e-300" if value < 1e-300 else f"{equals}{value:.2g}"

@@ -10,7 +10,7 @@ from fmcli.ensemble import EnsembleEvaluation, Evaluation, VotingRule
 from fmcli.metrics.calibration import Calibration
 from fmcli.metrics.comparison import CochranTest, PairedTest
 from fmcli.recipe import ReferenceSpec
-from fmcli.report.document import Document, count, interval, percent, points
+from fmcli.report.document import Document, count, interval, percent, points, show_p_value
 from fmcli.report.evaluation import (
     brief_payload,
     evaluation_payload,
@@ -69,7 +69,7 @@ def _member_notes(evaluation: EnsembleEvaluation) -> list[str]:
         f"On average, two members disagree on {percent(diversity.mean_disagreement)} % of the images and are both "
         f"wrong on {percent(diversity.mean_double_fault)} %; Q statistic {_format_number(diversity.mean_q_statistic)}, "
         f"Cohen's kappa {_format_number(diversity.mean_kappa)}.",
-        f"{rule.tie_meaning}: {evaluation.n_ties:,} (decided by {rule.tie}).",
+        f"{rule.tie_meaning}: {evaluation.n_ties:,}" + (f" (decided by {rule.tie})." if evaluation.n_ties else "."),
     ]
     if _has_contributions(evaluation):
         kept = " and the other members keep their weights" if rule.weights else ""
@@ -100,7 +100,7 @@ def describe_agreement(subject: str, test: CochranTest | None) -> list[str]:
     if test is None:
         return []
     verdict = "differ in accuracy" if test.p_value < _SIGNIFICANCE_LEVEL else "show no difference in accuracy"
-    return [f"{subject} {verdict} (p = {test.p_value:.2g}, Cochran's Q = {test.statistic:.1f})."]
+    return [f"{subject} {verdict} (p {show_p_value(test.p_value, '= ')}, Cochran's Q = {test.statistic:.1f})."]
 
 
 def describe_gain(gain: PairedTest, first: str, second: str, adjusted_p_value: float | None = None) -> str:
@@ -124,7 +124,7 @@ def describe_gain(gain: PairedTest, first: str, second: str, adjusted_p_value: f
         verdict = "borderline: the interval and the test disagree"
     return (
         f"{first} is {percent(sign * gain.difference)} points {direction} {second} (95 % interval "
-        f"{interval(low, high)}; p = {p_value:.2g}, McNemar's exact test{adjusted}): {verdict}."
+        f"{interval(low, high)}; p {show_p_value(p_value, '= ')}, McNemar's exact test{adjusted}): {verdict}."
     )
 
 
