@@ -16,7 +16,7 @@ demo: ## install fmcli, train three networks on Fashion-MNIST, show their vote
 	@echo 'Step 2 of 4: find or download Fashion-MNIST (30 MB; some seconds).'
 	@$(BIN)/fmcli data fetch fashion-mnist
 	@echo 'Step 3 of 4: train three networks. You can press Ctrl-C: make demo continues later where it stopped.'
-	@echo 'Estimated for this machine if it is idle; without bf16 instructions, it can take twice as long:'
+	@echo 'Estimated for this machine if it is idle:'
 	@$(BIN)/fmcli train --recipe quick --output $(RUN) --resume --plan
 	@$(BIN)/fmcli train --recipe quick --output $(RUN) --resume
 	@echo 'Step 4 of 4: let them vote on the 10,000 test images (about 15 seconds).'

@@ -26,6 +26,7 @@ Traces = Mapping[str, Sequence[LayerTrace]]
 # Measured on two cores with AVX-512 BF16, for small networks.
 STEP_OVERHEAD_S = 3e-3  # part of a step that more threads do not shorten
 MULTIPLY_ADDS_PER_S = 6e10  # per thread
+FP32_SLOWDOWN = 1.7  # time of a multiply-add in fp32, on a Xeon with AVX-512, relative to the line above
 PROCESS_START_S = 5.0  # before a new process takes its first step
 MIN_SPEEDUP = 1.2  # below it, members train one at a time
 PROCESS_BYTES = 1 << 30  # memory of a process without the images
@@ -149,6 +150,7 @@ def estimate_member_seconds(
     traces: Sequence[LayerTrace],
     n_images: int,
     threads: int,
+    precision: str,
     *,
     epochs_done: int = 0,
     steps_done: int = 0,
@@ -160,10 +162,13 @@ def estimate_member_seconds(
         traces: The layers of its network.
         n_images: Number of training images.
         threads: CPU threads.
+        precision: `bf16` or `fp32`.
         epochs_done: Number of epochs that are trained already.
         steps_done: Number of steps of the next epoch that are taken already.
     """
     steps, multiply_adds = _workload(member, traces, n_images)
+    if precision == "fp32":
+        multiply_adds *= FP32_SLOWDOWN
     remaining = steps * (1 - epochs_done / member.trainer.epochs) - steps_done
     return max(remaining, 0) * _step_seconds(multiply_adds, threads)
 

@@ -183,11 +183,12 @@ def _plan_member(
     member = next(member for member in plan.recipe.members if member.name == name)
     saved = earlier.get(name)
     epochs, steps = (saved.epochs, saved.steps) if saved else (0, 0)
-    threads = plan.concurrency.threads
-    traces = plan.traces[name]
+    traces, threads, precision = plan.traces[name], plan.concurrency.threads, plan.fingerprints[name].precision
     # The estimate counts multiply-adds, but networks of torchvision spend much of the time between them.
     has_estimate = plan.device.type == "cpu" and not any(isinstance(trace.layer, Backbone) for trace in traces)
-    seconds = estimate_member_seconds(member, traces, n_images, threads, epochs_done=epochs, steps_done=steps)
+    seconds = estimate_member_seconds(
+        member, traces, n_images, threads, precision, epochs_done=epochs, steps_done=steps
+    )
     return PlannedMember(
         name,
         "resumes" if saved else "starts",

@@ -18,7 +18,7 @@ from fmcli.report.progress import TrainingProgress
 from fmcli.training import STATE_FILE, concurrency
 from fmcli.training.concurrency import Concurrency, choose_concurrency
 from fmcli.training.executors import processes, sequential
-from fmcli.training.recipe_checks import load_checked_splits
+from fmcli.training.recipe_checks import check_recipe, load_checked_splits
 from fmcli.training.run import train_run
 from tests.helpers import StopAt
 
@@ -110,6 +110,18 @@ def test_estimate_by_hand(monkeypatch):
     assert concurrency._estimate_seconds(workloads, 1, 2) == 2 * 3 + 3 * 5 + 1 * 2
     assert concurrency._estimate_seconds(workloads, 2, 1) == max(110 + 103, 127)  # the third starts when the first ends
     assert concurrency._estimate_seconds(workloads, 3, 1) == 127
+
+
+def test_fp32_slows_multiply_adds_down(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(concurrency, "STEP_OVERHEAD_S", 0.0)
+    recipe = load_recipe(str(tiny_recipe))
+    splits = load_checked_splits(recipe)
+    traces = check_recipe(recipe, splits)
+    seconds = {
+        precision: concurrency.estimate_member_seconds(recipe.members[0], traces["k3"], 100, 1, precision)
+        for precision in ("bf16", "fp32")
+    }
+    assert seconds["fp32"] == pytest.approx(1.7 * seconds["bf16"])
 
 
 def test_multiply_adds_by_hand():

@@ -16,7 +16,7 @@ from fmcli.events import EpochFinished, MemberStarted, PlannedMember, StepFinish
 from fmcli.networks import tracing as networks_tracing
 from fmcli.recipe import load_recipe
 from fmcli.report.plan import plan_document
-from fmcli.training.concurrency import MULTIPLY_ADDS_PER_S, PROCESS_START_S, STEP_OVERHEAD_S
+from fmcli.training.concurrency import FP32_SLOWDOWN, MULTIPLY_ADDS_PER_S, PROCESS_START_S, STEP_OVERHEAD_S
 from fmcli.training.executors import JobResult
 from fmcli.training.plan import RunPlan, plan_run
 from fmcli.training.run import train_run
@@ -58,6 +58,7 @@ def files_in(folder: Path) -> dict[Path, int]:
 def member_seconds(plan: RunPlan, name: str, steps: int, threads: int = 1) -> float:
     """Compute the estimate by hand. Three times the multiply-adds: the forward pass and two gradients."""
     multiply_adds = sum(trace.multiply_adds for trace in plan.traces[name])
+    multiply_adds *= FP32_SLOWDOWN if plan.fingerprints[name].precision == "fp32" else 1
     return steps * (STEP_OVERHEAD_S + 3 * 32 * multiply_adds / MULTIPLY_ADDS_PER_S / threads)
 
 
