@@ -20,7 +20,7 @@ from fmcli.report.sheet import Row, Sheet, format_cell
 
 Record = Mapping[str, Any]
 _MIN_TEXT_WIDTH = 10  # characters; longer text is folded, numbers are not
-_GAP_WIDTH = 3  # characters between two columns
+_GAP_WIDTHS = (3, 2)  # characters between two columns; the second on a narrow terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,10 @@ def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
     if sheet.title:
         terminal.print(Text(printable(sheet.title), style="bold"), max_width=sheet.max_width)
     if sheet.rows:
-        table, min_width = _build_table(sheet)
+        for gap_width in _GAP_WIDTHS:
+            table, min_width = _build_table(sheet, gap_width)
+            if min_width <= terminal.out.width:
+                break
         if min_width <= terminal.out.width:
             terminal.print(table, max_width=sheet.max_width)
         elif sheet.matrix:
@@ -89,9 +92,10 @@ def print_sheet(sheet: Sheet, terminal: Terminal) -> None:
         terminal.print(printable(note), max_width=sheet.max_width)
 
 
-def _build_table(sheet: Sheet) -> tuple[Table, int]:
+def _build_table(sheet: Sheet, gap_width: int) -> tuple[Table, int]:
     """Return the rich table of a sheet, and its width in characters if text is folded as far as possible."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    # The separator of this box is one character wide.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap_width - 2, 0, 1))
     columns, widths = sheet.columns(), []
     for column in columns:
         width = max(map(cell_len, (column.name, *column.cells)))
@@ -104,7 +108,7 @@ def _build_table(sheet: Sheet) -> tuple[Table, int]:
         if index == first_total:
             table.add_section()
         table.add_row(*row, style="bold" if index >= first_total else None)
-    return table, sum(widths) + _GAP_WIDTH * (len(widths) - 1)
+    return table, sum(widths) + gap_width * (len(widths) - 1)
 
 
 def _format_list(rows: Sequence[Row]) -> str:
