@@ -12,7 +12,7 @@ import typer
 
 from fmcli.choices import BUILT_IN_SOURCES, DEFAULT_SOURCE, SOURCE_FORMS
 from fmcli.cli import options
-from fmcli.cli.command import INPUT, OUTPUT
+from fmcli.cli.command import OUTPUT
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.plotters import data_plotters, save_figures
 from fmcli.errors import printable
@@ -38,15 +38,6 @@ Grid = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="Write a grid of samples to this .png, .pdf or .svg file.", rich_help_panel=OUTPUT
-    ),
-]
-DataOverrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a key of the [data] table, for example 'data.size=[32,32]'. Can be repeated.",
-        rich_help_panel=INPUT,
     ),
 ]
 
@@ -76,7 +67,7 @@ def fetch_data(
 @app.command("info", short_help="Show classes, splits, digests and samples.")
 def show_data(
     source: Source = DEFAULT_SOURCE,
-    set_: DataOverrides = None,
+    set_: options.DataOverrides = None,
     format_: options.FormatOption = "table",
     samples: Annotated[
         bool, typer.Option(help="Show one sample per class in the terminal.", rich_help_panel=OUTPUT)

@@ -124,6 +124,15 @@ Overrides = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+DataOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the [data] table, for example 'data.size=[32,32]'. Can be repeated.",
+        rich_help_panel=INPUT,
+    ),
+]
 Members = Annotated[
     list[Path],
     typer.Argument(metavar="MEMBER", help="Runs, members, checkpoints, ensemble files, packs or predictions files."),

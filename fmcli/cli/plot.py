@@ -17,6 +17,7 @@ from fmcli.cli.member_pool import choose_rule, open_members
 from fmcli.cli.plotters import Plotters
 from fmcli.errors import DataError, UsageError, printable
 
+_IMAGE_FIGURES: tuple[FigureName, ...] = ("samples", "class-counts")
 Figure = Annotated[
     FigureChoice,
     typer.Argument(
@@ -57,6 +58,7 @@ def plot(
     kind: Figure,
     sources: Sources,
     output: Output,
+    set_: options.DataOverrides = None,
     split: Split = None,
     vote: options.Vote = None,
     tie: options.Tie = None,
@@ -73,9 +75,11 @@ def plot(
     Examples:
         fmcli plot confusion checkpoints/quick --output confusion.pdf
         fmcli plot all checkpoints/quick --output figures
-        fmcli plot samples folder:pets --output samples.png
+        fmcli plot samples folder:pets --set 'data.size=[32,32]' --output samples.png
     """
     files = _plan_files(kind, output, file_format)
+    if set_ and kind not in _IMAGE_FIGURES:
+        raise UsageError("--set is only for the figures samples and class-counts", hint="omit it")
 
     from fmcli.report.console import Terminal
 
@@ -91,10 +95,9 @@ def plot(
         result = vote_on_split(pool, combiner, split or "test", data_root=data_root, calibrate=False)
         return plotters.evaluation_plotters(pool, result, data_root)
 
-    image_plotters = cache(lambda: _image_plotters(sources, data_root, split or "train"))
+    image_plotters = cache(lambda: _image_plotters(sources, set_ or (), data_root, split or "train"))
     prepare: dict[FigureName, Callable[[], Plotters]] = {
-        "samples": image_plotters,
-        "class-counts": image_plotters,
+        **dict.fromkeys(_IMAGE_FIGURES, image_plotters),
         "curves": lambda: plotters.run_curve_plotters(paths),
         "trials": lambda: plotters.trial_plotters(paths),
     }
@@ -123,16 +126,19 @@ def _plan_files(kind: FigureChoice, output: Path, file_format: FileFormat | None
     return {name: output / f"{name}.{file_format or 'png'}" for name in FIGURES}
 
 
-def _image_plotters(sources: Sequence[str], data_root: Path | None, split: SplitName) -> Plotters:
+def _image_plotters(
+    sources: Sequence[str], changes: Sequence[str], data_root: Path | None, split: SplitName
+) -> Plotters:
     """Return the plotters of the images that all sources have in common.
 
     Raises:
         DataError: The sources have different images, or a source has only predictions.
     """
     from fmcli.data import load_splits
+    from fmcli.recipe import resolve_data
 
     try:
-        specs = {source: find_data_spec(source) for source in sources}
+        specs = {source: resolve_data(find_data_spec(source), changes) for source in sources}
     except UsageError as error:
         raise DataError(error.message, hint=error.hint) from error
     first = specs[sources[0]]

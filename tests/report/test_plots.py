@@ -598,6 +598,18 @@ def test_images_of_sources_recipes_and_runs_are_drawn(cli, work, data, tmp_path,
     assert "top left" in texts(figures[0])
 
 
+def test_samples_of_images_that_differ_in_size(cli, tmp_path):
+    for name, size in (("cat", (8, 8)), ("dog", (9, 9))):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", size).save(tmp_path / "pets" / name / f"{number}.png")
+    source, target = f"folder:{tmp_path}/pets", tmp_path / "x.png"
+    assert_refused(cli("plot", "samples", source, "-o", target), 3, "differ in size", "use --set 'data.size=[32,32]'")
+    assert cli("plot", "samples", source, "--set", "data.size=[8,8]", "-o", target).status == 0
+    refused = cli("plot", "confusion", source, "--set", "data.size=[8,8]", "-o", target)
+    assert_refused(refused, 2, "--set is only for the figures samples and class-counts")
+
+
 def test_a_figure_without_data_is_an_error_but_plot_all_skips_it(cli, work, tmp_path, monkeypatch):
     bare = Path(shutil.copy(work / "run" / "k3" / MODEL_FILE, tmp_path / "bare.safetensors"))
     assert_refused(cli("plot", "curves", bare, "-o", tmp_path / "x" / "c.png"), 4, "no training history", HISTORY_FILE)
