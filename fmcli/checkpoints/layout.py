@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fmcli.choices import SPLITS
+from fmcli.choices import SOURCES, SPLITS
 from fmcli.ensemble.predictions import predictions_file
 from fmcli.errors import CheckpointError, RecipeError, Remedy, printable
 from fmcli.recipe.load import load_recipe
@@ -36,6 +36,10 @@ def find_checkpoints(path: Path) -> list[Path]:
     if (path / MODEL_FILE).is_file():
         return _member_checkpoints(path)
     if not path.is_dir():
+        if str(path).partition(":")[0] in SOURCES:
+            raise CheckpointError(
+                f"{printable(path)} is a source of images, not a run", hint="give a run that was trained on it"
+            )
         raise CheckpointError(f"{printable(path)} does not exist", remedies=["train"])
     members = _member_folders(path)
     if not members:

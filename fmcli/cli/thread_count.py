@@ -57,5 +57,5 @@ def thread_advice(threads: int) -> str | None:
     free = max(count_cores() - busy, 1)
     if not busy or 2 * free > threads:
         return None
-    users = "another program is using a core" if busy == 1 else f"other programs are using {busy} cores"
+    users = "another program is using a core" if busy == 1 else f"other programs are running {busy} threads"
     return f"{users}; --threads {free} may be twice as fast"

@@ -106,7 +106,7 @@ def train(
         fmcli train --recipe quick --set trainer.epochs=4 --output checkpoints/short
 
         # your own images: a folder with one subfolder per class
-        fmcli train --recipe quick --set data.source=folder:pets \
+        fmcli train --recipe quick --set data.source=folder:pets --set 'data.size=[32,32]' \
           --set 'data.validation={ fraction = 0.2, stratify = true }' --output checkpoints/pets
     """
     from fmcli.recipe import load_recipe

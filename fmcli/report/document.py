@@ -162,20 +162,20 @@ def percent(value: float | None) -> str:
     """Return a fraction as a percentage with two decimals. None gives an empty string.
 
     Example:
-        >>> percent(0.93456), percent(None)
-        ('93.46', '')
+        >>> percent(0.93456), percent(-0.0), percent(None)
+        ('93.46', '0.00', '')
     """
-    return "" if value is None else f"{100 * value:.2f}"
+    return "" if value is None else f"{100 * value:z.2f}"
 
 
 def points(difference: float | None) -> str:
     """Return a difference between fractions in percentage points with its sign. None gives an empty string.
 
     Example:
-        >>> points(0.0123), points(-0.5), points(None)
-        ('+1.23', '-50.00', '')
+        >>> points(0.0123), points(-0.5), points(-0.0), points(None)
+        ('+1.23', '-50.00', '+0.00', '')
     """
-    return "" if difference is None else f"{100 * difference:+.2f}"
+    return "" if difference is None else f"{100 * difference:+z.2f}"
 
 
 def interval(low: float | None, high: float | None, show: Callable[[float | None], str] = percent) -> str:

@@ -38,8 +38,8 @@ def test_default_is_at_most_one_thread_per_core(monkeypatch):
     [
         (1, 4, None),
         (2, 4, None),  # three of four cores are free
-        (3, 4, "other programs are using 2 cores; --threads 2 may"),
-        (9, 4, "other programs are using 8 cores; --threads 1 may"),
+        (3, 4, "other programs are running 2 threads; --threads 2 may"),
+        (9, 4, "other programs are running 8 threads; --threads 1 may"),
         (9, 1, None),
     ],
 )

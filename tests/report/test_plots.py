@@ -22,7 +22,7 @@ from fmcli.checkpoints.layout import MODEL_FILE
 from fmcli.choices import FIGURES
 from fmcli.cli import run
 from fmcli.cli.plotters import curve_plotters
-from fmcli.errors import CheckpointError, DataError, FmcliError
+from fmcli.errors import CheckpointError, DataError, FmcliError, UsageError
 from fmcli.events import EpochFinished
 from fmcli.metrics.calibration import reliability_bins
 from fmcli.metrics.classification import precision_recall_curves
@@ -437,7 +437,7 @@ def test_the_ending_selects_the_format_and_files_are_reproducible(tmp_path, name
 
 @pytest.mark.parametrize("name", ["figure", "figure.jpg", "figure.png.txt", ".png"])
 def test_other_endings_are_refused(tmp_path, name):
-    with pytest.raises(FmcliError, match="cannot write a figure") as refused:
+    with pytest.raises(UsageError, match="cannot write a figure") as refused:
         save_figure(Figure(), tmp_path / "new" / name)
     assert ".svg" in str(refused.value.hint)
     assert not (tmp_path / "new").exists()
@@ -655,8 +655,8 @@ def test_a_class_without_images_is_refused_before_anything_is_written(cli, tmp_p
 
 
 MISUSE = {
-    "an ending": (["plot", "confusion", "{work}/run", "-o", "{new}.gif"], 1, "cannot write a figure"),
-    "no ending": (["plot", "samples", "{work}/run", "-o", "{new}"], 1, "cannot write a figure"),
+    "an ending": (["plot", "confusion", "{work}/run", "-o", "{new}.gif"], 2, "cannot write a figure"),
+    "no ending": (["plot", "samples", "{work}/run", "-o", "{new}"], 2, "cannot write a figure"),
     "all into a file": (["plot", "all", "{work}/run", "-o", "{new}.png"], 2, "needs a folder"),
     "all into an existing file": (["plot", "all", "{work}/run", "-o", "{work}/tiny.toml"], 2, "needs a folder"),
     "a format for one": (

@@ -10,7 +10,7 @@ from matplotlib.font_manager import FontEntry, findfont, fontManager, get_font
 from matplotlib.text import Text
 
 from fmcli.choices import FileFormat
-from fmcli.errors import FmcliError, printable
+from fmcli.errors import UsageError, printable
 from fmcli.report.plots.style import TYPEFACE, house_style
 from fmcli.storage.atomic import write_atomic
 
@@ -23,11 +23,11 @@ def check_ending(path: Path) -> str:
     """Return the file format that the ending of a file name selects.
 
     Raises:
-        FmcliError: The ending is not .png, .svg or .pdf.
+        UsageError: The ending is not .png, .svg or .pdf.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in get_args(FileFormat):
-        raise FmcliError(f"cannot write a figure to {printable(path)}", hint="end its name in .png, .pdf or .svg")
+        raise UsageError(f"cannot write a figure to {printable(path)}", hint="end its name in .png, .pdf or .svg")
     return kind
 
 
@@ -42,7 +42,7 @@ def save_figure(figure: Figure, path: Path) -> str:
         The characters that no installed font has, which are drawn as boxes; usually none.
 
     Raises:
-        FmcliError: The ending is not supported, or the file cannot be written. An existing file stays intact.
+        UsageError: The ending is not supported, or the file cannot be written. An existing file stays intact.
     """
     kind = check_ending(path)
     content = io.BytesIO()
