@@ -25,7 +25,7 @@ demo: ## install fmcli, train three networks on Fashion-MNIST, show their vote
 	@echo 'Next, try:'
 	@echo '  . $(BIN)/activate'
 	@printf '  %-60s # %s\n' \
-		'fmcli predict $(RUN) photo.jpg' 'a photo of a piece of clothing' \
+		'fmcli predict $(RUN) photo.jpg' 'replace photo.jpg with your photo of clothing' \
 		'fmcli plot mistakes $(RUN) --output mistakes.png' 'the images that the vote gets wrong' \
 		'fmcli data info folder:DIR' 'your own images: one subfolder per class'
 

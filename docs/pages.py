@@ -79,8 +79,15 @@ def parse_page(text: str) -> list[Command | ShownFile]:
 
 
 def regions(text: str) -> list[Region]:
-    """Return the generated regions of a page."""
-    return [Region(found["command"], found["text"], *found.span("text")) for found in _REGION.finditer(text)]
+    """Return the generated regions of a page.
+
+    Raises:
+        ValueError: A start or end marker has no counterpart.
+    """
+    found = list(_REGION.finditer(text))
+    if len(found) * 2 != len(re.findall(r"^<!-- (?:output of: |end of output)", text, re.M)):
+        raise ValueError("each line <!-- output of: COMMAND --> needs a line <!-- end of output -->")
+    return [Region(one["command"], one["text"], *one.span("text")) for one in found]
 
 
 def _blocks(text: str) -> Iterator[_Block]:

@@ -1,5 +1,6 @@
 """The Makefile: make help lists every target, and make demo announces its steps."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,10 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 
 def run_make(*words):
     command = ["make", "--no-print-directory", "-f", MAKEFILE, *words]
-    return subprocess.run(command, cwd=MAKEFILE.parent, capture_output=True, text=True, check=True).stdout
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    return subprocess.run(
+        command, env=environment, cwd=MAKEFILE.parent, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_help_lists_every_target_and_is_the_default():

@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,13 +15,18 @@ from fmcli.cli import options
 from fmcli.cli.command import OUTPUT
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.plotters import data_plotters, save_figures
-from fmcli.errors import printable
+from fmcli.errors import FmcliError, printable
+
+if TYPE_CHECKING:
+    from fmcli.data import Splits
+    from fmcli.recipe import DataSpec
 
 app = options.command_group("Download, verify and show datasets.")
 
 _QUICK_EPOCHS, _QUICK_BATCH = 10, 128  # of the recipe quick
 _MIN_STEPS = 700  # 300 images in three classes: 35 % accuracy after 10 steps, 78 % after 240, 87 % after 720
 _SMALL_BATCH = 32
+_FRACTION = "{ fraction = 0.2, stratify = true }"
 
 BuiltIn = Annotated[
     str,
@@ -110,16 +115,37 @@ def show_data(
     if samples and format_ == "table" and terminal.out.is_terminal:
         first = train.first_of_each_class(1)
         terminal.print(terminal_grid(first.images, first.labels, first.class_names, terminal.out))
-    if ":" in source and source == spec.source:
-        terminal.note(f"Next: {_train_command(source, len(found.train), set_ or ())}")
+    if ":" in source and source == spec.source and (command := _train_command(found, spec, set_ or (), data_root)):
+        terminal.note(f"Next: {command}")
 
 
-def _train_command(source: str, n_images: int, overrides: Sequence[str]) -> str:
-    """Return a command that trains `quick` on a source, for at least `_MIN_STEPS` steps."""
-    changes = [f"data.source={source}", *overrides, "data.validation={ fraction = 0.2, stratify = true }"]
-    if _QUICK_EPOCHS * n_images / _QUICK_BATCH < _MIN_STEPS:
-        epochs = max(_QUICK_EPOCHS, math.ceil(_MIN_STEPS * _SMALL_BATCH / (0.8 * n_images)))
+def _train_command(found: Splits, spec: DataSpec, overrides: Sequence[str], data_root: Path | None) -> str | None:
+    """Return a command that trains `quick` on a source for at least `_MIN_STEPS` steps, or None if it cannot.
+
+    Args:
+        found: The images.
+        spec: The source with the overrides.
+        overrides: Changes of the `[data]` table.
+        data_root: Folder of datasets.
+    """
+    from fmcli.data import split_images
+    from fmcli.recipe import resolve_data
+
+    path = Path(spec.source.partition(":")[2])
+    changes = list(overrides)
+    if spec.resplit is not None:
+        return None  # quick takes validation images from the training images, so it cannot split again
+    if spec.validation is None:
+        changes.append("data.validation=" + (_FRACTION if found.validation is None else "{ own = true }"))
+    try:
+        n_images = len(split_images(found, resolve_data(spec, changes)).train)
+    except FmcliError:
+        return None
+    if _QUICK_EPOCHS * (n_images // _QUICK_BATCH) < _MIN_STEPS:
+        epochs = max(_QUICK_EPOCHS, math.ceil(_MIN_STEPS / max(n_images // _SMALL_BATCH, 1)))
         changes += [f"trainer.epochs={epochs}", f"trainer.batch_size={_SMALL_BATCH}"]
-    output = str(Path("checkpoints") / Path(source.partition(":")[2]).resolve().stem)
-    words = [part for change in changes for part in ("--set", change)]
-    return shlex.join(["fmcli", "train", "--recipe", "quick", *words, "--output", output])
+    words = [part for change in [f"data.source={spec.source}", *changes] for part in ("--set", change)]
+    if data_root is not None and not path.exists():
+        words += ["--data-root", str(data_root)]
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    return shlex.join(["fmcli", "train", "--recipe", "quick", *words, "--output", str(Path("checkpoints") / name)])

@@ -89,18 +89,27 @@ def test_an_error_says_what_to_type(words, expected, show):
     assert expected in " ".join(shown.err.split())
 
 
-def test_data_info_prints_how_to_train_on_a_folder(tmp_path, monkeypatch, show):
+@pytest.mark.parametrize(
+    ("n_images", "overrides", "n_train"),
+    [
+        (50, [], 64),  # 80 of the 100 images are for training, and 64 of them not for validation
+        (38, [], 48),  # one full batch per epoch; smaller batches are skipped
+        (50, ["data.validation={ fraction = 0.5 }"], 40),
+    ],
+)
+def test_data_info_prints_how_to_train_on_a_folder(tmp_path, monkeypatch, show, n_images, overrides, n_train):
     """The printed command is valid, and its training has at least 700 steps."""
     for name, level in (("cat", 20), ("dog", 220)):
         (tmp_path / "my pets" / name).mkdir(parents=True)
-        for number in range(50):
+        for number in range(n_images):
             image = np.full((8, 8), level + number % 9, np.uint8)
             Image.fromarray(image).save(tmp_path / "my pets" / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
-    _, shown = show("data", "info", "folder:my pets")
+    _, shown = show("data", "info", "folder:my pets", *(word for one in overrides for word in ("--set", one)))
     [command] = re.findall(r"^Next: fmcli (train .*)$", shown.err, re.MULTILINE)
     status, shown = show(*shlex.split(command), "--plan", "--format", "json")
     assert status == ExitStatus.DONE
     epochs, batch_size = (int(re.search(rf"trainer.{key}=(\d+)", command)[1]) for key in ("epochs", "batch_size"))
-    assert epochs * 64 / batch_size >= 700  # 80 of the 100 images are for training, and 64 of them not for validation
+    assert epochs * (n_train // batch_size) >= 700
+    assert command.count("data.validation") == 1
     assert command.endswith("--output 'checkpoints/my pets'")

@@ -26,7 +26,7 @@ def test_lines_fit_a_page(path):
     text = path.read_text("utf-8")
     for region in reversed(regions(text)):
         text = text[: region.start] + text[region.end :]
-    text = re.sub(r"^(```+)\w*\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = without_code(text)
     lines = (line for line in text.splitlines() if not line.startswith("|") and "https://" not in line)
     assert [line for line in lines if len(line) > 120] == []
 
@@ -35,6 +35,30 @@ def test_lines_fit_a_page(path):
 def test_each_table_row_is_on_a_separate_line(path):
     lines = path.read_text("utf-8").splitlines()
     assert [line for line in lines if "|---" in line and not re.fullmatch(r"\|(---\|)+", line)] == []
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=ids(MARKDOWN))
+def test_links_to_files_and_headings_are_not_broken(path):
+    links = re.findall(r"(?<!`)\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)", without_code(path.read_text("utf-8")))
+    for name, anchor in links:
+        target = path.parent / name if name else path
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), f"{name}#{anchor}"
+
+
+def without_code(text):
+    return re.sub(r"^(```+)\w*\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(path):
+    """Return the anchors of a page: lower case, without punctuation, with hyphens for spaces."""
+    titles = re.findall(r"^#+ (.*)$", without_code(path.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_a_region_without_its_end_is_refused():
+    with pytest.raises(ValueError, match="needs a line <!-- end of output -->"):
+        regions("<!-- output of: a -->\nA\nText\n<!-- output of: b -->\nB\n<!-- end of output -->\n")
 
 
 @pytest.mark.parametrize("path", GENERATED, ids=ids(GENERATED))
