@@ -28,6 +28,7 @@ _COMMANDS = {
     '"': "\\symbol{34}",  # babel gives the character another meaning in some languages
 }
 _ACCENTS = "\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327"
+_LAST_LATIN = "\u017f"  # pdflatex knows only some of the accented letters after it
 _LETTERS = "ßæøœłıÆØŒŁ¡¿§¶£©®"
 
 
@@ -158,4 +159,5 @@ def _describe_letters(lines: Iterable[str]) -> list[str]:
 def _is_latin(character: str) -> bool:
     """Return whether pdflatex can set a character without further packages."""
     letter, *accents = list(unicodedata.normalize("NFD", character))
-    return (letter.isascii() and all(accent in _ACCENTS for accent in accents)) or character in _LETTERS
+    is_accented = len(accents) == 1 and accents[0] in _ACCENTS and character <= _LAST_LATIN
+    return (letter.isascii() and (not accents or is_accented)) or character in _LETTERS
