@@ -252,15 +252,16 @@ def kill_parallel_members(soak: Soak, rounds: int) -> dict[str, Any]:
         else:
             os.kill(child if whom == "parents" else soak.draw.choice(members), signal.SIGKILL)
             status = finish(child)
-            soak.check(
-                status == (-signal.SIGKILL if whom == "parents" else ExitStatus.FAILED),
-                f"killed {whom}: exited with {status}",
-            )
-            killed[whom] += 1
-            while any(map(is_running, members)):  # a member exits when its parent was killed
-                time.sleep(0.02)
-            soak.check_files(run_folder, f"killed {whom}")
-            continue
+            if status != ExitStatus.DONE:  # otherwise, the run finished just before the signal
+                soak.check(
+                    status == (-signal.SIGKILL if whom == "parents" else ExitStatus.FAILED),
+                    f"killed {whom}: exited with {status}",
+                )
+                killed[whom] += 1
+                while any(map(is_running, members)):  # a member exits when its parent was killed
+                    time.sleep(0.02)
+                soak.check_files(run_folder, f"killed {whom}")
+                continue
         soak.check_resumed_run(run_folder, "at the end")
         ends, run_folder = ends + 1, soak.new_folder()
     soak.check_resumed_run(run_folder, "at the end")
