@@ -20,6 +20,15 @@ LAST_GOOD = "last-good"
 _SNAPSHOT = re.compile(r"snapshot-([1-9]\d*)", re.ASCII)
 
 
+def missing_path_error(path: Path) -> CheckpointError:
+    """Return the error for a path that should be a run or a part of one, but does not exist."""
+    if str(path).partition(":")[0] in SOURCES:
+        return CheckpointError(
+            f"{printable(path)} is a source of images, not a run", hint="give a run that was trained on it"
+        )
+    return CheckpointError(f"{printable(path)} does not exist", remedies=["train"])
+
+
 def find_checkpoints(path: Path) -> list[Path]:
     """Return the checkpoint files of a run or a member, in order.
 
@@ -36,11 +45,7 @@ def find_checkpoints(path: Path) -> list[Path]:
     if (path / MODEL_FILE).is_file():
         return _member_checkpoints(path)
     if not path.is_dir():
-        if str(path).partition(":")[0] in SOURCES:
-            raise CheckpointError(
-                f"{printable(path)} is a source of images, not a run", hint="give a run that was trained on it"
-            )
-        raise CheckpointError(f"{printable(path)} does not exist", remedies=["train"])
+        raise missing_path_error(path)
     members = _member_folders(path)
     if not members:
         is_run = (path / RECIPE_FILE).is_file()

@@ -15,7 +15,7 @@ from fmcli.cli import options
 from fmcli.cli.command import OUTPUT
 from fmcli.cli.data_spec import find_data_spec
 from fmcli.cli.plotters import data_plotters, save_figures
-from fmcli.errors import FmcliError, printable
+from fmcli.errors import DataError, printable
 
 if TYPE_CHECKING:
     from fmcli.data import Splits
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 app = options.command_group("Download, verify and show datasets.")
 
-_QUICK_EPOCHS, _QUICK_BATCH = 10, 128  # of the recipe quick
 _MIN_STEPS = 700  # 300 images in three classes: 35 % accuracy after 10 steps, 78 % after 240, 87 % after 720
 _SMALL_BATCH = 32
-_FRACTION = "{ fraction = 0.2, stratify = true }"
+_STRATIFIED_FRACTION = "{ fraction = 0.2, stratify = true }"
 
 BuiltIn = Annotated[
     str,
@@ -129,20 +128,21 @@ def _train_command(found: Splits, spec: DataSpec, overrides: Sequence[str], data
         data_root: Folder of datasets.
     """
     from fmcli.data import split_images
-    from fmcli.recipe import resolve_data
+    from fmcli.recipe import load_recipe, resolve_data
 
     path = Path(spec.source.partition(":")[2])
     changes = list(overrides)
     if spec.resplit is not None:
         return None  # quick takes validation images from the training images, so it cannot split again
     if spec.validation is None:
-        changes.append("data.validation=" + (_FRACTION if found.validation is None else "{ own = true }"))
+        changes.append("data.validation=" + (_STRATIFIED_FRACTION if found.validation is None else "{ own = true }"))
     try:
         n_images = len(split_images(found, resolve_data(spec, changes)).train)
-    except FmcliError:
+    except DataError:  # too few images
         return None
-    if _QUICK_EPOCHS * (n_images // _QUICK_BATCH) < _MIN_STEPS:
-        epochs = max(_QUICK_EPOCHS, math.ceil(_MIN_STEPS / max(n_images // _SMALL_BATCH, 1)))
+    trainer = load_recipe("quick").members[0].trainer
+    if trainer.epochs * (n_images // trainer.batch_size) < _MIN_STEPS:
+        epochs = max(trainer.epochs, math.ceil(_MIN_STEPS / max(n_images // _SMALL_BATCH, 1)))
         changes += [f"trainer.epochs={epochs}", f"trainer.batch_size={_SMALL_BATCH}"]
     words = [part for change in [f"data.source={spec.source}", *changes] for part in ("--set", change)]
     if data_root is not None and not path.exists():

@@ -136,10 +136,10 @@ def run_curve_plotters(paths: Iterable[Path]) -> Plotters:
 def _history_folders(path: Path) -> list[Path]:
     """Return the folders with a history that belong to a run, member or checkpoint."""
     from fmcli.checkpoints.history import HISTORY_FILE
-    from fmcli.checkpoints.layout import MODEL_FILE, members_of_run
+    from fmcli.checkpoints.layout import MODEL_FILE, members_of_run, missing_path_error
 
     if not path.exists():
-        raise CheckpointError(f"{printable(path)} does not exist", remedies=["train"])
+        raise missing_path_error(path)
     folder = path.parent if path.is_file() else path
     folders = [folder]
     if folder == path and not any((path / name).is_file() for name in (MODEL_FILE, HISTORY_FILE)):

@@ -26,7 +26,7 @@ Traces = Mapping[str, Sequence[LayerTrace]]
 # Measured on two cores with AVX-512 BF16, for small networks.
 STEP_OVERHEAD_S = 3e-3  # part of a step that more threads do not shorten
 MULTIPLY_ADDS_PER_S = 6e10  # per thread
-FP32_SLOWDOWN = 1.7  # time of a multiply-add in fp32, on a Xeon with AVX-512, relative to the line above
+FP32_SLOWDOWN = 1.3  # time of a multiply-add in fp32 relative to bf16; five networks on a Xeon: 0.9 to 2.2
 PROCESS_START_S = 5.0  # before a new process takes its first step
 MIN_SPEEDUP = 1.2  # below it, members train one at a time
 PROCESS_BYTES = 1 << 30  # memory of a process without the images

@@ -663,6 +663,7 @@ MISUSE = {
         ["plot", "curves", "{work}/run", "-o", "{new}.png", "--file-format", "png"], 2, "is only for fmcli plot all",
     ),
     "nothing there": (["plot", "confusion", "{new}", "-o", "{new}.png"], 4, "does not exist"),
+    "images for a run": (["plot", "curves", "folder:pets", "-o", "{new}.png"], 4, "is a source of images, not a run"),
     "no curves there": (["plot", "curves", "{new}", "-o", "{new}.png"], 4, "does not exist"),
     "no such images": (["plot", "samples", "{new}", "-o", "{new}.png"], 2, "no such source, recipe or run"),
     "no images in it": (["plot", "samples", "{work}/plots", "-o", "{new}.png"], 4, "no trained member in"),
